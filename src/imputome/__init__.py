@@ -1,0 +1,39 @@
+"""imputome: recover values missing from expression and methylation matrices, and know whether to believe the result."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imputome import datasets, methods
+    from imputome.errors import ImputomeError, InputError
+    from imputome.facade import impute
+    from imputome.methods.base import Data, Imputation
+    from imputome.preprocessing.inspect import inspect
+
+__all__ = ["Data", "Imputation", "ImputomeError", "InputError", "datasets", "impute", "inspect", "methods"]
+__version__ = version("imputome")
+
+# where each public name lives: imported on first use, so that `import imputome` stays fast
+_HOMES = {
+    "Data": "imputome.methods.base",
+    "Imputation": "imputome.methods.base",
+    "ImputomeError": "imputome.errors",
+    "InputError": "imputome.errors",
+    "impute": "imputome.facade",
+    "inspect": "imputome.preprocessing.inspect",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in ("datasets", "methods"):
+        return import_module(f"imputome.{name}")
+    raise AttributeError(f"module 'imputome' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,28 @@
+"""The errors that imputome raises on purpose: one sentence that says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+
+class ImputomeError(Exception):
+    """Base of every error raised on purpose; the command line prints it as one line and exits 1."""
+
+
+class InputError(ImputomeError, ValueError):
+    """The input, a parameter or a file cannot be used as it is; the message holds the fix."""
+
+
+class MissingExtraError(ImputomeError, ImportError):
+    """An optional dependency is not installed; the message names the ``pip install`` to run."""
+
+
+class NotFittedError(ImputomeError, RuntimeError):
+    """A result was asked of an estimator that has not been fitted."""
+
+
+class ModelFormatError(ImputomeError, ValueError):
+    """A saved model is damaged, of another format version, or does not fit the data."""
+
+
+def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
+    """The error for ``what``, which needs ``package`` from the optional dependency group ``extra``."""
+    return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"')

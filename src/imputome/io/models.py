@@ -1,0 +1,72 @@
+"""Saved models: a directory with ``model.json`` and ``arrays.npz``. Nothing in it is ever executed or unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imputome.errors import InputError, ModelFormatError
+
+FORMAT = "imputome-model"
+VERSION = 1
+_REQUIRED = {"method": str, "params": dict, "kind": str, "feature_names": list}
+
+
+def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], *, overwrite: bool = False) -> None:
+    """Write a model directory at once: it is made beside ``path`` and moved there when complete."""
+    if path.exists():
+        if not overwrite:
+            raise InputError(f"{path} exists already: pass overwrite=True (--force) to replace it")
+        if not (path / "model.json").is_file():
+            raise InputError(f"{path} is not a saved model and will not be replaced: choose another path")
+    try:
+        text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the model cannot be saved, a parameter is no plain value: {error}") from error
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        (partial / "model.json").write_text(text, encoding="utf-8")
+        np.savez(partial / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The checked contents of ``model.json``."""
+    try:
+        header = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFormatError(f"{path} is no saved model: it has no model.json") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelFormatError(f"{path / 'model.json'} cannot be read: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ModelFormatError(f"{path} is not an imputome model")
+    if header.get("version") != VERSION:
+        raise ModelFormatError(
+            f"{path} has model format version {header.get('version')}, this version of imputome reads {VERSION}"
+        )
+    for key, kind in _REQUIRED.items():
+        if not isinstance(header.get(key), kind):
+            raise ModelFormatError(f"{path / 'model.json'} lacks a valid {key!r}")
+    return header
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a model directory."""
+    header = read_header(path)
+    try:
+        with np.load(path / "arrays.npz", allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelFormatError(f"{path / 'arrays.npz'} cannot be read: {error}") from error
+    return header, arrays

@@ -1,0 +1,59 @@
+"""Methods by name: `names`, `get`, `info`, `load`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from imputome.errors import InputError, ModelFormatError, missing_extra
+from imputome.methods.base import Imputer, MethodInfo
+from imputome.methods.registry import METHODS
+
+__all__ = ["get", "info", "load", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """Registered names, in the order of the registry."""
+    return tuple(name for name, _, _ in METHODS)
+
+
+def info(name: str) -> MethodInfo:
+    """What a method is, without importing it."""
+    return _entry(name)[1]
+
+
+def get(name: str) -> type[Imputer]:
+    """The class of a method.
+
+    Raises
+    ------
+    InputError
+        The name is not registered; the message lists those that are.
+    MissingExtraError
+        The method needs an optional dependency; the message holds the ``pip install``.
+    """
+    where, method = _entry(name)
+    module, _, cls = where.partition(":")
+    try:
+        return getattr(import_module(module), cls)
+    except ModuleNotFoundError as error:
+        if method.extra is None or (error.name or "").startswith("imputome"):
+            raise
+        raise missing_extra(f"method {name!r}", str(error.name), method.extra) from error
+
+
+def load(path: str | Path) -> Imputer:
+    """A fitted estimator from a directory written by `Imputer.save`, of whichever method it is."""
+    from imputome.io.models import read_header
+
+    name = read_header(Path(path))["method"]
+    if name not in names():
+        raise ModelFormatError(f"{path} holds a model of method {name!r}, which this version does not have")
+    return get(name).load(path)
+
+
+def _entry(name: str) -> tuple[str, MethodInfo]:
+    for known, where, method in METHODS:
+        if known == name:
+            return where, method
+    raise InputError(f"there is no method {name!r}: choose one of {', '.join(names())}")

@@ -1,0 +1,1 @@
+"""What is done to a matrix before a method sees it: scales, inspection, hiding values."""
