@@ -1,0 +1,370 @@
+"""Low-rank models and the truncated SVD of a low-rank plus sparse matrix, shared by every method that factorises.
+
+Letters: ``n`` rows, ``G`` columns, ``r`` rank, ``k`` block width, ``Omega`` the observed entries as a CSR pattern.
+Kernels take raw CSR arrays, run in parallel over rows, and add up sums of squares in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import scipy.linalg as la
+import scipy.sparse as sp
+from numba import njit, prange
+
+from imputome.methods.base import Output
+
+_PIECE = 2**22  # values a temporary float64 piece may hold (32 MiB)
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LowRank:
+    """Values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, made on request (a `Model`).
+
+    Parameters
+    ----------
+    left, right : (n, r) and (G, r) factors; ``r`` may be 0.
+    offset : (G,) added to the product.
+    threshold : (G,) products at or below it become 0 (biological zeros put back).
+    floor : smallest product allowed, None for no bound.
+    link : ``"expm1"`` for factors of log1p values.
+    row_scale, gene_scale : (n,) and (G,) multipliers after the link.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    offset: np.ndarray | None = None
+    threshold: np.ndarray | None = None
+    floor: float | None = 0.0
+    link: Literal["identity", "expm1"] = "identity"
+    row_scale: np.ndarray | None = None
+    gene_scale: np.ndarray | None = None
+
+    outputs: frozenset[Output] = frozenset({"value", "rate"})
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output = "value") -> np.ndarray:
+        columns = slice(None) if genes is None else genes
+        return self._finish(self.left[rows] @ self.right[columns].T, rows[:, None], columns)
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output = "value") -> np.ndarray:
+        values = np.empty(len(i), self.left.dtype)
+        step = max(1, _PIECE // max(1, self.left.shape[1]))
+        for start in range(0, len(i), step):
+            part = slice(start, start + step)
+            values[part] = np.einsum("kr,kr->k", self.left[i[part]], self.right[j[part]])
+        return self._finish(values, i, j)
+
+    def _finish(self, values: np.ndarray, i: np.ndarray, j: np.ndarray | slice) -> np.ndarray:
+        if self.offset is not None:
+            values += self.offset[j].astype(values.dtype)
+        if self.threshold is not None:
+            values[values <= self.threshold[j].astype(values.dtype)] = 0
+        if self.floor is not None:
+            np.maximum(values, self.floor, out=values)
+        if self.link == "expm1":
+            np.expm1(values, out=values)
+        if self.row_scale is not None:
+            values *= self.row_scale[i].astype(values.dtype)
+        if self.gene_scale is not None:
+            values *= self.gene_scale[j].astype(values.dtype)
+        return values
+
+    def column_totals(self, chunk: int | None = None) -> np.ndarray:
+        """(G,) sums over all rows, made in row blocks."""
+        n, G = len(self.left), len(self.right)
+        step = chunk or max(1, _PIECE // G)
+        total = np.zeros(G)
+        for start in range(0, n, step):
+            total += self.rows(np.arange(start, min(n, start + step)), None).sum(axis=0, dtype=np.float64)
+        return total
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+@njit(parallel=True, fastmath=True, cache=True)
+def _add_product(indptr, indices, order, data, X, out):  # type: ignore[no-untyped-def]
+    """out += S X for a sparse S whose p-th stored value is data[order[p]] (an empty ``order``: data[p])."""
+    k = X.shape[1]
+    for i in prange(indptr.size - 1):
+        row = out[i]
+        for p in range(indptr[i], indptr[i + 1]):
+            value = data[order[p]] if order.size else data[p]
+            other = X[indices[p]]
+            for a in range(k):
+                row[a] += value * other[a]
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # type: ignore[no-untyped-def]
+    """out += S S' from the rows of S and the rows of S'; every row of ``out`` has one writer."""
+    for i in prange(indptr.size - 1):
+        row = out[i]
+        for p in range(indptr[i], indptr[i + 1]):
+            value = np.float64(data[order[p]] if order.size else data[p])
+            j = indices[p]
+            for q in range(tptr[j], tptr[j + 1]):
+                row[tindices[q]] += value * (data[torder[q]] if torder.size else data[q])
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def _split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # type: ignore[no-untyped-def]
+    """One pass over Omega after a new A = left right': residual, multiplier and sparse part.
+
+    With T = D + Y / mu: Y += mu (D - A) and mu *= rho amount to T = D + (T - A) / rho (``shrink`` = 1 / rho), and the
+    sparse part of the next W is S = T - A. Returns the sum of (D - A)^2.
+    """
+    n = indptr.size - 1
+    r = left.shape[1]
+    squares = np.zeros(n)
+    for i in prange(n):
+        u = left[i]
+        total = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            v = right[indices[p]]
+            a = D[p] - D[p]
+            for c in range(r):
+                a += u[c] * v[c]
+            gap = D[p] - a
+            total += np.float64(gap) * np.float64(gap)
+            if advance:
+                T[p] = D[p] + (T[p] - a) * shrink
+            S[p] = T[p] - a
+        squares[i] = total
+    return squares.sum()
+
+
+# -- operators --------------------------------------------------------------------------------------------------------
+class Operator(Protocol):
+    """What the SVD needs of a matrix W."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def dot(self, X: np.ndarray) -> np.ndarray:
+        """W X."""
+        ...
+
+    def tdot(self, X: np.ndarray) -> np.ndarray:
+        """W' X."""
+        ...
+
+    def gram(self) -> np.ndarray:
+        """W W' or W' W, whichever is smaller, float64."""
+        ...
+
+
+class LowRankPlusSparse:
+    """W = left right' + S with S on the pattern of Omega; no n x G array is ever made.
+
+    Memory beside the factors: one value and three index arrays of length nnz (the pattern by rows, the same by
+    columns, and where each value of the latter stands in the former).
+    """
+
+    def __init__(self, pattern: sp.csr_array, dtype: np.dtype) -> None:
+        self.shape = pattern.shape
+        self.dtype = np.dtype(dtype)
+        self.indptr, self.indices = pattern.indptr, pattern.indices
+        places = sp.csr_array((np.arange(pattern.nnz, dtype=np.int32), self.indices, self.indptr), shape=self.shape)
+        columns = places.tocsc()
+        self._tptr, self._tindices, self._torder = columns.indptr, columns.indices, columns.data
+        self._order = np.empty(0, np.int32)
+        self.values = np.zeros(pattern.nnz, self.dtype)
+        self.left = np.zeros((self.shape[0], 0), self.dtype)
+        self.right = np.zeros((self.shape[1], 0), self.dtype)
+
+    def dot(self, X: np.ndarray) -> np.ndarray:
+        out = self.left @ (self.right.T @ X)
+        _add_product(self.indptr, self.indices, self._order, self.values, np.ascontiguousarray(X), out)
+        return out
+
+    def tdot(self, X: np.ndarray) -> np.ndarray:
+        out = self.right @ (self.left.T @ X)
+        _add_product(self._tptr, self._tindices, self._torder, self.values, np.ascontiguousarray(X), out)
+        return out
+
+    def gram(self) -> np.ndarray:
+        by_rows = (self.indptr, self.indices, self._order)
+        by_columns = (self._tptr, self._tindices, self._torder)
+        n, G = self.shape
+        near, far, inner, cross = self.left, self.right, by_rows, by_columns
+        if n > G:
+            near, far, inner, cross = far, near, cross, inner
+        # W W' = L R'R L' + L (S R)' + (S R) L' + S S'
+        mixed = near @ (far.T @ far) * near.dtype.type(0.5)
+        _add_product(*inner, self.values, far, mixed)
+        half = near.astype(np.float64) @ mixed.T.astype(np.float64)
+        out = half + half.T
+        _add_gram(*inner, *cross, self.values, out)
+        return out
+
+
+class DenseOperator:
+    """A dense W, for small or nearly complete matrices."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def dot(self, X: np.ndarray) -> np.ndarray:
+        return self.array @ X
+
+    def tdot(self, X: np.ndarray) -> np.ndarray:
+        return self.array.T @ X
+
+    def gram(self) -> np.ndarray:
+        wide = self.array if self.shape[0] <= self.shape[1] else self.array.T
+        return _gram(wide.T)
+
+
+# -- the SVD ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Triplets:
+    """Leading singular values (float64, decreasing), and the vectors of as many of them as are asked for."""
+
+    s: np.ndarray
+    _vectors: Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+    def vectors(self, r: int) -> tuple[np.ndarray, np.ndarray]:
+        """Left (n, r) and right (G, r) singular vectors."""
+        return self._vectors(r)
+
+
+class WarmSVD:
+    """Leading singular triplets of a slowly changing matrix, each call warm-started from the one before.
+
+    Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small
+    ``B' B`` (float64) rotate both sides. All vectors ever found are kept as the next start, so that a block that
+    shrinks and grows again does not start from noise. Where the block is over half of min(n, G), the eigenvectors of
+    the Gram matrix of W cost less and are exact.
+
+    Parameters
+    ----------
+    method : ``"auto"``, ``"block"`` (always subspace iteration), ``"gram"`` or ``"full"`` (LAPACK's dense SVD of a
+        `DenseOperator`, accurate for the smallest singular values too).
+    passes : subspace passes for a start that is already warm; one more where a tenth of it is new.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        *,
+        method: Literal["auto", "block", "gram", "full"] = "auto",
+        passes: int = 1,
+    ) -> None:
+        self.rng = rng
+        self.method = method
+        self.passes = passes
+        self._basis: np.ndarray | None = None
+
+    def top(self, W: Operator, k: int) -> Triplets:
+        """The ``k`` leading triplets of W."""
+        d = min(W.shape)
+        k = min(k, d)
+        width = min(d, k + 10 + k // 8)
+        if self.method == "full":
+            return self._full(W, k)
+        if self.method == "gram" or (self.method == "auto" and (2 * width > d or d <= 64)):
+            return self._gram(W, k)
+        return self._block(W, k, width)
+
+    def _full(self, W: Operator, k: int) -> Triplets:
+        u, s, vt = np.linalg.svd(W.array, full_matrices=False)  # type: ignore[attr-defined]
+        return Triplets(s[:k].astype(np.float64), lambda r: (u[:, :r], vt[:r].T))
+
+    def _gram(self, W: Operator, k: int) -> Triplets:
+        roots, vectors = np.linalg.eigh(W.gram())
+        s = np.sqrt(np.maximum(roots[::-1], 0))
+        vectors = vectors[:, ::-1].astype(W.dtype, copy=False)
+        wide = W.shape[0] <= W.shape[1]
+        self._basis = None  # the next block start would have to be rotated: cheaper from these
+        if 2 * k < len(s):
+            self._basis = np.ascontiguousarray(vectors[:, : k + 10 + k // 8])
+
+        def pick(r: int) -> tuple[np.ndarray, np.ndarray]:
+            near = np.ascontiguousarray(vectors[:, :r])
+            far = (W.tdot(near) if wide else W.dot(near)) / s[:r].astype(W.dtype)
+            return (near, far) if wide else (far, near)
+
+        return Triplets(s[:k], pick)
+
+    def _block(self, W: Operator, k: int, width: int) -> Triplets:
+        wide = W.shape[0] <= W.shape[1]
+        to_far, to_near = (W.tdot, W.dot) if wide else (W.dot, W.tdot)
+        start, new = self._start(min(W.shape), width, W.dtype)
+        for sweep in range(self.passes + (10 * new > width)):
+            Q = orthonormal(to_far(start if sweep == 0 else orthonormal(B)))
+            B = to_near(Q)
+        roots, rotation = np.linalg.eigh(_gram(B))
+        s = np.sqrt(np.maximum(roots[::-1], 0))
+        rotation = np.ascontiguousarray(rotation[:, ::-1].astype(W.dtype))
+        # directions that W does not have would be divided by nothing: they stay as noise, made orthogonal next time
+        near = B @ rotation
+        near /= np.maximum(s, s[0] * np.finfo(W.dtype).eps + np.finfo(W.dtype).tiny).astype(W.dtype)
+        self._basis = near if self._basis is None or self._basis.shape[1] <= width else self._basis
+        self._basis[:, :width] = near
+
+        def pick(r: int) -> tuple[np.ndarray, np.ndarray]:
+            far = Q @ rotation[:, :r]
+            kept = near[:, :r]
+            return (kept, far) if wide else (far, kept)
+
+        return Triplets(s[:k], pick)
+
+    def _start(self, d: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
+        known = 0 if self._basis is None else min(width, self._basis.shape[1])
+        if known == width:
+            assert self._basis is not None  # noqa: S101
+            return self._basis[:, :width], 0
+        start = np.empty((d, width), dtype)
+        if self._basis is not None:
+            start[:, :known] = self._basis[:, :known]
+        start[:, known:] = self.rng.standard_normal((d, width - known), dtype=np.float32)
+        start[:, known:] /= np.sqrt(d)
+        return start, width - known
+
+
+def orthonormal(Y: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the columns of Y (overwritten), by Cholesky QR on scaled columns.
+
+    After a warm start the columns are nearly orthogonal, so that their scaled Gram matrix is close to the identity and
+    the Cholesky factor loses nothing; Householder QR takes over where that does not hold.
+    """
+    length = np.sqrt(np.einsum("ij,ij->j", Y, Y, dtype=np.float64))
+    if not length.all():
+        return np.linalg.qr(Y)[0].astype(Y.dtype, copy=False)
+    Y /= length.astype(Y.dtype)
+    for _ in range(3):
+        gram = (Y.T @ Y).astype(np.float64)
+        distance = np.abs(gram - np.eye(len(gram))).max()
+        try:
+            factor = la.cholesky(gram, lower=False, check_finite=False, overwrite_a=True)
+        except la.LinAlgError:
+            return np.linalg.qr(Y)[0].astype(Y.dtype, copy=False)
+        # solve Q R = Y as R' Q' = Y', in place on the transposed view that LAPACK wants
+        solved = la.solve_triangular(
+            factor.astype(Y.dtype), Y.T, trans="T", check_finite=False, overwrite_b=True, lower=False
+        )
+        Y = np.ascontiguousarray(solved.T)
+        if distance < 0.1:
+            break
+    return Y
+
+
+def _gram(B: np.ndarray) -> np.ndarray:
+    """B' B in float64, added up over row pieces so that no float64 copy of B is made."""
+    k = B.shape[1]
+    out = np.zeros((k, k))
+    step = max(1, _PIECE // max(1, k))
+    for start in range(0, len(B), step):
+        part = B[start : start + step].astype(np.float64)
+        out += part.T @ part
+    return out
+
+
+def truncated_norm_squared(left: np.ndarray, right: np.ndarray) -> float:
+    """Squared Frobenius norm of left right', from the factors."""
+    return float(np.sum((left.T @ left) * (right.T @ right), dtype=np.float64))

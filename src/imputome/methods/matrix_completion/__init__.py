@@ -1,0 +1,1 @@
+"""Nuclear-norm matrix completion: scIALM (paper: Liu, Wang & Gao 2024)."""
