@@ -17,7 +17,7 @@ from numba import njit, prange
 
 from imputome.methods.base import Output
 
-_PIECE = 2**22  # values a temporary float64 piece may hold (32 MiB)
+_PIECE = 2**19  # values a temporary float64 piece may hold (4 MiB)
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class LowRank:
     def column_totals(self, chunk: int | None = None) -> np.ndarray:
         """(G,) sums over all rows, made in row blocks."""
         n, G = len(self.left), len(self.right)
-        step = chunk or max(1, _PIECE // G)
+        step = chunk or max(1, 8 * _PIECE // G)
         total = np.zeros(G)
         for start in range(0, n, step):
             total += self.rows(np.arange(start, min(n, start + step)), None).sum(axis=0, dtype=np.float64)
@@ -195,8 +195,8 @@ class LowRankPlusSparse:
         # W W' = L R'R L' + L (S R)' + (S R) L' + S S'
         mixed = near @ (far.T @ far) * near.dtype.type(0.5)
         _add_product(*inner, self.values, far, mixed)
-        half = near.astype(np.float64) @ mixed.T.astype(np.float64)
-        out = half + half.T
+        out = near.astype(np.float64) @ mixed.T.astype(np.float64)
+        out += out.T.copy()
         _add_gram(*inner, *cross, self.values, out)
         return out
 
@@ -238,8 +238,8 @@ class WarmSVD:
 
     Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small
     ``B' B`` (float64) rotate both sides. All vectors ever found are kept as the next start, so that a block that
-    shrinks and grows again does not start from noise. Where the block is over half of min(n, G), the eigenvectors of
-    the Gram matrix of W cost less and are exact.
+    shrinks and grows again does not start from noise. Where the block is over three quarters of min(n, G), the
+    eigenvectors of the Gram matrix of W cost less and are exact.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ class WarmSVD:
         width = min(d, k + 10 + k // 8)
         if self.method == "full":
             return self._full(W, k)
-        if self.method == "gram" or (self.method == "auto" and (2 * width > d or d <= 64)):
+        if self.method == "gram" or (self.method == "auto" and (4 * width > 3 * d or d <= 64)):
             return self._gram(W, k)
         return self._block(W, k, width)
 
@@ -300,12 +300,14 @@ class WarmSVD:
             B = to_near(Q)
         roots, rotation = np.linalg.eigh(_gram(B))
         s = np.sqrt(np.maximum(roots[::-1], 0))
-        rotation = np.ascontiguousarray(rotation[:, ::-1].astype(W.dtype))
+        rotation = rotation[:, ::-1].astype(W.dtype, order="C")
         # directions that W does not have would be divided by nothing: they stay as noise, made orthogonal next time
         near = B @ rotation
         near /= np.maximum(s, s[0] * np.finfo(W.dtype).eps + np.finfo(W.dtype).tiny).astype(W.dtype)
-        self._basis = near if self._basis is None or self._basis.shape[1] <= width else self._basis
-        self._basis[:, :width] = near
+        if self._basis is None or self._basis.shape[1] <= width:
+            self._basis = near
+        else:
+            self._basis[:, :width] = near
 
         def pick(r: int) -> tuple[np.ndarray, np.ndarray]:
             far = Q @ rotation[:, :r]
@@ -319,12 +321,12 @@ class WarmSVD:
         if known == width:
             assert self._basis is not None  # noqa: S101
             return self._basis[:, :width], 0
-        start = np.empty((d, width), dtype)
-        if self._basis is not None:
-            start[:, :known] = self._basis[:, :known]
-        start[:, known:] = self.rng.standard_normal((d, width - known), dtype=np.float32)
-        start[:, known:] /= np.sqrt(d)
-        return start, width - known
+        new = self.rng.standard_normal((d, width - known), dtype=np.float32).astype(dtype, copy=False)
+        if self._basis is None:
+            return new, width
+        # without its part along the known vectors, noise is not drowned by the largest singular values of W
+        new -= self._basis[:, :known] @ (self._basis[:, :known].T @ new)
+        return np.hstack([self._basis[:, :known], new]), width - known
 
 
 def orthonormal(Y: np.ndarray) -> np.ndarray:
@@ -335,15 +337,18 @@ def orthonormal(Y: np.ndarray) -> np.ndarray:
     """
     length = np.sqrt(np.einsum("ij,ij->j", Y, Y, dtype=np.float64))
     if not length.all():
-        return np.linalg.qr(Y)[0].astype(Y.dtype, copy=False)
+        return la.qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0]
     Y /= length.astype(Y.dtype)
     for _ in range(3):
         gram = (Y.T @ Y).astype(np.float64)
-        distance = np.abs(gram - np.eye(len(gram))).max()
+        diagonal = np.einsum("ii->i", gram)  # a view
+        diagonal -= 1
+        distance = max(gram.max(), -gram.min())
+        diagonal += 1
         try:
             factor = la.cholesky(gram, lower=False, check_finite=False, overwrite_a=True)
         except la.LinAlgError:
-            return np.linalg.qr(Y)[0].astype(Y.dtype, copy=False)
+            return la.qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0]
         # solve Q R = Y as R' Q' = Y', in place on the transposed view that LAPACK wants
         solved = la.solve_triangular(
             factor.astype(Y.dtype), Y.T, trans="T", check_finite=False, overwrite_b=True, lower=False
