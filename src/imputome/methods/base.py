@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
@@ -76,6 +76,8 @@ class Data:
     covariates : per-cell covariates for the methods that use them.
     library_size : (n,) molecules per cell over *all* genes of the experiment; None means the row sums of ``X``.
         It defines the scales ``normalized`` and ``log1p``.
+    bounds : range that real values cannot leave: no imputed value is below 0 where the input never is, nor outside
+        [0, 1] where the input never is (methylation beta values).
     """
 
     X: Any
@@ -85,6 +87,7 @@ class Data:
     observed: Any = None
     covariates: pd.DataFrame | None = None
     library_size: np.ndarray | None = None
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -220,6 +223,9 @@ def as_data(
     else:
         dense = array.toarray() if sp.issparse(array) else array
         array = dense if dense.dtype == np.float32 else dense.astype(np.float64)
+    bounds = (-np.inf, np.inf)
+    if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
+        bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)
     return Data(
         X=array,
         kind=kind,
@@ -228,6 +234,7 @@ def as_data(
         observed=observed,
         covariates=covariates,
         library_size=None if library_size is None else np.asarray(library_size, dtype=np.float64),
+        bounds=bounds,
     )
 
 
@@ -379,7 +386,7 @@ class Imputation:
         i = self._positions(rows, self.obs_names, "cell")
         j = None if genes is None else self._positions(genes, self.var_names, "gene")
         self._check(output, scale)
-        values = self.model.rows(i, j, output)
+        values = self._bounded(self.model.rows(i, j, output), output)
         if self._keeps(output, keep_observed):
             given = self.data.block(i, j)
             known = self.data.observed_block(i, j, given)
@@ -400,7 +407,7 @@ class Imputation:
         if i.shape != j.shape or i.ndim != 1:
             raise InputError(f"at() needs two flat index arrays of one length, got shapes {i.shape} and {j.shape}")
         self._check(output, scale)
-        values = self.model.at(i, j, output)
+        values = self._bounded(self.model.at(i, j, output), output)
         if self._keeps(output, keep_observed):
             given = self.data.entries(i, j)
             known = self.data.observed_entries(i, j, given)
@@ -419,6 +426,11 @@ class Imputation:
     def to_array(self, **options: Any) -> np.ndarray:
         """The whole dense matrix, float32 unless the method works in float64; options as `rows`."""
         return self.rows(slice(None), **options)
+
+    def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
+        if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
+            return values
+        return np.clip(values, *self.data.bounds, out=values)
 
     def _keeps(self, output: Output, keep_observed: bool | None) -> bool:
         return output == "value" and (self.keeps_observed if keep_observed is None else keep_observed)
@@ -463,12 +475,13 @@ class Imputer(ABC):
     """Base of every method: stores its parameters untouched, learns in `fit`, returns `Imputation`.
 
     A subclass defines ``name`` (its registry entry), ``__init__`` with keyword-only parameters, `_fit`, and, for
-    `transform` and `save`, `_new_rows`, `_state` and `_restore`. Every method for counts has the switch
-    ``posterior``: combine the fitted rate with the cell's own counts (see `imputome.methods.posterior`).
+    `transform` and `save`, `_new_rows`, `_state` and `_restore`. A method for counts has the switch ``posterior``:
+    combine the fitted rate with the cell's own counts (see `imputome.methods.posterior`).
     """
 
     name: ClassVar[str]
     posterior: bool = False
+    progress: Callable[[float, str], None] | None = None  # told the share done and where it stands, if set
 
     @property
     def info(self) -> MethodInfo:

@@ -90,9 +90,7 @@ class IALM(Imputer):
         left = _expanded(solution.left, task.rows, n)
         self.components_ = _expanded(solution.right, task.columns, G)
         self.singular_values_ = solution.singular_values
-        self.n_rows_ = len(task.D if isinstance(task.D, np.ndarray) else task.D.indptr) - isinstance(
-            task.D, sp.csr_array
-        )
+        self.n_rows_ = task.D.shape[0]
         self.median_library_ = task.median_library
         self.offset_, self.threshold_, self.gene_scale_ = task.offset, None, None
         if self.zeros == "preserve":
@@ -116,17 +114,25 @@ class IALM(Imputer):
             "dtype": np.dtype(self.dtype),
         }
         if self.stop == "residual":
-            return complete(D, **options, random_state=self.random_state)
+            return complete(D, **options, random_state=self.random_state, callback=self._report)
         rng = np.random.default_rng(self.random_state)
         train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, 0.05, rng)
         watch = _HeldOut(i, j, truth)
         complete(train, **options, random_state=self.random_state, callback=watch)
         options["max_iter"] = watch.best_iteration
-        final = complete(D, **options, random_state=self.random_state)
+        final = complete(D, **options, random_state=self.random_state, callback=self._report)
         details = {**final.status.details, "held_out_mse": min(watch.errors)}
         message = f"stopped at iteration {watch.best_iteration}, where the error on held-out entries was lowest"
         final.status = Status("validated", message, details)
         return final
+
+    def _report(self, solution: Solution) -> bool:
+        if self.progress is not None:
+            residual = solution.history["residual"][-1]
+            done = min(1.0, max(0.0, np.log(residual) / np.log(self.tol)))
+            iteration = len(solution.history["residual"])
+            self.progress(float(done), f"iteration {iteration}, rank {solution.rank}, residual {residual:.1e}")
+        return False
 
     @property
     def _link(self) -> Literal["identity", "expm1"]:

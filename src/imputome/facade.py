@@ -1,0 +1,322 @@
+"""`imputome.impute`: AnnData -> recipe -> estimator -> new layer and provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imputome.errors import InputError
+from imputome.methods import get, info
+from imputome.methods.base import Data, Imputation, Imputer, MethodInfo, as_data, in_memory
+from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
+from imputome.preprocessing.inspect import InputReport, inspect
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Progress = Callable[[float, str], None]
+
+
+def impute(
+    adata: AnnData,
+    *,
+    method: str,
+    layer: str | None = None,
+    key_added: str | None = None,
+    genes: Any = None,
+    covariates: Iterable[str] | None = None,
+    keep_observed: bool | None = None,
+    scale: Scale | None = None,
+    params: dict[str, Any] | None = None,
+    posterior: bool | None = None,
+    overwrite: bool = False,
+    random_state: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Impute the missing values of an AnnData into a new layer; ``X`` is never touched.
+
+    Parameters
+    ----------
+    adata : n cells x G genes. Counts (a zero may be a dropout), or real values with NaN for missing.
+    method : a registered name, see ``imputome.methods.names()``.
+    layer : layer to impute; None takes ``X``.
+    key_added : name of the new layer; None takes the method's name (``<method>_posterior`` with ``posterior=True``).
+    genes : names, positions or a boolean mask: only these are written, though all are fitted. A layer cannot hold some
+        genes only, so they go to ``obsm[key]`` as a DataFrame; with ``copy=True`` the copy has only these genes and
+        they go to its layer.
+    covariates : names of columns of ``obs``, for the methods that use them.
+    keep_observed : whether observed values stay as they are; None takes the method's habit.
+    scale : scale of what is written: ``"counts"`` (this cell's depth), ``"normalized"`` (per 10,000), ``"log1p"`` or
+        ``"input"``. If the input itself is normalised or logged, naming its scale here is the consent to impute on it.
+    params : parameters of the method, by name.
+    posterior : combine the method's rate with the cell's own counts; None takes the method's default.
+    overwrite : replace an existing layer of that name.
+    random_state : seed.
+    copy : return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    None, or the copy. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, where there is one),
+    ``var["<key>_..."]`` (per gene) and ``uns["imputome"][key]``: method, parameters, seed, versions, state of the
+    input, scale, rows and columns without an observed value, seconds, peak memory, convergence.
+
+    Raises
+    ------
+    InputError
+        The input cannot be imputed as it is; the message says what was seen and what to pass.
+    """
+    key = key_added or default_key(method, posterior)
+    taken = "obsm" if genes is not None and not copy else "layers"
+    if key in getattr(adata, taken) and not overwrite:
+        raise InputError(f"{taken}[{key!r}] exists already: pass overwrite=True to replace it, or another key_added")
+    columns = None if genes is None else gene_positions(adata, genes)
+    _check_memory(adata.n_obs, adata.n_vars if columns is None else len(columns))
+    run = run_method(
+        adata,
+        method=method,
+        layer=layer,
+        covariates=covariates,
+        keep_observed=keep_observed,
+        scale=scale,
+        params=params,
+        posterior=posterior,
+        random_state=random_state,
+    )
+    for message in run.messages:
+        warnings.warn(message, stacklevel=2)
+    values = run.imputation.to_array(genes=columns, scale=run.scale, keep_observed=keep_observed)
+    target = adata
+    if copy:
+        target = adata.copy() if columns is None else adata[:, columns].copy()
+    if taken == "obsm":
+        import pandas as pd
+
+        target.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=adata.var_names[columns])
+    else:
+        target.layers[key] = values
+    if run.imputation.latent is not None:
+        target.obsm[f"X_{key}"] = run.imputation.latent
+    for name, per_gene in run.imputation.gene_columns.items():
+        target.var[f"{key}_{name}"] = per_gene if columns is None or not copy else per_gene[columns]
+    provenance = run.provenance()
+    if columns is not None:
+        provenance["genes"] = [str(name) for name in adata.var_names[columns]]
+    target.uns["imputome"] = {**target.uns.get("imputome", {}), key: provenance}
+    return target if copy else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fitted method with all that is worth keeping of how it came about."""
+
+    imputation: Imputation
+    estimator: Imputer
+    report: InputReport
+    scale: Scale
+    keep_observed: bool
+    random_state: int
+    seconds: float
+    messages: tuple[str, ...]
+
+    def provenance(self) -> dict[str, Any]:
+        """What goes to ``uns["imputome"][key]``: plain values and string arrays that every AnnData format can hold."""
+        result, status = self.imputation, self.imputation.status
+        return {
+            "method": self.estimator.name,
+            "params": json.dumps(self.estimator.get_params()),
+            "random_state": self.random_state,
+            "versions": {name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
+            "input": {"where": self.report.where, "state": self.report.state, "kind": result.data.kind},
+            "scale": self.scale,
+            "keep_observed": self.keep_observed,
+            "posterior": self.estimator.posterior,
+            "unusable_cells": np.array(result.unusable.obs_names, dtype=str),
+            "unusable_genes": np.array(result.unusable.var_names, dtype=str),
+            "unusable_filled_with": result.unusable.fallback,
+            "seconds": self.seconds,
+            "peak_memory_bytes": peak_memory(),
+            "convergence": {
+                "status": status.name,
+                "converged": status.converged,
+                "message": status.message,
+                **status.details,
+            },
+            "history": {name: np.asarray(values) for name, values in result.history.items()},
+        }
+
+
+def run_method(
+    adata: AnnData,
+    *,
+    method: str,
+    layer: str | None = None,
+    covariates: Iterable[str] | None = None,
+    keep_observed: bool | None = None,
+    scale: Scale | None = None,
+    params: dict[str, Any] | None = None,
+    posterior: bool | None = None,
+    random_state: int = 0,
+    progress: Progress | None = None,
+) -> Run:
+    """Inspect the input, fit the method, and return the lazy result with its story; nothing is written."""
+    estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
+    estimator.progress = progress
+    if scale is not None and scale not in SCALES:
+        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
+    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale)
+    if covariates is not None:
+        data = _with_covariates(data, adata, list(covariates), estimator.info)
+    begun = time.perf_counter()
+    result = estimator.fit_transform(data)
+    seconds = time.perf_counter() - begun
+    messages = list(report.warnings)
+    if result.status.message and not result.status.converged:
+        messages.append(f"{method}: {result.status.message}")
+    keeps = result.keeps_observed if keep_observed is None else keep_observed
+    return Run(result, estimator, report, out_scale, keeps, random_state, seconds, tuple(messages))
+
+
+def make_estimator(
+    method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int
+) -> Imputer:
+    """The unfitted estimator; unknown parameters are refused by name."""
+    cls = get(method)
+    allowed = cls.parameter_defaults()
+    given = dict(params or {})
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        known = ", ".join(allowed) or "none"
+        raise InputError(f"{method} has no parameter {unknown[0]!r}; its parameters: {known}")
+    if posterior is not None:
+        if posterior and "posterior" not in allowed:
+            raise InputError(f"{method} has no posterior step: its values are not rates of counts")
+        if "posterior" in allowed:
+            given["posterior"] = posterior
+    if "random_state" in allowed:
+        given.setdefault("random_state", random_state)
+    return cls(**given)
+
+
+def to_data(
+    adata: AnnData, method: MethodInfo, *, layer: str | None, scale: Scale | None
+) -> tuple[Data, InputReport, Scale]:
+    """The matrix as the method takes it, its report, and the scale that will be written.
+
+    Normalised and logged matrices are taken back to the linear scale per 10,000 where the user names their scale;
+    anything else that is not what the method takes is refused with what to pass instead.
+    """
+    if layer is not None and layer not in adata.layers:
+        there = ", ".join(adata.layers) or "none"
+        raise InputError(f"there is no layer {layer!r}; layers here: {there}")
+    report = inspect(adata, layer=layer)
+    if report.errors:
+        raise InputError(report.errors[0])
+    _refuse_mismatch(report, method, scale)
+    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
+    if report.kind == "real":
+        return as_data(X, kind="real", **names), report, "input"
+    if report.state == "counts":
+        return as_data(X, kind="counts", **names), report, scale or "counts"
+    linear = as_data(X, kind="counts", **names)
+    library = np.full(linear.shape[0], TARGET)
+    if report.state == "log1p":
+        values = scale_to_counts(linear.X.data, np.array(TARGET), "log1p")
+        linear.X.data = values if linear.X.data is not getattr(X, "data", None) else values.copy()
+    return as_data(linear.X, kind="counts", library_size=library, **names), report, scale or "input"
+
+
+def _refuse_mismatch(report: InputReport, method: MethodInfo, scale: Scale | None) -> None:
+    where, state = report.where, report.state
+    if state in ("log1p", "normalized") and "counts" in method.kinds and scale not in (state, "input"):
+        raise InputError(_first(report.warnings, state) or f"{where} looks {state}: pass the layer with the counts")
+    if report.kind == "counts" and "counts" not in method.kinds:
+        raise InputError(f"{where} holds counts ({state}), and {method.name} fills NaN: choose a method for counts")
+    if report.kind == "real" and report.n_nan == 0:
+        raise InputError(
+            f"{where} looks {state} and has no NaN, so nothing is missing: pass the layer that holds the counts, "
+            "or mark missing values by NaN"
+        )
+    if report.kind == "real" and "real" not in method.kinds:
+        raise InputError(
+            f"{where} is real-valued with {report.n_nan:,} NaN, and {method.name} takes counts: "
+            "choose a method for real values (`imputome methods`)"
+        )
+
+
+def _first(messages: Iterable[str], state: str) -> str | None:
+    word = {"log1p": "log", "normalized": "normali"}[state]
+    return next((text for text in messages if word in text), None)
+
+
+def _with_covariates(data: Data, adata: AnnData, names: list[str], method: MethodInfo) -> Data:
+    from dataclasses import replace
+
+    if not method.covariates:
+        raise InputError(f"{method.name} does not use covariates: leave them out")
+    missing = [name for name in names if name not in adata.obs]
+    if missing:
+        raise InputError(f"obs has no column {missing[0]!r}; columns: {', '.join(map(str, adata.obs.columns))}")
+    return replace(data, covariates=adata.obs[names])
+
+
+def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
+    """Positions of genes given by name (of ``var_names``, or of a column of ``var``), position or boolean mask."""
+    import pandas as pd
+
+    if column is not None and column not in adata.var:
+        raise InputError(f"var has no column {column!r}; columns: {', '.join(map(str, adata.var.columns)) or 'none'}")
+    names = adata.var_names if column is None else pd.Index(adata.var[column].astype(str))
+    wanted = np.atleast_1d(np.asarray(genes))
+    if wanted.dtype == bool:
+        if len(wanted) != adata.n_vars:
+            raise InputError(f"the gene mask has {len(wanted)} values for {adata.n_vars} genes")
+        positions = np.flatnonzero(wanted)
+    elif wanted.dtype.kind in "iu":
+        positions = wanted
+        if len(wanted) and not (0 <= wanted.min() and wanted.max() < adata.n_vars):
+            raise InputError(f"gene positions must lie in 0 to {adata.n_vars - 1}")
+    else:
+        found = names.isin(wanted)
+        lost = [str(name) for name in wanted if name not in names]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            source = "var_names" if column is None else f"var[{column!r}]"
+            raise InputError(f"gene {lost[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)")
+        positions = np.flatnonzero(found)
+    if len(positions) == 0:
+        raise InputError("no genes are selected: give at least one")
+    return positions
+
+
+def default_key(method: str, posterior: bool | None) -> str:
+    """Name of the layer where the user gives none."""
+    return f"{info(method).name}_posterior" if posterior and not method.endswith("_posterior") else info(method).name
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, bytes."""
+    import resource
+    import sys
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def _check_memory(n: int, G: int) -> None:
+    """Refuse a dense layer that would take more than half of the machine's memory."""
+    needed = 4 * n * G
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > total // 2:
+        raise InputError(
+            f"a dense layer of {n:,} x {G:,} takes {needed / 2**30:.1f} GiB of the {total / 2**30:.1f} GiB here: pass "
+            "genes=... for some genes, or use the command line, which writes it in pieces"
+        )
