@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -184,9 +184,7 @@ def run_method(
     return Run(result, estimator, report, out_scale, keeps, random_state, seconds, tuple(messages))
 
 
-def make_estimator(
-    method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int
-) -> Imputer:
+def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int) -> Imputer:
     """The unfitted estimator; unknown parameters are refused by name."""
     cls = get(method)
     allowed = cls.parameter_defaults()
@@ -226,12 +224,12 @@ def to_data(
         return as_data(X, kind="real", **names), report, "input"
     if report.state == "counts":
         return as_data(X, kind="counts", **names), report, scale or "counts"
-    linear = as_data(X, kind="counts", **names)
-    library = np.full(linear.shape[0], TARGET)
+    data = as_data(X, kind="counts", library_size=np.full(adata.n_obs, TARGET), **names)
     if report.state == "log1p":
-        values = scale_to_counts(linear.X.data, np.array(TARGET), "log1p")
-        linear.X.data = values if linear.X.data is not getattr(X, "data", None) else values.copy()
-    return as_data(linear.X, kind="counts", library_size=library, **names), report, scale or "input"
+        values = scale_to_counts(data.X.data, np.array(TARGET), "log1p")
+        data = replace(data, X=type(data.X)((values, data.X.indices, data.X.indptr), shape=data.shape))
+    # "the input's own scale" is the state it came in
+    return data, report, "log1p" if report.state == "log1p" else "normalized"
 
 
 def _refuse_mismatch(report: InputReport, method: MethodInfo, scale: Scale | None) -> None:
@@ -258,8 +256,6 @@ def _first(messages: Iterable[str], state: str) -> str | None:
 
 
 def _with_covariates(data: Data, adata: AnnData, names: list[str], method: MethodInfo) -> Data:
-    from dataclasses import replace
-
     if not method.covariates:
         raise InputError(f"{method.name} does not use covariates: leave them out")
     missing = [name for name in names if name not in adata.obs]
@@ -282,7 +278,7 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
         positions = np.flatnonzero(wanted)
     elif wanted.dtype.kind in "iu":
         positions = wanted
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < adata.n_vars):
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < adata.n_vars):
             raise InputError(f"gene positions must lie in 0 to {adata.n_vars - 1}")
     else:
         found = names.isin(wanted)

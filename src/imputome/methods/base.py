@@ -1,31 +1,41 @@
-"""The contract every method follows: what it is given (`Data`), what it is (`Imputer`), what it returns (`Imputation`).
+"""The contract every method follows: what it is (`MethodInfo`), what it does (`Imputer`).
 
-Letters used throughout: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input. This module imports no
-torch, scikit-learn or numba, so that listing methods stays fast.
+It is given `Data` and returns an `Imputation`, both to be imported from here too. Letters used throughout: ``n`` cells
+(rows), ``G`` genes (columns), ``X`` the n x G input. This module imports no torch, scikit-learn or numba, so that
+listing methods stays fast.
 """
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from imputome.errors import InputError, ModelFormatError, NotFittedError
-from imputome.preprocessing.counts import SCALES, Scale, counts_to_scale
+from imputome.methods.data import Data, Kind, as_data, in_memory
+from imputome.methods.imputation import OUTPUTS, Imputation, Model, Output, Status
+from imputome.preprocessing.counts import Scale
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import scipy.sparse as sp
+__all__ = [
+    "OUTPUTS",
+    "Data",
+    "Imputation",
+    "Imputer",
+    "Kind",
+    "MethodInfo",
+    "Model",
+    "Output",
+    "Status",
+    "as_data",
+    "in_memory",
+]
 
-Kind = Literal["counts", "real"]
-Output = Literal["value", "rate", "variance", "lower", "upper", "dropout_probability"]
 NewRows = Literal["exact", "projection", "neighbors", "none"]
-OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 
 @dataclass(frozen=True)
@@ -60,415 +70,6 @@ class MethodInfo:
     stochastic: bool = False
     control: bool = False
     covariates: bool = False
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a method sees: arrays and names, no AnnData.
-
-    Attributes
-    ----------
-    X : (n, G) ``csr_array`` without stored zeros for ``kind="counts"``, ndarray with NaN for missing for ``"real"``.
-    kind : ``"counts"`` or ``"real"``.
-    obs_names, var_names : names of rows and columns.
-    observed : (n, G) boolean array or sparse matrix, True where the value is known; None means nonzero (counts)
-        or not NaN (real). An explicit mask may mark a zero count as known.
-    covariates : per-cell covariates for the methods that use them.
-    library_size : (n,) molecules per cell over *all* genes of the experiment; None means the row sums of ``X``.
-        It defines the scales ``normalized`` and ``log1p``.
-    bounds : range that real values cannot leave: no imputed value is below 0 where the input never is, nor outside
-        [0, 1] where the input never is (methylation beta values).
-    """
-
-    X: Any
-    kind: Kind
-    obs_names: pd.Index
-    var_names: pd.Index
-    observed: Any = None
-    covariates: pd.DataFrame | None = None
-    library_size: np.ndarray | None = None
-    bounds: tuple[float, float] = (-np.inf, np.inf)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.X.shape
-
-    @property
-    def depth(self) -> np.ndarray:
-        """(n,) library size of each cell, float64: as given, else the row sums of ``X``."""
-        if self.library_size is not None:
-            return self.library_size
-        return np.asarray(self.X.sum(axis=1), dtype=np.float64).ravel()
-
-    def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number of observed entries per row (n,) and per column (G,)."""
-        known = self.observed
-        if known is None:
-            known = self.X.astype(bool) if self.kind == "counts" else ~np.isnan(self.X)
-        rows = np.asarray(known.sum(axis=1)).ravel()
-        columns = np.asarray(known.sum(axis=0)).ravel()
-        return rows, columns
-
-    def block(self, rows: Any, genes: Any = None) -> np.ndarray:
-        """Dense values of some rows and genes, float64; NaN stays NaN."""
-        part = self.X[rows]
-        if not isinstance(part, np.ndarray):
-            part = part.toarray() if genes is None else part[:, genes].toarray()
-        elif genes is not None:
-            part = part[:, genes]
-        return np.asarray(part, dtype=np.float64)
-
-    def observed_block(self, rows: Any, genes: Any, values: np.ndarray) -> np.ndarray:
-        """Boolean mask of the observed among ``values = block(rows, genes)``."""
-        if self.observed is None:
-            return values != 0 if self.kind == "counts" else ~np.isnan(values)
-        known = self.observed[rows]
-        if not isinstance(known, np.ndarray):
-            known = known.toarray()
-        return np.asarray(known if genes is None else known[:, genes], dtype=bool)
-
-    def entries(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Values of the entries ``(i, j)``, float64, without a dense matrix."""
-        if isinstance(self.X, np.ndarray):
-            return self.X[i, j].astype(np.float64)
-        return sparse_entries(self.X, i, j)
-
-    def observed_entries(self, i: np.ndarray, j: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Boolean mask of the observed among ``values = entries(i, j)``."""
-        if self.observed is None:
-            return values != 0 if self.kind == "counts" else ~np.isnan(values)
-        if isinstance(self.observed, np.ndarray):
-            return self.observed[i, j].astype(bool)
-        return sparse_entries(self.observed, i, j) != 0
-
-
-def sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Entries ``(i, j)`` of a sparse matrix as a flat float64 array (no dense row is made)."""
-    import scipy.sparse as sp
-
-    if len(i) == 0:
-        return np.empty(0)
-    # the matrix class shares the arrays and still has vectorised sampling that returns flat values
-    return np.asarray(sp.csr_matrix(X, copy=False)[i, j], dtype=np.float64).ravel()
-
-
-def in_memory(X: Any) -> Any:
-    """An ndarray or ``csr_array`` from anything array-like: ndarray, sparse, backed AnnData matrix, h5py or dask."""
-    import scipy.sparse as sp
-
-    if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
-        X = X.to_memory()
-    if hasattr(X, "dask") and hasattr(X, "compute"):
-        X = X.compute()
-    if sp.issparse(X):
-        return sp.csr_array(X)
-    if hasattr(X, "iloc"):
-        X = X.to_numpy()
-    array = np.asarray(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
-    if array.ndim != 2:
-        raise InputError(f"a matrix of cells x genes is needed, not an array of shape {array.shape}")
-    if array.dtype == object or array.dtype.kind in "US":
-        raise InputError(f"the matrix holds {array.dtype} values, not numbers: convert it first")
-    return array
-
-
-def as_data(
-    X: Any,
-    *,
-    kind: Kind | None = None,
-    obs_names: Sequence[str] | None = None,
-    var_names: Sequence[str] | None = None,
-    observed: Any = None,
-    covariates: pd.DataFrame | None = None,
-    library_size: np.ndarray | None = None,
-) -> Data:
-    """Wrap an array, sparse matrix, backed matrix, dask array or DataFrame into `Data`.
-
-    Parameters
-    ----------
-    X : (n, G) matrix, cells in rows.
-    kind : ``"counts"`` or ``"real"``; None takes ``"real"`` where a NaN is found and ``"counts"`` otherwise.
-
-    Raises
-    ------
-    InputError
-        Negative or infinite counts, NaN in counts, infinite real values, an empty matrix.
-    """
-    import pandas as pd
-    import scipy.sparse as sp
-
-    if isinstance(X, Data):
-        return X
-    if obs_names is None:
-        obs_names = getattr(X, "index", None)
-    if var_names is None:
-        var_names = getattr(X, "columns", None)
-    array = in_memory(X)
-    n, G = array.shape
-    if n == 0 or G == 0:
-        raise InputError(f"the matrix is empty ({n} cells x {G} genes)")
-    values = array.data if sp.issparse(array) else array
-    if kind is None:
-        kind = "real" if np.isnan(values).any() else "counts"
-    if np.isinf(values).any():
-        raise InputError("the matrix holds infinite values: replace them by NaN or by a finite value first")
-    if kind == "counts":
-        if np.isnan(values).any():
-            raise InputError('the matrix holds NaN: for real-valued data with missing values pass kind="real"')
-        if values.size and values.min() < 0:
-            raise InputError(
-                f"counts cannot be negative (minimum {values.min():g}): is this a scaled matrix? Pass the raw counts"
-            )
-        array = clean_csr(array)
-    else:
-        dense = array.toarray() if sp.issparse(array) else array
-        array = dense if dense.dtype == np.float32 else dense.astype(np.float64)
-    bounds = (-np.inf, np.inf)
-    if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
-        bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)
-    return Data(
-        X=array,
-        kind=kind,
-        obs_names=pd.RangeIndex(n).astype(str) if obs_names is None else pd.Index(obs_names),
-        var_names=pd.RangeIndex(G).astype(str) if var_names is None else pd.Index(var_names),
-        observed=observed,
-        covariates=covariates,
-        library_size=None if library_size is None else np.asarray(library_size, dtype=np.float64),
-        bounds=bounds,
-    )
-
-
-def clean_csr(X: Any) -> sp.csr_array:
-    """A floating-point ``csr_array`` with sorted indices, no duplicates and no stored zeros; copies only if needed."""
-    import scipy.sparse as sp
-
-    csr = sp.csr_array(X)
-    if csr.dtype.kind != "f":
-        csr = csr.astype(np.float32 if csr.nnz == 0 or csr.data.max() < 2**24 else np.float64)
-    if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
-        csr = csr.copy() if csr.data is getattr(X, "data", None) else csr
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-    return csr
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a fit ended.
-
-    Attributes
-    ----------
-    name : ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"`` or ``"exact"`` (no iteration needed).
-    message : one line for the user.
-    details : figures (iterations, rank, residual, ...), JSON-able.
-    """
-
-    name: str = "exact"
-    message: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def converged(self) -> bool:
-        return self.name in ("converged", "validated", "exact")
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """Rows and columns without a single observed value: returned by the stated fallback, never dropped."""
-
-    obs_names: pd.Index
-    var_names: pd.Index
-    fallback: str
-
-    def __bool__(self) -> bool:
-        return bool(len(self.obs_names) or len(self.var_names))
-
-
-class Model(Protocol):
-    """What a method hands to `Imputation`: values on the method's own scale, made on request."""
-
-    outputs: frozenset[Output]
-
-    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
-        """Dense (len(rows), len(genes)) values; ``genes=None`` means all."""
-        ...
-
-    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        """Values of single entries."""
-        ...
-
-
-class Imputation:
-    """A lazy result: owns a model and a read-only view of the input, and makes dense values only when asked.
-
-    Attributes
-    ----------
-    obs_names, var_names : as in the input, in the same order.
-    scale : the scale of values when none is asked for: ``"counts"`` or ``"input"``.
-    status, history : how the fit ended; one row per iteration.
-    unusable : rows and columns without an observed value.
-    latent : (n, k) representation of the cells, or None.
-    gene_columns : per-gene results, each (G,).
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        data: Data,
-        *,
-        scale: Scale,
-        keeps_observed: bool,
-        status: Status | None = None,
-        history: dict[str, list[float]] | None = None,
-        latent: np.ndarray | None = None,
-        gene_columns: dict[str, np.ndarray] | None = None,
-    ) -> None:
-        self.model = model
-        self.data = data
-        self.scale = scale
-        self.keeps_observed = keeps_observed
-        self.status = status or Status()
-        self.latent = latent
-        self.gene_columns = gene_columns or {}
-        self._history = history or {}
-        seen_rows, seen_columns = data.observed_counts()
-        self.unusable = Unusable(
-            data.obs_names[seen_rows == 0],
-            data.var_names[seen_columns == 0],
-            "zeros" if data.kind == "counts" else "mean of the feature, else of all observed values",
-        )
-
-    @property
-    def obs_names(self) -> pd.Index:
-        return self.data.obs_names
-
-    @property
-    def var_names(self) -> pd.Index:
-        return self.data.var_names
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.data.shape
-
-    @property
-    def outputs(self) -> frozenset[Output]:
-        return self.model.outputs
-
-    @property
-    def history(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self._history)
-
-    def rows(
-        self,
-        rows: Any,
-        *,
-        genes: Any = None,
-        output: Output = "value",
-        scale: Scale | None = None,
-        keep_observed: bool | None = None,
-    ) -> np.ndarray:
-        """Dense values of some rows.
-
-        Parameters
-        ----------
-        rows : slice, integers, names or a boolean mask.
-        genes : integers, names or a boolean mask; None means all.
-        output : one of `outputs`.
-        scale : ``"counts"``, ``"normalized"`` (per 10,000 of the cell's library), ``"log1p"`` of that, or ``"input"``.
-        keep_observed : put the observed values back as they are; None takes the method's own habit.
-
-        Returns
-        -------
-        ndarray of shape (len(rows), len(genes)), never NaN, never negative for counts.
-        """
-        i = self._positions(rows, self.obs_names, "cell")
-        j = None if genes is None else self._positions(genes, self.var_names, "gene")
-        self._check(output, scale)
-        values = self._bounded(self.model.rows(i, j, output), output)
-        if self._keeps(output, keep_observed):
-            given = self.data.block(i, j)
-            known = self.data.observed_block(i, j, given)
-            np.copyto(values, given, where=known, casting="same_kind")
-        return self._convert(values, i[:, None], output, scale)
-
-    def at(
-        self,
-        i: Any,
-        j: Any,
-        *,
-        output: Output = "value",
-        scale: Scale | None = None,
-        keep_observed: bool | None = None,
-    ) -> np.ndarray:
-        """Values of the entries ``(i[k], j[k])``, flat: scoring without a dense matrix."""
-        i, j = np.asarray(i), np.asarray(j)
-        if i.shape != j.shape or i.ndim != 1:
-            raise InputError(f"at() needs two flat index arrays of one length, got shapes {i.shape} and {j.shape}")
-        self._check(output, scale)
-        values = self._bounded(self.model.at(i, j, output), output)
-        if self._keeps(output, keep_observed):
-            given = self.data.entries(i, j)
-            known = self.data.observed_entries(i, j, given)
-            np.copyto(values, given, where=known, casting="same_kind")
-        return self._convert(values, i, output, scale)
-
-    def blocks(self, chunk: int | None = None, **options: Any) -> Iterator[tuple[slice, np.ndarray]]:
-        """Row blocks ``(slice, dense values)``, in order; ``chunk`` rows each (None: about 32 MiB), options as `rows`."""
-        n, G = self.shape
-        if chunk is None:
-            chunk = max(1, 2**25 // (4 * G))
-        for start in range(0, n, chunk):
-            part = slice(start, min(start + chunk, n))
-            yield part, self.rows(part, **options)
-
-    def to_array(self, **options: Any) -> np.ndarray:
-        """The whole dense matrix, float32 unless the method works in float64; options as `rows`."""
-        return self.rows(slice(None), **options)
-
-    def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
-        if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
-            return values
-        return np.clip(values, *self.data.bounds, out=values)
-
-    def _keeps(self, output: Output, keep_observed: bool | None) -> bool:
-        return output == "value" and (self.keeps_observed if keep_observed is None else keep_observed)
-
-    def _check(self, output: Output, scale: Scale | None) -> None:
-        if output not in self.outputs:
-            raise InputError(f"output {output!r} is not one of this result's: {', '.join(sorted(self.outputs))}")
-        if scale is not None and scale not in SCALES:
-            raise InputError(f"scale {scale!r} is not one of {', '.join(SCALES)}")
-        if scale not in (None, "input") and self.data.kind == "real":
-            raise InputError(f"scale {scale!r} needs counts; this result is real-valued, on scale 'input'")
-
-    def _convert(self, values: np.ndarray, i: np.ndarray, output: Output, scale: Scale | None) -> np.ndarray:
-        if scale in (None, "input", "counts") or output == "dropout_probability":
-            return values
-        if output == "variance":
-            raise InputError(f"the variance is given on scale 'counts' only, not {scale!r}")
-        return counts_to_scale(values, self._depth[i], scale)
-
-    @property
-    def _depth(self) -> np.ndarray:
-        if not hasattr(self, "_depth_cache"):
-            self._depth_cache = self.data.depth
-        return self._depth_cache
-
-    @staticmethod
-    def _positions(which: Any, names: pd.Index, what: str) -> np.ndarray:
-        if isinstance(which, slice):
-            return np.arange(*which.indices(len(names)))
-        array = np.atleast_1d(np.asarray(which))
-        if array.dtype == bool:
-            return np.flatnonzero(array)
-        if array.dtype.kind in "iu":
-            return array
-        found = names.get_indexer(array)
-        if (found < 0).any():
-            raise InputError(f"unknown {what} {array[found < 0][0]!r}")
-        return found
 
 
 class Imputer(ABC):

@@ -165,7 +165,7 @@ class FeatureMean(Imputer):
 
     @staticmethod
     def _centre(X: np.ndarray) -> np.ndarray:
-        return np.nanmean(X, axis=0, dtype=np.float64)
+        return np.asarray(np.nanmean(X, axis=0, dtype=np.float64))
 
     def _new_rows(self, data: Data) -> Model:
         n, G = data.shape
@@ -185,7 +185,7 @@ class FeatureMedian(FeatureMean):
 
     @staticmethod
     def _centre(X: np.ndarray) -> np.ndarray:
-        return np.nanmedian(X, axis=0)
+        return np.asarray(np.nanmedian(X, axis=0))
 
 
 class RandomDraws(Imputer):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import scipy.linalg as la
@@ -44,7 +44,7 @@ class LowRank:
     row_scale: np.ndarray | None = None
     gene_scale: np.ndarray | None = None
 
-    outputs: frozenset[Output] = frozenset({"value", "rate"})
+    outputs: ClassVar[frozenset[Output]] = frozenset({"value", "rate"})
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output = "value") -> np.ndarray:
         columns = slice(None) if genes is None else genes
@@ -295,8 +295,10 @@ class WarmSVD:
         wide = W.shape[0] <= W.shape[1]
         to_far, to_near = (W.tdot, W.dot) if wide else (W.dot, W.tdot)
         start, new = self._start(min(W.shape), width, W.dtype)
-        for sweep in range(self.passes + (10 * new > width)):
-            Q = orthonormal(to_far(start if sweep == 0 else orthonormal(B)))
+        Q = orthonormal(to_far(start))
+        B = to_near(Q)
+        for _ in range(self.passes - 1 + (10 * new > width)):
+            Q = orthonormal(to_far(orthonormal(B)))
             B = to_near(Q)
         roots, rotation = np.linalg.eigh(_gram(B))
         s = np.sqrt(np.maximum(roots[::-1], 0))

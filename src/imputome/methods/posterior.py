@@ -107,9 +107,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0, keep: fl
     rng = np.random.default_rng(random_state)
     kept, rest = thin(data.X, keep, rng)
     library = None if data.library_size is None else data.library_size * keep
-    seen = as_data(
-        kept, kind="counts", obs_names=data.obs_names, var_names=data.var_names, library_size=library
-    )
+    seen = as_data(kept, kind="counts", obs_names=data.obs_names, var_names=data.var_names, library_size=library)
     rate = estimator.fit_transform(seen)
     likelihood = predictive_likelihood(rate.model, kept, rest, ratio=(1 - keep) / keep)
     molecules = np.asarray(rest.sum(axis=0), dtype=np.float64).ravel()

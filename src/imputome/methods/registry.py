@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from imputome.methods.base import MethodInfo
+from imputome.methods.base import Kind, MethodInfo
 
-_COUNTS = frozenset({"counts"})
-_REAL = frozenset({"real"})
+_COUNTS: frozenset[Kind] = frozenset({"counts"})
+_REAL: frozenset[Kind] = frozenset({"real"})
 _BOTH = _COUNTS | _REAL
 
 METHODS: tuple[tuple[str, str, MethodInfo], ...] = (

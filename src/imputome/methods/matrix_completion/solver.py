@@ -59,8 +59,10 @@ class Solution:
 class Problem(Protocol):
     """W for the next SVD, and what follows a new A."""
 
-    W: Operator
     norm: float
+
+    @property
+    def W(self) -> Operator: ...
 
     def step(self, left: np.ndarray, right: np.ndarray, mu: float, rho: float, advance: bool) -> float:
         """Take A = left right', update E, and (``advance``) Y for the next mu; return ||D - A - E||_F."""
@@ -253,17 +255,17 @@ def solve(
     limit = min(W.shape) if max_rank is None else min(max_rank, *W.shape)
     sv = min(5, limit) if rank_step != limit else limit
     history: dict[str, list[float]] = {"iteration": [], "sv": [], "rank": [], "residual": [], "mu": []}
-    solution = Solution(W.left, W.right, np.empty(0), Status()) if isinstance(W, LowRankPlusSparse) else None
+    solution = Solution(np.zeros((W.shape[0], 0), W.dtype), np.zeros((W.shape[1], 0), W.dtype), np.empty(0), Status())
     status = Status("max_iter", f"stopped after {max_iter} iterations without reaching tol={tol:g}")
     for iteration in range(1, max_iter + 1):
         for _ in range(max_inner if inner == "exact" else 1):
-            triplets = svd.top(W, sv)
+            triplets = svd.top(problem.W, sv)
             before = solution
             solution = _shrink(triplets, 1 / mu, W.dtype)
             if inner == "inexact":
                 break
             problem.step(solution.left, solution.right, mu, rho, advance=False)
-            if before is not None and _distance(solution, before) <= inner_tol * problem.norm:
+            if _distance(solution, before) <= inner_tol * problem.norm:
                 break
         residual = problem.step(solution.left, solution.right, mu, rho, advance=True) / problem.norm
         for name, value in zip(history, (iteration, sv, solution.rank, residual, mu), strict=True):

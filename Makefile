@@ -1,0 +1,71 @@
+# `make demo` and `make test` each work alone on a machine that has only Python 3.11 and make. `make help` lists the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# the interpreter to build .venv with; empty means python3.11, else python3 if it is 3.11 or newer
+PYTHON ?=
+# two workers fill two cores, so each gets one thread; `make test PYTEST_FLAGS=` runs in one process
+PYTEST_FLAGS ?= -n 2
+
+ifndef IMPUTOME_DATA
+ifneq ($(wildcard ../shared/data/.),)
+export IMPUTOME_DATA := $(abspath ../shared/data)
+endif
+endif
+
+THREADS := $(or $(OMP_NUM_THREADS),2)
+test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
+demo test test-real bench: export OMP_NUM_THREADS = $(THREADS)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-real check bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(VENV)/.base  ## impute a small real data set and show the result
+	$(BIN)/imputome demo
+
+test: $(VENV)/.dev  ## run the tests (minutes, no network)
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+test-real: $(VENV)/.dev  ## run the slow checks on real data
+	$(BIN)/pytest -m real
+
+check: $(VENV)/.dev  ## ruff, mypy and the README's table of methods
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/method_table.py --check
+
+bench: $(VENV)/.dev  ## run every script in benchmarks/
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove .venv, caches and build products
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "installing imputome into $(VENV)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "installing imputome and what its tests need into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.base $@
+
+$(VENV)/.python:
+	@for python in $(or $(PYTHON),python3.11 python3); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "creating $(VENV) with $$python"; \
+	        "$$python" -m venv $(VENV) && touch $@; exit; \
+	    fi; \
+	done; \
+	echo "imputome needs Python 3.11 or newer; tried: $(or $(PYTHON),python3.11 python3)." \
+	    "Install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1

@@ -1,0 +1,95 @@
+"""The command line: parse, call, exit code; no science. One small file a command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from imputome.cli import datasets, demo, impute, inspect, methods, remove
+from imputome.cli.console import error_line
+from imputome.errors import ImputomeError
+
+app = typer.Typer(
+    name="imputome",
+    help="Recover values missing from expression and methylation matrices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("impute")(impute.command)
+app.command("inspect")(inspect.command)
+app.command("methods")(methods.command)
+app.command("datasets")(datasets.command)
+app.command("demo")(demo.command)
+app.command("remove")(remove.command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"imputome {version('imputome')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 bad input, 2 usage, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
+    try:
+        code = app(arguments, prog_name="imputome", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        error_line("interrupted; nothing was written")
+        return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        expected = isinstance(error, ImputomeError)
+        text = str(error) if expected else _unexpected(error)
+        error_line(text)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "the machine's memory is full: write fewer genes with --genes, or set a smaller max_rank"
+    if isinstance(error, OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (unexpected: --debug shows where)"
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

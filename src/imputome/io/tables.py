@@ -1,0 +1,300 @@
+"""Tables in and out: CSV, TSV and Parquet to AnnData (always cells x genes), and an imputation to a table in chunks.
+
+A table does not say where its genes are, so ``genes_in`` does: ``"columns"`` (one row a cell) or ``"rows"``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from imputome.errors import InputError, missing_extra
+from imputome.io.stream import BLOCK_BYTES, atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from imputome.methods.base import Imputation, Output
+    from imputome.preprocessing.counts import Scale
+
+GenesIn = Literal["rows", "columns"]
+Progress = Callable[[int, int], object]
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
+# a row group costs metadata for each column, and these tables have tens of thousands of columns
+_PARQUET_BLOCK_BYTES = 2**27
+
+
+def table_suffix(path: Path) -> str | None:
+    """The one of `TABLE_SUFFIXES` that ``path`` ends in, or None."""
+    name = path.name.lower()
+    return next((suffix for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
+
+
+def check_genes_in(genes_in: str | None) -> None:
+    """Refuse a table without a stated orientation."""
+    if genes_in is None:
+        raise InputError(
+            "a table does not say where its genes are: pass --genes-in rows or --genes-in columns (genes_in=...)"
+        )
+    if genes_in not in get_args(GenesIn):
+        raise InputError(f'genes_in is "rows" or "columns", not {genes_in!r}')
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+def read_table(path: str | Path, *, genes_in: str | None) -> AnnData:
+    """Read a table of numbers with names on both sides.
+
+    Parameters
+    ----------
+    path : ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
+        ``.parquet`` with the row names in its pandas index, else in its first column of strings.
+    genes_in : ``"columns"`` or ``"rows"``.
+
+    Returns
+    -------
+    AnnData, cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half are
+    zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise; empty cells and NA are
+    NaN.
+
+    Raises
+    ------
+    InputError
+        No or a wrong ``genes_in``; an empty, ragged or damaged file; a value that is no number.
+    """
+    path = Path(path)
+    check_genes_in(genes_in)
+    suffix = table_suffix(path)
+    if suffix is None:
+        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table")
+    if suffix == ".parquet":
+        row_names, column_names, frame = _parquet_frame(path)
+    else:
+        row_names, column_names, frame = _text_frame(path, "," if suffix.startswith(".csv") else "\t")
+    if frame.shape[0] == 0 or frame.shape[1] == 0:
+        raise InputError(
+            f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
+        )
+    values = _numbers(frame, column_names, path)
+    return _to_anndata(values, row_names, column_names, genes_in == "rows")
+
+
+def _to_anndata(values: np.ndarray, row_names: list[str], column_names: list[str], genes_in_rows: bool) -> AnnData:
+    import pandas as pd
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    if genes_in_rows:
+        values, row_names, column_names = values.T, column_names, row_names
+    X: Any = np.ascontiguousarray(values)
+    # a NaN fails every one of these comparisons, so tables with missing values stay dense
+    if np.count_nonzero(values) * 2 < values.size and values.min() >= 0 and bool((values == np.rint(values)).all()):
+        X = sp.csr_matrix(values, dtype=np.float32 if values.max() < 2**24 else np.float64)
+    obs, var = (pd.DataFrame(index=pd.Index(names, dtype=object)) for names in (row_names, column_names))
+    with warnings.catch_warnings():  # duplicates stay as they are here and are reported when the input is inspected
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        return AnnData(X, obs=obs, var=var)
+
+
+def _numbers(frame: pd.DataFrame, names: list[str], path: Path) -> np.ndarray:
+    """The float64 values of ``frame``, or an error that names the first column that is not numeric."""
+    import pandas as pd
+
+    for position, dtype in enumerate(frame.dtypes):
+        if dtype.kind in "iuf":
+            continue
+        column = frame.iloc[:, position].astype(object)
+        bad = column.notna()
+        if dtype.kind != "b":
+            bad &= pd.to_numeric(column, errors="coerce").isna()
+        if bad.any():
+            raise InputError(
+                f"column {names[position]!r} of {path} holds {column[bad].iloc[0]!r}, not a number: "
+                "take the column out of the table, or leave missing values empty or NA"
+            )
+    # numbers that came as objects (decimals, nulls only) go through pandas; the rest is one plain conversion
+    if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
+        return frame.to_numpy(dtype=np.float64)
+    return frame.apply(pd.to_numeric).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _text_frame(path: Path, separator: str) -> tuple[list[str], list[str], pd.DataFrame]:
+    import zlib
+
+    import pandas as pd
+
+    try:
+        with _open_text(path) as handle:
+            # the header is read apart because pandas would rename duplicated columns
+            header = next(csv.reader(handle, delimiter=separator), None)
+            if not header:
+                raise InputError(f"{path} is empty")
+            frame = pd.read_csv(handle, sep=separator, header=None, low_memory=False, converters={0: str})
+        width = frame.shape[1]
+        if width < 2:
+            raise InputError(f"{path} has one column when split at {separator!r}: is that its separator?")
+        # pandas fills short lines up with NaN, which would turn a truncated file into missing values
+        if len(header) not in (width, width - 1) or (frame.iloc[:, -1].isna().any() and _ragged(path, separator)):
+            raise InputError(f"{path} is ragged: its lines have different numbers of fields, so it may be truncated")
+    except pd.errors.EmptyDataError as error:
+        raise InputError(f"{path} is empty: it has no line of values") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path} cannot be read as a table, it is ragged or damaged: {reason}") from error
+    names = [str(name) for name in frame.pop(0)]
+    # R's write.table leaves out the corner, so that the header is one field shorter than the lines
+    return names, header[1:] if len(header) == width else header, frame
+
+
+def _ragged(path: Path, separator: str) -> bool:
+    with _open_text(path) as handle:
+        lines = csv.reader(handle, delimiter=separator)
+        next(lines)
+        return len({len(line) for line in lines if line}) > 1
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
+    pa, pq = _pyarrow("reading .parquet")
+    import pandas as pd
+
+    try:
+        frame = pq.ParquetFile(path).read().to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        names = frame.index
+    else:
+        strings = [k for k in range(frame.shape[1]) if pd.api.types.is_string_dtype(frame.iloc[:, k].dropna())]
+        if not strings:
+            raise InputError(f"{path} has no row names: save it with its index, or with a first column of names")
+        names = frame.iloc[:, strings[0]]
+        frame = frame.iloc[:, [k for k in range(frame.shape[1]) if k != strings[0]]]
+    return [str(name) for name in names], [str(name) for name in frame.columns], frame
+
+
+def _pyarrow(what: str) -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise missing_extra(what, "pyarrow", "parquet") from error
+    return pa, pq
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+def write_table(
+    path: str | Path,
+    imputation: Imputation,
+    *,
+    genes: Any = None,
+    genes_in: str = "columns",
+    scale: Scale | None = None,
+    keep_observed: bool | None = None,
+    output: Output = "value",
+    progress: Progress | None = None,
+) -> None:
+    """Write an imputation as a table, in chunks; ``path`` appears, or changes, only when the table is complete.
+
+    Parameters
+    ----------
+    path : ends in one of `TABLE_SUFFIXES`; an existing file is replaced.
+    genes : positions of the genes to write; None means all.
+    genes_in : ``"columns"`` (one row a cell) or ``"rows"``.
+    scale, keep_observed, output : as in `Imputation.rows`.
+    progress : called with (rows written, rows in all) after each chunk.
+
+    Numbers are the shortest that read back as the same float32 or float64. The first column, ``index``, has the names.
+    """
+    path = Path(path)
+    check_genes_in(genes_in)
+    suffix = table_suffix(path)
+    if suffix is None:
+        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
+    genes = np.arange(imputation.shape[1]) if genes is None else np.asarray(genes)
+    cells, gene_names = [str(name) for name in imputation.obs_names], [str(n) for n in imputation.var_names[genes]]
+    options: dict[str, Any] = {"scale": scale, "keep_observed": keep_observed, "output": output}
+    by_gene = genes_in == "rows"
+    row_names, column_names = (gene_names, cells) if by_gene else (cells, gene_names)
+    block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES
+    step = max(1, block_bytes // (4 * max(1, len(column_names))))
+
+    def blocks() -> Iterator[tuple[list[str], np.ndarray]]:
+        for start in range(0, len(row_names), step):
+            stop = min(start + step, len(row_names))
+            if by_gene:
+                values = imputation.rows(slice(None), genes=genes[start:stop], **options).T
+            else:
+                values = imputation.rows(slice(start, stop), genes=genes, **options)
+            yield row_names[start:stop], values
+            if progress is not None:
+                progress(stop, len(row_names))
+
+    with atomic_path(path) as partial:
+        if suffix == ".parquet":
+            _write_parquet(partial, column_names, blocks())
+        else:
+            _write_text(partial, "," if suffix.startswith(".csv") else "\t", column_names, blocks())
+
+
+def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
+    with _text_writer(path) as handle:
+        writer = csv.writer(handle, delimiter=separator, lineterminator="\n")
+        writer.writerow(["index", *columns])
+        for names, values in blocks:
+            # NumPy prints the shortest digits that round-trip in the array's own precision; Python's floats would
+            # show a float32 with the 17 digits of a float64. Few rows at a time: the texts take 128 bytes a value.
+            for k in range(0, len(names), 16):
+                texts = values[k : k + 16].astype(str).tolist()
+                writer.writerows([name, *row] for name, row in zip(names[k : k + 16], texts, strict=True))
+
+
+def _text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
+    if not path.name.endswith(".gz"):
+        return path.open("w", encoding="utf-8", newline="")
+    return _gzip_writer(path)
+
+
+@contextmanager
+def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
+    # no name and no time in the gzip header: the same table gives the same bytes
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as handle,
+    ):
+        yield handle
+
+
+def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
+    pa, pq = _pyarrow("writing .parquet")
+    if len(set(columns)) != len(columns):
+        raise InputError("Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead")
+    writer = None
+    # "__index_level_0__" is what pandas would call it, for the case that a gene is called "index"
+    fields = ["__index_level_0__" if "index" in columns else "index", *columns]
+    try:
+        for names, values in blocks:
+            arrays = [pa.array(names, pa.string()), *map(pa.array, np.ascontiguousarray(values.T))]
+            table = pa.Table.from_arrays(arrays, names=fields)
+            if writer is None:
+                # dictionaries only cost time on columns of distinct floats
+                writer = pq.ParquetWriter(path, table.schema, use_dictionary=False)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()

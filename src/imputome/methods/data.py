@@ -1,0 +1,210 @@
+"""What a method is given: arrays and names (`Data`), made from any kind of matrix by `as_data`.
+
+Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from imputome.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+Kind = Literal["counts", "real"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a method sees: arrays and names, no AnnData.
+
+    Attributes
+    ----------
+    X : (n, G) ``csr_array`` without stored zeros for ``kind="counts"``, ndarray with NaN for missing for ``"real"``.
+    kind : ``"counts"`` or ``"real"``.
+    obs_names, var_names : names of rows and columns.
+    observed : (n, G) boolean array or sparse matrix, True where the value is known; None means nonzero (counts)
+        or not NaN (real). An explicit mask may mark a zero count as known.
+    covariates : per-cell covariates for the methods that use them.
+    library_size : (n,) molecules per cell over *all* genes of the experiment; None means the row sums of ``X``.
+        It defines the scales ``normalized`` and ``log1p``.
+    bounds : range that real values cannot leave: no imputed value is below 0 where the input never is, nor outside
+        [0, 1] where the input never is (methylation beta values).
+    """
+
+    X: Any
+    kind: Kind
+    obs_names: pd.Index
+    var_names: pd.Index
+    observed: Any = None
+    covariates: pd.DataFrame | None = None
+    library_size: np.ndarray | None = None
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.X.shape
+
+    @property
+    def depth(self) -> np.ndarray:
+        """(n,) library size of each cell, float64: as given, else the row sums of ``X``."""
+        if self.library_size is not None:
+            return self.library_size
+        return np.asarray(self.X.sum(axis=1), dtype=np.float64).ravel()
+
+    def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of observed entries per row (n,) and per column (G,)."""
+        known = self.observed
+        if known is None:
+            known = self.X.astype(bool) if self.kind == "counts" else ~np.isnan(self.X)
+        rows = np.asarray(known.sum(axis=1)).ravel()
+        columns = np.asarray(known.sum(axis=0)).ravel()
+        return rows, columns
+
+    def block(self, rows: Any, genes: Any = None) -> np.ndarray:
+        """Dense values of some rows and genes, float64; NaN stays NaN."""
+        part = self.X[rows]
+        if not isinstance(part, np.ndarray):
+            part = part.toarray() if genes is None else part[:, genes].toarray()
+        elif genes is not None:
+            part = part[:, genes]
+        return np.asarray(part, dtype=np.float64)
+
+    def observed_block(self, rows: Any, genes: Any, values: np.ndarray) -> np.ndarray:
+        """Boolean mask of the observed among ``values = block(rows, genes)``."""
+        if self.observed is None:
+            return values != 0 if self.kind == "counts" else ~np.isnan(values)
+        known = self.observed[rows]
+        if not isinstance(known, np.ndarray):
+            known = known.toarray()
+        return np.asarray(known if genes is None else known[:, genes], dtype=bool)
+
+    def entries(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Values of the entries ``(i, j)``, float64, without a dense matrix."""
+        if isinstance(self.X, np.ndarray):
+            return self.X[i, j].astype(np.float64)
+        return sparse_entries(self.X, i, j)
+
+    def observed_entries(self, i: np.ndarray, j: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Boolean mask of the observed among ``values = entries(i, j)``."""
+        if self.observed is None:
+            return values != 0 if self.kind == "counts" else ~np.isnan(values)
+        if isinstance(self.observed, np.ndarray):
+            return self.observed[i, j].astype(bool)
+        return sparse_entries(self.observed, i, j) != 0
+
+
+def sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Entries ``(i, j)`` of a sparse matrix as a flat float64 array (no dense row is made)."""
+    import scipy.sparse as sp
+
+    if len(i) == 0:
+        return np.empty(0)
+    # the matrix class shares the arrays and still has vectorised sampling that returns flat values
+    return np.asarray(sp.csr_matrix(X, copy=False)[i, j], dtype=np.float64).ravel()
+
+
+def in_memory(X: Any) -> Any:
+    """An ndarray or ``csr_array`` from anything array-like: ndarray, sparse, backed AnnData matrix, h5py or dask."""
+    import scipy.sparse as sp
+
+    if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
+        X = X.to_memory()
+    if hasattr(X, "dask") and hasattr(X, "compute"):
+        X = X.compute()
+    if sp.issparse(X):
+        return sp.csr_array(X)
+    if hasattr(X, "iloc"):
+        X = X.to_numpy()
+    array = np.asarray(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
+    if array.ndim != 2:
+        raise InputError(f"a matrix of cells x genes is needed, not an array of shape {array.shape}")
+    if array.dtype == object or array.dtype.kind in "US":
+        raise InputError(f"the matrix holds {array.dtype} values, not numbers: convert it first")
+    return array
+
+
+def as_data(
+    X: Any,
+    *,
+    kind: Kind | None = None,
+    obs_names: Sequence[str] | None = None,
+    var_names: Sequence[str] | None = None,
+    observed: Any = None,
+    covariates: pd.DataFrame | None = None,
+    library_size: np.ndarray | None = None,
+) -> Data:
+    """Wrap an array, sparse matrix, backed matrix, dask array or DataFrame into `Data`.
+
+    Parameters
+    ----------
+    X : (n, G) matrix, cells in rows.
+    kind : ``"counts"`` or ``"real"``; None takes ``"real"`` where a NaN is found and ``"counts"`` otherwise.
+
+    Raises
+    ------
+    InputError
+        Negative or infinite counts, NaN in counts, infinite real values, an empty matrix.
+    """
+    import pandas as pd
+    import scipy.sparse as sp
+
+    if isinstance(X, Data):
+        return X
+    if obs_names is None:
+        obs_names = getattr(X, "index", None)
+    if var_names is None:
+        var_names = getattr(X, "columns", None)
+    array = in_memory(X)
+    n, G = array.shape
+    if n == 0 or G == 0:
+        raise InputError(f"the matrix is empty ({n} cells x {G} genes)")
+    values = array.data if sp.issparse(array) else array
+    if kind is None:
+        kind = "real" if np.isnan(values).any() else "counts"
+    if np.isinf(values).any():
+        raise InputError("the matrix holds infinite values: replace them by NaN or by a finite value first")
+    if kind == "counts":
+        if np.isnan(values).any():
+            raise InputError('the matrix holds NaN: for real-valued data with missing values pass kind="real"')
+        if values.size and values.min() < 0:
+            raise InputError(
+                f"counts cannot be negative (minimum {values.min():g}): is this a scaled matrix? Pass the raw counts"
+            )
+        array = clean_csr(array)
+    else:
+        dense = array.toarray() if sp.issparse(array) else array
+        array = dense if dense.dtype == np.float32 else dense.astype(np.float64)
+    bounds = (-np.inf, np.inf)
+    if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
+        bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)
+    return Data(
+        X=array,
+        kind=kind,
+        obs_names=pd.RangeIndex(n).astype(str) if obs_names is None else pd.Index(obs_names),
+        var_names=pd.RangeIndex(G).astype(str) if var_names is None else pd.Index(var_names),
+        observed=observed,
+        covariates=covariates,
+        library_size=None if library_size is None else np.asarray(library_size, dtype=np.float64),
+        bounds=bounds,
+    )
+
+
+def clean_csr(X: Any) -> sp.csr_array:
+    """A floating-point ``csr_array`` with sorted indices, no duplicates and no stored zeros; copies only if needed."""
+    import scipy.sparse as sp
+
+    csr = sp.csr_array(X)
+    if csr.dtype.kind != "f":
+        csr = csr.astype(np.float32 if csr.nnz == 0 or csr.data.max() < 2**24 else np.float64)
+    if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
+        csr = csr.copy() if csr.data is getattr(X, "data", None) else csr
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+    return csr

@@ -1,0 +1,69 @@
+"""Figures as functions that return matplotlib figures or axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from imputome.studies.demo import DemoResult
+
+CONTROL, METHOD = "#9aa5b1", "#2b6cb0"
+
+
+def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> Figure:
+    """Four panels: held-out loss of all methods, hidden against recovered values, one gene before and after.
+
+    Parameters
+    ----------
+    adata : with ``obsm["X_umap"]``, counts in X and ``layers[key]``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    _loss_bars(axes[0, 0], result)
+    _hidden_values(axes[0, 1], result)
+    place = adata.var_names.get_loc(gene)
+    before = np.asarray(adata[:, gene].X.todense() if hasattr(adata.X, "todense") else adata[:, gene].X).ravel()
+    after = np.asarray(adata.layers[key][:, place]).ravel()
+    for axis, values, title in ((axes[1, 0], before, "before"), (axes[1, 1], after, f"after {key}")):
+        x, y = np.asarray(adata.obsm["X_umap"])[:, :2].T
+        order = np.argsort(values)  # high values on top
+        points = axis.scatter(x[order], y[order], c=np.log1p(values[order]), s=9, cmap="viridis", linewidths=0)
+        zeros = np.mean(values == 0)
+        axis.set(title=f"{gene} {title}: {zeros:.0%} zeros", xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+        figure.colorbar(points, ax=axis, label="log(1 + counts)", shrink=0.8)
+    return figure
+
+
+def _loss_bars(axis: Axes, result: DemoResult) -> None:
+    from matplotlib.patches import Patch
+
+    scores = sorted(result.scores, key=lambda score: -score.poisson_loss)
+    colors = [CONTROL if score.control else METHOD for score in scores]
+    losses = [score.poisson_loss for score in scores]
+    bars = axis.barh([score.name for score in scores], losses, color=colors)
+    axis.bar_label(bars, fmt=" %.4f", fontsize=8)
+    axis.margins(x=0.15)
+    axis.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
+    axis.legend(handles=[Patch(color=METHOD, label="method"), Patch(color=CONTROL, label="control")], fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _hidden_values(axis: Axes, result: DemoResult) -> None:
+    x, y = np.log1p(result.truth), np.log1p(np.maximum(result.predicted, 0))
+    axis.hexbin(x, y, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0)
+    top = float(max(x.max(), y.max()))
+    axis.plot([0, top], [0, top], color="#444444", linewidth=1, linestyle="--")
+    axis.set(
+        title="hidden nonzeros: ialm's value against the truth", xlabel="log(1 + truth)", ylabel="log(1 + imputed)"
+    )
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""Studies join methods, hidden values and scores into tables."""

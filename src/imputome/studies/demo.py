@@ -1,0 +1,85 @@
+"""The demo: hide part of a real dataset, impute it with ``ialm`` and the controls, score them side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from imputome.evaluation.metrics import nrmse, pearson, poisson_loss
+from imputome.methods import get, info
+from imputome.methods.base import as_data
+from imputome.preprocessing.holdout import hide_entries, thin
+
+# ialm with few ranks beside the paper's settings: exact matching of noisy counts is not the aim of denoising
+METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("no_imputation", "no_imputation", {}),
+    ("random", "random", {}),
+    ("gene_mean", "gene_mean", {}),
+    ("gene_mean_posterior", "gene_mean_posterior", {}),
+    ("poisson_nmf", "poisson_nmf", {}),
+    ("ialm", "ialm", {}),
+    ("ialm, stop=validated", "ialm", {"stop": "validated"}),
+)
+FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of the demo's table; the two masking scores are taken over hidden nonzeros, the loss over all entries."""
+
+    name: str
+    control: bool
+    poisson_loss: float
+    total_ratio: float
+    nrmse: float
+    pearson: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Scores, and truth and ``ialm``'s values at the hidden entries, for the picture."""
+
+    scores: list[Score]
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str], None] | None = None) -> DemoResult:
+    """Hide 10 % of the molecules and, apart from that, of the nonzeros of ``X`` (n, G); score every method on both.
+
+    Held-out molecules judge all entries, so a method that fills true zeros pays for it. Hidden nonzeros are the papers'
+    protocol: they judge only what was seen, and reward filling.
+    """
+    rng = np.random.default_rng(seed)
+    kept, rest = thin(X, 1 - FRACTION, rng)
+    masked, i, j, truth = hide_entries(X, FRACTION, rng)
+    rest_dense = rest.toarray()
+    scores, predicted = [], truth
+    for place, (label, method, params) in enumerate(METHODS):
+        if progress is not None:
+            progress(place / len(METHODS), label)
+        begun = time.perf_counter()
+        denoised = get(method)(**params).fit_transform(as_data(kept, kind="counts"))
+        rates = denoised.to_array(keep_observed=False, scale="counts") * (FRACTION / (1 - FRACTION))
+        seconds = time.perf_counter() - begun
+        filled = get(method)(**params).fit_transform(as_data(masked, kind="counts")).at(i, j, keep_observed=False)
+        scores.append(
+            Score(
+                name=label,
+                control=info(method).control,
+                poisson_loss=poisson_loss(truth=rest_dense, prediction=rates),
+                total_ratio=float(rates.sum(dtype=np.float64) / rest_dense.sum(dtype=np.float64)),
+                nrmse=nrmse(truth=truth, prediction=filled),
+                pearson=pearson(truth=truth, prediction=filled),
+                seconds=seconds,
+            )
+        )
+        if label == "ialm":
+            predicted = filled
+    return DemoResult(scores, truth, predicted)
