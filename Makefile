@@ -18,6 +18,8 @@ endif
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
 demo test test-real bench: export OMP_NUM_THREADS = $(THREADS)
+export OMP_WAIT_POLICY ?= passive
+export OPENBLAS_THREAD_TIMEOUT ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

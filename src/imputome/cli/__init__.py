@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -57,6 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
+    # idle BLAS and OpenMP threads should sleep, not spin: beside any other busy process spinning costs many times the
+    # work itself; both are read when those libraries load, which is later than this
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed

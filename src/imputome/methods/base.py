@@ -121,6 +121,7 @@ class Imputer(ABC):
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back what `_state` gave."""
+        return
 
     # -- what users call -------------------------------------------------------------------------------------------
     def fit(self, data: Any) -> Self:

@@ -168,8 +168,7 @@ class FeatureMean(Imputer):
         return np.asarray(np.nanmean(X, axis=0, dtype=np.float64))
 
     def _new_rows(self, data: Data) -> Model:
-        n, G = data.shape
-        return LowRank(np.ones((n, 1)), self.center_[:, None], floor=None)
+        return LowRank(np.ones((data.shape[0], 1)), self.center_[:, None], floor=None)
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"center": self.center_}

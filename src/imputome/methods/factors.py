@@ -6,17 +6,20 @@ Kernels take raw CSR arrays, run in parallel over rows, and add up sums of squar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import scipy.linalg as la
 import scipy.sparse as sp
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
+from threadpoolctl import threadpool_limits
 
 from imputome.methods.base import Output
 
+SMALL = 400  # min(n, G) up to which the exact Gram matrix costs next to nothing
 _PIECE = 2**19  # values a temporary float64 piece may hold (4 MiB)
 
 
@@ -238,8 +241,8 @@ class WarmSVD:
 
     Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small
     ``B' B`` (float64) rotate both sides. All vectors ever found are kept as the next start, so that a block that
-    shrinks and grows again does not start from noise. Where the block is over three quarters of min(n, G), the
-    eigenvectors of the Gram matrix of W cost less and are exact.
+    shrinks and grows again does not start from noise. Where min(n, G) is small, or the block is over three
+    quarters of it, the eigenvectors of the Gram matrix of W cost less and are exact.
 
     Parameters
     ----------
@@ -267,7 +270,7 @@ class WarmSVD:
         width = min(d, k + 10 + k // 8)
         if self.method == "full":
             return self._full(W, k)
-        if self.method == "gram" or (self.method == "auto" and (4 * width > 3 * d or d <= 64)):
+        if self.method == "gram" or (self.method == "auto" and (d <= SMALL or 4 * width > 3 * d)):
             return self._gram(W, k)
         return self._block(W, k, width)
 
@@ -370,6 +373,21 @@ def _gram(B: np.ndarray) -> np.ndarray:
         part = B[start : start + step].astype(np.float64)
         out += part.T @ part
     return out
+
+
+@contextmanager
+def few_threads(small: bool) -> Iterator[None]:
+    """One thread for problems too small to gain from two: idle BLAS and OpenMP threads spin, and steal from others."""
+    if not small:
+        yield
+        return
+    before = get_num_threads()
+    set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        set_num_threads(before)
 
 
 def truncated_norm_squared(left: np.ndarray, right: np.ndarray) -> float:

@@ -183,7 +183,7 @@ class Imputation:
         return self._convert(values, i, output, scale)
 
     def blocks(self, chunk: int | None = None, **options: Any) -> Iterator[tuple[slice, np.ndarray]]:
-        """Row blocks ``(slice, dense values)``, in order; ``chunk`` rows each (None: about 32 MiB), options as `rows`."""
+        """Row blocks ``(slice, dense values)``, in order, of ``chunk`` rows (None: 32 MiB each); options as `rows`."""
         n, G = self.shape
         if chunk is None:
             chunk = max(1, 2**25 // (4 * G))
