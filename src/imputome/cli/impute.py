@@ -40,6 +40,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
     """Impute IN with a method and write the result to OUT."""
+    from imputome.errors import InputError
     from imputome.facade import default_key, gene_positions, make_estimator, run_method
     from imputome.io.anndata import read
     from imputome.io.stream import check_output, check_space, write_result
@@ -50,6 +51,8 @@ def command(
     check_output(output, source, overwrite=force)
     key = key_added or default_key(method, posterior)
     adata = read(source, genes_in=genes_in)
+    if key in adata.layers and not force and output.suffix in (".h5ad", ".zarr"):
+        raise InputError(f"{source} has a layer {key!r} already: pass --force to replace it, or another --key-added")
     wanted = None if genes is None else gene_positions(adata, gene_list(genes), column=gene_column)
     n_genes = adata.n_vars if wanted is None else len(wanted)
     check_space(output, adata.n_obs, n_genes)

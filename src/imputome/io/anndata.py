@@ -23,10 +23,13 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
 
     Parameters
     ----------
-    path : ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
+    path
+        ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
         gzipped or not), ``.loom``, or a table (see `imputome.io.tables.read_table`).
-    genes_in : where the genes of a table are, ``"rows"`` or ``"columns"``; only for tables, and needed there.
-    backed : leave the matrix of an ``.h5ad`` on disk.
+    genes_in
+        Where the genes of a table are, ``"rows"`` or ``"columns"``; only for tables, and needed there.
+    backed
+        Leave the matrix of an ``.h5ad`` on disk.
 
     Raises
     ------

@@ -6,18 +6,18 @@ under a hidden name in its folder and moved into place when it is complete.
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.io.atomic import atomic_path
+from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,83 +26,8 @@ if TYPE_CHECKING:
     from imputome.preprocessing.counts import Scale
 
 WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
-BLOCK_BYTES = 2**23  # dense values held at a time
 # h5py's chunk cache holds 1 MiB, so larger chunks would be unpacked again for every row read; a zarr chunk is a file
 _CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
-
-
-# -- all or nothing ----------------------------------------------------------------------------------------------------
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A hidden partial path in the folder of ``path``, moved onto ``path`` if the block ends well, else removed.
-
-    The partial ends in the suffix of ``path``. An older output stays whole until the move, which is atomic for files;
-    for folders the old one is renamed, the new one renamed into its place, and then the old one deleted, and the next
-    call puts the old one back if the machine stopped in between. Partials that a dead process left are removed.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: make it first")
-    _recover(path)
-    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
-    _remove(partial)
-    try:
-        yield partial
-        _move(partial, path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _move(partial: Path, path: Path) -> None:
-    if partial.is_file():
-        with partial.open("rb") as handle:  # on disk before its name is, or a power cut could leave an empty file
-            os.fsync(handle.fileno())
-    if path.is_symlink() or not path.is_dir():
-        partial.replace(path)
-        return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        path.rename(old)
-        partial.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old)
-
-
-def _recover(path: Path) -> None:
-    """Clear up after processes that died while they wrote ``path``."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(partial.*|old)")
-    for entry in path.parent.iterdir():
-        found = pattern.fullmatch(entry.name)
-        if found is None or _alive(int(found[1])):
-            continue
-        if found[2] == "old" and not path.exists():
-            entry.rename(path)
-        else:
-            _remove(entry)
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid() or os.name == "nt":  # on Windows the probe would end the process it asks about
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # -- checks before the work --------------------------------------------------------------------------------------------
@@ -120,14 +45,12 @@ def check_output(path: str | Path, source: str | Path | None = None, *, overwrit
         Unknown suffix, no such folder, the same file as ``source``, an existing file without ``overwrite``, or
         something that is not ours to replace.
     """
-    from imputome.io.tables import _pyarrow, table_suffix
-
     path = Path(path)
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES and table_suffix(path) is None:
         raise InputError(f"{path} has no format that can be written: end it in one of {WRITABLE}")
     if store == ".parquet":
-        _pyarrow("writing .parquet")
+        require_pyarrow("writing .parquet")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first")
     if source is not None and path.resolve() == Path(source).resolve():
@@ -176,13 +99,25 @@ def write_result(
 
     Parameters
     ----------
-    genes : positions of the genes to write; None means all. The AnnData written has these genes only.
-    scale, keep_observed : as in `Imputation.rows`.
-    source : file that ``adata`` was read from. Where it has the output's format, the same names and no ``genes`` are
-        asked for, it is copied, so that everything else stays as it is to the bit; ``adata`` must then be unchanged.
-    progress : called with (rows written, rows in all) after each block.
-    overwrite : replace an existing ``path``, and an existing ``layers[key]``.
-    genes_in : orientation of a table, ``"columns"`` unless given.
+    path
+        The output; see `check_output`.
+    adata, imputation
+        The input, and its imputation with the same cells and genes in the same order.
+    key, provenance
+        Name of the result, and what to remember of it: nested dictionaries of texts, numbers and arrays of texts.
+    genes
+        Positions of the genes to write; None means all. The AnnData written has these genes only.
+    scale, keep_observed
+        As in `Imputation.rows`.
+    source
+        File that ``adata`` was read from. Where it has the output's format and the same names, and no ``genes`` are
+        asked for, it is copied, so that all else stays as it is to the bit; ``adata`` itself is then not written.
+    progress
+        Called with (rows written, rows in all) after each block.
+    overwrite
+        Replace an existing ``path``, and an existing ``layers[key]``.
+    genes_in
+        Orientation of a table, ``"columns"`` unless given; the other formats have only one and ignore it.
 
     Raises
     ------
@@ -197,12 +132,8 @@ def write_result(
     options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES:
-        from imputome.io.tables import write_table
-
         write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
         return
-    if genes_in is not None:
-        raise InputError(f"only tables take --genes-in (genes_in=...), and {path} is none: leave it out")
     if not key or "/" in key:
         raise InputError(f'the key {key!r} cannot name a layer: give one without "/"')
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
@@ -284,7 +215,7 @@ def _mapping(parent: Any, name: str) -> Any:
 
 
 def _write_anndata(path: Path, adata: AnnData, key: str) -> None:
-    """Write ``adata`` without ``layers[key]``; unlike ``adata.write_h5ad`` it changes nothing in the caller's object."""
+    """Write ``adata`` without ``layers[key]``; unlike ``write_h5ad`` this leaves the caller's text columns alone."""
     from anndata.experimental import write_dispatched
 
     def callback(
@@ -363,11 +294,11 @@ def _copy_parts(old: Any, new: Any, without: str, inside: tuple[str, ...]) -> No
 
 def _drop(root: Any, key: str) -> None:
     written = list(root["uns/imputome"].keys()) if "uns/imputome" in root else []
-    if key not in written and f"layers/{key}" not in root:
-        return
     for name in (f"layers/{key}", f"obsm/X_{key}", f"uns/imputome/{key}"):
-        if name in root:
+        if name in root and (key in written or name.startswith("layers/")):
             del root[name]
+    if key not in written:  # a layer that imputome did not write has nothing else of ours beside it
+        return
     if written == [key]:
         del root["uns/imputome"]
     longer = tuple(f"{other}_" for other in written if other.startswith(f"{key}_"))
@@ -381,7 +312,7 @@ def _drop(root: Any, key: str) -> None:
 
 # -- the two stores ----------------------------------------------------------------------------------------------------
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[Any]:
+def _opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
     """The root group of an ``.h5ad`` or ``.zarr``; a zarr that was changed has its metadata consolidated at the end."""
     if path.suffix.lower() == ".h5ad":
         import h5py
@@ -424,7 +355,7 @@ def _same_names(root: Any, adata: AnnData) -> bool:
     for name, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         if name not in root or "_index" not in root[name].attrs or "column-order" not in root[name].attrs:
             return False  # before anndata 0.7 these were tables of records, which take no further column
-        index = root[name].attrs["_index"]
-        if not np.array_equal(np.asarray(read_elem(root[name][index])).astype(str), np.asarray(names).astype(str)):
+        written = read_elem(root[name][root[name].attrs["_index"]])
+        if [str(value) for value in written] != [str(value) for value in names]:
             return False
     return True

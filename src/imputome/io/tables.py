@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from imputome.errors import InputError, missing_extra
-from imputome.io.stream import BLOCK_BYTES, atomic_path
+from imputome.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 GenesIn = Literal["rows", "columns"]
 Progress = Callable[[int, int], object]
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
+BLOCK_BYTES = 2**23  # dense values held at a time
 # a row group costs metadata for each column, and these tables have tens of thousands of columns
 _PARQUET_BLOCK_BYTES = 2**27
 
@@ -55,9 +56,11 @@ def read_table(path: str | Path, *, genes_in: str | None) -> AnnData:
 
     Parameters
     ----------
-    path : ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
+    path
+        ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
         ``.parquet`` with the row names in its pandas index, else in its first column of strings.
-    genes_in : ``"columns"`` or ``"rows"``.
+    genes_in
+        ``"columns"`` or ``"rows"``.
 
     Returns
     -------
@@ -139,7 +142,15 @@ def _text_frame(path: Path, separator: str) -> tuple[list[str], list[str], pd.Da
             header = next(csv.reader(handle, delimiter=separator), None)
             if not header:
                 raise InputError(f"{path} is empty")
-            frame = pd.read_csv(handle, sep=separator, header=None, low_memory=False, converters={0: str})
+            # the default way to parse a float is faster and off by one in the last place
+            frame = pd.read_csv(
+                handle,
+                sep=separator,
+                header=None,
+                low_memory=False,
+                converters={0: str},
+                float_precision="round_trip",
+            )
         width = frame.shape[1]
         if width < 2:
             raise InputError(f"{path} has one column when split at {separator!r}: is that its separator?")
@@ -169,7 +180,7 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 
 
 def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
-    pa, pq = _pyarrow("reading .parquet")
+    pa, pq = require_pyarrow("reading .parquet")
     import pandas as pd
 
     try:
@@ -187,7 +198,8 @@ def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
     return [str(name) for name in names], [str(name) for name in frame.columns], frame
 
 
-def _pyarrow(what: str) -> tuple[Any, Any]:
+def require_pyarrow(what: str) -> tuple[Any, Any]:
+    """pyarrow and its Parquet module, or the error that says how to get them."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -212,11 +224,18 @@ def write_table(
 
     Parameters
     ----------
-    path : ends in one of `TABLE_SUFFIXES`; an existing file is replaced.
-    genes : positions of the genes to write; None means all.
-    genes_in : ``"columns"`` (one row a cell) or ``"rows"``.
-    scale, keep_observed, output : as in `Imputation.rows`.
-    progress : called with (rows written, rows in all) after each chunk.
+    path
+        Ends in one of `TABLE_SUFFIXES`; an existing file is replaced.
+    imputation
+        Whose values to write.
+    genes
+        Positions of the genes to write; None means all.
+    genes_in
+        ``"columns"`` (one row a cell) or ``"rows"``.
+    scale, keep_observed, output
+        As in `Imputation.rows`.
+    progress
+        Called with (rows written, rows in all) after each chunk.
 
     Numbers are the shortest that read back as the same float32 or float64. The first column, ``index``, has the names.
     """
@@ -255,12 +274,13 @@ def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator
     with _text_writer(path) as handle:
         writer = csv.writer(handle, delimiter=separator, lineterminator="\n")
         writer.writerow(["index", *columns])
+        rows = max(1, 2**13 // len(columns))
         for names, values in blocks:
             # NumPy prints the shortest digits that round-trip in the array's own precision; Python's floats would
-            # show a float32 with the 17 digits of a float64. Few rows at a time: the texts take 128 bytes a value.
-            for k in range(0, len(names), 16):
-                texts = values[k : k + 16].astype(str).tolist()
-                writer.writerows([name, *row] for name, row in zip(names[k : k + 16], texts, strict=True))
+            # show a float32 with the 17 digits of a float64. Few values at a time: each takes 128 bytes as a text.
+            for k in range(0, len(names), rows):
+                texts = values[k : k + rows].astype(str).tolist()
+                writer.writerows([name, *row] for name, row in zip(names[k : k + rows], texts, strict=True))
 
 
 def _text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
@@ -281,7 +301,7 @@ def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
 
 
 def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
-    pa, pq = _pyarrow("writing .parquet")
+    pa, pq = require_pyarrow("writing .parquet")
     if len(set(columns)) != len(columns):
         raise InputError("Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead")
     writer = None

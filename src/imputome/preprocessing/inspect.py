@@ -7,13 +7,15 @@ It judges and says; what a method then accepts is decided by the facade.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.preprocessing.counts import is_integer
+from imputome.preprocessing.tally import LOG_BASES, LOG_MAX, Tally, pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,13 +23,9 @@ if TYPE_CHECKING:
 State = Literal["counts", "log1p", "normalized", "scaled", "real", "beta"]
 
 # Thresholds, chosen on the staged data sets and on what scanpy makes of them (see the tests).
-PIECE = 2**21  # entries read at once: 16 MiB if they were all stored
-TOLERANCE = 1e-6  # how far from an integer an integer may be
-LOG_MAX = 20.0  # log2 of a million is 20: no log-transformed expression lies above it
 CONSTANT = 0.01  # nine rows in ten are this close (relative) to the median row total
 MANY_ZEROS = 0.25  # share of zeros above which they are taken for dropouts and not for measurements
 FEW_NEGATIVES = 0.1  # share of the nonzero integers; above it these are differences and not damaged counts
-LOG_BASES = {"e": 1.0, "2": np.log(2.0), "10": np.log(10.0)}
 
 _GENE = re.compile(
     r"ENS[A-Z]{0,4}G\d{8,}(\.\d+)?"
@@ -93,18 +91,17 @@ class InputReport:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def lines(self) -> list[str]:
-        """The report as sentences: size, state, then warnings and errors."""
+        """Size and state as sentences; the warnings and errors are sentences already."""
         rows, columns = ("cells", "genes") if self.kind == "counts" else ("samples", "features")
         size = f"{self.shape[0]:,} {rows} x {self.shape[1]:,} {columns}, {100 * self.density:.1f} % nonzero"
         if self.n_nan:
-            size += f", {100 * self.n_nan / max(self.shape[0] * self.shape[1], 1):.1f} % missing (NaN)"
+            size += f", {100 * self.n_nan / (self.shape[0] * self.shape[1]):.1f} % missing (NaN)"
         state = f"state: {self.state} ({_DESCRIPTIONS[self.state]}"
         if self.minimum is not None and self.maximum is not None:
             state += f", {self.minimum:,.6g} to {self.maximum:,.6g}"
         if self.log_base_total is not None:
-            state += f", log1p of {self.log_base_total:,.6g} per cell"
-        return [size, f"{state}), in {self.where}", *(f"warning: {w}" for w in self.warnings),
-                *(f"error: {e}" for e in self.errors)]
+            state += f", of {self.log_base_total:,.6g} per cell"
+        return [size, f"{state}), in {self.where}"]
 
 
 def inspect(data: Any, *, layer: str | None = None) -> InputReport:
@@ -122,41 +119,257 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
         can be said of a matrix stands in `InputReport.warnings` and `InputReport.errors` instead.
     """
     matrix, where = _matrix(data, layer)
+    named = hasattr(data, "obs_names")  # AnnData, not a table or an array
     obs_names, var_names = _names(data)
-    not_numbers = _not_numbers(matrix)
-    tally = _Tally(matrix.shape)
-    if not not_numbers:
-        for piece, row, column in _pieces(matrix):
+    tally = Tally(*matrix.shape)
+    text = _not_numbers(matrix)
+    if not text:
+        for piece, row, column in pieces(matrix):
             tally.add(piece, row, column)
-    state, base, total = _classify(tally)
-    counts_like = state in ("counts", "log1p", "normalized")
-    seen_rows, seen_columns = tally.seen(counts_like)
-    genes_in_rows, orientation = _orientation(obs_names, var_names, is_anndata=hasattr(data, "X"))
+    state, base, total = _classify(tally, matrix)
+    kind: Literal["counts", "real"] = "counts" if state in ("counts", "log1p", "normalized") else "real"
+    seen_rows, seen_columns = tally.seen(kind)
+    orientation = _orientation(obs_names, var_names, named=named)
+    finite = tally.minimum <= tally.maximum
     report = InputReport(
-        shape=tally.shape,
+        shape=(tally.n, tally.G),
         state=state,
-        kind="counts" if counts_like else "real",
+        kind=kind,
         n_nonzero=tally.n_nonzero,
-        density=tally.n_nonzero / max(tally.size, 1),
-        minimum=tally.minimum if np.isfinite(tally.minimum) else None,
-        maximum=tally.maximum if np.isfinite(tally.maximum) else None,
+        density=tally.n_nonzero / max(tally.n * tally.G, 1),
+        minimum=tally.minimum if finite else None,
+        maximum=tally.maximum if finite else None,
         n_nan=tally.n_nan,
         n_negative=tally.n_negative,
         n_infinite=tally.n_infinite,
         n_noninteger=tally.n_noninteger,
         empty_cells=int((seen_rows == 0).sum()),
         empty_genes=int((seen_columns == 0).sum()),
-        duplicate_obs=_duplicates(obs_names),
-        duplicate_var=_duplicates(var_names),
-        genes_in_rows=genes_in_rows,
+        duplicate_obs=int(obs_names.duplicated().sum()) if obs_names is not None else 0,
+        duplicate_var=int(var_names.duplicated().sum()) if var_names is not None else 0,
+        genes_in_rows=bool(orientation),
         log_base_total=total if base == "e" else None,
         where=where,
         warnings=(),
         errors=(),
     )
-    errors = [f"{where} holds {not_numbers}"] if not_numbers else _errors(report)
-    warnings = []
-    if not errors:
-        warnings += _state_warnings(report, base, data, layer)
-    warnings += _warnings(report, is_anndata=hasattr(data, "X")) + orientation
-    return InputReport(**{**report.__dict__, "warnings": tuple(warnings), "errors": tuple(errors)})
+    if text:
+        return replace(report, errors=(f"{where} holds {text}",), warnings=tuple(orientation))
+    errors = _errors(report)
+    warnings = [] if errors else _state_warnings(report, base, data, layer)
+    warnings += orientation + _defects(report, named=named, empty=bool(errors))
+    return replace(report, warnings=tuple(warnings), errors=tuple(errors))
+
+
+def _matrix(data: Any, layer: str | None) -> tuple[Any, str]:
+    """The matrix to look at, and what to call it."""
+    import scipy.sparse as sp
+
+    if layer is not None:
+        layers = getattr(data, "layers", {})
+        if layer not in layers:
+            raise InputError(f"there is no layer {layer!r}; layers here: {', '.join(layers) or 'none'}")
+        return layers[layer], f"layers[{layer!r}]"
+    matrix = data.X if hasattr(data, "obs_names") else data
+    if matrix is None:
+        raise InputError(f"X is empty (None): pass layer=..., layers here: {', '.join(data.layers) or 'none'}")
+    if not hasattr(matrix, "shape"):
+        matrix = np.asarray(matrix)
+    if len(matrix.shape) != 2:
+        raise InputError(f"a matrix of cells x genes is needed, not an array of shape {tuple(matrix.shape)}")
+    if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
+        matrix = matrix.tocsr()
+    return matrix, "X"
+
+
+def _names(data: Any) -> tuple[pd.Index | None, pd.Index | None]:
+    if hasattr(data, "obs_names"):
+        return data.obs_names, data.var_names
+    if hasattr(data, "iloc"):
+        return data.index, data.columns
+    return None, None
+
+
+def _not_numbers(matrix: Any) -> str | None:
+    """What the matrix holds instead of numbers, and the fix."""
+    if hasattr(matrix, "iloc"):
+        from pandas.api.types import is_numeric_dtype
+
+        odd = [str(name) for name, dtype in matrix.dtypes.items() if not is_numeric_dtype(dtype)]
+        return f"columns that are no numbers ({_some(odd)}): drop them or make them the index" if odd else None
+    return None if matrix.dtype.kind in "biuf" else f"{matrix.dtype} values, not numbers: convert it first"
+
+
+def _some(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _spread(totals: np.ndarray) -> float:
+    """How far nine in ten of the non-empty rows are, at most, from the median row total (relative)."""
+    totals = totals[totals > 0]
+    return float(np.quantile(np.abs(totals / np.median(totals) - 1), 0.9)) if len(totals) > 1 else np.inf
+
+
+def _from_counts(piece: Any, base: str, *, n_rows: int = 200) -> bool:
+    """Whether rows are whole multiples of their smallest value (one molecule), which differs from row to row.
+
+    Small multiples only, which rounding leaves near integers; a common smallest value is the last decimal of a table.
+    """
+    units, whole = [], []
+    for start, stop in zip(piece.indptr[:n_rows], piece.indptr[1:], strict=False):
+        row = piece.data[start:stop].astype(np.float64)
+        row = row[row > 0]
+        if len(row) == 0:
+            continue
+        values = np.unique(np.expm1(row * LOG_BASES[base]) if base else row)
+        multiples = values[1:] / values[0]
+        multiples = multiples[multiples < 20]
+        if len(multiples) > 2:
+            units.append(np.float32(values[0]))
+            whole.append(np.abs(multiples - np.rint(multiples)).max() < 0.05)
+    return len(whole) > 1 and np.mean(whole) > 0.8 and len(set(units)) > len(units) / 2
+
+
+def _classify(tally: Tally, matrix: Any) -> tuple[State, str | None, float | None]:
+    """State; for logarithms the base, if it shows; and the total of the rows before it, if that is constant."""
+    size = tally.n * tally.G
+    zeros = size - tally.n_nonzero - tally.n_nan
+    fractions = 0 <= tally.minimum <= tally.maximum <= 1
+    if tally.n_nan:
+        return ("beta" if fractions else "real"), None, None
+    if tally.n_noninteger == 0:
+        return ("real" if tally.n_negative > FEW_NEGATIVES * tally.n_nonzero else "counts"), None, None
+    mean, sd = tally.moments()
+    if tally.n_negative:
+        centred = len(sd) and np.median(np.abs(mean)) < 0.1 and 0.5 < np.median(sd) < 1.5
+        return ("scaled" if centred else "real"), None, None
+    if len(sd) and np.mean(np.abs(sd - 1) < 0.01) > 0.9:  # scaled without centring, as for sparse matrices
+        return "scaled", None, None
+    if zeros:  # quantile-normalised arrays have constant totals too, but no zeros
+        before = {"": tally.totals, **(tally.log_totals if tally.maximum <= LOG_MAX else {})}
+        spreads = {base: _spread(totals) for base, totals in before.items()}
+        best = min(spreads, key=lambda base: spreads[base])
+        if spreads[best] < CONSTANT:
+            totals = before[best]
+            return ("log1p", best, float(np.median(totals[totals > 0]))) if best else ("normalized", None, None)
+        piece = _first_piece(matrix)  # a choice of genes has no constant totals, yet each value still comes of a count
+        for base in before:
+            if _from_counts(piece, base):
+                return ("log1p" if base else "normalized"), base or None, None
+    if fractions and zeros < size / 2:
+        return "beta", None, None
+    if zeros > MANY_ZEROS * size:
+        return ("log1p" if tally.maximum <= LOG_MAX else "normalized"), None, None
+    return "real", None, None
+
+
+def _orientation(obs_names: pd.Index | None, var_names: pd.Index | None, *, named: bool) -> list[str]:
+    """The warning that this looks like genes x cells, if the names say so; an empty list otherwise."""
+    if obs_names is None or var_names is None:
+        return []
+    genes = [name for name in map(str, obs_names) if _GENE.fullmatch(name)]
+    barcodes = [name for name in map(str, var_names) if _BARCODE.search(name)]
+    seen = []
+    if genes and not any(_GENE.fullmatch(str(name)) for name in var_names):
+        seen.append(f"obs_names look like genes ({_some(genes)})")
+    if 2 * len(barcodes) > len(var_names) and not any(_BARCODE.search(str(name)) for name in obs_names):
+        seen.append(f"var_names look like cell barcodes ({_some(barcodes)})")
+    turn = "adata.T" if named else ".T"
+    return [f"{' and '.join(seen)}: transpose with {turn}, or for a table pass --genes-in rows"] if seen else []
+
+
+def _errors(report: InputReport) -> list[str]:
+    n, G = report.shape
+    where = report.where
+    if n == 0 or G == 0:
+        return [f"{where} is empty ({n} cells x {G} genes)"]
+    if report.n_infinite:
+        return [f"{where} holds {report.n_infinite:,} infinite values: replace them by NaN or by a finite value first"]
+    if report.n_nan == n * G:
+        return [f"{where} holds no numbers, only NaN: pass the layer that holds the values"]
+    rows, columns = n - report.empty_cells, G - report.empty_genes
+    if not rows or not columns:
+        return [f"{where} holds only zeros: pass the layer that holds the counts"]
+    if rows < 2 or columns < 2:
+        return [
+            "imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values are "
+            f"needed, and of {n} x {G} in {where} only {rows} x {columns} have any"
+        ]
+    return []
+
+
+def _elsewhere(data: Any, layer: str | None) -> tuple[str, str]:
+    """What to pass to get at counts, and a remark on ``adata.raw`` if it holds something else."""
+    if not hasattr(data, "layers"):
+        return "pass the raw counts", ""
+    found = [repr(name) for name, matrix in data.layers.items() if name != layer and _integers(_first_piece(matrix))]
+    here = f"here: {_some(found)}" if found else "no layer here holds integers"
+    advice = f"pass layer={found[0] if found else '...'} if the counts are in a layer ({here})"
+    if layer is not None and data.X is not None and _integers(_first_piece(data.X)):
+        advice = "leave layer out, X holds integers"
+    if getattr(data, "raw", None) is None:
+        return advice, ""
+    raw, matrix = _first_piece(data.raw.X), _first_piece(data.X if layer is None else data.layers[layer])
+    if data.raw.shape == data.shape and (raw != matrix).nnz == 0:
+        return advice, ""
+    what = "integers" if _integers(raw) else "other values"
+    n, G = data.raw.shape
+    return advice, f"; adata.raw holds {what} ({n} x {G}): adata.raw.to_adata() makes them X"
+
+
+def _first_piece(matrix: Any) -> Any:
+    return next(pieces(matrix))[0].tocsr()
+
+
+def _integers(piece: Any) -> bool:
+    return piece.nnz > 0 and bool(piece.data.min() >= 0) and is_integer(piece.data)
+
+
+def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str | None) -> list[str]:
+    """What the state means for imputation: never for plain counts."""
+    where, low, high = report.where, report.minimum, report.maximum
+    if report.state == "counts":
+        if report.n_negative:
+            return [
+                f"{where} holds {report.n_negative:,} negative values among integers (minimum {low:g}): counts cannot "
+                "be negative; pass the raw counts"
+            ]
+        binary = f"{where} holds only 0 and 1 and looks binarised: amounts are lost; pass the counts it was made of"
+        return [binary] if high == 1 else []
+    advice, raw = _elsewhere(data, layer)
+    own_scale = f"or scale='{report.state}' to impute on this scale{raw}"
+    if report.state == "log1p":
+        texts = [f"{where} looks log-transformed (max {high:.3g}, non-integer): {advice}, {own_scale}"]
+        if base not in (None, "e"):
+            texts.append(f"{where} looks like log{base}(1 + x): multiply by ln({base}) first, log1p is the natural log")
+        return texts
+    if report.state == "normalized":
+        return [f"{where} looks normalised or corrected (max {high:.6g}, non-integer): {advice}, {own_scale}"]
+    if report.n_nan:
+        whole = report.n_noninteger == 0 and not report.n_negative and report.state == "real"
+        text = (
+            f"{where} holds integers and {report.n_nan:,} NaN: in counts put 0 for NaN; as it is, only NaN is missing"
+        )
+        return [text] if whole else []
+    look = {"scaled": "looks z-scored", "beta": "looks like beta values"}.get(report.state, "looks real-valued")
+    if report.n_negative:
+        look += f" and holds {report.n_negative:,} negative values (minimum {low:.3g}), which counts cannot have"
+    fix = "mark missing values by NaN" if report.state == "beta" else f"{advice}, or mark missing values by NaN{raw}"
+    return [f"{where} {look}; it has no NaN, so nothing is missing: {fix}"]
+
+
+def _defects(report: InputReport, *, named: bool, empty: bool) -> list[str]:
+    """Warnings that hold in any state: repeated names, rows and columns without a value."""
+    texts = []
+    for axis, number in (("obs", report.duplicate_obs), ("var", report.duplicate_var)):
+        fix = f"adata.{axis}_names_make_unique()" if named else f"give every {'row' if axis == 'obs' else 'column'} one"
+        if number:
+            texts.append(f"{number:,} {axis}_names stand there more than once: make them unique, {fix}")
+    for axis, number in (("cells", report.empty_cells), ("genes", report.empty_genes)):
+        if number and not empty:
+            what = "hold only zeros" if report.kind == "counts" else "hold no value"
+            texts.append(
+                f"{number:,} {axis} {what}, nothing can be learned of them: filter them (sc.pp.filter_{axis}), or take "
+                "the stated fallback"
+            )
+    return texts

@@ -64,7 +64,7 @@ class IALM(Imputer):
         inner: Literal["inexact", "exact"] = "inexact",
         stop: Literal["residual", "validated"] = "residual",
         zeros: Literal["impute", "preserve"] = "impute",
-        ridge: float = 0.1,
+        ridge: float = 0.03,
         dtype: Literal["float32", "float64"] = "float32",
         posterior: bool = False,
         random_state: int = 0,

@@ -1,0 +1,85 @@
+"""All or nothing: an output is made under a hidden name in its folder and moved into place when it is complete."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imputome.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A hidden partial path in the folder of ``path``, moved onto ``path`` if the block ends well, else removed.
+
+    The partial ends in the suffix of ``path``. An older output stays whole until the move, which is atomic for files;
+    for folders the old one is renamed, the new one renamed into its place, and then the old one deleted, and the next
+    call puts the old one back if the machine stopped in between. Partials that a dead process left are removed.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist: make it first")
+    _recover(path)
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
+    _remove(partial)
+    try:
+        yield partial
+        _move(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _move(partial: Path, path: Path) -> None:
+    if partial.is_file():
+        with partial.open("rb") as handle:  # on disk before its name is, or a power cut could leave an empty file
+            os.fsync(handle.fileno())
+    if path.is_symlink() or not path.is_dir():
+        partial.replace(path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        path.rename(old)
+        partial.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _recover(path: Path) -> None:
+    """Clear up after processes that died while they wrote ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(partial.*|old)")
+    for entry in path.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if found is None or _alive(int(found[1])):
+            continue
+        if found[2] == "old" and not path.exists():
+            entry.rename(path)
+        else:
+            _remove(entry)
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid() or os.name == "nt":  # on Windows the probe would end the process it asks about
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Shared by all tests: where real data lies, few threads, and no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# before numpy is imported: two cores are shared by everyone
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "2")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+if "IMPUTOME_DATA" not in os.environ and (SHARED / "data").is_dir():
+    os.environ["IMPUTOME_DATA"] = str(SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the staged data sets."""
+    folder = Path(os.environ.get("IMPUTOME_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} not found: set IMPUTOME_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of results that the original software gave."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} not found: results of the original software are not staged here")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Fail a test that connects to, or looks up, any address; sockets between processes of this machine are free."""
+    attempts: list[str] = []
+
+    def refuse(what: str) -> None:
+        attempts.append(what)
+        pytest.fail(f"this test went to the network: {what}")
+
+    def guarded(name: str):
+        original = getattr(socket.socket, name)
+
+        def call(self, address, *args):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                refuse(f"{name} to {address}")
+            return original(self, address, *args)
+
+        return call
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, guarded(name))
+    # a machine without a network fails here, before it could connect
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(f"look-up of {host}"))
+    yield attempts
+    # what the code under test caught, or what happened in a thread
+    assert not attempts, f"this test went to the network: {attempts}"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import gzip
+import sys
+import types
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.io
+import scipy.sparse as sp
+
+from imputome.errors import InputError, MissingExtraError
+from imputome.io.anndata import read
+
+COUNTS = np.array([[0, 3, 0, 1], [2, 0, 0, 0], [0, 0, 7, 0]], dtype=np.float32)  # cells x genes
+CELLS = ["AAAC-1", "AAAG-1", "AACT-1"]
+SYMBOLS, IDS = ["CD3E", "NA", "CD3E", "CD4"], ["ENSG1", "ENSG2", "ENSG3", "ENSG4"]
+KINDS = ["Gene Expression"] * 3 + ["Antibody Capture"]
+
+
+def example():
+    return anndata.AnnData(
+        sp.csr_matrix(COUNTS), obs=pd.DataFrame({"n": [1, 2, 3]}, index=CELLS), var=pd.DataFrame(index=IDS)
+    )
+
+
+def write_v2(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("hg19")
+        by_cell = sp.csr_matrix(COUNTS.astype(np.int32))
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(by_cell, name)
+        group["shape"] = np.array([4, 3], dtype=np.int32)
+        group["barcodes"], group["genes"] = np.array(CELLS, "S"), np.array(IDS, "S")
+        group["gene_names"] = np.array(SYMBOLS, "S")
+
+
+def write_v3(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        by_cell = sp.csr_matrix(COUNTS.astype(np.int32))
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(by_cell, name)
+        group["shape"], group["barcodes"] = np.array([4, 3], dtype=np.int32), np.array(CELLS, "S")
+        features = {"id": IDS, "name": SYMBOLS, "feature_type": KINDS, "genome": ["GRCh38"] * 4}
+        for name, values in features.items():
+            group[f"features/{name}"] = np.array(values, "S")
+        group["features/_all_tag_keys"] = np.array(["genome"], "S")
+
+
+def write_folder(folder, *, version, packed):
+    folder.mkdir()
+    scipy.io.mmwrite(folder / "matrix.mtx", sp.coo_matrix(COUNTS.T.astype(np.int32)))
+    (folder / "barcodes.tsv").write_text("\n".join(CELLS) + "\n")
+    columns = [IDS, SYMBOLS] if version == 2 else [IDS, SYMBOLS, KINDS]
+    name = "genes.tsv" if version == 2 else "features.tsv"
+    (folder / name).write_text("".join("\t".join(row) + "\n" for row in zip(*columns, strict=True)))
+    if packed:
+        for file in list(folder.iterdir()):
+            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+
+
+def test_h5ad_and_zarr(tmp_path):
+    example().write_h5ad(tmp_path / "a.h5ad")
+    example().write_zarr(tmp_path / "a.zarr")
+    for name in ("a.h5ad", "a.zarr"):
+        adata = read(tmp_path / name)
+        assert sp.issparse(adata.X)
+        np.testing.assert_array_equal(adata.X.toarray(), COUNTS)
+        assert (list(adata.obs_names), list(adata.var_names), list(adata.obs["n"])) == (CELLS, IDS, [1, 2, 3])
+
+
+def test_backed(tmp_path):
+    example().write_h5ad(tmp_path / "a.h5ad")
+    adata = read(tmp_path / "a.h5ad", backed=True)
+    assert adata.isbacked
+    np.testing.assert_array_equal(adata.X[:].toarray(), COUNTS)
+    adata.file.close()
+    example().write_zarr(tmp_path / "a.zarr")
+    (tmp_path / "t.csv").write_text("cell,a\nc1,1\n")
+    for name in ("a.zarr", "t.csv"):
+        with pytest.raises(InputError, match=r"only \.h5ad files can be opened backed"):
+            read(tmp_path / name, backed=True)
+
+
+@pytest.mark.parametrize("write", [write_v2, write_v3])
+def test_10x_h5(tmp_path, write):
+    write(tmp_path / "raw.h5")
+    adata = read(tmp_path / "raw.h5")
+    kept = 4 if write is write_v2 else 3  # v3 says which features are genes
+    np.testing.assert_array_equal(adata.X.toarray(), COUNTS[:, :kept])
+    assert list(adata.obs_names) == CELLS
+    assert list(adata.var_names) == SYMBOLS[:kept]  # duplicated as in the file
+    assert list(adata.var["gene_ids"]) == IDS[:kept]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("packed", [False, True])
+def test_10x_folder(tmp_path, version, packed):
+    write_folder(tmp_path / "mtx", version=version, packed=packed)
+    adata = read(tmp_path / "mtx")
+    kept = 4 if version == 2 else 3
+    assert isinstance(adata.X, sp.csr_matrix)
+    assert adata.X.dtype == np.float32
+    np.testing.assert_array_equal(adata.X.toarray(), COUNTS[:, :kept])
+    assert list(adata.obs_names) == CELLS
+    assert list(adata.var_names) == SYMBOLS[:kept]
+    assert list(adata.var["gene_ids"]) == IDS[:kept]
+    if (version == 3) == packed:  # the two that scanpy reads; it takes the gene called NA for a missing name
+        oracle = sc.read_10x_mtx(tmp_path / "mtx", var_names="gene_ids", make_unique=False)
+        np.testing.assert_array_equal(adata.X.toarray(), oracle.X.toarray())
+        assert list(adata.var["gene_ids"]) == list(oracle.var_names)
+        assert list(adata.obs_names) == list(oracle.obs_names)
+
+
+def test_10x_folder_that_does_not_fit_together(tmp_path):
+    write_folder(tmp_path / "mtx", version=2, packed=False)
+    (tmp_path / "mtx" / "barcodes.tsv").write_text("AAAC-1\n")
+    with pytest.raises(InputError, match="4 genes x 3 cells, the names are 4 x 1"):
+        read(tmp_path / "mtx")
+    (tmp_path / "mtx" / "barcodes.tsv").unlink()
+    with pytest.raises(InputError, match=r"lacks barcodes\.tsv"):
+        read(tmp_path / "mtx")
+
+
+def test_tables_and_only_they_take_an_orientation(tmp_path):
+    pd.DataFrame(COUNTS.T, index=IDS, columns=CELLS).to_csv(tmp_path / "t.csv.gz")
+    with pytest.raises(InputError, match="pass --genes-in rows or --genes-in columns"):
+        read(tmp_path / "t.csv.gz")
+    adata = read(tmp_path / "t.csv.gz", genes_in="rows")
+    np.testing.assert_array_equal(adata.X.toarray(), COUNTS)
+    assert (list(adata.obs_names), list(adata.var_names)) == (CELLS, IDS)
+    example().write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(InputError, match="only tables take --genes-in"):
+        read(tmp_path / "a.h5ad", genes_in="rows")
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a.h5", "a.loom"])
+def test_damaged_file(tmp_path, name, monkeypatch):
+    if "loompy" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "loompy", types.ModuleType("loompy"))
+    (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 200)
+    with pytest.raises(InputError, match=r"cannot be read as .*, it may be damaged") as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_h5ad_and_foreign_hdf5(tmp_path):
+    example().write_h5ad(tmp_path / "a.h5ad")
+    whole = (tmp_path / "a.h5ad").read_bytes()
+    (tmp_path / "a.h5ad").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot be read as an \.h5ad file"):
+        read(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["something"] = [1, 2]
+    with pytest.raises(InputError, match=r"cannot be read as a 10x \.h5 file"):
+        read(tmp_path / "b.h5")
+
+
+def test_what_is_no_input(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read(tmp_path / "none.h5ad")
+    with pytest.raises(InputError, match=r"neither a \.zarr store nor a 10x folder"):
+        read(tmp_path)
+    (tmp_path / "a.xlsx").write_text("x")
+    with pytest.raises(InputError, match=r"no known format: give one of \.h5ad, \.zarr"):
+        read(tmp_path / "a.xlsx")
+
+
+def test_loom(tmp_path):
+    loompy = pytest.importorskip("loompy")
+    loompy.create(
+        str(tmp_path / "a.loom"),
+        {"": COUNTS.T, "spliced": 9 * np.ones((4, 3))},
+        {"Gene": np.array(IDS)},
+        {"CellID": np.array(CELLS)},
+    )
+    adata = read(tmp_path / "a.loom")
+    np.testing.assert_array_equal(adata.X.toarray(), COUNTS)  # the main matrix, not the layer "spliced"
+    assert (list(adata.obs_names), list(adata.var_names)) == (CELLS, IDS)
+
+
+def test_loom_without_loompy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "loompy", None)
+    (tmp_path / "a.loom").write_bytes(b"")
+    with pytest.raises(MissingExtraError, match=r'reading \.loom needs loompy: run pip install "imputome\[loom\]"'):
+        read(tmp_path / "a.loom")

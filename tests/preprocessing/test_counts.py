@@ -1,0 +1,104 @@
+"""Scales of count data: the formulas, both ways."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from imputome.preprocessing.counts import SCALES, TARGET, counts_to_scale, is_integer, scale_to_counts
+
+VALUES = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1e5))
+LIBRARIES = hnp.arrays(np.float64, (4, 1), elements=st.floats(1, 1e7))
+
+
+def test_normalized_is_per_ten_thousand_of_the_library():
+    counts = np.array([[3.0, 0.0], [5.0, 20.0]])
+    library = np.array([[1000.0], [20000.0]])
+    assert counts_to_scale(counts, library, "normalized").tolist() == [[30.0, 0.0], [2.5, 10.0]]
+
+
+def test_log1p_is_the_natural_logarithm():
+    value = counts_to_scale(np.array([[3.0]]), np.array([[1000.0]]), "log1p")[0, 0]
+    assert value == pytest.approx(math.log(31.0), rel=1e-15)
+
+
+def test_same_as_scanpy():
+    import scanpy as sc
+    from anndata import AnnData
+
+    counts = np.random.default_rng(0).poisson(2.0, (30, 20)).astype(np.float32)
+    adata = AnnData(counts.copy())
+    sc.pp.normalize_total(adata, target_sum=TARGET)
+    library = counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(counts_to_scale(counts, library, "normalized"), adata.X, rtol=1e-5)
+    sc.pp.log1p(adata)
+    np.testing.assert_allclose(counts_to_scale(counts, library, "log1p"), adata.X, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@given(counts=VALUES, library=LIBRARIES)
+def test_there_and_back(scale, counts, library):
+    back = scale_to_counts(counts_to_scale(counts, library, scale), library, scale)
+    np.testing.assert_allclose(back, counts, rtol=1e-12, atol=1e-9)
+
+
+@given(counts=VALUES, library=LIBRARIES)
+def test_back_and_there(counts, library):
+    logs = np.log1p(counts)
+    there = counts_to_scale(scale_to_counts(logs, library, "log1p"), library, "log1p")
+    np.testing.assert_allclose(there, logs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["counts", "input"])
+def test_own_scale_is_untouched(scale):
+    counts = np.array([[1.0, 2.0]])
+    assert counts_to_scale(counts, np.array([[3.0]]), scale) is counts
+    assert scale_to_counts(counts, np.array([[3.0]]), scale) is counts
+
+
+@pytest.mark.parametrize("scale", ["normalized", "log1p"])
+def test_an_empty_library_gives_zeros(scale):
+    with np.errstate(all="raise"):
+        assert counts_to_scale(np.zeros((1, 2)), np.zeros((1, 1)), scale).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("scale", ["normalized", "log1p"])
+def test_float32_stays_float32(scale):
+    values, library = np.ones((2, 2), dtype=np.float32), np.full((2, 1), 7.0)
+    assert counts_to_scale(values, library, scale).dtype == np.float32
+    assert scale_to_counts(values, library, scale).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 3.0, -2.0], True),
+        ([3.0 + 1e-7], True),
+        ([3.0 - 1e-7], True),
+        ([3.0, 3.01], False),
+        ([2.5], False),
+        ([np.nan, 1.0], False),
+        ([], True),
+    ],
+)
+def test_is_integer(values, expected):
+    assert is_integer(np.array(values)) == expected
+
+
+@pytest.mark.parametrize("where", [0, 2**20 - 1, 2**20, 2**20 + 5])
+def test_is_integer_looks_at_every_piece(where):
+    values = np.ones(2**20 + 6, dtype=np.float32)
+    assert is_integer(values)
+    values[where] = 0.5
+    assert not is_integer(values)
+    assert not is_integer(values.reshape(2, -1))
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(np.int64, True), (np.uint8, True), (bool, True)])
+def test_is_integer_takes_integer_types(dtype, expected):
+    assert is_integer(np.array([0, 1], dtype=dtype)) == expected

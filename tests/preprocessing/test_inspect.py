@@ -1,0 +1,505 @@
+"""What `inspect` says of real matrices, of what scanpy makes of them, and of every kind of defect."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+
+import imputome
+from imputome.errors import InputError
+from imputome.preprocessing import tally
+from imputome.preprocessing.inspect import inspect
+
+COUNTS = [
+    "baron_pancreas_7162x1000",
+    "kang_pbmc_stim",
+    "klein_d2_d4",
+    "mouse_bladder_2100",
+    "pbmc3k_raw",
+    "pbmc4k_top2000",
+    "pbmc_citeseq_400",
+    "scmix_celseq2_3cl",
+    "zeisel_ercc_1000g",
+]
+
+
+@pytest.fixture
+def counts() -> np.ndarray:
+    """60 cells x 40 genes; every cell and gene has molecules, libraries differ."""
+    rng = np.random.default_rng(5)
+    X = rng.poisson(rng.gamma(0.5, 2.0, 40) * rng.uniform(0.5, 2, (60, 1))).astype(np.float32)
+    X[:, 0] += 1
+    X[0] += 1
+    return X
+
+
+def adata_of(X, **kw) -> AnnData:
+    n, G = X.shape
+    obs, var = pd.DataFrame(index=[f"c{i}" for i in range(n)]), pd.DataFrame(index=[f"g{j}" for j in range(G)])
+    return AnnData(X, obs=obs, var=var, **kw)
+
+
+def log_normalized(X, target=1e4, base=np.e):
+    return np.log1p(X / X.sum(axis=1, keepdims=True) * target) / np.log(base)
+
+
+def read(folder, name, **kw) -> AnnData:
+    path = folder / f"{name}.h5ad"
+    if not path.exists():
+        pytest.skip(f"{path} not found: set IMPUTOME_DATA")
+    return anndata.read_h5ad(path, **kw)
+
+
+def check_figures(report, dense):
+    """All counted fields against a plain reading of the dense matrix."""
+    finite = dense[np.isfinite(dense)]
+    assert report.shape == dense.shape
+    assert report.n_nonzero == np.count_nonzero(np.nan_to_num(dense, nan=0))
+    assert report.density == pytest.approx(report.n_nonzero / dense.size)
+    assert (report.minimum, report.maximum) == (finite.min(), finite.max())
+    assert report.n_nan == np.isnan(dense).sum()
+    assert report.n_negative == (finite < 0).sum()
+    assert report.n_infinite == np.isinf(dense).sum()
+    assert report.n_noninteger == (finite % 1 != 0).sum()
+
+
+# -- real data ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", COUNTS)
+def test_staged_counts(shared_data, name):
+    adata = read(shared_data, name)
+    report = inspect(adata)
+    assert (report.state, report.kind, report.errors, report.genes_in_rows) == ("counts", "counts", (), False)
+    assert report.n_nonzero == (adata.X.data != 0).sum()
+    assert report.maximum == adata.X.data.max()
+    assert report.empty_genes == (np.asarray((adata.X > 0).sum(axis=0)) == 0).sum()
+    assert all("only zeros" in text for text in report.warnings)
+
+
+def test_backed_is_like_in_memory(shared_data):
+    report = inspect(read(shared_data, "pbmc4k_top2000", backed="r"))
+    assert report == inspect(read(shared_data, "pbmc4k_top2000"))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("target", [1e4, None])
+def test_what_scanpy_makes_of_them(shared_data, name, target):
+    adata = read(shared_data, name)[:300].copy()
+    sc.pp.filter_genes(adata, min_cells=3)
+    sc.pp.filter_cells(adata, min_counts=1)
+    total = target or float(np.median(np.asarray(adata.X.sum(axis=1))))
+    sc.pp.normalize_total(adata, target_sum=target)
+    assert inspect(adata).state == "normalized"
+    sc.pp.log1p(adata)
+    report = inspect(adata)
+    assert report.state == "log1p"
+    assert report.log_base_total == pytest.approx(total, rel=1e-4)
+    sc.pp.highly_variable_genes(adata, n_top_genes=400)
+    chosen = adata[:, adata.var["highly_variable"]].copy()
+    report = inspect(chosen)
+    assert (report.state, report.kind, report.log_base_total) == ("log1p", "counts", None)
+    uncentred = sc.pp.scale(chosen, zero_center=False, copy=True)
+    assert inspect(uncentred).state == "scaled"
+    sc.pp.scale(chosen, max_value=10)
+    report = inspect(chosen)
+    assert (report.state, report.kind) == ("scaled", "real")
+
+
+@pytest.mark.parametrize("base", [np.e, 2, 10])
+def test_few_zeros_and_no_constant_totals_are_still_counts(shared_data, base):
+    """The 500 most abundant genes of deep cells: 6 % zeros, so only the molecules give it away."""
+    X = read(shared_data, "scmix_celseq2_3cl").X.toarray()
+    top = np.argsort(-X.sum(axis=0))[:500]
+    logged = log_normalized(X, base=base)[:, top]
+    assert (logged == 0).mean() < tally_free_zeros()
+    report = inspect(logged)
+    assert (report.state, report.log_base_total) == ("log1p", None)
+    assert any(f"log{base}(1 + x)" in text for text in report.warnings) == (base != np.e)
+    assert inspect(np.expm1(log_normalized(X))[:, top]).state == "normalized"
+
+
+def tally_free_zeros() -> float:
+    from imputome.preprocessing.inspect import MANY_ZEROS
+
+    return MANY_ZEROS
+
+
+def test_z_scores(shared_data):
+    report = inspect(read(shared_data, "tcga_gbmlgg_zscore_1544g"))
+    assert (report.state, report.kind, report.n_nan) == ("scaled", "real", 0)
+    assert "nothing is missing" in report.warnings[0]
+
+
+def test_methylation(shared_data):
+    adata = read(shared_data, "tcga_glioma_meth_880x1205")
+    report = inspect(adata)
+    assert (report.state, report.kind) == ("beta", "real")
+    adata.X[np.random.default_rng(0).random(adata.shape) < 0.1] = np.nan
+    report = inspect(adata)
+    assert (report.state, report.n_nan, report.warnings) == ("beta", int(np.isnan(adata.X).sum()), ())
+    assert "% missing (NaN)" in report.lines()[0]
+    m_values = np.log2(adata.X / (1 - adata.X))
+    assert inspect(m_values).state == "real"
+
+
+def test_bisulfite_table(shared_data):
+    path = shared_data / "wgbs_chr21_M_Cov.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} not found: set IMPUTOME_DATA")
+    table = pd.read_parquet(path)
+    methylated = table.filter(like="M.").to_numpy().T
+    assert inspect(methylated).state == "counts"
+    assert inspect(methylated / table.filter(like="Cov.").to_numpy().T).state == "beta"
+
+
+def test_pbmc68k_as_it_comes():
+    adata = sc.datasets.pbmc68k_reduced()
+    report = inspect(adata)
+    assert report.state == "scaled"
+    assert "adata.raw holds other values (700 x 765): adata.raw.to_adata()" in report.warnings[0]
+    assert inspect(adata.raw.to_adata()).state == "log1p"
+
+
+# -- synthetic states --------------------------------------------------------------------------------------------------
+def test_log2_is_not_the_natural_logarithm(counts):
+    report = inspect(log_normalized(counts, base=2))
+    assert (report.state, report.log_base_total) == ("log1p", None)
+    assert "looks like log2(1 + x): multiply by ln(2)" in report.warnings[1]
+
+
+def test_shares_of_the_cell_are_normalized_and_not_logs_nor_beta(counts):
+    assert inspect(counts / counts.sum(axis=1, keepdims=True)).state == "normalized"
+
+
+@pytest.mark.parametrize("decimals", [1, 2, None])
+def test_continuous_data_with_few_zeros_is_real(decimals):
+    """Rounding to a decimal puts all values on a grid, which must not be taken for molecules."""
+    X = np.random.default_rng(0).gamma(3.0, 2.0, (50, 80))
+    X[X < 1] = 0
+    X = X if decimals is None else X.round(decimals)
+    assert 0 < (X == 0).mean() < 0.1
+    assert inspect(X).state == "real"
+
+
+def test_quantile_normalised_arrays_are_real():
+    rng = np.random.default_rng(1)
+    levels = np.sort(rng.normal(8, 2, 100).clip(2, 15))
+    assert inspect(np.array([rng.permutation(levels) for _ in range(30)])).state == "real"
+
+
+def test_fractions_are_beta():
+    assert inspect(np.random.default_rng(0).beta(0.5, 0.5, (40, 50))).state == "beta"
+
+
+def test_holes_make_it_real():
+    X = np.random.default_rng(0).normal(5, 1, (40, 50))
+    X[3, 4] = np.nan
+    report = inspect(X)
+    assert (report.state, report.kind, report.n_nan, report.warnings) == ("real", "real", 1, ())
+    X[X < 4] -= 6
+    assert inspect(X).state == "real"
+
+
+def test_other_negative_values_are_real():
+    report = inspect(np.random.default_rng(0).normal(2, 3, (40, 50)))
+    assert report.state == "real"
+    assert "which counts cannot have" in report.warnings[0]
+
+
+def test_differences_of_integers_are_real():
+    assert inspect(np.random.default_rng(0).integers(-5, 6, (40, 50))).state == "real"
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+FORMS = {
+    "ndarray": lambda X: X,
+    "float64": lambda X: X.astype(np.float64),
+    "integers": lambda X: X.astype(np.int64) if (X % 1 == 0).all() else X,
+    "csr": sp.csr_array,
+    "csc": sp.csc_matrix,
+    "coo": sp.coo_array,
+    "frame": pd.DataFrame,
+    "anndata": adata_of,
+    "anndata_csc": lambda X: adata_of(sp.csc_matrix(X)),
+    "list": lambda X: X.tolist(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("make", ["counts", "log1p", "real"])
+def test_every_container_says_the_same(monkeypatch, counts, form, make):
+    monkeypatch.setattr(tally, "PIECE", 7 * 40)  # many pieces, the last one short
+    X = {"counts": counts, "log1p": log_normalized(counts), "real": counts - 2.25}[make]
+    X = X.astype(np.float32)
+    report = inspect(FORMS[form](X))
+    assert report.state == make
+    check_figures(report, X)
+    assert report.empty_cells == report.empty_genes == 0
+
+
+def test_dask(counts):
+    array = pytest.importorskip("dask.array")
+    check_figures(inspect(array.from_array(counts, chunks=(13, 40))), counts)
+
+
+@pytest.mark.parametrize("store", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_backed(tmp_path, monkeypatch, counts, store):
+    adata = adata_of(store(log_normalized(counts)), layers={"counts": store(counts)})
+    adata.raw = adata_of(store(counts))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    monkeypatch.setattr(tally, "PIECE", 7 * 40)
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    report = inspect(backed)
+    assert report == inspect(adata)
+    assert "here: 'counts'" in report.warnings[0]
+    assert "adata.raw holds integers (60 x 40)" in report.warnings[0]
+    assert inspect(backed, layer="counts").state == "counts"
+    backed.file.close()
+
+
+def test_stored_zeros_and_duplicates_do_not_count():
+    X = sp.csr_array((np.array([1.0, 2.0, 0.0, 3.0, 0.5, 0.5]), ([0, 0, 0, 1, 2, 2], [0, 1, 2, 1, 0, 0])), shape=(3, 3))
+    rows = sp.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    rows = sp.csr_array(
+        (np.array([1.0, 2.0, 0.0, 3.0, 0.5, 0.5]), np.array([0, 1, 2, 1, 0, 0]), np.array([0, 3, 4, 6]))
+    )
+    report = inspect(rows)
+    assert (report.state, report.n_nonzero, report.n_noninteger) == ("counts", 4, 0)
+    assert rows.nnz == 6, "the input must not be changed"
+
+
+def test_sparse_is_not_made_dense():
+    X = sp.random_array((3000, 40000), density=0.001, format="csr", rng=np.random.default_rng(0))
+    X.data = np.ceil(X.data * 5)
+    inspect(X[:10])  # imports
+    tracemalloc.start()
+    report = inspect(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.n_nonzero == X.nnz
+    assert peak < 20e6, "120 million entries would take 960 MB"
+
+
+def test_the_input_is_left_as_it_is(counts):
+    X = counts.copy()
+    X[0, 0], X[1, 1] = np.nan, np.inf
+    for form in (X, sp.csr_array(X), sp.csc_array(X)):
+        before = form.copy()
+        inspect(form)
+        same = (
+            np.array_equal(getattr(form, "data", form), getattr(before, "data", before), equal_nan=True)
+            if (sp.issparse(form))
+            else np.array_equal(form, before, equal_nan=True)
+        )
+        assert same
+
+
+# -- defined answers ---------------------------------------------------------------------------------------------------
+def test_clean_counts_have_nothing_to_say(counts):
+    report = imputome.inspect(adata_of(counts))
+    assert (report.warnings, report.errors, report.where) == ((), (), "X")
+    assert report.lines()[0].startswith("60 cells x 40 genes, ")
+    assert report.lines()[1] == f"state: counts (integers, 0 to {counts.max():.0f}), in X"
+
+
+def test_log_transformed_with_counts_in_a_layer(counts):
+    adata = adata_of(log_normalized(counts), layers={"counts": counts, "halves": counts / 2})
+    report = inspect(adata)
+    largest = f"{adata.X.max():.3g}"
+    assert report.warnings == (
+        f"X looks log-transformed (max {largest}, non-integer): pass layer='counts' if the counts are in a layer "
+        "(here: 'counts'), or scale='log1p' to impute on this scale",
+    )
+    assert report.lines()[1].endswith("of 10,000 per cell), in X")
+    layer = inspect(adata, layer="counts")
+    assert (layer.state, layer.where, layer.warnings) == ("counts", "layers['counts']", ())
+
+
+def test_counts_in_x_and_another_layer_named(counts):
+    report = inspect(adata_of(counts, layers={"log": log_normalized(counts)}), layer="log")
+    assert "leave layer out, X holds integers" in report.warnings[0]
+
+
+def test_raw_is_named_only_if_it_differs(counts):
+    adata = adata_of(log_normalized(counts))
+    adata.raw = adata
+    assert "raw" not in inspect(adata).warnings[0].replace("pass the raw", "")
+    adata.raw = adata_of(counts)
+    assert "adata.raw holds integers (60 x 40): adata.raw.to_adata()" in inspect(adata).warnings[0]
+
+
+def test_negative_among_counts(counts):
+    counts[3, 3] = counts[4, 4] = -2
+    report = inspect(counts)
+    assert (report.state, report.n_negative) == ("counts", 2)
+    assert report.warnings[0].startswith("X holds 2 negative values among integers (minimum -2): counts cannot be neg")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_infinite(counts, value, form):
+    counts[3, 3] = value
+    report = inspect(form(counts))
+    assert report.n_infinite == 1
+    assert np.isfinite([report.minimum, report.maximum]).all()
+    assert report.errors == ("X holds 1 infinite values: replace them by NaN or by a finite value first",)
+
+
+def test_non_integer(counts):
+    report = inspect(counts * 0.9 + 0.01 * (counts > 0) * np.arange(40))
+    assert (report.state, report.kind) == ("log1p", "counts")
+    report = inspect(counts * 90.1 + 0.01 * (counts > 0) * np.arange(40))
+    assert report.state == "normalized"
+    assert report.n_noninteger > 0
+    assert "looks normalised or corrected" in report.warnings[0]
+    assert "scale='normalized'" in report.warnings[0]
+
+
+def test_nan_among_counts(counts):
+    counts[3, 3] = np.nan
+    report = inspect(counts)
+    assert (report.state, report.kind, report.n_nan) == ("real", "real", 1)
+    assert report.warnings[0].startswith("X holds integers and 1 NaN: in counts put 0 for NaN")
+
+
+def test_duplicates(counts):
+    adata = adata_of(counts)
+    adata.var_names = ["a", "a", "a", *adata.var_names[3:]]
+    adata.obs_names = ["b", "b", *adata.obs_names[2:]]
+    report = inspect(adata)
+    assert (report.duplicate_obs, report.duplicate_var) == (1, 2)
+    assert [text.split("unique, ")[1] for text in report.warnings] == [
+        "adata.obs_names_make_unique()",
+        "adata.var_names_make_unique()",
+    ]
+    assert inspect(pd.DataFrame(counts, columns=adata.var_names)).duplicate_var == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_empty(shape):
+    report = inspect(np.zeros(shape))
+    assert report.errors == (f"X is empty ({shape[0]} cells x {shape[1]} genes)",)
+    assert (report.minimum, report.maximum) == (None, None)
+    assert report.lines()
+
+
+def test_all_zero_cells_and_genes(counts):
+    counts[[2, 3]] = 0
+    counts[:, [5, 6, 7]] = 0
+    report = inspect(adata_of(sp.csr_matrix(counts)))
+    assert (report.empty_cells, report.empty_genes, report.errors) == (2, 3, ())
+    assert report.warnings[0].startswith("2 cells hold only zeros")
+    assert report.warnings[1].startswith("3 genes hold only zeros")
+
+
+def test_rows_without_a_value_in_real_data():
+    X = np.random.default_rng(0).normal(size=(9, 5))
+    X[2], X[:, 3] = np.nan, np.nan
+    report = inspect(X)
+    assert (report.empty_cells, report.empty_genes) == (1, 1)
+    assert "1 cells hold no value" in report.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("X", "seen"),
+    [(np.ones((1, 9)), "of 1 x 9 in X only 1 x 9"), (np.ones((9, 1)), "of 9 x 1 in X only 9 x 1")],
+)
+def test_one_cell_or_one_gene(X, seen):
+    (error,) = inspect(X).errors
+    assert error.startswith("imputation learns from other cells and genes: at least 2 cells and 2 genes")
+    assert seen in error
+
+
+def test_one_cell_with_molecules(counts):
+    counts[1:] = 0
+    assert f"only 1 x {(counts[0] > 0).sum()} have any" in inspect(counts).errors[0]
+
+
+def test_all_zero_and_all_nan():
+    assert inspect(np.zeros((4, 5))).errors == ("X holds only zeros: pass the layer that holds the counts",)
+    assert "no numbers, only NaN" in inspect(np.full((4, 5), np.nan)).errors[0]
+
+
+def test_no_numbers(counts):
+    frame = pd.DataFrame(counts).assign(cell_type="B")
+    (error,) = inspect(frame).errors
+    assert error == "X holds columns that are no numbers (cell_type): drop them or make them the index"
+    assert "not numbers" in inspect(np.array([["a", "b"], ["c", "d"]])).errors[0]
+
+
+def test_no_matrix(counts):
+    with pytest.raises(InputError, match="shape \\(3,\\)"):
+        inspect(np.ones(3))
+    with pytest.raises(InputError, match="no layer 'x'; layers here: counts"):
+        inspect(adata_of(counts, layers={"counts": counts}), layer="x")
+    with pytest.raises(InputError, match="X is empty"):
+        inspect(AnnData(obs=pd.DataFrame(index=["a"]), var=pd.DataFrame(index=["b"])))
+
+
+def test_binarised(counts):
+    report = inspect((counts > 0).astype(int))
+    assert report.state == "counts"
+    assert "looks binarised" in report.warnings[0]
+
+
+BARCODES = [f"{word}-1" for word in ("AAACATACAACCAC", "TTTGCATGAGAGGC", "GATTACAGATTACA", "CCCCCCAAAATTTT")]
+
+
+@pytest.mark.parametrize(
+    ("genes", "named"),
+    [
+        (["FOO", "ACTB", "GAPDH", "BAR"], "ACTB, GAPDH"),
+        (["Foo", "Rpl13a", "mt-Nd1", "Bar"], "Rpl13a, mt-Nd1"),
+        (["ENSG00000281131", "ENSMUSG00000000001.4", "x", "y"], "ENSG00000281131, ENSMUSG00000000001.4"),
+        (["MT-CO1", "RPS27A", "MALAT1", "B2M"], "MT-CO1, RPS27A, MALAT1, ..."),
+    ],
+)
+def test_genes_in_rows(genes, named):
+    X = np.arange(16).reshape(4, 4)
+    wrong = AnnData(X, obs=pd.DataFrame(index=genes), var=pd.DataFrame(index=["c1", "c2", "c3", "c4"]))
+    report = inspect(wrong)
+    assert report.genes_in_rows
+    turn = "transpose with adata.T, or for a table pass --genes-in rows"
+    assert report.warnings[0] == f"obs_names look like genes ({named}): {turn}"
+    assert not inspect(wrong.T).genes_in_rows
+
+
+@pytest.mark.parametrize("pattern", ["{}", "s1_{}", "run:{}x"])
+def test_barcodes_in_columns(pattern):
+    barcodes = [pattern.format(code if "x" not in pattern else code[:-2]) for code in BARCODES]
+    frame = pd.DataFrame(np.arange(16).reshape(4, 4), index=["p", "q", "r", "s"], columns=barcodes)
+    report = inspect(frame)
+    assert report.genes_in_rows
+    assert "var_names look like cell barcodes" in report.warnings[0]
+    assert not inspect(frame.T).genes_in_rows
+
+
+@pytest.mark.parametrize(
+    ("obs", "var"),
+    [
+        (["a", "b"], ["c", "d"]),
+        (["0", "1"], ["0", "1"]),
+        (["ACTB", "b"], ["GAPDH", "d"]),  # a gene x gene table says nothing
+        (["TCGA-02-0047", "TCGA-06-0125"], ["CATCATCAT", "RPE65"]),
+    ],
+)
+def test_names_that_say_nothing(obs, var):
+    X = np.arange(4).reshape(2, 2)
+    assert not inspect(AnnData(X, obs=pd.DataFrame(index=obs), var=pd.DataFrame(index=var))).genes_in_rows
+
+
+def test_report_is_json(counts):
+    counts[1, 1] = np.nan
+    for X in (counts, np.zeros((0, 3)), log_normalized(np.nan_to_num(counts))):
+        report = inspect(X)
+        again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+        assert tuple(again["shape"]) == report.shape
+        assert tuple(again["warnings"]) == report.warnings
+        assert again["log_base_total"] == report.log_base_total
