@@ -38,7 +38,7 @@ FOR_METHODS = (
 # types that any room may name in annotations (under TYPE_CHECKING), beside those of methods.base
 TYPES = ("imputome.preprocessing.counts.Scale",)
 # the parts of the room `methods` that are no method
-FOUNDATION = ("base", "registry", "factors", "posterior")
+FOUNDATION = ("base", "data", "imputation", "registry", "factors", "posterior")
 
 HEAVY = ("torch", "lightning", "scanpy", "anndata", "sklearn", "numba")
 

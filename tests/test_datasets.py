@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-import scipy.sparse as sp
 from anndata import AnnData
 
 from imputome import datasets
@@ -148,7 +147,3 @@ def test_the_network_guard_lets_local_sockets_be(tmp_path):
         server.bind(str(tmp_path / "s"))
         server.listen()
         client.connect(str(tmp_path / "s"))
-
-
-def test_counts_are_stored_sparse():
-    assert sp.issparse(datasets.pbmc68k().X)

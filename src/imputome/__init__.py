@@ -7,7 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imputome import datasets, methods
+    from imputome import datasets as datasets
+    from imputome import methods as methods
     from imputome.errors import ImputomeError, InputError
     from imputome.facade import impute
     from imputome.methods.base import Data, Imputation

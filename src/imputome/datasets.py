@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,8 +246,8 @@ def pbmc68k() -> AnnData:
     found = _checksum(X)
     if found != PBMC68K_SHA256:
         raise InputError(
-            f"scanpy {sc.__version__} ships another pbmc68k_reduced than the one known here (sha256 {found[:12]}... of "
-            f"the counts, not {PBMC68K_SHA256[:12]}...): install scanpy 1.11"
+            f"scanpy {version('scanpy')} ships another pbmc68k_reduced than the one known here (sha256 of the counts "
+            f"{found[:12]}..., not {PBMC68K_SHA256[:12]}...): install scanpy 1.11"
         )
     return AnnData(
         X=X,

@@ -221,6 +221,8 @@ def to_data(
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
     if report.kind == "real":
+        if scale not in (None, "input"):
+            raise InputError(f"scale={scale!r} needs counts; {report.where} is real-valued: leave scale out")
         return as_data(X, kind="real", **names), report, "input"
     if report.state == "counts":
         return as_data(X, kind="counts", **names), report, scale or "counts"
@@ -234,6 +236,8 @@ def to_data(
 
 def _refuse_mismatch(report: InputReport, method: MethodInfo, scale: Scale | None) -> None:
     where, state = report.where, report.state
+    if state == "log1p" and (base := next((text for text in report.warnings if "multiply by ln(" in text), None)):
+        raise InputError(base)
     if state in ("log1p", "normalized") and "counts" in method.kinds and scale not in (state, "input"):
         raise InputError(_first(report.warnings, state) or f"{where} looks {state}: pass the layer with the counts")
     if report.kind == "counts" and "counts" not in method.kinds:

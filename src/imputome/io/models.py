@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from imputome.errors import InputError, ModelFormatError
 
 FORMAT = "imputome-model"
 VERSION = 1
-_REQUIRED = {"method": str, "params": dict, "kind": str, "feature_names": list}
+_REQUIRED = {"method": str, "params": dict, "kind": str, "bounds": list, "feature_names": list}
 
 
 def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], *, overwrite: bool = False) -> None:
@@ -67,6 +69,6 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with np.load(path / "arrays.npz", allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelFormatError(f"{path / 'arrays.npz'} cannot be read: {error}") from error
     return header, arrays

@@ -147,6 +147,7 @@ class Imputer(ABC):
         model, result = self._fit(data)
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
+        self.bounds_ = data.bounds
         if shape is not None:
             self.shape_ = shape
             model = PosteriorModel(model, data, shape).matched_to_total()
@@ -158,7 +159,7 @@ class Imputer(ABC):
         """Impute new rows with what was learned; the columns must be those of the training data, in that order."""
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
-        data = self._accept(data, kind=self.kind_)
+        data = replace(self._accept(data, kind=self.kind_), bounds=self.bounds_)
         if data.X.shape[1] != len(self.feature_names_):
             raise ModelFormatError(
                 f"the model was fitted on {len(self.feature_names_)} features, this input has {data.X.shape[1]}"
@@ -186,7 +187,8 @@ class Imputer(ABC):
         arrays = self._state()
         if self.posterior:
             arrays = {**arrays, "posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
-        header = {"method": self.name, "params": self.get_params(), "kind": self.kind_}
+        header: dict[str, Any] = {"method": self.name, "params": self.get_params(), "kind": self.kind_}
+        header["bounds"] = [bound if np.isfinite(bound) else None for bound in self.bounds_]
         header["feature_names"] = [str(name) for name in self.feature_names_]
         write_model(Path(path), header, arrays, overwrite=overwrite)
 
@@ -206,6 +208,8 @@ class Imputer(ABC):
         estimator = cls(**header["params"])
         estimator.feature_names_ = pd.Index(header["feature_names"])
         estimator.kind_ = header["kind"]
+        low, high = header["bounds"]
+        estimator.bounds_ = (-np.inf if low is None else low, np.inf if high is None else high)
         try:
             if estimator.posterior:
                 estimator.shape_ = arrays.pop("posterior_shape")

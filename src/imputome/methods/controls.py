@@ -59,8 +59,7 @@ class GeneMean(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        totals = np.asarray(data.X.sum(axis=0), dtype=np.float64).ravel()
-        self.share_ = totals / data.depth.sum()
+        self.share_ = data.gene_totals / data.depth.sum()
         return self._new_rows(data), {"gene_columns": {"share": self.share_}}
 
     def _new_rows(self, data: Data) -> Model:
@@ -87,7 +86,7 @@ class PoissonNMF(Imputer):
 
     Parameters
     ----------
-    n_components : number of factors.
+    n_components : number of factors, at most the number of cells and of genes.
     max_iter, tol : of the multiplicative updates (Lee & Seung 1999).
     """
 
@@ -109,7 +108,7 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        nmf = self._nmf()
+        nmf = self._nmf(min(self.n_components, *data.shape))
         left = nmf.fit_transform(data.X)
         self.components_ = nmf.components_.astype(data.X.dtype)
         ended = nmf.n_iter_ < self.max_iter
@@ -121,18 +120,18 @@ class PoissonNMF(Imputer):
         return LowRank(left, self.components_.T), {"status": status, "latent": left}
 
     def _new_rows(self, data: Data) -> Model:
-        nmf = self._nmf()
+        nmf = self._nmf(len(self.components_))
         nmf.components_ = self.components_
         nmf.n_components_ = nmf._n_components = len(self.components_)
         nmf.n_features_in_ = self.components_.shape[1]
         left = nmf.transform(data.X.astype(self.components_.dtype))
         return LowRank(left, self.components_.T)
 
-    def _nmf(self) -> Any:
+    def _nmf(self, n_components: int) -> Any:
         from sklearn.decomposition import NMF
 
         return NMF(
-            self.n_components,
+            n_components,
             init="nndsvda",
             solver="mu",
             beta_loss="kullback-leibler",

@@ -56,7 +56,14 @@ class Data:
         """(n,) library size of each cell, float64: as given, else the row sums of ``X``."""
         if self.library_size is not None:
             return self.library_size
-        return np.asarray(self.X.sum(axis=1), dtype=np.float64).ravel()
+        return np.asarray(self.X @ np.ones(self.shape[1]))
+
+    @property
+    def gene_totals(self) -> np.ndarray:
+        """(G,) column sums of ``X``, float64; summed in float32 they would lose molecules above 2^24."""
+        if isinstance(self.X, np.ndarray):
+            return np.asarray(self.X.sum(axis=0, dtype=np.float64))
+        return np.bincount(self.X.indices, weights=self.X.data, minlength=self.shape[1])
 
     def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Number of observed entries per row (n,) and per column (G,)."""
@@ -152,15 +159,13 @@ def as_data(
     InputError
         Negative or infinite counts, NaN in counts, infinite real values, an empty matrix.
     """
-    import pandas as pd
     import scipy.sparse as sp
 
     if isinstance(X, Data):
         return X
-    if obs_names is None:
-        obs_names = getattr(X, "index", None)
-    if var_names is None:
-        var_names = getattr(X, "columns", None)
+    if hasattr(X, "iloc"):  # a DataFrame brings its names
+        obs_names = X.index if obs_names is None else obs_names
+        var_names = X.columns if var_names is None else var_names
     array = in_memory(X)
     n, G = array.shape
     if n == 0 or G == 0:
@@ -184,16 +189,35 @@ def as_data(
     bounds = (-np.inf, np.inf)
     if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
         bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)
+    if observed is not None:
+        if observed.shape != (n, G):
+            raise InputError(f"the mask of observed values has shape {observed.shape}, the matrix {(n, G)}")
+        if kind == "real":
+            observed = np.asarray(observed, dtype=bool) & ~np.isnan(array)
+    if library_size is not None:
+        library_size = np.asarray(library_size, dtype=np.float64)
+        if library_size.shape != (n,):
+            raise InputError(f"library_size has shape {library_size.shape}; one number for each of {n} cells is needed")
     return Data(
         X=array,
         kind=kind,
-        obs_names=pd.RangeIndex(n).astype(str) if obs_names is None else pd.Index(obs_names),
-        var_names=pd.RangeIndex(G).astype(str) if var_names is None else pd.Index(var_names),
+        obs_names=_names(obs_names, n, "cells"),
+        var_names=_names(var_names, G, "genes"),
         observed=observed,
         covariates=covariates,
-        library_size=None if library_size is None else np.asarray(library_size, dtype=np.float64),
+        library_size=library_size,
         bounds=bounds,
     )
+
+
+def _names(names: Any, size: int, what: str) -> pd.Index:
+    """Names as text: numbers would not survive a saved model."""
+    import pandas as pd
+
+    index = pd.RangeIndex(size) if names is None else pd.Index(names)
+    if len(index) != size:
+        raise InputError(f"{len(index)} names were given for {size} {what}")
+    return index.astype(str)
 
 
 def clean_csr(X: Any) -> sp.csr_array:
@@ -204,7 +228,7 @@ def clean_csr(X: Any) -> sp.csr_array:
     if csr.dtype.kind != "f":
         csr = csr.astype(np.float32 if csr.nnz == 0 or csr.data.max() < 2**24 else np.float64)
     if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
-        csr = csr.copy() if csr.data is getattr(X, "data", None) else csr
+        csr = csr.copy()  # what is sorted and dropped below is done in place
         csr.sum_duplicates()
         csr.eliminate_zeros()
     return csr

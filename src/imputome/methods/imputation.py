@@ -157,8 +157,7 @@ class Imputation:
         values = self._bounded(self.model.rows(i, j, output), output)
         if self._keeps(output, keep_observed):
             given = self.data.block(i, j)
-            known = self.data.observed_block(i, j, given)
-            np.copyto(values, given, where=known, casting="same_kind")
+            values = self._with_observed(values, given, self.data.observed_block(i, j, given))
         return self._convert(values, i[:, None], output, scale)
 
     def at(
@@ -171,15 +170,14 @@ class Imputation:
         keep_observed: bool | None = None,
     ) -> np.ndarray:
         """Values of the entries ``(i[k], j[k])``, flat: scoring without a dense matrix."""
-        i, j = np.asarray(i), np.asarray(j)
-        if i.shape != j.shape or i.ndim != 1:
-            raise InputError(f"at() needs two flat index arrays of one length, got shapes {i.shape} and {j.shape}")
+        i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
+        if i.shape != j.shape:
+            raise InputError(f"at() needs two flat index arrays of one length, got {len(i)} rows and {len(j)} columns")
         self._check(output, scale)
         values = self._bounded(self.model.at(i, j, output), output)
         if self._keeps(output, keep_observed):
             given = self.data.entries(i, j)
-            known = self.data.observed_entries(i, j, given)
-            np.copyto(values, given, where=known, casting="same_kind")
+            values = self._with_observed(values, given, self.data.observed_entries(i, j, given))
         return self._convert(values, i, output, scale)
 
     def blocks(self, chunk: int | None = None, **options: Any) -> Iterator[tuple[slice, np.ndarray]]:
@@ -199,6 +197,12 @@ class Imputation:
         if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
             return values
         return np.clip(values, *self.data.bounds, out=values)
+
+    def _with_observed(self, values: np.ndarray, given: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Observed values put back exactly, in the input's precision where it is the higher one."""
+        values = values.astype(np.result_type(values.dtype, self.data.X.dtype), copy=False)
+        np.copyto(values, given, where=known, casting="same_kind")
+        return values
 
     def _keeps(self, output: Output, keep_observed: bool | None) -> bool:
         return output == "value" and (self.keeps_observed if keep_observed is None else keep_observed)
@@ -226,13 +230,25 @@ class Imputation:
 
     @staticmethod
     def _positions(which: Any, names: pd.Index, what: str) -> np.ndarray:
+        """Non-negative positions from a slice, a boolean mask, integers or names."""
+        size = len(names)
         if isinstance(which, slice):
-            return np.arange(*which.indices(len(names)))
+            return np.arange(*which.indices(size))
         array = np.atleast_1d(np.asarray(which))
+        if array.ndim != 1:
+            raise InputError(f"{what}s are chosen by a flat list, not by an array of shape {array.shape}")
+        if array.size == 0:
+            return np.empty(0, dtype=np.intp)
         if array.dtype == bool:
+            if len(array) != size:
+                raise InputError(f"the {what} mask has {len(array)} values for {size} {what}s")
             return np.flatnonzero(array)
         if array.dtype.kind in "iu":
-            return array
+            if array.min() < -size or array.max() >= size:
+                raise InputError(f"{what} positions must lie in {-size} to {size - 1}")
+            return np.where(array < 0, array + size, array)
+        if not names.is_unique:
+            raise InputError(f"{what} names are not unique, so none can be chosen by name: use positions")
         found = names.get_indexer(array)
         if (found < 0).any():
             raise InputError(f"unknown {what} {array[found < 0][0]!r}")

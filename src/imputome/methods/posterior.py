@@ -54,7 +54,7 @@ class PosteriorModel:
             float(self.rows(np.arange(start, min(n, start + step)), None, "value").sum(dtype=np.float64))
             for start in range(0, n, step)
         )
-        given = float(self.data.X.sum(dtype=np.float64))
+        given = float(self.data.gene_totals.sum())
         return PosteriorModel(self.model, self.data, self.shape, factor=self.factor * given / total)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
@@ -111,8 +111,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0, keep: fl
     rate = estimator.fit_transform(seen)
     likelihood = predictive_likelihood(rate.model, kept, rest, ratio=(1 - keep) / keep)
     molecules = np.asarray(rest.sum(axis=0), dtype=np.float64).ravel()
-    mean = np.asarray(data.X.sum(axis=0), dtype=np.float64).ravel()
-    return _shared_shape(likelihood, mean, molecules)
+    return _shared_shape(likelihood, data.gene_totals, molecules)
 
 
 def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.ndarray:

@@ -227,7 +227,7 @@ def _from_counts(piece: Any, base: str, *, n_rows: int = 200) -> bool:
         if len(multiples) > 2:
             units.append(np.float32(values[0]))
             whole.append(np.abs(multiples - np.rint(multiples)).max() < 0.05)
-    return len(whole) > 1 and np.mean(whole) > 0.8 and len(set(units)) > len(units) / 2
+    return len(whole) > 1 and bool(np.mean(whole) > 0.8) and len(set(units)) > len(units) / 2
 
 
 def _classify(tally: Tally, matrix: Any) -> tuple[State, str | None, float | None]:

@@ -37,9 +37,8 @@ def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
             block = block.compute()
         if not sp.issparse(block):
             block = sp.csr_array(np.asarray(block, dtype=np.float64))
-        elif not block.has_canonical_format:
-            block = block.copy()
-            block.sum_duplicates()
+        else:
+            block.sum_duplicates()  # in place: a slice of a sparse matrix is a copy
         yield block, 0 if by_columns else start, start if by_columns else 0
 
 

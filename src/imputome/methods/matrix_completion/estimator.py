@@ -26,7 +26,7 @@ class IALM(Imputer):
 
     Minimises the nuclear norm of A subject to A = D on the observed entries (eq. 7, Algorithm 3). For counts the
     observed entries are the nonzeros, so that what is filled in estimates the value *given that it is not zero*: totals
-    come out larger than the data's, which the result's status says.
+    come out larger than the data's, and expression appears where there is none.
 
     Parameters
     ----------
@@ -98,7 +98,9 @@ class IALM(Imputer):
         if self._link == "expm1" and data.kind == "counts":
             self.gene_scale_ = self._gene_scale(left, data)
         model = self._model(left, data)
+        columns = {} if self.gene_scale_ is None else {"total_factor": self.gene_scale_}
         return model, {
+            "gene_columns": columns,
             "status": solution.status,
             "history": solution.history,
             "latent": left[:, :LATENT].copy() if solution.rank else None,
@@ -116,7 +118,9 @@ class IALM(Imputer):
         if self.stop == "residual":
             return complete(D, **options, random_state=self.random_state, callback=self._report)
         rng = np.random.default_rng(self.random_state)
-        train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, 0.05, rng)
+        known = D.nnz if isinstance(D, sp.csr_array) else int((~np.isnan(D)).sum())
+        share = max(0.05, 1 / known)
+        train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, share, rng)
         watch = _HeldOut(i, j, truth)
         complete(train, **options, random_state=self.random_state, callback=watch)
         options["max_iter"] = watch.best_iteration
@@ -160,8 +164,7 @@ class IALM(Imputer):
     def _gene_scale(self, left: np.ndarray, data: Data) -> np.ndarray:
         """(G,) factors that give every gene its training total: inverting a log-scale fit alone is biased."""
         fitted = self._model(left, data).column_totals()
-        given = np.asarray(data.X.sum(axis=0), dtype=np.float64).ravel()
-        return np.divide(given, fitted, out=np.zeros_like(given), where=fitted > 0)
+        return np.divide(data.gene_totals, fitted, out=np.zeros_like(fitted), where=fitted > 0)
 
     def _new_rows(self, data: Data) -> LowRank:
         """Regress each new row's observed entries on the factors, with a ridge (their prior is N(0, s^2 / n))."""
@@ -176,8 +179,8 @@ class IALM(Imputer):
     def _row_matrix(self, data: Data) -> Any:
         """The values that the solver would see of these rows."""
         if data.kind == "real":
-            return data.X - self.offset_
-        return _normalized(data.X, self._row_scale(data), self._link)
+            return _known_values(data) - self.offset_
+        return _normalized(_with_known_zeros(data), self._row_scale(data), self._link)
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {
@@ -245,7 +248,7 @@ class _Task:
 
     @classmethod
     def real(cls, data: Data, method: IALM) -> _Task:
-        X = data.X if data.observed is None else np.where(data.observed, data.X, np.nan)
+        X = _known_values(data)
         seen_rows, seen_columns = data.observed_counts()
         rows, columns = np.flatnonzero(seen_rows), np.flatnonzero(seen_columns)
         used = X[np.ix_(rows, columns)]
@@ -275,6 +278,11 @@ class _HeldOut:
         values = LowRank(solution.left, solution.right, floor=None).at(self.i, self.j)
         self.errors.append(float(np.mean((values - self.truth) ** 2, dtype=np.float64)))
         return solution.rank > 0 and len(self.errors) - self.best_iteration >= PATIENCE
+
+
+def _known_values(data: Data) -> np.ndarray:
+    """Real values with NaN wherever they are not observed."""
+    return data.X if data.observed is None else np.where(data.observed, data.X, np.nan)
 
 
 def _with_known_zeros(data: Data) -> sp.csr_array:

@@ -179,12 +179,12 @@ def complete(
     n, G = D.shape
     rng = np.random.default_rng(random_state)
     with few_threads(min(n, G) <= SMALL):
-        spectral = _spectral_norm(problem, rng)
-        if spectral == 0:
-            raise InputError("every observed value is 0: there is nothing to complete from")
+        if problem.norm == 0:  # all known values are 0, and so is the matrix of the smallest nuclear norm
+            left, right = (np.zeros((size, 0), dtype) for size in D.shape)
+            return Solution(left, right, np.empty(0), Status("converged", "every known value is 0"))
         return solve(
             problem,
-            mu=0.3 / spectral,
+            mu=0.3 / _spectral_norm(problem, rng),
             rho=1.1 + 2.5 * n_known / (n * G),
             tol=tol,
             max_iter=max_iter,
@@ -343,8 +343,6 @@ def _distance(a: Solution, b: Solution) -> float:
 
 def _spectral_norm(problem: SparseCompletion | DenseCompletion, rng: np.random.Generator) -> float:
     """Largest singular value of D (line 1 of Algorithm 3), by Lanczos in the working precision."""
-    if problem.norm == 0:
-        return 0.0
     W = problem.W
     operator = spla.LinearOperator(
         W.shape,

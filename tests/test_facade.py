@@ -1,0 +1,191 @@
+"""`imputome.impute`: what goes where, what is refused, and that the input stays as it is."""
+
+from __future__ import annotations
+
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import imputome
+from imputome.errors import InputError
+from imputome.methods import get
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(cells|genes) hold only zeros")
+
+
+@pytest.fixture
+def adata():
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(0.5, size=(60, 4)) @ rng.gamma(0.5, size=(4, 40)) * 3
+    X = rng.poisson(rates).astype(np.float32)
+    X[5], X[:, 8] = 0, 0
+    names = [f"gene{j}" for j in range(40)]
+    return ad.AnnData(
+        sp.csr_matrix(X),
+        obs=pd.DataFrame({"batch": ["a", "b"] * 30}, index=[f"cell{i}" for i in range(60)]),
+        var=pd.DataFrame({"symbol": [f"S{j}" for j in range(40)]}, index=names),
+    )
+
+
+def test_results_go_to_their_places(adata):
+    before = adata.X.copy()
+    assert imputome.impute(adata, method="ialm") is None
+    assert (before != adata.X).nnz == 0
+    assert adata.X.dtype == before.dtype
+    assert adata.layers["ialm"].shape == adata.shape
+    assert adata.obsm["X_ialm"].shape[0] == 60
+    record = adata.uns["imputome"]["ialm"]
+    assert record["method"] == "ialm"
+    assert json.loads(record["params"])["rank_step"] == 200
+    assert record["random_state"] == 0
+    assert record["versions"]["imputome"] == imputome.__version__
+    assert record["input"] == {"where": "X", "state": "counts", "kind": "counts"}
+    assert record["scale"] == "counts"
+    assert list(record["unusable_cells"]) == ["cell5"]
+    assert list(record["unusable_genes"]) == ["gene8"]
+    assert record["seconds"] > 0
+    assert record["peak_memory_bytes"] > 2**20
+    assert record["convergence"]["converged"] is True
+    assert (adata.layers["ialm"][5] == 0).all()
+    assert (adata.layers["ialm"][:, 8] == 0).all()
+
+
+def test_layer_equals_the_estimator(adata):
+    imputome.impute(adata, method="poisson_nmf", params={"n_components": 3}, random_state=4, key_added="nmf")
+    expected = get("poisson_nmf")(n_components=3, random_state=4).fit_transform(adata.X).to_array()
+    np.testing.assert_array_equal(adata.layers["nmf"], expected)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_provenance_survives_a_file(adata, tmp_path, suffix):
+    imputome.impute(adata, method="ialm")
+    imputome.impute(adata, method="gene_mean", posterior=True)
+    path = tmp_path / f"out{suffix}"
+    adata.write_h5ad(path) if suffix == ".h5ad" else adata.write_zarr(path)
+    read = ad.read_h5ad(path) if suffix == ".h5ad" else ad.read_zarr(path)
+    assert set(read.uns["imputome"]) == {"ialm", "gene_mean_posterior"}
+    assert list(read.uns["imputome"]["ialm"]["unusable_genes"]) == ["gene8"]
+    assert read.uns["imputome"]["ialm"]["convergence"]["status"] == "converged"
+    np.testing.assert_array_equal(read.layers["ialm"], adata.layers["ialm"])
+
+
+def test_existing_layer_needs_overwrite(adata):
+    imputome.impute(adata, method="gene_mean")
+    kept = adata.layers["gene_mean"].copy()
+    with pytest.raises(InputError, match="overwrite=True"):
+        imputome.impute(adata, method="gene_mean")
+    np.testing.assert_array_equal(adata.layers["gene_mean"], kept)
+    imputome.impute(adata, method="gene_mean", overwrite=True, scale="log1p")
+    assert not np.array_equal(adata.layers["gene_mean"], kept)
+
+
+def test_copy_leaves_the_original(adata):
+    result = imputome.impute(adata, method="gene_mean", copy=True)
+    assert "gene_mean" not in adata.layers
+    assert "imputome" not in adata.uns
+    assert "gene_mean" in result.layers
+
+
+@pytest.mark.parametrize("genes", [["gene3", "gene1"], [1, 3], np.isin(np.arange(40), [1, 3])])
+def test_some_genes_in_place_and_as_copy(adata, genes):
+    whole = imputome.impute(adata, method="gene_mean", copy=True).layers["gene_mean"]
+    imputome.impute(adata, method="gene_mean", genes=genes)
+    table = adata.obsm["gene_mean"]
+    assert sorted(table.columns) == ["gene1", "gene3"]
+    np.testing.assert_allclose(table["gene3"], whole[:, 3])
+    part = imputome.impute(adata, method="gene_mean", genes=genes, copy=True, key_added="part")
+    assert list(part.var_names) == ["gene1", "gene3"]
+    np.testing.assert_allclose(part.layers["part"], whole[:, [1, 3]])
+    assert adata.shape == (60, 40)
+
+
+def test_scales(adata):
+    depth = np.asarray(adata.X.sum(axis=1))
+    for scale in ("counts", "normalized", "log1p"):
+        imputome.impute(adata, method="gene_mean", scale=scale, key_added=scale)
+    per_cell = np.divide(1e4, depth, out=np.zeros_like(depth), where=depth > 0)
+    np.testing.assert_allclose(adata.layers["normalized"], adata.layers["counts"] * per_cell, rtol=1e-5)
+    np.testing.assert_allclose(adata.layers["log1p"], np.log1p(adata.layers["normalized"]), rtol=1e-5)
+    assert adata.uns["imputome"]["log1p"]["scale"] == "log1p"
+
+
+def test_log1p_input_needs_consent_and_comes_back_on_its_scale(adata):
+    counts = adata.X.toarray()
+    depth = np.maximum(counts.sum(1, keepdims=True), 1)
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = sp.csr_matrix(np.log1p(counts / depth * 1e4))
+    with pytest.raises(InputError, match=r"layer='counts'.*scale='log1p'"):
+        imputome.impute(adata, method="gene_mean")
+    with pytest.warns(UserWarning, match="log"):
+        imputome.impute(adata, method="no_imputation", scale="log1p")
+    np.testing.assert_allclose(adata.layers["no_imputation"], adata.X.toarray(), rtol=1e-5)
+    with pytest.warns(UserWarning, match="log"):
+        imputome.impute(adata, method="gene_mean", scale="log1p")
+    linear = np.expm1(adata.X.toarray()).mean(axis=0)
+    np.testing.assert_allclose(adata.layers["gene_mean"], np.tile(np.log1p(linear), (60, 1)), rtol=1e-4)
+    with pytest.raises(InputError, match="raw counts"):
+        imputome.impute(adata, method="gene_mean_posterior", scale="log1p")
+    imputome.impute(adata, method="gene_mean_posterior", layer="counts")
+    assert adata.uns["imputome"]["gene_mean_posterior"]["input"]["where"] == "layers['counts']"
+
+
+def test_posterior_switch(adata):
+    imputome.impute(adata, method="gene_mean", posterior=True)
+    imputome.impute(adata, method="gene_mean_posterior", key_added="same")
+    np.testing.assert_array_equal(adata.layers["gene_mean_posterior"], adata.layers["same"])
+    assert adata.uns["imputome"]["same"]["posterior"] is True
+    assert "same_posterior_shape" in adata.var
+    with pytest.raises(InputError, match="no posterior step"):
+        imputome.impute(adata, method="no_imputation", posterior=True)
+
+
+def test_real_values(adata):
+    X = np.random.default_rng(1).standard_normal((60, 40))
+    X[3, 4] = X[10, 11] = np.nan
+    real = ad.AnnData(X)
+    with pytest.raises(InputError, match="takes counts"):
+        imputome.impute(real, method="gene_mean")
+    imputome.impute(real, method="mean")
+    assert real.layers["mean"][3, 4] == pytest.approx(np.nanmean(X[:, 4]))
+    assert np.isnan(real.X[3, 4])
+    with pytest.raises(InputError, match="needs counts"):
+        imputome.impute(real, method="median", scale="log1p")
+    with pytest.raises(InputError, match="no NaN"):
+        imputome.impute(ad.AnnData(np.nan_to_num(X)), method="mean")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"method": "magic_wand"}, "no method 'magic_wand'"),
+        ({"method": "ialm", "params": {"rank": 3}}, "no parameter 'rank'"),
+        ({"method": "ialm", "layer": "spliced"}, "no layer 'spliced'"),
+        ({"method": "ialm", "scale": "cpm"}, "scale='cpm'"),
+        ({"method": "ialm", "genes": ["gene1", "nope"]}, "'nope'"),
+        ({"method": "ialm", "genes": []}, "no genes"),
+        ({"method": "ialm", "genes": [40]}, "positions"),
+        ({"method": "ialm", "covariates": ["batch"]}, "does not use covariates"),
+        ({"method": "mean"}, "fills NaN"),
+    ],
+)
+def test_refusals_change_nothing(adata, options, text):
+    with pytest.raises(InputError, match=text):
+        imputome.impute(adata, **options)
+    assert not adata.layers
+    assert "imputome" not in adata.uns
+
+
+def test_too_large_a_dense_layer_is_refused(adata, monkeypatch):
+    monkeypatch.setattr("imputome.facade.os.sysconf", lambda name: 64)
+    with pytest.raises(InputError, match="genes="):
+        imputome.impute(adata, method="gene_mean")
+
+
+def test_not_converging_warns(adata):
+    with pytest.warns(UserWarning, match="max_rank=2"):
+        imputome.impute(adata, method="ialm", params={"max_rank": 2})
+    assert adata.uns["imputome"]["ialm"]["convergence"]["status"] == "rank_limited"
