@@ -28,8 +28,17 @@ def row(info: MethodInfo) -> tuple[str, ...]:
         "yes" if info.keeps_observed else "no",
         info.new_rows,
         "yes" if info.control else "",
-        f"[{info.doi}](https://doi.org/{info.doi})" if info.doi else "",
+        link(info.source),
     )
+
+
+def link(source: str) -> str:
+    """A Markdown link to ``doi:...`` or ``pmid:...``."""
+    if not source:
+        return ""
+    kind, _, number = source.partition(":")
+    home = {"doi": "https://doi.org", "pmid": "https://pubmed.ncbi.nlm.nih.gov"}[kind]
+    return f"[{number if kind == 'doi' else f'PMID {number}'}]({home}/{number})"
 
 
 def table() -> str:

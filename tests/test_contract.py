@@ -401,7 +401,7 @@ def test_registry_entry(name):
     assert cls().info is entry
     assert entry.summary
     assert entry.kinds
-    assert entry.control or entry.doi
+    assert entry.control or entry.source
     for variant, (variant_name, _, _) in VARIANTS.items():
         if variant_name == name:
             assert entry.outputs <= fitted(variant)[2].outputs

@@ -47,7 +47,7 @@ class MethodInfo:
     name : registered name.
     summary : one line for tables and help.
     kinds : kinds of data it takes: ``"counts"`` (a zero may be a dropout) and/or ``"real"`` (NaN is missing).
-    doi : source of the method; empty for plain controls.
+    source : ``doi:...`` or ``pmid:...`` of the paper; empty for plain controls.
     scale : scale of its values: ``"counts"`` (this cell's depth) or ``"input"`` (the input's own unit).
     keeps_observed : whether observed values are returned as they are unless asked otherwise.
     extra : optional dependency group it needs, or None.
@@ -61,7 +61,7 @@ class MethodInfo:
     name: str
     summary: str
     kinds: frozenset[Kind]
-    doi: str = ""
+    source: str = ""
     scale: Scale = "counts"
     keeps_observed: bool = False
     extra: str | None = None

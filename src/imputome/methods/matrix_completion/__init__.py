@@ -1,1 +1,5 @@
-"""Nuclear-norm matrix completion: scIALM (paper: Liu, Wang & Gao 2024)."""
+"""Nuclear-norm matrix completion: scIALM (Liu, Wang & Gao 2024), and robust PCA on the same loop."""
+
+from imputome.methods.matrix_completion.solver import Solution, complete, robust_pca
+
+__all__ = ["Solution", "complete", "robust_pca"]
