@@ -45,7 +45,7 @@ def with_propack(D: sp.csr_array, *, tol: float = 1e-4, max_iter: int = 1000) ->
     T, values = D.data.copy(), D.data.copy()
     left, right = np.zeros((n, 0)), np.zeros((G, 0))
     norm = np.linalg.norm(D.data)
-    for iteration in range(1, max_iter + 1):
+    for iteration in range(1, max_iter + 1):  # noqa: B007
         S = sp.csr_array((values, D.indices, D.indptr), shape=D.shape)
         St = S.T.tocsr()
         W = LinearOperator(
