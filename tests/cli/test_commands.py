@@ -1,0 +1,325 @@
+"""The other commands: inspect, methods, datasets, remove, demo, and the program itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from imputome import datasets
+from imputome.cli import main, run
+from imputome.methods.registry import METHODS
+
+PROGRAM = str(Path(sys.executable).with_name("imputome"))
+COMMANDS = ("impute", "inspect", "methods", "datasets", "demo", "remove")
+
+
+def make_counts() -> ad.AnnData:
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(0.5, size=(60, 4)) @ rng.gamma(0.5, size=(4, 40)) * 3
+    X = rng.poisson(rates).astype(np.float32)
+    X[X.sum(axis=1) == 0, 0] = 1
+    X[0, X.sum(axis=0) == 0] = 1
+    return ad.AnnData(
+        sp.csr_matrix(X),
+        obs=pd.DataFrame(index=[f"cell{i}" for i in range(60)]),
+        var=pd.DataFrame(index=[f"gene{j}" for j in range(40)]),
+        layers={"raw": sp.csr_matrix(X)},
+    )
+
+
+@pytest.fixture
+def counts(tmp_path):
+    make_counts().write_h5ad(tmp_path / "in.h5ad")
+    return tmp_path / "in.h5ad"
+
+
+def one_document(text):
+    def no_constant(name):
+        pytest.fail(f"{name} is no JSON")
+
+    assert text.count("\n") == 1
+    return json.loads(text, parse_constant=no_constant)
+
+
+# -- the program -------------------------------------------------------------------------------------------------------
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"imputome {version('imputome')}\n"
+
+
+def test_help_names_every_command(capsys):
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command} ", out, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(capsys, command):
+    assert run([command, "--help"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Usage: imputome ")
+    assert printed.err == ""
+
+
+def test_help_of_impute_names_every_option(capsys):
+    assert run(["impute", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in (
+        *("--output", "--method", "--layer", "--key-added", "--scale", "--genes", "--gene-column", "--genes-in"),
+        *("--set", "--seed", "--force", "--quiet", "--json", "--posterior", "--keep-observed", "--replace-observed"),
+    ):
+        assert option in out
+
+
+def test_nothing_and_nonsense_are_usage_errors(capsys):
+    assert run([]) == 2
+    assert run(["nonsense"]) == 2
+    assert run(["--nonsense"]) == 2
+    assert run(["inspect"]) == 2
+    assert run(["inspect", "a.h5ad", "b.h5ad"]) == 2
+    assert run(["remove", "a.h5ad"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_main_exits_with_the_code(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["methods"])
+    assert exit_.value.code == 0
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "no.h5ad"])
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("error: no.h5ad does not exist")
+
+
+def test_help_and_lists_are_quick():
+    """Nothing heavy is loaded to answer these."""
+    code = (
+        "import sys; from imputome.cli import run; "
+        "run(['--help']); run(['methods']); run(['--version']); "
+        "print([m for m in ('anndata', 'scanpy', 'numba', 'sklearn', 'torch') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_closed_pipe():
+    """``imputome methods | head -1`` is no error to talk about."""
+    script = f'"{PROGRAM}" --version; ("{PROGRAM}" methods; echo "code $?" >&2) | true'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+# -- inspect -----------------------------------------------------------------------------------------------------------
+def test_inspect_counts(counts, capsys):
+    assert run(["inspect", str(counts)]) == 0
+    printed = capsys.readouterr()
+    assert "60 cells x 40 genes" in printed.out
+    assert "state: counts" in printed.out
+    assert printed.err == ""
+
+
+def test_inspect_layer(counts, capsys):
+    assert run(["inspect", str(counts), "--layer", "raw"]) == 0
+    assert "in layers['raw']" in capsys.readouterr().out
+    assert run(["inspect", str(counts), "--layer", "spliced"]) == 1
+    printed = capsys.readouterr()
+    assert "'spliced'" in printed.err
+    assert "raw" in printed.err
+
+
+def test_inspect_json(counts, capsys):
+    assert run(["inspect", str(counts), "--json"]) == 0
+    report = one_document(capsys.readouterr().out)
+    assert report["shape"] == [60, 40]
+    assert report["state"] == report["kind"] == "counts"
+    assert report["n_nan"] == 0
+    assert report["errors"] == []
+
+
+def test_inspect_warns_and_errs(tmp_path, capsys):
+    adata = make_counts()
+    X = adata.X.toarray()
+    adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
+    adata.write_h5ad(tmp_path / "log.h5ad")
+    assert run(["inspect", str(tmp_path / "log.h5ad")]) == 0
+    printed = capsys.readouterr()
+    assert "state: log1p" in printed.out
+    assert printed.err.startswith("warning: ")
+    adata.X = np.full_like(X, np.nan)
+    adata.write_h5ad(tmp_path / "nan.h5ad")
+    for options in ([], ["--json"]):
+        assert run(["inspect", str(tmp_path / "nan.h5ad"), *options]) == 1
+        printed = capsys.readouterr()
+        assert "NaN" in printed.out + printed.err
+        if options:
+            assert one_document(printed.out)["errors"]
+
+
+def test_inspect_table(tmp_path, capsys):
+    make_counts().to_df().T.to_csv(tmp_path / "in.csv")
+    assert run(["inspect", str(tmp_path / "in.csv")]) == 1
+    assert "--genes-in rows" in capsys.readouterr().err
+    assert run(["inspect", str(tmp_path / "in.csv"), "--genes-in", "rows"]) == 0
+    assert "60 cells x 40 genes" in capsys.readouterr().out
+
+
+def test_inspect_changes_nothing(counts, capsys):
+    before = counts.read_bytes()
+    assert run(["inspect", str(counts)]) == 0
+    capsys.readouterr()
+    assert counts.read_bytes() == before
+    assert [path.name for path in counts.parent.iterdir()] == ["in.h5ad"]
+
+
+def test_inspect_what_is_not_there(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.h5ad").touch()
+    for name in ("no.h5ad", "folder", "empty.h5ad"):
+        assert run(["inspect", str(tmp_path / name)]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        assert name in printed.err
+        assert "unexpected" not in printed.err
+
+
+# -- methods and datasets ----------------------------------------------------------------------------------------------
+def test_methods(capsys):
+    assert run(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [entry.name for _, _, entry in METHODS]
+    assert "(control)" in next(line for line in lines if line.startswith("mean "))
+    assert "(control)" not in next(line for line in lines if line.startswith("ialm "))
+
+
+def test_methods_json(capsys):
+    assert run(["methods", "--json"]) == 0
+    found = {entry["name"]: entry for entry in one_document(capsys.readouterr().out)["methods"]}
+    assert set(found) == {entry.name for _, _, entry in METHODS}
+    assert found["ialm"]["kinds"] == ["counts", "real"]
+    assert found["mean"]["control"] is True
+    assert found["ialm"]["doi"] == "10.1016/j.csbj.2023.12.027"
+
+
+def test_datasets(capsys):
+    assert run(["datasets"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == datasets.names()
+    assert re.search(r"pbmc68k +700 x 765 +here", out)
+
+
+def test_datasets_json(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMPUTOME_DATA", str(tmp_path))
+    make_counts().write_h5ad(tmp_path / "pbmc3k_raw.h5ad")
+    assert run(["datasets", "--json"]) == 0
+    found = {entry["name"]: entry for entry in one_document(capsys.readouterr().out)["datasets"]}
+    assert found["pbmc3k_raw"]["path"] == str(tmp_path / "pbmc3k_raw.h5ad")
+    assert Path(found["pbmc68k"]["path"]).is_file()
+    assert found["pbmc3k_raw"]["licence"] == "MIT"
+
+
+# -- remove ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_remove_takes_all_of_a_key_and_nothing_else(counts, tmp_path, capsys, suffix):
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    assert run(["impute", str(counts), "-o", str(first), "-m", "gene_mean"]) == 0
+    options = ["--set", "normalization=log1p"]  # gives a column of var
+    assert run(["impute", str(first), "-o", str(second), "-m", "ialm", *options]) == 0
+    read = ad.read_h5ad if suffix == ".h5ad" else ad.read_zarr
+    assert "ialm_total_factor" in read(second).var
+    capsys.readouterr()
+    assert run(["remove", str(second), "ialm"]) == 0
+    assert capsys.readouterr().out == f"removed ialm from {second}\n"
+    left = read(second)
+    assert set(left.layers) == {"raw", "gene_mean"}
+    assert set(left.uns["imputome"]) == {"gene_mean"}
+    assert not [name for name in left.obsm if "ialm" in name]
+    assert not [name for name in left.var if "ialm" in name]
+    np.testing.assert_array_equal(left.layers["gene_mean"], read(first).layers["gene_mean"])
+    np.testing.assert_array_equal(left.X.toarray(), make_counts().X.toarray())
+    assert run(["remove", str(second), "gene_mean"]) == 0
+    assert set(read(second).layers) == {"raw"}
+    assert "imputome" not in read(second).uns
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.h5ad", first.name, second.name])
+
+
+def test_remove_refuses_what_is_not_ours(counts, tmp_path, capsys):
+    before = counts.read_bytes()
+    for arguments, words in (
+        ([str(counts), "raw"], ["'raw'", "none"]),
+        ([str(counts), ""], [counts.name]),
+        ([str(tmp_path / "no.h5ad"), "ialm"], ["does not exist"]),
+        ([str(tmp_path / "no.csv"), "ialm"], [".h5ad", ".zarr"]),
+        ([str(tmp_path), "ialm"], [".h5ad"]),
+    ):
+        assert run(["remove", *arguments]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.count("\n") == 1
+        for word in words:
+            assert word in printed.err
+    assert counts.read_bytes() == before
+
+
+def test_remove_of_an_empty_or_damaged_file(tmp_path, capsys):
+    for content in (b"", b"no hdf5"):
+        (tmp_path / "in.h5ad").write_bytes(content)
+        assert run(["remove", str(tmp_path / "in.h5ad"), "ialm"]) == 1
+        assert "unexpected" not in capsys.readouterr().err
+        assert (tmp_path / "in.h5ad").read_bytes() == content
+
+
+# -- demo --------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo run once: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("demo") / "new" / "results"
+    done = subprocess.run([PROGRAM, "demo", "-o", folder], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_demo_writes_a_picture_and_a_table(demo):
+    folder, done = demo
+    assert sorted(path.name for path in folder.iterdir()) == ["pbmc68k_demo.png", "pbmc68k_imputed.h5ad"]
+    picture = (folder / "pbmc68k_demo.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 10_000
+    read = ad.read_h5ad(folder / "pbmc68k_imputed.h5ad")
+    assert read.shape == (700, 765)
+    assert {"ialm", "gene_mean_posterior"} <= set(read.layers)
+    assert {"ialm", "gene_mean_posterior"} <= set(read.uns["imputome"])
+    assert (read.X.data == np.rint(read.X.data)).all()
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_shows_the_scores(demo):
+    _, done = demo
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\S.* +\d+\.\d+ +\d", line)]
+    assert {row.split()[0].rstrip(",") for row in rows} >= {"ialm", "gene_mean", "gene_mean_posterior", "no_imputation"}
+    assert done.stdout.count("<- best") == 1
+    assert "wrote " in done.stdout
+
+
+def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    import imputome.studies.demo
+
+    monkeypatch.setattr(imputome.studies.demo, "run_demo", lambda *_, **__: pytest.fail("the work was begun"))
+    (tmp_path / "taken").write_text("mine")
+    assert run(["demo", "-o", str(tmp_path / "taken")]) == 1
+    assert "taken" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
