@@ -32,6 +32,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from imputome.methods.matrix_completion.solver import complete
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+os.environ.setdefault("IMPUTOME_DATA", str(REPOSITORY.parent / "shared" / "data"))
 GOLDEN = Path(os.environ.get("IMPUTOME_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
 
 
