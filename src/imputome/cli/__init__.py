@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from imputome.cli import datasets, demo, impute, inspect, methods, remove
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
+
+# newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
+UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 app = typer.Typer(
     name="imputome",
@@ -68,13 +70,10 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         error_line("interrupted; nothing was written")
         return 130
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
         return error.exit_code
     except Exception as error:
