@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from imputome import datasets as datasets
     from imputome import methods as methods
     from imputome.errors import ImputomeError, InputError
-    from imputome.facade import impute
+    from imputome.facade import evaluate, impute
     from imputome.methods.base import Data, Imputation
     from imputome.preprocessing.inspect import inspect
 
-__all__ = ["Data", "Imputation", "ImputomeError", "InputError", "datasets", "impute", "inspect", "methods"]
+__all__ = ["Data", "Imputation", "ImputomeError", "InputError", "datasets", "evaluate", "impute", "inspect", "methods"]
 __version__ = version("imputome")
 
 # where each public name lives: imported on first use, so that `import imputome` stays fast
@@ -23,6 +23,7 @@ _HOMES = {
     "Imputation": "imputome.methods.base",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
+    "evaluate": "imputome.facade",
     "impute": "imputome.facade",
     "inspect": "imputome.preprocessing.inspect",
 }

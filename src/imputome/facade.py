@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.methods import get, info
+from imputome.methods import get
 from imputome.methods.base import Data, Imputation, Imputer, MethodInfo, as_data, in_memory
+from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
 from imputome.preprocessing.inspect import InputReport, inspect
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+
+    from imputome.studies.runner import Dataset
 
 Progress = Callable[[float, str], None]
 
@@ -73,23 +77,14 @@ def impute(
     InputError
         The input cannot be imputed as it is; the message says what was seen and what to pass.
     """
-    key = key_added or default_key(method, posterior)
+    estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
+    key = checked_key(adata, key_added or default_key(estimator))
     taken = "obsm" if genes is not None and not copy else "layers"
     if key in getattr(adata, taken) and not overwrite:
         raise InputError(f"{taken}[{key!r}] exists already: pass overwrite=True to replace it, or another key_added")
     columns = None if genes is None else gene_positions(adata, genes)
     _check_memory(adata.n_obs, adata.n_vars if columns is None else len(columns))
-    run = run_method(
-        adata,
-        method=method,
-        layer=layer,
-        covariates=covariates,
-        keep_observed=keep_observed,
-        scale=scale,
-        params=params,
-        posterior=posterior,
-        random_state=random_state,
-    )
+    run = run_method(adata, estimator, layer=layer, covariates=covariates, keep_observed=keep_observed, scale=scale)
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
     values = run.imputation.to_array(genes=columns, scale=run.scale, keep_observed=keep_observed)
@@ -113,6 +108,72 @@ def impute(
     return target if copy else None
 
 
+def evaluate(
+    adata: AnnData | dict[str, AnnData],
+    *,
+    methods: Iterable[str],
+    labels: str | None = None,
+    layer: str | None = None,
+    min_genes: int = 0,
+    min_cells: int = 0,
+    **study: Any,
+) -> pd.DataFrame:
+    """Hide values, impute with several methods and the controls, and score them: a one-line study.
+
+    Parameters
+    ----------
+    adata : one AnnData, or several by name.
+    methods : ``"name"``, ``"name+posterior"`` or ``"name:key=value"``.
+    labels : column of ``obs`` with the classes, for downstream analyses.
+    min_genes, min_cells : cells with fewer genes, and genes in fewer cells, are left out.
+    **study : scheme, fraction, trials, seed, downstream, protocol, output: see `imputome.studies.runner.run_study`.
+
+    Returns
+    -------
+    The tidy long table; ``imputome.studies.results.summary`` of it gives means and spreads.
+    """
+    from imputome.studies.runner import run_study
+
+    several = adata if isinstance(adata, dict) else {"data": adata}
+    datasets = [
+        to_dataset(one, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+        for name, one in several.items()
+    ]
+    return run_study(datasets, methods, **study)
+
+
+def to_dataset(
+    adata: AnnData,
+    *,
+    name: str,
+    labels: str | None = None,
+    layer: str | None = None,
+    min_genes: int = 0,
+    min_cells: int = 0,
+) -> Dataset:
+    """A dataset for a study: filtered by cells, then by genes, on counts as they are or on real values."""
+    from imputome.studies.runner import Dataset
+
+    if labels is not None and labels not in adata.obs:
+        raise InputError(f"obs has no column {labels!r}; columns: {', '.join(map(str, adata.obs.columns)) or 'none'}")
+    report = inspect(adata, layer=layer)
+    if report.errors:
+        raise InputError(report.errors[0])
+    if report.state in ("log1p", "normalized"):
+        raise InputError(f"{report.where} looks {report.state}: methods are judged on counts, pass the layer with them")
+    data = as_data(
+        adata.X if layer is None else adata.layers[layer],
+        kind="counts" if report.state == "counts" else "real",
+        obs_names=adata.obs_names,
+        var_names=adata.var_names,
+    )
+    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
+    data = data.subset(rows=cells)
+    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells))
+    classes = None if labels is None else adata.obs[labels].astype(str).to_numpy()[cells]
+    return Dataset(name, data, classes)
+
+
 @dataclass(frozen=True)
 class Run:
     """A fitted method with all that is worth keeping of how it came about."""
@@ -122,7 +183,6 @@ class Run:
     report: InputReport
     scale: Scale
     keep_observed: bool
-    random_state: int
     seconds: float
     messages: tuple[str, ...]
 
@@ -132,7 +192,7 @@ class Run:
         return {
             "method": self.estimator.name,
             "params": json.dumps(self.estimator.get_params()),
-            "random_state": self.random_state,
+            "random_state": getattr(self.estimator, "random_state", 0),
             "versions": {name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
             "input": {"where": self.report.where, "state": self.report.state, "kind": result.data.kind},
             "scale": self.scale,
@@ -155,33 +215,31 @@ class Run:
 
 def run_method(
     adata: AnnData,
+    estimator: Imputer,
     *,
-    method: str,
     layer: str | None = None,
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
-    params: dict[str, Any] | None = None,
-    posterior: bool | None = None,
-    random_state: int = 0,
     progress: Progress | None = None,
 ) -> Run:
     """Inspect the input, fit the method, and return the lazy result with its story; nothing is written."""
-    estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
-    estimator.progress = progress
     if scale is not None and scale not in SCALES:
         raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
     data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale)
     if covariates is not None:
         data = _with_covariates(data, adata, list(covariates), estimator.info)
+    if progress is not None:
+        progress(0.0, "")
+        estimator.progress = progress
     begun = time.perf_counter()
     result = estimator.fit_transform(data)
     seconds = time.perf_counter() - begun
     messages = list(report.warnings)
     if result.status.message and not result.status.converged:
-        messages.append(f"{method}: {result.status.message}")
+        messages.append(f"{estimator.name}: {result.status.message}")
     keeps = result.keeps_observed if keep_observed is None else keep_observed
-    return Run(result, estimator, report, out_scale, keeps, random_state, seconds, tuple(messages))
+    return Run(result, estimator, report, out_scale, keeps, seconds, tuple(messages))
 
 
 def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int) -> Imputer:
@@ -189,10 +247,6 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
     cls = get(method)
     allowed = cls.parameter_defaults()
     given = dict(params or {})
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        known = ", ".join(allowed) or "none"
-        raise InputError(f"{method} has no parameter {unknown[0]!r}; its parameters: {known}")
     if posterior is not None:
         if posterior and "posterior" not in allowed:
             raise InputError(f"{method} has no posterior step: its values are not rates of counts")
@@ -200,6 +254,7 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
             given["posterior"] = posterior
     if "random_state" in allowed:
         given.setdefault("random_state", random_state)
+    check_parameters(cls, given)
     return cls(**given)
 
 
@@ -297,9 +352,19 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
     return positions
 
 
-def default_key(method: str, posterior: bool | None) -> str:
+def default_key(estimator: Imputer) -> str:
     """Name of the layer where the user gives none."""
-    return f"{info(method).name}_posterior" if posterior and not method.endswith("_posterior") else info(method).name
+    added = estimator.posterior and not estimator.name.endswith("_posterior")
+    return f"{estimator.name}_posterior" if added else estimator.name
+
+
+def checked_key(adata: AnnData, key: str) -> str:
+    """The key, if a file can hold it and the record of results can take it."""
+    if not key.strip() or "/" in key or key in (".", ".."):
+        raise InputError(f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter")
+    if not isinstance(adata.uns.get("imputome", {}), Mapping):
+        raise InputError("uns['imputome'] holds something else than imputome's records: rename or delete it first")
+    return key
 
 
 def peak_memory() -> int:

@@ -133,7 +133,7 @@ def test_tables_out_hold_the_same_values_as_a_layer(counts, tmp_path, name):
     assert impute(source, tmp_path / "out.h5ad", "gene_mean") == 0
     assert impute(source, tmp_path / name, "gene_mean") == 0
     if name.endswith(".parquet"):
-        table = pd.read_parquet(tmp_path / name)
+        table = pd.read_parquet(tmp_path / name).set_index("index")
     else:
         table = pd.read_csv(tmp_path / name, index_col=0, sep="\t" if ".tsv" in name else ",")
     assert list(table.index) == [f"cell{i}" for i in range(60)]
@@ -322,7 +322,21 @@ def test_set_of_another_form_is_a_usage_error(counts, tmp_path, capsys, setting)
     assert listing(tmp_path) == ["in.h5ad"]
 
 
-@pytest.mark.parametrize("setting", ["max_rank=abc", "max_rank=-1", "tol=abc", "tol=-1", "stop=never", "dtype=int8"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "max_rank=abc",
+        "max_rank=-1",
+        "tol=abc",
+        "tol=-1",
+        "stop=never",
+        "dtype=int8",
+        "max_rank=2.5",
+        "max_rank=True",
+        "posterior=maybe",
+        "random_state=x",
+    ],
+)
 def test_wrong_value_of_a_parameter(counts, tmp_path, capsys, setting):
     source, _ = counts
     err = refused(capsys, impute(source, tmp_path / "out.h5ad", "ialm", "--set", setting), setting.split("=")[0])
@@ -488,7 +502,7 @@ def test_nan_is_filled_by_ialm_better_than_by_the_mean(tmp_path):
         filled = layer(tmp_path / f"{method}.h5ad", method)
         np.testing.assert_allclose(filled[~hidden], X[~hidden], rtol=1e-5)
         errors[method] = np.sqrt(np.mean((filled - X)[hidden] ** 2))
-    assert errors["ialm"] < 0.2 * errors["mean"]
+    assert errors["ialm"] < 0.5 * errors["mean"]
 
 
 def test_counts_are_refused_by_mean_and_nan_by_gene_mean(counts, real, tmp_path, capsys):
@@ -531,7 +545,7 @@ def test_one_cell(tmp_path, capsys):
 
 
 # -- posterior and observed values -------------------------------------------------------------------------------------
-def test_posterior_lies_between_the_rate_and_the_counts(counts, tmp_path):
+def test_posterior_moves_the_rate_towards_the_counts(counts, tmp_path):
     source, X = counts
     assert impute(source, tmp_path / "rate.h5ad", "gene_mean") == 0
     assert impute(source, tmp_path / "out.h5ad", "gene_mean", "--posterior") == 0
@@ -539,9 +553,11 @@ def test_posterior_lies_between_the_rate_and_the_counts(counts, tmp_path):
     assert set(read.layers) == {"raw", "gene_mean_posterior"}
     assert bool(read.uns["imputome"]["gene_mean_posterior"]["posterior"]) is True
     rate, values = layer(tmp_path / "rate.h5ad", "gene_mean"), np.asarray(read.layers["gene_mean_posterior"])
-    assert (values >= np.minimum(rate, X) - 1e-4).all()
-    assert (values <= np.maximum(rate, X) + 1e-4).all()
-    assert np.abs(values - rate).max() > 0.1
+    np.testing.assert_allclose(values.sum(), X.sum(), rtol=1e-4)
+    change = values / rate  # up to one factor for all, above 1 where more was counted than expected, else below
+    for j in range(40):
+        more = X[:, j] > rate[:, j]
+        assert change[more, j].min() > change[~more, j].max()
 
 
 def test_posterior_of_a_method_without_rates(real, tmp_path, capsys):
@@ -664,7 +680,7 @@ def test_taken_key_is_refused_before_fitting(counts, tmp_path, capsys, name):
     assert read.uns["imputome"]["raw"]["method"] == "ialm"
 
 
-@pytest.mark.parametrize("key", ["a/b", "/", ""])
+@pytest.mark.parametrize("key", ["a/b", "/"])
 def test_impossible_key_is_refused_before_fitting(counts, tmp_path, capsys, key):
     code = impute(counts[0], tmp_path / "out.h5ad", "ialm", "--key-added", key)
     err = refused(capsys, code, "key")
@@ -846,8 +862,7 @@ def test_signal_while_fitting(medium, tmp_path, number, code):
 def test_signal_while_writing(medium, tmp_path, name, number, code):
     wide = tmp_path / "wide.h5ad"
     adata = ad.read_h5ad(medium)
-    adata = ad.concat([adata] * 4, axis=0)
-    adata.obs_names_make_unique()
+    adata = ad.concat([adata] * 4, axis=0, index_unique="-")
     adata.write_h5ad(wide)
     process = started("impute", wide, "-o", tmp_path / name, "--method", "gene_mean", "--replace-observed")
     for _ in range(600):  # until the partial output is there
@@ -919,7 +934,7 @@ def test_as_module(counts, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("closed", ["<&-", "</dev/null", ">&-"])
+@pytest.mark.parametrize("closed", ["<&-", "</dev/null", ">&-", "2>&-"])
 def test_closed_streams(counts, tmp_path, closed):
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", PROGRAM, "impute", str(counts[0])]
     done = subprocess.run(
@@ -935,12 +950,24 @@ def test_closed_streams(counts, tmp_path, closed):
     assert ad.read_h5ad(tmp_path / "out.h5ad").layers["gene_mean"].shape == (60, 40)
 
 
-def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", ["out.h5ad", "out.zarr", "out.csv"])
+def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path, name):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
-    if os.access(locked, os.W_OK):  # root may write everywhere; then only the question can be answered differently
-        ask = os.access
-        monkeypatch.setattr(os, "access", lambda path, mode, **o: Path(path) != locked and ask(path, mode, **o))
-    err = refused(capsys, impute(counts[0], locked / "out.h5ad", "gene_mean"), "locked", "writ")
-    assert "fitting" not in err
+    command = [PROGRAM, "impute", str(counts[0]), "-o", str(locked / name), "--method", "gene_mean"]
+    if os.access(locked, os.W_OK):  # root: without this right it is bound as all others
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write everywhere, and there is no setpriv to take the right away")
+        command = ["setpriv", "--bounding-set=-dac_override", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in ("error: ", "locked", "writ"):
+        assert word in done.stderr
     assert listing(locked) == []
+
+
+def test_list_of_genes_in_another_encoding(counts, tmp_path, capsys):
+    (tmp_path / "genes.txt").write_bytes("gene1\n".encode("utf-16"))
+    code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt")
+    assert "unexpected" not in refused(capsys, code, "genes.txt", "UTF-8")

@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import datasets, demo, impute, inspect, methods, remove
+from imputome.cli import datasets, demo, impute, inspect, mask, methods, remove
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="imputome",
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 app.command("impute")(impute.command)
 app.command("inspect")(inspect.command)
+app.command("mask")(mask.command)
 app.command("methods")(methods.command)
 app.command("datasets")(datasets.command)
 app.command("demo")(demo.command)
@@ -69,10 +72,12 @@ def run(arguments: list[str]) -> int:
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
+        if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
+            error_line("interrupted; nothing was written")
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         error_line("interrupted; nothing was written")
-        return 130
+        return INTERRUPTED
     except UsageError as error:
         error.show()
         return error.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +17,17 @@ EVERY = 10.0  # seconds between plain progress lines
 
 def error_line(text: str) -> None:
     """One line on stderr."""
-    typer.echo(f"error: {' '.join(text.split())}", err=True)
+    typer.echo(f"error: {in_options(text)}", err=True)
 
 
 def warning_line(text: str) -> None:
     """One line on stderr."""
-    typer.echo(f"warning: {' '.join(text.split())}", err=True)
+    typer.echo(f"warning: {in_options(text)}", err=True)
+
+
+def in_options(text: str) -> str:
+    """A message of the library on one line, its keyword arguments written as options of the command line."""
+    return re.sub(r"\b(layer|scale)='([^']*)'", r"--\1 \2", " ".join(text.split()))
 
 
 def print_json(summary: dict[str, Any]) -> None:
@@ -38,7 +44,7 @@ def progress(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]
     """A callable (share done, where it stands): a bar on a terminal, plain lines now and then elsewhere."""
     if quiet:
         yield lambda share, text: None
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -58,11 +64,13 @@ def progress(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]
 
 
 def _plain_lines(what: str) -> Callable[[float, str], None]:
-    typer.echo(f"{what} ...", err=True)
-    last = time.monotonic()
+    last = None
 
     def show(share: float, text: str) -> None:
         nonlocal last
+        if last is None:  # said when the work begins, not before the input was looked at
+            typer.echo(f"{what} ...", err=True)
+            last = time.monotonic()
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
             typer.echo(f"{what}: {share:.0%} {text}", err=True)

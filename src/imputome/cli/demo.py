@@ -13,24 +13,29 @@ from imputome.cli.console import print_json, progress
 
 def command(
     folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("imputome-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
     """Hide 10 % of 700 blood cells, recover it with ialm and the controls, and show the scores."""
     from imputome.datasets import pbmc68k
+    from imputome.errors import InputError
     from imputome.facade import impute
-    from imputome.io.stream import atomic_path
+    from imputome.io.stream import atomic_path, check_output
     from imputome.report.figures import demo_figure
     from imputome.studies.demo import run_demo
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{folder} is a file: give a folder with -o") from error
+    table, picture = folder / "pbmc68k_imputed.h5ad", folder / "pbmc68k_demo.png"
+    check_output(table, overwrite=True)
     adata = pbmc68k()
     with progress("demo", quiet=quiet) as show:
         result = run_demo(adata.X, seed=seed, progress=show)
     impute(adata, method="ialm", random_state=seed)
     impute(adata, method="gene_mean_posterior", random_state=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    table, picture = folder / "pbmc68k_imputed.h5ad", folder / "pbmc68k_demo.png"
     with atomic_path(table) as partial:
         adata.write_h5ad(partial)
     with atomic_path(picture) as partial:

@@ -11,7 +11,9 @@ from imputome.cli.console import error_line, print_json, warning_line
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
+    ],
     layer: Annotated[str | None, typer.Option(help="Layer to look at instead of X.")] = None,
     genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable report.")] = False,

@@ -9,7 +9,9 @@ import typer
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help=".h5ad or .zarr that imputome wrote to.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad or .zarr that imputome wrote to.")
+    ],
     key: Annotated[str, typer.Argument(metavar="KEY", help="Name of the layer.")],
 ) -> None:
     """Remove an imputed layer with all that came with it; the file is replaced at once or not at all."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imputome.errors import InputError
@@ -31,7 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield partial
         _move(partial, path)
     except BaseException:
-        _remove(partial)
+        _remove_interrupted(partial)
         raise
 
 
@@ -79,7 +80,22 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    shutil.rmtree(path)
+
+
+def _remove_interrupted(path: Path) -> None:
+    """Remove a partial that others may still be writing to: zarr's own threads finish what they had begun."""
+    quiet = 0
+    for _ in range(100):
+        if path.exists():
+            quiet = 0
+            with suppress(OSError):  # a file came or went meanwhile: the next round sees to it
+                _remove(path)
+        else:
+            quiet += 1
+        if quiet == 4 or (quiet and path.suffix.lower() != ".zarr"):
+            return
+        time.sleep(0.05)

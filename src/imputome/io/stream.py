@@ -6,6 +6,7 @@ under a hidden name in its folder and moved into place when it is complete.
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
 # h5py's chunk cache holds 1 MiB, so larger chunks would be unpacked again for every row read; a zarr chunk is a file
+MAX_NAME = 220  # bytes of a file name, so that the name of its partial fits the usual 255
 _CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
 
 
@@ -53,6 +55,10 @@ def check_output(path: str | Path, source: str | Path | None = None, *, overwrit
         require_pyarrow("writing .parquet")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to: choose another, or change its permissions")
+    if len(path.name.encode()) > MAX_NAME:
+        raise InputError(f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters")
     if source is not None and path.resolve() == Path(source).resolve():
         raise InputError(f"the output {path} is the input itself: give another path")
     if not path.exists():
@@ -252,6 +258,8 @@ def remove_key(path: str | Path, key: str) -> None:
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
         raise InputError(f"results can be taken out of .h5ad and .zarr only, not of {path}")
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to: change its permissions first")
     with _opened(path, "r") as root:
         keys = sorted(root["uns/imputome"].keys()) if "uns/imputome" in root else []
     # layers that imputome did not write have no provenance, and are not ours to remove

@@ -284,7 +284,7 @@ def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator
 
 
 def _text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         return path.open("w", encoding="utf-8", newline="")
     return _gzip_writer(path)
 
@@ -300,10 +300,20 @@ def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
         yield handle
 
 
-def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
-    pa, pq = require_pyarrow("writing .parquet")
+def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None) -> None:
+    """Refuse, before any work, names that Parquet cannot have as columns."""
+    names = adata.obs_names if genes_in == "rows" else adata.var_names if genes is None else adata.var_names[genes]
+    _check_unique(list(names))
+
+
+def _check_unique(columns: list[str]) -> None:
     if len(set(columns)) != len(columns):
         raise InputError("Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead")
+
+
+def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
+    pa, pq = require_pyarrow("writing .parquet")
+    _check_unique(columns)
     writer = None
     # "__index_level_0__" is what pandas would call it, for the case that a gene is called "index"
     fields = ["__index_level_0__" if "index" in columns else "index", *columns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,14 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+        from sklearn.exceptions import ConvergenceWarning
+
+        if self.n_components < 1 or self.max_iter < 1:
+            raise InputError("poisson_nmf: n_components and max_iter must be at least 1")
         nmf = self._nmf(min(self.n_components, *data.shape))
-        left = nmf.fit_transform(data.X)
+        with warnings.catch_warnings():  # whether it converged is in the status
+            warnings.simplefilter("ignore", category=ConvergenceWarning)
+            left = nmf.fit_transform(data.X)
         self.components_ = nmf.components_.astype(data.X.dtype)
         ended = nmf.n_iter_ < self.max_iter
         status = Status(

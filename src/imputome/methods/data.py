@@ -6,7 +6,7 @@ Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -73,6 +73,24 @@ class Data:
         rows = np.asarray(known.sum(axis=1)).ravel()
         columns = np.asarray(known.sum(axis=0)).ravel()
         return rows, columns
+
+    def subset(self, *, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Data:
+        """Some rows and columns, by position; a library size that was given stays that of all genes."""
+        i = np.arange(self.shape[0]) if rows is None else rows
+        j = np.arange(self.shape[1]) if columns is None else columns
+
+        def part(matrix: Any) -> Any:
+            return None if matrix is None else matrix[i][:, j]
+
+        return replace(
+            self,
+            X=part(self.X),
+            obs_names=self.obs_names[i],
+            var_names=self.var_names[j],
+            observed=part(self.observed),
+            covariates=None if self.covariates is None else self.covariates.iloc[i],
+            library_size=None if self.library_size is None else self.library_size[i],
+        )
 
     def block(self, rows: Any, genes: Any = None) -> np.ndarray:
         """Dense values of some rows and genes, float64; NaN stays NaN."""

@@ -1,0 +1,5 @@
+"""``python -m imputome``."""
+
+from imputome.cli import main
+
+main()

@@ -1,0 +1,338 @@
+"""Differential expression between two groups of cells, and how well known differences are found.
+
+Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G matrix of expression values.
+
+Values that a method imputed are smoothed over cells: tested as if they were measured, they give false positives. See
+`de_by_count_splitting` for the same trap where the groups come from the counts themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import special, stats
+
+from imputome.errors import InputError
+from imputome.evaluation.hurdle import ENTRIES, gaussian_gain, indicator, logistic_gain
+from imputome.methods.data import clean_csr, in_memory
+from imputome.preprocessing.counts import counts_to_scale
+from imputome.preprocessing.holdout import thin
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+
+def wilcoxon(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Rank-sum test of every gene between two groups of cells, with correction for ties.
+
+    With R the sum of the mid-ranks of the tested group, ``U = R - n1 (n1 + 1) / 2`` is referred to a normal
+    distribution of mean ``n1 n2 / 2`` and variance ``n1 n2 / 12 ((n + 1) - sum(t^3 - t) / (n (n - 1)))`` (t: sizes of
+    ties), without continuity correction: ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=False)``.
+    Only stored values are sorted: the zeros of a gene are one tie.
+
+    Parameters
+    ----------
+    X : (n, G) matrix, dense or sparse, cells in rows; the test itself is the same on any monotone scale.
+    groups : (n,) labels of exactly two kinds.
+    tested : label of the group whose excess is positive; None takes the later one in sorted order (True over False).
+    names : of the genes; None takes the columns of a DataFrame, else numbers.
+
+    Returns
+    -------
+    DataFrame with one row a gene: ``log_fold_change`` (difference of mean values, tested minus the other: in natural
+    logs where X is log1p), ``statistic`` (U), ``z``, ``p_value`` (two-sided; 1 for a constant gene) and
+    ``p_adjusted`` (Bonferroni over all G genes).
+
+    Raises
+    ------
+    InputError
+        Not two groups, labels that do not fit the matrix, NaN in X.
+
+    References
+    ----------
+    Mann & Whitney 1947; ties as in Lehmann, Nonparametrics, 1975, eq. 1.35.
+    """
+    X, member, index = _checked(X, groups, tested, names)
+    n, G = X.shape
+    n1 = float(member.sum())
+    n2 = n - n1
+    rank_sum, ties, change = np.empty(G), np.empty(G), np.empty(G)
+    for genes, block in _gene_blocks(X):
+        rank_sum[genes], ties[genes] = _rank_sums(block, member)
+        change[genes] = (block.T @ member) / n1 - (block.T @ ~member) / n2
+    U = rank_sum - n1 * (n1 + 1) / 2
+    variance = n1 * n2 / 12 * ((n + 1) - ties / (n * (n - 1)))
+    varies = variance > 1e-9 * n1 * n2
+    z = np.where(varies, (U - n1 * n2 / 2) / np.sqrt(np.where(varies, variance, 1)), 0.0)
+    return _table(index, change, p_value=2 * special.ndtr(-np.abs(z)), statistic=U, z=z)
+
+
+def _rank_sums(block: sp.csc_array, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of mid-ranks of the members and sum of t^3 - t over ties, per gene, from the nonzero values alone."""
+    n, G = block.shape
+    stored = np.diff(block.indptr)
+    zeros = (n - stored).astype(np.float64)
+    inside = member[block.indices]
+    gene = np.repeat(np.arange(G), stored)
+    zeros_inside = member.sum() - np.bincount(gene, weights=inside, minlength=G)
+    order = np.lexsort((block.data, gene))
+    values, inside = block.data[order], inside[order]  # `gene` is sorted already
+    starts = np.flatnonzero(np.r_[True, (np.diff(values) != 0) | (np.diff(gene) != 0)][: len(values)])
+    size = np.diff(np.r_[starts, len(values)]).astype(np.float64)
+    of = gene[starts]
+    positive = values[starts] > 0
+    # members of the run, and how many of the gene's cells lie below it
+    hits = np.add.reduceat(inside, starts, dtype=np.float64) if len(starts) else np.empty(0)
+    below = starts - block.indptr[of] + np.where(positive, zeros[of], 0)
+    rank_sum = np.bincount(of, weights=hits * (below + (size + 1) / 2), minlength=G)
+    negative = np.bincount(of, weights=size * ~positive, minlength=G)
+    rank_sum += zeros_inside * (negative + (zeros + 1) / 2)
+    ties = np.bincount(of, weights=size**3 - size, minlength=G) + zeros**3 - zeros
+    return rank_sum, ties
+
+
+def hurdle_lrt(
+    X: Any, groups: Any, *, detection_rate: bool = True, tested: Any = None, names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Two-part hurdle likelihood-ratio test of every gene between two groups of cells (the model of MAST).
+
+    ``logit P(x_ig > 0) = z_i a_g`` and ``x_ig | x_ig > 0 ~ Normal(z_i b_g, s_g^2)``, with z_i the intercept, the group
+    and, if asked for, the cell's detection rate. The statistic is twice the gain in maximum log-likelihood by the
+    group, summed over both parts, against chi-squared with one degree of freedom for each part that can tell the
+    groups apart: none for detection where all cells or no cell have the gene, none for the level where the detected
+    cells are of one group, do not vary, or are no more than the coefficients.
+
+    Parameters
+    ----------
+    X : (n, G) matrix, dense or sparse, cells in rows; zero or log1p of a normalised count.
+    groups : (n,) labels of exactly two kinds.
+    detection_rate : take the share of the G genes that a cell has as a covariate (standardised). Left out where it does
+        not vary, as after imputation.
+    tested, names : as in `wilcoxon`.
+
+    Returns
+    -------
+    DataFrame with one row a gene: ``log_fold_change`` (difference of mean values, zeros included),
+    ``statistic_detection``, ``statistic_level``, ``statistic`` (their sum), ``df`` (0, 1 or 2), ``p_value`` (1 for
+    df 0) and ``p_adjusted`` (Bonferroni over all G genes).
+
+    Notes
+    -----
+    Without the covariate both parts are closed forms (the first is the G-test of a 2 x 2 table); with it, the logistic
+    part is Newton's method for all genes of a block at once, which needs X only through ``z'(x > 0)``. Under
+    separation coefficients run away but the likelihood converges, and only that is used. Levels that the group (with
+    the covariate) explains without residual have no chi-squared: they get the p-value of the exact permutation test,
+    one over the number of ways to choose the tested cells. MAST also shrinks the variances over genes (``ebayes``);
+    this test does not, so levels of a handful of cells are somewhat anti-conservative.
+
+    Raises
+    ------
+    InputError
+        Not two groups, labels that do not fit the matrix, NaN or negative values in X.
+
+    References
+    ----------
+    Finak et al. 2015, Genome Biol 16:278, "Generalized linear model" and "Cellular detection rate" of the methods.
+    """
+    X, member, index = _checked(X, groups, tested, names)
+    n, G = X.shape
+    group = member.astype(np.float64)
+    rate = _detection_rate(X) if detection_rate else None
+    # one column a group instead of intercept and contrast: still well conditioned when one coefficient runs away
+    null = np.ones((n, 1)) if rate is None else np.column_stack([np.ones(n), rate])
+    full = np.column_stack([1 - group, group, null[:, 1:]])
+    change, detection, level = np.empty(G), np.zeros(G), np.zeros(G)
+    df_detection, df_level = np.zeros(G), np.zeros(G)
+    for genes, block in _gene_blocks(X):
+        if block.nnz and block.data.min() < 0:
+            raise InputError("the hurdle test takes zero as not detected: set negative values to zero first")
+        change[genes] = (block.T @ group) / group.sum() - (block.T @ (1 - group)) / (1 - group).sum()
+        detected = np.diff(block.indptr)
+        open_ = (detected > 0) & (detected < n)
+        df_detection[genes] = open_
+        sums = indicator(block).T @ full
+        part = np.zeros(len(detected))
+        part[open_] = logistic_gain(sums[open_], null, full)
+        detection[genes] = part
+        level[genes], df_level[genes] = gaussian_gain(block, group, null)
+    total, df = detection + level, df_detection + df_level
+    p_value = np.where(df > 0, stats.chi2.sf(total, np.maximum(df, 1)), 1.0)
+    return _table(
+        index,
+        change,
+        p_value=p_value,
+        statistic_detection=detection,
+        statistic_level=level,
+        statistic=total,
+        df=df.astype(np.int64),
+    )
+
+
+def _detection_rate(X: Any) -> np.ndarray | None:
+    """(n,) share of genes detected in each cell, standardised; None where it does not vary."""
+    count = np.zeros(X.shape[0])
+    for _, block in _gene_blocks(X):
+        count += np.bincount(block.indices, minlength=len(count))
+    return None if np.ptp(count) == 0 else (count - count.mean()) / count.std()
+
+
+def precision_recall_tnr(*, truth: Any, called: Any) -> dict[str, float]:
+    """Precision tp / (tp + fp), recall tp / (tp + fn) and true negative rate tn / (tn + fp) of called genes.
+
+    Parameters
+    ----------
+    truth, called : (G,) booleans, True for a gene that differs and for one that was called.
+
+    Returns
+    -------
+    dict with ``precision``, ``recall`` and ``tnr``; NaN where there is nothing to divide by.
+
+    Notes
+    -----
+    The published code of Xi & Li computes tn / (tn + fn) and calls it the true negative rate.
+    """
+    truth, called = np.asarray(truth), np.asarray(called)
+    if truth.shape != called.shape:
+        raise InputError(f"truth has shape {truth.shape}, called {called.shape}: they must be the same")
+    if truth.dtype != bool or called.dtype != bool:
+        raise InputError("truth and called must be booleans, one a gene: compare p-values with a level first")
+
+    def share(good: int, bad: int) -> float:
+        return float(good / (good + bad)) if good + bad else float("nan")
+
+    tp, fp = int((truth & called).sum()), int((~truth & called).sum())
+    fn, tn = int((truth & ~called).sum()), int((~truth & ~called).sum())
+    return {"precision": share(tp, fp), "recall": share(tp, fn), "tnr": share(tn, fp)}
+
+
+def de_by_count_splitting(
+    X: Any,
+    groups: Any = None,
+    *,
+    rng: np.random.Generator,
+    keep: float = 0.5,
+    test: Literal["wilcoxon", "hurdle"] = "wilcoxon",
+    detection_rate: bool = True,
+    names: Sequence[str] | None = None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Split the molecules, find groups on one part, test genes between them on the other.
+
+    Clusters found on counts and then tested on the same counts differ even where there is one population: the
+    clustering has sorted the noise, and the test sees it again (double dipping). Split by `thin`, the two parts are
+    independent given the rates where counts are Poisson, and p-values are honest. Where a gene varies beyond Poisson
+    for a reason that is not of interest, both parts share that variation and some of the false positives stay
+    (negative-binomial splitting would remove it, if the dispersion were known).
+
+    Parameters
+    ----------
+    X : (n, G) integer counts, dense or sparse.
+    groups : a function that takes the kept part (``csr_array``) and returns (n,) labels of two kinds; or such labels,
+        which must not come from X itself: no splitting afterwards makes those honest; None puts the cells into two
+        clusters (k-means on 20 principal components of the log-normalised kept part).
+    keep : probability that a molecule goes to the part where groups are found.
+    test : ``"wilcoxon"`` or ``"hurdle"``, on log1p of counts per 10,000 of the other part.
+    detection_rate : covariate of `hurdle_lrt`.
+    names : of the genes.
+
+    Returns
+    -------
+    table : as the test gives it.
+    labels : (n,) the groups.
+
+    Raises
+    ------
+    InputError
+        Counts that are not integers, ``keep`` not between 0 and 1, not two groups.
+
+    References
+    ----------
+    Neufeld et al. 2024, Biostatistics 25:270, algorithm 1.
+    """
+    if not 0 < keep < 1:
+        raise InputError(f"keep is {keep}: it must lie between 0 and 1 for both parts to have molecules")
+    if test not in ("wilcoxon", "hurdle"):
+        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"')
+    if names is None and hasattr(X, "iloc"):
+        names = X.columns
+    found, judged = thin(clean_csr(in_memory(X)), keep, rng)
+    if groups is None:
+        labels = _two_clusters(found, rng)
+    else:
+        labels = np.asarray(groups(found) if callable(groups) else groups)
+    values = _log_normalized(judged)
+    if test == "wilcoxon":
+        return wilcoxon(values, labels, names=names), labels
+    return hurdle_lrt(values, labels, detection_rate=detection_rate, names=names), labels
+
+
+def _log_normalized(X: sp.csr_array) -> sp.csr_array:
+    """log1p of counts per 10,000 of the row sums, sparse."""
+    library = np.repeat(np.asarray(X.sum(axis=1), dtype=np.float64).ravel(), np.diff(X.indptr))
+    result = X.astype(np.float64)
+    result.data = counts_to_scale(result.data, library, "log1p")
+    return result
+
+
+def _two_clusters(X: sp.csr_array, rng: np.random.Generator) -> np.ndarray:
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    seed = int(rng.integers(2**31))
+    components = min(20, *(size - 1 for size in X.shape))
+    if components < 1:
+        raise InputError("two clusters need at least two cells and two genes: pass groups")
+    scores = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(_log_normalized(X))
+    return KMeans(2, n_init=10, random_state=seed).fit_predict(scores)
+
+
+def _checked(X: Any, groups: Any, tested: Any, names: Sequence[str] | None) -> tuple[Any, np.ndarray, Any]:
+    """The matrix (ndarray or ``csc_array`` without stored zeros), who is in the tested group, names of the genes."""
+    import pandas as pd
+    import scipy.sparse as sp
+
+    if names is None:
+        names = X.columns if hasattr(X, "iloc") else None
+    X = X if sp.issparse(X) else in_memory(X)
+    if sp.issparse(X):
+        X = sp.csc_array(X, copy=True)
+        X.sum_duplicates()
+        X.eliminate_zeros()
+    n, G = X.shape
+    if np.isnan(X.data if sp.issparse(X) else X).any():
+        raise InputError("the matrix holds NaN: impute it, or leave those genes out")
+    labels = np.asarray(groups)
+    if labels.shape != (n,):
+        raise InputError(f"groups has shape {labels.shape}; one label for each of {n} cells is needed")
+    kinds = pd.unique(labels)
+    if len(kinds) != 2 or pd.isna(kinds).any():
+        raise InputError(f"two groups are needed, not {len(kinds)}: pass labels == one_of_them to test it against all")
+    if tested is None:
+        tested = max(kinds)
+    elif tested not in kinds:
+        raise InputError(f"{tested!r} is not one of the groups {list(kinds)}")
+    index = pd.RangeIndex(G) if names is None else pd.Index(names)
+    if len(index) != G:
+        raise InputError(f"{len(index)} names were given for {G} genes")
+    return X, labels == tested, index
+
+
+def _gene_blocks(X: Any) -> Iterator[tuple[slice, sp.csc_array]]:
+    """Blocks of genes in float64, sparse by columns; a dense matrix is never copied whole."""
+    import scipy.sparse as sp
+
+    n, G = X.shape
+    size = max(1, ENTRIES // n)
+    for start in range(0, G, size):
+        genes = slice(start, min(start + size, G))
+        yield genes, sp.csc_array(X[:, genes], dtype=np.float64)
+
+
+def _table(index: Any, change: np.ndarray, *, p_value: np.ndarray, **columns: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    adjusted = np.minimum(p_value * len(index), 1.0)
+    values = {"log_fold_change": change, **columns, "p_value": p_value, "p_adjusted": adjusted}
+    return pd.DataFrame(values, index=index)

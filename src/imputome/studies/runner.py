@@ -1,0 +1,318 @@
+"""The runner of every study: method x split x trial -> rows. Controls are always among the methods."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imputome.errors import ImputomeError, InputError
+from imputome.evaluation.splits import SCHEMES, Split, make_split
+from imputome.evaluation.splits import seed_for as split_seed
+from imputome.evaluation.streaming import score_hidden, score_thinned
+from imputome.methods import get, info
+from imputome.methods.base import Data, Imputation
+from imputome.methods.factors import LowRank
+from imputome.studies.results import KEY, Journal, table_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONTROLS = {
+    "counts": ("all_zeros", "no_imputation", "gene_mean", "gene_mean_posterior"),
+    "real": ("mean", "random"),
+}
+DOWNSTREAM = ("clustering", "de")
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A registered method with parameters; ``posterior`` and other switches are parameters too."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}+posterior" if self.params.get("posterior") else self.name
+
+    @property
+    def parameters(self) -> str:
+        return json.dumps(self.params, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named dataset with the labels that downstream analyses need."""
+
+    name: str
+    data: Data
+    labels: np.ndarray | None = None
+
+
+def parse_method(text: str) -> MethodSpec:
+    """``name``, ``name+posterior`` or ``name:key=value:key=value``; values are read as JSON, else taken as text."""
+    name, *settings = text.strip().split(":")
+    params: dict[str, Any] = {}
+    if name.endswith("+posterior"):
+        name = name.removesuffix("+posterior")
+        params["posterior"] = True
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{setting!r} in {text!r} is not of the form key=value")
+        try:
+            params[key] = json.loads(value)
+        except json.JSONDecodeError:
+            params[key] = value
+    if name != "all_zeros":
+        allowed = get(name).parameter_defaults()
+        unknown = sorted(set(params) - set(allowed))
+        if unknown:
+            raise InputError(f"{name} has no parameter {unknown[0]!r}; its parameters: {', '.join(allowed) or 'none'}")
+    return MethodSpec(name, params)
+
+
+def run_study(
+    datasets: Dataset | Sequence[Dataset],
+    methods: Iterable[str | MethodSpec],
+    *,
+    scheme: str = "thin",
+    fraction: float | Sequence[float] | None = None,
+    trials: int = 1,
+    seed: int = 0,
+    downstream: Iterable[str] = (),
+    protocol: str = "honest",
+    output: str | Path | None = None,
+    options: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Hide values, impute, score: a tidy long table with the controls in it.
+
+    Parameters
+    ----------
+    methods : as `parse_method` reads them, or `MethodSpec`.
+    scheme, fraction, options : how values are hidden, see ``imputome.evaluation.splits.SCHEMES``.
+    trials : repetitions, each with a seed made of the names of dataset, scheme, fraction and trial, and ``seed``.
+    downstream : ``"clustering"`` (needs labels) and ``"de"`` (needs two labels or more: first against rest).
+    protocol : ``"as_published"`` normalises counts to the median library before values are hidden, as the papers do:
+        the training part then knows something of what is hidden, and the scheme is labelled leaky.
+    output : where rows are kept as they come; a study that was interrupted goes on from there.
+
+    Returns
+    -------
+    DataFrame with the columns of `imputome.studies.results.COLUMNS`: one row a number, and one row, with the reason,
+    for a method that failed.
+    """
+    datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
+    downstream = tuple(downstream)
+    _check(datasets, scheme, downstream, protocol, trials)
+    fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
+    wanted = [parse_method(method) if isinstance(method, str) else method for method in methods]
+    journal = None if output is None else Journal(Path(output))
+    rows = [] if journal is None else journal.rows()
+    done = {tuple(str(row[name]) for name in KEY) for row in rows}
+    clock = _Clock(progress, len(datasets) * len(fractions) * trials)
+    for dataset in datasets:
+        data = _published(dataset.data) if protocol == "as_published" else dataset.data
+        specs = _with_controls(wanted, data.kind)
+        label = f"{scheme} (leaky)" if protocol == "as_published" else scheme
+        for share in fractions:
+            for trial in range(trials):
+                trial_seed = split_seed(dataset.name, scheme, share, trial, base=seed)
+                base = {"dataset": dataset.name, "scheme": label, "fraction": _number(share), "trial": trial}
+                base["seed"] = trial_seed
+                todo = []
+                for spec in specs:
+                    key = {**base, "method": spec.label, "parameters": spec.parameters}
+                    if tuple(str(key[name]) for name in KEY) not in done:
+                        todo.append((spec, key))
+                clock.part_begins(len(todo))
+                if todo:
+                    split = make_split(
+                        scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **(options or {})
+                    )
+                for spec, key in todo:
+                    clock.tell(f"{dataset.name}, {spec.label}, trial {trial + 1}")
+                    new = [{**key, **row} for row in _rows_of(spec, split, dataset, downstream, trial_seed)]
+                    rows.extend(new)
+                    if journal is not None:
+                        journal.append(new)
+                    clock.step()
+    table = table_of(rows)
+    if journal is not None:
+        journal.finish(table)
+    return table
+
+
+def _rows_of(
+    spec: MethodSpec, split: Split, dataset: Dataset, downstream: tuple[str, ...], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Fit, impute and score one method; a failure is a row with its reason."""
+    begun = time.perf_counter()
+    common = {"seconds": math.nan, "peak_bytes": 0, "status": "failed", "reason": ""}
+    try:
+        with _peak_memory() as peak:
+            result = _impute(spec, split, seed)
+        common = {"seconds": time.perf_counter() - begun, "peak_bytes": peak(), "status": "ok"}
+        common["reason"] = "" if result.status.converged else result.status.message
+        scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split)
+        for name, value in (scores | _downstream(result, split, dataset, downstream, seed)).items():
+            yield {"metric": name, "value": float(value), **common}
+    except (ImputomeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - begun
+        yield {"metric": "", "value": math.nan, **common, "seconds": seconds, "status": "failed", "reason": reason}
+
+
+def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
+    if spec.name == "all_zeros":
+        n, G = split.train.shape
+        zeros = LowRank(np.zeros((n, 0), np.float32), np.zeros((G, 0), np.float32))
+        return Imputation(zeros, split.train, scale="counts", keeps_observed=False)
+    cls = get(spec.name)
+    params = dict(spec.params)
+    if "random_state" in cls.parameter_defaults():
+        params.setdefault("random_state", seed % 2**31)
+    estimator = cls(**params)
+    if split.apply is None:
+        return estimator.fit_transform(split.train)
+    return estimator.fit(split.train).transform(split.apply)
+
+
+def _downstream(
+    result: Imputation, split: Split, dataset: Dataset, wanted: tuple[str, ...], seed: int
+) -> dict[str, float]:
+    """Scores of what people do next with an imputed matrix; it is made dense for it."""
+    if not wanted or dataset.labels is None:
+        return {}
+    from imputome.evaluation.clustering import cluster_scores, principal_components
+    from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
+
+    logged = result.to_array(scale="log1p" if result.data.kind == "counts" else None)
+    scores: dict[str, float] = {}
+    if "clustering" in wanted:
+        embedding = principal_components(logged, random_state=seed % 2**31)
+        scores |= cluster_scores(embedding=embedding, labels=dataset.labels, random_state=seed % 2**31)
+    if "de" in wanted:
+        groups = dataset.labels == np.unique(dataset.labels)[0]
+        whole = Imputation(_Given(dataset.data), dataset.data, scale=result.scale, keeps_observed=True)
+        reference = wilcoxon(whole.to_array(scale="log1p" if result.data.kind == "counts" else None), groups)
+        found = wilcoxon(logged, groups)
+        scores |= precision_recall_tnr(
+            truth=reference["p_adjusted"].to_numpy() < 0.05, called=found["p_adjusted"].to_numpy() < 0.05
+        )
+    return scores
+
+
+class _Given:
+    """The data themselves as a model, for the reference of downstream analyses."""
+
+    outputs = frozenset({"value"})
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: str) -> np.ndarray:
+        return self.data.block(rows, genes)
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: str) -> np.ndarray:
+        return self.data.entries(i, j)
+
+
+def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, trials: int) -> None:
+    if scheme not in SCHEMES:
+        raise InputError(f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
+    unknown = [name for name in downstream if name not in DOWNSTREAM]
+    if unknown:
+        raise InputError(f"there is no downstream analysis {unknown[0]!r}: choose of {', '.join(DOWNSTREAM)}")
+    if downstream and any(dataset.labels is None for dataset in datasets):
+        raise InputError("downstream analyses need labels: name a column of obs (--labels)")
+    if protocol not in ("honest", "as_published"):
+        raise InputError(f"protocol={protocol!r} is neither 'honest' nor 'as_published'")
+    if trials < 1:
+        raise InputError(f"trials={trials} must be at least 1")
+
+
+def _with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
+    """The methods and, before them, the controls that are not among them."""
+    asked = {spec.label for spec in wanted if not spec.params}
+    for spec in wanted:
+        if spec.name != "all_zeros" and kind not in info(spec.name).kinds:
+            raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
+    return [MethodSpec(name) for name in CONTROLS[kind] if name not in asked] + wanted
+
+
+def _published(data: Data) -> Data:
+    """Counts per median library, normalised with what will be hidden still there."""
+    import scipy.sparse as sp
+
+    if data.kind != "counts":
+        raise InputError("protocol='as_published' is for counts")
+    depth = data.depth
+    scale = np.divide(np.median(depth[depth > 0]), depth, out=np.ones_like(depth), where=depth > 0)
+    return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
+
+
+def _number(share: float | None) -> float:
+    return math.nan if share is None else float(share)
+
+
+@contextmanager
+def _peak_memory() -> Iterator[Callable[[], int]]:
+    """Largest resident size of the process while the block runs, sampled; 0 where the system does not tell."""
+    largest, stop = [0], threading.Event()
+    page = 4096
+
+    def watch() -> None:
+        while not stop.is_set():
+            largest[0] = max(largest[0], _resident(page))
+            stop.wait(0.02)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: largest[0]
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _resident(page: int) -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class _Clock:
+    """Share done and time to go, told after each method."""
+
+    def __init__(self, progress: Progress | None, parts: int) -> None:
+        self.progress, self.parts = progress, parts
+        self.part, self.steps, self.step_now = 0, 1, 0
+        self.begun = time.monotonic()
+
+    def part_begins(self, steps: int) -> None:
+        self.part += 1
+        self.steps, self.step_now = max(1, steps), 0
+
+    def step(self) -> None:
+        self.step_now += 1
+
+    def tell(self, text: str) -> None:
+        if self.progress is None:
+            return
+        share = (self.part - 1 + self.step_now / self.steps) / self.parts
+        left = (time.monotonic() - self.begun) * (1 - share) / share if share > 0 else math.nan
+        eta = "" if math.isnan(left) else f", about {left:.0f} s left"
+        self.progress(share, text + eta)
