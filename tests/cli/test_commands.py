@@ -20,7 +20,7 @@ from imputome.cli import main, run
 from imputome.methods.registry import METHODS, info
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
-COMMANDS = ("impute", "inspect", "methods", "datasets", "demo", "remove")
+COMMANDS = ("impute", "inspect", "mask", "evaluate", "methods", "datasets", "demo", "remove")
 
 
 def make_counts() -> ad.AnnData:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -271,3 +273,24 @@ def test_outputs(counts, tmp_path, capsys):
     assert mask_file(counts, output, "median", "--force") == 0
     assert ad.read_h5ad(output).uns[KEY]["scheme"] == "median"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
+
+
+def test_help_names_every_scheme(capsys):
+    assert run(["mask", "--help"]) == 0
+    printed = capsys.readouterr()
+    words = set(re.findall(r"[\w-]+", printed.out))
+    assert set(SCHEMES) <= words
+    assert {"--scheme", "--fraction", "--seed", "--layer", "--label", "--genes-in", "--set", "--force"} <= words
+    assert run(["--help"]) == 0
+    assert re.search(r"^ +mask ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_no_warnings(tmp_path, recwarn):
+    adata = make_counts()
+    adata.var_names = ["same"] * 20
+    path = tmp_path / "in.zarr"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.write_zarr(str(path))
+    assert mask_file(path, tmp_path / "out.zarr", "thin") == 0
+    assert [str(warning.message) for warning in recwarn] == []

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import datasets, demo, impute, inspect, mask, methods, remove
+from imputome.cli import datasets, demo, evaluate, impute, inspect, mask, methods, remove
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command("impute")(impute.command)
 app.command("inspect")(inspect.command)
+app.command("evaluate")(evaluate.command)
 app.command("mask")(mask.command)
 app.command("methods")(methods.command)
 app.command("datasets")(datasets.command)

@@ -9,6 +9,8 @@ import typer
 
 from imputome.cli.console import print_json, progress, warning_line
 
+COLUMNS = 5  # metrics side by side in a printed table
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -81,33 +83,34 @@ def command(
 
 
 def show_summary(scores: pd.DataFrame) -> None:
-    """A table per dataset, scheme and fraction: best in bold, controls and what loses to them marked."""
+    """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None)
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=200)
     for key, part in scores.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
-        title = f"{key[0]}, {key[1]}, {key[2]:g} hidden"
-        grid = Table(title=title, title_justify="left")
-        grid.add_column("method")
         metrics = list(dict.fromkeys(part["metric"]))
-        for metric in metrics:
-            grid.add_column(metric, justify="right")
-        grid.add_column("")
-        for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
-            by_metric = {row["metric"]: row for row in rows.to_dict("records")}
-            cells = [_cell(by_metric.get(metric)) for metric in metrics]
-            first: dict[str, Any] = rows.iloc[0].to_dict()
-            loses = sorted({row["loses_to"] for row in by_metric.values() if row["loses_to"]})
-            note = "control" if first["control"] else f"loses to {', '.join(loses)}" if loses else ""
-            label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
-            grid.add_row(label, *cells, note)
-        console.print(grid)
+        for start in range(0, len(metrics), COLUMNS):
+            shown = metrics[start : start + COLUMNS]
+            title = f"{key[0]}, {key[1]}, {key[2]:g} hidden"
+            grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+            grid.add_column("method", no_wrap=True)
+            for metric in shown:
+                grid.add_column(metric, justify="right", no_wrap=True)
+            for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
+                by_metric = {row["metric"]: row for row in rows.to_dict("records")}
+                label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
+                label += " (control)" if rows["control"].iloc[0] else ""
+                grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
+            console.print(grid)
+            console.print()
+    console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
+    if row is None or row["mean"] != row["mean"]:
         return ""
-    spread = f" ± {row['sd']:.2g}" if row["n"] > 1 else ""
-    text = f"{row['mean']:.5g}{spread}"
+    spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
+    text = f"{row['mean']:.4g}{spread}{' !' if row['loses_to'] else '  '}"
     return f"[bold]{text}[/bold]" if row["best"] else text

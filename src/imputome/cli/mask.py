@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +52,15 @@ def command(
     if store not in (".h5ad", ".zarr"):
         raise InputError(f"a table cannot hold the truth beside the data: end {output} in .h5ad or .zarr")
     adata = read(source, genes_in=genes_in)
-    masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
-    with atomic_path(output) as partial:
-        if store == ".h5ad":
-            masked.write_h5ad(partial, compression="gzip")
-        else:
-            masked.write_zarr(str(partial))
+    with warnings.catch_warnings():  # nothing that the reader of this file has to act on
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
+        with atomic_path(output) as partial:
+            if store == ".h5ad":
+                masked.write_h5ad(partial, compression="gzip")
+            else:
+                masked.write_zarr(str(partial))
     record = masked.uns[KEY]
     if as_json:
         print_json({"output": str(output), "shape": list(masked.shape), **record})

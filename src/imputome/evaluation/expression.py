@@ -18,7 +18,7 @@ from imputome.errors import InputError
 from imputome.evaluation.hurdle import ENTRIES, gaussian_gain, indicator, logistic_gain
 from imputome.methods.data import clean_csr, in_memory
 from imputome.preprocessing.counts import counts_to_scale
-from imputome.preprocessing.holdout import thin
+from imputome.preprocessing.holdout import thin, thin_overdispersed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def wilcoxon(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | 
 
     References
     ----------
-    Mann & Whitney 1947; ties as in Lehmann, Nonparametrics, 1975, eq. 1.35.
+    Mann & Whitney 1947, Ann Math Stat 18:50; ties as in Lehmann 1975, Nonparametrics.
     """
     X, member, index = _checked(X, groups, tested, names)
     n, G = X.shape
@@ -135,7 +135,7 @@ def hurdle_lrt(
 
     References
     ----------
-    Finak et al. 2015, Genome Biol 16:278, "Generalized linear model" and "Cellular detection rate" of the methods.
+    Finak et al. 2015, Genome Biol 16:278, methods.
     """
     X, member, index = _checked(X, groups, tested, names)
     n, G = X.shape
@@ -214,6 +214,7 @@ def de_by_count_splitting(
     *,
     rng: np.random.Generator,
     keep: float = 0.5,
+    overdispersion: np.ndarray | None = None,
     test: Literal["wilcoxon", "hurdle"] = "wilcoxon",
     detection_rate: bool = True,
     names: Sequence[str] | None = None,
@@ -223,8 +224,8 @@ def de_by_count_splitting(
     Clusters found on counts and then tested on the same counts differ even where there is one population: the
     clustering has sorted the noise, and the test sees it again (double dipping). Split by `thin`, the two parts are
     independent given the rates where counts are Poisson, and p-values are honest. Where a gene varies beyond Poisson
-    for a reason that is not of interest, both parts share that variation and some of the false positives stay
-    (negative-binomial splitting would remove it, if the dispersion were known).
+    for a reason that is not of interest, both parts share that variation and false positives stay, unless its
+    overdispersion is known: then `thin_overdispersed` makes the parts independent.
 
     Parameters
     ----------
@@ -233,6 +234,7 @@ def de_by_count_splitting(
         which must not come from X itself: no splitting afterwards makes those honest; None puts the cells into two
         clusters (k-means on 20 principal components of the log-normalised kept part).
     keep : probability that a molecule goes to the part where groups are found.
+    overdispersion : (G,) phi of each gene, for a variance of mean + phi mean^2; None splits as Poisson.
     test : ``"wilcoxon"`` or ``"hurdle"``, on log1p of counts per 10,000 of the other part.
     detection_rate : covariate of `hurdle_lrt`.
     names : of the genes.
@@ -249,7 +251,7 @@ def de_by_count_splitting(
 
     References
     ----------
-    Neufeld et al. 2024, Biostatistics 25:270, algorithm 1.
+    Neufeld et al. 2024, Biostatistics 25:270 (Poisson); Neufeld et al. 2023, arXiv 2307.12985 (negative binomial).
     """
     if not 0 < keep < 1:
         raise InputError(f"keep is {keep}: it must lie between 0 and 1 for both parts to have molecules")
@@ -257,7 +259,11 @@ def de_by_count_splitting(
         raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"')
     if names is None and hasattr(X, "iloc"):
         names = X.columns
-    found, judged = thin(clean_csr(in_memory(X)), keep, rng)
+    counts = clean_csr(in_memory(X))
+    if overdispersion is None:
+        found, judged = thin(counts, keep, rng)
+    else:
+        found, judged = thin_overdispersed(counts, keep, overdispersion, rng)
     if groups is None:
         labels = _two_clusters(found, rng)
     else:

@@ -72,7 +72,7 @@ def simulate_counts(
     fold_change: tuple[float, float] = (1.5, 5.0),
     factor_strength: float = 0.4,
     batch_strength: float = 0.3,
-    overdispersion: tuple[float, float] = (0.05, 2.0),
+    overdispersion: tuple[float, float] = (0.05, 1.2),
     dropout: float = 0.0,
     rng: np.random.Generator,
 ) -> Simulation:
@@ -94,8 +94,8 @@ def simulate_counts(
         range of the uniform fold change.
     factor_strength : root mean square of |v_g|: the standard deviation of log rates within a type.
     batch_strength : standard deviation of b; the first batch has none.
-    overdispersion : (a, c) of the trend ``phi_g = a + c / (1 + mean_g)``, mean_g the expected count of the gene at median
-        library. The defaults follow 10x PBMC data.
+    overdispersion : (a, c) of the trend ``phi_g = a + c / (1 + mean_g)``, mean_g the expected count of the gene at the
+        median library. The defaults follow 10x PBMC data.
     dropout : probability that an entry is set to zero after all, whatever its rate.
 
     Raises

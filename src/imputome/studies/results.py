@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.errors import InputError, missing_extra
-from imputome.evaluation.metrics import METRICS
+from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.io.stream import atomic_path
 
 if TYPE_CHECKING:
@@ -104,20 +104,19 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     group = ["dataset", "scheme", "fraction", "metric"]
     rows = []
     scored = table[table["status"] == "ok"]
-    for key, part in scored.groupby(group, sort=False):
+    for key, part in scored.groupby(group, sort=False, dropna=False):
         stats = part.groupby(["method", "parameters"], sort=False)["value"].agg(["mean", "std", "count"])
         metric = str(key[-1])
         cost = _cost(stats["mean"], metric)
         controls = [is_control(name) for name, _ in stats.index]
         for place, (name, parameters) in enumerate(stats.index):
-            better = [c for c, control in zip(cost, controls, strict=True) if control and c <= cost[place]]
-            bar = int(cost.argsort()[0]) if not better else int(list(cost).index(min(better)))
             entry = dict(zip(group, key, strict=True))
             entry |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
             entry |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
             entry |= {"control": controls[place], "best": bool(cost[place] == cost.min())}
-            loses = bool(better) and not controls[place]
-            entry["loses_to"] = stats.index[bar][0] if loses else ""
+            bars = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
+            beaten = bars and not controls[place]
+            entry["loses_to"] = stats.index[min(bars, key=lambda other: cost[other])][0] if beaten else ""
             rows.append(entry)
     return pd.DataFrame(rows)
 
@@ -126,8 +125,7 @@ def is_control(method: str) -> bool:
     """Whether a row's method is a control."""
     from imputome.methods import info, names
 
-    name = method.partition("+")[0]
-    return name == "all_zeros" or (name in names() and info(name).control)
+    return method in ("all_zeros", "gene_mean+posterior") or (method in names() and info(method).control)
 
 
 def _cost(means: pd.Series, metric: str) -> Any:
@@ -135,7 +133,8 @@ def _cost(means: pd.Series, metric: str) -> Any:
     better = "higher" if metric in HIGHER else METRICS[metric].better if metric in METRICS else "lower"
     if better == "higher":
         return -means.to_numpy()
-    return (means - 1).abs().to_numpy() if better == "one" else means.to_numpy()
+    target = {"one": 1.0, "nominal": COVERAGE}.get(better)
+    return means.to_numpy() if target is None else (means - target).abs().to_numpy()
 
 
 def _separator(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import ImputomeError, InputError
-from imputome.evaluation.splits import SCHEMES, Split, make_split
-from imputome.evaluation.splits import seed_for as split_seed
+from imputome.errors import InputError
+from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get, info
 from imputome.methods.base import Data, Imputation
 from imputome.methods.factors import LowRank
+from imputome.preprocessing.counts import counts_to_scale
 from imputome.studies.results import KEY, Journal, table_of
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def run_study(
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream = tuple(downstream)
     _check(datasets, scheme, downstream, protocol, trials)
+    if fraction is None:
+        fraction = scheme_options(scheme).get("fraction")  # None for a scheme that hides what it must
     fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
     wanted = [parse_method(method) if isinstance(method, str) else method for method in methods]
     journal = None if output is None else Journal(Path(output))
@@ -128,7 +131,7 @@ def run_study(
         label = f"{scheme} (leaky)" if protocol == "as_published" else scheme
         for share in fractions:
             for trial in range(trials):
-                trial_seed = split_seed(dataset.name, scheme, share, trial, base=seed)
+                trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
                 base = {"dataset": dataset.name, "scheme": label, "fraction": _number(share), "trial": trial}
                 base["seed"] = trial_seed
                 todo = []
@@ -137,10 +140,11 @@ def run_study(
                     if tuple(str(key[name]) for name in KEY) not in done:
                         todo.append((spec, key))
                 clock.part_begins(len(todo))
-                if todo:
-                    split = make_split(
-                        scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **(options or {})
-                    )
+                if not todo:
+                    continue
+                split = make_split(
+                    scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **(options or {})
+                )
                 for spec, key in todo:
                     clock.tell(f"{dataset.name}, {spec.label}, trial {trial + 1}")
                     new = [{**key, **row} for row in _rows_of(spec, split, dataset, downstream, trial_seed)]
@@ -159,19 +163,24 @@ def _rows_of(
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method; a failure is a row with its reason."""
     begun = time.perf_counter()
-    common = {"seconds": math.nan, "peak_bytes": 0, "status": "failed", "reason": ""}
+    common: dict[str, Any] = {"peak_bytes": 0, "status": "ok", "reason": ""}
     try:
         with _peak_memory() as peak:
             result = _impute(spec, split, seed)
-        common = {"seconds": time.perf_counter() - begun, "peak_bytes": peak(), "status": "ok"}
+        common |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak()}
         common["reason"] = "" if result.status.converged else result.status.message
         scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split)
-        for name, value in (scores | _downstream(result, split, dataset, downstream, seed)).items():
+        for name, value in scores.items():
             yield {"metric": name, "value": float(value), **common}
-    except (ImputomeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        seconds = time.perf_counter() - begun
-        yield {"metric": "", "value": math.nan, **common, "seconds": seconds, "status": "failed", "reason": reason}
+        for name, value in _downstream(result, split, dataset, downstream, seed).items():
+            yield {"metric": name, "value": float(value), **common}
+    except Exception as error:  # whatever a method does, the study goes on and the table says what happened
+        failed = {
+            "seconds": time.perf_counter() - begun,
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {error}",
+        }
+        yield {"metric": "", "value": math.nan, **common, **failed}
 
 
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
@@ -195,38 +204,27 @@ def _downstream(
     """Scores of what people do next with an imputed matrix; it is made dense for it."""
     if not wanted or dataset.labels is None:
         return {}
-    from imputome.evaluation.clustering import cluster_scores, principal_components
+    from imputome.evaluation.clustering import cluster_scores, expression_components
     from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
 
-    logged = result.to_array(scale="log1p" if result.data.kind == "counts" else None)
+    counts = result.data.kind == "counts"
+    values = result.to_array(scale="normalized" if counts else None)
     scores: dict[str, float] = {}
     if "clustering" in wanted:
-        embedding = principal_components(logged, random_state=seed % 2**31)
-        scores |= cluster_scores(embedding=embedding, labels=dataset.labels, random_state=seed % 2**31)
+        with warnings.catch_warnings():  # where all cells are the same there is one cluster, and the scores say so
+            warnings.simplefilter("ignore")
+            embedding = expression_components(values, random_state=seed % 2**31) if counts else values
+            found = cluster_scores(embedding=embedding, labels=dataset.labels, random_state=seed % 2**31)
+        scores |= {name: found[name] for name in ("ari", "ami", "nmi")}
     if "de" in wanted:
         groups = dataset.labels == np.unique(dataset.labels)[0]
-        whole = Imputation(_Given(dataset.data), dataset.data, scale=result.scale, keeps_observed=True)
-        reference = wilcoxon(whole.to_array(scale="log1p" if result.data.kind == "counts" else None), groups)
-        found = wilcoxon(logged, groups)
-        scores |= precision_recall_tnr(
-            truth=reference["p_adjusted"].to_numpy() < 0.05, called=found["p_adjusted"].to_numpy() < 0.05
-        )
+        whole = dataset.data.block(slice(None))
+        if counts:
+            whole = counts_to_scale(whole, dataset.data.depth[:, None], "normalized")
+        tables = [wilcoxon(np.log1p(part) if counts else part, groups) for part in (whole, values)]
+        called = [(table["p_adjusted"] < 0.05).to_numpy() for table in tables]
+        scores |= precision_recall_tnr(truth=called[0], called=called[1])
     return scores
-
-
-class _Given:
-    """The data themselves as a model, for the reference of downstream analyses."""
-
-    outputs = frozenset({"value"})
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-
-    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: str) -> np.ndarray:
-        return self.data.block(rows, genes)
-
-    def at(self, i: np.ndarray, j: np.ndarray, output: str) -> np.ndarray:
-        return self.data.entries(i, j)
 
 
 def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, trials: int) -> None:
