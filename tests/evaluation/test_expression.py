@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import statsmodels.api as sm
 from scipy import special, stats
+from scipy.optimize import minimize
 
 from imputome.datasets import pbmc68k
 from imputome.errors import InputError
@@ -108,6 +109,9 @@ def test_special_genes_give_p_values_and_no_nan(awkward, test):
     assert (table.loc[["zero", "constant"], "p_value"] == 1).all()
     assert (table.loc[["only tested", "only other", "level split"], "p_value"] < 1e-9).all()
     assert table.loc["two cells", "p_value"] > 0.05
+    if test is hurdle_lrt:
+        df = {"zero": 0, "constant": 0, "dense": 1, "one cell": 1, "only tested": 1, "on, same level": 1, "ties": 2}
+        assert table.loc[list(df), "df"].to_dict() == df
 
 
 def oracle(y, group, covariate):
@@ -170,12 +174,31 @@ def test_logistic_maximum_converges_from_hard_designs():
     outcomes = rng.random((40, n)) < special.expit(rng.normal(0, 3, (40, 1)) + 4 * rng.normal(size=(40, 1)) * covariate)
     sums = outcomes.astype(float) @ design
     got = logistic_maximum(sums, design)
-    from scipy.optimize import minimize
-
     for b in range(40):
         found = minimize(lambda a, b=b: np.logaddexp(0, design @ a).sum() - sums[b] @ a, np.zeros(3), method="BFGS")
         assert got[b] >= -found.fun - 1e-5
         assert got[b] <= 0
+
+
+@pytest.mark.parametrize("seed", [7685, 8190, 8674, 8885, 10216])
+def test_logistic_maximum_where_full_newton_steps_lose(seed):
+    """Five of 12,000 random designs with heavy tails in which plain Newton lowers the likelihood."""
+    rng = np.random.default_rng(seed)
+    n = 60
+    covariate = rng.standard_t(1.2, n)
+    covariate = (covariate - covariate.mean()) / covariate.std()
+    group = (rng.random(n) < 0.3).astype(float)
+    y = (rng.random(n) < 1 / (1 + np.exp(-(rng.normal(0, 3) + rng.normal(0, 4) * covariate)))).astype(float)
+    design = np.column_stack([1 - group, group, covariate])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        got = logistic_maximum((y @ design)[None], design)[0]
+    options = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-8, "fatol": 1e-10}
+    found = minimize(
+        lambda a: np.logaddexp(0, design @ a).sum() - y @ design @ a, np.zeros(3), method="Nelder-Mead", options=options
+    )
+    assert got >= -found.fun - 1e-5
+    assert got <= 0
 
 
 def test_level_without_residual_gets_the_permutation_p_value():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pytest
@@ -97,6 +99,12 @@ def test_log_rates_are_of_low_rank(simulation):
     values = np.linalg.svd(np.log(simulation.rate), compute_uv=False)
     rank = int((values > 1e-8 * values[0]).sum())
     assert 10 < rank <= 15
+
+
+def test_factors_leave_the_library_as_it_is():
+    """Strong factors have mean one: the expected library is the drawn one on average over cells."""
+    s = simulate_counts(n=4000, G=500, de_share=0, factor_strength=1, gene_spread=0.5, rng=np.random.default_rng(13))
+    assert np.mean(s.rate.sum(axis=1) / s.library) == pytest.approx(1, abs=0.05)
 
 
 def test_batches_shift_genes():
@@ -307,6 +315,10 @@ def test_dropouts_fall_on_cells_with_many_zeros(fitted):
     lost = fitted._draw_dropouts(rate, 400, rng)
     assert lost.mean() == pytest.approx(0.3, abs=0.005)
     assert (lost.sum(axis=0) == 0).mean() < 0.01
+    # cells of two kinds: the share of dropouts follows the share of zeros
+    uneven = replace(fitted, zero_share=np.array([0.1, 0.9]))
+    per_cell = np.sort(uneven._draw_dropouts(np.full(3000, 0.05), 400, rng).mean(axis=1))
+    assert per_cell[-100:].mean() / per_cell[:100].mean() == pytest.approx(9, rel=0.2)
     extremes = fitted._draw_dropouts(np.array([0.0, 1.0]), 50, rng)
     assert extremes.sum(axis=0).tolist() == [0, 50]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,6 +42,23 @@ def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> F
         zeros = np.mean(values == 0)
         axis.set(title=f"{gene} {title}: {zeros:.0%} zeros", xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         figure.colorbar(points, ax=axis, label="log(1 + counts)", shrink=0.8)
+    return figure
+
+
+def simulation_curves(real: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
+    """Variance and share of zeros against the mean, real and simulated, from two `mean_variance_zero_curves`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = zip(figure.subplots(1, 2), ("variance", "zero_fraction"), ("log", "linear"), strict=True)
+    for axis, column, scale in panels:
+        for table, name, color in ((real, "real", CONTROL), (simulated, "simulated", METHOD)):
+            axis.plot(table["mean"], table[column], "o-", markersize=3, color=color, label=name)
+        axis.set(xscale="log", yscale=scale, xlabel="mean count of a gene", ylabel=column.replace("_", " "))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend()
     return figure
 
 

@@ -1,0 +1,32 @@
+"""Pictures draw what they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imputome import datasets
+from imputome.evaluation.simulate import mean_variance_zero_curves
+from imputome.report.figures import demo_figure, simulation_curves
+from imputome.studies.demo import DemoResult, Score
+
+
+def test_demo_figure(tmp_path):
+    adata = datasets.pbmc68k()
+    adata.layers["half"] = adata.X.toarray() / 2
+    scores = [Score(f"m{k}", k == 0, 0.1 * k, 1.0, 0.5, 0.5, 1.0) for k in range(3)]
+    figure = demo_figure(DemoResult(scores, np.arange(5.0), np.arange(5.0)), adata, key="half", gene="CD79A")
+    bars = figure.axes[0]
+    assert [tick.get_text() for tick in bars.get_yticklabels()] == ["m2", "m1", "m0"]
+    assert [patch.get_width() for patch in bars.patches] == [0.2, 0.1, 0.0]
+    assert "81%" in figure.axes[2].get_title()
+    figure.savefig(tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_simulation_curves():
+    X = datasets.pbmc68k().X
+    curves = mean_variance_zero_curves(X)
+    figure = simulation_curves(curves, curves)
+    for axis, column in zip(figure.axes, ("variance", "zero_fraction"), strict=True):
+        for line in axis.lines:
+            np.testing.assert_array_equal(line.get_ydata(), curves[column])
