@@ -17,6 +17,7 @@ from imputome.evaluation.leaderboard import leaderboard_denoising
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import Split
 from imputome.evaluation.streaming import score_hidden, score_thinned
+from imputome.methods import get
 from imputome.methods.base import Imputation, as_data
 from imputome.methods.posterior import PosteriorModel
 
@@ -338,6 +339,8 @@ def test_thinned_scores_are_the_dense_ones(thinned, monkeypatch, block):
     rate = model.a[:, None] * model.b
     mu = rate * (shape + X) / (shape + rate) / 9
     size = shape + X
+    seen = X.sum(axis=0) > 0  # genes without a training count are left out
+    truth, mu, size = truth[:, seen], mu[:, seen], size[:, seen]
     scores = score_thinned(result, split, random_state=3)
     assert list(scores) == [name for name, metric in METRICS.items() if metric.entries in ("all", "both")]
     mu_ = np.maximum(mu, 1e-8)
@@ -454,3 +457,16 @@ def test_streaming_makes_no_dense_matrix():
     assert np.isfinite(list(scores.values())).all()
     # one dense matrix in float32 would take 60 MB, the truth in float64 twice that
     assert peak < 45e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_genes_without_a_training_count_are_left_out():
+    rng = np.random.default_rng(0)
+    train = rng.poisson(1.0, size=(30, 12)).astype(float)
+    train[:, 4] = 0
+    test = rng.poisson(0.2, size=(30, 12)).astype(float)
+    test[3, 4] = 2
+    split = Split("thin", as_data(train, kind="counts"), test=sp.csr_array(test), ratio=0.2)
+    result = get("gene_mean")().fit_transform(split.train)
+    seen = np.arange(12) != 4
+    expected = metrics.poisson_loss(truth=test[:, seen], prediction=0.2 * result.to_array()[:, seen])
+    assert score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"] == pytest.approx(expected, rel=1e-10)

@@ -59,7 +59,12 @@ def score_thinned(
         reason = "the imputation has no variance: use a method with one, as those with posterior=True"
         missing = {"nll": reason, "coverage_90": reason}
     names = _chosen(metrics, "all", missing)
-    return _stream(imputation, split.test, split.ratio, names, reference.depth * split.ratio, random_state)
+    test, genes = split.test, None
+    seen = np.bincount(split.train.X.indices, minlength=imputation.shape[1]) > 0
+    if not seen.all():
+        genes = np.flatnonzero(seen)
+        test = test[:, genes]
+    return _stream(imputation, test, split.ratio, names, reference.depth * split.ratio, random_state, genes=genes)
 
 
 def score_hidden(imputation: Imputation, split: Split, *, metrics: Sequence[str] | None = None) -> dict[str, float]:
@@ -118,6 +123,7 @@ def _stream(
     names: Sequence[str],
     library: np.ndarray | None,
     random_state: int,
+    genes: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Scores of all entries: per metric, the sum of its terms as if all truth were 0, mended at the nonzeros."""
     additive = {name: (METRICS[name].needs, METRICS[name].terms) for name in names}
@@ -125,7 +131,7 @@ def _stream(
     strata: Any = 0
     rng = np.random.default_rng(random_state)
     with_size = any("size" in METRICS[name].needs for name in names)
-    for rows, mu, size in _predictions(imputation, ratio, with_size):
+    for rows, mu, size in _predictions(imputation, ratio, with_size, genes):
         start, stop = truth.indptr[rows.start], truth.indptr[rows.stop]
         i = np.repeat(np.arange(rows.stop - rows.start), np.diff(truth.indptr[rows.start : rows.stop + 1]))
         j, x = truth.indices[start:stop], truth.data[start:stop].astype(np.float64)
@@ -151,16 +157,18 @@ def _stream(
     return {name: scores[name] for name in names}
 
 
-def _predictions(imputation: Imputation, ratio: float, with_size: bool) -> Iterator[tuple[slice, np.ndarray, Any]]:
+def _predictions(
+    imputation: Imputation, ratio: float, with_size: bool, genes: np.ndarray | None
+) -> Iterator[tuple[slice, np.ndarray, Any]]:
     """Blocks of rows: predicted means in float64 and, if asked for, the negative binomial's size."""
     chunk = max(1, BLOCK // imputation.shape[1])
-    for rows, values in imputation.blocks(chunk, keep_observed=False, scale="counts"):
+    for rows, values in imputation.blocks(chunk, genes=genes, keep_observed=False, scale="counts"):
         rate = values.astype(np.float64)
         if not np.isfinite(rate).all():
             raise InputError("the imputation holds NaN or infinite values, which cannot be scored: check the method")
         size = None
         if with_size:
-            variance = imputation.rows(rows, output="variance").astype(np.float64)
+            variance = imputation.rows(rows, genes=genes, output="variance").astype(np.float64)
             size = np.divide(rate * rate, variance, out=np.full(rate.shape, np.inf), where=variance > 0)
         rate *= ratio
         yield rows, rate, size
