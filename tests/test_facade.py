@@ -189,3 +189,21 @@ def test_not_converging_warns(adata):
     with pytest.warns(UserWarning, match="max_rank=2"):
         imputome.impute(adata, method="ialm", params={"max_rank": 2})
     assert adata.uns["imputome"]["ialm"]["convergence"]["status"] == "rank_limited"
+
+
+def test_overwriting_leaves_nothing_of_the_old_result(adata):
+    imputome.impute(adata, method="poisson_nmf", posterior=True, key_added="k")
+    assert "X_k" in adata.obsm
+    assert "k_posterior_shape" in adata.var
+    imputome.impute(adata, method="gene_mean", key_added="k", overwrite=True)
+    assert "X_k" not in adata.obsm
+    assert "k_posterior_shape" not in adata.var
+    assert "k_share" in adata.var
+    adata.obsm["X_mine"] = np.zeros((60, 2))
+    with pytest.raises(InputError, match="X_mine"):
+        imputome.impute(adata, method="poisson_nmf", key_added="mine")
+
+
+def test_numpy_numbers_are_parameters_too(adata):
+    imputome.impute(adata, method="ialm", params={"max_rank": np.int64(3), "tol": np.float32(1e-3)}, key_added="k")
+    assert json.loads(adata.uns["imputome"]["k"]["params"])["max_rank"] == 3

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from imputome import datasets as datasets
     from imputome import methods as methods
     from imputome.errors import ImputomeError, InputError
-    from imputome.facade import evaluate, impute
+    from imputome.facade import impute
     from imputome.methods.base import Data, Imputation
     from imputome.preprocessing.inspect import inspect
+    from imputome.studies.anndata import evaluate
 
 __all__ = ["Data", "Imputation", "ImputomeError", "InputError", "datasets", "evaluate", "impute", "inspect", "methods"]
 __version__ = version("imputome")
@@ -23,7 +24,7 @@ _HOMES = {
     "Imputation": "imputome.methods.base",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
-    "evaluate": "imputome.facade",
+    "evaluate": "imputome.studies.anndata",
     "impute": "imputome.facade",
     "inspect": "imputome.preprocessing.inspect",
 }

@@ -21,10 +21,7 @@ from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
 from imputome.preprocessing.inspect import InputReport, inspect
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
-
-    from imputome.studies.runner import Dataset
 
 Progress = Callable[[float, str], None]
 
@@ -80,8 +77,11 @@ def impute(
     estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
     key = checked_key(adata, key_added or default_key(estimator))
     taken = "obsm" if genes is not None and not copy else "layers"
-    if key in getattr(adata, taken) and not overwrite:
-        raise InputError(f"{taken}[{key!r}] exists already: pass overwrite=True to replace it, or another key_added")
+    for room, name in ((taken, key), ("obsm", f"X_{key}")):
+        if name in getattr(adata, room) and not overwrite:
+            raise InputError(
+                f"{room}[{name!r}] exists already: pass overwrite=True to replace it, or another key_added"
+            )
     columns = None if genes is None else gene_positions(adata, genes)
     _check_memory(adata.n_obs, adata.n_vars if columns is None else len(columns))
     run = run_method(adata, estimator, layer=layer, covariates=covariates, keep_observed=keep_observed, scale=scale)
@@ -91,6 +91,7 @@ def impute(
     target = adata
     if copy:
         target = adata.copy() if columns is None else adata[:, columns].copy()
+    _forget(target, key)
     if taken == "obsm":
         import pandas as pd
 
@@ -108,70 +109,13 @@ def impute(
     return target if copy else None
 
 
-def evaluate(
-    adata: AnnData | dict[str, AnnData],
-    *,
-    methods: Iterable[str],
-    labels: str | None = None,
-    layer: str | None = None,
-    min_genes: int = 0,
-    min_cells: int = 0,
-    **study: Any,
-) -> pd.DataFrame:
-    """Hide values, impute with several methods and the controls, and score them: a one-line study.
-
-    Parameters
-    ----------
-    adata : one AnnData, or several by name.
-    methods : ``"name"``, ``"name+posterior"`` or ``"name:key=value"``.
-    labels : column of ``obs`` with the classes, for downstream analyses.
-    min_genes, min_cells : cells with fewer genes, and genes in fewer cells, are left out.
-    **study : scheme, fraction, trials, seed, downstream, protocol, output: see `imputome.studies.runner.run_study`.
-
-    Returns
-    -------
-    The tidy long table; ``imputome.studies.results.summary`` of it gives means and spreads.
-    """
-    from imputome.studies.runner import run_study
-
-    several = adata if isinstance(adata, dict) else {"data": adata}
-    datasets = [
-        to_dataset(one, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
-        for name, one in several.items()
-    ]
-    return run_study(datasets, methods, **study)
-
-
-def to_dataset(
-    adata: AnnData,
-    *,
-    name: str,
-    labels: str | None = None,
-    layer: str | None = None,
-    min_genes: int = 0,
-    min_cells: int = 0,
-) -> Dataset:
-    """A dataset for a study: filtered by cells, then by genes, on counts as they are or on real values."""
-    from imputome.studies.runner import Dataset
-
-    if labels is not None and labels not in adata.obs:
-        raise InputError(f"obs has no column {labels!r}; columns: {', '.join(map(str, adata.obs.columns)) or 'none'}")
-    report = inspect(adata, layer=layer)
-    if report.errors:
-        raise InputError(report.errors[0])
-    if report.state in ("log1p", "normalized"):
-        raise InputError(f"{report.where} looks {report.state}: methods are judged on counts, pass the layer with them")
-    data = as_data(
-        adata.X if layer is None else adata.layers[layer],
-        kind="counts" if report.state == "counts" else "real",
-        obs_names=adata.obs_names,
-        var_names=adata.var_names,
-    )
-    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
-    data = data.subset(rows=cells)
-    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells))
-    classes = None if labels is None else adata.obs[labels].astype(str).to_numpy()[cells]
-    return Dataset(name, data, classes)
+def _forget(adata: AnnData, key: str) -> None:
+    """Take out what an earlier result of that key left beside its layer."""
+    if key not in adata.uns.get("imputome", {}):
+        return
+    adata.obsm.pop(f"X_{key}", None)
+    for name in adata.uns["imputome"][key].get("gene_columns", ()):
+        adata.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
 
 
 @dataclass(frozen=True)
@@ -198,6 +142,7 @@ class Run:
             "scale": self.scale,
             "keep_observed": self.keep_observed,
             "posterior": self.estimator.posterior,
+            "gene_columns": np.array(list(result.gene_columns), dtype=str),
             "unusable_cells": np.array(result.unusable.obs_names, dtype=str),
             "unusable_genes": np.array(result.unusable.var_names, dtype=str),
             "unusable_filled_with": result.unusable.fallback,
@@ -255,7 +200,8 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
     if "random_state" in allowed:
         given.setdefault("random_state", random_state)
     check_parameters(cls, given)
-    return cls(**given)
+    # NumPy's numbers would not go into the record of the result
+    return cls(**{name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()})
 
 
 def to_data(

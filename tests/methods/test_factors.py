@@ -14,7 +14,6 @@ from imputome.methods.factors import (
     LowRankPlusSparse,
     WarmSVD,
     orthonormal,
-    truncated_norm_squared,
 )
 
 SHAPES = [(30, 50), (50, 30), (40, 40)]
@@ -294,9 +293,3 @@ def test_orthonormal(case, dtype, tol, seed):
     length = np.linalg.norm(Y.astype(np.float64), axis=0)
     unit = Y.astype(np.float64) / np.where(length > 0, length, 1)
     np.testing.assert_allclose(exact @ (exact.T @ unit), unit, atol=100 * tol)
-
-
-def test_truncated_norm():
-    rng = np.random.default_rng(0)
-    left, right = rng.normal(size=(20, 4)), rng.normal(size=(30, 4))
-    assert truncated_norm_squared(left, right) == pytest.approx(np.linalg.norm(left @ right.T) ** 2, rel=1e-12)

@@ -186,3 +186,25 @@ def test_progress_is_told(counts):
 def test_wrong_parameters_are_refused(counts, wrong, text):
     with pytest.raises(InputError, match=text):
         IALM(**wrong).fit(counts)
+
+
+def test_preserved_zeros_are_for_counts():
+    X = np.random.default_rng(0).standard_normal((20, 10))
+    X[0, 0] = np.nan
+    with pytest.raises(InputError, match="zeros='preserve' is for counts"):
+        IALM(zeros="preserve").fit(X)
+
+
+def test_a_cell_of_known_zeros_only(counts):
+    known = counts.toarray() > 0
+    known[7, :5] = True  # an empty cell of which five zeros are known
+    result = IALM().fit_transform(as_data(counts, kind="counts", observed=known))
+    assert np.isfinite(result.to_array(keep_observed=False)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0, 0.0])
+def test_library_sizes_are_checked(counts, bad):
+    library = np.asarray(counts.sum(axis=1), dtype=float) + 1
+    library[3] = bad
+    with pytest.raises(InputError, match="library_size must be finite"):
+        as_data(counts, kind="counts", library_size=library)

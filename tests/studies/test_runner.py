@@ -202,3 +202,59 @@ def test_command_line_refuses(dataset, tmp_path, capsys):
     assert "no table" in capsys.readouterr().err
     assert run([*line, "-o", str(tmp_path / "out.csv"), "--labels", "type"]) == 1
     assert "no column 'type'" in capsys.readouterr().err
+
+
+def test_failed_methods_are_tried_again_and_settings_are_told_apart(dataset, tmp_path, monkeypatch):
+    output = tmp_path / "out.csv"
+    nmf = get("poisson_nmf")
+    with monkeypatch.context() as broken:
+        broken.setattr(nmf, "_fit", lambda self, data: 1 / 0)
+        assert "failed" in set(run_study(dataset, ["poisson_nmf"], output=output)["status"])
+    table = run_study(dataset, ["poisson_nmf", "poisson_nmf"], output=output)
+    assert set(table["status"]) == {"ok"}
+    assert not table.duplicated(["method", "metric"]).any()
+    other = run_study(dataset, ["poisson_nmf"], output=output, downstream=["clustering"])
+    assert "ari" in set(other["metric"])
+    assert other["options"].nunique() == 2
+
+
+def test_a_scheme_without_a_fraction_resumes(tmp_path):
+    simulation = simulate_counts(n=60, G=40, rng=np.random.default_rng(3))
+    named = Dataset("007", as_data(simulation.X, kind="counts"))
+    output = tmp_path / "out.csv"
+    first = run_study(named, ["gene_mean"], scheme="median", output=output)
+    again = run_study(named, ["gene_mean"], scheme="median", output=output)
+    assert len(first) == len(again)
+    assert set(read(output)["dataset"]) == {"007"}
+    assert summary(again)["best"].groupby(summary(again)["metric"]).sum().drop("total_ratio").ge(1).all()
+
+
+def test_downstream_of_a_row_split():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((80, 3)) @ rng.standard_normal((3, 20))
+    labels = (X[:, 0] > 0).astype(str)
+    named = Dataset("real", as_data(X, kind="real"), labels)
+    table = run_study(named, ["ialm"], scheme="mcar", downstream=["clustering"])
+    assert set(table["status"]) == {"ok"}
+    assert "ari" in set(table["metric"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"protocol": "as_published"}, "molecules cannot be split"),
+        ({"methods": ["ialm:max_rank=five"]}, "max_rank='five'"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_more_refusals(dataset, options, text):
+    with pytest.raises(InputError, match=text):
+        run_study(dataset, **{"methods": ["ialm"], **options})
+
+
+def test_controls_for_counts_are_refused_for_real_values():
+    real = Dataset("real", as_data(np.random.default_rng(0).standard_normal((20, 5)), kind="real"))
+    with pytest.raises(InputError, match="all_zeros does not take real"):
+        run_study(real, ["all_zeros"], scheme="mcar")
+    with pytest.raises(InputError, match="'de' is for counts"):
+        run_study(Dataset("real", real.data, np.array(["a", "b"] * 10)), ["mean"], scheme="mcar", downstream=["de"])

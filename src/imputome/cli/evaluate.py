@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Score methods beside the controls on hidden values; an interrupted run goes on where it was."""
     from imputome.cli.impute import parse_settings
-    from imputome.facade import to_dataset
     from imputome.io.anndata import read
+    from imputome.studies.anndata import to_dataset
     from imputome.studies.results import check_path, summary
     from imputome.studies.runner import run_study
 

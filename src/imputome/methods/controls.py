@@ -64,7 +64,8 @@ class GeneMean(Imputer):
         return self._new_rows(data), {"gene_columns": {"share": self.share_}}
 
     def _new_rows(self, data: Data) -> Model:
-        return LowRank(data.depth[:, None], self.share_[:, None])
+        dtype = data.X.dtype
+        return LowRank(data.depth[:, None].astype(dtype), self.share_[:, None].astype(dtype))
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"share": self.share_}
@@ -163,7 +164,7 @@ class FeatureMean(Imputer):
         pass
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        X = data.X if data.observed is None else np.where(data.observed, data.X, np.nan)
+        X = data.known_values()
         empty = np.isnan(X).all(axis=0)
         self.center_ = np.full(X.shape[1], np.nanmean(X, dtype=np.float64))
         self.center_[~empty] = self._centre(X[:, ~empty])
@@ -214,7 +215,7 @@ class RandomDraws(Imputer):
             self.starts_ = columns.indptr.astype(np.int64)
             drawn_from = np.full(data.shape[1], int((depth > 0).sum()), dtype=np.int64)
         else:
-            X = data.X if data.observed is None else np.where(data.observed, data.X, np.nan)
+            X = data.known_values()
             known = ~np.isnan(X)
             drawn_from = known.sum(axis=0).astype(np.int64)
             fallback = np.nanmean(X, dtype=np.float64)  # of a feature that was never observed

@@ -68,19 +68,23 @@ class Data:
     def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Number of observed entries per row (n,) and per column (G,)."""
         known = self.observed
+        if known is None and self.kind == "counts":
+            return np.diff(self.X.indptr), np.bincount(self.X.indices, minlength=self.shape[1])
         if known is None:
-            known = self.X.astype(bool) if self.kind == "counts" else ~np.isnan(self.X)
+            known = ~np.isnan(self.X)
         rows = np.asarray(known.sum(axis=1)).ravel()
         columns = np.asarray(known.sum(axis=0)).ravel()
         return rows, columns
 
     def subset(self, *, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Data:
         """Some rows and columns, by position; a library size that was given stays that of all genes."""
-        i = np.arange(self.shape[0]) if rows is None else rows
-        j = np.arange(self.shape[1]) if columns is None else columns
+        i = slice(None) if rows is None else rows
+        j = slice(None) if columns is None else columns
 
         def part(matrix: Any) -> Any:
-            return None if matrix is None else matrix[i][:, j]
+            if matrix is not None and rows is not None:
+                matrix = matrix[rows]
+            return matrix if matrix is None or columns is None else matrix[:, columns]
 
         return replace(
             self,
@@ -91,6 +95,10 @@ class Data:
             covariates=None if self.covariates is None else self.covariates.iloc[i],
             library_size=None if self.library_size is None else self.library_size[i],
         )
+
+    def known_values(self) -> np.ndarray:
+        """Real values, NaN wherever they are not observed."""
+        return self.X if self.observed is None else np.where(self.observed, self.X, np.nan)
 
     def block(self, rows: Any, genes: Any = None) -> np.ndarray:
         """Dense values of some rows and genes, float64; NaN stays NaN."""
@@ -208,14 +216,16 @@ def as_data(
     if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
         bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)
     if observed is not None:
-        if observed.shape != (n, G):
-            raise InputError(f"the mask of observed values has shape {observed.shape}, the matrix {(n, G)}")
+        observed = _mask(observed, (n, G), dense=kind == "real")
         if kind == "real":
-            observed = np.asarray(observed, dtype=bool) & ~np.isnan(array)
+            observed = observed & ~np.isnan(array)
     if library_size is not None:
         library_size = np.asarray(library_size, dtype=np.float64)
         if library_size.shape != (n,):
             raise InputError(f"library_size has shape {library_size.shape}; one number for each of {n} cells is needed")
+        filled = np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool)
+        if not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[filled] == 0).any():
+            raise InputError("library_size must be finite, not negative, and positive for every cell with counts")
     return Data(
         X=array,
         kind=kind,
@@ -226,6 +236,21 @@ def as_data(
         library_size=library_size,
         bounds=bounds,
     )
+
+
+def _mask(observed: Any, shape: tuple[int, int], *, dense: bool) -> Any:
+    """A boolean mask: ndarray, or ``csr_array`` that stores nothing but True."""
+    import scipy.sparse as sp
+
+    if sp.issparse(observed):
+        observed = sp.csr_array(observed).astype(bool)
+        observed.eliminate_zeros()
+        observed = observed.toarray() if dense else observed
+    else:
+        observed = np.asarray(observed, dtype=bool)
+    if observed.shape != shape:
+        raise InputError(f"the mask of observed values has shape {observed.shape}, the matrix {shape}")
+    return observed
 
 
 def _names(names: Any, size: int, what: str) -> pd.Index:

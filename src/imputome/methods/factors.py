@@ -388,8 +388,3 @@ def few_threads(small: bool) -> Iterator[None]:
             yield
     finally:
         set_num_threads(before)
-
-
-def truncated_norm_squared(left: np.ndarray, right: np.ndarray) -> float:
-    """Squared Frobenius norm of left right', from the factors."""
-    return float(np.sum((left.T @ left) * (right.T @ right), dtype=np.float64))

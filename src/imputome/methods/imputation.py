@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -25,7 +26,8 @@ class Status:
 
     Attributes
     ----------
-    name : ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"`` or ``"exact"`` (no iteration needed).
+    name : ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback)
+        or ``"exact"`` (no iteration needed).
     message : one line for the user.
     details : figures (iterations, rank, residual, ...), JSON-able.
     """
@@ -190,8 +192,14 @@ class Imputation:
             yield part, self.rows(part, **options)
 
     def to_array(self, **options: Any) -> np.ndarray:
-        """The whole dense matrix, float32 unless the method works in float64; options as `rows`."""
-        return self.rows(slice(None), **options)
+        """The whole dense matrix, made block by block, in the precision of the method; options as `rows`."""
+        out: np.ndarray | None = None
+        for rows, block in self.blocks(**options):
+            if out is None:
+                out = np.empty((self.shape[0], block.shape[1]), block.dtype)
+            out[rows] = block
+        assert out is not None  # noqa: S101  (there is no input without rows)
+        return out
 
     def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
         if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
@@ -222,11 +230,9 @@ class Imputation:
             raise InputError(f"the variance is given on scale 'counts' only, not {scale!r}")
         return counts_to_scale(values, self._depth[i], scale)
 
-    @property
+    @cached_property
     def _depth(self) -> np.ndarray:
-        if not hasattr(self, "_depth_cache"):
-            self._depth_cache = self.data.depth
-        return self._depth_cache
+        return self.data.depth
 
     @staticmethod
     def _positions(which: Any, names: pd.Index, what: str) -> np.ndarray:

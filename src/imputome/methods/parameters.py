@@ -6,6 +6,8 @@ import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from imputome.errors import InputError
 from imputome.methods.base import Imputer
 
@@ -23,6 +25,7 @@ def check_parameters(method: type[Imputer], given: dict[str, Any]) -> None:
     known = method.parameter_defaults()
     hints = get_type_hints(method.__init__)
     for name, value in given.items():
+        value = value.item() if isinstance(value, np.generic) else value
         if name not in known:
             there = ", ".join(known) or "none"
             raise InputError(f"{method.name} has no parameter {name!r}; its parameters: {there}")

@@ -9,13 +9,14 @@ read x is not believed too much. Source: Huang et al. 2018 (SAVER), eq. 1 to 3, 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
 from imputome.errors import InputError
-from imputome.methods.base import Data, Imputer, Model, Output, as_data
+from imputome.methods.base import Data, Imputer, Model, Output
 from imputome.preprocessing.counts import is_integer
 from imputome.preprocessing.holdout import thin
 
@@ -107,7 +108,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0, keep: fl
     rng = np.random.default_rng(random_state)
     kept, rest = thin(data.X, keep, rng)
     library = None if data.library_size is None else data.library_size * keep
-    seen = as_data(kept, kind="counts", obs_names=data.obs_names, var_names=data.var_names, library_size=library)
+    seen = replace(data, X=kept, library_size=library)
     rate = estimator.fit_transform(seen)
     likelihood = predictive_likelihood(rate.model, kept, rest, ratio=(1 - keep) / keep)
     molecules = np.asarray(rest.sum(axis=0), dtype=np.float64).ravel()

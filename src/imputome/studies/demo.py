@@ -15,7 +15,7 @@ from imputome.methods import get, info
 from imputome.methods.base import as_data
 from imputome.preprocessing.holdout import hide_entries, thin
 
-# ialm with few ranks beside the paper's settings: exact matching of noisy counts is not the aim of denoising
+# ialm as published, and stopped where held-out entries are matched best: noisy counts need not be matched exactly
 METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("no_imputation", "no_imputation", {}),
     ("random", "random", {}),

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.io.stream import atomic_path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # what a finished computation is known by, and what it gives
-KEY = ("dataset", "method", "parameters", "scheme", "fraction", "trial", "seed")
+KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
 COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # downstream scores beside the metrics: all of them are better the higher they are
@@ -86,7 +88,15 @@ def read(path: Path) -> pd.DataFrame:
         _require_pyarrow()
         table = pd.read_parquet(path)
     else:
-        table = pd.read_csv(path, sep=_separator(path), keep_default_na=False, na_values={"value": ["", "nan"]})
+        texts = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
+        numbers = ("fraction", "value", "seconds")
+        table = pd.read_csv(
+            path,
+            sep=_separator(path),
+            keep_default_na=False,
+            dtype=dict.fromkeys(texts, str),
+            na_values={name: ["", "nan"] for name in numbers},
+        )
     missing = set(COLUMNS) - set(table.columns)
     if missing:
         raise InputError(f"{path} is not a table of results: it has no column {sorted(missing)[0]!r}")
@@ -97,7 +107,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over trials: one row per dataset, scheme, fraction, metric, method.
 
     Columns beside these: mean, sd (over trials), n, control, best (of all methods and controls), loses_to (the best
-    control that it does not beat, or nothing), failed (trials without a value).
+    control that it does not beat, or nothing). A method that failed in every trial has no row.
     """
     import pandas as pd
 
@@ -113,7 +123,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             entry = dict(zip(group, key, strict=True))
             entry |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
             entry |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
-            entry |= {"control": controls[place], "best": bool(cost[place] == cost.min())}
+            entry |= {"control": controls[place], "best": bool(np.isfinite(cost[place]) and cost[place] == cost.min())}
             bars = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
             beaten = bars and not controls[place]
             entry["loses_to"] = stats.index[min(bars, key=lambda other: cost[other])][0] if beaten else ""
@@ -129,12 +139,13 @@ def is_control(method: str) -> bool:
 
 
 def _cost(means: pd.Series, metric: str) -> Any:
-    """Lower is better, whatever the metric."""
+    """Lower is better, whatever the metric; a score that could not be had is the worst."""
     better = "higher" if metric in HIGHER else METRICS[metric].better if metric in METRICS else "lower"
-    if better == "higher":
-        return -means.to_numpy()
     target = {"one": 1.0, "nominal": COVERAGE}.get(better)
-    return means.to_numpy() if target is None else (means - target).abs().to_numpy()
+    if target is not None:
+        means = (means - target).abs()
+    cost = -means if better == "higher" else means
+    return cost.fillna(np.inf).to_numpy()
 
 
 def _separator(path: Path) -> str:

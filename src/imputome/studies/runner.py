@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 import warnings
@@ -21,6 +22,7 @@ from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get, info
 from imputome.methods.base import Data, Imputation
 from imputome.methods.factors import LowRank
+from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import counts_to_scale
 from imputome.studies.results import KEY, Journal, table_of
 
@@ -76,10 +78,7 @@ def parse_method(text: str) -> MethodSpec:
         except json.JSONDecodeError:
             params[key] = value
     if name != "all_zeros":
-        allowed = get(name).parameter_defaults()
-        unknown = sorted(set(params) - set(allowed))
-        if unknown:
-            raise InputError(f"{name} has no parameter {unknown[0]!r}; its parameters: {', '.join(allowed) or 'none'}")
+        check_parameters(get(name), params)
     return MethodSpec(name, params)
 
 
@@ -115,40 +114,51 @@ def run_study(
     for a method that failed.
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
-    downstream = tuple(downstream)
-    _check(datasets, scheme, downstream, protocol, trials)
+    downstream, options = tuple(downstream), dict(options or {})
+    _check(datasets, scheme, downstream, protocol, trials, seed)
     if fraction is None:
         fraction = scheme_options(scheme).get("fraction")  # None for a scheme that hides what it must
     fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
     wanted = [parse_method(method) if isinstance(method, str) else method for method in methods]
     journal = None if output is None else Journal(Path(output))
-    rows = [] if journal is None else journal.rows()
-    done = {tuple(str(row[name]) for name in KEY) for row in rows}
-    clock = _Clock(progress, len(datasets) * len(fractions) * trials)
+    earlier = [] if journal is None else journal.rows()
+    rows = [row for row in earlier if row["status"] == "ok"]  # what failed is tried again
+    done = {_key(row) for row in rows}
+    clock = _Clock(progress, len(datasets) * len(dict.fromkeys(fractions)) * trials)
     for dataset in datasets:
         data = _published(dataset.data) if protocol == "as_published" else dataset.data
         specs = _with_controls(wanted, data.kind)
         label = f"{scheme} (leaky)" if protocol == "as_published" else scheme
-        for share in fractions:
+        story = {
+            "shape": data.shape,
+            "known": int(data.observed_counts()[0].sum()),
+            "downstream": downstream,
+            **options,
+        }
+        own = dict(options)
+        if "labels" in scheme_options(scheme) and dataset.labels is not None:
+            own.setdefault("labels", dataset.labels)
+        for share in dict.fromkeys(fractions):
             for trial in range(trials):
                 trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
-                base = {"dataset": dataset.name, "scheme": label, "fraction": _number(share), "trial": trial}
-                base["seed"] = trial_seed
-                todo = []
-                for spec in specs:
-                    key = {**base, "method": spec.label, "parameters": spec.parameters}
-                    if tuple(str(key[name]) for name in KEY) not in done:
-                        todo.append((spec, key))
+                base: dict[str, Any] = {
+                    "dataset": dataset.name,
+                    "scheme": label,
+                    "options": json.dumps(story, default=str),
+                }
+                base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
+                keys = [{**base, "method": spec.label, "parameters": spec.parameters} for spec in specs]
+                todo = [(spec, key) for spec, key in zip(specs, keys, strict=True) if _key(key) not in done]
                 clock.part_begins(len(todo))
                 if not todo:
                     continue
-                split = make_split(
-                    scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **(options or {})
-                )
+                split = make_split(scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **own)
+                split = replace(split, leaky=protocol == "as_published")
                 for spec, key in todo:
                     clock.tell(f"{dataset.name}, {spec.label}, trial {trial + 1}")
                     new = [{**key, **row} for row in _rows_of(spec, split, dataset, downstream, trial_seed)]
                     rows.extend(new)
+                    done.add(_key(key))
                     if journal is not None:
                         journal.append(new)
                     clock.step()
@@ -156,6 +166,11 @@ def run_study(
     if journal is not None:
         journal.finish(table)
     return table
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a computation is known by, the same before and after it went through a file."""
+    return tuple(str(float(row[name])) if name == "fraction" else str(row[name]) for name in KEY)
 
 
 def _rows_of(
@@ -208,26 +223,28 @@ def _downstream(
     from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
 
     counts = result.data.kind == "counts"
+    rows = dataset.data.obs_names.get_indexer(result.obs_names)  # a row split imputes some of them
+    labels = dataset.labels[rows]
     values = result.to_array(scale="normalized" if counts else None)
     scores: dict[str, float] = {}
     if "clustering" in wanted:
         with warnings.catch_warnings():  # where all cells are the same there is one cluster, and the scores say so
             warnings.simplefilter("ignore")
             embedding = expression_components(values, random_state=seed % 2**31) if counts else values
-            found = cluster_scores(embedding=embedding, labels=dataset.labels, random_state=seed % 2**31)
+            found = cluster_scores(embedding=embedding, labels=labels, random_state=seed % 2**31)
         scores |= {name: found[name] for name in ("ari", "ami", "nmi")}
     if "de" in wanted:
-        groups = dataset.labels == np.unique(dataset.labels)[0]
-        whole = dataset.data.block(slice(None))
-        if counts:
-            whole = counts_to_scale(whole, dataset.data.depth[:, None], "normalized")
-        tables = [wilcoxon(np.log1p(part) if counts else part, groups) for part in (whole, values)]
+        groups = labels == np.unique(labels)[0]
+        whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
+        tables = [wilcoxon(np.log1p(part), groups) for part in (whole, values)]
         called = [(table["p_adjusted"] < 0.05).to_numpy() for table in tables]
         scores |= precision_recall_tnr(truth=called[0], called=called[1])
     return scores
 
 
-def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, trials: int) -> None:
+def _check(
+    datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, trials: int, seed: int
+) -> None:
     if scheme not in SCHEMES:
         raise InputError(f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
     unknown = [name for name in downstream if name not in DOWNSTREAM]
@@ -237,17 +254,27 @@ def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], pr
         raise InputError("downstream analyses need labels: name a column of obs (--labels)")
     if protocol not in ("honest", "as_published"):
         raise InputError(f"protocol={protocol!r} is neither 'honest' nor 'as_published'")
-    if trials < 1:
-        raise InputError(f"trials={trials} must be at least 1")
+    if protocol == "as_published" and scheme.startswith("thin"):
+        raise InputError("protocol='as_published' normalises first, and molecules cannot be split then: use 'random'")
+    if trials < 1 or seed < 0:
+        raise InputError(f"trials={trials} must be at least 1, and seed={seed} not negative")
+    names = [dataset.name for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise InputError(f"two datasets are called {max(names, key=names.count)!r}: give each a name of its own")
+    if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
+        raise InputError("downstream analyses find cells by name, and some names are not unique: make them so first")
+    if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
+        raise InputError("the downstream analysis 'de' is for counts: leave it out for real values")
 
 
 def _with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
     """The methods and, before them, the controls that are not among them."""
-    asked = {spec.label for spec in wanted if not spec.params}
     for spec in wanted:
-        if spec.name != "all_zeros" and kind not in info(spec.name).kinds:
+        kinds = {"counts"} if spec.name == "all_zeros" else info(spec.name).kinds
+        if kind not in kinds:
             raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
-    return [MethodSpec(name) for name in CONTROLS[kind] if name not in asked] + wanted
+    every = [MethodSpec(name) for name in CONTROLS[kind]] + wanted
+    return list({(spec.label, spec.parameters): spec for spec in every}.values())
 
 
 def _published(data: Data) -> Data:
@@ -261,15 +288,11 @@ def _published(data: Data) -> Data:
     return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
 
 
-def _number(share: float | None) -> float:
-    return math.nan if share is None else float(share)
-
-
 @contextmanager
 def _peak_memory() -> Iterator[Callable[[], int]]:
     """Largest resident size of the process while the block runs, sampled; 0 where the system does not tell."""
     largest, stop = [0], threading.Event()
-    page = 4096
+    page = os.sysconf("SC_PAGE_SIZE")
 
     def watch() -> None:
         while not stop.is_set():

@@ -84,6 +84,8 @@ class IALM(Imputer):
 
     def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
         self._validate()
+        if data.kind == "real" and self.zeros == "preserve":
+            raise InputError("ialm: zeros='preserve' is for counts, where a zero may be real: leave it out")
         task = _Task.counts(data, self) if data.kind == "counts" else _Task.real(data, self)
         solution = self._solve(task.D)
         n, G = data.shape
@@ -123,6 +125,8 @@ class IALM(Imputer):
         train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, share, rng)
         watch = _HeldOut(i, j, truth)
         complete(train, **options, random_state=self.random_state, callback=watch)
+        if not watch.errors:  # the known values that were left are all zero: there was nothing to watch
+            return complete(D, **options, random_state=self.random_state)
         options["max_iter"] = watch.best_iteration
         final = complete(D, **options, random_state=self.random_state, callback=self._report)
         details = {**final.status.details, "held_out_mse": min(watch.errors)}
@@ -179,7 +183,7 @@ class IALM(Imputer):
     def _row_matrix(self, data: Data) -> Any:
         """The values that the solver would see of these rows."""
         if data.kind == "real":
-            return _known_values(data) - self.offset_
+            return data.known_values() - self.offset_
         return _normalized(_with_known_zeros(data), self._row_scale(data), self._link)
 
     def _state(self) -> dict[str, np.ndarray]:
@@ -248,7 +252,7 @@ class _Task:
 
     @classmethod
     def real(cls, data: Data, method: IALM) -> _Task:
-        X = _known_values(data)
+        X = data.known_values()
         seen_rows, seen_columns = data.observed_counts()
         rows, columns = np.flatnonzero(seen_rows), np.flatnonzero(seen_columns)
         used = X[np.ix_(rows, columns)]
@@ -280,11 +284,6 @@ class _HeldOut:
         return solution.rank > 0 and len(self.errors) - self.best_iteration >= PATIENCE
 
 
-def _known_values(data: Data) -> np.ndarray:
-    """Real values with NaN wherever they are not observed."""
-    return data.X if data.observed is None else np.where(data.observed, data.X, np.nan)
-
-
 def _with_known_zeros(data: Data) -> sp.csr_array:
     """The counts on the pattern of the observed entries; zeros that are known stay stored."""
     if data.observed is None:
@@ -298,7 +297,8 @@ def _normalized(X: sp.csr_array, row_scale: np.ndarray | None, link: str) -> sp.
     """Rows divided by their scale, logged where the link says so; the pattern is shared, not copied."""
     values = X.data.astype(np.float64)
     if row_scale is not None:
-        values /= np.repeat(row_scale, np.diff(X.indptr))
+        # a cell without molecules has nothing but known zeros, which stay zeros
+        values /= np.repeat(np.where(row_scale > 0, row_scale, 1.0), np.diff(X.indptr))
     if link == "expm1":
         np.log1p(values, out=values)
     return sp.csr_array((values, X.indices, X.indptr), shape=X.shape)

@@ -28,7 +28,6 @@ from imputome.methods.factors import (
     WarmSVD,
     _split_residual,
     few_threads,
-    truncated_norm_squared,
 )
 
 RankStep = int | Literal["adaptive"]
@@ -155,7 +154,7 @@ def complete(
         threshold; ``"adaptive"`` predicts it from the decay of the last singular values.
     max_rank : largest rank of A; may make the constraint unreachable (status ``rank_limited``).
     inner : ``"exact"`` repeats the updates of A and E until they settle before Y is updated (Algorithm 2).
-    dtype : working precision; Gram matrices and sums of squares are float64 always.
+    dtype : working precision; eigenvectors, thresholds and sums of squares are float64 always.
     callback : called after each iteration; returning True stops.
 
     Notes
@@ -283,7 +282,7 @@ def solve(
         if residual < tol:
             status = Status("converged", f"converged in {iteration} iterations to rank {solution.rank}")
             break
-        reason = _unreachable(history["residual"], history["rank"], sv, limit, mu * rho)
+        reason = _unreachable(history["residual"], history["rank"], limit, mu * rho)
         if reason:
             status = Status(
                 "rank_limited",
@@ -321,7 +320,7 @@ def _next_rank(s: np.ndarray, rank: int, sv: int, limit: int, rank_step: RankSte
     return min(rank + int(np.clip(2 * ahead, 10, 200)), limit)
 
 
-def _unreachable(residuals: list[float], ranks: list[float], sv: int, limit: int, next_mu: float) -> str:
+def _unreachable(residuals: list[float], ranks: list[float], limit: int, next_mu: float) -> str:
     """Why going on is no use, or nothing."""
     if not math.isfinite(next_mu) or next_mu > 1e300:
         return "mu would overflow"
@@ -338,7 +337,7 @@ def _distance(a: Solution, b: Solution) -> float:
         return 0.0
     left = np.hstack([a.left, -b.left]).astype(np.float64)
     right = np.hstack([a.right, b.right]).astype(np.float64)
-    return math.sqrt(max(0.0, truncated_norm_squared(left, right)))
+    return math.sqrt(max(0.0, float(np.sum((left.T @ left) * (right.T @ right)))))
 
 
 def _spectral_norm(problem: SparseCompletion | DenseCompletion, rng: np.random.Generator) -> float:
