@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from imputome.evaluation.metrics import nrmse, pearson, poisson_loss
+from imputome.evaluation.splits import make_split
+from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get, info
 from imputome.methods.base import as_data
-from imputome.preprocessing.holdout import hide_entries, thin
 
 # ialm as published, and stopped where held-out entries are matched best: noisy counts need not be matched exactly
 METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -57,29 +57,21 @@ def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str],
     protocol: they judge only what was seen, and reward filling.
     """
     rng = np.random.default_rng(seed)
-    kept, rest = thin(X, 1 - FRACTION, rng)
-    masked, i, j, truth = hide_entries(X, FRACTION, rng)
-    rest_dense = rest.toarray()
-    scores, predicted = [], truth
+    data = as_data(X, kind="counts")
+    thinned = make_split("thin", data, rng=rng, fraction=FRACTION)
+    masked = make_split("random", data, rng=rng, fraction=FRACTION)
+    scores, predicted = [], np.empty(0)
     for place, (label, method, params) in enumerate(METHODS):
         if progress is not None:
             progress(place / len(METHODS), label)
         begun = time.perf_counter()
-        denoised = get(method)(**params).fit_transform(as_data(kept, kind="counts"))
-        rates = denoised.to_array(keep_observed=False, scale="counts") * (FRACTION / (1 - FRACTION))
+        denoised = get(method)(**params).fit_transform(thinned.train)
         seconds = time.perf_counter() - begun
-        filled = get(method)(**params).fit_transform(as_data(masked, kind="counts")).at(i, j, keep_observed=False)
-        scores.append(
-            Score(
-                name=label,
-                control=info(method).control,
-                poisson_loss=poisson_loss(truth=rest_dense, prediction=rates),
-                total_ratio=float(rates.sum(dtype=np.float64) / rest_dense.sum(dtype=np.float64)),
-                nrmse=nrmse(truth=truth, prediction=filled),
-                pearson=pearson(truth=truth, prediction=filled),
-                seconds=seconds,
-            )
-        )
+        molecules = score_thinned(denoised, thinned, metrics=["poisson_loss", "total_ratio"])
+        filled = get(method)(**params).fit_transform(masked.train)
+        entries = score_hidden(filled, masked, metrics=["nrmse", "pearson"])
+        scores.append(Score(name=label, control=info(method).control, seconds=seconds, **molecules, **entries))
         if label == "ialm":
-            predicted = filled
-    return DemoResult(scores, truth, predicted)
+            predicted = filled.at(masked.i, masked.j, keep_observed=False)
+    assert masked.truth is not None  # noqa: S101  (entries were hidden)
+    return DemoResult(scores, masked.truth, predicted)
