@@ -93,8 +93,7 @@ def show_summary(scores: pd.DataFrame) -> None:
         metrics = list(dict.fromkeys(part["metric"]))
         for start in range(0, len(metrics), COLUMNS):
             shown = metrics[start : start + COLUMNS]
-            title = f"{key[0]}, {key[1]}, {key[2]:g} hidden"
-            grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+            grid = Table(box=None, pad_edge=False)
             grid.add_column("method", no_wrap=True)
             for metric in shown:
                 grid.add_column(metric, justify="right", no_wrap=True)
@@ -103,6 +102,7 @@ def show_summary(scores: pd.DataFrame) -> None:
                 label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
                 label += " (control)" if rows["control"].iloc[0] else ""
                 grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
+            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden", highlight=False)
             console.print(grid)
             console.print()
     console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")

@@ -118,7 +118,8 @@ def summary(run: Run, n: int, n_genes: int, output: Path, key: str) -> list[str]
         lines.append(
             f"without an observed value: {cells:,} cells, {genes:,} genes (filled with {result.unusable.fallback})"
         )
-    lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {output}, layer {key!r}")
+    place = f", layer {key!r}" if output.suffix.lower() in (".h5ad", ".zarr") else ""
+    lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {output}{place}")
     return lines
 
 
