@@ -220,7 +220,8 @@ class DenseOperator:
 
     def gram(self) -> np.ndarray:
         wide = self.array if self.shape[0] <= self.shape[1] else self.array.T
-        return _gram(wide.T)
+        lower = _gram(wide.T)
+        return np.tril(lower) + np.tril(lower, -1).T
 
 
 # -- the SVD ----------------------------------------------------------------------------------------------------------
@@ -345,19 +346,17 @@ def orthonormal(Y: np.ndarray) -> np.ndarray:
         return la.qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0]
     Y /= length.astype(Y.dtype)
     for _ in range(3):
-        gram = (Y.T @ Y).astype(np.float64)
+        gram = (Y.T @ Y).astype(np.float64, order="F")  # in the order that LAPACK overwrites
         diagonal = np.einsum("ii->i", gram)  # a view
         diagonal -= 1
         distance = max(gram.max(), -gram.min())
         diagonal += 1
         try:
-            factor = la.cholesky(gram, lower=False, check_finite=False, overwrite_a=True)
+            factor = la.cholesky(gram, lower=False, check_finite=False, overwrite_a=True).astype(Y.dtype)
         except la.LinAlgError:
             return la.qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0]
         # solve Q R = Y as R' Q' = Y', in place on the transposed view that LAPACK wants
-        solved = la.solve_triangular(
-            factor.astype(Y.dtype), Y.T, trans="T", check_finite=False, overwrite_b=True, lower=False
-        )
+        solved = la.solve_triangular(factor, Y.T, trans="T", check_finite=False, overwrite_b=True, lower=False)
         Y = np.ascontiguousarray(solved.T)
         if distance < 0.1:
             break
@@ -365,13 +364,13 @@ def orthonormal(Y: np.ndarray) -> np.ndarray:
 
 
 def _gram(B: np.ndarray) -> np.ndarray:
-    """B' B in float64, added up over row pieces so that no float64 copy of B is made."""
+    """Lower triangle of B' B in float64, added up over row pieces so that no float64 copy of B is made."""
     k = B.shape[1]
-    out = np.zeros((k, k))
+    out = np.zeros((k, k), order="F")
     step = max(1, _PIECE // max(1, k))
     for start in range(0, len(B), step):
         part = B[start : start + step].astype(np.float64)
-        out += part.T @ part
+        out = la.blas.dsyrk(1.0, part.T, beta=1.0, c=out, lower=True, overwrite_c=True)
     return out
 
 
