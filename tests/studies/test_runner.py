@@ -258,3 +258,11 @@ def test_controls_for_counts_are_refused_for_real_values():
         run_study(real, ["all_zeros"], scheme="mcar")
     with pytest.raises(InputError, match="'de' is for counts"):
         run_study(Dataset("real", real.data, np.array(["a", "b"] * 10)), ["mean"], scheme="mcar", downstream=["de"])
+
+
+def test_leiden_beside_kmeans(dataset):
+    pytest.importorskip("igraph")
+    table = run_study(dataset, ["gene_mean"], downstream=["clustering", "leiden"]).set_index(["method", "metric"])
+    scores = table.loc["no_imputation"]["value"]
+    assert scores["leiden_ari"] <= 1
+    assert {"ari", "leiden_ari", "leiden_ami", "leiden_nmi"} <= set(scores.index)

@@ -25,7 +25,7 @@ def command(
     fraction: Annotated[str | None, typer.Option(help="Share hidden, one or several: 0.1,0.3.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     labels: Annotated[str | None, typer.Option(help="Column of obs with the classes, for --downstream.")] = None,
-    downstream: Annotated[str | None, typer.Option(help="clustering,de.")] = None,
+    downstream: Annotated[str | None, typer.Option(help="clustering,leiden,de.")] = None,
     protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky).")] = "honest",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,

@@ -29,11 +29,13 @@ from imputome.studies.results import KEY, Journal, table_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imputome.evaluation.clustering import Clusterer
+
 CONTROLS = {
     "counts": ("all_zeros", "no_imputation", "gene_mean", "gene_mean_posterior"),
     "real": ("mean", "random"),
 }
-DOWNSTREAM = ("clustering", "de")
+DOWNSTREAM = ("clustering", "leiden", "de")
 Progress = Callable[[float, str], None]
 
 
@@ -103,7 +105,8 @@ def run_study(
     methods : as `parse_method` reads them, or `MethodSpec`.
     scheme, fraction, options : how values are hidden, see ``imputome.evaluation.splits.SCHEMES``.
     trials : repetitions, each with a seed made of the names of dataset, scheme, fraction and trial, and ``seed``.
-    downstream : ``"clustering"`` (needs labels) and ``"de"`` (needs two labels or more: first against rest).
+    downstream : ``"clustering"`` (k-means) and ``"leiden"`` against the labels, and ``"de"`` (counts: the first label
+        against the rest, beside the same test on the data before anything was hidden).
     protocol : ``"as_published"`` normalises counts to the median library before values are hidden, as the papers do:
         the training part then knows something of what is hidden, and the scheme is labelled leaky.
     output : where rows are kept as they come; a study that was interrupted goes on from there.
@@ -227,12 +230,16 @@ def _downstream(
     labels = dataset.labels[rows]
     values = result.to_array(scale="normalized" if counts else None)
     scores: dict[str, float] = {}
-    if "clustering" in wanted:
+    clusterers: dict[str, Clusterer] = {"clustering": "kmeans", "leiden": "leiden"}
+    for analysis in [name for name in clusterers if name in wanted]:
+        prefix = "leiden_" if analysis == "leiden" else ""
         with warnings.catch_warnings():  # where all cells are the same there is one cluster, and the scores say so
             warnings.simplefilter("ignore")
             embedding = expression_components(values, random_state=seed % 2**31) if counts else values
-            found = cluster_scores(embedding=embedding, labels=labels, random_state=seed % 2**31)
-        scores |= {name: found[name] for name in ("ari", "ami", "nmi")}
+            found = cluster_scores(
+                embedding=embedding, labels=labels, method=clusterers[analysis], random_state=seed % 2**31
+            )
+        scores |= {prefix + name: found[name] for name in ("ari", "ami", "nmi")}
     if "de" in wanted:
         groups = labels == np.unique(labels)[0]
         whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
