@@ -17,7 +17,8 @@ import scipy.sparse as sp
 
 from imputome import datasets
 from imputome.cli import main, run
-from imputome.methods.registry import METHODS, info
+from imputome.methods import info
+from imputome.methods.registry import METHODS
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 COMMANDS = ("impute", "inspect", "mask", "evaluate", "methods", "datasets", "demo", "remove")

@@ -18,11 +18,10 @@ import numpy as np
 
 from imputome.errors import InputError, ModelFormatError, NotFittedError
 from imputome.methods.data import Data, Kind, as_data, in_memory
-from imputome.methods.imputation import OUTPUTS, Imputation, Model, Output, Status
+from imputome.methods.imputation import Imputation, Model, Output, Status
 from imputome.preprocessing.counts import Scale
 
 __all__ = [
-    "OUTPUTS",
     "Data",
     "Imputation",
     "Imputer",
@@ -86,7 +85,7 @@ class Imputer(ABC):
 
     @property
     def info(self) -> MethodInfo:
-        from imputome.methods.registry import info
+        from imputome.methods import info
 
         return info(self.name)
 

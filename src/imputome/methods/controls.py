@@ -34,7 +34,7 @@ class _Unchanged:
         self.data = data
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
-        return self.data.block(rows, genes).astype(self.data.X.dtype, copy=False)
+        return self.data.block(rows, genes)
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         return self.data.entries(i, j)

@@ -101,13 +101,13 @@ class Data:
         return self.X if self.observed is None else np.where(self.observed, self.X, np.nan)
 
     def block(self, rows: Any, genes: Any = None) -> np.ndarray:
-        """Dense values of some rows and genes, float64; NaN stays NaN."""
+        """Dense values of some rows and genes, in the precision of ``X``; NaN stays NaN."""
         part = self.X[rows]
         if not isinstance(part, np.ndarray):
             part = part.toarray() if genes is None else part[:, genes].toarray()
         elif genes is not None:
             part = part[:, genes]
-        return np.asarray(part, dtype=np.float64)
+        return np.asarray(part)
 
     def observed_block(self, rows: Any, genes: Any, values: np.ndarray) -> np.ndarray:
         """Boolean mask of the observed among ``values = block(rows, genes)``."""

@@ -81,11 +81,3 @@ METHODS: tuple[tuple[str, str, MethodInfo], ...] = (
         ),
     ),
 )
-
-
-def info(name: str) -> MethodInfo:
-    """What is known of a method without importing it."""
-    for known, _, entry in METHODS:
-        if known == name:
-            return entry
-    raise KeyError(name)
