@@ -22,7 +22,10 @@ MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): full 
 
 # a module may import its own room and those to its left
 ORDER = ("errors", "io", "preprocessing", "methods", "evaluation", "studies", "report", "facade", "cli")
-ROOMS = {**{room: rank for rank, room in enumerate(ORDER)}, "datasets": ORDER.index("facade")}
+ROOMS = {
+    **{room: rank for rank, room in enumerate(ORDER)},
+    **dict.fromkeys(("datasets", "layers", "matching", "fitted"), ORDER.index("facade")),
+}
 ROOMS["__main__"] = ORDER.index("cli")
 
 # what the folder (or module) of one method may import besides itself
@@ -33,12 +36,13 @@ FOR_METHODS = (
     "methods.base",
     "methods.deep",
     "methods.factors",
+    "methods.nmf",
     "methods.posterior",
 )
 # types that any room may name in annotations (under TYPE_CHECKING), beside those of methods.base
 TYPES = ("imputome.preprocessing.counts.Scale",)
 # the parts of the room `methods` that are no method
-FOUNDATION = ("base", "data", "imputation", "registry", "factors", "posterior")
+FOUNDATION = ("base", "data", "imputation", "registry", "factors", "nmf", "posterior")
 
 HEAVY = ("torch", "lightning", "scanpy", "anndata", "sklearn", "numba")
 

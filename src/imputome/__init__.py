@@ -11,11 +11,24 @@ if TYPE_CHECKING:
     from imputome import methods as methods
     from imputome.errors import ImputomeError, InputError
     from imputome.facade import impute
+    from imputome.fitted import apply_model, fit_model
     from imputome.methods.base import Data, Imputation
     from imputome.preprocessing.inspect import inspect
     from imputome.studies.anndata import evaluate
 
-__all__ = ["Data", "Imputation", "ImputomeError", "InputError", "datasets", "evaluate", "impute", "inspect", "methods"]
+__all__ = [
+    "Data",
+    "Imputation",
+    "ImputomeError",
+    "InputError",
+    "apply_model",
+    "datasets",
+    "evaluate",
+    "fit_model",
+    "impute",
+    "inspect",
+    "methods",
+]
 __version__ = version("imputome")
 
 # where each public name lives: imported on first use, so that `import imputome` stays fast
@@ -24,7 +37,9 @@ _HOMES = {
     "Imputation": "imputome.methods.base",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
+    "apply_model": "imputome.fitted",
     "evaluate": "imputome.studies.anndata",
+    "fit_model": "imputome.fitted",
     "impute": "imputome.facade",
     "inspect": "imputome.preprocessing.inspect",
 }

@@ -23,6 +23,10 @@ class ModelFormatError(ImputomeError, ValueError):
     """A saved model is damaged, of another format version, or does not fit the data."""
 
 
+class TrainingError(ImputomeError, RuntimeError):
+    """The training of a network cannot go on: its loss stays infinite or NaN."""
+
+
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
     """The error for ``what``, which needs ``package`` from the optional dependency group ``extra``."""
     return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"')

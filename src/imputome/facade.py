@@ -6,21 +6,23 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import InputError
-from imputome.methods import get
-from imputome.methods.base import Data, Imputation, Imputer, MethodInfo, as_data, in_memory
+from imputome.errors import InputError, MissingExtraError
+from imputome.layers import check_free, checked_key, checked_outputs, default_key, store
+from imputome.methods import DEFAULT, WITHOUT_EXTRAS, get, info, names
+from imputome.methods.base import Data, Imputation, Imputer, MethodInfo, Output, as_data, in_memory
 from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
-from imputome.preprocessing.inspect import InputReport, inspect
+from imputome.preprocessing.inspect import InputReport, inspect, too_small
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 Progress = Callable[[float, str], None]
@@ -29,13 +31,14 @@ Progress = Callable[[float, str], None]
 def impute(
     adata: AnnData,
     *,
-    method: str,
+    method: str | None = None,
     layer: str | None = None,
     key_added: str | None = None,
     genes: Any = None,
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
+    outputs: Iterable[str] = (),
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
     overwrite: bool = False,
@@ -47,7 +50,8 @@ def impute(
     Parameters
     ----------
     adata : n cells x G genes. Counts (a zero may be a dropout), or real values with NaN for missing.
-    method : a registered name, see ``imputome.methods.names()``.
+    method : a registered name, see ``imputome.methods.names()``; None takes the default for this kind of data
+        (``imputome.methods.DEFAULT``).
     layer : layer to impute; None takes ``X``.
     key_added : name of the new layer; None takes the method's name (``<method>_posterior`` with ``posterior=True``).
     genes : names, positions or a boolean mask: only these are written, though all are fitted. A layer cannot hold some
@@ -57,6 +61,8 @@ def impute(
     keep_observed : whether observed values stay as they are; None takes the method's habit.
     scale : scale of what is written: ``"counts"`` (this cell's depth), ``"normalized"`` (per 10,000), ``"log1p"`` or
         ``"input"``. If the input itself is normalised or logged, naming its scale here is the consent to impute on it.
+    outputs : what is written beside the value, each to a layer ``<key>_<output>``: ``"variance"``, ``"lower"``,
+        ``"upper"``, ... as far as the method has them (the posterior step has these three).
     params : parameters of the method, by name.
     posterior : combine the method's rate with the cell's own counts; None takes the method's default.
     overwrite : replace an existing layer of that name.
@@ -66,56 +72,38 @@ def impute(
     Returns
     -------
     None, or the copy. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, where there is one),
-    ``var["<key>_..."]`` (per gene) and ``uns["imputome"][key]``: method, parameters, seed, versions, state of the
-    input, scale, rows and columns without an observed value, seconds, peak memory, convergence.
+    ``var["<key>_..."]`` (per gene), ``obs["<key>_..."]`` (per cell) and ``uns["imputome"][key]``: method, parameters,
+    seed, versions, state of the input, scale, rows and columns without an observed value, seconds, peak memory,
+    convergence.
 
     Raises
     ------
     InputError
         The input cannot be imputed as it is; the message says what was seen and what to pass.
     """
+    report = None
+    if method is None:
+        report = inspect_layer(adata, layer)
+        method = default_method(report)
     estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
     key = checked_key(adata, key_added or default_key(estimator))
-    taken = "obsm" if genes is not None and not copy else "layers"
-    for room, name in ((taken, key), ("obsm", f"X_{key}")):
-        if name in getattr(adata, room) and not overwrite:
-            raise InputError(
-                f"{room}[{name!r}] exists already: pass overwrite=True to replace it, or another key_added"
-            )
+    wanted = checked_outputs(estimator, outputs)
+    check_free(adata, key, wanted, room="obsm" if genes is not None and not copy else "layers", overwrite=overwrite)
     columns = None if genes is None else gene_positions(adata, genes)
-    _check_memory(adata.n_obs, adata.n_vars if columns is None else len(columns))
-    run = run_method(adata, estimator, layer=layer, covariates=covariates, keep_observed=keep_observed, scale=scale)
+    check_memory(adata.n_obs, (adata.n_vars if columns is None else len(columns)) * (1 + len(wanted)))
+    run = run_method(
+        adata,
+        estimator,
+        layer=layer,
+        covariates=covariates,
+        keep_observed=keep_observed,
+        scale=scale,
+        outputs=wanted,
+        report=report,
+    )
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
-    values = run.imputation.to_array(genes=columns, scale=run.scale, keep_observed=keep_observed)
-    target = adata
-    if copy:
-        target = adata.copy() if columns is None else adata[:, columns].copy()
-    _forget(target, key)
-    if taken == "obsm":
-        import pandas as pd
-
-        target.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=adata.var_names[columns])
-    else:
-        target.layers[key] = values
-    if run.imputation.latent is not None:
-        target.obsm[f"X_{key}"] = run.imputation.latent
-    for name, per_gene in run.imputation.gene_columns.items():
-        target.var[f"{key}_{name}"] = per_gene if columns is None or not copy else per_gene[columns]
-    provenance = run.provenance()
-    if columns is not None:
-        provenance["genes"] = [str(name) for name in adata.var_names[columns]]
-    target.uns["imputome"] = {**target.uns.get("imputome", {}), key: provenance}
-    return target if copy else None
-
-
-def _forget(adata: AnnData, key: str) -> None:
-    """Take out what an earlier result of that key left beside its layer."""
-    if key not in adata.uns.get("imputome", {}):
-        return
-    adata.obsm.pop(f"X_{key}", None)
-    for name in adata.uns["imputome"][key].get("gene_columns", ()):
-        adata.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
+    return store(adata, run, key, genes=columns, keep_observed=keep_observed, copy=copy)
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,8 @@ class Run:
     keep_observed: bool
     seconds: float
     messages: tuple[str, ...]
+    outputs: tuple[Output, ...] = ()
+    further: dict[str, Any] = field(default_factory=dict)  # what the provenance says beside, or instead
 
     def provenance(self) -> dict[str, Any]:
         """What goes to ``uns["imputome"][key]``: plain values and string arrays that every AnnData format can hold."""
@@ -142,7 +132,9 @@ class Run:
             "scale": self.scale,
             "keep_observed": self.keep_observed,
             "posterior": self.estimator.posterior,
+            "outputs": np.array(self.outputs, dtype=str),
             "gene_columns": np.array(list(result.gene_columns), dtype=str),
+            "cell_columns": np.array(list(result.cell_columns), dtype=str),
             "unusable_cells": np.array(result.unusable.obs_names, dtype=str),
             "unusable_genes": np.array(result.unusable.var_names, dtype=str),
             "unusable_filled_with": result.unusable.fallback,
@@ -155,6 +147,7 @@ class Run:
                 **status.details,
             },
             "history": {name: np.asarray(values) for name, values in result.history.items()},
+            **self.further,
         }
 
 
@@ -166,14 +159,17 @@ def run_method(
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
+    outputs: tuple[Output, ...] = (),
+    report: InputReport | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Inspect the input, fit the method, and return the lazy result with its story; nothing is written."""
-    if scale is not None and scale not in SCALES:
-        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
-    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale)
+    """Inspect the input (unless its report is given), fit, and return the lazy result with its story, unwritten."""
+    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale, report=report)
+    check_scale_of(outputs, out_scale)
     if covariates is not None:
-        data = _with_covariates(data, adata, list(covariates), estimator.info)
+        if not estimator.info.covariates:
+            raise InputError(f"{estimator.name} does not use covariates: leave them out")
+        data = replace(data, covariates=covariate_columns(adata, list(covariates)))
     if progress is not None:
         progress(0.0, "")
         estimator.progress = progress
@@ -184,7 +180,7 @@ def run_method(
     if result.status.message and not result.status.converged:
         messages.append(f"{estimator.name}: {result.status.message}")
     keeps = result.keeps_observed if keep_observed is None else keep_observed
-    return Run(result, estimator, report, out_scale, keeps, seconds, tuple(messages))
+    return Run(result, estimator, report, out_scale, keeps, seconds, tuple(messages), outputs)
 
 
 def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int) -> Imputer:
@@ -204,20 +200,61 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
     return cls(**{name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()})
 
 
+def default_method(report: InputReport) -> str:
+    """The method for those who name none.
+
+    Raises
+    ------
+    InputError
+        There is none for this kind of data.
+    MissingExtraError
+        It needs an optional dependency; the message says what works without.
+    """
+    if report.errors:
+        raise InputError(report.errors[0])
+    if report.kind not in DEFAULT:
+        known = ", ".join(name for name in names() if report.kind in info(name).kinds)
+        raise InputError(
+            f"{report.where} looks {report.state}, and for real values there is no default method: choose one with "
+            f"--method (method=...) of {known}"
+        )
+    name = DEFAULT[report.kind]
+    try:
+        get(name)
+    except MissingExtraError as error:
+        raise MissingExtraError(f"{error}, or pass method='{WITHOUT_EXTRAS}', which needs no more") from error
+    return name
+
+
+def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
+    """What is said of the matrix to impute; a layer that is not there is refused."""
+    if layer is not None and layer not in adata.layers:
+        there = ", ".join(adata.layers) or "none"
+        raise InputError(f"there is no layer {layer!r}; layers here: {there}")
+    return inspect(adata, layer=layer)
+
+
 def to_data(
-    adata: AnnData, method: MethodInfo, *, layer: str | None, scale: Scale | None
+    adata: AnnData,
+    method: MethodInfo,
+    *,
+    layer: str | None,
+    scale: Scale | None,
+    report: InputReport | None = None,
+    fitted: bool = False,
 ) -> tuple[Data, InputReport, Scale]:
     """The matrix as the method takes it, its report, and the scale that will be written.
 
     Normalised and logged matrices are taken back to the linear scale per 10,000 where the user names their scale;
-    anything else that is not what the method takes is refused with what to pass instead.
+    anything else that is not what the method takes is refused with what to pass instead. A ``fitted`` method learns
+    nothing more, so that a single cell is enough for it.
     """
-    if layer is not None and layer not in adata.layers:
-        there = ", ".join(adata.layers) or "none"
-        raise InputError(f"there is no layer {layer!r}; layers here: {there}")
-    report = inspect(adata, layer=layer)
-    if report.errors:
-        raise InputError(report.errors[0])
+    if scale is not None and scale not in SCALES:
+        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
+    report = report or inspect_layer(adata, layer)
+    errors = [text for text in report.errors if not (fitted and text == too_small(report))]
+    if errors:
+        raise InputError(errors[0])
     _refuse_mismatch(report, method, scale)
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
@@ -260,13 +297,19 @@ def _first(messages: Iterable[str], state: str) -> str | None:
     return next((text for text in messages if word in text), None)
 
 
-def _with_covariates(data: Data, adata: AnnData, names: list[str], method: MethodInfo) -> Data:
-    if not method.covariates:
-        raise InputError(f"{method.name} does not use covariates: leave them out")
+def covariate_columns(adata: AnnData, names: list[str]) -> pd.DataFrame:
+    """Columns of ``obs``, by name."""
     missing = [name for name in names if name not in adata.obs]
     if missing:
-        raise InputError(f"obs has no column {missing[0]!r}; columns: {', '.join(map(str, adata.obs.columns))}")
-    return replace(data, covariates=adata.obs[names])
+        there = ", ".join(map(str, adata.obs.columns)) or "none"
+        raise InputError(f"obs has no column {missing[0]!r}; columns: {there}")
+    return adata.obs[names]
+
+
+def check_scale_of(outputs: Iterable[Output], scale: Scale) -> None:
+    """Refuse, before the work, the one output that cannot be put on every scale."""
+    if "variance" in outputs and scale not in ("counts", "input"):
+        raise InputError(f"the variance is given on scale 'counts' only, not {scale!r}: leave it or the scale out")
 
 
 def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
@@ -298,21 +341,6 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
     return positions
 
 
-def default_key(estimator: Imputer) -> str:
-    """Name of the layer where the user gives none."""
-    added = estimator.posterior and not estimator.name.endswith("_posterior")
-    return f"{estimator.name}_posterior" if added else estimator.name
-
-
-def checked_key(adata: AnnData, key: str) -> str:
-    """The key, if a file can hold it and the record of results can take it."""
-    if not key.strip() or "/" in key or key in (".", ".."):
-        raise InputError(f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter")
-    if not isinstance(adata.uns.get("imputome", {}), Mapping):
-        raise InputError("uns['imputome'] holds something else than imputome's records: rename or delete it first")
-    return key
-
-
 def peak_memory() -> int:
     """Largest resident size of this process so far, bytes."""
     import resource
@@ -322,7 +350,7 @@ def peak_memory() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-def _check_memory(n: int, G: int) -> None:
+def check_memory(n: int, G: int) -> None:
     """Refuse a dense layer that would take more than half of the machine's memory."""
     needed = 4 * n * G
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -21,7 +21,7 @@ from imputome.methods import info
 from imputome.methods.registry import METHODS
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
-COMMANDS = ("impute", "inspect", "mask", "evaluate", "methods", "datasets", "demo", "remove")
+COMMANDS = ("impute", "fit", "apply", "tune", "inspect", "mask", "evaluate", "methods", "datasets", "demo", "remove")
 
 
 def make_counts() -> ad.AnnData:
@@ -79,8 +79,22 @@ def test_help_of_impute_names_every_option(capsys):
     for option in (
         *("--output", "--method", "--layer", "--key-added", "--scale", "--genes", "--gene-column", "--genes-in"),
         *("--set", "--seed", "--force", "--quiet", "--json", "--posterior", "--keep-observed", "--replace-observed"),
+        *("--outputs", "--covariates"),
     ):
         assert option in out
+
+
+def test_options_of_one_name_are_the_same_everywhere(capsys):
+    """What a user learned at `impute` holds at `fit` and `apply`; only -m is another thing in fit (the model)."""
+    short = {"-o": "--output", "-q": "--quiet", "-m": "--method"}
+    for command in ("impute", "apply", "fit", "tune"):
+        assert run([command, "--help"]) == 0
+        found = dict(re.findall(r"^ *(-\w), (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
+        assert "-q" in found
+        assert found == {
+            **{letter: short[letter] for letter in found},
+            **({"-m": "--model"} if command == "fit" else {}),
+        }
 
 
 def test_nothing_and_nonsense_are_usage_errors(capsys):

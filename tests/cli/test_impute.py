@@ -21,8 +21,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import imputome.facade
 from imputome.cli import run
-from imputome.methods import names
+from imputome.methods import get, names
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 
@@ -397,7 +398,6 @@ def test_any_seed_that_is_taken_works(counts, tmp_path, capsys, seed):
 
 def test_missing_options_are_usage_errors(counts, tmp_path, capsys):
     assert run(["impute", str(counts[0])]) == 2
-    assert run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")]) == 2
     assert run(["impute"]) == 2
     capsys.readouterr()
 
@@ -649,7 +649,7 @@ def test_failure_with_force_leaves_the_old_output(counts, tmp_path, capsys, monk
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stream, "_stream_layer", fail)
+    monkeypatch.setattr(stream, "_stream_layers", fail)
     refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "No space left on device")
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
@@ -971,3 +971,82 @@ def test_list_of_genes_in_another_encoding(counts, tmp_path, capsys):
     (tmp_path / "genes.txt").write_bytes("gene1\n".encode("utf-16"))
     code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt")
     assert "unexpected" not in refused(capsys, code, "genes.txt", "UTF-8")
+
+
+# -- more outputs than the value ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_outputs_are_layers_beside_the_value(counts, tmp_path, suffix, capsys):
+    source, X = counts
+    out = tmp_path / f"out{suffix}"
+    assert impute(source, out, "gene_mean_posterior", "--outputs", "variance,lower, upper") == 0
+    assert "gene_mean_posterior_variance" in capsys.readouterr().out
+    result = get("gene_mean_posterior")().fit_transform(sp.csr_array(X))
+    for output in ("variance", "lower", "upper"):
+        expected = result.to_array(output=output)
+        np.testing.assert_allclose(layer(out, f"gene_mean_posterior_{output}"), expected, rtol=1e-6)
+    np.testing.assert_allclose(layer(out, "gene_mean_posterior"), result.to_array(), rtol=1e-6)
+    read = ad.read_zarr(out) if suffix == ".zarr" else ad.read_h5ad(out)
+    assert list(read.uns["imputome"]["gene_mean_posterior"]["outputs"]) == ["variance", "lower", "upper"]
+    # a second result of that name with fewer outputs leaves none of the first's behind
+    again = tmp_path / f"again{suffix}"
+    assert impute(out, again, "gene_mean_posterior", "--outputs", "upper", "--force") == 0
+    read = ad.read_zarr(again) if suffix == ".zarr" else ad.read_h5ad(again)
+    assert set(read.layers) == {"raw", "gene_mean_posterior", "gene_mean_posterior_upper"}
+    assert run(["remove", str(again), "gene_mean_posterior"]) == 0
+    read = ad.read_zarr(again) if suffix == ".zarr" else ad.read_h5ad(again)
+    assert set(read.layers) == {"raw"}
+    assert "imputome" not in read.uns
+
+
+def test_outputs_that_cannot_be_had_are_refused_before_fitting(counts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(imputome.facade, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
+    source, out = counts[0], tmp_path / "out.h5ad"
+    refused(capsys, impute(source, out, "gene_mean", "--outputs", "variance"), "'variance'", "--posterior")
+    refused(capsys, impute(source, out, "gene_mean", "--outputs", "sd"), "no output 'sd'", "none")
+    refused(capsys, impute(source, out, "gene_mean_posterior", "--no-posterior", "--outputs", "lower"), "--posterior")
+    table = tmp_path / "out.csv"
+    refused(capsys, impute(source, table, "gene_mean_posterior", "--outputs", "lower"), "table", ".h5ad or .zarr")
+    assert listing(tmp_path) == ["in.h5ad"]
+
+
+def test_variance_has_the_scale_of_counts_alone(counts, tmp_path, capsys):
+    options = ["--outputs", "variance", "--scale", "log1p"]
+    code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean_posterior", *options)
+    refused(capsys, code, "variance", "scale 'counts' only")
+
+
+def test_names_of_outputs_that_are_taken(counts, tmp_path, capsys):
+    adata = ad.read_h5ad(counts[0])
+    adata.layers["k_lower"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "taken.h5ad")
+    options = ["--key-added", "k", "--outputs", "lower"]
+    code = impute(tmp_path / "taken.h5ad", tmp_path / "out.h5ad", "gene_mean_posterior", *options)
+    refused(capsys, code, "layers['k_lower'] exists already", "--force")
+    assert impute(counts[0], tmp_path / "a.h5ad", "gene_mean", "--key-added", "k_lower", "-q") == 0
+    code = impute(tmp_path / "a.h5ad", tmp_path / "b.h5ad", "gene_mean_posterior", *options, "--force")
+    refused(capsys, code, "'k_lower' is the name of another result")
+
+
+# -- the default method ------------------------------------------------------------------------------------------------
+def test_no_method_takes_the_default_and_says_so(counts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(imputome.methods.DEFAULT, "counts", "gene_mean")
+    assert run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")]) == 0
+    assert "gene_mean: " in capsys.readouterr().out
+    read = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert read.uns["imputome"]["gene_mean"]["method"] == "gene_mean"
+
+
+def test_no_method_for_real_values(real, tmp_path, capsys):
+    code = run(["impute", str(real[0]), "-o", str(tmp_path / "out.h5ad")])
+    refused(capsys, code, "no default method", "--method", "mean", "median", "ialm")
+
+
+def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys, monkeypatch):
+    from imputome.errors import missing_extra
+
+    def lacking(name):
+        raise missing_extra(f"method {name!r}", "torch", "deep")
+
+    monkeypatch.setattr(imputome.facade, "get", lacking)
+    code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
+    refused(capsys, code, 'pip install "imputome[deep]"', "--method gene_mean_posterior")

@@ -641,6 +641,41 @@ def test_remove_gives_the_input_back(tmp_path, adata, store):
         assert "k" not in zarr.open_consolidated(str(both))["layers"]
 
 
+@pytest.mark.parametrize("with_source", [True, False])
+@pytest.mark.parametrize("store", STORES)
+def test_layers_beside_the_value_and_cell_columns_come_and_go(tmp_path, adata, store, with_source):
+    adata.obs["k_mine"] = 1.0  # begins like a column of the result, and is not
+    path, out = write(adata, tmp_path / f"in.{store}"), tmp_path / f"o.{store}"
+    adata = read(path)
+    result = imputation(adata.X, cell_columns={"size": np.arange(N) / 2})
+    result.model.outputs = frozenset({"value", "variance", "upper"})
+    rows = result.model.rows
+    factors = {"value": 1, "variance": 2, "upper": 3}
+    result.model.rows = lambda i, j, output: factors[output] * rows(i, j, output)
+    record = {"outputs": np.array(["variance", "upper"]), "cell_columns": np.array(["size"])}
+    options = {"key": "k", "provenance": record, "source": path if with_source else None}
+    write_result(out, adata, result, outputs=("variance", "upper"), **options)
+    back = read(out)
+    for output, name in (("value", "k"), ("variance", "k_variance"), ("upper", "k_upper")):
+        np.testing.assert_array_equal(back.layers[name], factors[output] * expected())
+    np.testing.assert_array_equal(back.obs["k_size"], np.arange(N) / 2)
+    assert list(back.obs.columns) == ["batch", "note", "k_mine", "k_size"]
+    # replaced by a result that has neither
+    again = tmp_path / f"again.{store}"
+    options = {"key": "k", "provenance": {"a": 1}, "source": out if with_source else None, "overwrite": True}
+    write_result(again, back, imputation(adata.X), **options)
+    second = read(again)
+    assert set(second.layers) == {"spliced", "dense", "k"}
+    assert list(second.obs.columns) == ["batch", "note", "k_mine"]
+    remove_key(out, "k")
+    same_but_for(read(out), adata)
+
+
+def test_a_table_holds_the_value_alone(tmp_path, adata):
+    with pytest.raises(InputError, match="is a table and holds the values alone"):
+        write_result(tmp_path / "o.csv", adata, imputation(adata.X), key="k", provenance={}, outputs=("upper",))
+
+
 def test_remove_leaves_no_empty_rooms(tmp_path):
     adata = anndata.AnnData(np.eye(4, dtype=np.float32))
     result = imputation(adata.X, gene_columns={"only": np.ones(4)})

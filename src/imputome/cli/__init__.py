@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import datasets, demo, evaluate, impute, inspect, mask, methods, remove
+from imputome.cli import apply, datasets, demo, evaluate, fit, impute, inspect, mask, methods, remove, tune
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
 
@@ -28,6 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("impute")(impute.command)
+app.command("fit")(fit.command)
+app.command("apply")(apply.command)
+app.command("tune")(tune.command)
 app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
 app.command("mask")(mask.command)

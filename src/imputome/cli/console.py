@@ -27,7 +27,7 @@ def warning_line(text: str) -> None:
 
 def in_options(text: str) -> str:
     """A message of the library on one line, its keyword arguments written as options of the command line."""
-    return re.sub(r"\b(layer|scale)='([^']*)'", r"--\1 \2", " ".join(text.split()))
+    return re.sub(r"\b(layer|scale|method)='([^']*)'", r"--\1 \2", " ".join(text.split()))
 
 
 def print_json(summary: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
     """Score methods beside the controls on hidden values; an interrupted run goes on where it was."""
-    from imputome.cli.impute import parse_settings
+    from imputome.cli.target import parse_settings
     from imputome.io.anndata import read
     from imputome.studies.anndata import to_dataset
     from imputome.studies.results import check_path, summary

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli.console import print_json
-from imputome.cli.impute import parse_settings
+from imputome.cli.target import parse_settings
 
 
 def command(

@@ -19,13 +19,31 @@ VERSION = 1
 _REQUIRED = {"method": str, "params": dict, "kind": str, "bounds": list, "feature_names": list}
 
 
+def is_model(path: Path) -> bool:
+    """Whether ``path`` looks like a model directory."""
+    return (path / "model.json").is_file()
+
+
+def check_model_path(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse, before any work, a place where no model could or should be written.
+
+    Raises
+    ------
+    InputError
+        A model is there and ``overwrite`` is not given; something else is there; the folder cannot be written to.
+    """
+    if path.exists() and not is_model(path):
+        raise InputError(f"{path} exists and is not a saved model, so it will not be replaced: choose another path")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already: pass overwrite=True (--force) to replace it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {folder} cannot be written to: choose another, or change its permissions")
+
+
 def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], *, overwrite: bool = False) -> None:
     """Write a model directory at once: it is made beside ``path`` and moved there when complete."""
-    if path.exists():
-        if not overwrite:
-            raise InputError(f"{path} exists already: pass overwrite=True (--force) to replace it")
-        if not (path / "model.json").is_file():
-            raise InputError(f"{path} is not a saved model and will not be replaced: choose another path")
+    check_model_path(path, overwrite=overwrite)
     try:
         text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -45,6 +63,10 @@ def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray
 
 def read_header(path: Path) -> dict[str, Any]:
     """The checked contents of ``model.json``."""
+    if not path.is_dir():
+        raise ModelFormatError(
+            f"{path} is no saved model: " + ("it is a file" if path.exists() else "it does not exist")
+        )
     try:
         header = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -6,10 +6,14 @@ from importlib import import_module
 from pathlib import Path
 
 from imputome.errors import InputError, ModelFormatError, missing_extra
-from imputome.methods.base import Imputer, MethodInfo
+from imputome.methods.base import Imputer, Kind, MethodInfo
 from imputome.methods.registry import METHODS
 
-__all__ = ["get", "info", "load", "names"]
+__all__ = ["DEFAULT", "get", "info", "load", "names"]
+
+# the method for those who name none, by kind of data, and one for counts that needs no extra
+DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder"}
+WITHOUT_EXTRAS = "gene_mean_posterior"
 
 
 def names() -> tuple[str, ...]:

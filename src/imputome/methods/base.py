@@ -82,6 +82,9 @@ class Imputer(ABC):
     name: ClassVar[str]
     posterior: bool = False
     progress: Callable[[float, str], None] | None = None  # told the share done and where it stands, if set
+    provenance: dict[str, Any] | None = None  # plain values that whoever fitted it wants kept in the saved model
+    # what tuning may vary: parameter -> tuple of choices, or (low, high, "linear" or "log"), of integers if low is one
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     @property
     def info(self) -> MethodInfo:
@@ -111,8 +114,14 @@ class Imputer(ABC):
         """Learn from ``data``; return the model of its rows, and further arguments of `Imputation`."""
 
     def _new_rows(self, data: Data) -> Model:
-        """The model of rows that were not trained on."""
+        """The model of rows that were not trained on; its attribute ``latent``, if it has one, represents them."""
         raise InputError(f"{self.name} cannot impute rows it was not fitted on: use fit_transform on all rows together")
+
+    def _posterior_shape(self, data: Data) -> np.ndarray:
+        """(G,) shape of each gene's prior for the posterior step; called after `_fit`."""
+        from imputome.methods.posterior import fit_shape
+
+        return fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
     def _state(self) -> dict[str, np.ndarray]:
         """Learned arrays, for `save`."""
@@ -138,20 +147,19 @@ class Imputer(ABC):
                 f"imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values "
                 f"are needed, and of {n} x {G} only {usable_rows} x {usable_columns} have any"
             )
-        shape = None
-        if self.posterior:
-            from imputome.methods.posterior import PosteriorModel, fit_shape
-
-            shape = fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
         model, result = self._fit(data)
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
         self.bounds_ = data.bounds
-        if shape is not None:
-            self.shape_ = shape
-            model = PosteriorModel(model, data, shape).matched_to_total()
+        self.covariate_names_ = [] if data.covariates is None else [str(name) for name in data.covariates.columns]
+        self.training_totals_ = data.gene_totals if data.kind == "counts" else None
+        if self.posterior:
+            from imputome.methods.posterior import PosteriorModel
+
+            self.shape_ = self._posterior_shape(data)
+            model = PosteriorModel(model, data, self.shape_).matched_to_total()
             self.total_factor_ = model.factor
-            result["gene_columns"] = {**result.get("gene_columns", {}), "posterior_shape": shape}
+            result["gene_columns"] = {**result.get("gene_columns", {}), "posterior_shape": self.shape_}
         return self._imputation(model, data, **result)
 
     def transform(self, data: Any) -> Imputation:
@@ -171,11 +179,12 @@ class Imputer(ABC):
                 "give the same features in the same order"
             )
         model = self._new_rows(data)
+        latent = getattr(model, "latent", None)
         if self.posterior:
             from imputome.methods.posterior import PosteriorModel
 
             model = PosteriorModel(model, data, self.shape_, factor=self.total_factor_)
-        return self._imputation(model, data)
+        return self._imputation(model, data, latent=latent)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted estimator to the directory ``path``: JSON and arrays, no pickle."""
@@ -186,9 +195,13 @@ class Imputer(ABC):
         arrays = self._state()
         if self.posterior:
             arrays = {**arrays, "posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
+        if self.training_totals_ is not None:
+            arrays = {**arrays, "training_totals": self.training_totals_}
         header: dict[str, Any] = {"method": self.name, "params": self.get_params(), "kind": self.kind_}
         header["bounds"] = [bound if np.isfinite(bound) else None for bound in self.bounds_]
         header["feature_names"] = [str(name) for name in self.feature_names_]
+        header["covariates"] = self.covariate_names_
+        header["provenance"] = self.provenance
         write_model(Path(path), header, arrays, overwrite=overwrite)
 
     @classmethod
@@ -207,6 +220,9 @@ class Imputer(ABC):
         estimator = cls(**header["params"])
         estimator.feature_names_ = pd.Index(header["feature_names"])
         estimator.kind_ = header["kind"]
+        estimator.covariate_names_ = header.get("covariates", [])
+        estimator.provenance = header.get("provenance")
+        estimator.training_totals_ = arrays.pop("training_totals", None)
         low, high = header["bounds"]
         estimator.bounds_ = (-np.inf if low is None else low, np.inf if high is None else high)
         try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from imputome.errors import InputError
 from imputome.methods.base import Data, Imputer, Model, Output, Status
-from imputome.methods.factors import LowRank
+from imputome.methods.factors import LowRank, few_threads
+from imputome.methods.nmf import poisson_nmf, project
 
 
 class NoImputation(Imputer):
@@ -84,7 +84,7 @@ class GeneMeanPosterior(GeneMean):
 
 
 class PoissonNMF(Imputer):
-    """Poisson (Kullback-Leibler) non-negative matrix factorisation by scikit-learn's multiplicative updates.
+    """Poisson (Kullback-Leibler) non-negative matrix factorisation (`imputome.methods.nmf`).
 
     Parameters
     ----------
@@ -93,6 +93,7 @@ class PoissonNMF(Imputer):
     """
 
     name = "poisson_nmf"
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"n_components": (2, 64, "log")}
 
     def __init__(
         self,
@@ -110,43 +111,23 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        from sklearn.exceptions import ConvergenceWarning
-
         if self.n_components < 1 or self.max_iter < 1:
             raise InputError("poisson_nmf: n_components and max_iter must be at least 1")
-        nmf = self._nmf(min(self.n_components, *data.shape))
-        with warnings.catch_warnings():  # whether it converged is in the status
-            warnings.simplefilter("ignore", category=ConvergenceWarning)
-            left = nmf.fit_transform(data.X)
-        self.components_ = nmf.components_.astype(data.X.dtype)
-        ended = nmf.n_iter_ < self.max_iter
+        rank = min(self.n_components, *data.shape)
+        with few_threads(data.X.nnz * rank < 2**20):
+            found = poisson_nmf(data.X, rank, max_iter=self.max_iter, tol=self.tol, random_state=self.random_state)
+        self.components_ = found.right
         status = Status(
-            "converged" if ended else "max_iter",
-            f"{nmf.n_iter_} multiplicative updates" + ("" if ended else f", tol={self.tol:g} not reached"),
-            {"iterations": int(nmf.n_iter_), "objective": float(nmf.reconstruction_err_)},
+            "converged" if found.converged else "max_iter",
+            f"{found.iterations} multiplicative updates"
+            + ("" if found.converged else f", tol={self.tol:g} not reached"),
+            {"iterations": found.iterations, "objective": found.objective},
         )
-        return LowRank(left, self.components_.T), {"status": status, "latent": left}
+        return LowRank(found.left, found.right), {"status": status, "latent": found.left}
 
     def _new_rows(self, data: Data) -> Model:
-        nmf = self._nmf(len(self.components_))
-        nmf.components_ = self.components_
-        nmf.n_components_ = nmf._n_components = len(self.components_)
-        nmf.n_features_in_ = self.components_.shape[1]
-        left = nmf.transform(data.X.astype(self.components_.dtype))
-        return LowRank(left, self.components_.T)
-
-    def _nmf(self, n_components: int) -> Any:
-        from sklearn.decomposition import NMF
-
-        return NMF(
-            n_components,
-            init="nndsvda",
-            solver="mu",
-            beta_loss="kullback-leibler",
-            max_iter=self.max_iter,
-            tol=self.tol,
-            random_state=self.random_state,
-        )
+        with few_threads(data.X.nnz * self.components_.shape[1] < 2**20):
+            return LowRank(project(data.X, self.components_), self.components_)
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"components": self.components_}

@@ -11,12 +11,12 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.methods.data import Data
-from imputome.preprocessing.counts import SCALES, Scale, counts_to_scale
+from imputome.preprocessing.counts import SCALES, Scale, counts_to_scale, scale_to_counts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Output = Literal["value", "rate", "variance", "lower", "upper", "dropout_probability"]
+Output = Literal["value", "rate", "expected_count", "normalized", "variance", "lower", "upper", "dropout_probability"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Imputation:
     status, history : how the fit ended; one row per iteration.
     unusable : rows and columns without an observed value.
     latent : (n, k) representation of the cells, or None.
-    gene_columns : per-gene results, each (G,).
+    gene_columns, cell_columns : per-gene results, each (G,), and per-cell results, each (n,).
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Imputation:
         history: dict[str, list[float]] | None = None,
         latent: np.ndarray | None = None,
         gene_columns: dict[str, np.ndarray] | None = None,
+        cell_columns: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -99,6 +100,7 @@ class Imputation:
         self.status = status or Status()
         self.latent = latent
         self.gene_columns = gene_columns or {}
+        self.cell_columns = cell_columns or {}
         self._history = history or {}
         seen_rows, seen_columns = data.observed_counts()
         self.unusable = Unusable(
@@ -223,6 +225,8 @@ class Imputation:
             raise InputError(f"scale {scale!r} needs counts; this result is real-valued, on scale 'input'")
 
     def _convert(self, values: np.ndarray, i: np.ndarray, output: Output, scale: Scale | None) -> np.ndarray:
+        if output == "normalized" and scale is not None:  # a model's own, which is on that scale already
+            values = scale_to_counts(values, self._depth[i], "normalized")
         if scale in (None, "input", "counts") or output == "dropout_probability":
             return values
         if output == "variance":

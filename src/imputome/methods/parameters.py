@@ -40,6 +40,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) is Literal:
         return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
+    if get_origin(hint) is tuple:  # of any length; a saved model gives back a list
+        return isinstance(value, tuple | list) and all(_fits(part, get_args(hint)[0]) for part in value)
     if hint is type(None):
         return value is None
     if hint is float:
@@ -54,5 +56,7 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(part) for part in get_args(hint))
     if get_origin(hint) is Literal:
         return " or ".join(repr(allowed) for allowed in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"several, each {_words(get_args(hint)[0])}"
     plain = {float: "a finite number", int: "an integer", bool: "True or False", type(None): "None"}
     return plain.get(hint, getattr(hint, "__name__", str(hint)))

@@ -9,8 +9,9 @@ read x is not believed too much. Source: Huang et al. 2018 (SAVER), eq. 1 to 3, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit, prange
@@ -18,15 +19,16 @@ from numba import njit, prange
 from imputome.errors import InputError
 from imputome.methods.base import Data, Imputer, Model, Output
 from imputome.preprocessing.counts import is_integer
-from imputome.preprocessing.holdout import thin
 
-KEEP = 0.9  # share of the molecules that the method is fitted on while phi is sought
+FOLDS = 10  # parts of the molecules, of which each in turn is held out while phi is sought
+ENTRIES = 200_000_000  # of n x G, passed over to find phi: this many decide how many parts are used
 GRID = np.geomspace(0.05, 1e3, 31)  # candidate shapes
 ENOUGH = 50  # held-out molecules below which a gene has no say of its own
 NEIGHBOURS = 200  # genes of similar mean that share a prior over the grid
 BLOCK = 2**22  # dense values made at a time
 PROBABILITY = 0.9  # of the intervals "lower" to "upper"
 _BINS = 512  # of the rate: 8 per octave, from the bits of a float32
+_TILE = 64  # genes that a thread works on, so that it reads a row's values together
 
 
 class PosteriorModel:
@@ -37,15 +39,21 @@ class PosteriorModel:
     rate : the method's model, on scale ``counts``.
     shape : (G,) phi per gene.
     factor : one number that all values are multiplied by, see `matched_to_total`.
+
+    ``rate`` and ``value`` are the posterior mean; what else the method's model offers is passed on as it is.
     """
 
-    outputs: frozenset[Output] = frozenset({"value", "rate", "variance", "lower", "upper"})
+    own: ClassVar[frozenset[Output]] = frozenset({"value", "rate", "variance", "lower", "upper"})
 
     def __init__(self, rate: Model, data: Data, shape: np.ndarray, *, factor: float = 1.0) -> None:
         self.model = rate
         self.data = data
         self.shape = shape
         self.factor = factor
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        return self.own | self.model.outputs
 
     def matched_to_total(self) -> PosteriorModel:
         """The same with the factor that makes the sum of all values that of all counts."""
@@ -59,11 +67,15 @@ class PosteriorModel:
         return PosteriorModel(self.model, self.data, self.shape, factor=self.factor * given / total)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        if output not in self.own:
+            return self.model.rows(rows, genes, output)
         rate = self.model.rows(rows, genes, "value")
         shape = self.shape if genes is None else self.shape[genes]
         return self._combine(rate, self.data.block(rows, genes), shape, output)
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        if output not in self.own:
+            return self.model.at(i, j, output)
         return self._combine(self.model.at(i, j, "value"), self.data.entries(i, j), self.shape[j], output)
 
     def _combine(self, rate: np.ndarray, x: np.ndarray, phi: np.ndarray, output: Output) -> np.ndarray:
@@ -81,20 +93,21 @@ class PosteriorModel:
         return scale * (phi + x)
 
 
-def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0, keep: float = KEEP) -> np.ndarray:
+def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.ndarray:
     """Shape phi of every gene's prior, from molecules that the method did not see.
 
-    Molecules are split into x1 (probability ``keep``) and x2; the method is fitted on x1, and phi maximises the
-    predictive likelihood of x2: negative binomial with size phi + x1 and mean ``(1 - keep) / keep`` times the posterior
-    mean at x1. Genes share strength: neighbours in mean expression share a prior over the grid of phi, found by
-    expectation maximisation (empirical Bayes), and a gene's phi is its posterior geometric mean.
+    The molecules are dealt into `FOLDS` parts. The method is fitted on all parts but the first; then each part in turn
+    is x2 and the others are x1, and phi maximises the predictive likelihood of the x2: negative binomial with size
+    phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior mean at x1, see `pooled_shape`. Of a
+    method that cannot impute new rows exactly, the first x2 alone is used.
 
     Returns
     -------
     (G,) float64.
 
-    Cost: one fit of the method and one pass over n x G rates in blocks; per rate one table look-up where the counts are
-    zero, one evaluation per grid point elsewhere.
+    Cost: one fit of the method, and for each part used (all while n x G is under 20 million, one from 100 million on)
+    one pass over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation
+    per grid point elsewhere.
 
     Raises
     ------
@@ -105,18 +118,91 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0, keep: fl
         raise InputError(
             "the posterior step needs raw counts (integers): pass the layer that holds them, or posterior=False"
         )
-    rng = np.random.default_rng(random_state)
-    kept, rest = thin(data.X, keep, rng)
-    library = None if data.library_size is None else data.library_size * keep
-    seen = replace(data, X=kept, library_size=library)
-    rate = estimator.fit_transform(seen)
-    likelihood = predictive_likelihood(rate.model, kept, rest, ratio=(1 - keep) / keep)
-    molecules = np.asarray(rest.sum(axis=0), dtype=np.float64).ravel()
-    return _shared_shape(likelihood, data.gene_totals, molecules)
+    dealt = deal(data, np.random.default_rng(random_state))
+    fitted = estimator.fit_transform(split(data, dealt[0])[0])
+    if estimator.info.new_rows == "exact":
+        return pooled_shape(data, dealt, lambda seen: estimator.transform(seen).model)[0]
+    return pooled_shape(data, dealt[:1], lambda seen: fitted.model)[0]
+
+
+def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
+    """Molecules dealt into `FOLDS` parts: of each part used, its (nnz,) counts at the stored places of ``X``."""
+    used = int(np.clip(ENTRIES // (data.shape[0] * data.shape[1]), 1, FOLDS))
+    rest = data.X.data.astype(np.int64)
+    dealt = []
+    for k in range(used):
+        # of what is left, one part in as many as are still to be dealt: together the parts are multinomial
+        dealt.append(rng.binomial(rest, 1 / (FOLDS - k)).astype(np.int32))
+        rest -= dealt[-1]
+    return dealt
+
+
+def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
+    """``data`` without the molecules of one part, and these as a ``csr_array``."""
+    library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
+    x1, x2 = (
+        type(data.X)((values.astype(data.X.dtype), data.X.indices.copy(), data.X.indptr.copy()), shape=data.shape)
+        for values in (data.X.data - part, part)
+    )
+    x1.eliminate_zeros()
+    x2.eliminate_zeros()
+    return replace(data, X=x1, library_size=library), x2
+
+
+def pooled_shape(
+    data: Data, dealt: Sequence[np.ndarray], rate: Callable[[Data], Model]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes phi (G,) from the parts of `deal`, and the (G, K) likelihood of the first part.
+
+    Genes share strength: neighbours in mean expression share a prior over the grid of phi, found by expectation
+    maximisation (empirical Bayes), and a gene's phi is its posterior geometric mean. Only the first part was kept from
+    the method when it learned its parameters. The others tell genes apart, but make phi too large; one factor for all
+    genes, that which maximises the likelihood of the first part, puts that right.
+
+    Parameters
+    ----------
+    rate : model of the rates of data without a part; learned without the first part.
+    """
+    total, molecules = np.zeros((data.shape[1], len(GRID))), np.zeros(data.shape[1])
+    first = None
+    for part in dealt:
+        seen, rest = split(data, part)
+        likelihood = predictive_likelihood(rate(seen), seen.X, rest, ratio=1 / (FOLDS - 1))
+        first = likelihood if first is None else first
+        total += likelihood
+        molecules += np.bincount(rest.indices, weights=rest.data, minlength=data.shape[1])
+    assert first is not None  # noqa: S101  (there is always a first part)
+    shape = _shared_shape(total, data.gene_totals, molecules)
+    if len(dealt) > 1:
+        shape = np.clip(shape * _common_factor(first, shape), GRID[0], GRID[-1])
+    return shape, first
+
+
+def likelihood_at(likelihood: np.ndarray, shape: np.ndarray) -> float:
+    """Sum over genes of a (G, K) likelihood on `GRID` at the shapes ``shape``, read off between grid points."""
+    place = np.clip(np.log(shape / GRID[0]) / np.log(GRID[1] / GRID[0]), 0, len(GRID) - 1)
+    low = np.minimum(place.astype(np.intp), len(GRID) - 2)
+    part = place - low
+    genes = np.arange(len(shape))
+    return float(((1 - part) * likelihood[genes, low] + part * likelihood[genes, low + 1]).sum())
+
+
+def _common_factor(likelihood: np.ndarray, shape: np.ndarray) -> float:
+    """The factor of all shapes that maximises a likelihood on `GRID`: whole grid steps, then a parabola's top."""
+    step = np.log(GRID[1] / GRID[0])
+    shifts = np.arange(-6, 7)
+    values = np.array([likelihood_at(likelihood, shape * np.exp(step * shift)) for shift in shifts])
+    top = int(np.clip(np.argmax(values), 1, len(shifts) - 2))
+    left, centre, right = values[top - 1 : top + 2]
+    bend = left - 2 * centre + right
+    offset = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    return float(np.exp(step * (shifts[top] + np.clip(offset, -1, 1))))
 
 
 def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.ndarray:
     """(G, K) log-likelihood of the counts ``x2`` for each gene and each shape of `GRID`, up to a constant per gene.
+
+    The constant depends on ``x2`` alone, so that rates of different methods can be compared.
 
     Parameters
     ----------
@@ -132,47 +218,69 @@ def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.
     for start in range(0, n, step):
         rows = np.arange(start, min(n, start + step))
         m = np.ascontiguousarray(rate.rows(rows, None, "value"), dtype=np.float32)
-        a, b = x1[rows].toarray(), x2[rows].toarray()
+        a, b = (part[rows].toarray().astype(np.float32, copy=False) for part in (x1, x2))
         _add_likelihood(m, a, b, np.float64(ratio), GRID, counts, sums, total)
-    # entries with no molecule in either part, gathered by rate: log NB(0; size phi) = -phi log1p(ratio m / (phi + m))
-    with np.errstate(invalid="ignore"):
-        centre = np.where(counts > 0, sums / counts, 0.0)
-    for k, phi in enumerate(GRID):
-        total[:, k] -= phi * np.einsum("gb,gb->g", counts, np.log1p(ratio * centre / (phi + centre)))
+    _add_zeros(counts, sums, np.float64(ratio), GRID, total)
     return total
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, fastmath=True)
 def _add_likelihood(m, x1, x2, ratio, grid, counts, sums, total):  # type: ignore[no-untyped-def]
     """Add a block of rows to ``total`` (genes with molecules) and to the histograms of rates (all other entries)."""
     n, G = m.shape
+    K = grid.size
     bits = m.view(np.int32)
-    for j in prange(G):
+    series = ratio <= 0.25
+    for tile in prange((G + _TILE - 1) // _TILE):
         for i in range(n):
-            rate = np.float64(m[i, j])
-            if rate <= 0.0:
-                continue
-            a = np.float64(x1[i, j])
-            b = np.float64(x2[i, j])
-            if a == 0.0 and b == 0.0:
-                # exponent and three bits of the mantissa, from 2^-40 up
-                place = min(max((bits[i, j] >> 20) - (87 << 3), 0), 511)
-                counts[j, place] += 1
-                sums[j, place] += rate
-                continue
-            for k in range(grid.size):
-                size = grid[k] + a
-                q = ratio * rate / (grid[k] + rate)  # mean over size
-                value = -size * math.log1p(q)
+            for j in range(tile * _TILE, min(G, (tile + 1) * _TILE)):
+                if m[i, j] <= 0.0:
+                    continue
+                rate = np.float64(m[i, j])
+                a = np.float64(x1[i, j])
+                b = np.float64(x2[i, j])
+                if a == 0.0 and b == 0.0:
+                    # exponent and three bits of the mantissa, from 2^-40 up
+                    place = min(max((bits[i, j] >> 20) - (87 << 3), 0), 511)
+                    counts[j, place] += 1
+                    sums[j, place] += rate
+                    continue
+                if series:
+                    for k in range(K):
+                        q = ratio * rate / (grid[k] + rate)  # mean over size, at most the ratio
+                        s = q / (2.0 + q)
+                        s2 = s * s
+                        # log(1 + q) = 2 artanh(s): to 1e-10 for q under 0.25
+                        log = 2.0 * s * (1.0 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * (1 / 9)))))
+                        total[j, k] -= (grid[k] + a + b) * log
+                else:
+                    for k in range(K):
+                        total[j, k] -= (grid[k] + a + b) * math.log1p(ratio * rate / (grid[k] + rate))
                 if b > 0.0:
-                    # log gamma(size + b) - log gamma(size), without cancellation for the small b that is usual
-                    value += b * (math.log(q) - math.log1p(q))
-                    if b <= 16.0:
-                        for c in range(int(b)):
-                            value += math.log(size + c)
-                    else:
-                        value += math.lgamma(size + b) - math.lgamma(size)
-                total[j, k] += value
+                    for k in range(K):
+                        size = grid[k] + a
+                        value = b * math.log(ratio * rate / (grid[k] + rate))
+                        # log gamma(size + b) - log gamma(size), without cancellation for the small b that is usual
+                        if b <= 16.0:
+                            rising = size
+                            for c in range(1, int(b)):
+                                rising *= size + c
+                            value += math.log(rising)
+                        else:
+                            value += math.lgamma(size + b) - math.lgamma(size)
+                        total[j, k] += value
+
+
+@njit(parallel=True, cache=True)
+def _add_zeros(counts, sums, ratio, grid, total):  # type: ignore[no-untyped-def]
+    """Entries without a molecule in either part, gathered by rate: log NB(0; size phi) = -phi log(1 + q)."""
+    G, bins = counts.shape
+    for j in prange(G):
+        for place in range(bins):
+            if counts[j, place] > 0:
+                rate = sums[j, place] / counts[j, place]
+                for k in range(grid.size):
+                    total[j, k] -= counts[j, place] * grid[k] * math.log1p(ratio * rate / (grid[k] + rate))
 
 
 def _shared_shape(likelihood: np.ndarray, mean: np.ndarray, molecules: np.ndarray) -> np.ndarray:

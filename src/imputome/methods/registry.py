@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from imputome.methods.base import Kind, MethodInfo
+from imputome.methods.base import Kind, MethodInfo, Output
 
 _COUNTS: frozenset[Kind] = frozenset({"counts"})
 _REAL: frozenset[Kind] = frozenset({"real"})
 _BOTH = _COUNTS | _REAL
+_COUNT_OUTPUTS: frozenset[Output] = frozenset(
+    {"value", "rate", "expected_count", "normalized", "variance", "dropout_probability"}
+)
 
 METHODS: tuple[tuple[str, str, MethodInfo], ...] = (
     (
@@ -68,6 +71,20 @@ METHODS: tuple[tuple[str, str, MethodInfo], ...] = (
         MethodInfo("median", "median of the feature", _REAL, scale="input", keeps_observed=True, control=True),
     ),
     (
+        "autoencoder",
+        "imputome.methods.autoencoder.estimator:PlainAutoencoder",
+        MethodInfo(
+            "autoencoder",
+            "plain autoencoder on log-normalised counts, its error at the nonzeros only",
+            _COUNTS,
+            source="doi:10.1016/j.csbj.2023.07.041",
+            keeps_observed=True,
+            extra="deep",
+            outputs=frozenset({"value", "rate", "expected_count"}),
+            stochastic=True,
+        ),
+    ),
+    (
         "ialm",
         "imputome.methods.matrix_completion.estimator:IALM",
         MethodInfo(
@@ -78,6 +95,90 @@ METHODS: tuple[tuple[str, str, MethodInfo], ...] = (
             keeps_observed=True,
             new_rows="projection",
             stochastic=True,
+        ),
+    ),
+    (
+        "count_autoencoder",
+        "imputome.methods.count_autoencoder.default:CountAutoencoder",
+        MethodInfo(
+            "count_autoencoder",
+            "the default for counts: count autoencoder averaged with Poisson factors, and the cell's own counts",
+            _COUNTS,
+            source="doi:10.1101/2024.11.20.624552",
+            extra="deep",
+            outputs=frozenset({"value", "rate"}),
+            stochastic=True,
+            covariates=True,
+        ),
+    ),
+    (
+        "zipo",
+        "imputome.methods.count_autoencoder.estimator:Zipo",
+        MethodInfo(
+            "zipo",
+            "ZiPo: count autoencoder with predicted library size, adjustable zero inflation, sparse first layer",
+            _COUNTS,
+            source="doi:10.1101/2024.11.20.624552",
+            extra="deep",
+            outputs=_COUNT_OUTPUTS,
+            stochastic=True,
+            covariates=True,
+        ),
+    ),
+    (
+        "dca",
+        "imputome.methods.count_autoencoder.presets:DCA",
+        MethodInfo(
+            "dca",
+            "DCA: deep count autoencoder with a zero-inflated negative binomial",
+            _COUNTS,
+            source="doi:10.1038/s41467-018-07931-2",
+            extra="deep",
+            outputs=_COUNT_OUTPUTS,
+            stochastic=True,
+            covariates=True,
+        ),
+    ),
+    (
+        "dca_paper001",
+        "imputome.methods.count_autoencoder.presets:DCAPaper001",
+        MethodInfo(
+            "dca_paper001",
+            "DCA with the settings that ZiPo was compared with",
+            _COUNTS,
+            source="doi:10.1101/2024.11.20.624552",
+            extra="deep",
+            outputs=_COUNT_OUTPUTS - {"dropout_probability"},
+            stochastic=True,
+            covariates=True,
+        ),
+    ),
+    (
+        "zip_dca",
+        "imputome.methods.count_autoencoder.presets:ZipDCA",
+        MethodInfo(
+            "zip_dca",
+            "DCA with a zero-inflated Poisson distribution",
+            _COUNTS,
+            source="doi:10.1101/2024.11.20.624552",
+            extra="deep",
+            outputs=_COUNT_OUTPUTS,
+            stochastic=True,
+            covariates=True,
+        ),
+    ),
+    (
+        "tuned_dca",
+        "imputome.methods.count_autoencoder.presets:TunedDCA",
+        MethodInfo(
+            "tuned_dca",
+            "DCA with ZiPo's encoder and training schedule",
+            _COUNTS,
+            source="doi:10.1101/2024.11.20.624552",
+            extra="deep",
+            outputs=_COUNT_OUTPUTS - {"dropout_probability"},
+            stochastic=True,
+            covariates=True,
         ),
     ),
 )

@@ -287,15 +287,22 @@ def _errors(report: InputReport) -> list[str]:
         return [f"{where} holds {report.n_infinite:,} infinite values: replace them by NaN or by a finite value first"]
     if report.n_nan == n * G:
         return [f"{where} holds no numbers, only NaN: pass the layer that holds the values"]
-    rows, columns = n - report.empty_cells, G - report.empty_genes
-    if not rows or not columns:
+    if report.empty_cells == n or report.empty_genes == G:
         return [f"{where} holds only zeros: pass the layer that holds the counts"]
-    if rows < 2 or columns < 2:
-        return [
-            "imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values are "
-            f"needed, and of {n} x {G} in {where} only {rows} x {columns} have any"
-        ]
-    return []
+    small = too_small(report)
+    return [] if small is None else [small]
+
+
+def too_small(report: InputReport) -> str | None:
+    """The error of a matrix that nothing can be learned from; what was learned elsewhere can still be applied to it."""
+    n, G = report.shape
+    rows, columns = n - report.empty_cells, G - report.empty_genes
+    if rows >= 2 and columns >= 2:
+        return None
+    return (
+        "imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values are "
+        f"needed, and of {n} x {G} in {report.where} only {rows} x {columns} have any"
+    )
 
 
 def _elsewhere(data: Any, layer: str | None) -> tuple[str, str]:

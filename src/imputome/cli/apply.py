@@ -1,0 +1,78 @@
+"""``imputome apply``: a saved model on new cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imputome.cli.console import progress
+from imputome.cli.target import checked_target, read_input, split_names
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `imputome fit` wrote.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")],
+    layer: Annotated[str | None, typer.Option(help="Layer to impute instead of X.")] = None,
+    key_added: Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")] = None,
+    scale: Annotated[str | None, typer.Option(help="counts, normalized, log1p or input.")] = None,
+    genes: Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file, one a line.")] = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with the gene names (default: var_names).")
+    ] = None,
+    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    keep_observed: Annotated[
+        bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="More layers beside the value, where the method has them: variance,lower,upper.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+) -> None:
+    """Impute new cells IN with a saved MODEL and write the result to OUT; genes are matched by name."""
+    from imputome.errors import InputError
+    from imputome.fitted import run_model
+    from imputome.io.models import is_model
+    from imputome.io.stream import check_output
+    from imputome.layers import checked_outputs, default_key
+    from imputome.methods import load
+
+    # all that can be refused is refused before anything is computed
+    if is_model(source) and not is_model(model):
+        raise InputError(f"MODEL and IN are swapped: imputome apply {source} {model} -o {output}")
+    beside = split_names(outputs)
+    check_output(output, source, overwrite=force, outputs=beside)
+    estimator = load(model)
+    offered = checked_outputs(estimator, beside)
+    adata = read_input(source, output, genes_in)
+    target = checked_target(
+        adata,
+        output=output,
+        source=source,
+        key=key_added or default_key(estimator),
+        genes=genes,
+        gene_column=gene_column,
+        genes_in=genes_in,
+        outputs=offered,
+        force=force,
+        quiet=quiet,
+    )
+    with progress(f"applying {estimator.name}", quiet=quiet) as show:
+        show(0.0, "")
+        run = run_model(
+            adata,
+            estimator,
+            layer=layer,
+            gene_column=gene_column,
+            keep_observed=keep_observed,
+            scale=scale,  # type: ignore[arg-type]
+            outputs=offered,
+            source=model,
+        )
+    target.write(run, keep_observed=keep_observed, as_json=as_json)

@@ -1,0 +1,171 @@
+"""What `impute` and `apply` share: where the result goes, checked before the work, and writing it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from imputome.cli.console import print_json, progress, warning_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from imputome.facade import Run
+    from imputome.methods.base import Output
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to write a result to, of which all that can be refused has been refused."""
+
+    output: Path
+    source: Path
+    adata: AnnData
+    key: str
+    genes: np.ndarray | None
+    genes_in: str | None
+    outputs: tuple[Output, ...]
+    force: bool
+    quiet: bool
+
+    def write(self, run: Run, *, keep_observed: bool | None, as_json: bool) -> None:
+        """Warn, write, and say what was done."""
+        from imputome.io.stream import write_result
+
+        if not self.quiet:
+            for message in run.messages:
+                warning_line(message)
+        provenance = run.provenance()
+        n, n_genes = self.adata.n_obs, self.adata.n_vars
+        if self.genes is not None:
+            provenance["genes"] = [str(name) for name in self.adata.var_names[self.genes]]
+            n_genes = len(self.genes)
+        with progress(f"writing {self.output.name}", quiet=self.quiet) as show:
+            write_result(
+                self.output,
+                self.adata,
+                run.imputation,
+                key=self.key,
+                provenance=provenance,
+                genes=self.genes,
+                scale=run.scale,
+                keep_observed=keep_observed,
+                source=self.source,
+                progress=lambda done, total: show(done / total, ""),
+                overwrite=self.force,
+                genes_in=self.genes_in,
+                outputs=self.outputs,
+            )
+        if as_json:
+            print_json({"output": str(self.output), "key": self.key, "shape": [n, n_genes], **provenance})
+        elif not self.quiet:
+            for line in _summary(run, n, n_genes, self.output, self.key):
+                typer.echo(line)
+
+
+def checked_target(
+    adata: AnnData,
+    *,
+    output: Path,
+    source: Path,
+    key: str,
+    genes: str | None,
+    gene_column: str | None,
+    genes_in: str | None,
+    outputs: tuple[Output, ...],
+    force: bool,
+    quiet: bool,
+) -> Target:
+    """Refuse a key that is taken, unknown genes, and a result that does not fit the disk."""
+    from imputome.facade import gene_positions
+    from imputome.io.stream import check_space
+    from imputome.io.tables import check_parquet_names
+    from imputome.layers import check_free, checked_key
+
+    checked_key(adata, key)
+    if output.suffix.lower() in (".h5ad", ".zarr"):
+        check_free(adata, key, outputs, overwrite=force)
+    asked = None if genes is None else gene_list(genes)
+    wanted = None if asked is None else gene_positions(adata, asked, column=gene_column)
+    if asked is not None and wanted is not None and len(wanted) > len(set(asked)) and not quiet:
+        warning_line(f"{len(wanted)} genes have the {len(set(asked))} names given: all of them are written")
+    if output.suffix.lower() == ".parquet":
+        check_parquet_names(adata, genes_in or "columns", wanted)
+    n_genes = adata.n_vars if wanted is None else len(wanted)
+    check_space(output, adata.n_obs, n_genes, bytes_per_value=4 * (1 + len(outputs)))
+    return Target(output, source, adata, key, wanted, genes_in, outputs, force, quiet)
+
+
+def _summary(run: Run, n: int, n_genes: int, output: Path, key: str) -> list[str]:
+    """What was done, for a person."""
+    result = run.imputation
+    lines = [f"{result.shape[0]:,} cells x {result.shape[1]:,} genes, {run.report.state} in {run.report.where}"]
+    lines.append(f"{run.estimator.name}: {ending(run)}, {run.seconds:.1f} s")
+    if result.unusable:
+        cells, genes = len(result.unusable.obs_names), len(result.unusable.var_names)
+        lines.append(
+            f"without an observed value: {cells:,} cells, {genes:,} genes (filled with {result.unusable.fallback})"
+        )
+    place = f", layer {key!r}" if output.suffix.lower() in (".h5ad", ".zarr") else ""
+    lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {output}{place}")
+    if run.outputs:
+        lines.append(f"and beside them {', '.join(f'{key}_{name}' for name in run.outputs)}")
+    return lines
+
+
+def ending(run: Run) -> str:
+    """How the fit ended, in a few words."""
+    status = run.imputation.status
+    text = status.message if status.converged else f"did not converge ({status.name})"
+    return text or "no iteration needed"
+
+
+def read_input(source: Path, output: Path, genes_in: str | None) -> AnnData:
+    """The input; a table may be written from one that is none, and ``genes_in`` then says how to write it."""
+    from imputome.io.anndata import read
+    from imputome.io.tables import table_suffix
+
+    only_out = table_suffix(output) is not None and table_suffix(source) is None
+    return read(source, genes_in=None if only_out else genes_in)
+
+
+def gene_list(text: str) -> list[str]:
+    """Names from ``A,B,C`` or from a file with one name a line."""
+    from imputome.errors import InputError
+
+    if "," not in text and len(text) < 255 and Path(text).exists():
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the genes file {text} cannot be read as UTF-8 text: {error}") from error
+        return [line.strip() for line in lines if line.strip()]
+    names = split_names(text)
+    if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
+        raise InputError(f"there is no genes file {text}")
+    return names
+
+
+def split_names(text: str | None) -> list[str]:
+    """``A,B,C`` as a list."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs; values are read as Python literals, else taken as text."""
+    import ast
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise typer.BadParameter(f"{setting!r} is not of the form key=value", param_hint="--set")
+        words = {"true": True, "false": False, "none": None}
+        try:
+            parsed[name] = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[name] = text
+    return parsed

@@ -1,0 +1,351 @@
+"""The network of the count autoencoders and its loss: ZiPo (paper 001, section II) and, differently set up, DCA.
+
+Letters: ``B`` cells of a batch, ``G`` genes, ``K`` values of the last hidden layer, ``C`` coded covariates, ``nnz``
+nonzero counts of the batch; ``U`` latent, ``V = [U, covariates]``, ``l`` library size, ``m`` rate, ``z`` share of
+dropouts, ``theta = log m - log r`` with the size r of the negative binomial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from imputome.errors import InputError
+from imputome.methods.deep.batches import Batch, Block
+from imputome.methods.deep.layers import SparseLinear, multinomial_loss
+from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomial, Poisson, ZeroInflated
+from imputome.methods.deep.rates import LARGEST_LOG_RATE
+from imputome.preprocessing.counts import TARGET
+
+Activation = Literal["sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"]
+InputTransform = Literal["counts", "log1p", "log1p_normalized", "zscore"]
+Library = Literal["network", "observed", "size_factor"]
+Dispersion = Literal["odds", "conditional", "gene"]
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+LIBRARY_WIDTHS = (16, 4)  # hidden layers of the library network (section II-G)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is built and what is minimised; see `imputome.methods.count_autoencoder.estimator.Zipo` for each entry."""
+
+    n_genes: int
+    n_covariates: int
+    encoder: tuple[int, ...]
+    decoder: tuple[int, ...]
+    residual: bool
+    activation: Activation
+    batch_norm: bool
+    batch_norm_place: Literal["after", "before"]
+    negative_binomial: bool
+    zero_inflation: bool
+    dispersion: Dispersion
+    library: Library
+    input_transform: InputTransform
+    alpha_z: float
+    alpha_w: float
+    alpha_theta: float
+    alpha_rate: float
+    rate_penalty: Literal["entries", "library"]
+    loss_over: Literal["cells", "entries"]
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    linear_latent: bool = False
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the network takes from the training cells before training.
+
+    Attributes
+    ----------
+    share : (G,) share of each gene in all molecules: where the mean head's bias starts.
+    mean_log_total : mean over cells of the log of their molecules: where the library network starts.
+    median_library : median molecules per cell, which size factors are relative to.
+    mean, sd : (G,) of the log of one plus counts per `median_library`, for the z-scores; None for other inputs.
+    """
+
+    share: np.ndarray
+    mean_log_total: float
+    median_library: float
+    mean: np.ndarray | None = None
+    sd: np.ndarray | None = None
+
+
+class Encoded(NamedTuple):
+    """What the network makes of a batch before its output heads."""
+
+    latent: Tensor  # (B, widths[-1])
+    hidden: Tensor  # (B, K)
+    log_library: Tensor  # (B,) log l; with size factors, the log of the size factor
+
+
+class CountNetwork(nn.Module):
+    """Encoder with residual connections to the latent, library network and linear heads of the count distribution."""
+
+    mean: Tensor
+    inverse_sd: Tensor
+    median_library: Tensor
+
+    def __init__(self, design: Design, statistics: Statistics) -> None:
+        super().__init__()
+        self.design = design
+        d, widths = design, design.encoder
+        self.first = SparseLinear(d.n_genes, widths[0])
+        linear = [False] * (len(widths) - 1) + [d.linear_latent]
+        self.first_rest = _Rest(widths[0], d, linear=linear[0])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(a, b), _Rest(b, d, linear=last))
+            for (a, b), last in zip(pairwise(widths), linear[1:], strict=True)
+        )
+        self.residuals = nn.ModuleList(
+            nn.Linear(width, widths[-1], bias=False) for width in (widths[:-1] if d.residual else ())
+        )
+        known = widths[-1] + d.n_covariates
+        self.decoder = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b), _Rest(b, d)) for a, b in pairwise((known, *d.decoder)))
+        )
+        K = d.decoder[-1] if d.decoder else known
+        self.library = _library_network(known, statistics.mean_log_total) if d.library == "network" else None
+        self.mean_head = nn.Linear(K, d.n_genes)
+        # a gene without molecules starts as if it had a hundredth of one in all cells together
+        start = np.log(np.maximum(statistics.share, 0.01 * statistics.share[statistics.share > 0].min()))
+        start += np.log(statistics.median_library) if d.library == "size_factor" else 0.0
+        with torch.no_grad():
+            self.mean_head.bias.copy_(torch.from_numpy(start))
+        self.zero_head = nn.Linear(K, d.n_genes) if d.zero_inflation else None
+        conditional = d.negative_binomial and d.dispersion != "gene"
+        self.dispersion_head = nn.Linear(K, d.n_genes) if conditional else None
+        by_gene = d.negative_binomial and d.dispersion == "gene"
+        self.log_size = nn.Parameter(torch.zeros(d.n_genes)) if by_gene else None
+        self.register_buffer("median_library", torch.tensor(statistics.median_library, dtype=torch.float32))
+        zscored = d.input_transform == "zscore"
+        mean, sd = (statistics.mean, statistics.sd) if zscored else (None, None)
+        self.register_buffer("mean", None if mean is None else torch.from_numpy(mean.astype(np.float32)))
+        self.register_buffer("inverse_sd", None if sd is None else torch.from_numpy((1 / sd).astype(np.float32)))
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+    def read(self, counts: Block, library: Tensor) -> Tensor:
+        """(B, first width) of the first linear layer, on transformed counts, sparse throughout."""
+        values = self._transformed(counts, library)  # (nnz,)
+        if self.training and self.design.input_dropout:
+            values = nn.functional.dropout(values, self.design.input_dropout)
+        out = self.first(counts.with_values(values))
+        if self.design.input_transform != "zscore":
+            return out
+        # (x - mean) / sd @ W = (x / sd) @ W - (mean / sd) @ W keeps the input sparse
+        return out - (self.mean * self.inverse_sd) @ self.first.weight
+
+    def _transformed(self, counts: Block, library: Tensor) -> Tensor:
+        """(nnz,) what the first layer reads in place of the counts; z-scores lack their constant part."""
+        kind = self.design.input_transform
+        if kind == "counts":
+            return counts.values
+        if kind == "log1p":
+            return counts.values.log1p()
+        target = self.median_library if kind == "zscore" else TARGET
+        values = (counts.values * (target / library.clamp_min(1e-8))[counts.rows]).log1p()
+        return values if kind == "log1p_normalized" else values * self.inverse_sd[counts.columns]
+
+    def forward(self, batch: Batch) -> Encoded:
+        h = self.first_rest(self.read(batch.counts, batch.library))  # (B, first width)
+        added: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if self.design.residual:
+                added.append(self.residuals[i](h))  # (B, latents)
+            h = block(h)
+        latent = sum(added, h)  # the sum comes after the latent block's batch normalisation
+        known = latent if batch.covariates is None else torch.cat([latent, batch.covariates], 1)
+        if self.library is not None:
+            log_library = self.library(known)[:, 0]
+        else:
+            total = batch.target.sum().clamp_min(1e-8)
+            log_library = (total / self.median_library if self.design.library == "size_factor" else total).log()
+        return Encoded(latent, self.decoder(known), log_library)
+
+    def log_rate(self, encoded: Encoded) -> Tensor:
+        """(B, G) log m."""
+        head = self.mean_head(encoded.hidden)
+        if self.design.library == "size_factor":  # nothing else bounds an exponential
+            return (head + encoded.log_library[:, None]).clamp_max(LARGEST_LOG_RATE)
+        return torch.log_softmax(head, 1) + encoded.log_library[:, None]
+
+    def distribution(self, encoded: Encoded) -> CountDistribution:
+        """The distribution of the counts, (B, G)."""
+        log_rate = self.log_rate(encoded)
+        base: CountDistribution = Poisson(log_rate)
+        if self.log_size is not None:
+            base = NegativeBinomial(log_rate, log_size=self.log_size)
+        elif self.dispersion_head is not None:
+            values = self.dispersion_head(encoded.hidden)
+            if self.design.dispersion == "odds":
+                base = NegativeBinomial(log_rate, values)
+            else:
+                base = NegativeBinomial(log_rate, log_size=_log_softplus(values))
+        return base if self.zero_head is None else ZeroInflated(base, self.zero_head(encoded.hidden))
+
+    # -- loss ----------------------------------------------------------------------------------------------------------
+    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Named terms of section II-D, whose sum is minimised: means over the cells of the batch.
+
+        ``nll`` is divided by G too with ``loss_over="entries"``; for a Poisson at the observed library size it lacks
+        the terms that are free of the parameters.
+        """
+        d = self.design
+        encoded = self(batch)
+        weight = 1 / (len(batch) * (d.n_genes if d.loss_over == "entries" else 1))
+        terms: dict[str, Tensor] = {}
+        if self._is_multinomial:
+            # without the constants, whose log factorials would cost as much as the encoder
+            terms["nll"] = self._multinomial_loss(encoded, batch) * weight
+        else:
+            likelihood = self.distribution(encoded)
+            terms["nll"] = self._nll(likelihood, batch) * weight
+            if d.alpha_z and isinstance(likelihood, ZeroInflated):
+                terms["zero_inflation"] = d.alpha_z * torch.sigmoid(likelihood.logit).square().mean()
+            base = likelihood.base if isinstance(likelihood, ZeroInflated) else likelihood
+            if d.alpha_theta and isinstance(base, NegativeBinomial):
+                terms["dispersion"] = d.alpha_theta * base.log_odds.square().mean()
+            if d.alpha_rate:
+                terms["rate"] = d.alpha_rate * self._rate_penalty(encoded, base, batch)
+        if d.alpha_w:
+            terms["sparsity"] = d.alpha_w * sparsity(self.first.weight)
+        return terms
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """Sum over cells of the negative log-likelihood, constants included, without penalties."""
+        encoded = self(batch)
+        if self._is_multinomial:
+            return self._multinomial_nll(encoded, batch)
+        return self._nll(self.distribution(encoded), batch)
+
+    @property
+    def _is_multinomial(self) -> bool:
+        """Whether the loss is a Poisson's at the observed library size and needs no rates."""
+        d = self.design
+        return d.library == "observed" and not (d.negative_binomial or d.zero_inflation or d.alpha_rate)
+
+    def _multinomial_loss(self, encoded: Encoded, batch: Batch) -> Tensor:
+        return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)
+
+    def _multinomial_nll(self, encoded: Encoded, batch: Batch) -> Tensor:
+        total, x = batch.target.sum(), batch.target.values
+        constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
+        return constant + self._multinomial_loss(encoded, batch)
+
+    @staticmethod
+    def _nll(likelihood: CountDistribution, batch: Batch) -> Tensor:
+        target = batch.target
+        return -likelihood.log_prob_rows(target.rows, target.columns, target.values).sum()
+
+    def _rate_penalty(self, encoded: Encoded, base: CountDistribution, batch: Batch) -> Tensor:
+        """Section III-F; its formula leaves open whether single rates or their sum are compared with the counts."""
+        if self.design.rate_penalty == "library":
+            return (base.mean.sum(1) - batch.target.sum()).square().mean()
+        return squared_error(base.mean, batch.target) / base.mean.numel()
+
+
+class _Rest(nn.Sequential):
+    """What follows a linear layer: activation and batch normalisation, in either order."""
+
+    def __init__(self, width: int, design: Design, *, linear: bool = False) -> None:
+        parts: list[nn.Module] = [] if linear else [ACTIVATIONS[design.activation]()]
+        if design.batch_norm and design.batch_norm_place == "after":
+            parts.append(nn.BatchNorm1d(width))
+        elif design.batch_norm:
+            norm = nn.BatchNorm1d(width)
+            norm.weight.requires_grad_(False)  # DCA's has no scale: the next linear layer has one
+            parts.insert(0, norm)
+        if design.dropout and not linear:
+            parts.append(nn.Dropout(design.dropout))
+        super().__init__(*parts)
+
+
+def _library_network(width: int, mean_log_total: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise((width, *LIBRARY_WIDTHS)):
+        layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.Sigmoid()]
+    last = nn.Linear(LIBRARY_WIDTHS[-1], 1)
+    nn.init.constant_(last.bias, mean_log_total)
+    return nn.Sequential(*layers, last)
+
+
+def _log_softplus(x: Tensor) -> Tensor:
+    # the softplus of a very negative number is its exponential
+    return torch.where(x < -20, x, torch.log(nn.functional.softplus(x.clamp_min(-20))))
+
+
+def squared_error(rate: Tensor, target: Block) -> Tensor:
+    """Sum over the (B, G) entries of (m - x)^2, from sparse x."""
+    at = rate.reshape(-1)[target.flat]
+    return rate.square().sum() + (target.values * (target.values - 2 * at)).sum()
+
+
+def sparsity(weight: Tensor) -> Tensor:
+    """Mean over neurons of mean|w| / sqrt(mean w^2), the scale-invariant penalty of section II-E.
+
+    Parameters
+    ----------
+    weight : (G, H), the weights of a neuron in a column. The value lies between 1 / sqrt(G), one gene alone, and 1.
+    """
+    value: Tensor = _Sparsity.apply(weight)
+    return value
+
+
+class _Sparsity(torch.autograd.Function):
+    """By hand, because autograd would keep several copies of what is the largest tensor of the network."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        G, H = weight.shape
+        sums, squares = weight.new_zeros(2, H)
+        for part in weight.split(64 if weight.device.type == "cpu" else G):  # stays in the processor's cache
+            sums += part.abs().sum(0)
+            squares += part.square().sum(0)
+        mean, rms = sums / G, (squares / G).sqrt().clamp_min(1e-12)  # (H,)
+        ctx.save_for_backward(weight, mean, rms)
+        return (mean / rms).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        weight, mean, rms = ctx.saved_tensors
+        scale = gradient / weight.numel()
+        out: Tensor = torch.sign(weight).mul_(scale / rms)
+        return out.addcmul_(weight, -scale * mean / rms**3)
+
+
+def widths(value: Any, name: str) -> tuple[int, ...]:
+    """Layer widths from the paper's notation ``"512-256-64"``, one number, or several.
+
+    Raises
+    ------
+    InputError
+        Anything but positive integers.
+    """
+    parts = value.split("-") if isinstance(value, str) and value else [value] if isinstance(value, int) else value
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise InputError(f"{name}={value!r} is no list of layer widths: write for example {name}='512-256-64'")
+    return numbers

@@ -1,0 +1,1 @@
+"""The engine of the deep methods: likelihoods, batches, layers, training."""
