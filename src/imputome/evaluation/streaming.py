@@ -6,13 +6,14 @@ Letters: ``x`` held-out truth, ``mu`` predicted mean at the truth's depth.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS, covered, worst_coverage
 from imputome.methods.data import Data
+from imputome.preprocessing.counts import counts_to_scale
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -67,13 +68,21 @@ def score_thinned(
     return _stream(imputation, test, split.ratio, names, reference.depth * split.ratio, random_state, genes=genes)
 
 
-def score_hidden(imputation: Imputation, split: Split, *, metrics: Sequence[str] | None = None) -> dict[str, float]:
+def score_hidden(
+    imputation: Imputation,
+    split: Split,
+    *,
+    metrics: Sequence[str] | None = None,
+    scale: Literal["counts", "log1p"] = "counts",
+) -> dict[str, float]:
     """Scores over the hidden entries, from single entries of the imputation, observed values not put back.
 
     Parameters
     ----------
     metrics : names in `METRICS` whose entries are ``"hidden"`` or ``"both"``; None takes every one that fits:
         ``total_ratio`` and ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
+    scale : of the hidden counts and their predictions. ``"log1p"``: of counts per 10,000, as paper 000 scores, with the
+        library size of the training part (that of the whole would tell what is hidden); there is no ``total_ratio``.
 
     Returns
     -------
@@ -96,12 +105,16 @@ def score_hidden(imputation: Imputation, split: Split, *, metrics: Sequence[str]
             missing["coverage_90"] = "the imputation gives no interval: use a method with lower and upper"
     else:
         missing["coverage_90"] = "hidden nonzeros are a selection that no interval allows for: score it under thin"
+        if scale != "counts":
+            missing["total_ratio"] = "a total of logarithms means nothing: score it on scale counts"
     names = _chosen(metrics, "hidden", missing)
     options: dict[str, Any] = {"keep_observed": False}
     if reference.kind == "counts":
-        options["scale"] = "counts"
+        options["scale"] = scale
     scores = {}
     truth = np.asarray(split.truth, dtype=np.float64)
+    if reference.kind == "counts":
+        truth = counts_to_scale(truth, reference.depth[split.i], scale)
     prediction = None
     for name in names:
         if name == "share_of_zeros_raised":

@@ -12,6 +12,7 @@ import numpy as np
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.io.stream import atomic_path
+from imputome.studies.bars import BARS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over trials: one row per dataset, scheme, fraction, metric, method.
 
     Columns beside these: mean, sd (over trials), n, control, best (of all methods and controls), loses_to (the best
-    control that it does not beat, or nothing). A method that failed in every trial has no row.
+    control that it does not beat, or nothing). A method that failed in every trial has no row. What is no score but a
+    figure of the fit is neither best nor beaten.
     """
     import pandas as pd
 
@@ -117,15 +119,17 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for key, part in scored.groupby(group, sort=False, dropna=False):
         stats = part.groupby(["method", "parameters"], sort=False)["value"].agg(["mean", "std", "count"])
         metric = str(key[-1])
+        score = metric in METRICS or metric in HIGHER
         cost = _cost(stats["mean"], metric)
         controls = [is_control(name) for name, _ in stats.index]
         for place, (name, parameters) in enumerate(stats.index):
             entry = dict(zip(group, key, strict=True))
             entry |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
             entry |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
-            entry |= {"control": controls[place], "best": bool(np.isfinite(cost[place]) and cost[place] == cost.min())}
+            best = score and bool(np.isfinite(cost[place]) and cost[place] == cost.min())
+            entry |= {"control": controls[place], "best": best}
             bars = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
-            beaten = bars and not controls[place]
+            beaten = score and bars and not controls[place]
             entry["loses_to"] = stats.index[min(bars, key=lambda other: cost[other])][0] if beaten else ""
             rows.append(entry)
     return pd.DataFrame(rows)
@@ -135,7 +139,7 @@ def is_control(method: str) -> bool:
     """Whether a row's method is a control."""
     from imputome.methods import info, names
 
-    return method in ("all_zeros", "gene_mean+posterior") or (method in names() and info(method).control)
+    return method in (*BARS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 
 def _cost(means: pd.Series, metric: str) -> Any:

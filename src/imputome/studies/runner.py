@@ -10,9 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_option
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get, info
 from imputome.methods.base import Data, Imputation
-from imputome.methods.factors import LowRank
 from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import counts_to_scale
+from imputome.studies.bars import BARS
 from imputome.studies.results import KEY, Journal, table_of
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registered method with parameters; ``posterior`` and other switches are parameters too."""
+    """A registered method with parameters; ``posterior`` and other switches are parameters too.
+
+    ``after`` names a method of the estimator that is called with the training data once it is fitted, such as
+    ``"prune"``; the numbers of the dataclass that it returns are recorded as ``<after>_<name>``.
+    """
 
     name: str
     params: dict[str, Any] = field(default_factory=dict)
+    after: str = ""
 
     @property
     def label(self) -> str:
@@ -79,7 +84,7 @@ def parse_method(text: str) -> MethodSpec:
             params[key] = json.loads(value)
         except json.JSONDecodeError:
             params[key] = value
-    if name != "all_zeros":
+    if name not in BARS:
         check_parameters(get(name), params)
     return MethodSpec(name, params)
 
@@ -90,10 +95,12 @@ def run_study(
     *,
     scheme: str = "thin",
     fraction: float | Sequence[float] | None = None,
-    trials: int = 1,
+    trials: int | Sequence[int] = 1,
     seed: int = 0,
     downstream: Iterable[str] = (),
     protocol: str = "honest",
+    scale: Literal["counts", "log1p"] = "counts",
+    details: bool = False,
     output: str | Path | None = None,
     options: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -104,11 +111,14 @@ def run_study(
     ----------
     methods : as `parse_method` reads them, or `MethodSpec`.
     scheme, fraction, options : how values are hidden, see ``imputome.evaluation.splits.SCHEMES``.
-    trials : repetitions, each with a seed made of the names of dataset, scheme, fraction and trial, and ``seed``.
+    trials : repetitions, each with a seed made of the names of dataset, scheme, fraction and trial, and ``seed``; or
+        the numbers of those to do.
     downstream : ``"clustering"`` (k-means) and ``"leiden"`` against the labels, and ``"de"`` (counts: the first label
         against the rest, beside the same test on the data before anything was hidden).
     protocol : ``"as_published"`` normalises counts to the median library before values are hidden, as the papers do:
         the training part then knows something of what is hidden, and the scheme is labelled leaky.
+    scale : of hidden counts, see `imputome.evaluation.streaming.score_hidden`.
+    details : the figures of ``status.details`` are rows too, under their names.
     output : where rows are kept as they come; a study that was interrupted goes on from there.
 
     Returns
@@ -118,7 +128,8 @@ def run_study(
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream, options = tuple(downstream), dict(options or {})
-    _check(datasets, scheme, downstream, protocol, trials, seed)
+    trials = range(trials) if isinstance(trials, int) else trials
+    _check(datasets, scheme, downstream, protocol, trials, seed, scale)
     if fraction is None:
         fraction = scheme_options(scheme).get("fraction")  # None for a scheme that hides what it must
     fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
@@ -127,7 +138,7 @@ def run_study(
     earlier = [] if journal is None else journal.rows()
     rows = [row for row in earlier if row["status"] == "ok"]  # what failed is tried again
     done = {_key(row) for row in rows}
-    clock = _Clock(progress, len(datasets) * len(dict.fromkeys(fractions)) * trials)
+    clock = _Clock(progress, len(datasets) * len(dict.fromkeys(fractions)) * len(trials))
     for dataset in datasets:
         data = _published(dataset.data) if protocol == "as_published" else dataset.data
         specs = _with_controls(wanted, data.kind)
@@ -136,21 +147,19 @@ def run_study(
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
             "downstream": downstream,
+            **({} if scale == "counts" else {"scale": scale}),
+            **({"details": True} if details else {}),
             **options,
         }
         own = dict(options)
         if "labels" in scheme_options(scheme) and dataset.labels is not None:
             own.setdefault("labels", dataset.labels)
         for share in dict.fromkeys(fractions):
-            for trial in range(trials):
+            for trial in trials:
                 trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
-                base: dict[str, Any] = {
-                    "dataset": dataset.name,
-                    "scheme": label,
-                    "options": json.dumps(story, default=str),
-                }
+                base: dict[str, Any] = {"dataset": dataset.name, "scheme": label}
                 base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
-                keys = [{**base, "method": spec.label, "parameters": spec.parameters} for spec in specs]
+                keys = [{**base, **_named(spec, story)} for spec in specs]
                 todo = [(spec, key) for spec, key in zip(specs, keys, strict=True) if _key(key) not in done]
                 clock.part_begins(len(todo))
                 if not todo:
@@ -159,7 +168,8 @@ def run_study(
                 split = replace(split, leaky=protocol == "as_published")
                 for spec, key in todo:
                     clock.tell(f"{dataset.name}, {spec.label}, trial {trial + 1}")
-                    new = [{**key, **row} for row in _rows_of(spec, split, dataset, downstream, trial_seed)]
+                    found = _rows_of(spec, split, dataset, downstream, trial_seed, scale, details)
+                    new = [{**key, **row} for row in found]
                     rows.extend(new)
                     done.add(_key(key))
                     if journal is not None:
@@ -171,13 +181,25 @@ def run_study(
     return table
 
 
+def _named(spec: MethodSpec, story: dict[str, Any]) -> dict[str, str]:
+    """What tells the computations of one split apart."""
+    story = {**story, "after": spec.after} if spec.after else story
+    return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(story, default=str)}
+
+
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
     """What a computation is known by, the same before and after it went through a file."""
     return tuple(str(float(row[name])) if name == "fraction" else str(row[name]) for name in KEY)
 
 
 def _rows_of(
-    spec: MethodSpec, split: Split, dataset: Dataset, downstream: tuple[str, ...], seed: int
+    spec: MethodSpec,
+    split: Split,
+    dataset: Dataset,
+    downstream: tuple[str, ...],
+    seed: int,
+    scale: Literal["counts", "log1p"],
+    details: bool,
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method; a failure is a row with its reason."""
     begun = time.perf_counter()
@@ -187,10 +209,11 @@ def _rows_of(
             result = _impute(spec, split, seed)
         common |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak()}
         common["reason"] = "" if result.status.converged else result.status.message
-        scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split)
+        scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
+        scores |= _downstream(result, split, dataset, downstream, seed)
+        if details:
+            scores |= _numbers(result.status.details)
         for name, value in scores.items():
-            yield {"metric": name, "value": float(value), **common}
-        for name, value in _downstream(result, split, dataset, downstream, seed).items():
             yield {"metric": name, "value": float(value), **common}
     except Exception as error:  # whatever a method does, the study goes on and the table says what happened
         failed = {
@@ -202,18 +225,25 @@ def _rows_of(
 
 
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
-    if spec.name == "all_zeros":
-        n, G = split.train.shape
-        zeros = LowRank(np.zeros((n, 0), np.float32), np.zeros((G, 0), np.float32))
-        return Imputation(zeros, split.train, scale="counts", keeps_observed=False)
+    if spec.name in BARS:
+        return BARS[spec.name](split.train)
     cls = get(spec.name)
     params = dict(spec.params)
     if "random_state" in cls.parameter_defaults():
         params.setdefault("random_state", seed % 2**31)
     estimator = cls(**params)
     if split.apply is None:
-        return estimator.fit_transform(split.train)
-    return estimator.fit(split.train).transform(split.apply)
+        result = estimator.fit_transform(split.train)
+    else:
+        result = estimator.fit(split.train).transform(split.apply)
+    if spec.after:
+        report = asdict(getattr(estimator, spec.after)(split.train))
+        result.status.details.update({f"{spec.after}_{name}": value for name, value in report.items()})
+    return result
+
+
+def _numbers(details: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in details.items() if isinstance(value, int | float | np.number)}
 
 
 def _downstream(
@@ -250,7 +280,13 @@ def _downstream(
 
 
 def _check(
-    datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, trials: int, seed: int
+    datasets: list[Dataset],
+    scheme: str,
+    downstream: tuple[str, ...],
+    protocol: str,
+    trials: Sequence[int],
+    seed: int,
+    scale: str,
 ) -> None:
     if scheme not in SCHEMES:
         raise InputError(f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
@@ -263,8 +299,10 @@ def _check(
         raise InputError(f"protocol={protocol!r} is neither 'honest' nor 'as_published'")
     if protocol == "as_published" and scheme.startswith("thin"):
         raise InputError("protocol='as_published' normalises first, and molecules cannot be split then: use 'random'")
-    if trials < 1 or seed < 0:
-        raise InputError(f"trials={trials} must be at least 1, and seed={seed} not negative")
+    if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
+        raise InputError(f"scale={scale!r} is none to score {scheme} on: 'counts', or 'log1p' for hidden entries")
+    if not trials or seed < 0:
+        raise InputError(f"trials={len(trials)} must be at least 1, and seed={seed} not negative")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise InputError(f"two datasets are called {max(names, key=names.count)!r}: give each a name of its own")
@@ -277,11 +315,11 @@ def _check(
 def _with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
     """The methods and, before them, the controls that are not among them."""
     for spec in wanted:
-        kinds = {"counts"} if spec.name == "all_zeros" else info(spec.name).kinds
+        kinds = {"counts"} if spec.name in BARS else info(spec.name).kinds
         if kind not in kinds:
             raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
     every = [MethodSpec(name) for name in CONTROLS[kind]] + wanted
-    return list({(spec.label, spec.parameters): spec for spec in every}.values())
+    return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
 
 
 def _published(data: Data) -> Data:

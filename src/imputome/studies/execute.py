@@ -1,0 +1,208 @@
+"""Running a study from a file: in units that can be interrupted, by one or several processes.
+
+A unit is one trial of one way of hiding values on one dataset, with all methods. Each keeps its rows in a file of its
+own, so processes share nothing but a folder, and a study that was killed or changed goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imputome.errors import ImputomeError, InputError
+from imputome.studies.results import COLUMNS, read
+from imputome.studies.runner import CONTROLS, Dataset, MethodSpec, Progress, run_study
+from imputome.studies.spec import Hiding, Study, Subset
+from imputome.studies.subset import Loader, load_subset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = "parts"  # folder of the units' files
+POLL = 0.5  # seconds between looks at the work of other processes
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One trial of one split of one dataset."""
+
+    subset: Subset
+    split: Hiding
+    trial: int
+
+    def path(self, study: Study, folder: Path) -> Path:
+        """Its file. What decides what its rows mean is in the name, beside what the rows tell themselves."""
+        known = [asdict(self.subset), asdict(self.split), study.seed]
+        known += [[name, spec.after] for name, spec in sorted(study.specs(self.split).items()) if spec.after]
+        digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=5).hexdigest()
+        words = re.sub(r"[^A-Za-z0-9]+", "_", f"{self.subset.name} {self.split.scheme} {self.trial}")
+        return folder / PARTS / f"{words}_{digest}.csv"
+
+
+def execute(
+    study: Study, folder: str | Path, *, load: Loader, workers: int = 1, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Run what is still to do of a study, and gather its rows.
+
+    Parameters
+    ----------
+    folder : made if need be; the units' files are kept in it.
+    load : from a dataset's name to an AnnData; with several workers a function of a module.
+    workers : processes, each with its own copy of the data and, if there are several, one thread: networks of this size
+        gain nothing from more.
+
+    Returns
+    -------
+    The rows of `imputome.studies.runner.run_study`, those of this study only: all of ``status.details`` among them.
+
+    Raises
+    ------
+    InputError
+        A dataset cannot be had, the folder cannot be written to, or a worker died.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    if workers < 1:
+        raise InputError(f"workers={workers} must be at least 1")
+    try:
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error}") from error
+    units = [
+        Unit(subset, split, trial)
+        for subset in study.datasets
+        for split in study.splits
+        for trial in range(study.trials)
+    ]
+    if workers == 1:
+        _work(study, folder, load, units, progress=progress)
+    else:
+        _supervise(study, folder, load, units, workers, progress)
+    tables = [_own_rows(study, unit, read(unit.path(study, folder))) for unit in units]
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def names_of(study: Study, split: Hiding) -> dict[tuple[str, str], list[str]]:
+    """(method, parameters) as they stand in rows -> names in the study; controls are named by their method."""
+    found: dict[tuple[str, str], list[str]] = {}
+    controls = {name: MethodSpec(name) for name in (*CONTROLS["counts"], *CONTROLS["real"], *study.controls)}
+    for name, spec in {**controls, **study.specs(split)}.items():
+        found.setdefault((spec.label, spec.parameters), []).append(name)
+    return found
+
+
+def _own_rows(study: Study, unit: Unit, rows: pd.DataFrame) -> pd.DataFrame:
+    """Without those of configurations that the study no longer has."""
+    wanted = names_of(study, unit.split)
+    keys = zip(rows["method"], rows["parameters"], strict=True)
+    return rows[[key in wanted for key in keys]]
+
+
+# -- one process -------------------------------------------------------------------------------------------------------
+def _work(
+    study: Study,
+    folder: Path,
+    load: Loader,
+    units: Sequence[Unit],
+    *,
+    parent: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run units one after the other, until they are done or the parent is gone."""
+    dataset: Dataset | None = None
+    for place, unit in enumerate(units):
+        if parent not in (None, os.getppid()):
+            return
+        if dataset is None or dataset.name != unit.subset.label:
+            dataset = load_subset(unit.subset, load, seed=study.seed)
+        run_study(
+            dataset,
+            [*(MethodSpec(name) for name in study.controls), *study.specs(unit.split).values()],
+            scheme=unit.split.scheme,
+            fraction=unit.split.fraction,
+            scale=unit.split.scale,  # type: ignore[arg-type]
+            trials=[unit.trial],
+            seed=study.seed,
+            details=True,
+            output=unit.path(study, folder),
+            progress=None if progress is None else _part_of(progress, place, len(units)),
+        )
+
+
+def _part_of(progress: Progress, place: int, parts: int) -> Progress:
+    # a unit's own guess of the time to go is no guess of the study's
+    return lambda share, text: progress((place + share) / parts, text.split(", about")[0])
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+def _supervise(
+    study: Study, folder: Path, load: Loader, units: Sequence[Unit], workers: int, progress: Progress | None
+) -> None:
+    """Deal the units out to processes, and wait for them; none outlives this one."""
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    todo = [unit for unit in units if not _finished(study, folder, unit)]
+    processes = [
+        context.Process(target=_worker, args=(study, folder, load, todo[k::workers], os.getpid(), errors), daemon=True)
+        for k in range(min(workers, len(todo)))
+    ]
+    try:
+        with _one_thread_each():
+            for process in processes:
+                process.start()
+        while any(process.is_alive() for process in processes) and errors.empty():
+            if progress is not None:
+                done = sum(unit.path(study, folder).exists() for unit in units)
+                progress(done / len(units), f"{done} of {len(units)} units")
+            time.sleep(POLL)
+        if not errors.empty():
+            raise InputError(errors.get())
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            if process.pid is not None:
+                process.join()
+    if not all(unit.path(study, folder).exists() for unit in units):
+        raise InputError("a worker ended before its part was done: run the same command again to go on")
+
+
+def _finished(study: Study, folder: Path, unit: Unit) -> bool:
+    path = unit.path(study, folder)
+    if not path.exists():
+        return False
+    rows = read(path)
+    good = rows[rows["status"] == "ok"]
+    return set(names_of(study, unit.split)) <= set(zip(good["method"], good["parameters"], strict=True))
+
+
+def _worker(study: Study, folder: Path, load: Loader, units: Sequence[Unit], parent: int, errors: Any) -> None:
+    try:
+        _work(study, folder, load, units, parent=parent)
+    except ImputomeError as error:
+        errors.put(str(error))
+    except KeyboardInterrupt:  # the parent says so
+        return
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes started inside, unless the user has said otherwise."""
+    names = [name for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
