@@ -3,6 +3,7 @@
     python benchmarks/deep.py --loss --make-peer-env peers   # makes an environment for the peers, then the table
     python benchmarks/deep.py --loss --peer-python peers/bin/python --datasets zeisel,kang --cache rates
     python benchmarks/deep.py --time --peer-python peers/bin/python
+    python benchmarks/deep.py --device cuda --cells 1000000 --genes 20000   # an epoch on made-up data
 
 Loss: 90 % of the molecules to fit on, held-out Poisson loss per entry of the rest (lower is better) and predicted over
 held-out molecules. Cells with fewer than 50 genes and genes in fewer than 10 cells are left out. Without an environment
@@ -251,6 +252,17 @@ def table_row(label: str, values: Sequence[float | None], form: str, best: Any =
     print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
+def scaled(device: str, cells: int, genes: int, density: float, batch_size: int) -> None:
+    """An epoch on made-up data of any size, on any device."""
+    from scale import epochs
+
+    found = epochs(device, cells=cells, genes=genes, density=density, batch_size=batch_size, number=3)
+    print(f"{cells:,} x {genes:,}, {density:.0%} nonzero, batches of {batch_size:,}, on {device}\n")
+    table_head("", ["value"])
+    for name, value in found.items():
+        print(f"| {name.replace('_', ' ')} | {value:,.4g} |")
+
+
 def machine() -> str:
     """What the figures were measured on."""
     model = platform.processor() or platform.machine()
@@ -277,10 +289,19 @@ def main() -> None:
     parser.add_argument("--fit-method", default="count_autoencoder", help="what the whole fit is timed of")
     parser.add_argument("--rounds", type=int, default=3, help="of --time")
     parser.add_argument("--epochs", type=int, default=8, help="in each round")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead: an epoch on made-up data, on this device")
+    parser.add_argument("--cells", type=int, default=1_000_000, help="of --device")
+    parser.add_argument("--genes", type=int, default=20_000, help="of --device")
+    parser.add_argument("--density", type=float, default=0.05, help="share of nonzeros, of --device")
+    parser.add_argument("--batch-size", type=int, default=1024, help="of --device")
     environment = parser.add_mutually_exclusive_group()
     environment.add_argument("--peer-python", type=Path, help="interpreter that has scvi-tools and magic-impute")
     environment.add_argument("--make-peer-env", type=Path, metavar="DIR", help="make such an environment in DIR")
     chosen = parser.parse_args()
+    if chosen.device:
+        print(f"{machine()}\n")
+        scaled(chosen.device, chosen.cells, chosen.genes, chosen.density, chosen.batch_size)
+        return
     wanted = [method for method in chosen.methods.split(",") if method]
     names = [datasets.ALIASES.get(name, name) for name in chosen.datasets.split(",")]
     lossy, timed = chosen.loss or not chosen.time, chosen.time

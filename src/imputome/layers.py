@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def default_key(estimator: Imputer) -> str:
     """Name of the layer where the user gives none."""
-    added = estimator.posterior and not estimator.name.endswith("_posterior")
+    added = estimator.posterior and not estimator.parameter_defaults().get("posterior")
     return f"{estimator.name}_posterior" if added else estimator.name
 
 

@@ -21,7 +21,20 @@ from imputome.methods import info
 from imputome.methods.registry import METHODS
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
-COMMANDS = ("impute", "fit", "apply", "tune", "inspect", "mask", "evaluate", "methods", "datasets", "demo", "remove")
+COMMANDS = (
+    "impute",
+    "fit",
+    "apply",
+    "tune",
+    "inspect",
+    "mask",
+    "evaluate",
+    "study",
+    "methods",
+    "datasets",
+    "demo",
+    "remove",
+)
 
 
 def make_counts() -> ad.AnnData:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import apply, datasets, demo, evaluate, fit, impute, inspect, mask, methods, remove, tune
+from imputome.cli import apply, datasets, demo, evaluate, fit, impute, inspect, mask, methods, remove, study, tune
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
 
@@ -33,6 +33,7 @@ app.command("apply")(apply.command)
 app.command("tune")(tune.command)
 app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
+app.command("study")(study.command)
 app.command("mask")(mask.command)
 app.command("methods")(methods.command)
 app.command("datasets")(datasets.command)

@@ -105,7 +105,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
     -------
     (G,) float64.
 
-    Cost: one fit of the method, and for each part used (all while n x G is under 20 million, one from 100 million on)
+    Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million)
     one pass over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation
     per grid point elsewhere.
 
@@ -128,7 +128,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
 def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
     """Molecules dealt into `FOLDS` parts: of each part used, its (nnz,) counts at the stored places of ``X``."""
     used = int(np.clip(ENTRIES // (data.shape[0] * data.shape[1]), 1, FOLDS))
-    rest = data.X.data.astype(np.int64)
+    rest = np.rint(data.X.data).astype(np.int64)  # integers to a tolerance
     dealt = []
     for k in range(used):
         # of what is left, one part in as many as are still to be dealt: together the parts are multinomial
@@ -142,7 +142,7 @@ def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
     library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
     x1, x2 = (
         type(data.X)((values.astype(data.X.dtype), data.X.indices.copy(), data.X.indptr.copy()), shape=data.shape)
-        for values in (data.X.data - part, part)
+        for values in (np.rint(data.X.data) - part, part)
     )
     x1.eliminate_zeros()
     x2.eliminate_zeros()
@@ -192,17 +192,19 @@ def _common_factor(likelihood: np.ndarray, shape: np.ndarray) -> float:
     step = np.log(GRID[1] / GRID[0])
     shifts = np.arange(-6, 7)
     values = np.array([likelihood_at(likelihood, shape * np.exp(step * shift)) for shift in shifts])
-    top = int(np.clip(np.argmax(values), 1, len(shifts) - 2))
-    left, centre, right = values[top - 1 : top + 2]
-    bend = left - 2 * centre + right
-    offset = 0.5 * (left - right) / bend if bend < 0 else 0.0
-    return float(np.exp(step * (shifts[top] + np.clip(offset, -1, 1))))
+    top = int(np.argmax(values))
+    offset = 0.0
+    if 0 < top < len(shifts) - 1:
+        left, centre, right = values[top - 1 : top + 2]
+        offset = 0.5 * (left - right) / (left - 2 * centre + right)
+    return float(np.exp(step * (shifts[top] + offset)))
 
 
 def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.ndarray:
     """(G, K) log-likelihood of the counts ``x2`` for each gene and each shape of `GRID`, up to a constant per gene.
 
-    The constant depends on ``x2`` alone, so that rates of different methods can be compared.
+    The constant depends on ``x2`` alone, so that rates of different methods can be compared. Entries with a rate of 0
+    are left out: only methods that give the same genes and cells zeros can be.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,10 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.errors import ImputomeError, InputError
-from imputome.studies.results import COLUMNS, read
-from imputome.studies.runner import CONTROLS, Dataset, MethodSpec, Progress, run_study
+from imputome.io.stream import atomic_path
+from imputome.studies.claims import claims_markdown, judge
+from imputome.studies.results import COLUMNS, read, write
+from imputome.studies.runner import Dataset, MethodSpec, Progress, run_study
 from imputome.studies.spec import Hiding, Study, Subset
 from imputome.studies.subset import Loader, load_subset
+from imputome.studies.tables import by_configuration, markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +82,8 @@ def execute(
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be made: {error}") from error
+    for subset in study.datasets:
+        load(subset.name)  # one that is not on this machine is told of now, not after an hour
     units = [
         Unit(subset, split, trial)
         for subset in study.datasets
@@ -92,20 +98,28 @@ def execute(
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
-def names_of(study: Study, split: Hiding) -> dict[tuple[str, str], list[str]]:
-    """(method, parameters) as they stand in rows -> names in the study; controls are named by their method."""
-    found: dict[tuple[str, str], list[str]] = {}
-    controls = {name: MethodSpec(name) for name in (*CONTROLS["counts"], *CONTROLS["real"], *study.controls)}
-    for name, spec in {**controls, **study.specs(split)}.items():
-        found.setdefault((spec.label, spec.parameters), []).append(name)
-    return found
-
-
 def _own_rows(study: Study, unit: Unit, rows: pd.DataFrame) -> pd.DataFrame:
     """Without those of configurations that the study no longer has."""
-    wanted = names_of(study, unit.split)
+    wanted = study.names_of_rows(unit.split)
     keys = zip(rows["method"], rows["parameters"], strict=True)
     return rows[[key in wanted for key in keys]]
+
+
+def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list[Path], str]:
+    """Write all rows, the summary by configuration, the verdicts on claims, and both for people.
+
+    Returns
+    -------
+    The files, and the text of the last.
+    """
+    verdicts = judge(study, table)
+    text = markdown(study, table) + ("\n" + claims_markdown(verdicts) if len(verdicts) else "")
+    tables = {"results.csv": table, "summary.csv": by_configuration(study, table), "claims.csv": verdicts}
+    for name, content in tables.items():
+        write(content, folder / name)
+    with atomic_path(folder / "summary.md") as partial:
+        partial.write_text(text, encoding="utf-8")
+    return [folder / name for name in (*tables, "summary.md")], text
 
 
 # -- one process -------------------------------------------------------------------------------------------------------
@@ -125,18 +139,20 @@ def _work(
             return
         if dataset is None or dataset.name != unit.subset.label:
             dataset = load_subset(unit.subset, load, seed=study.seed)
-        run_study(
-            dataset,
-            [*(MethodSpec(name) for name in study.controls), *study.specs(unit.split).values()],
-            scheme=unit.split.scheme,
-            fraction=unit.split.fraction,
-            scale=unit.split.scale,  # type: ignore[arg-type]
-            trials=[unit.trial],
-            seed=study.seed,
-            details=True,
-            output=unit.path(study, folder),
-            progress=None if progress is None else _part_of(progress, place, len(units)),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what fits warn of is among their figures
+            run_study(
+                dataset,
+                [*(MethodSpec(name) for name in study.controls), *study.specs(unit.split).values()],
+                scheme=unit.split.scheme,
+                fraction=unit.split.fraction,
+                scale=unit.split.scale,  # type: ignore[arg-type]
+                trials=[unit.trial],
+                seed=study.seed,
+                details=True,
+                output=unit.path(study, folder),
+                progress=None if progress is None else _part_of(progress, place, len(units)),
+            )
 
 
 def _part_of(progress: Progress, place: int, parts: int) -> Progress:
@@ -151,10 +167,9 @@ def _supervise(
     """Deal the units out to processes, and wait for them; none outlives this one."""
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    todo = [unit for unit in units if not _finished(study, folder, unit)]
     processes = [
-        context.Process(target=_worker, args=(study, folder, load, todo[k::workers], os.getpid(), errors), daemon=True)
-        for k in range(min(workers, len(todo)))
+        context.Process(target=_worker, args=(study, folder, load, units[k::workers], os.getpid(), errors), daemon=True)
+        for k in range(min(workers, len(units)))
     ]
     try:
         with _one_thread_each():
@@ -176,15 +191,6 @@ def _supervise(
                 process.join()
     if not all(unit.path(study, folder).exists() for unit in units):
         raise InputError("a worker ended before its part was done: run the same command again to go on")
-
-
-def _finished(study: Study, folder: Path, unit: Unit) -> bool:
-    path = unit.path(study, folder)
-    if not path.exists():
-        return False
-    rows = read(path)
-    good = rows[rows["status"] == "ok"]
-    return set(names_of(study, unit.split)) <= set(zip(good["method"], good["parameters"], strict=True))
 
 
 def _worker(study: Study, folder: Path, load: Loader, units: Sequence[Unit], parent: int, errors: Any) -> None:

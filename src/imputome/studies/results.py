@@ -120,7 +120,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         stats = part.groupby(["method", "parameters"], sort=False)["value"].agg(["mean", "std", "count"])
         metric = str(key[-1])
         score = metric in METRICS or metric in HIGHER
-        cost = _cost(stats["mean"], metric)
+        cost = costs(stats["mean"], metric)
         controls = [is_control(name) for name, _ in stats.index]
         for place, (name, parameters) in enumerate(stats.index):
             entry = dict(zip(group, key, strict=True))
@@ -142,13 +142,13 @@ def is_control(method: str) -> bool:
     return method in (*BARS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 
-def _cost(means: pd.Series, metric: str) -> Any:
+def costs(scores: pd.Series, metric: str) -> Any:
     """Lower is better, whatever the metric; a score that could not be had is the worst."""
     better = "higher" if metric in HIGHER else METRICS[metric].better if metric in METRICS else "lower"
     target = {"one": 1.0, "nominal": COVERAGE}.get(better)
     if target is not None:
-        means = (means - target).abs()
-    cost = -means if better == "higher" else means
+        scores = (scores - target).abs()
+    cost = -scores if better == "higher" else scores
     return cost.fillna(np.inf).to_numpy()
 
 

@@ -59,7 +59,7 @@ from imputome.evaluation.splits import SCHEMES
 from imputome.methods import get, names
 from imputome.methods.parameters import check_parameters
 from imputome.studies.bars import BARS
-from imputome.studies.runner import MethodSpec
+from imputome.studies.runner import CONTROLS, MethodSpec
 
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
@@ -152,6 +152,14 @@ class Study:
             for name, spec in ((configuration.name, configuration.spec) for configuration in self.configurations)
         }
 
+    def names_of_rows(self, split: Hiding) -> dict[tuple[str, str], list[str]]:
+        """(method, parameters) as they stand in results -> names here; a control is called by its method's name."""
+        found: dict[tuple[str, str], list[str]] = {}
+        controls = {name: MethodSpec(name) for name in (*itertools.chain(*CONTROLS.values()), *self.controls)}
+        for name, spec in {**controls, **self.specs(split)}.items():
+            found.setdefault((spec.label, spec.parameters), []).append(name)
+        return found
+
     def only(self, wanted: Iterable[str]) -> Study:
         """The study on some of its datasets."""
         wanted = list(wanted)
@@ -163,9 +171,10 @@ class Study:
         return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in wanted))
 
 
-def known_studies() -> list[str]:
-    """Names of the studies that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+def known_studies() -> dict[str, str]:
+    """Names and titles of the studies that come with the package."""
+    paths = sorted(FOLDER.glob("*.toml"))
+    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["title"] for path in paths}
 
 
 def find_study(name: str, *, quick: bool = False) -> Study:
@@ -183,7 +192,9 @@ def find_study(name: str, *, quick: bool = False) -> Study:
     path = Path(name)
     if path.suffix != ".toml":
         if name not in known_studies():
-            raise InputError(f"there is no study {name!r}: choose of {', '.join(known_studies())}, or give a .toml file")
+            raise InputError(
+                f"there is no study {name!r}: choose of {', '.join(known_studies())}, or give a .toml file"
+            )
         path = FOLDER / f"{name}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -202,12 +213,14 @@ def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
     change = content.pop("quick", {})
     _known_keys("[quick]", change, ("trials", "datasets", "params"))
     if quick:
+        if not change:
+            raise InputError("there is no table [quick] that says what its small variant is")
         content = {**content, **{key: change[key] for key in ("trials", "datasets") if key in change}}
     common, base = content.pop("common", {}), content.pop("base", None)
     factors, extra = content.pop("factors", []), content.pop("configurations", [])
     last = change.get("params", {}) if quick else {}
     if not isinstance(base, dict):
-        raise InputError('the table [base] with a method is missing, as in method = "zipo"')
+        raise InputError("the table [base] is missing: the method that the others are variations of")
     content["configurations"] = _configurations(base, common, factors, extra, last)
     for key, kind in (("datasets", Subset), ("splits", Hiding), ("claims", Claim)):
         content[key] = [_made(f"[[{key}]]", kind, table) for table in content.get(key, [])]
@@ -224,22 +237,31 @@ def _configurations(
     last: dict[str, Any],
 ) -> list[Configuration]:
     _known_keys("[base]", base, ("method", "after", "params"))
-    method, own, after = base.get("method"), base.get("params", {}), base.get("after", "")
+    if "method" not in base:
+        raise InputError('[base]: the method is missing, as in method = "zipo"')
+    method, own, after = str(base["method"]), base.get("params", {}), base.get("after", "")
+    for where, params in (("[common]", common), ("[base] params", own), ("[quick] params", last)):
+        _known_keys(where, params, params)
     tables: list[dict[str, Any]] = [{"name": BASE}]
     for factor in factors:
         for parameter, values in factor.items():
             if parameter not in own:
-                raise InputError(f"[[factors]]: the value of {parameter!r} in the base is missing: add it to its params")
+                raise InputError(
+                    f"[[factors]]: the value of {parameter!r} in the base is missing: add it to its params"
+                )
             if not isinstance(values, list) or not values:
                 raise InputError(f"[[factors]]: {parameter} must be a list of values")
         for values in itertools.product(*factor.values()):
             params = dict(zip(factor, values, strict=True))
-            tables.append({"name": ", ".join(f"{key}={_plain(value)}" for key, value in params.items()), "params": params})
+            tables.append(
+                {"name": ", ".join(f"{key}={_plain(value)}" for key, value in params.items()), "params": params}
+            )
     found = []
     for table in [*tables, *extra]:
         _known_keys("[[configurations]]", table, ("name", "method", "after", "params"))
         if "name" not in table:
             raise InputError("[[configurations]]: one has no name")
+        _known_keys(f"params of {table['name']!r}", table.get("params", {}), table.get("params", {}))
         same = table.get("method", method) == method
         params = {**common, **(own if same else {}), **table.get("params", {}), **last}
         spec = MethodSpec(

@@ -12,12 +12,13 @@ import numpy as np
 from torch import nn
 
 from imputome.errors import InputError
-from imputome.methods.base import Data, Model, Output, Status
+from imputome.methods.base import Data, Imputation, Model, Output, Status
 from imputome.methods.count_autoencoder.estimator import Zipo
 from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
+from imputome.methods.count_autoencoder.pruning import Pruning, top_genes
 from imputome.methods.deep.rates import Head, LogLinearModel
-from imputome.methods.deep.schedule import Schedule
+from imputome.methods.deep.schedule import Schedule, Training
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 from imputome.methods.posterior import deal, likelihood_at, pooled_shape, split
@@ -27,6 +28,8 @@ WEIGHTS = np.linspace(0, 1, 6)  # of the networks' log rate, against that of the
 BLOCK = 2**22  # dense values made at a time
 SAMPLE = 2**24  # entries that decide the weight
 TINY = np.float32(1e-12)
+WATCHED = 1024  # cells whose left-out molecules are looked at after each epoch
+UPDATES = 15  # of a cell's share of the factors; more of them fit the cell's noise
 
 
 class CountAutoencoder(Zipo):
@@ -94,7 +97,7 @@ class CountAutoencoder(Zipo):
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         batch_size: int = 128,
-        max_epochs: int = 200,
+        max_epochs: int = 400,
         patience: int | None = 10,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         posterior: bool = True,
@@ -130,12 +133,14 @@ class CountAutoencoder(Zipo):
         self.factors_ = self._factors(seen)
         self.weight_ = 1.0 if self.factors_ is None else 0.6
         if rest is not None and self.factors_ is not None:
-            self.weight_ = _best_weight(self._averaged(seen), rest)
-        message, status = "", training.status
+            rows = _evenly(*data.shape)
+            self.weight_ = _best_weight(self._averaged(seen.subset(rows=rows)), rest[rows])
+        message = ""
         self.uses_gene_mean_ = False
         if self.posterior:
             message = self._learn_shape(data, dealt)
         model = self._new_rows(data)
+        status = training.status
         text = "; ".join(part for part in (status.message, message) if part)
         details = {**status.details, "network_weight": self.weight_, "uses_gene_mean": self.uses_gene_mean_}
         return model, {
@@ -144,15 +149,17 @@ class CountAutoencoder(Zipo):
             "latent": getattr(model, "latent", None),
         }
 
-    def _learn(self, seen: Data, rest: Any) -> Any:
+    def _learn(self, seen: Data, rest: Any) -> Training:
         """Train the networks on ``seen``, watching the molecules ``rest`` of the same cells, or other cells."""
-        batches = self._batches(seen)
-        train_rows, validation_rows = self._split(seen)
-        watched = None
-        if rest is not None:
-            totals = np.asarray(rest.sum(axis=1)).ravel()
-            train_rows = validation_rows = np.union1d(train_rows, validation_rows)
-            watched = self._batches(seen, target=rest, target_library=totals)
+        batches = watched = self._batches(seen)
+        if rest is None:
+            train_rows, validation_rows = self._split(seen)
+        else:
+            # a cell whose molecules are all in one part is still a cell
+            train_rows = np.flatnonzero(np.diff(seen.X.indptr) + np.diff(rest.indptr))
+            order = np.random.default_rng(self.random_state).permutation(train_rows)
+            validation_rows = np.sort(order[:WATCHED])
+            watched = self._batches(seen, target=rest, target_library=np.asarray(rest.sum(axis=1)).ravel())
         networks = cast(nn.ModuleList, self._new_network())
         trainings = [
             self._train(
@@ -168,6 +175,7 @@ class CountAutoencoder(Zipo):
             for k, network in enumerate(networks)
         ]
         self.network_ = networks
+        networks.zero_grad(set_to_none=True)  # as large as the weights, and of no use any more
         return trainings[0]
 
     def _learn_shape(self, data: Data, dealt: list[np.ndarray]) -> str:
@@ -236,7 +244,7 @@ class CountAutoencoder(Zipo):
             for network in self.network_
         ]
         with few_threads(data.X.nnz < 2**16):
-            left = None if self.factors_ is None else project(data.X, self.factors_)
+            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=UPDATES)
         return AveragedRates(
             _stacked([one.model for one in fitted]),
             left,
@@ -244,6 +252,20 @@ class CountAutoencoder(Zipo):
             weight=self.weight_,
             library=fitted[0].library,
         )
+
+    # -- what the family has for one network ---------------------------------------------------------------------------
+    def fine_tune(self, data: Any, *, max_epochs: int = 100, learning_rate: float = 1e-3) -> Imputation:
+        """Not offered: factors, weight and shapes would stay those of other cells."""
+        raise InputError(f"{self.name} cannot be fine-tuned: fit it to all cells together, or use zipo")
+
+    def prune(self, data: Any, *, delta: float = 1e-4) -> Pruning:
+        """Not offered: no weight is driven to zero in training."""
+        raise InputError(f"{self.name} has no sparse first layer that could be pruned: use zipo")
+
+    def first_layer_genes(self, k: int = 10) -> Any:
+        """As `Zipo.first_layer_genes`, of the first network."""
+        first = cast(CountNetwork, self.network_[0]).first
+        return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
 
     def _state(self) -> dict[str, np.ndarray]:
         factors = {} if self.factors_ is None else {"factors": self.factors_}
@@ -281,16 +303,6 @@ class AveragedRates:
 
     def with_weight(self, weight: float) -> AveragedRates:
         return AveragedRates(self.network, self.left, self.right, weight=weight, library=self.library)
-
-    def subset(self, rows: np.ndarray) -> AveragedRates:
-        network = LogLinearModel(
-            self.network.hidden[rows],
-            log_offset=self.network.log_offset[rows],
-            library=self.network.library[rows],
-            mean=self.network.mean,
-        )
-        left = None if self.left is None else self.left[rows]
-        return AveragedRates(network, left, self.right, weight=self.weight, library=self.library[rows])
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         log_rate = self.network.log_rows(rows, genes)
@@ -335,14 +347,16 @@ def _stacked(models: list[LogLinearModel]) -> LogLinearModel:
     )
 
 
+def _evenly(n: int, G: int) -> np.ndarray:
+    """Positions of up to `SAMPLE` / G of n cells, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, max(1, min(n, SAMPLE // G))).astype(np.intp))
+
+
 def _best_weight(rates: AveragedRates, rest: Any) -> float:
     """The weight of `WEIGHTS` under which ``rest`` is likeliest, up to what does not depend on the rates."""
-    n, G = rest.shape
-    rows = np.unique(np.linspace(0, n - 1, max(1, min(n, SAMPLE // G))).astype(np.intp))
-    part, targets = rates.subset(rows), rest[rows]
-    i = np.repeat(np.arange(len(rows)), np.diff(targets.indptr))
-    scores = [
-        float(targets.data @ np.log(np.maximum(part.with_weight(weight).at(i, targets.indices, "rate"), TINY)))
-        for weight in WEIGHTS
-    ]
+    i = np.repeat(np.arange(rest.shape[0]), np.diff(rest.indptr))
+    scores = []
+    for weight in WEIGHTS:
+        rate = rates.with_weight(weight).at(i, rest.indices, "rate").astype(np.float64)
+        scores.append(float(rest.data @ np.log(np.maximum(rate, TINY))))
     return float(WEIGHTS[int(np.argmax(scores))])

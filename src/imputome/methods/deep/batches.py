@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from imputome.errors import InputError
 
 CHUNK = 2048  # rows read from a file at once
 CHUNKS_MIXED = 16  # chunks shuffled together
@@ -95,16 +97,23 @@ class CountBatches:
 
     Parameters
     ----------
-    X : (n, G) ``csr_array`` or ``csr_matrix``, or a CSR dataset in a file (anndata's ``sparse_dataset``, what a backed
-        ``adata.X`` is): of a file, chunks of `CHUNK` rows are read, `CHUNKS_MIXED` at a time are shuffled together, and
-        no more is ever held.
+    X : (n, G) ``csr_array`` or ``csr_matrix`` of real numbers without duplicate entries, which is neither copied nor
+        changed; or a CSR dataset in a file (anndata's ``sparse_dataset``, what a backed ``adata.X`` is). Of a file,
+        chunks of `CHUNK` rows are read, and `CHUNKS_MIXED` at a time are shuffled together; while these are put
+        together they are there twice, and no more is ever held.
     library : (n,) molecules per cell over all genes.
-    covariates : (n, C) float32, coded for the network.
+    covariates : (n, C), coded for the network.
     target : (n, G) CSR in memory, molecules of the same cells that the loss compares with; None: ``X`` itself.
     target_library : (n,) that of the target; required with it.
     batch_size : B. A last batch of one cell, which batch normalisation cannot take, joins the one before.
     device : where batches are wanted. An accelerator keeps one copy of the matrix if that takes under half of its free
         memory; otherwise batches travel one by one.
+
+    Raises
+    ------
+    InputError
+        ``X`` or ``target`` is not CSR, the target is in a file or of another shape, or only one of ``target`` and
+        ``target_library`` is given.
     """
 
     def __init__(
@@ -118,115 +127,144 @@ class CountBatches:
         batch_size: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
+        _check_csr(X, "the counts")
+        if (target is None) != (target_library is None):
+            raise InputError("target and target_library belong together: give both, or neither")
+        if target is not None:
+            _check_csr(target, "the target")
+            if not _in_memory(target) or target.shape != X.shape:
+                raise InputError(f"the target must be in memory and of the counts' shape {tuple(X.shape)}")
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._library = torch.as_tensor(library, dtype=torch.float32)
-        self._target_library = (
-            self._library if target_library is None else torch.as_tensor(target_library, dtype=torch.float32)
-        )
-        self._covariates = None if covariates is None else torch.as_tensor(covariates, dtype=torch.float32)
-        self._file = None if hasattr(X, "indptr") and not _in_file(X) else X
-        self._counts = None if self._file is not None else _tensors(X, self._home(X))
-        self._target = None if target is None else _tensors(target, self._home(target))
+        self._library = _float32(library)
+        self._target_library = self._library if target_library is None else _float32(target_library)
+        self._covariates = None if covariates is None else _float32(covariates)
+        self._file = None if _in_memory(X) else X
+        self._counts = _Rows.of(X, self._home(X)) if _in_memory(X) else None
+        self._target = None if target is None else _Rows.of(target, self._home(target))
 
     def __len__(self) -> int:
         """Number of cells."""
         return self.shape[0]
 
     def epoch(self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None) -> Iterator[Batch]:
-        """Batches that hold every one of ``rows`` once (None: all), shuffled by ``generator``, or in order."""
+        """Batches that hold every one of ``rows`` once, shuffled by ``generator``.
+
+        Parameters
+        ----------
+        rows : positions of cells; None: all.
+        generator : None: not shuffled, but in the order given, or of a file in the order of the file.
+        """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        if self._file is None:
+        if self._counts is not None:
             order = rows if generator is None else generator.permutation(rows)
-            counts = self._counts
             for part in self._parts(order):
-                yield self._batch(counts, torch.from_numpy(part), part)
+                yield self._batch(self._counts, part, part)
             return
-        for held, numbers in self._chunks(rows, generator):
-            counts = _tensors(held, torch.device("cpu"))
+        for chunks in self._groups(rows, generator):
+            counts, numbers = self._read(chunks)
             order = np.arange(len(numbers)) if generator is None else generator.permutation(len(numbers))
             for part in self._parts(order):
-                yield self._batch(counts, torch.from_numpy(part), numbers[part])
-
-    def n_batches(self, n_rows: int) -> int:
-        """Number of batches of an epoch over ``n_rows`` cells (of a file: at least)."""
-        return len(self._cuts(n_rows))
-
-    def _cuts(self, n_rows: int) -> list[int]:
-        cuts = list(range(0, n_rows, self.batch_size))
-        if len(cuts) > 1 and n_rows - cuts[-1] == 1:
-            cuts.pop()
-        return cuts
+                yield self._batch(counts, part, numbers[part])
+            del counts  # before the next is read
 
     def _parts(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        cuts = self._cuts(len(order))
-        for start, stop in zip(cuts, [*cuts[1:], len(order)], strict=True):
-            yield order[start:stop]
+        cuts = list(range(self.batch_size, len(order), self.batch_size))
+        if cuts and len(order) - cuts[-1] == 1:
+            cuts.pop()
+        if len(order):
+            yield from np.split(order, cuts)
 
-    def _batch(self, counts: Any, local: torch.Tensor, index: np.ndarray) -> Batch:
-        at = torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))
-        block = _gather(*counts, local, self.device, self.shape[1])
-        target = block if self._target is None else _gather(*self._target, at, self.device, self.shape[1])
-        covariates = None if self._covariates is None else self._covariates[at].to(self.device)
+    def _batch(self, counts: _Rows, places: np.ndarray, index: np.ndarray) -> Batch:
+        """The cells ``index``, which are the rows ``places`` of ``counts``."""
+        at = torch.tensor(index, dtype=torch.int64)
+        block = counts.take(torch.tensor(places, dtype=torch.int64), self.device)
         return Batch(
             at.to(self.device),
             block,
             self._library[at].to(self.device),
-            target,
+            block if self._target is None else self._target.take(at, self.device),
             self._target_library[at].to(self.device),
-            covariates,
+            None if self._covariates is None else self._covariates[at].to(self.device),
         )
 
-    def _chunks(self, rows: np.ndarray, generator: np.random.Generator | None) -> Iterator[tuple[Any, np.ndarray]]:
-        """Rows of the file, some chunks at a time: a CSR matrix and the positions of its rows in the file."""
+    def _groups(self, rows: np.ndarray, generator: np.random.Generator | None) -> list[list[np.ndarray]]:
+        """The rows wanted, by chunk of the file; lists of chunks to be shuffled together."""
+        if not len(rows):
+            return []
+        rows = np.sort(rows)
+        chunks = np.split(rows, np.flatnonzero(np.diff(rows // CHUNK)) + 1)
+        order = np.arange(len(chunks)) if generator is None else generator.permutation(len(chunks))
+        groups = [[chunks[k] for k in order[at : at + CHUNKS_MIXED]] for at in range(0, len(order), CHUNKS_MIXED)]
+        if len(groups) > 1 and sum(map(len, groups[-1])) == 1:  # it would be a batch of one cell
+            *groups, last, single = groups
+            groups.append(last + single)
+        return groups
+
+    def _read(self, chunks: list[np.ndarray]) -> tuple[_Rows, np.ndarray]:
+        """Rows of the file, and their positions in it."""
         import scipy.sparse as sp
 
-        rows = np.sort(rows)
-        which, starts = np.unique(rows // CHUNK, return_index=True)
-        pieces = np.split(rows, starts[1:])
-        order = np.arange(len(which)) if generator is None else generator.permutation(len(which))
-        for first in range(0, len(order), CHUNKS_MIXED):
-            held, numbers = [], []
-            for k in order[first : first + CHUNKS_MIXED]:
-                piece, begin = pieces[k], int(which[k]) * CHUNK
-                read = sp.csr_matrix(self._file[begin : min(begin + CHUNK, len(self))])  # type: ignore[index]
-                held.append(read[piece - begin])
-                numbers.append(piece)
-            yield sp.vstack(held, format="csr"), np.concatenate(numbers)
+        held = []
+        for rows in chunks:
+            begin = int(rows[0]) // CHUNK * CHUNK
+            read = sp.csr_matrix(self._file[begin : min(begin + CHUNK, len(self))])  # type: ignore[index]
+            held.append(read[rows - begin])
+        together = sp.vstack(held, format="csr")
+        together.sum_duplicates()  # a file may hold them
+        return _Rows.of(together, torch.device("cpu")), np.concatenate(chunks)
 
     def _home(self, X: Any) -> torch.device:
         """Where the whole matrix is kept."""
         if self.device.type != "cuda":
             return torch.device("cpu")
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.device if 8 * X.nnz + 8 * len(X.indptr) < free // 2 else torch.device("cpu")
+        size = X.data.nbytes + X.indices.nbytes + 8 * len(X.indptr)
+        return self.device if size < free // 2 else torch.device("cpu")
 
 
-def _in_file(X: Any) -> bool:
-    return hasattr(X, "group") or hasattr(X, "to_memory")
+class _Rows(NamedTuple):
+    """A CSR matrix as tensors, of which some rows can be taken."""
+
+    starts: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+    n_columns: int
+
+    @classmethod
+    def of(cls, X: Any, device: torch.device) -> _Rows:
+        """Without a copy where the arrays stay in main memory."""
+        with warnings.catch_warnings():  # nothing here writes to them, so that read-only arrays are as good
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            starts, columns, values = (torch.from_numpy(a).to(device) for a in (X.indptr, X.indices, X.data))
+        return cls(starts.long(), columns, values, int(X.shape[1]))
+
+    def take(self, rows: torch.Tensor, device: torch.device) -> Block:
+        """Some rows, on ``device``."""
+        home = self.starts.device
+        rows = rows.to(home)
+        starts = self.starts[rows]
+        lengths = self.starts[rows + 1] - starts
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=home)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        total = int(offsets[-1])
+        shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
+        places = torch.arange(total, device=home) + shift
+        columns, values = self.columns[places].long(), self.values[places].float()
+        return Block(offsets.to(device), columns.to(device), values.to(device), self.n_columns)
 
 
-def _tensors(X: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Row starts, columns and values as tensors, without a copy where they stay in main memory."""
-    with warnings.catch_warnings():  # nothing here writes to them, so that read-only arrays are as good
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        arrays = (X.indptr, X.indices, X.data)
-        indptr, indices, data = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-    return indptr.long(), indices, data
+def _in_memory(X: Any) -> bool:
+    # anndata's datasets in files have a format and an indptr too
+    return isinstance(getattr(X, "data", None), np.ndarray)
 
 
-def _gather(
-    indptr: torch.Tensor, indices: torch.Tensor, data: torch.Tensor, rows: torch.Tensor, device: torch.device, G: int
-) -> Block:
-    """Some rows of a CSR matrix, on ``device``."""
-    rows = rows.to(indptr.device)
-    starts = indptr[rows]
-    lengths = indptr[rows + 1] - starts
-    offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=indptr.device)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    total = int(offsets[-1])
-    shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
-    places = torch.arange(total, device=indptr.device) + shift
-    columns, values = indices[places].long(), data[places].float()
-    return Block(offsets.to(device), columns.to(device), values.to(device), G)
+def _check_csr(X: Any, what: str) -> None:
+    if getattr(X, "format", None) != "csr":
+        kind = getattr(X, "format", None) or type(X).__name__
+        raise InputError(f"batches are made of rows: {what} must be CSR, not {kind}; convert them with csr_array(X)")
+
+
+def _float32(values: np.ndarray) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)

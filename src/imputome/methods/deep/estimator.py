@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import torch
 from torch import nn
@@ -21,6 +22,12 @@ from imputome.methods.deep.schedule import Schedule, Training
 from imputome.methods.deep.training import seeded, train
 
 PREFIX = "network."
+
+# numba starts its threads at its first kernel, and from then on torch takes as many: sums in another order, and a fit
+# that differs from the same one before. So they are started before the first fit, and torch keeps its own number.
+_threads = torch.get_num_threads()
+numba.get_num_threads()
+torch.set_num_threads(_threads)
 
 
 class DeepImputer(Imputer):

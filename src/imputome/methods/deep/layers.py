@@ -90,8 +90,11 @@ def multinomial_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     """Sum over cells of -log-likelihood of the target under rates l softmax(hidden @ weight + bias), up to a constant.
 
     With l the target's own sum over the G genes, the Poisson likelihood of a cell is the multinomial one times a
-    factor free of the parameters: ``-sum_g x_g log mu_g``. Its gradient in the logits is ``N mu - x``, so that a
-    forward pass makes it in the place of the logits: one (B, G) block is written, and none is kept besides.
+    factor free of the parameters: ``-sum_g x_g log mu_g``. Its gradient in the logits is ``l mu - x``, which the
+    forward pass makes in the place of mu: two (B, G) blocks at the most, and one is kept for the backward pass.
+
+    A share mu that is no normal number of this precision (under 1e-38 in float32) counts as the smallest in the loss,
+    which so stays finite; the gradient is exact there too.
 
     Parameters
     ----------

@@ -1,0 +1,54 @@
+"""``imputome study``: run a study from its file, and say what came of it and of its claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imputome.cli.console import print_json, progress, warning_line
+
+
+def command(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Without it, the studies are listed.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Its small variant, to see that everything runs.")] = False,
+    datasets: Annotated[str | None, typer.Option(help="A,B: only these of its datasets.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; with several, each has one thread.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+) -> None:
+    """Run a study; an interrupted one goes on where it was. Datasets are found as by `imputome datasets`."""
+    from imputome.datasets import load
+    from imputome.studies.spec import find_study, known_studies
+
+    if study is None:
+        if as_json:
+            print_json({"studies": known_studies()})
+            return
+        for name, title in known_studies().items():
+            typer.echo(f"{name}: {title}")
+        return
+    from imputome.studies.execute import execute, write_results
+
+    if output is None:
+        raise typer.BadParameter("a folder for the results is needed", param_hint="--output")
+    chosen = find_study(study, quick=quick)
+    chosen = chosen.only(datasets.split(",")) if datasets else chosen
+    chosen = chosen if seed is None else replace(chosen, seed=seed)
+    with progress(f"study {chosen.name}", quiet=quiet) as show:
+        table = execute(chosen, output, load=load, workers=workers, progress=show)
+    files, text = write_results(chosen, table, output)
+    if not quiet:
+        for failed in table[table["status"] != "ok"].to_dict("records"):
+            warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+    if as_json:
+        print_json({"study": chosen.name, "files": [str(path) for path in files]})
+    elif not quiet:
+        typer.echo(text)
+        typer.echo(f"wrote {', '.join(map(str, files))}")

@@ -1,0 +1,83 @@
+"""`imputome study`: the list, a run from a file, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from imputome.cli import run
+from imputome.studies.spec import known_studies
+
+FILE = """
+title = "small"
+trials = 2
+[[datasets]]
+name = "pbmc68k"
+max_cells = 50
+min_cells = 20
+[[splits]]
+scheme = "thin"
+[base]
+method = "poisson_nmf"
+params = { n_components = 2, max_iter = 3 }
+[[factors]]
+n_components = [2, 3]
+[[claims]]
+text = "three factors are better"
+kind = "better"
+metric = "poisson_loss"
+configurations = ["n_components=3", "base"]
+[quick]
+trials = 1
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    (tmp_path / "small.toml").write_text(FILE)
+    return tmp_path / "small.toml"
+
+
+def test_list(capsys):
+    assert run(["study"]) == 0
+    printed = capsys.readouterr().out
+    for name, title in known_studies().items():
+        assert f"{name}: {title}" in printed
+    assert run(["study", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"studies": known_studies()}
+
+
+def test_run(small, tmp_path, capsys):
+    folder = tmp_path / "new" / "results"
+    assert run(["study", str(small), "-o", str(folder), "--seed", "4"]) == 0
+    printed = capsys.readouterr()
+    assert "| base = n_components=2 (control) |" in printed.out
+    assert "three factors are better" in printed.out
+    first = pd.read_csv(folder / "results.csv")
+    assert first["trial"].nunique() == 2
+    assert run(["study", str(small), "-o", str(folder), "--json", "-q"]) == 0  # its own seed
+    told = json.loads(capsys.readouterr().out)
+    assert told["study"] == "small"
+    assert str(folder / "claims.csv") in told["files"]
+    assert set(pd.read_csv(folder / "results.csv")["seed"]).isdisjoint(first["seed"])
+    assert run(["study", str(small), "-o", str(folder), "--quick", "-q"]) == 0
+    assert pd.read_csv(folder / "results.csv")["trial"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        (["nope", "-o", "OUT"], 1, "no study 'nope'"),
+        (["SMALL"], 2, "folder for the results"),
+        (["SMALL", "-o", "SMALL"], 1, "cannot be made"),
+        (["SMALL", "-o", "OUT", "--datasets", "kang"], 1, "no dataset 'kang'"),
+        (["SMALL", "-o", "OUT", "--workers", "0"], 2, "workers"),
+    ],
+)
+def test_refusals(small, tmp_path, capsys, line, code, text):
+    places = {"SMALL": str(small), "OUT": str(tmp_path / "out")}
+    assert run(["study", *(places.get(word, word) for word in line)]) == code
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,330 @@
+"""`count_autoencoder`: what its average is made of, what it refuses, and that it claims no structure where none is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+torch = pytest.importorskip("torch")
+
+from imputome import methods  # noqa: E402
+from imputome.errors import InputError  # noqa: E402
+from imputome.methods.base import as_data  # noqa: E402
+from imputome.methods.count_autoencoder import default  # noqa: E402
+from imputome.methods.count_autoencoder.default import AveragedRates, CountAutoencoder  # noqa: E402
+from imputome.methods.count_autoencoder.fitted import encode  # noqa: E402
+from imputome.methods.deep.rates import Head, LogLinearModel  # noqa: E402
+
+SMALL = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 15, "batch_size": 64, "learning_rate": 0.01}
+BRIEF = {**SMALL, "max_epochs": 2}
+
+
+def simulated(n=300, G=60, *, seed=0):
+    """Counts of three groups of cells at various depths (float32), and their rates."""
+    rng = np.random.default_rng(seed)
+    share = rng.gamma(0.5, size=(3, G)) + 0.02
+    share /= share.sum(axis=1, keepdims=True)
+    rate = rng.lognormal(5, 0.4, size=(n, 1)) * share[rng.integers(3, size=n)]
+    return rng.poisson(rate).astype(np.float32), rate
+
+
+def make(**params):
+    return CountAutoencoder(**{**SMALL, **params})
+
+
+@cache
+def fitted(**params):
+    """Shared by the tests that only read: (counts, estimator, result). Do not modify."""
+    X, _ = simulated()
+    X.setflags(write=False)
+    estimator = make(**params)
+    return X, estimator, estimator.fit_transform(X)
+
+
+def free(result, **options):
+    return result.to_array(keep_observed=False, **options)
+
+
+# -- the default as a whole --------------------------------------------------------------------------------------------
+def test_structure_is_found():
+    _, rate = simulated()
+    X, estimator, result = fitted()
+    assert not estimator.uses_gene_mean_
+    assert "gene mean" not in result.status.message
+    assert result.status.details["uses_gene_mean"] is False
+    assert 0 <= estimator.weight_ <= 1
+    mean = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
+    plain = free(methods.get("gene_mean")(posterior=True).fit_transform(X))
+    error = np.abs(free(result) - rate).sum()
+    assert error < 0.7 * np.abs(plain - rate).sum()
+    assert error < 0.5 * np.abs(mean - rate).sum()
+    assert result.outputs == {"value", "rate", "variance", "lower", "upper"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_structure_is_claimed_where_none_is(seed, tmp_path):
+    """Each gene permuted across cells: the gene mean, with the cell's own counts, is given, and it is said."""
+    rng = np.random.default_rng(seed)
+    X = np.stack([rng.permutation(column) for column in simulated(seed=seed)[0].T], axis=1)
+    estimator = make(random_state=seed)
+    result = estimator.fit_transform(X)
+    assert estimator.uses_gene_mean_
+    assert result.status.details["uses_gene_mean"] is True
+    assert "no better by the network than by the gene mean" in result.status.message
+    shape = result.gene_columns["posterior_shape"]
+    m = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
+    expected = m * (shape + X) / (shape + m)
+    np.testing.assert_allclose(free(result), expected * X.sum() / expected.sum(), rtol=1e-4)
+    np.testing.assert_array_equal(free(estimator.transform(X)), free(result))
+    estimator.save(tmp_path / "model")
+    np.testing.assert_array_equal(free(CountAutoencoder.load(tmp_path / "model").transform(X)), free(result))
+
+
+@pytest.mark.parametrize("posterior", [True, False])
+def test_new_rows_and_saved_models_give_the_training_rows(posterior, tmp_path):
+    X, estimator, result = fitted(posterior=posterior, n_networks=2)
+    new = estimator.transform(X)
+    estimator.save(tmp_path / "model")
+    loaded = CountAutoencoder.load(tmp_path / "model")
+    assert loaded.weight_ == estimator.weight_
+    again = loaded.transform(X)
+    assert result.outputs == new.outputs == again.outputs
+    for output in result.outputs:
+        np.testing.assert_array_equal(free(new, output=output), free(result, output=output))
+        np.testing.assert_array_equal(free(again, output=output), free(result, output=output))
+    np.testing.assert_array_equal(new.latent, result.latent)
+    some = estimator.transform(X[[7, 200, 3]])
+    np.testing.assert_allclose(free(some), free(result)[[7, 200, 3]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("params", [{}, {"posterior": False}, {"n_factors": 0}], ids=str)
+def test_totals_are_kept(params):
+    X, _, result = fitted(**params)
+    values = free(result).astype(np.float64)
+    assert values.sum() / X.sum() == pytest.approx(1, abs=0.02)
+    if "posterior" in params:
+        np.testing.assert_allclose(values.sum(axis=1), X.sum(axis=1), rtol=1e-4)
+
+
+def test_single_entries_and_genes_are_those_of_the_rows():
+    rng = np.random.default_rng(0)
+    i, j, genes = rng.integers(300, size=500), rng.integers(60, size=500), np.array([40, 3, 17])
+    for params in ({"posterior": False}, {"posterior": False, "n_factors": 0}):
+        result = fitted(**params)[2]
+        whole = free(result)
+        np.testing.assert_allclose(result.at(i, j, keep_observed=False), whole[i, j], rtol=2e-5)
+        few = result.rows([5, 100], genes=genes, keep_observed=False)
+        np.testing.assert_allclose(few, whole[np.ix_([5, 100], genes)], rtol=2e-5)
+
+
+def test_the_seed_alone_decides():
+    X, _ = simulated()
+    torch.manual_seed(5)
+    first = free(CountAutoencoder(**BRIEF).fit_transform(X))
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(free(CountAutoencoder(**BRIEF).fit_transform(X)), first)
+    other = free(CountAutoencoder(**BRIEF, random_state=1).fit_transform(X))
+    assert not np.array_equal(other, first)
+
+
+def test_torch_keeps_its_threads_when_numba_starts_its_own():
+    """Otherwise a second fit adds up in another order than the first."""
+    code = (
+        "import torch, numba\n"
+        "before = torch.get_num_threads()\n"
+        "import imputome.methods.deep.estimator\n"
+        "numba.get_num_threads()\n"
+        "print(before, torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == ["1", "1"]
+
+
+def test_cells_and_genes_without_counts_give_zeros():
+    X, _ = simulated()
+    X[[0, 150]], X[:, [4, 59]] = 0, 0
+    for params in ({}, {"posterior": False}):
+        estimator = CountAutoencoder(**{**BRIEF, **params})
+        result = estimator.fit_transform(sp.csr_array(X))
+        new = simulated(seed=3)[0][:5]  # has counts of the genes that training had none of
+        new[2] = 0
+        applied = estimator.transform(new)
+        for output in result.outputs:
+            for values, cells in ((free(result, output=output), [0, 150]), (free(applied, output=output), [2])):
+                assert np.isfinite(values).all()
+                assert not values[cells].any()
+                assert not values[:, [4, 59]].any()
+        filled = np.setdiff1d(np.arange(300), [0, 150])
+        assert (free(result)[filled].sum(axis=1) > 0).all()
+
+
+def test_cells_that_lose_all_molecules_to_a_part():
+    """Of cells with one or two molecules some keep none in the nine tenths."""
+    X, _ = simulated(n=80)
+    X[:40] = 0
+    X[np.arange(40), np.arange(40)] = 1
+    result = CountAutoencoder(**BRIEF).fit_transform(X)
+    assert np.isfinite(free(result)).all()
+    tiny = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    for seed in range(4):
+        assert np.isfinite(free(CountAutoencoder(**BRIEF, random_state=seed).fit_transform(tiny))).all()
+
+
+# -- what goes in ------------------------------------------------------------------------------------------------------
+def test_counts_that_are_not_integers():
+    X, rate = simulated()
+    normalised = X / X.sum(axis=1, keepdims=True) * 1e4
+    with pytest.raises(InputError, match=r"integers.*posterior=False"):
+        make().fit(normalised)
+    estimator = make(posterior=False)
+    values = free(estimator.fit_transform(normalised))
+    assert estimator.weight_ == 0.6
+    np.testing.assert_allclose(values.sum(axis=1), 1e4, rtol=1e-3)
+    truth = rate / rate.sum(axis=1, keepdims=True)
+    assert np.corrcoef(values.ravel(), truth.ravel())[0, 1] > 0.9
+    assert make(posterior=False, n_factors=0, max_epochs=2).fit(normalised).weight_ == 1
+
+
+def test_covariates_are_used_and_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    X, _ = simulated()
+    batch = rng.integers(2, size=300)
+    X[batch == 1, :10] += rng.poisson(20, size=((batch == 1).sum(), 10))
+    covariates = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "age": rng.normal(size=300)})
+    data = as_data(X, kind="counts", covariates=covariates)
+    estimator = make(posterior=False, n_factors=0)
+    result = estimator.fit_transform(data)
+    with pytest.raises(InputError, match="batch, age"):
+        estimator.transform(X)
+    swapped = covariates.assign(batch=covariates["batch"].map({"a": "b", "b": "a"}))
+    other = free(estimator.transform(as_data(X, kind="counts", covariates=swapped)))
+    share = [values[:, :10].sum(axis=1) / values.sum(axis=1) for values in (free(result), other)]
+    assert (share[1] > share[0])[batch == 0].mean() > 0.9
+    estimator.save(tmp_path / "model")
+    np.testing.assert_array_equal(free(CountAutoencoder.load(tmp_path / "model").transform(data)), free(result))
+    with pytest.raises(InputError, match="without covariates"):
+        fitted(posterior=False)[1].transform(data)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dropout": 1.0}, "dropout"),
+        ({"input_dropout": -0.1}, "input_dropout"),
+        ({"n_networks": 0}, "n_networks"),
+        ({"n_factors": -1}, "n_factors"),
+        ({"n_hidden": 0}, "width"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"device": "tpu"}, "device"),
+    ],
+)
+def test_impossible_parameters_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        make(**wrong).fit(simulated()[0])
+
+
+def test_more_factors_than_genes_are_cut():
+    X, _ = simulated(G=8)
+    assert CountAutoencoder(**{**BRIEF, "n_factors": 50}).fit(X).factors_.shape == (8, 8)
+
+
+def test_what_it_does_not_offer_is_refused_and_the_rest_works():
+    X, estimator, _ = fitted()
+    with pytest.raises(InputError, match="fine-tuned"):
+        estimator.fine_tune(X)
+    with pytest.raises(InputError, match="pruned"):
+        estimator.prune(X)
+    table = estimator.first_layer_genes(3)
+    weight = estimator.network_[0].first.weight.detach().numpy()
+    assert len(table) == 3 * SMALL["n_hidden"]
+    assert table["gene"][0] == estimator.feature_names_[np.abs(weight[:, 0]).argmax()]
+
+
+# -- the average -------------------------------------------------------------------------------------------------------
+def test_two_networks_are_averaged_on_the_log_scale():
+    X, estimator, result = fitted(posterior=False, n_networks=2, n_factors=0)
+    data = as_data(X, kind="counts")
+    rates = []
+    for network in estimator.network_:
+        model = encode(network, estimator._batches(data).epoch(), n=300, usable=estimator.share_ > 0).model
+        rates.append(model.rows(np.arange(300), None, "rate").astype(np.float64))
+    assert np.abs(rates[0] / rates[1] - 1).max() > 0.05
+    expected = np.sqrt(rates[0] * rates[1])
+    expected *= (X.sum(axis=1) / expected.sum(axis=1))[:, None]
+    np.testing.assert_allclose(free(result), expected, rtol=1e-4)
+
+
+def log_linear(n=7, G=9, K=3, *, seed=0):
+    """A model by hand: cell 2 is empty, gene 4 unknown."""
+    rng = np.random.default_rng(seed)
+    bias = rng.normal(size=G).astype(np.float32)
+    bias[4] = -np.inf
+    offset = rng.normal(size=n).astype(np.float32)
+    offset[2] = -np.inf
+    head = Head(rng.normal(size=(K, G)).astype(np.float32), bias)
+    hidden, library = rng.normal(size=(n, K)).astype(np.float32), np.ones(n, np.float32)
+    return LogLinearModel(hidden, log_offset=offset, library=library, mean=head, latent=hidden[:, :2])
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_stacked_models_are_the_geometric_mean(members):
+    models = [log_linear(seed=k) for k in range(members)]
+    stacked = default._stacked(models)
+    every = np.arange(7)
+    rates = [model.rows(every, None, "rate").astype(np.float64) for model in models]
+    np.testing.assert_allclose(stacked.rows(every, None, "rate"), np.prod(rates, axis=0) ** (1 / members), rtol=1e-4)
+    assert stacked.latent.shape == (7, 2 * members)
+    np.testing.assert_array_equal(stacked.library, models[0].library)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_the_average_sums_to_the_library(weight, monkeypatch):
+    monkeypatch.setattr(default, "BLOCK", 2 * 9)  # several blocks, the last one shorter
+    rng = np.random.default_rng(1)
+    model = log_linear()
+    left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
+    library = np.array([10, 20, 0, 5, 1e5, 3, 7], np.float32)
+    rates = AveragedRates(model, left, right, weight=weight, library=library)
+    every = np.arange(7)
+    got = rates.rows(every, None, "rate")
+    known = model.rows(every, None, "rate").astype(np.float64) > 0
+    expected = np.where(known, model.rows(every, None, "rate").astype(np.float64), 0) ** weight
+    expected = np.where(known, expected * (left @ right.T).astype(np.float64) ** (1 - weight), 0)
+    expected *= (library / np.where(expected.any(axis=1), expected.sum(axis=1), 1))[:, None]
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert not got[2].any()
+    assert not got[:, 4].any()
+    i, j = np.divmod(np.arange(63), 9)
+    np.testing.assert_allclose(rates.at(i, j, "rate"), got.ravel(), rtol=1e-5)
+    genes = np.array([8, 4, 0])
+    np.testing.assert_allclose(rates.rows(every[:3], genes, "rate"), got[:3][:, genes], rtol=1e-5)
+
+
+@pytest.mark.parametrize("best", [0.0, 0.4, 1.0])
+def test_the_weight_that_predicts_best_is_taken(best):
+    """Held-out counts are the rates of one weight themselves: by Gibbs no other predicts them better."""
+    rng = np.random.default_rng(0)
+    left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
+    rates = AveragedRates(log_linear(), left, right, weight=best, library=np.full(7, 100, np.float32))
+    rest = sp.csr_array(rates.rows(np.arange(7), None, "rate"))
+    assert default._best_weight(rates.with_weight(0.6), rest) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("n", "sample", "expected"), [(10, 1000, 10), (10, 25, 5), (10, 1, 1), (1, 1000, 1)])
+def test_cells_that_decide_the_weight_are_spread_evenly(n, sample, expected, monkeypatch):
+    monkeypatch.setattr(default, "SAMPLE", sample)
+    rows = default._evenly(n, 5)
+    assert len(rows) == expected
+    assert len(set(rows)) == expected
+    assert rows[0] == 0
+    if expected > 1:
+        assert rows[-1] == n - 1
+        assert np.ptp(np.diff(rows)) <= 1

@@ -1,0 +1,233 @@
+"""Running studies: subsets, units, processes, details and pruning as rows, and going on after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from imputome import datasets
+from imputome.errors import InputError
+from imputome.methods import get
+from imputome.studies import runner
+from imputome.studies.execute import execute, write_results
+from imputome.studies.runner import Dataset, MethodSpec, run_study
+from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study
+from imputome.studies.subset import load_subset
+from imputome.studies.tables import by_configuration, markdown
+
+SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)
+STUDY = Study(
+    "made",
+    "a made study",
+    (SMALL,),
+    (Hiding("thin"), Hiding("random", 0.3, scale="log1p")),
+    (
+        Configuration("base", MethodSpec("poisson_nmf", {"n_components": 3, "max_iter": 5})),
+        Configuration("the same", MethodSpec("poisson_nmf", {"n_components": 3, "max_iter": 5})),
+        Configuration("six", MethodSpec("poisson_nmf", {"n_components": 6, "max_iter": 5})),
+    ),
+    (Claim("six factors are better", "better", "poisson_loss", ("six", "base"), control="gene_mean"),),
+    controls=("nonzero_mean",),
+    shown=("poisson_loss", "nrmse", "iterations"),
+    trials=2,
+)
+
+
+def sorted_values(table):
+    keys = ["scheme", "trial", "method", "parameters", "metric"]
+    timing = table["metric"].str.contains("seconds")
+    return table[~timing].sort_values(keys).reset_index(drop=True)[[*keys, "seed", "value"]]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, execute(STUDY, folder, load=datasets.load)
+
+
+# -- subsets -----------------------------------------------------------------------------------------------------------
+def test_a_subset_by_hand():
+    pytest.importorskip("skmisc")
+    rng = np.random.default_rng(0)
+    X = rng.poisson(np.exp(rng.normal(0, 1, (80, 1)) * rng.random(30)))
+    X[:, 4] = 0
+    X[3:, 5] = 0
+    made = ad.AnnData(sp.csr_matrix(X.astype(np.float32)))
+    made.obs_names = [f"cell{i}" for i in range(80)]
+    made.var_names = [f"gene{j}" for j in range(30)]
+    dataset = load_subset(Subset("m", max_cells=50, min_cells=4, n_top_genes=9), lambda name: made, seed=0)
+    assert dataset.name == "m (at most 50 cells, 9 variable genes)"
+    assert dataset.data.shape == (50, 9)
+    rows, columns = (
+        made.obs_names.get_indexer(dataset.data.obs_names),
+        made.var_names.get_indexer(dataset.data.var_names),
+    )
+    np.testing.assert_array_equal(dataset.data.X.toarray(), X[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(dataset.data.depth, X[rows].sum(axis=1))  # over all genes
+    assert not {4, 5} & set(columns.tolist())
+    again = load_subset(Subset("m", max_cells=50, min_cells=4), lambda name: made, seed=0)
+    other = load_subset(Subset("m", max_cells=50, min_cells=4), lambda name: made, seed=1)
+    assert list(again.data.obs_names) == list(dataset.data.obs_names) != list(other.data.obs_names)
+
+
+def test_subsets_that_cannot_be():
+    with pytest.raises(InputError, match="is a table"):
+        load_subset(Subset("m"), lambda name: pd.DataFrame({"a": [1]}), seed=0)
+    made = ad.AnnData(np.eye(5, dtype=np.float32) * 3)
+    with pytest.raises(InputError, match="are left: too few"):
+        load_subset(Subset("m", min_cells=2), lambda name: made, seed=0)
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+def test_rows_are_the_runners(done):
+    _, table = done
+    dataset = load_subset(SMALL, datasets.load, seed=0)
+    specs = [MethodSpec("nonzero_mean"), *(configuration.spec for configuration in STUDY.configurations)]
+    expected = [
+        run_study(dataset, specs, scheme="thin", trials=2, details=True),
+        run_study(dataset, specs, scheme="random", fraction=0.3, scale="log1p", trials=2, details=True),
+    ]
+    pd.testing.assert_frame_equal(sorted_values(table), sorted_values(pd.concat(expected)))
+    assert set(table["dataset"]) == {"pbmc68k (at most 60 cells)"}
+    assert (table[table["metric"] == "iterations"]["value"] == 5).all()
+
+
+def test_processes_change_nothing(done, tmp_path):
+    several = execute(dataclasses.replace(STUDY, splits=STUDY.splits[:1]), tmp_path, load=datasets.load, workers=2)
+    left, right = (sorted_values(table[table["scheme"] == "thin"]) for table in (done[1], several))
+    keys = [name for name in left if name != "value"]
+    assert (left[keys] == right[keys]).all(axis=None)
+    np.testing.assert_allclose(left["value"], right["value"], rtol=1e-5)
+
+
+def test_an_error_in_a_process_is_told(tmp_path):
+    study = dataclasses.replace(STUDY, datasets=(SMALL, Subset("pbmc68k", min_cells=701)))
+    with pytest.raises(InputError, match="pbmc68k: 700 cells x 0 genes are left"):
+        execute(study, tmp_path, load=datasets.load, workers=2)
+
+
+def test_a_missing_dataset_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_impute", lambda *a: pytest.fail("it began"))
+    study = dataclasses.replace(STUDY, datasets=(SMALL, Subset("nothing_of_this_name")))
+    with pytest.raises(InputError, match="there is no dataset 'nothing_of_this_name'"):
+        execute(study, tmp_path, load=datasets.load)
+
+
+def test_an_interrupted_study_goes_on(done, tmp_path, monkeypatch):
+    computed = []
+    original = runner._impute
+
+    def counted(spec, split, seed):
+        if len(computed) == 9:
+            raise KeyboardInterrupt
+        computed.append(spec.label)
+        return original(spec, split, seed)
+
+    monkeypatch.setattr(runner, "_impute", counted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(STUDY, tmp_path, load=datasets.load)
+    computed.clear()
+    monkeypatch.setattr(runner, "_impute", lambda *a: computed.append(a[0].label) or original(*a))
+    table = execute(STUDY, tmp_path, load=datasets.load)
+    each = 5 + 2  # controls, and two different configurations
+    assert len(computed) == 4 * each - 9
+    pd.testing.assert_frame_equal(sorted_values(table), sorted_values(done[1]), rtol=1e-5)
+    # a study that has changed takes what still holds, and nothing else
+    computed.clear()
+    changed = dataclasses.replace(STUDY, configurations=STUDY.configurations[:2], seed=0)
+    fewer = execute(changed, tmp_path, load=datasets.load)
+    assert not computed
+    assert not fewer["parameters"].str.contains("6").any()
+    execute(dataclasses.replace(STUDY, datasets=(Subset("pbmc68k", max_cells=50),)), tmp_path, load=datasets.load)
+    assert len(computed) == 4 * each
+
+
+def test_failed_methods_stay_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(get("poisson_nmf"), "_fit", lambda self, data: 1 / 0)
+    study = dataclasses.replace(STUDY, trials=1)
+    table = execute(study, tmp_path, load=datasets.load)
+    failed = table[table["status"] == "failed"]
+    assert len(failed) == 4  # two configurations, two ways of hiding
+    _, text = write_results(study, table, tmp_path)
+    assert "ZeroDivisionError" in text
+    assert "no result of six" in text
+
+
+# -- details and what comes after a fit --------------------------------------------------------------------------------
+def test_details_are_rows_only_where_asked_for():
+    data = load_subset(SMALL, datasets.load, seed=0)
+    plain = run_study(data, ["poisson_nmf:max_iter=2"])
+    full = run_study(data, ["poisson_nmf:max_iter=2"], details=True)
+    assert set(full["metric"]) - set(plain["metric"]) >= {"iterations", "objective"}
+    assert (full["options"] != plain["options"].iloc[0]).all()
+
+
+def test_pruning_is_reported():
+    pytest.importorskip("torch")
+    data = load_subset(SMALL, datasets.load, seed=0)
+    params = {"encoder": "8-4", "max_epochs": 2, "device": "cpu"}
+    specs = [MethodSpec("zipo", params, after="prune"), MethodSpec("zipo", params)]
+    table = run_study(Dataset("d", data.data), specs, details=True)
+    pruned = table[table["options"].str.contains("prune")].set_index("metric")["value"]
+    plain = table[(table["method"] == "zipo") & ~table["options"].str.contains("prune")].set_index("metric")["value"]
+    assert {"prune_sparsity", "prune_nll_before", "prune_nll_after", "mean_dropout", "library_correlation"} <= set(
+        pruned.index
+    )
+    assert pruned["prune_nll_before"] == pytest.approx(pruned["nll_validation"])
+    assert pruned["poisson_loss"] == plain["poisson_loss"]  # scored as it was before
+    assert "prune_sparsity" not in plain
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+def test_summary_by_hand(done):
+    _, table = done
+    scores = by_configuration(STUDY, table).set_index(["scheme", "metric", "configuration"])
+    six = table[table["parameters"].str.contains("6") & (table["scheme"] == "thin")]
+    losses = six[six["metric"] == "poisson_loss"]["value"]
+    row = scores.loc[("thin", "poisson_loss", "six")]
+    assert (row["mean"], row["sd"], row["n"]) == (pytest.approx(losses.mean()), pytest.approx(losses.std()), 2)
+    assert (
+        scores.loc[("thin", "poisson_loss", "base"), "mean"] == scores.loc[("thin", "poisson_loss", "the same"), "mean"]
+    )
+    assert scores.loc[("random", "nrmse", "nonzero_mean"), "control"]
+    assert not scores.loc[("thin", "iterations", "six"), "best"]  # a figure, no score
+    text = markdown(STUDY, table)
+    assert "| base = the same (control) |" in text  # the method is one
+    assert "| nonzero_mean (control) |" in text
+
+
+def test_files(done):
+    folder, table = done
+    files, text = write_results(STUDY, table, folder)
+    assert [path.name for path in files] == ["results.csv", "summary.csv", "claims.csv", "summary.md"]
+    assert (folder / "summary.md").read_text() == text
+    claims = pd.read_csv(folder / "claims.csv")
+    losses = {
+        name: table[
+            (table["method"] == method) & table["parameters"].str.contains(part) & (table["metric"] == "poisson_loss")
+        ].set_index("trial")["value"]
+        for name, method, part in (("six", "poisson_nmf", "6"), ("base", "poisson_nmf", "3"))
+    }
+    assert claims["estimate"].tolist() == [pytest.approx((losses["base"] - losses["six"]).mean())]
+    assert "six factors are better" in text
+
+
+def test_quick_variant_of_the_claims_runs(tmp_path):
+    pytest.importorskip("torch")
+    study = find_study("zipo_claims", quick=True)
+    keep = {"base", "alpha_z=100", "dca"}
+    study = dataclasses.replace(
+        study,
+        configurations=tuple(one for one in study.configurations if one.name in keep),
+        claims=tuple(claim for claim in study.claims if set(claim.configurations) <= keep),
+    )
+    table = execute(study, tmp_path, load=datasets.load)
+    assert set(table["status"]) == {"ok"}
+    _, text = write_results(study, table, tmp_path)
+    assert "| base |" in text
+    assert {"mean_dropout", "total_ratio_rate", "nll_validation", "mse_validation"} <= set(table["metric"])

@@ -1,0 +1,184 @@
+"""Studies as files: what they expand to, and what is refused with which words."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from imputome.datasets import names as dataset_names
+from imputome.errors import InputError
+from imputome.studies.spec import BASE, find_study, known_studies
+
+FILE = """
+title = "made"
+trials = 2
+controls = ["poisson_nmf"]
+
+[[datasets]]
+name = "pbmc68k"
+max_cells = 60
+n_top_genes = 50
+
+[[splits]]
+scheme = "thin"
+
+[[splits]]
+scheme = "random"
+fraction = 0.5
+scale = "log1p"
+params = { random_state = 7 }
+
+[common]
+max_iter = 5
+
+[base]
+method = "poisson_nmf"
+params = { n_components = 4, tol = 1e-3 }
+
+[[factors]]
+n_components = [2, 4]
+tol = [1e-3, 1e-2]
+
+[[configurations]]
+name = "other"
+method = "ialm"
+params = { max_iter = 3, normalization = "none" }
+
+[[claims]]
+text = "more is better"
+kind = "better"
+metric = "poisson_loss"
+configurations = ["base", "n_components=2, tol=0.001"]
+
+[quick]
+trials = 1
+datasets = [{ name = "pbmc68k", max_cells = 30 }]
+params = { max_iter = 1 }
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(text):
+        (tmp_path / "made.toml").write_text(textwrap.dedent(text))
+        return str(tmp_path / "made.toml")
+
+    return written
+
+
+def test_a_file_expands(write):
+    study = find_study(write(FILE))
+    assert study.name == "made"
+    thin, masked = study.splits
+    params = {name: spec.params for name, spec in study.specs(thin).items()}
+    assert params == {
+        "base": {"max_iter": 5, "n_components": 4, "tol": 1e-3},
+        "n_components=2, tol=0.001": {"max_iter": 5, "n_components": 2, "tol": 1e-3},
+        "n_components=2, tol=0.01": {"max_iter": 5, "n_components": 2, "tol": 1e-2},
+        "n_components=4, tol=0.001": {"max_iter": 5, "n_components": 4, "tol": 1e-3},
+        "n_components=4, tol=0.01": {"max_iter": 5, "n_components": 4, "tol": 1e-2},
+        "other": {"max_iter": 3, "normalization": None},
+    }
+    masked_specs = study.specs(masked)
+    assert masked_specs["base"].params["random_state"] == 7
+    assert "random_state" not in masked_specs["other"].params  # another method's
+    names = study.names_of_rows(thin)
+    spec = study.specs(thin)["base"]
+    assert names[spec.label, spec.parameters] == ["base", "n_components=4, tol=0.001"]
+    assert names["gene_mean", "{}"] == ["gene_mean"]
+    assert study.datasets[0].label == "pbmc68k (at most 60 cells, 50 variable genes)"
+
+
+def test_quick_changes_what_it_names(write):
+    study = find_study(write(FILE), quick=True)
+    assert study.trials == 1
+    assert [subset.max_cells for subset in study.datasets] == [30]
+    assert {spec.params["max_iter"] for spec in study.specs(study.splits[0]).values()} == {1}
+
+
+def test_only_some_datasets(write):
+    study = find_study(write(FILE + '\n[[datasets]]\nname = "kang_pbmc_stim"\n'))
+    assert [subset.name for subset in study.only(["kang_pbmc_stim"]).datasets] == ["kang_pbmc_stim"]
+    with pytest.raises(InputError, match=r"no dataset 'kang'; choose of|no dataset 'kang': choose of pbmc68k"):
+        study.only(["kang"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('title = "made"', "", "title is missing"),
+        ('title = "made"', "title = 3", "title=3 is not a text"),
+        ("trials = 2", "trials = true", "trials=True is not an integer"),
+        ("trials = 2", "trials = 0", "at least 1"),
+        ("trials = 2", "repeats = 2", "has the key 'repeats'"),
+        ("max_cells = 60", 'max_cells = "many"', "max_cells='many' is not an integer"),
+        ("max_cells = 60", "max_cells = 1", "too few"),
+        ('scheme = "thin"', 'scheme = "hide"', "no scheme 'hide'"),
+        ('controls = ["poisson_nmf"]', 'controls = ["nope"]', "no method 'nope'"),
+        ('method = "poisson_nmf"', "", "method is missing"),
+        ("[base]", "[bass]", r"\[base\] is missing"),
+        ("n_components = 4,", "", "value of 'n_components' in the base is missing"),
+        ("tol = [1e-3, 1e-2]", "tol = 1e-3", "must be a list"),
+        ("params = { max_iter = 3,", "params = { rank = 3,", "configuration 'other': ialm has no parameter 'rank'"),
+        ('name = "other"', 'name = "base"', "two configurations are called 'base'"),
+        ('name = "other"', "", "one has no name"),
+        ('method = "ialm"', 'method = "ialm"\nafter = "fly"', "cannot 'fly'"),
+        ('kind = "better"', 'kind = "nicer"', "'nicer' is none of"),
+        ('["base", "n_comp', '["basis", "n_comp', "no configuration 'basis'"),
+        ('kind = "better"', 'kind = "close"', "does not go with 2 configurations"),
+        ("max_iter = 1 }", "max_iter = 1 }\nseeds = 1", r"\[quick\] has the key 'seeds'"),
+        ("params = { n_components = 4, tol = 1e-3 }", "params = 4", "params must be a table"),
+        ("[common]", "[common", "cannot be read as TOML"),
+        ("[quick]", "[[claims]]", r"claims.* has the key 'trials'"),
+    ],
+)
+def test_refusals(write, old, new, text):
+    assert FILE.count(old) == 1
+    with pytest.raises(InputError, match=text):
+        find_study(write(FILE.replace(old, new)))
+
+
+def test_no_quick_variant(write):
+    with pytest.raises(InputError, match=r"no table \[quick\]"):
+        find_study(write(FILE.partition("[quick]")[0]), quick=True)
+
+
+def test_unknown_studies():
+    with pytest.raises(InputError, match="no study 'nope': choose of design_autoencoder"):
+        find_study("nope")
+    with pytest.raises(InputError, match="no study file"):
+        find_study("nope.toml")
+
+
+def test_studies_of_the_package():
+    pytest.importorskip("torch")
+    assert set(known_studies()) == {"design_autoencoder", "zipo_claims"}
+    for name, title in known_studies().items():
+        study = find_study(name)
+        assert study.title == title
+        assert len(study.datasets) >= 3
+        assert {subset.name for subset in study.datasets} <= set(dataset_names())
+        assert all(subset.max_cells <= 1000 for subset in study.datasets)
+        quick = find_study(name, quick=True)
+        assert (quick.trials, len(quick.datasets)) == (1, 1)
+        assert quick.datasets[0].name == "pbmc68k"  # comes with scanpy, so that it runs everywhere
+        assert {spec.params["max_epochs"] for spec in quick.specs(quick.splits[0]).values()} == {2}
+
+
+def test_what_the_papers_need_is_there():
+    pytest.importorskip("torch")
+    zipo = find_study("zipo_claims")
+    assert zipo.trials == 5
+    found = {configuration.name for configuration in zipo.configurations}
+    assert {f"alpha_z={value}" for value in ("0", "0.01", "0.1", "1", "10", "100", "10000")} <= found
+    assert {f"alpha_w={value}" for value in ("0", "0.01", "0.1", "1")} <= found
+    assert {"dca", "dca_paper001", "zip_dca", "tuned_dca", "no batch norm", "7 layers, no residual"} <= found
+    assert all(spec.after == "prune" for spec in zipo.specs(zipo.splits[0]).values() if spec.name == "zipo")
+    design = find_study("design_autoencoder")
+    assert {split.scheme for split in design.splits} == {"random", "thin"}
+    specs = design.specs(design.splits[0])
+    assert specs[BASE].params == {**specs["depth=10, width=32"].params}
+    tried = {(spec.params["depth"], spec.params["width"]) for spec in specs.values()}
+    assert {(depth, width) for depth in (1, 3, 5, 10, 15) for width in (32, 128)} <= tried
+    assert len({spec.params["activation"] for spec in specs.values()}) == 7
