@@ -221,7 +221,7 @@ def test_covariates_are_used_and_asked_for(tmp_path):
         ({"input_dropout": -0.1}, "input_dropout"),
         ({"n_networks": 0}, "n_networks"),
         ({"n_factors": -1}, "n_factors"),
-        ({"n_hidden": 0}, "width"),
+        ({"n_hidden": 0}, "n_latent"),
         ({"batch_size": 1}, "batch_size"),
         ({"device": "tpu"}, "device"),
     ],
@@ -236,12 +236,8 @@ def test_more_factors_than_genes_are_cut():
     assert CountAutoencoder(**{**BRIEF, "n_factors": 50}).fit(X).factors_.shape == (8, 8)
 
 
-def test_what_it_does_not_offer_is_refused_and_the_rest_works():
-    X, estimator, _ = fitted()
-    with pytest.raises(InputError, match="fine-tuned"):
-        estimator.fine_tune(X)
-    with pytest.raises(InputError, match="pruned"):
-        estimator.prune(X)
+def test_first_layer_genes():
+    _, estimator, _ = fitted()
     table = estimator.first_layer_genes(3)
     weight = estimator.network_[0].first.weight.detach().numpy()
     assert len(table) == 3 * SMALL["n_hidden"]

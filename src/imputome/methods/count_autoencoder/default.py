@@ -5,18 +5,17 @@ Letters: ``n`` cells, ``G`` genes; ``x1`` nine tenths of the molecules, ``x2`` t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from torch import nn
 
 from imputome.errors import InputError
-from imputome.methods.base import Data, Imputation, Model, Output, Status
-from imputome.methods.count_autoencoder.estimator import Zipo
+from imputome.methods.base import Data, Model, Output, Status
+from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
-from imputome.methods.count_autoencoder.pruning import Pruning, top_genes
+from imputome.methods.count_autoencoder.pruning import top_genes
 from imputome.methods.deep.rates import Head, LogLinearModel
 from imputome.methods.deep.schedule import Schedule, Training
 from imputome.methods.factors import LowRank, few_threads
@@ -32,7 +31,7 @@ WATCHED = 1024  # cells whose left-out molecules are looked at after each epoch
 UPDATES = 15  # of a cell's share of the factors; more of them fit the cell's noise
 
 
-class CountAutoencoder(Zipo):
+class CountAutoencoder(CountFamily):
     """Count autoencoder with Poisson loss at the observed library size: what imputome takes for counts by default.
 
     The network is the smallest of the family that did best on held-out molecules: log1p of counts per 10,000, hidden
@@ -59,7 +58,8 @@ class CountAutoencoder(Zipo):
 
     Covariates (`Data.covariates`) are given to the decoder beside the latents.
 
-    Cost: an epoch passes over the nonzeros and makes n x G rates once, and a third of that again to validate.
+    Cost: an epoch passes over the nonzeros and makes n x G rates once, and those of at most 1,024 cells again to watch
+    x2. To find the shapes of the posterior step, the rates are made anew from up to ten splits of the molecules.
 
     Attributes
     ----------
@@ -77,13 +77,7 @@ class CountAutoencoder(Zipo):
         "learning_rate": (5e-4, 5e-3, "log"),
         "weight_decay": (1e-4, 1e-1, "log"),
     }
-    # what is fixed of the family's parameters
-    decoder, residual, activation, batch_norm, batch_norm_place = "", False, "relu", True, "before"
-    distribution, zero_inflation, dispersion = "poisson", None, "odds"
-    library, input_transform = "observed", "log1p_normalized"
-    alpha_z, alpha_w, alpha_theta, alpha_rate, rate_penalty, loss_over = 0.0, 0.0, None, None, "entries", "cells"
-    validation_share = 0.2
-    network_: nn.ModuleList  # type: ignore[assignment]
+    network_: nn.ModuleList
 
     def __init__(
         self,
@@ -206,11 +200,30 @@ class CountAutoencoder(Zipo):
         return nn.ModuleList(CountNetwork(self._design(), self._statistics) for _ in range(self.n_networks))
 
     def _design(self) -> Design:
-        return replace(super()._design(), dropout=self.dropout, input_dropout=self.input_dropout, linear_latent=True)
-
-    @property
-    def encoder(self) -> str:  # type: ignore[override]
-        return f"{self.n_hidden}-{self.n_latent}"
+        return Design(
+            n_genes=len(self.share_),
+            n_covariates=0 if self.coding_ is None else len(self.coding_.columns),
+            encoder=(self.n_hidden, self.n_latent),
+            decoder=(),
+            residual=False,
+            activation="relu",
+            batch_norm=True,
+            batch_norm_place="before",
+            negative_binomial=False,
+            zero_inflation=False,
+            dispersion="odds",
+            library="observed",
+            input_transform="log1p_normalized",
+            alpha_z=0.0,
+            alpha_w=0.0,
+            alpha_theta=0.0,
+            alpha_rate=0.0,
+            rate_penalty="entries",
+            loss_over="cells",
+            dropout=self.dropout,
+            input_dropout=self.input_dropout,
+            linear_latent=True,
+        )
 
     def _schedule(self) -> Schedule:
         return Schedule(
@@ -222,10 +235,11 @@ class CountAutoencoder(Zipo):
         )
 
     def _check(self) -> None:
-        super()._check()
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{self.name}: {name}={getattr(self, name)} must lie in 0 to 1, 1 excluded")
+        if self.n_hidden < 1 or self.n_latent < 1:
+            raise InputError(f"{self.name}: n_hidden and n_latent must be at least 1")
         if self.n_networks < 1 or self.n_factors < 0:
             raise InputError(f"{self.name}: n_networks must be at least 1, and n_factors at least 0")
 
@@ -253,17 +267,8 @@ class CountAutoencoder(Zipo):
             library=fitted[0].library,
         )
 
-    # -- what the family has for one network ---------------------------------------------------------------------------
-    def fine_tune(self, data: Any, *, max_epochs: int = 100, learning_rate: float = 1e-3) -> Imputation:
-        """Not offered: factors, weight and shapes would stay those of other cells."""
-        raise InputError(f"{self.name} cannot be fine-tuned: fit it to all cells together, or use zipo")
-
-    def prune(self, data: Any, *, delta: float = 1e-4) -> Pruning:
-        """Not offered: no weight is driven to zero in training."""
-        raise InputError(f"{self.name} has no sparse first layer that could be pruned: use zipo")
-
     def first_layer_genes(self, k: int = 10) -> Any:
-        """As `Zipo.first_layer_genes`, of the first network."""
+        """As `imputome.methods.count_autoencoder.estimator.Zipo.first_layer_genes`, of the first network."""
         first = cast(CountNetwork, self.network_[0]).first
         return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
 

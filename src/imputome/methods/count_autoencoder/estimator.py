@@ -1,4 +1,4 @@
-"""ZiPo (Sharifitabar et al. 2024, paper 001) as an estimator, and with it the whole family of count autoencoders.
+"""ZiPo (Sharifitabar et al. 2024, paper 001) as an estimator; other defaults of it are DCA.
 
 Letters: ``n`` cells, ``G`` genes, ``C`` coded covariates; ``U`` latent, ``l`` library size, ``m`` rate, ``z`` share of
 dropouts.
@@ -6,15 +6,14 @@ dropouts.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-from torch import nn
 
 from imputome.errors import InputError
 from imputome.methods.base import Data, Imputation, Model, Status
+from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import Fitted, Tally, encode, figures, warning
 from imputome.methods.count_autoencoder.network import (
     Activation,
@@ -23,19 +22,15 @@ from imputome.methods.count_autoencoder.network import (
     Dispersion,
     InputTransform,
     Library,
-    Statistics,
     widths,
 )
 from imputome.methods.count_autoencoder.pruning import Pruning, prune, top_genes
-from imputome.methods.deep.batches import CountBatches
-from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.schedule import Schedule, Training
-from imputome.preprocessing.covariates import CovariateCoding
 
 Distribution = Literal["poisson", "nb", "zip", "zinb"]
 
 
-class Zipo(DeepImputer):
+class Zipo(CountFamily):
     """Count autoencoder with predicted library size, adjustable zero inflation and a sparse first layer.
 
     The objective, per batch (paper 001, section II-D): minus the mean over cells of the log-likelihood, summed over
@@ -87,8 +82,7 @@ class Zipo(DeepImputer):
     Attributes
     ----------
     network_ : the trained `CountNetwork`.
-    coding_ : how covariates are coded, or None.
-    share_ : (G,) share of each gene in all molecules of the training cells.
+    coding_, share_ : see `CountFamily`.
 
     Raises
     ------
@@ -184,16 +178,6 @@ class Zipo(DeepImputer):
         network = cast(CountNetwork, self._new_network())
         return self._trained(network, data, self._schedule())
 
-    def _prepare(self, data: Data) -> None:
-        """Check the parameters, and learn all that comes before training."""
-        self._check()
-        if np.count_nonzero(np.diff(data.X.indptr)) < 2:
-            raise InputError(f"{self.name}: at least two cells with counts are needed; known zeros alone teach nothing")
-        self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
-        totals = data.gene_totals
-        self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=self.input_transform == "zscore")
-
     def fine_tune(self, data: Any, *, max_epochs: int = 100, learning_rate: float = 1e-3) -> Imputation:
         """Train the fitted (or loaded) network further on other cells, and impute these.
 
@@ -248,33 +232,6 @@ class Zipo(DeepImputer):
             "cell_columns": {"library_size": fitted.library},
         }
 
-    def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation cells, of those with counts."""
-        filled = np.flatnonzero(np.diff(data.X.indptr))
-        train_rows, validation_rows = split_cells(len(filled), self.validation_share, self.random_state)
-        return filled[train_rows], filled[validation_rows]
-
-    def _batches(self, data: Data, **target: Any) -> CountBatches:
-        covariates = None
-        if self.coding_ is not None:
-            if data.covariates is None:
-                names = ", ".join(covariate.name for covariate in self.coding_.covariates)
-                raise InputError(f"{self.name} was fitted with the covariates {names}: give them for these cells too")
-            covariates = self.coding_.encode(data.covariates)
-        elif data.covariates is not None:
-            raise InputError(f"{self.name} was fitted without covariates: leave them out, or fit it with them")
-        return CountBatches(
-            data.X,
-            library=data.depth,
-            covariates=covariates,
-            batch_size=self.batch_size,
-            device=self._device(),
-            **target,
-        )
-
-    def _network(self) -> nn.Module:
-        return CountNetwork(self._design(), self._statistics)
-
     def _design(self) -> Design:
         nb = self.distribution in ("nb", "zinb")
         inflated = self.distribution in ("zip", "zinb") if self.zero_inflation is None else self.zero_inflation
@@ -318,12 +275,14 @@ class Zipo(DeepImputer):
         if not widths(self.encoder, "encoder"):
             raise InputError(f"{self.name}: the encoder needs at least one layer, the latent")
         widths(self.decoder, "decoder")
-        if self.batch_size < 2:
-            raise InputError(f"{self.name}: batch_size={self.batch_size} must be at least 2, for batch normalisation")
         for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{self.name}: {name}={value} must not be negative")
+
+    @property
+    def _reads_zscores(self) -> bool:
+        return self.input_transform == "zscore"
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -350,33 +309,3 @@ class Zipo(DeepImputer):
         ``neuron``, ``rank`` (from 1), ``gene``, ``weight``, ``relative`` (weight over the largest absolute one).
         """
         return top_genes(self.network_.first.weight.detach().cpu().numpy(), self.feature_names_, k)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        coding = None if self.coding_ is None else self.coding_.to_json()
-        return {**super()._state(), "share": self.share_, "covariate_coding": np.array(json.dumps(coding))}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.share_ = arrays["share"]
-        coding = json.loads(str(arrays["covariate_coding"]))
-        self.coding_ = None if coding is None else CovariateCoding.from_json(coding)
-        G = len(self.share_)
-        # what it started from is overwritten by what it learned
-        self._statistics = Statistics(self.share_, 0.0, 1.0, np.zeros(G), np.ones(G))
-        super()._restore(arrays)
-
-
-def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
-    """What the network takes from the training cells, empty ones left out."""
-    depth, totals = data.depth, np.asarray(data.X.sum(axis=1, dtype=np.float64)).ravel()
-    filled = totals > 0
-    median = float(np.median(depth[filled]))
-    mean = sd = None
-    if zscore:
-        n, G = int(filled.sum()), len(share)
-        scale = np.repeat(median / np.where(filled, depth, 1.0), np.diff(data.X.indptr))
-        values = np.log1p(data.X.data * scale)
-        mean = np.bincount(data.X.indices, values, minlength=G) / n
-        squares = np.bincount(data.X.indices, values**2, minlength=G)
-        sd = np.sqrt(np.maximum(squares - n * mean**2, 0) / max(n - 1, 1))
-        sd = np.where(sd > 1e-6, sd, 1.0)  # a gene that does not vary is centred only
-    return Statistics(share, float(np.log(totals[filled]).mean()), median, mean, sd)
