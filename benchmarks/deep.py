@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
 
 import numpy as np

@@ -48,7 +48,7 @@ def test_a_block_is_rows_of_scipy():
     (batch,) = source(X).epoch(rows)
     block, expected = batch.counts, X[rows]
     np.testing.assert_array_equal(block.dense().numpy(), expected.toarray())
-    np.testing.assert_array_equal(block.sum().numpy(), expected.sum(axis=1))
+    np.testing.assert_array_equal(block.totals.numpy(), expected.sum(axis=1))
     np.testing.assert_array_equal(block.rows.numpy(), np.repeat(np.arange(5), np.diff(expected.indptr)))
     np.testing.assert_array_equal(block.flat.numpy(), block.rows.numpy() * 17 + expected.indices)
     np.testing.assert_array_equal(block.columns.numpy(), expected.indices)
@@ -62,7 +62,7 @@ def test_a_block_without_values():
     (batch,) = source(counts()).epoch(np.array([5, 5]))
     assert not batch.counts.dense().any()
     assert batch.counts.dense().shape == (2, 17)
-    assert not batch.counts.sum().any()
+    assert not batch.counts.totals.any()
     assert len(batch.counts.rows) == len(batch.counts.flat) == 0
 
 

@@ -71,6 +71,7 @@ def run(arguments: list[str]) -> int:
     # idle BLAS and OpenMP threads should sleep, not spin: beside any other busy process spinning costs many times the
     # work itself; both are read when those libraries load, which is later than this
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some microseconds: sleeping at once costs torch a third
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

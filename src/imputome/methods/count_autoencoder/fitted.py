@@ -57,7 +57,7 @@ def encode(network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: n
     offset, library, per = (np.empty(n, np.float32) for _ in range(3))
     for batch in batches:
         encoded = network(batch)
-        total = batch.counts.sum()  # (B,)
+        total = batch.counts.totals  # (B,)
         if d.library == "size_factor":
             log_offset, size = encoded.log_library, total
         else:

@@ -176,15 +176,17 @@ class CountNetwork(nn.Module):
         if self.library is not None:
             log_library = self.library(known)[:, 0]
         else:
-            total = batch.target.sum().clamp_min(1e-8)
+            total = batch.target.totals.clamp_min(1e-8)
             log_library = (total / self.median_library if self.design.library == "size_factor" else total).log()
         return Encoded(latent, self.decoder(known), log_library)
 
     def log_rate(self, encoded: Encoded) -> Tensor:
         """(B, G) log m."""
         head = self.mean_head(encoded.hidden)
-        if self.design.library == "size_factor":  # nothing else bounds an exponential
-            return (head + encoded.log_library[:, None]).clamp_max(LARGEST_LOG_RATE)
+        if self.design.library == "size_factor":
+            # nothing else bounds an exponential; the gradient goes on past the bound, or a stray rate could not return
+            log_rate = head + encoded.log_library[:, None]
+            return log_rate - (log_rate - LARGEST_LOG_RATE).clamp_min(0).detach()
         return torch.log_softmax(head, 1) + encoded.log_library[:, None]
 
     def distribution(self, encoded: Encoded) -> CountDistribution:
@@ -247,7 +249,7 @@ class CountNetwork(nn.Module):
         return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)
 
     def _multinomial_nll(self, encoded: Encoded, batch: Batch) -> Tensor:
-        total, x = batch.target.sum(), batch.target.values
+        total, x = batch.target.totals, batch.target.values
         constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
         return constant + self._multinomial_loss(encoded, batch)
 
@@ -259,7 +261,7 @@ class CountNetwork(nn.Module):
     def _rate_penalty(self, encoded: Encoded, base: CountDistribution, batch: Batch) -> Tensor:
         """Section III-F; its formula leaves open whether single rates or their sum are compared with the counts."""
         if self.design.rate_penalty == "library":
-            return (base.mean.sum(1) - batch.target.sum()).square().mean()
+            return (base.mean.sum(1) - batch.target.totals).square().mean()
         return squared_error(base.mean, batch.target) / base.mean.numel()
 
 

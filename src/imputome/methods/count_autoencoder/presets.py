@@ -96,8 +96,8 @@ class ZipDCA(Zipo):
 class TunedDCA(Zipo):
     """Paper 001's tunedDCA (section III-G): a negative binomial on ZiPo's encoder, with ZiPo's training schedule.
 
-    Mean and dispersion stay DCA's: size factor x exp(head), and a dispersion for each cell and gene. Parameters as
-    `Zipo`.
+    Mean and dispersion stay DCA's: size factor x exp(head), and a dispersion for each cell and gene; so does the
+    clipping of gradients, without which such a mean explodes at ZiPo's first rates. Parameters as `Zipo`.
     """
 
     name = "tuned_dca"
@@ -107,4 +107,5 @@ class TunedDCA(Zipo):
         library="size_factor",
         dispersion="conditional",
         alpha_w=0.0,
+        clip_value=5.0,
     )

@@ -61,7 +61,8 @@ class Block:
         """The same places with other values."""
         return Block(self.offsets, self.columns, values, self.n_columns)
 
-    def sum(self) -> torch.Tensor:
+    @cached_property
+    def totals(self) -> torch.Tensor:
         """(B,) sum of each row."""
         out = torch.zeros(len(self), device=self.values.device, dtype=self.values.dtype)
         return out.index_add_(0, self.rows, self.values)

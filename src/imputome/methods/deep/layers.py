@@ -116,7 +116,7 @@ class _MultinomialLoss(torch.autograd.Function):
         smallest = torch.finfo(share.dtype).tiny
         loss = -torch.dot(target.values, flat[target.flat].clamp_min(smallest).log())
         if any(ctx.needs_input_grad[:3]):
-            share.mul_(target.sum()[:, None])
+            share.mul_(target.totals[:, None])
             flat.index_add_(0, target.flat, target.values, alpha=-1)
             ctx.save_for_backward(hidden, weight, share)
         return loss
