@@ -162,7 +162,7 @@ def test_zipo_schedule_and_encoder_of_tuned_dca():
     assert network.library is None
     assert network.zero_head is None
     assert not network.decoder
-    assert estimator._schedule() == replace(Zipo()._schedule(), max_epochs=2)
+    assert estimator._schedule() == replace(Zipo()._schedule(), max_epochs=2, clip_value=5.0)
 
 
 # -- what they can do --------------------------------------------------------------------------------------------------
