@@ -351,3 +351,21 @@ def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypat
     assert run(["demo", "-o", str(tmp_path / "taken")]) == 1
     assert "taken" in capsys.readouterr().err
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["impute", "a.h5ad", "-o", "b.h5ad"], False),
+        (["fit", "a.h5ad", "-m", "model"], False),
+        (["fit", "a.h5ad", "-m", "model", "--checkpoint", "steps"], True),
+        (["tune", "a.h5ad", "--storage", "s.db"], True),
+        (["study", "zipo_claims", "--output=there"], True),
+        (["evaluate", "a.h5ad"], False),
+    ],
+)
+def test_an_interruption_says_what_is_kept(arguments, kept):
+    from imputome.cli import _interrupted
+
+    assert ("goes on from there" in _interrupted(arguments)) == kept
+    assert ("nothing was written" in _interrupted(arguments)) != kept

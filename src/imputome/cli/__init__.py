@@ -79,10 +79,10 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line("interrupted; nothing was written")
+            error_line(_interrupted(arguments))
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        error_line("interrupted; nothing was written")
+        error_line(_interrupted(arguments))
         return INTERRUPTED
     except UsageError as error:
         error.show()
@@ -96,6 +96,16 @@ def run(arguments: list[str]) -> int:
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What is left behind: some commands keep what they have done so far."""
+    command = arguments[0] if arguments else ""
+    wrote = any(argument.startswith(("-o", "--output")) for argument in arguments)
+    checkpoints = any(argument.startswith("--checkpoint") for argument in arguments)
+    if command == "tune" or checkpoints or (command in ("evaluate", "study") and wrote):
+        return "interrupted; what was done so far is kept, and the same command goes on from there"
+    return "interrupted; nothing was written"
 
 
 def _unexpected(error: Exception) -> str:
