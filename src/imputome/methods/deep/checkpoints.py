@@ -84,7 +84,9 @@ class Memory:
         self.moments, self.generators = parts.get("optimizer", {}), parts["generator"]
 
     def _live_moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for number, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+        # numbered as the optimiser's own state_dict does: through all groups
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"{number}.{name}", value
 

@@ -26,7 +26,8 @@ class Schedule:
     max_epochs : at most so many epochs.
     optimizer : ``"rmsprop"`` as in Keras, where DCA was written (smoothing 0.9, epsilon 1e-7); Adam as in torch.
     learning_rate : of the first epoch.
-    weight_decay : decoupled, ``"adamw"`` only; a penalty in the loss belongs to the network.
+    weight_decay : decoupled, ``"adamw"`` only, of weight matrices and not of biases and scales; a penalty in the loss
+        belongs to the network.
     decay, decay_epochs : rate x ``decay**(e - 1)`` during the first ``decay_epochs`` epochs, then that of the last.
     plateau_patience : after ``decay_epochs``, once more than so many epochs in a row have not lowered the loss by the
         share ``plateau_threshold`` of its size, the rate is multiplied by ``plateau_factor``; None: never.
