@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +24,12 @@ from imputome.studies.runner import Dataset, MethodSpec, Progress, run_study
 from imputome.studies.spec import Hiding, Study, Subset
 from imputome.studies.subset import Loader, load_subset
 from imputome.studies.tables import by_configuration, markdown
+from imputome.studies.workers import supervise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = "parts"  # folder of the units' files
-POLL = 0.5  # seconds between looks at the work of other processes
 
 
 @dataclass(frozen=True)
@@ -165,30 +162,14 @@ def _supervise(
     study: Study, folder: Path, load: Loader, units: Sequence[Unit], workers: int, progress: Progress | None
 ) -> None:
     """Deal the units out to processes, and wait for them; none outlives this one."""
-    context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
-    processes = [
-        context.Process(target=_worker, args=(study, folder, load, units[k::workers], os.getpid(), errors), daemon=True)
-        for k in range(min(workers, len(units)))
-    ]
-    try:
-        with _one_thread_each():
-            for process in processes:
-                process.start()
-        while any(process.is_alive() for process in processes) and errors.empty():
-            if progress is not None:
-                done = sum(unit.path(study, folder).exists() for unit in units)
-                progress(done / len(units), f"{done} of {len(units)} units")
-            time.sleep(POLL)
-        if not errors.empty():
-            raise InputError(errors.get())
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
-            if process.pid is not None:
-                process.join()
+
+    def tell() -> None:
+        if progress is not None:
+            done = sum(unit.path(study, folder).exists() for unit in units)
+            progress(done / len(units), f"{done} of {len(units)} units")
+
+    shares = [(study, folder, load, units[k::workers]) for k in range(min(workers, len(units)))]
+    supervise(_worker, shares, threads=1, tell=tell)
     if not all(unit.path(study, folder).exists() for unit in units):
         raise InputError("a worker ended before its part was done: run the same command again to go on")
 
@@ -200,15 +181,3 @@ def _worker(study: Study, folder: Path, load: Loader, units: Sequence[Unit], par
         errors.put(str(error))
     except KeyboardInterrupt:  # the parent says so
         return
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """For processes started inside, unless the user has said otherwise."""
-    names = [name for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name not in os.environ]
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,12 +22,12 @@ from imputome.methods import get, info
 from imputome.methods.base import Data, Imputer
 from imputome.methods.parameters import check_parameters
 from imputome.studies.study_file import is_finished, numbers, open_study, optuna_or_advice, quiet, storage_path
+from imputome.studies.workers import POLL, supervise
 
 Objective = Literal["nll", "poisson_loss"]
 Progress = Callable[[float, str], None]
 
 HELD_OUT = 0.1  # share of the molecules that "poisson_loss" is taken on
-POLL = 0.5  # seconds between looks at trials of other processes
 
 
 @dataclass(frozen=True)
@@ -295,28 +293,12 @@ def _outcome(task: _Task, study: Any) -> Tuned:
 # -- several processes -------------------------------------------------------------------------------------------------
 def _supervise(task: _Task, study: Any, workers: int, progress: Progress | None) -> None:
     """Start processes that work on the study, and wait for them; none outlives this one."""
-    context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
-    processes = [
-        context.Process(target=_worker, args=(task, number, os.getpid(), errors), daemon=True)
-        for number in range(workers)
-    ]
-    try:
-        with _threads_each(max(1, (os.cpu_count() or 1) // workers)):
-            for process in processes:
-                process.start()
-        while any(process.is_alive() for process in processes) and errors.empty():
-            _tell(progress, study, numbers(study)[0], task.trials)
-            time.sleep(POLL)
-        if not errors.empty():
-            raise InputError(errors.get())
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
-            if process.pid is not None:
-                process.join()
+    supervise(
+        _worker,
+        [(task, number) for number in range(workers)],
+        threads=max(1, (os.cpu_count() or 1) // workers),
+        tell=lambda: _tell(progress, study, numbers(study)[0], task.trials),
+    )
     if numbers(study)[0] < task.trials and time.time() < task.deadline:
         raise InputError("all workers ended before the study was done: run the same command again to go on")
 
@@ -338,17 +320,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL)
     os._exit(1)
-
-
-@contextmanager
-def _threads_each(number: int) -> Iterator[None]:
-    """For processes started inside: so many threads each, unless the user has said otherwise."""
-    names = [
-        name for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS") if name not in os.environ
-    ]
-    os.environ.update(dict.fromkeys(names, str(number)))
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
