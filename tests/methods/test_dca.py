@@ -135,7 +135,7 @@ def test_network_and_loss_are_the_originals(distribution, dispersion):
     probability = stats.nbinom.pmf(X, r, r / (r + m))
     variance = m + m**2 / r
     if z is not None:
-        np.testing.assert_allclose(result.to_array(), (1 - z) * m, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(result.to_array(), (1 - z) * m * estimator.factor_, rtol=1e-3, atol=1e-5)
         f0 = stats.nbinom.pmf(0, r, r / (r + m))
         np.testing.assert_allclose(
             result.to_array(output="dropout_probability"), z / (z + (1 - z) * f0), rtol=1e-3, atol=1e-5

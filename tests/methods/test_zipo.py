@@ -298,7 +298,8 @@ def test_outputs_are_those_of_the_distribution(distribution, dispersion):
         encoded = estimator.network_(batch)
         law = estimator.network_.distribution(encoded)
     base = getattr(law, "base", law)
-    expected = {"rate": base.mean, "expected_count": law.mean, "value": law.mean, "variance": law.variance}
+    counted = law.mean * (X.sum() / law.mean.sum())
+    expected = {"rate": base.mean, "expected_count": counted, "value": counted, "variance": law.variance}
     if distribution in ("zip", "zinb"):
         expected["dropout_probability"] = law.dropout_probability
     assert result.outputs == {*expected, "normalized"}
@@ -331,7 +332,9 @@ def test_status_says_how_good_the_fit_is(fitted):
     rate, z = result.to_array(output="rate"), None
     assert details["mse_validation"] == pytest.approx(np.mean((rate - X)[rows] ** 2), rel=1e-4)
     assert details["total_ratio_rate"] == pytest.approx(rate.sum() / X.sum(), rel=1e-4)
-    expected = result.to_array()
+    counted = result.to_array()
+    assert counted.sum(dtype=np.float64) == pytest.approx(X.sum(), rel=1e-4)
+    expected = counted / estimator.factor_
     z = 1 - expected / rate
     assert details["mean_dropout"] == pytest.approx(z.mean(), abs=1e-4)
     assert details["total_ratio_expected"] == pytest.approx(expected.sum() / X.sum(), rel=1e-4)
@@ -507,7 +510,7 @@ def test_fine_tuning_starts_from_the_saved_weights(tmp_path):
     loaded = methods.load(tmp_path / "model")
     rows = loaded._split(as_data(second, kind="counts"))[1]
     untuned = loaded.transform(second)
-    rate, value = untuned.to_array(output="rate")[rows], untuned.to_array()[rows]
+    rate, value = untuned.to_array(output="rate")[rows], untuned.to_array()[rows] / loaded.factor_
     z = 1 - value / rate
     likelihood = np.where(second[rows] == 0, z, 0) + (1 - z) * stats.poisson.pmf(second[rows], rate)
     before = -np.log(np.maximum(likelihood, 1e-300)).sum() / len(rows)

@@ -37,7 +37,9 @@ class Fitted:
 
 
 @torch.no_grad()
-def encode(network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: np.ndarray) -> Fitted:
+def encode(
+    network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: np.ndarray, factor: float = 1.0
+) -> Fitted:
     """Encode ``n`` cells, and take the heads along as numpy arrays.
 
     Parameters
@@ -46,6 +48,7 @@ def encode(network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: n
     batches : hold each cell once.
     usable : (G,) whether a gene had molecules in training; the others get rates of zero, and those of a cell sum to l
         without them.
+    factor : of the expected count, see `LogLinearModel`.
 
     Cost: one forward pass without the output's likelihood; (n, K) and the weights of the heads are kept.
     """
@@ -84,6 +87,7 @@ def encode(network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: n
         dispersion=dispersion,
         dispersion_is="odds" if d.dispersion == "odds" else "size",
         latent=latent,
+        factor=factor,
     )
     return Fitted(model, library)
 

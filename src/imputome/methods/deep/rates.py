@@ -68,12 +68,14 @@ class LogLinearModel:
     zero : head of logit z, or None without zero inflation.
     dispersion : head of the negative binomial, or None for Poisson.
     latent : (n, latents) float32, the representation of the cells, if it is to be kept.
+    factor : one number that the expected count is multiplied by, so that its sum is that of the counts.
     dispersion_is : what that head gives: ``"odds"``, theta = log m - log r with variance m (1 + exp theta), or
         ``"size"``, log r with variance m + m^2 / r.
 
     Outputs, all (cells, genes) float32: ``rate`` is m, the mean without dropouts; ``expected_count`` and ``value`` are
-    (1 - z) m, which counts are compared with; ``normalized`` is m per 10,000 molecules of the library; ``variance`` is
-    that of the fitted distribution of counts; ``dropout_probability`` is P(dropout | x = 0) = z / (z + (1 - z) f(0)).
+    (1 - z) m times ``factor``, which counts are compared with; ``normalized`` is m per 10,000 molecules of the library;
+    ``variance`` is that of the fitted distribution of counts; ``dropout_probability`` is
+    P(dropout | x = 0) = z / (z + (1 - z) f(0)).
     Cost: one product of (rows, K) and (K, genes) per head used.
     """
 
@@ -88,6 +90,7 @@ class LogLinearModel:
         dispersion: Head | None = None,
         dispersion_is: Literal["odds", "size"] = "odds",
         latent: np.ndarray | None = None,
+        factor: float = 1.0,
     ) -> None:
         self.hidden = hidden
         self.log_offset = log_offset
@@ -97,6 +100,7 @@ class LogLinearModel:
         self.dispersion = dispersion
         self.dispersion_is = dispersion_is
         self.latent = latent
+        self.factor = np.float32(factor)
 
     @property
     def outputs(self) -> frozenset[Output]:
@@ -162,7 +166,7 @@ class LogLinearModel:
             return rate * per
         kept = None if logit is None else _sigmoid(-logit)
         if output in ("value", "expected_count"):
-            return rate if kept is None else rate * kept
+            return self.factor * (rate if kept is None else rate * kept)
         # m / r and the log-probability of a zero
         odds, log_zero = (np.zeros_like(rate), -rate) if dispersion is None else self._odds(log_rate, dispersion)
         if output == "variance":
