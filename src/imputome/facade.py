@@ -14,15 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, MissingExtraError
+from imputome.intake import (
+    Purpose,
+    check_scale_of,
+    chosen_link,
+    covariate_columns,
+    gene_positions,
+    inspect_layer,
+    to_data,
+)
 from imputome.layers import check_free, checked_key, checked_outputs, default_key, store
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, get, info, names
-from imputome.methods.base import Data, Imputation, Imputer, MethodInfo, Output, as_data, in_memory
+from imputome.methods.base import Imputation, Imputer, Output
 from imputome.methods.parameters import check_parameters
-from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
-from imputome.preprocessing.inspect import InputReport, inspect, too_small
+from imputome.preprocessing.counts import Scale
+from imputome.preprocessing.inspect import InputReport
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 Progress = Callable[[float, str], None]
@@ -38,6 +46,7 @@ def impute(
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
+    transform: str | None = None,
     outputs: Iterable[str] = (),
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
@@ -61,6 +70,9 @@ def impute(
     keep_observed : whether observed values stay as they are; None takes the method's habit.
     scale : scale of what is written: ``"counts"`` (this cell's depth), ``"normalized"`` (per 10,000), ``"log1p"`` or
         ``"input"``. If the input itself is normalised or logged, naming its scale here is the consent to impute on it.
+    transform : what real values are imputed on, ``"asinh"``, ``"clip"``, ``"logit"`` or ``"none"`` (see
+        `imputome.preprocessing.link`); results are in the input's own unit. None takes asinh for values with heavy
+        tails, unless the method is a control, and says so.
     outputs : what is written beside the value, each to a layer ``<key>_<output>``: ``"variance"``, ``"lower"``,
         ``"upper"``, ... as far as the method has them (the posterior step has these three).
     params : parameters of the method, by name.
@@ -98,6 +110,7 @@ def impute(
         covariates=covariates,
         keep_observed=keep_observed,
         scale=scale,
+        transform=transform,
         outputs=wanted,
         report=report,
     )
@@ -130,6 +143,7 @@ class Run:
             "versions": {name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
             "input": {"where": self.report.where, "state": self.report.state, "kind": result.data.kind},
             "scale": self.scale,
+            "transform": self.estimator.link,
             "keep_observed": self.keep_observed,
             "posterior": self.estimator.posterior,
             "outputs": np.array(self.outputs, dtype=str),
@@ -159,12 +173,17 @@ def run_method(
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
+    transform: str | None = None,
     outputs: tuple[Output, ...] = (),
     report: InputReport | None = None,
+    purpose: Purpose = "impute",
     progress: Progress | None = None,
 ) -> Run:
     """Inspect the input (unless its report is given), fit, and return the lazy result with its story, unwritten."""
-    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale, report=report)
+    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale, report=report, purpose=purpose)
+    messages = list(report.warnings)
+    estimator.link, said = chosen_link(data, estimator.info, transform)
+    messages += said
     check_scale_of(outputs, out_scale)
     if covariates is not None:
         if not estimator.info.covariates:
@@ -176,7 +195,6 @@ def run_method(
     begun = time.perf_counter()
     result = estimator.fit_transform(data)
     seconds = time.perf_counter() - begun
-    messages = list(report.warnings)
     if result.status.message and not result.status.converged:
         messages.append(f"{estimator.name}: {result.status.message}")
     keeps = result.keeps_observed if keep_observed is None else keep_observed
@@ -224,121 +242,6 @@ def default_method(report: InputReport) -> str:
     except MissingExtraError as error:
         raise MissingExtraError(f"{error}, or pass method='{WITHOUT_EXTRAS}', which needs no more") from error
     return name
-
-
-def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
-    """What is said of the matrix to impute; a layer that is not there is refused."""
-    if layer is not None and layer not in adata.layers:
-        there = ", ".join(adata.layers) or "none"
-        raise InputError(f"there is no layer {layer!r}; layers here: {there}")
-    return inspect(adata, layer=layer)
-
-
-def to_data(
-    adata: AnnData,
-    method: MethodInfo,
-    *,
-    layer: str | None,
-    scale: Scale | None,
-    report: InputReport | None = None,
-    fitted: bool = False,
-) -> tuple[Data, InputReport, Scale]:
-    """The matrix as the method takes it, its report, and the scale that will be written.
-
-    Normalised and logged matrices are taken back to the linear scale per 10,000 where the user names their scale;
-    anything else that is not what the method takes is refused with what to pass instead. A ``fitted`` method learns
-    nothing more, so that a single cell is enough for it.
-    """
-    if scale is not None and scale not in SCALES:
-        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
-    report = report or inspect_layer(adata, layer)
-    errors = [text for text in report.errors if not (fitted and text == too_small(report))]
-    if errors:
-        raise InputError(errors[0])
-    _refuse_mismatch(report, method, scale)
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
-    names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
-    if report.kind == "real":
-        if scale not in (None, "input"):
-            raise InputError(f"scale={scale!r} needs counts; {report.where} is real-valued: leave scale out")
-        return as_data(X, kind="real", **names), report, "input"
-    if report.state == "counts":
-        return as_data(X, kind="counts", **names), report, scale or "counts"
-    data = as_data(X, kind="counts", library_size=np.full(adata.n_obs, TARGET), **names)
-    if report.state == "log1p":
-        values = scale_to_counts(data.X.data, np.array(TARGET), "log1p")
-        data = replace(data, X=type(data.X)((values, data.X.indices, data.X.indptr), shape=data.shape))
-    # "the input's own scale" is the state it came in
-    return data, report, "log1p" if report.state == "log1p" else "normalized"
-
-
-def _refuse_mismatch(report: InputReport, method: MethodInfo, scale: Scale | None) -> None:
-    where, state = report.where, report.state
-    if state == "log1p" and (base := next((text for text in report.warnings if "multiply by ln(" in text), None)):
-        raise InputError(base)
-    if state in ("log1p", "normalized") and "counts" in method.kinds and scale not in (state, "input"):
-        raise InputError(_first(report.warnings, state) or f"{where} looks {state}: pass the layer with the counts")
-    if report.kind == "counts" and "counts" not in method.kinds:
-        raise InputError(f"{where} holds counts ({state}), and {method.name} fills NaN: choose a method for counts")
-    if report.kind == "real" and report.n_nan == 0:
-        raise InputError(
-            f"{where} looks {state} and has no NaN, so nothing is missing: pass the layer that holds the counts, "
-            "or mark missing values by NaN"
-        )
-    if report.kind == "real" and "real" not in method.kinds:
-        raise InputError(
-            f"{where} is real-valued with {report.n_nan:,} NaN, and {method.name} takes counts: "
-            "choose a method for real values (`imputome methods`)"
-        )
-
-
-def _first(messages: Iterable[str], state: str) -> str | None:
-    word = {"log1p": "log", "normalized": "normali"}[state]
-    return next((text for text in messages if word in text), None)
-
-
-def covariate_columns(adata: AnnData, names: list[str]) -> pd.DataFrame:
-    """Columns of ``obs``, by name."""
-    missing = [name for name in names if name not in adata.obs]
-    if missing:
-        there = ", ".join(map(str, adata.obs.columns)) or "none"
-        raise InputError(f"obs has no column {missing[0]!r}; columns: {there}")
-    return adata.obs[names]
-
-
-def check_scale_of(outputs: Iterable[Output], scale: Scale) -> None:
-    """Refuse, before the work, the one output that cannot be put on every scale."""
-    if "variance" in outputs and scale not in ("counts", "input"):
-        raise InputError(f"the variance is given on scale 'counts' only, not {scale!r}: leave it or the scale out")
-
-
-def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
-    """Positions of genes given by name (of ``var_names``, or of a column of ``var``), position or boolean mask."""
-    import pandas as pd
-
-    if column is not None and column not in adata.var:
-        raise InputError(f"var has no column {column!r}; columns: {', '.join(map(str, adata.var.columns)) or 'none'}")
-    names = adata.var_names if column is None else pd.Index(adata.var[column].astype(str))
-    wanted = np.atleast_1d(np.asarray(genes))
-    if wanted.dtype == bool:
-        if len(wanted) != adata.n_vars:
-            raise InputError(f"the gene mask has {len(wanted)} values for {adata.n_vars} genes")
-        positions = np.flatnonzero(wanted)
-    elif wanted.dtype.kind in "iu":
-        positions = wanted
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < adata.n_vars):
-            raise InputError(f"gene positions must lie in 0 to {adata.n_vars - 1}")
-    else:
-        found = names.isin(wanted)
-        lost = [str(name) for name in wanted if name not in names]
-        if lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            source = "var_names" if column is None else f"var[{column!r}]"
-            raise InputError(f"gene {lost[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)")
-        positions = np.flatnonzero(found)
-    if len(positions) == 0:
-        raise InputError("no genes are selected: give at least one")
-    return positions
 
 
 def peak_memory() -> int:

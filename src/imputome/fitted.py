@@ -13,18 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.facade import (
-    Run,
-    check_memory,
-    check_scale_of,
-    covariate_columns,
-    default_method,
-    gene_positions,
-    inspect_layer,
-    make_estimator,
-    run_method,
-    to_data,
-)
+from imputome.facade import Run, check_memory, default_method, make_estimator, run_method
+from imputome.intake import check_scale_of, covariate_columns, gene_positions, inspect_layer, to_data
 from imputome.layers import check_free, checked_key, checked_outputs, default_key, store
 from imputome.matching import OwnGenes, match_genes, model_data
 from imputome.methods import load
@@ -46,14 +36,15 @@ def fit_model(
     layer: str | None = None,
     covariates: Iterable[str] | None = None,
     scale: Scale | None = None,
+    transform: str | None = None,
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
 
-    Parameters are those of `imputome.impute`; ``adata`` is left as it is. The estimator's ``provenance`` (state of the
-    input, versions, how the fit ended) goes into the saved model.
+    Parameters are those of `imputome.impute`; ``adata`` is left as it is, and need not miss any value. The estimator's
+    ``provenance`` (state of the input, versions, how the fit ended) goes into the saved model.
 
     Raises
     ------
@@ -65,7 +56,7 @@ def fit_model(
         report = inspect_layer(adata, layer)
         method = default_method(report)
     estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
-    run = run_fit(adata, estimator, layer=layer, covariates=covariates, scale=scale, report=report)
+    run = run_fit(adata, estimator, layer=layer, covariates=covariates, scale=scale, transform=transform, report=report)
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
     return run.estimator
@@ -78,13 +69,22 @@ def run_fit(
     layer: str | None = None,
     covariates: Iterable[str] | None = None,
     scale: Scale | None = None,
+    transform: str | None = None,
     report: InputReport | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Fit an estimator that is to be saved, and put into its ``provenance`` what applying it has to know."""
     check_reusable(estimator)
     run = run_method(
-        adata, estimator, layer=layer, covariates=covariates, scale=scale, report=report, progress=progress
+        adata,
+        estimator,
+        layer=layer,
+        covariates=covariates,
+        scale=scale,
+        transform=transform,
+        report=report,
+        purpose="fit",
+        progress=progress,
     )
     estimator.provenance = _story(run)
     return run
@@ -272,7 +272,9 @@ def _own_data(
             )
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
-    data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale, report=report, fitted=True)
+    data, report, out_scale = to_data(
+        adata, estimator.info, layer=layer, scale=scale, report=report, purpose="apply", kind=estimator.kind_
+    )
     missing = [name for name in estimator.covariate_names_ if name not in adata.obs]
     if missing:
         raise InputError(

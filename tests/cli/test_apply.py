@@ -268,6 +268,8 @@ def test_real_values(tmp_path):
     expected[0, 0], expected[1, 4] = np.nanmean(X[:, 0]), np.nanmean(X[:, 4])
     expected[2, 8] = np.nanmean(Y[:, 8])  # the model knows nothing of it
     np.testing.assert_allclose(values, expected)
+    complete = ad.AnnData(rng.random((3, 8)) * 9, var=pd.DataFrame(index=names[:8]))  # nothing is missing
+    np.testing.assert_array_equal(applied(complete, model).layers["k"], complete.X)
     counts = make_counts()[:, :8].copy()
     counts.var_names = names[:8]
     with pytest.raises(InputError, match="X holds counts"):

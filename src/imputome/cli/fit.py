@@ -27,6 +27,9 @@ def command(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to learn from instead of X.")] = None,
     scale: Annotated[str | None, typer.Option(help="Consent to learn from normalized or log1p values.")] = None,
+    transform: Annotated[
+        str | None, typer.Option(help="What real values are learned on: asinh, clip, logit, none (default: by tails).")
+    ] = None,
     genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")] = None,
     config: Annotated[
@@ -51,8 +54,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
     """Fit a method on IN and save the model, for `imputome apply`."""
-    from imputome.facade import default_method, inspect_layer, make_estimator
+    from imputome.facade import default_method, make_estimator
     from imputome.fitted import check_reusable, run_fine_tune, run_fit
+    from imputome.intake import inspect_layer
     from imputome.io.anndata import read
     from imputome.io.models import check_model_path
     from imputome.methods import load
@@ -72,6 +76,7 @@ def command(
             ("--posterior", posterior),
             ("--covariates", covariates),
             ("--scale", scale),
+            ("--transform", transform),
         ):
             if given is not None:
                 raise typer.BadParameter(NOT_WITH_FROM, param_hint=option)
@@ -101,6 +106,7 @@ def command(
                 layer=layer,
                 covariates=split_names(covariates) or None,
                 scale=scale,  # type: ignore[arg-type]
+                transform=transform,
                 report=report,
                 progress=show,
             )

@@ -18,8 +18,9 @@ import numpy as np
 
 from imputome.errors import InputError, ModelFormatError, NotFittedError
 from imputome.methods.data import Data, Kind, as_data, in_memory
-from imputome.methods.imputation import Imputation, Model, Output, Status
+from imputome.methods.imputation import Imputation, LinkedModel, Model, Output, Status
 from imputome.preprocessing.counts import Scale
+from imputome.preprocessing.link import link
 
 __all__ = [
     "Data",
@@ -82,6 +83,7 @@ class Imputer(ABC):
     name: ClassVar[str]
     posterior: bool = False
     progress: Callable[[float, str], None] | None = None  # told the share done and where it stands, if set
+    link: str = "identity"  # what real values are imputed on (`imputome.preprocessing.link`), set from outside too
     provenance: dict[str, Any] | None = None  # plain values that whoever fitted it wants kept in the saved model
     # what tuning may vary: parameter -> tuple of choices, or (low, high, "linear" or "log"), of integers if low is one
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -147,7 +149,7 @@ class Imputer(ABC):
                 f"imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values "
                 f"are needed, and of {n} x {G} only {usable_rows} x {usable_columns} have any"
             )
-        model, result = self._fit(data)
+        model, result = self._fit(self._linked(data))
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
         self.bounds_ = data.bounds
@@ -178,7 +180,7 @@ class Imputer(ABC):
                 f"{data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model; "
                 "give the same features in the same order"
             )
-        model = self._new_rows(data)
+        model = self._new_rows(self._linked(data))
         latent = getattr(model, "latent", None)
         if self.posterior:
             from imputome.methods.posterior import PosteriorModel
@@ -199,6 +201,7 @@ class Imputer(ABC):
             arrays = {**arrays, "training_totals": self.training_totals_}
         header: dict[str, Any] = {"method": self.name, "params": self.get_params(), "kind": self.kind_}
         header["bounds"] = [bound if np.isfinite(bound) else None for bound in self.bounds_]
+        header["link"] = self.link
         header["feature_names"] = [str(name) for name in self.feature_names_]
         header["covariates"] = self.covariate_names_
         header["provenance"] = self.provenance
@@ -220,6 +223,7 @@ class Imputer(ABC):
         estimator = cls(**header["params"])
         estimator.feature_names_ = pd.Index(header["feature_names"])
         estimator.kind_ = header["kind"]
+        estimator.link = header.get("link", "identity")
         estimator.covariate_names_ = header.get("covariates", [])
         estimator.provenance = header.get("provenance")
         estimator.training_totals_ = arrays.pop("training_totals", None)
@@ -250,7 +254,17 @@ class Imputer(ABC):
             raise ModelFormatError(f"the model was fitted on {kind} data, this input is {data.kind}")
         return data
 
+    def _linked(self, data: Data) -> Data:
+        """The values that the method works on."""
+        if self.link == "identity":
+            return data
+        if data.kind == "counts":
+            raise InputError(f"the transform {self.link} is for real values, and these are counts: leave it out")
+        return replace(data, X=link(self.link).forward(data.X), bounds=(-np.inf, np.inf))
+
     def _imputation(self, model: Model, data: Data, **result: Any) -> Imputation:
+        if self.link != "identity":
+            model = LinkedModel(model, link(self.link))
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
         return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)

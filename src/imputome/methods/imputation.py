@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.methods.data import Data
 from imputome.preprocessing.counts import SCALES, Scale, counts_to_scale, scale_to_counts
+from imputome.preprocessing.link import Link
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,11 @@ class Unusable:
 
 
 class Model(Protocol):
-    """What a method hands to `Imputation`: values on the method's own scale, made on request."""
+    """What a method hands to `Imputation`: values on the method's own scale, made on request.
+
+    A model that knows how its values spread may also have ``draw(rows, number)``: the ``number``-th random completion
+    of some rows, (len(rows), G), which depends on the estimator's seed, the number and the row alone.
+    """
 
     @property
     def outputs(self) -> frozenset[Output]: ...
@@ -65,6 +70,32 @@ class Model(Protocol):
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         """Values of single entries."""
         ...
+
+
+class LinkedModel:
+    """The model of transformed values, on the unit that they came in (`imputome.preprocessing.link`)."""
+
+    def __init__(self, model: Model, link: Link) -> None:
+        self.model = model
+        self.link = link
+        self.latent = getattr(model, "latent", None)
+        if hasattr(model, "draw"):
+            self.draw = lambda rows, number: link.inverse(model.draw(rows, number))
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        return self.model.outputs
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        return self._back(output, lambda wanted: self.model.rows(rows, genes, wanted))
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        return self._back(output, lambda wanted: self.model.at(i, j, wanted))
+
+    def _back(self, output: Output, make: Callable[[Output], np.ndarray]) -> np.ndarray:
+        if output == "variance":  # the delta method
+            return make("variance") * self.link.slope(make("value")) ** 2
+        return self.link.inverse(make(output))
 
 
 class Imputation:
@@ -182,6 +213,29 @@ class Imputation:
             given = self.data.entries(i, j)
             values = self._with_observed(values, given, self.data.observed_entries(i, j, given))
         return self._convert(values, i, output, scale)
+
+    def draw(self, number: int, *, rows: Any = slice(None)) -> np.ndarray:
+        """The ``number``-th multiple imputation of some rows, (len(rows), G): drawn, not predicted, values.
+
+        Observed values stay as they are; an analysis repeated over several draws shows how far it rests on what was
+        filled in (Rubin 1987).
+
+        Raises
+        ------
+        InputError
+            The method knows no distribution to draw from.
+        """
+        if not self.can_draw:
+            raise InputError("this method predicts values but knows no distribution of them: there are no draws")
+        i = self._positions(rows, self.obs_names, "cell")
+        values = self._bounded(self.model.draw(i, number), "value")  # type: ignore[attr-defined]
+        given = self.data.block(i)
+        return self._with_observed(values, given, self.data.observed_block(i, None, given))
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether `draw` works."""
+        return hasattr(self.model, "draw")
 
     def blocks(self, chunk: int | None = None, **options: Any) -> Iterator[tuple[slice, np.ndarray]]:
         """Row blocks ``(slice, dense values)``, in order, of ``chunk`` rows (None: 32 MiB each); options as `rows`."""
