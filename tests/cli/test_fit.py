@@ -153,6 +153,19 @@ def test_real_values_have_no_default(folder, capsys):
     refused(capsys, fit(source="real.h5ad"), "--method", "mean", "median", "ialm")
 
 
+def test_complete_rows_are_learned_from(folder, capsys):
+    """Rows without a hole, positive or not, teach what fills the holes of others, on the transform that was asked."""
+    rng = np.random.default_rng(2)
+    for X in (rng.normal(size=(30, 10)), rng.gamma(2, size=(30, 10))):
+        ad.AnnData(X).write_h5ad("whole.h5ad")
+        assert fit("--method", "mean", "--transform", "asinh", "--force", source="whole.h5ad") == 0
+        model = methods.load("model")
+        assert model.link == "asinh"
+        np.testing.assert_allclose(model.center_, np.arcsinh(X).mean(axis=0), rtol=1e-6)
+    capsys.readouterr()
+    refused(capsys, fit("--method", "mean", "--transform", "sqrt", "--force", source="whole.h5ad"), "sqrt", "asinh")
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 def test_existing_model_needs_force(folder, capsys):
     assert fit("--method", "gene_mean") == 0
