@@ -11,6 +11,7 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.methods.base import Data, Kind, MethodInfo, Output, as_data, in_memory
 from imputome.preprocessing.counts import SCALES, TARGET, Scale, scale_to_counts
+from imputome.preprocessing.heavy_tails import heavy_tailed
 from imputome.preprocessing.inspect import InputReport, inspect, too_small
 from imputome.preprocessing.link import link
 
@@ -116,10 +117,13 @@ def chosen_link(data: Data, method: MethodInfo, transform: str | None) -> tuple[
         if data.kind == "counts":
             raise InputError(f"the transform {transform} is for real values, and these are counts: leave it out")
         return link(transform).name, []
-    tails = None
+    tails = heavy_tailed(data.X)
     if tails is None:
         return "identity", []
-    return "asinh", [f"{tails}: imputed on the asinh scale and taken back (--transform none leaves it)"]
+    said = (
+        f"{tails.line()}: imputed on the asinh scale and taken back (transform='none', --transform none, does without)"
+    )
+    return "asinh", [said]
 
 
 def covariate_columns(adata: AnnData, names: list[str]) -> pd.DataFrame:

@@ -28,6 +28,7 @@ COMMANDS = (
     "tune",
     "inspect",
     "mask",
+    "methylation",
     "evaluate",
     "study",
     "methods",

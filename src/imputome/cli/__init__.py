@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import apply, datasets, demo, evaluate, fit, impute, inspect, mask, methods, remove, study, tune
+from imputome.cli import (
+    apply,
+    datasets,
+    demo,
+    evaluate,
+    fit,
+    impute,
+    inspect,
+    mask,
+    methods,
+    methylation,
+    remove,
+    study,
+    tune,
+)
 from imputome.cli.console import error_line
 from imputome.errors import ImputomeError
 
@@ -35,6 +49,7 @@ app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
 app.command("study")(study.command)
 app.command("mask")(mask.command)
+app.command("methylation")(methylation.command)
 app.command("methods")(methods.command)
 app.command("datasets")(datasets.command)
 app.command("demo")(demo.command)

@@ -3,7 +3,7 @@
 A method standardises features, so that a few values far out decide over all the others. On a link they do not. `LINKS`
 names them: ``identity``; ``asinh``, for z-scores and other values with heavy tails on both sides; ``clip``, which cuts
 what a method learns from at +-10 and inverts nothing; ``logit``, methylation beta values to M-values, in which 0 and 1
-stay finite by an offset of 0.001 (Du et al. 2010 compare both scales).
+stay finite by an offset (`imputome.preprocessing.methylation`; Du et al. 2010 compare both scales).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.preprocessing.methylation import OFFSET, beta_to_m, m_to_beta
 
 BOUND = 10.0  # of ``clip``
-OFFSET = 0.001  # of ``logit``
 FAR = 80.0  # asinh of a value that float32 still holds
 
 
@@ -44,23 +44,6 @@ def link(name: str) -> Link:
     return LINKS[name]
 
 
-def to_m_values(beta: np.ndarray) -> np.ndarray:
-    """log2((beta + o) / (1 - beta + o)), o = `OFFSET`; values outside [0, 1] are refused."""
-    if (beta < 0).any() or (beta > 1).any():
-        raise InputError(
-            f"the logit transform takes values from 0 to 1, and these run from {np.nanmin(beta):.4g} to "
-            f"{np.nanmax(beta):.4g}: choose asinh or none"
-        )
-    return np.log2((beta + OFFSET) / (1 - beta + OFFSET))
-
-
-def from_m_values(m: np.ndarray) -> np.ndarray:
-    """The exact inverse of `to_m_values`, cut to [0, 1]."""
-    half = np.exp2(-np.abs(m))  # in (0, 1]: nothing overflows
-    share = np.where(m > 0, 1, half) / (1 + half)
-    return np.clip(share * (1 + 2 * OFFSET) - OFFSET, 0, 1).astype(m.dtype)
-
-
 def _slope_of_m_values(m: np.ndarray) -> np.ndarray:
     half = np.exp2(-np.abs(m))
     return np.log(2).astype(m.dtype) * (1 + 2 * OFFSET) * half / (1 + half) ** 2
@@ -76,6 +59,6 @@ LINKS: dict[str, Link] = {
         Link("identity", np.asarray, np.asarray, np.ones_like),
         Link("asinh", np.arcsinh, lambda t: np.sinh(_within(t)), lambda t: np.cosh(_within(t))),
         Link("clip", lambda x: np.clip(x, -BOUND, BOUND), np.asarray, np.ones_like),
-        Link("logit", to_m_values, from_m_values, _slope_of_m_values),
+        Link("logit", beta_to_m, m_to_beta, _slope_of_m_values),
     )
 }

@@ -1,0 +1,56 @@
+"""z-scores of real values with NaN: mean and standard deviation of each feature over its known values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+_PIECE = 2**21  # values a temporary float64 piece may hold (16 MiB)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What makes z-scores of a matrix of n rows and G features, and values in the input's unit of these again.
+
+    Attributes
+    ----------
+    center : (G,) mean of the known values, float64; of a feature without any, the mean of all known values.
+    scale : (G,) standard deviation (divisor: number of known values), float64; 1 for a feature that does not vary.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray) -> Self:
+        """Learn from (n, G) values with NaN; two passes, so that a large mean costs no digits of the deviation."""
+        G = X.shape[1]
+        count, total, squares = np.zeros(G), np.zeros(G), np.zeros(G)
+        for part in _pieces(X):
+            values = X[part].astype(np.float64)
+            known = ~np.isnan(values)
+            count += known.sum(axis=0)
+            total += np.where(known, values, 0).sum(axis=0)
+        center = np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(1.0, count.sum()))
+        for part in _pieces(X):
+            gap = X[part] - center
+            squares += np.where(np.isnan(gap), 0, gap * gap).sum(axis=0)
+        scale = np.sqrt(squares / np.maximum(count, 1))
+        # a constant feature is left with the rounding of its mean
+        varies = scale > 1e-12 * np.abs(center)
+        return cls(center, np.where(varies, scale, 1.0))
+
+    def forward(self, X: np.ndarray) -> np.ndarray:
+        """(n, G) float32 z-scores, C order, NaN where X has it; taken in float64, as X may lie far from 0."""
+        Z = np.empty(X.shape, np.float32)
+        for part in _pieces(X):
+            Z[part] = (X[part] - self.center) / self.scale
+        return Z
+
+
+def _pieces(X: np.ndarray) -> Iterator[slice]:
+    step = max(1, _PIECE // X.shape[1])
+    return (slice(start, start + step) for start in range(0, len(X), step))

@@ -1,0 +1,106 @@
+"""Reading wide tables of methylated reads and coverage."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from imputome.errors import InputError
+from imputome.io.methylation import counts_from_frame, read_counts
+
+
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "chr": ["chr1", "chr1", "chr2"],
+            "pos": [10, 20, 10],
+            "M.a": [1, 0, 5],
+            "Cov.b": [9, 0, 2],
+            "Cov.a": [2, 0, 7],
+            "M.b": [8, 0, 1],
+            "context": ["CG", "CG", "CHG"],
+        }
+    )
+
+
+def same(adata, *, names):
+    assert list(adata.obs_names) == ["a", "b"]
+    assert list(adata.var_names) == names
+    assert adata.X is None
+    np.testing.assert_array_equal(adata.layers["methylated"], [[1, 0, 5], [8, 0, 1]])
+    np.testing.assert_array_equal(adata.layers["coverage"], [[2, 0, 7], [9, 0, 2]])
+    assert list(adata.var.columns) == ["chr", "pos", "context"]
+    np.testing.assert_array_equal(adata.var["pos"], [10, 20, 10])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".txt.gz", ".parquet"])
+def test_every_format(tmp_path, suffix):
+    path = tmp_path / f"counts{suffix}"
+    if suffix == ".parquet":
+        table().to_parquet(path, index=False)
+    else:
+        table().to_csv(path, index=False, sep="," if suffix.startswith(".csv") else "\t")
+    same(read_counts(path, position=("chr", "pos")), names=["chr1:10", "chr1:20", "chr2:10"])
+
+
+def test_a_frame_is_not_changed_and_names_may_repeat():
+    frame = table()
+    same(counts_from_frame(frame), names=["10", "20", "10"])
+    pd.testing.assert_frame_equal(frame, table())
+
+
+def test_prefixes_are_the_users():
+    frame = table().rename(columns=lambda name: name.replace("M.", "meth_").replace("Cov.", "reads_"))
+    same(counts_from_frame(frame, methylated="meth_", coverage="reads_"), names=["10", "20", "10"])
+
+
+def test_dtype_of_the_table_is_kept_and_empty_fields_are_nan(tmp_path):
+    narrow = table().astype(dict.fromkeys(("M.a", "M.b", "Cov.a", "Cov.b"), np.int16))
+    assert counts_from_frame(narrow).layers["coverage"].dtype == np.int16
+    (tmp_path / "counts.csv").write_text("pos,M.a,Cov.a\n1,2,3\n2,,\n3,0,4\n")
+    adata = read_counts(tmp_path / "counts.csv")
+    np.testing.assert_array_equal(adata.layers["coverage"], [[3, np.nan, 4]])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (lambda t: t.drop(columns="Cov.b"), {}, "a column 'M.b' but no 'Cov.b'"),
+        (lambda t: t.drop(columns="M.a"), {}, "a column 'Cov.a' but no 'M.a'"),
+        (lambda t: t[["pos"]], {}, "no column begins with 'M.' or 'Cov.'.*pos"),
+        (lambda t: t, {"position": ("start",)}, "no column 'start'"),
+        (lambda t: t, {"position": ()}, "position names no column"),
+        (lambda t: t, {"methylated": ""}, "two different prefixes"),
+        (lambda t: t, {"methylated": "Cov."}, "two different prefixes"),
+        (lambda t: t.iloc[:0], {}, "no rows"),
+        (lambda t: t.assign(**{"M.a": ["x", "y", "z"]}), {}, "column 'M.a' holds values that are no counts"),
+        (lambda t: pd.concat([t, t[["M.a"]]], axis=1), {}, "'M.a' is there twice"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(change, options, words):
+    with pytest.raises(InputError, match=words):
+        counts_from_frame(change(table()), **options)
+
+
+def test_a_table_by_r_has_no_name_for_its_row_names(tmp_path):
+    (tmp_path / "counts.csv").write_text("pos,M.a,Cov.a\nsite1,10,2,3\nsite2,20,0,4\n")
+    adata = read_counts(tmp_path / "counts.csv")
+    assert list(adata.var_names) == ["10", "20"]
+    np.testing.assert_array_equal(adata.layers["coverage"], [[3, 4]])
+
+
+@pytest.mark.parametrize(
+    "name", ["no.csv", "folder.csv", "counts.h5ad", "empty.csv", "long.csv", "cut.csv.gz", "text.parquet"]
+)
+def test_files_that_cannot_be_read(tmp_path, name):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "counts.h5ad").touch()
+    (tmp_path / "long.csv").write_text("pos,M.a,Cov.a\n1,2,3\n1,2,3,4\n")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"pos,M.a,Cov.a\n" + b"1,2,3\n" * 1000)[:-20])
+    with pytest.raises(InputError, match=name):
+        read_counts(tmp_path / name)

@@ -1,0 +1,403 @@
+"""The missingness report: shares, pattern, the suspicion of low values, and the advice."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata, spearmanr, t
+
+from imputome import datasets
+from imputome.errors import InputError
+from imputome.evaluation import splits_real
+from imputome.methods.base import as_data
+from imputome.methods.registry import METHODS
+from imputome.preprocessing.advice import advise
+from imputome.preprocessing.low_values import low_values
+from imputome.preprocessing.missingness import QUANTILES, count_missing, missingness
+from imputome.preprocessing.pattern import cochran
+
+
+def related(rng, n=80, G=120):
+    """Features in one unit, of five shared causes and different levels."""
+    return rng.normal(size=(n, 5)) @ rng.normal(size=(5, G)) + rng.normal(size=(n, G)) + 3 * rng.normal(size=G)
+
+
+def skewed(rng, n=80, G=120):
+    return np.exp(0.5 * related(rng, n, G))
+
+
+def without(X, missing):
+    return np.where(missing, np.nan, X)
+
+
+def suspected(X):
+    return low_values(X, np.isnan(X).mean(axis=0))
+
+
+def signs(X):
+    return {sign.name: sign for sign in suspected(X).signs}
+
+
+# -- shares ------------------------------------------------------------------------------------------------------------
+def test_shares_by_hand():
+    X = np.arange(20.0).reshape(4, 5)
+    X[:, 1] = np.nan
+    X[:3, 4] = np.nan
+    X[0, 0] = np.nan
+    report = missingness(X, obs_names=list("wxyz"), var_names=[f"g{k}" for k in range(5)])
+    assert report.shape == (4, 5)
+    assert report.n_missing == 8
+    assert report.share == 0.4
+    features, samples = report.features, report.samples
+    assert (features.number, features.complete, features.empty, features.over_half) == (5, 2, 1, 2)
+    assert features.worst == (("g1", 1.0), ("g4", 0.75), ("g0", 0.25))
+    assert features.quantiles == tuple(np.quantile([0.25, 1, 0, 0, 0.75], QUANTILES))
+    assert (samples.number, samples.complete, samples.empty, samples.over_half) == (4, 0, 0, 1)
+    assert samples.worst == (("w", 0.6), ("x", 0.4), ("y", 0.4), ("z", 0.2))
+    assert missingness(X).features.worst[0] == ("1", 1.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_counts_over_many_blocks(dtype, order):
+    rng = np.random.default_rng(0)
+    X = np.asarray(rng.random((1200, 37)), dtype=dtype, order=order)
+    X[rng.random(X.shape) < 0.9] = np.nan
+    X[:, 5] = np.nan  # more than a byte counts
+    by_sample, by_feature = count_missing(X)
+    np.testing.assert_array_equal(by_sample, np.isnan(X).sum(axis=1))
+    np.testing.assert_array_equal(by_feature, np.isnan(X).sum(axis=0))
+    np.testing.assert_array_equal(count_missing(np.ones((3, 2), dtype=int))[0], [0, 0, 0])
+
+
+def test_the_matrix_is_neither_changed_nor_copied():
+    rng = np.random.default_rng(0)
+    X = rng.random((3000, 3000), dtype=np.float32)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    before = X.copy()
+    missingness(X)  # what is loaded on the first call does not count
+    tracemalloc.start()
+    count_missing(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < X.nbytes / 5
+    np.testing.assert_array_equal(X, before)
+
+
+def test_nothing_missing():
+    report = missingness(np.random.default_rng(0).normal(size=(30, 20)))
+    assert report.pattern.name == "none"
+    assert report.advice.method is None
+    assert not report.low_values.suspected
+    assert report.lines() == ["30 samples x 20 features, 0 values missing (0.0 %)", *report.advice.lines()]
+
+
+def test_everything_missing():
+    report = missingness(np.full((30, 20), np.nan))
+    assert report.share == 1
+    assert report.features.empty == 20
+    assert report.samples.empty == 30
+    assert report.advice.method == "mean"
+    assert json.dumps(report.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("X", "names", "words"),
+    [
+        (np.zeros(3), {}, "shape"),
+        (np.array([["a"]]), {}, "<U1"),
+        (np.zeros((0, 4)), {}, "empty"),
+        (np.zeros((2, 3)), {"var_names": ["a"]}, "var_names holds 1 names, and the matrix 3"),
+        (np.zeros((2, 3)), {"obs_names": ["a"]}, "obs_names"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(X, names, words):
+    with pytest.raises(InputError, match=words):
+        missingness(X, **names)
+
+
+def test_the_report_is_plain_and_whole():
+    rng = np.random.default_rng(0)
+    X = related(rng)
+    report = missingness(without(X, np.quantile(X, 0.1) > X))
+    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert plain["features"]["quantiles"]["0.5"] == report.features.quantiles[2]
+    assert plain["pattern"]["name"] == report.pattern.name
+    assert plain["low_values"]["suspected"] is True
+    assert plain["advice"]["method"] == "gaussian_copula"
+    text = "\n".join(report.lines())
+    for words in (
+        "80 samples x 120 features",
+        "10.0 %",
+        "pattern: ",
+        "suspected",
+        "cannot prove",
+        "--shift-correction",
+    ):
+        assert words in text
+
+
+# -- pattern -----------------------------------------------------------------------------------------------------------
+def blocks(rng, n, G):
+    """Features miss their values in the same fifth of the samples, thirty by thirty."""
+    missing = np.zeros((n, G), dtype=bool)
+    for start in range(0, G, 30):
+        missing[np.ix_(rng.choice(n, n // 5, replace=False), np.arange(start, min(start + 30, G)))] = True
+    return missing
+
+
+def one_block(rng, n, G):
+    missing = np.zeros((n, G), dtype=bool)
+    missing[np.ix_(rng.choice(n, n // 5, replace=False), rng.choice(G, G // 10, replace=False))] = True
+    return missing
+
+
+def whole_features(rng, n, G):
+    missing = np.zeros((n, G), dtype=bool)
+    missing[:, rng.choice(G, G // 10, replace=False)] = True
+    return missing
+
+
+def few_bad_samples(rng, n, G):
+    missing = np.zeros((n, G), dtype=bool)
+    missing[: n // 5] = rng.random((n // 5, G)) < 0.8
+    return missing
+
+
+def both_sides(rng, n, G):
+    return rng.random((n, G)) < 1 / (1 + np.exp(2 - rng.normal(size=G) - rng.normal(size=(n, 1))))
+
+
+PATTERNS = {
+    "random, few": ("random", lambda rng, n, G: rng.random((n, G)) < 0.03),
+    "random": ("random", lambda rng, n, G: rng.random((n, G)) < 0.1),
+    "random, many": ("random", lambda rng, n, G: rng.random((n, G)) < 0.6),
+    "features of different shares": ("by feature", lambda rng, n, G: rng.random((n, G)) < rng.beta(1, 5, G)),
+    "whole features": ("by feature", whole_features),
+    "samples of different shares": ("by sample", lambda rng, n, G: rng.random((n, G)) < rng.beta(1, 5, (n, 1))),
+    "a few bad samples": ("by sample", few_bad_samples),
+    "both": ("by feature and sample", both_sides),
+    "one block": ("blocks", one_block),
+    "blocks everywhere": ("blocks", blocks),
+    "blocks and a few others": ("blocks", lambda rng, n, G: blocks(rng, n, G) | (rng.random((n, G)) < 0.02)),
+}
+
+
+@pytest.mark.parametrize("case", PATTERNS)
+@pytest.mark.parametrize("shape", [(150, 200), (40, 400)])
+def test_patterns_are_told_apart(case, shape):
+    name, make = PATTERNS[case]
+    found = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        found.append(missingness(without(rng.normal(size=shape), make(rng, *shape))).pattern.name)
+    assert found.count(name) >= 9, found
+
+
+def test_cochran_by_the_book_and_by_shuffling():
+    rng = np.random.default_rng(0)
+    ones = rng.random((12, 40)) < rng.beta(4, 6, size=40) + 0.04 * rng.normal(size=(12, 1))
+    k, counts, others = 12, ones.sum(axis=1), ones.sum(axis=0)
+    spread, p_value = cochran(counts, others)
+    total = counts.sum()
+    q = (k - 1) * (k * (counts**2).sum() - total**2) / (k * total - (others**2).sum())
+
+    def q_of(table):
+        return ((table.sum(axis=1) - total / k) ** 2).sum()
+
+    shuffled = [q_of(rng.permuted(ones, axis=0)) for _ in range(4000)]
+    assert q / (k - 1) == pytest.approx(q_of(ones) / np.mean(shuffled), rel=0.03)
+    assert p_value == pytest.approx(np.mean(np.array(shuffled) >= q_of(ones)), abs=0.03)
+    excess = q_of(ones) / (k - 1) - np.mean(shuffled) / (k - 1)
+    assert spread == pytest.approx(np.sqrt(max(excess, 0)) / (total / k), abs=0.03)
+
+
+def test_spread_is_that_of_the_true_shares():
+    rng = np.random.default_rng(0)
+    shares = rng.uniform(0.1, 0.3, size=2000)
+    ones = rng.random((2000, 300)) < shares[:, None]
+    spread, p_value = cochran(ones.sum(axis=1), ones.sum(axis=0))
+    assert spread == pytest.approx(shares.std() / shares.mean(), rel=0.05)
+    assert p_value < 1e-10
+
+
+def test_cochran_is_uniform_by_chance():
+    rng = np.random.default_rng(1)
+    p_values = []
+    for _ in range(400):
+        ones = rng.random((60, 80)) < 0.2
+        p_values.append(cochran(ones.sum(axis=1), ones.sum(axis=0))[1])
+    assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.03)
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.05)
+
+
+# -- low values --------------------------------------------------------------------------------------------------------
+def test_signs_across_features_by_brute_force():
+    rng = np.random.default_rng(0)
+    X = without(skewed(rng), rng.random((80, 120)) < rng.beta(1, 3, 120))
+    share = np.isnan(X).mean(axis=0)
+    low, middle, high = np.nanquantile(X, (0.05, 0.5, 0.95), axis=0)
+    kept = (~np.isnan(X)).sum(axis=0) >= 10
+    found = signs(X)
+    for name, values in (("level", middle), ("lower tail", (middle - low) / (high - low))):
+        expected = spearmanr(share[kept], values[kept], alternative="less")
+        assert found[name].effect == pytest.approx(expected.statistic, abs=1e-12)
+        assert found[name].p_value == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_related_features_by_brute_force():
+    rng = np.random.default_rng(0)
+    X = without(related(rng, 40, 30), rng.random((40, 30)) < 0.2)
+    n, G = X.shape
+    scores, known = np.zeros((n, G)), ~np.isnan(X)
+    for j in range(G):
+        ranks = rankdata(X[known[:, j], j])
+        scores[known[:, j], j] = (ranks - ranks.mean()) / ranks.std()
+    by_sample, weight = np.zeros(n), 0.0
+    for j in range(G):
+        correlation = np.zeros(G)
+        for k in set(range(G)) - {j}:
+            both = known[:, j] & known[:, k]
+            a, b = scores[both, j], scores[both, k]
+            correlation[k] = (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())
+        partners = np.argsort(-np.abs(correlation))[:5]
+        predicted = np.zeros(n)
+        for i in range(n):
+            there = [k for k in partners if known[i, k]]
+            if there:
+                predicted[i] = sum(correlation[k] * scores[i, k] for k in there) / sum(
+                    abs(correlation[k]) for k in there
+                )
+        z = (predicted - predicted.mean()) / predicted.std()
+        rate = 1 - known[:, j].mean()
+        by_sample += (~known[:, j] - rate) * z
+        weight += n * rate * (1 - rate)
+    sign = signs(X)["related features"]
+    assert sign.effect == pytest.approx(by_sample.sum() / weight, rel=1e-4)
+    statistic = by_sample.sum() / np.sqrt((by_sample**2).sum())
+    assert sign.p_value == pytest.approx(t.cdf(statistic, n - 1), rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [related, skewed, lambda rng: rng.normal(size=(60, 100))])
+@pytest.mark.parametrize("case", ["random, few", "random", "features of different shares"])
+def test_quiet_where_values_say_nothing_about_what_is_missing(make, case):
+    raised = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        X = make(rng)
+        raised += suspected(without(X, PATTERNS[case][1](rng, *X.shape))).suspected
+    assert raised <= 5
+
+
+@pytest.mark.parametrize("make", [related, skewed])
+@pytest.mark.parametrize("rows", ["all", "test"])
+def test_half_of_the_lowest_tenth_hidden_is_seen(make, rows):
+    raised = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        split = splits_real.low_values(as_data(make(rng, 150), kind="real"), rng, fraction=0.5, quantile=0.1, rows=rows)
+        parts = [split.train.X] if split.apply is None else [split.train.X, split.apply.X]
+        raised += suspected(np.vstack(parts)).suspected
+    assert raised >= 18
+
+
+def test_a_detection_limit_is_seen_in_level_and_tail():
+    rng = np.random.default_rng(0)
+    X = related(rng)
+    found = signs(without(X, np.quantile(X, 0.2) > X))
+    assert found["level"].found
+    assert found["lower tail"].found
+    assert found["level"].effect < -0.5
+
+
+def test_high_values_missing_are_no_sign_of_low_ones():
+    rng = np.random.default_rng(0)
+    X = -related(rng)
+    assert not suspected(without(X, np.quantile(X, 0.9) < X)).suspected
+
+
+@pytest.mark.parametrize(("name", "link"), [("tcga_expression", np.arcsinh), ("tcga_methylation", np.asarray)])
+def test_on_real_data(shared_data, name, link):
+    X = link(np.asarray(datasets.load(name).X))
+    rng = np.random.default_rng(0)
+    hidden = splits_real.low_values(as_data(X, kind="real"), rng, fraction=0.5, quantile=0.1, rows="all").train.X
+    report = missingness(hidden)
+    assert report.low_values.suspected
+    assert report.share == pytest.approx(0.05, abs=0.001)
+    by_chance = missingness(without(X, rng.random(X.shape) < 0.1))
+    assert not by_chance.low_values.suspected
+    assert by_chance.pattern.name == "random"
+    assert by_chance.advice.method == "gaussian_copula"
+
+
+@pytest.mark.parametrize("shape", [(3, 50), (50, 1), (9, 40), (30, 2)])
+def test_too_little_to_judge(shape):
+    rng = np.random.default_rng(0)
+    X = without(rng.normal(size=shape), rng.random(shape) < 0.3)
+    found = suspected(X)
+    assert not found.suspected
+    assert all(np.isfinite(sign.p_value) for sign in found.signs)
+    if not found.signs:
+        assert "cannot be judged" in found.lines()[0]
+
+
+def test_constant_features_and_many_equal_values():
+    rng = np.random.default_rng(0)
+    X = np.maximum(related(rng), 0)
+    X[:, :60] = 1.0
+    found = suspected(without(X, rng.random(X.shape) < 0.1))
+    assert not found.suspected
+    assert len(found.signs) == 3
+
+
+# -- advice ------------------------------------------------------------------------------------------------------------
+def advised(**changes):
+    usual = {"n": 500, "G": 1000, "share": 0.1, "mostly_missing": 0, "empty_features": 0, "empty_samples": 0}
+    return advise(**{**usual, "low_values": False, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "words"),
+    [
+        ({}, "gaussian_copula", "lowest error"),
+        ({"share": 0.0}, None, "no value is missing"),
+        ({"n": 3}, "mean", "3 samples are too few"),
+        ({"n": 4, "G": 300_684}, "mean", "4 samples"),
+        ({"G": 2}, "mean", "2 features"),
+        ({"share": 0.9}, "mean", "90 % missing"),
+        ({"n": 6600, "G": 17_176}, "gaussian_copula", "lowest error"),
+        ({"n": 50_000, "G": 400_000}, "soft_impute", "50,000 x 50,000"),
+        ({"n": 900, "G": 400_000}, "gaussian_copula", "lowest error"),
+    ],
+)
+def test_method(changes, method, words):
+    advice = advised(**changes)
+    assert advice.method == method
+    assert words in advice.reason
+    assert advice.notes == ()
+
+
+def test_notes():
+    advice = advised(low_values=True, mostly_missing=12, empty_features=2, empty_samples=1)
+    assert [note.split()[0] for note in advice.notes] == ["12", "2", "beta_vae"]
+    assert "over 80 %" in advice.notes[0]
+    assert "only if you know" in advice.notes[2]
+    assert advised(low_values=True, n=3).notes == ()  # the mean has no such correction
+
+
+def test_mostly_missing_features_are_counted():
+    rng = np.random.default_rng(0)
+    X = without(rng.normal(size=(100, 50)), rng.random((100, 50)) < 0.1)
+    X[:85, :3] = np.nan
+    X[:, 7] = np.nan
+    notes = missingness(X).advice.notes
+    assert notes[0].startswith("4 features are missing in over 80 %")
+    assert notes[1].startswith("1 features and 0 samples hold no value")
+
+
+def test_only_known_methods_are_advised():
+    names = {name for name, _, _ in METHODS}
+    assert {"mean", "gaussian_copula", "soft_impute", "beta_vae"} <= names
