@@ -254,7 +254,9 @@ def test_no_method_takes_the_default(adata, monkeypatch):
     assert adata.uns["imputome"]["gene_mean"]["method"] == "gene_mean"
     X = np.random.default_rng(0).normal(size=(20, 6))
     X[0, 0] = np.nan
-    with pytest.raises(InputError, match=r"no default method.*mean, median"):
-        imputome.impute(ad.AnnData(X))
+    real = ad.AnnData(X)
+    imputome.impute(real)
+    assert real.uns["imputome"]["gaussian_copula"]["transform"] == "identity"
+    assert np.isfinite(real.layers["gaussian_copula"]).all()
     with pytest.raises(InputError, match="no layer 'spliced'"):
         imputome.impute(adata, layer="spliced")

@@ -24,7 +24,7 @@ from imputome.intake import (
     to_data,
 )
 from imputome.layers import check_free, checked_key, checked_outputs, default_key, store
-from imputome.methods import DEFAULT, WITHOUT_EXTRAS, get, info, names
+from imputome.methods import DEFAULT, WITHOUT_EXTRAS, get
 from imputome.methods.base import Imputation, Imputer, Output
 from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import Scale
@@ -224,18 +224,12 @@ def default_method(report: InputReport) -> str:
     Raises
     ------
     InputError
-        There is none for this kind of data.
+        The input cannot be imputed by any.
     MissingExtraError
         It needs an optional dependency; the message says what works without.
     """
     if report.errors:
         raise InputError(report.errors[0])
-    if report.kind not in DEFAULT:
-        known = ", ".join(name for name in names() if report.kind in info(name).kinds)
-        raise InputError(
-            f"{report.where} looks {report.state}, and for real values there is no default method: choose one with "
-            f"--method (method=...) of {known}"
-        )
     name = DEFAULT[report.kind]
     try:
         get(name)

@@ -147,10 +147,21 @@ class OwnGenes:
         self.own = own
         self.data = data
         self.places = places
+        if hasattr(inner, "draw"):
+            self.draw = self._draw
 
     @property
     def outputs(self) -> frozenset[Output]:
         return self.inner.outputs
+
+    def _draw(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """A draw of the model where it knows the genes; of the others there is one value only."""
+        found = self.inner.draw(rows, number)  # type: ignore[attr-defined]
+        values = np.empty((len(rows), len(self.places)), found.dtype)
+        unknown = np.flatnonzero(self.places < 0)
+        values[:, self.places >= 0] = found[:, self.places[self.places >= 0]]
+        values[:, unknown] = self._own(self.own.block(rows, unknown), rows[:, None], unknown, "value")
+        return values
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         genes = np.arange(len(self.places)) if genes is None else genes

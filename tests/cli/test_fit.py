@@ -146,11 +146,12 @@ def test_the_default_is_taken_where_no_method_is_named(folder, monkeypatch, caps
     assert methods.load("model").name == "poisson_nmf"
 
 
-def test_real_values_have_no_default(folder, capsys):
+def test_the_default_for_real_values(folder, capsys):
     X = np.random.default_rng(1).normal(size=(30, 10))
     X[0, 0] = np.nan
     ad.AnnData(X).write_h5ad("real.h5ad")
-    refused(capsys, fit(source="real.h5ad"), "--method", "mean", "median", "ialm")
+    assert fit(source="real.h5ad") == 0
+    assert methods.load("model").name == "gaussian_copula"
 
 
 def test_complete_rows_are_learned_from(folder, capsys):

@@ -125,7 +125,7 @@ def test_header_without_a_corner(tmp_path):
         ("cell,a,b\nc1,1,2\nc2,1,2,3\n", "ragged"),
         ("cell,a,b\nc1,1\nc2,1\n", "ragged|has one column"),
         ("cell,a,b,c,d\nc1,1,2\n", "ragged"),
-        ("cell\ta\tb\nc1\t1\t2\n", "has one column when split at ','"),
+        ("cell|a|b\nc1|1|2\n", "has one column when split at"),
         ("cell,a,b\nc1,1,high\nc2,1,low\n", "column 'b' of .* holds 'high', not a number: take the column out"),
         ("cell,a,b\nc1,1,True\nc2,1,False\n", "column 'b' of .* holds True, not a number"),
     ],
@@ -297,3 +297,61 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path, values):
         write_table(tmp_path / "o.csv", imputation(values), progress=stop)
     assert (tmp_path / "o.csv").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
+
+
+# -- what spreadsheets and R make --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "id;a,x;b\nc1;1.5;2\nc2;3;4\n"),
+        ("t.csv", "id\ta\tb\nc1\t1.5\t2\nc2\t3\t4\n"),
+        ("t.txt", "id,a,b\nc1,1.5,2\nc2,3,4\n"),
+        ("t.tsv", "a;b\nc1;1.5;2\nc2;3;4\n"),
+    ],
+)
+def test_another_separator_than_the_name_promises(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    adata = read_table(tmp_path / name, genes_in="columns")
+    assert adata.shape == (2, 2)
+    np.testing.assert_array_equal(adata.X, [[1.5, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", "id;a;b\nc1;1,5;2\nc2;3,25;4\n", ["column 'a'", "'1,5'", "decimals with a point"]),
+        ("t.tsv", "id\ta\tb\nc1\t1\t2\nc2\t3\t-,5e3\n", ["column 'b'", "decimals with a point"]),
+        ("t.csv", 'id,a,b\nc1,1,"2,5"\nc2,1,2\n', ["column 'b'", "decimals with a point"]),
+        ("t.csv", "id,a,b\nc1,1,0.1.2\nc2,1,2\n", ["column 'b'", "'0.1.2'", "take the column out"]),
+        ("t.csv", "id,a,b\nc1,1,2,\nc2,3,4,\n", ["end in a separator"]),
+        ("t.csv", "id,a,b,\nc1,1,2,\nc2,3,4,\n", ["end in a separator"]),
+    ],
+)
+def test_what_cannot_be_guessed_is_refused_by_name(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_table(tmp_path / name, genes_in="columns")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_last_sample_without_values_is_no_separator_too_many(tmp_path):
+    for text in ("a b\nc1 1 NA\nc2 2 NA\n", "id a b\nc1 1 \nc2 2 \n"):
+        (tmp_path / "t.tsv").write_text(text.replace(" ", "\t"))
+        adata = read_table(tmp_path / "t.tsv", genes_in="columns")
+        np.testing.assert_array_equal(adata.X, [[1, np.nan], [2, np.nan]])
+
+
+@pytest.mark.parametrize("genes_in", ["columns", "rows"])
+def test_chunks_make_the_same_matrix(tmp_path, genes_in, monkeypatch):
+    rng = np.random.default_rng(2)
+    for values in (rng.normal(size=(37, 5)), rng.poisson(0.2, (37, 5)), np.where(np.eye(37, 5) > 0, np.nan, 2.0)):
+        pd.DataFrame(values).to_csv(tmp_path / "t.csv")
+        whole = read_table(tmp_path / "t.csv", genes_in=genes_in)
+        with monkeypatch.context() as small:
+            small.setattr("imputome.io.text.CHUNK_VALUES", 40)
+            parts = read_table(tmp_path / "t.csv", genes_in=genes_in)
+        assert type(parts.X) is type(whole.X)
+        assert parts.X.dtype == whole.X.dtype
+        np.testing.assert_array_equal(dense(parts), dense(whole))
+        np.testing.assert_array_equal(dense(parts), values if genes_in == "columns" else values.T)
+        assert list(parts.obs_names) == list(whole.obs_names)

@@ -157,3 +157,43 @@ def test_rows_of_other_configurations_are_left_out():
     both = table_of([*rows.to_dict("records"), *other.to_dict("records")])
     assert list(both.columns) == list(COLUMNS)
     assert judge(study(BETTER), both)["evidence"].tolist() == judge(study(BETTER), rows)["evidence"].tolist()
+
+
+def test_better_by_a_share():
+    a, b = np.array([0.90, 0.91, 0.92, 0.90]), np.array([1.0, 1.01, 1.0, 1.02])
+    for value, expected in ((0.0, "yes"), (0.04, "yes"), (0.09, "unclear"), (0.2, "no")):
+        claim = Claim("by a share", "better", "nll_validation", ("A", "B"), value=value)
+        row = verdict(claim, {"nll_validation": {"A": a, "B": b}})
+        test = scipy.stats.ttest_1samp((1 - value) * b - a, 0.0)
+        assert expected == ("unclear" if test.pvalue > 0.05 else "yes" if test.statistic > 0 else "no")
+        assert row["held"] == expected
+        assert row["estimate"] == pytest.approx((b - a).mean())  # the whole difference, whatever is claimed of it
+    assert "that is 9.93%; 20% or more is claimed" in row["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([1.001, 0.999, 1.002, 0.998], "yes"),
+        ([1.03, 1.031, 1.029, 1.03], "no"),
+        ([1.019, 1.001, 1.03, 1.0], "unclear"),
+        ([1.0], "unclear"),
+    ],
+)
+def test_similar(ratios, expected):
+    claim = Claim("alike", "similar", "rmse", ("A", "B"), value=0.02)
+    b = np.array([0.7, 0.8, 0.75, 0.9])[: len(ratios)]
+    row = verdict(claim, {"rmse": {"A": b * ratios, "B": b}})
+    assert row["held"] == expected
+    if len(ratios) > 1:
+        low, high = scipy.stats.t.interval(0.95, len(ratios) - 1, np.mean(ratios) - 1, scipy.stats.sem(ratios))
+        inside, outside = low >= -0.02 and high <= 0.02, low > 0.02 or high < -0.02
+        assert expected == ("yes" if inside else "no" if outside else "unclear")
+
+
+def test_claims_of_some_splits_and_datasets():
+    metrics = {"rmse": {"A": [1.0, 1.1], "B": [2.0, 2.3]}}
+    for where in ({"splits": ("random",)}, {"datasets": ("two",)}):
+        assert not len(judge(study(Claim("x", "better", "rmse", ("A", "B"), **where)), table(metrics)))
+    here = Claim("x", "better", "rmse", ("A", "B"), splits=("thin",), datasets=("one",))
+    assert verdict(here, metrics)["estimate"] == pytest.approx(1.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
 import pytest
@@ -145,7 +146,7 @@ def test_no_quick_variant(write):
 
 
 def test_unknown_studies():
-    with pytest.raises(InputError, match="no study 'nope': choose of design_autoencoder"):
+    with pytest.raises(InputError, match="no study 'nope': choose of bulk_imputation, design_autoencoder"):
         find_study("nope")
     with pytest.raises(InputError, match="no study file"):
         find_study("nope.toml")
@@ -153,8 +154,9 @@ def test_unknown_studies():
 
 def test_studies_of_the_package():
     pytest.importorskip("torch")
-    assert set(known_studies()) == {"design_autoencoder", "zipo_claims"}
-    for name, title in known_studies().items():
+    assert set(known_studies()) == {"bulk_imputation", "design_autoencoder", "zipo_claims"}
+    for name in ("design_autoencoder", "zipo_claims"):
+        title = known_studies()[name]
         study = find_study(name)
         assert study.title == title
         assert len(study.datasets) >= 3
@@ -164,6 +166,112 @@ def test_studies_of_the_package():
         assert (quick.trials, len(quick.datasets)) == (1, 1)
         assert quick.datasets[0].name == "pbmc68k"  # comes with scanpy, so that it runs everywhere
         assert {spec.params["max_epochs"] for spec in quick.specs(quick.splits[0]).values()} == {2}
+
+
+BULK = """
+title = "made"
+spread = "interval"
+gc = "gc.csv"
+
+[[datasets]]
+name = "expression"
+transform = "asinh"
+labels = "type"
+clinical = { grade = "grade" }
+
+[[splits]]
+name = "low"
+scheme = "low_values"
+scale = "zscore"
+options = { quantile = 0.1 }
+datasets = ["expression"]
+
+[[splits]]
+scheme = "mcar"
+scale = "zscore"
+
+[base]
+method = "ialm"
+params = { max_iter = 5 }
+
+[[configurations]]
+name = "middle"
+method = "median"
+
+[[claims]]
+text = "better"
+kind = "better"
+metric = "rmse"
+configurations = ["base", "middle"]
+value = 0.04
+splits = ["low"]
+
+[[comparisons]]
+first = "base"
+others = ["middle", "mean"]
+
+[[published]]
+title = "Table 1"
+metric = "rmse"
+dataset = "expression"
+columns = { Mean = "mean" }
+rows = { low = { Mean = "1.0" } }
+
+[quick]
+trials = 2
+methods = { ialm = { max_iter = 2 } }
+"""
+
+
+def test_a_file_of_real_values_expands(write, tmp_path):
+    study = find_study(write(BULK))
+    assert study.together
+    assert study.gc == str(tmp_path / "gc.csv")
+    assert [split.label for split in study.splits] == ["low", "mcar"]
+    assert study.splits_of(study.datasets[0]) == study.splits
+    assert study.splits_of(dataclasses.replace(study.datasets[0], name="other")) == study.splits[1:]
+    assert study.comparisons[0].others == ("middle", "mean")
+    assert study.published[0].rows == {"low": {"Mean": "1.0"}}
+    quick = find_study(write(BULK), quick=True)
+    params = {name: spec.params for name, spec in quick.specs(quick.splits[0]).items()}
+    assert params == {"base": {"max_iter": 2}, "middle": {}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('"interval"', '"range"', "neither 'sd' nor 'interval'"),
+        ('transform = "asinh"', 'transform = "sinh"', "no transform 'sinh'"),
+        ('{ grade = "grade" }', '{ stage = "grade" }', "clinical names the columns"),
+        ('{ grade = "grade" }', '{ time = "months" }', "clinical names the columns"),
+        ("quantile = 0.1", "top = 0.1", "options of low_values: there is no option 'top'; there are: quantile"),
+        ("quantile = 0.1", 'rows = "all"', "there is no option 'rows'"),  # would let training rows be test rows
+        ('scheme = "mcar"\nscale = "zscore"', 'scheme = "mcar"', "all of a study have scale='zscore'"),
+        ('scheme = "mcar"', 'scheme = "thin"', "thin hides counts"),
+        ('scheme = "mcar"', 'scheme = "low_coverage"', "name of a dataset with coverage"),
+        ('scheme = "mcar"', 'scheme = "mcar"\nname = "low"', "two splits are called 'low'"),
+        ('scheme = "mcar"', 'scheme = "mcar"\nparams = { max_iter = 3 }', "leave out params"),
+        ('method = "median"', 'method = "median"\nafter = "save"', "cannot 'save' after"),
+        ('splits = ["low"]', 'splits = ["high"]', "no split 'high'; there are: low, mcar"),
+        ('metric = "rmse"\nconf', 'metric = "pearson"\nconf', "metrics that should be low"),
+        ('"middle", "mean"]', '"middel"]', "comparisons.*no configuration 'middel'"),
+        ('columns = { Mean = "mean" }', 'columns = { Mean = "man" }', "published.*no configuration 'man'"),
+        ("rows = { low =", "rows = { lowest =", "published.*no split 'lowest'"),
+        ('low = { Mean = "1.0" }', "low = 1.0", "a row is a table of headings"),
+        ('low = { Mean = "1.0" }', 'low = { Average = "1.0" }', "published.*no column 'Average'"),
+        ("{ ialm = { max_iter = 2 } }", "{ ialm = 2 }", r"\[quick\] methods: ialm must be a table"),
+    ],
+)
+def test_refusals_of_real_values(write, old, new, text):
+    assert BULK.count(old) == 1
+    with pytest.raises(InputError, match=text):
+        find_study(write(BULK.replace(old, new)), quick=True)
+
+
+def test_options_of_real_values_are_refused_with_counts(write):
+    text = FILE.replace('scheme = "thin"', 'scheme = "thin"\ndatasets = ["pbmc68k"]')
+    with pytest.raises(InputError, match="go with scale='zscore'"):
+        find_study(write(text))
 
 
 def test_what_the_papers_need_is_there():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imputome.cli.console import progress
-from imputome.cli.target import checked_target, read_input, split_names
+from imputome.cli.beside import MAX_DRAWS, Table, check_offered, checked_beside, say_complete, write_complete
+from imputome.cli.console import progress, warning_line
+from imputome.cli.target import checked_target, numbers_as_names, read_input, split_names
 
 
 def command(
@@ -31,26 +33,43 @@ def command(
     outputs: Annotated[
         str | None, typer.Option(help="More layers beside the value, where the method has them: variance,lower,upper.")
     ] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="A table for the standard deviation of each imputed value, 0 where observed.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, max=MAX_DRAWS, help="Multiple imputations: as tables beside a table, else as layers.")
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
-    """Impute new cells IN with a saved MODEL and write the result to OUT; genes are matched by name."""
+    """Impute new cells IN with a saved MODEL and write the result to OUT; genes are matched by name.
+
+    A table of real values comes back as the same text, in which nothing is changed but the missing values.
+    """
     from imputome.errors import InputError
     from imputome.fitted import run_model
+    from imputome.intake import inspect_layer
     from imputome.io.models import is_model
-    from imputome.io.stream import check_output
     from imputome.layers import checked_outputs, default_key
     from imputome.methods import load
 
     # all that can be refused is refused before anything is computed
     if is_model(source) and not is_model(model):
         raise InputError(f"MODEL and IN are swapped: imputome apply {source} {model} -o {output}")
-    beside = split_names(outputs)
-    check_output(output, source, overwrite=force, outputs=beside)
+    extra = split_names(outputs)
+    beside = checked_beside(output, source, uncertainty=uncertainty, draws=draws, outputs=extra, force=force)
     estimator = load(model)
-    offered = checked_outputs(estimator, beside)
-    adata = read_input(source, output, genes_in)
+    offered, needed = checked_outputs(estimator, extra), check_offered(beside, estimator)
+    table = Table(source, genes_in or "columns")
+    same = table.keeps_text(output) and genes is None and keep_observed is not False and scale in (None, "input")
+    adata = read_input(source, (output, uncertainty), genes_in, narrow=same)
+    if same and estimator.kind_ == "real":
+        report = inspect_layer(adata, layer)
+        if report.n_nan == report.n_infinite == 0:
+            write_complete(adata, table, output, beside)
+            say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
+            return
     target = checked_target(
         adata,
         output=output,
@@ -60,9 +79,13 @@ def command(
         gene_column=gene_column,
         genes_in=genes_in,
         outputs=offered,
+        beside=beside,
         force=force,
         quiet=quiet,
     )
+    doubt = numbers_as_names(adata, source, genes_in)
+    if doubt is not None and not quiet:
+        warning_line(doubt)
     with progress(f"applying {estimator.name}", quiet=quiet) as show:
         show(0.0, "")
         run = run_model(
@@ -72,7 +95,7 @@ def command(
             gene_column=gene_column,
             keep_observed=keep_observed,
             scale=scale,  # type: ignore[arg-type]
-            outputs=offered,
+            outputs=tuple(dict.fromkeys((*offered, *needed))),
             source=model,
         )
-    target.write(run, keep_observed=keep_observed, as_json=as_json)
+    target.write(replace(run, outputs=offered), keep_observed=keep_observed, as_json=as_json)

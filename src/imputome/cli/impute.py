@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imputome.cli.console import progress
-from imputome.cli.target import checked_target, parse_settings, read_input, split_names
+from imputome.cli.beside import MAX_DRAWS, Table, check_offered, checked_beside, say_complete, write_complete
+from imputome.cli.console import progress, warning_line
+from imputome.cli.target import checked_target, numbers_as_names, parse_settings, read_input, split_names
+from imputome.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from imputome.methods.base import Imputer
+    from imputome.preprocessing.inspect import InputReport
 
 
 def command(
@@ -37,30 +47,70 @@ def command(
     outputs: Annotated[
         str | None, typer.Option(help="More layers beside the value, where the method has them: variance,lower,upper.")
     ] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="A table for the standard deviation of each imputed value, 0 where observed.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, max=MAX_DRAWS, help="Multiple imputations: as tables beside a table, else as layers.")
+    ] = 0,
+    transform: Annotated[
+        str, typer.Option(help="What real values are imputed on: auto, none, asinh, clip or logit.")
+    ] = "auto",
+    shift: Annotated[
+        str | None, typer.Option("--shift-correction", metavar="auto|LAMBDA", help="For values missing because low.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Table of samples whose columns go to obs (.h5ad, .zarr), joined by name.")
+    ] = None,
+    sample_id: Annotated[
+        str | None, typer.Option(help="Column of --samples with the names of the samples (default: the first).")
+    ] = None,
     covariates: Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
-    """Impute IN with a method and write the result to OUT."""
-    from imputome.facade import default_method, inspect_layer, make_estimator, run_method
-    from imputome.io.stream import check_output
+    """Impute IN with a method and write the result to OUT.
+
+    A table of real values comes back as the same text, in which nothing is changed but the missing values.
+    """
+    from imputome.facade import default_method, run_method
+    from imputome.intake import inspect_layer
+    from imputome.io.samples import join_samples
     from imputome.layers import checked_outputs, default_key
 
     # all that can be refused is refused before anything is computed
     if gene_column is not None and genes is None:
         raise typer.BadParameter("it says what --genes names: give --genes too", param_hint="--gene-column")
-    params, beside, report = parse_settings(settings or []), split_names(outputs), None
-    if method is not None:
-        estimator = make_estimator(method, params=params, posterior=posterior, random_state=seed)
-    check_output(output, source, overwrite=force, outputs=beside)
-    adata = read_input(source, output, genes_in)
-    if method is None:
-        report = inspect_layer(adata, layer)
-        method = default_method(report)
-        estimator = make_estimator(method, params=params, posterior=posterior, random_state=seed)
-    offered = checked_outputs(estimator, beside)
+    if sample_id is not None and samples is None:
+        raise typer.BadParameter("it is a column of --samples: give --samples too", param_hint="--sample-id")
+    params, extra = parse_settings(settings or []), split_names(outputs)
+    _check_transform(transform)
+    options: dict[str, Any] = {"params": params, "shift": _shift(shift, params), "posterior": posterior, "seed": seed}
+    estimator = None if method is None else _estimator(method, **options)
+    beside = checked_beside(output, source, uncertainty=uncertainty, draws=draws, outputs=extra, force=force)
+    if estimator is not None:
+        check_offered(beside, estimator)
+    if samples is not None and output.suffix.lower() not in (".h5ad", ".zarr"):
+        raise InputError(f"--samples goes to obs, and the table {output} has none: end it in .h5ad or .zarr")
+    table = Table(source, genes_in or "columns")
+    same = table.keeps_text(output) and genes is None and keep_observed is not False and scale in (None, "input")
+    adata = read_input(source, (output, uncertainty), genes_in, narrow=same)
+    report = inspect_layer(adata, layer)
+    if same and _is_complete(report, estimator):
+        write_complete(adata, table, output, beside)
+        say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
+        return
+    if estimator is None:
+        estimator = _estimator(default_method(report), **options)
+    offered, needed = checked_outputs(estimator, extra), check_offered(beside, estimator)
+    further: dict[str, Any] = {}
+    warnings = []
+    if samples is not None:
+        joined = join_samples(adata, samples, column=sample_id)
+        warnings += joined.lines()
+        further["samples"] = asdict(joined)
     target = checked_target(
         adata,
         output=output,
@@ -70,10 +120,18 @@ def command(
         gene_column=gene_column,
         genes_in=genes_in,
         outputs=offered,
+        beside=beside,
         force=force,
         quiet=quiet,
+        changed=samples is not None,
     )
-    with progress(f"fitting {method}", quiet=quiet) as show:
+    warnings += [text for text in [numbers_as_names(adata, source, genes_in)] if text is not None]
+    if not quiet:
+        for text in warnings:
+            warning_line(text)
+    if "real" in estimator.info.kinds and scale in (None, "input") and (as_json or not quiet):
+        further |= _missingness(adata, layer, report, as_json=as_json)
+    with progress(f"fitting {estimator.name}", quiet=quiet) as show:
         run = run_method(
             adata,
             estimator,
@@ -81,8 +139,73 @@ def command(
             covariates=split_names(covariates) or None,
             keep_observed=keep_observed,
             scale=scale,  # type: ignore[arg-type]
-            outputs=offered,
+            transform=None if transform == "auto" else transform,
+            outputs=tuple(dict.fromkeys((*offered, *needed))),
             report=report,
             progress=show,
         )
-    target.write(run, keep_observed=keep_observed, as_json=as_json)
+    target.write(replace(run, outputs=offered), keep_observed=keep_observed, as_json=as_json, further=further)
+
+
+def _estimator(
+    method: str, *, params: dict[str, Any], shift: float | str | None, posterior: bool | None, seed: int
+) -> Imputer:
+    from imputome.facade import make_estimator
+    from imputome.methods import get
+
+    if shift is not None:
+        if "shift" not in get(method).parameter_defaults():
+            raise InputError(f"{method} has no shift correction: leave --shift-correction out, or choose beta_vae")
+        params = {**params, "shift": shift}
+    return make_estimator(method, params=params, posterior=posterior, random_state=seed)
+
+
+def _shift(text: str | None, params: dict[str, Any]) -> float | str | None:
+    """``auto`` or a number."""
+    if text is None:
+        return None
+    hint = "--shift-correction"
+    if "shift" in params:
+        raise typer.BadParameter("--set shift=... says the same: leave one out", param_hint=hint)
+    if text.lower() == "auto":
+        return "auto"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint=hint)
+    return value
+
+
+def _check_transform(transform: str) -> None:
+    from imputome.preprocessing.link import LINKS
+
+    known = ["auto", "none", *(name for name in LINKS if name != "identity")]
+    if transform not in known:
+        raise typer.BadParameter(f"{transform!r} is not one of {', '.join(known)}", param_hint="--transform")
+
+
+def _is_complete(report: InputReport, estimator: Imputer | None) -> bool:
+    """Whether nothing is missing from a matrix in which only NaN is missing."""
+    real = report.kind == "real" or (estimator is not None and estimator.info.kinds == {"real"})
+    return real and report.n_nan == report.n_infinite == 0
+
+
+def _missingness(adata: AnnData, layer: str | None, report: InputReport, *, as_json: bool) -> dict[str, Any]:
+    """Say what is missing before anything is filled, or give it for the summary."""
+    import numpy as np
+
+    from imputome.methods.base import in_memory
+    from imputome.preprocessing.missingness import missingness
+
+    if report.kind != "real" or report.n_nan == 0 or report.errors:
+        return {}
+    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    dense = X if isinstance(X, np.ndarray) else X.toarray()
+    found = missingness(dense, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
+    if as_json:
+        return {"missingness": found.to_dict()}
+    for line in found.lines():
+        typer.echo(line)
+    return {}

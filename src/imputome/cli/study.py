@@ -19,6 +19,9 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Its small variant, to see that everything runs.")] = False,
     datasets: Annotated[str | None, typer.Option(help="A,B: only these of its datasets.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.")] = None,
+    gc: Annotated[
+        Path | None, typer.Option("--gc", help="CSV of gene and GC content, for studies that hide by it.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; with several, each has one thread.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
@@ -41,6 +44,7 @@ def command(
     chosen = find_study(study, quick=quick)
     chosen = chosen.only(datasets.split(",")) if datasets else chosen
     chosen = chosen if seed is None else replace(chosen, seed=seed)
+    chosen = chosen if gc is None else replace(chosen, gc=str(gc))
     with progress(f"study {chosen.name}", quiet=quiet) as show:
         table = execute(chosen, output, load=load, workers=workers, progress=show)
     files, text = write_results(chosen, table, output)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from imputome.cli.beside import Beside, Table, write_beside
 from imputome.cli.console import print_json, progress, warning_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import numpy as np
     from anndata import AnnData
 
     from imputome.facade import Run
     from imputome.methods.base import Output
+
+_DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,16 @@ class Target:
     genes: np.ndarray | None
     genes_in: str | None
     outputs: tuple[Output, ...]
+    beside: Beside
     force: bool
     quiet: bool
+    changed: bool = False  # whether ``adata`` has what the source has not
 
-    def write(self, run: Run, *, keep_observed: bool | None, as_json: bool) -> None:
-        """Warn, write, and say what was done."""
-        from imputome.io.stream import write_result
+    def write(
+        self, run: Run, *, keep_observed: bool | None, as_json: bool, further: dict[str, Any] | None = None
+    ) -> None:
+        """Warn, write, and say what was done; ``further`` goes into the summary of ``--json``."""
+        from imputome.io.atomic import atomic_path
 
         if not self.quiet:
             for message in run.messages:
@@ -44,27 +55,55 @@ class Target:
         if self.genes is not None:
             provenance["genes"] = [str(name) for name in self.adata.var_names[self.genes]]
             n_genes = len(self.genes)
-        with progress(f"writing {self.output.name}", quiet=self.quiet) as show:
-            write_result(
-                self.output,
-                self.adata,
-                run.imputation,
-                key=self.key,
-                provenance=provenance,
-                genes=self.genes,
-                scale=run.scale,
-                keep_observed=keep_observed,
-                source=self.source,
-                progress=lambda done, total: show(done / total, ""),
-                overwrite=self.force,
-                genes_in=self.genes_in,
-                outputs=self.outputs,
-            )
+        table = Table(self.source, self.genes_in or "columns", self.genes)
+        with ExitStack() as files:
+            if self.beside.uncertainty is not None or self.beside.files:
+                with progress("writing what stands beside", quiet=self.quiet) as show:
+                    write_beside(self.beside, run, table, files, show)
+            with progress(f"writing {self.output.name}", quiet=self.quiet) as show:
+
+                def advance(done: int, total: int) -> None:
+                    show(done / total, "")
+
+                if table.keeps_text(self.output, run):
+                    partial = files.enter_context(atomic_path(self.output))
+                    table.fill(partial, self.output, run, run.imputation, progress=advance)
+                else:
+                    self._write_result(run, keep_observed, provenance, advance)
         if as_json:
-            print_json({"output": str(self.output), "key": self.key, "shape": [n, n_genes], **provenance})
+            summary = {"output": str(self.output), "key": self.key, "shape": [n, n_genes]}
+            print_json({**summary, **self.beside.summary(), **(further or {}), **provenance})
         elif not self.quiet:
             for line in _summary(run, n, n_genes, self.output, self.key):
                 typer.echo(line)
+            for line in self.beside.lines(self.key):
+                typer.echo(line)
+
+    def _write_result(
+        self, run: Run, keep_observed: bool | None, provenance: dict[str, Any], advance: Callable[[int, int], object]
+    ) -> None:
+        import numpy as np
+
+        from imputome.io.stream import write_result
+
+        # these layers are the result's own too, to be removed with it
+        provenance["outputs"] = np.array([*run.outputs, *self.beside.layers], dtype=str)
+        write_result(
+            self.output,
+            self.adata,
+            run.imputation,
+            key=self.key,
+            provenance=provenance,
+            genes=self.genes,
+            scale=run.scale,
+            keep_observed=keep_observed,
+            source=None if self.changed else self.source,
+            progress=advance,
+            overwrite=self.force,
+            genes_in=self.genes_in,
+            outputs=self.outputs,
+            draws=len(self.beside.layers),
+        )
 
 
 def checked_target(
@@ -77,8 +116,10 @@ def checked_target(
     gene_column: str | None,
     genes_in: str | None,
     outputs: tuple[Output, ...],
+    beside: Beside,
     force: bool,
     quiet: bool,
+    changed: bool = False,
 ) -> Target:
     """Refuse a key that is taken, unknown genes, and a result that does not fit the disk."""
     from imputome.facade import gene_positions
@@ -88,16 +129,17 @@ def checked_target(
 
     checked_key(adata, key)
     if output.suffix.lower() in (".h5ad", ".zarr"):
-        check_free(adata, key, outputs, overwrite=force)
+        check_free(adata, key, [*outputs, *beside.layers], overwrite=force)
     asked = None if genes is None else gene_list(genes)
     wanted = None if asked is None else gene_positions(adata, asked, column=gene_column)
     if asked is not None and wanted is not None and len(wanted) > len(set(asked)) and not quiet:
         warning_line(f"{len(wanted)} genes have the {len(set(asked))} names given: all of them are written")
-    if output.suffix.lower() == ".parquet":
+    tables = [output, *(path for _, path in beside.files), *([beside.uncertainty] if beside.uncertainty else [])]
+    if any(path.suffix.lower() == ".parquet" for path in tables):
         check_parquet_names(adata, genes_in or "columns", wanted)
     n_genes = adata.n_vars if wanted is None else len(wanted)
-    check_space(output, adata.n_obs, n_genes, bytes_per_value=4 * (1 + len(outputs)))
-    return Target(output, source, adata, key, wanted, genes_in, outputs, force, quiet)
+    check_space(output, adata.n_obs, n_genes, bytes_per_value=4 * (1 + len(outputs) + beside.matrices))
+    return Target(output, source, adata, key, wanted, genes_in, outputs, beside, force, quiet, changed)
 
 
 def _summary(run: Run, n: int, n_genes: int, output: Path, key: str) -> list[str]:
@@ -124,13 +166,36 @@ def ending(run: Run) -> str:
     return text or "no iteration needed"
 
 
-def read_input(source: Path, output: Path, genes_in: str | None) -> AnnData:
-    """The input; a table may be written from one that is none, and ``genes_in`` then says how to write it."""
+def read_input(source: Path, outputs: Iterable[Path | None], genes_in: str | None, *, narrow: bool) -> AnnData:
+    """The input; a table may be written from one that is none, and ``genes_in`` then says how to write it.
+
+    With ``narrow``, a table with missing values is read in float32, for its text is kept where nothing is missing.
+    """
+    import numpy as np
+
     from imputome.io.anndata import read
+    from imputome.io.tables import check_genes_in, read_table, table_suffix
+
+    if narrow and source.is_file():
+        check_genes_in(genes_in)
+        return read_table(source, genes_in=genes_in, dtype=np.float32)
+    out = any(path is not None and table_suffix(path) is not None for path in outputs)
+    return read(source, genes_in=None if out and table_suffix(source) is None else genes_in)
+
+
+def numbers_as_names(adata: AnnData, source: Path, genes_in: str | None) -> str | None:
+    """The warning that the first column of a table looks like values and was taken for names."""
     from imputome.io.tables import table_suffix
 
-    only_out = table_suffix(output) is not None and table_suffix(source) is None
-    return read(source, genes_in=None if only_out else genes_in)
+    if table_suffix(source) is None:
+        return None
+    names = adata.var_names if genes_in == "rows" else adata.obs_names
+    if not all(_DECIMAL.fullmatch(name) for name in names):
+        return None
+    return (
+        f"the first column of {source} ({', '.join(names[:3])}, ...) is taken for names and looks like values: if the "
+        "table has no names, put a column of them in front"
+    )
 
 
 def gene_list(text: str) -> list[str]:

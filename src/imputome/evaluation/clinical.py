@@ -187,6 +187,24 @@ def _newton(x: np.ndarray, deaths: _Deaths) -> tuple[np.ndarray, np.ndarray]:
     return np.where(np.isfinite(information), beta, np.nan), information
 
 
+def clinical_coefficients(
+    *, values: np.ndarray, grade: Any = None, time: np.ndarray | None = None, event: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What `spearman_with_grade` and `cox_univariate` say of every gene, as far as the columns are there.
+
+    Returns
+    -------
+    ``"spearman"`` -> rho, with a grade; ``"cox"`` -> coefficient, with time and event; each (G,). `concordance_index`
+    compares those of the truth with those of what was imputed.
+    """
+    found = {}
+    if grade is not None:
+        found["spearman"] = spearman_with_grade(values=values, grade=grade).rho
+    if time is not None and event is not None:
+        found["cox"] = cox_univariate(values=values, time=time, event=event).coef
+    return found
+
+
 def concordance_index(*, truth: np.ndarray, prediction: np.ndarray) -> float:
     """Share of pairs that the prediction puts in the order of the truth; 1 is perfect, 0.5 chance.
 

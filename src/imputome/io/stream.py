@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.io.atomic import atomic_path
+from imputome.io.beside import Drawn, draw_names
 from imputome.io.stores import opened, same_names
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
 
@@ -108,6 +109,7 @@ def write_result(
     overwrite: bool = False,
     genes_in: str | None = None,
     outputs: Sequence[Output] = (),
+    draws: int = 0,
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
@@ -139,6 +141,8 @@ def write_result(
         Orientation of a table, ``"columns"`` unless given; the other formats have only one and ignore it.
     outputs
         What is written beside the value; a table has no room for it.
+    draws
+        Number of multiple imputations in ``layers["<key>_draw01"]`` and so on; a table has no room for them either.
 
     Raises
     ------
@@ -147,8 +151,9 @@ def write_result(
         more outputs than the value.
     """
     path = Path(path)
-    names = layer_names(key, outputs)
-    check_output(path, source, overwrite=overwrite, outputs=outputs)
+    drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
+    names = layer_names(key, [*outputs, *drawn])
+    check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
     if imputation.shape != adata.shape:
         raise InputError(f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)")
     genes = None if genes is None else np.asarray(genes)
@@ -179,7 +184,7 @@ def write_result(
             _copy(Path(source), partial)
         with opened(partial, "r+") as root:
             _add(root, imputation, key, provenance, genes)
-            _stream_layers(root, imputation, names, options, progress, _CHUNK_BYTES[store])
+            _stream_layers(root, imputation, names, drawn, options, progress, _CHUNK_BYTES[store])
 
 
 def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any], genes: np.ndarray | None) -> None:
@@ -207,6 +212,7 @@ def _stream_layers(
     root: Any,
     imputation: Imputation,
     names: dict[Any, str],
+    drawn: Mapping[str, Drawn],
     options: dict[str, Any],
     progress: Callable[[int, int], object] | None,
     chunk_bytes: int,
@@ -230,7 +236,10 @@ def _stream_layers(
     for start in range(0, n, step):
         stop = min(start + step, n)
         for output, layer in made.items():
-            values = imputation.rows(slice(start, stop), output=output, **options)
+            if output in drawn:
+                values = drawn[output].rows(slice(start, stop), genes=options["genes"])
+            else:
+                values = imputation.rows(slice(start, stop), output=output, **options)
             layer[start:stop] = np.asarray(values, dtype=np.float32)
         if progress is not None:
             progress(stop, n)

@@ -6,23 +6,23 @@ A table does not say where its genes are, so ``genes_in`` does: ``"columns"`` (o
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from imputome.errors import InputError, missing_extra
 from imputome.io.atomic import atomic_path
+from imputome.io.text import numbers, read_text, text_writer
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from imputome.io.beside import Shown
     from imputome.methods.base import Imputation, Output
     from imputome.preprocessing.counts import Scale
 
@@ -51,16 +51,19 @@ def check_genes_in(genes_in: str | None) -> None:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-def read_table(path: str | Path, *, genes_in: str | None) -> AnnData:
+def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floating[Any]] = np.float64) -> AnnData:
     """Read a table of numbers with names on both sides.
 
     Parameters
     ----------
     path
         ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
-        ``.parquet`` with the row names in its pandas index, else in its first column of strings.
+        ``.parquet`` with the row names in its pandas index, else in its first column of strings. Text whose first lines
+        another of comma, semicolon and tab splits alike is taken to be separated by that.
     genes_in
         ``"columns"`` or ``"rows"``.
+    dtype
+        ``np.float32`` halves the memory of text with missing values; see `imputome.io.text.read_text`.
 
     Returns
     -------
@@ -80,103 +83,38 @@ def read_table(path: str | Path, *, genes_in: str | None) -> AnnData:
         raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table")
+    turned = genes_in == "rows"
     if suffix == ".parquet":
         row_names, column_names, frame = _parquet_frame(path)
+        if frame.shape[0] == 0 or frame.shape[1] == 0:
+            raise InputError(
+                f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
+            )
+        values = numbers(frame, column_names, path)
+        values = np.ascontiguousarray(values.T if turned else values)
     else:
-        row_names, column_names, frame = _text_frame(path, "," if suffix.startswith(".csv") else "\t")
-    if frame.shape[0] == 0 or frame.shape[1] == 0:
-        raise InputError(
-            f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
-        )
-    values = _numbers(frame, column_names, path)
-    return _to_anndata(values, row_names, column_names, genes_in == "rows")
+        row_names, column_names, values = read_text(path, own_separator(suffix), turned=turned, dtype=dtype)
+    return _to_anndata(values, *((column_names, row_names) if turned else (row_names, column_names)))
 
 
-def _to_anndata(values: np.ndarray, row_names: list[str], column_names: list[str], genes_in_rows: bool) -> AnnData:
+def own_separator(suffix: str) -> str:
+    """What the name of a text table promises."""
+    return "," if suffix.startswith(".csv") else "\t"
+
+
+def _to_anndata(values: np.ndarray, obs_names: list[str], var_names: list[str]) -> AnnData:
     import pandas as pd
     import scipy.sparse as sp
     from anndata import AnnData
 
-    if genes_in_rows:
-        values, row_names, column_names = values.T, column_names, row_names
-    X: Any = np.ascontiguousarray(values)
+    X: Any = values
     # a NaN fails every one of these comparisons, so tables with missing values stay dense
     if np.count_nonzero(values) * 2 < values.size and values.min() >= 0 and bool((values == np.rint(values)).all()):
         X = sp.csr_matrix(values, dtype=np.float32 if values.max() < 2**24 else np.float64)
-    obs, var = (pd.DataFrame(index=pd.Index(names, dtype=object)) for names in (row_names, column_names))
+    obs, var = (pd.DataFrame(index=pd.Index(names, dtype=object)) for names in (obs_names, var_names))
     with warnings.catch_warnings():  # duplicates stay as they are here and are reported when the input is inspected
         warnings.filterwarnings("ignore", message=".*names are not unique")
         return AnnData(X, obs=obs, var=var)
-
-
-def _numbers(frame: pd.DataFrame, names: list[str], path: Path) -> np.ndarray:
-    """The float64 values of ``frame``, or an error that names the first column that is not numeric."""
-    import pandas as pd
-
-    for position, dtype in enumerate(frame.dtypes):
-        if dtype.kind in "iuf":
-            continue
-        column = frame.iloc[:, position].astype(object)
-        bad = column.notna()
-        if dtype.kind != "b":
-            bad &= pd.to_numeric(column, errors="coerce").isna()
-        if bad.any():
-            raise InputError(
-                f"column {names[position]!r} of {path} holds {column[bad].iloc[0]!r}, not a number: "
-                "take the column out of the table, or leave missing values empty or NA"
-            )
-    # numbers that came as objects (decimals, nulls only) go through pandas; the rest is one plain conversion
-    if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
-        return frame.to_numpy(dtype=np.float64)
-    return frame.apply(pd.to_numeric).to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _text_frame(path: Path, separator: str) -> tuple[list[str], list[str], pd.DataFrame]:
-    import zlib
-
-    import pandas as pd
-
-    try:
-        with _open_text(path) as handle:
-            # the header is read apart because pandas would rename duplicated columns
-            header = next(csv.reader(handle, delimiter=separator), None)
-            if not header:
-                raise InputError(f"{path} is empty")
-            # the default way to parse a float is faster and off by one in the last place
-            frame = pd.read_csv(
-                handle,
-                sep=separator,
-                header=None,
-                low_memory=False,
-                converters={0: str},
-                float_precision="round_trip",
-            )
-        width = frame.shape[1]
-        if width < 2:
-            raise InputError(f"{path} has one column when split at {separator!r}: is that its separator?")
-        # pandas fills short lines up with NaN, which would turn a truncated file into missing values
-        if len(header) not in (width, width - 1) or (frame.iloc[:, -1].isna().any() and _ragged(path, separator)):
-            raise InputError(f"{path} is ragged: its lines have different numbers of fields, so it may be truncated")
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path} is empty: it has no line of values") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path} cannot be read as a table, it is ragged or damaged: {reason}") from error
-    names = [str(name) for name in frame.pop(0)]
-    # R's write.table leaves out the corner, so that the header is one field shorter than the lines
-    return names, header[1:] if len(header) == width else header, frame
-
-
-def _ragged(path: Path, separator: str) -> bool:
-    with _open_text(path) as handle:
-        lines = csv.reader(handle, delimiter=separator)
-        next(lines)
-        return len({len(line) for line in lines if line}) > 1
-
-
-def _open_text(path: Path) -> io.TextIOWrapper:
-    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
@@ -241,12 +179,26 @@ def write_table(
     """
     path = Path(path)
     check_genes_in(genes_in)
-    suffix = table_suffix(path)
-    if suffix is None:
+    if table_suffix(path) is None:
         raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
-    genes = np.arange(imputation.shape[1]) if genes is None else np.asarray(genes)
-    cells, gene_names = [str(name) for name in imputation.obs_names], [str(n) for n in imputation.var_names[genes]]
-    options: dict[str, Any] = {"scale": scale, "keep_observed": keep_observed, "output": output}
+    options = {"scale": scale, "keep_observed": keep_observed, "output": output}
+    with atomic_path(path) as partial:
+        fill_table(partial, imputation, genes=genes, genes_in=genes_in, options=options, progress=progress)
+
+
+def fill_table(
+    partial: Path,
+    shown: Shown,
+    *,
+    genes: Any = None,
+    genes_in: str = "columns",
+    options: Mapping[str, Any] = MappingProxyType({}),
+    progress: Progress | None = None,
+) -> None:
+    """`write_table` of any matrix that is made in blocks, ``options`` for its ``rows``; the caller moves the file."""
+    suffix = table_suffix(partial) or ""
+    genes = np.arange(shown.shape[1]) if genes is None else np.asarray(genes)
+    cells, gene_names = [str(name) for name in shown.obs_names], [str(n) for n in shown.var_names[genes]]
     by_gene = genes_in == "rows"
     row_names, column_names = (gene_names, cells) if by_gene else (cells, gene_names)
     block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES
@@ -256,22 +208,21 @@ def write_table(
         for start in range(0, len(row_names), step):
             stop = min(start + step, len(row_names))
             if by_gene:
-                values = imputation.rows(slice(None), genes=genes[start:stop], **options).T
+                values = shown.rows(slice(None), genes=genes[start:stop], **options).T
             else:
-                values = imputation.rows(slice(start, stop), genes=genes, **options)
+                values = shown.rows(slice(start, stop), genes=genes, **options)
             yield row_names[start:stop], values
             if progress is not None:
                 progress(stop, len(row_names))
 
-    with atomic_path(path) as partial:
-        if suffix == ".parquet":
-            _write_parquet(partial, column_names, blocks())
-        else:
-            _write_text(partial, "," if suffix.startswith(".csv") else "\t", column_names, blocks())
+    if suffix == ".parquet":
+        _write_parquet(partial, column_names, blocks())
+    else:
+        _write_text(partial, own_separator(suffix), column_names, blocks())
 
 
 def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
-    with _text_writer(path) as handle:
+    with text_writer(path) as handle:
         writer = csv.writer(handle, delimiter=separator, lineterminator="\n")
         writer.writerow(["index", *columns])
         rows = max(1, 2**13 // len(columns))
@@ -281,23 +232,6 @@ def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator
             for k in range(0, len(names), rows):
                 texts = values[k : k + rows].astype(str).tolist()
                 writer.writerows([name, *row] for name, row in zip(names[k : k + rows], texts, strict=True))
-
-
-def _text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
-    if not path.name.lower().endswith(".gz"):
-        return path.open("w", encoding="utf-8", newline="")
-    return _gzip_writer(path)
-
-
-@contextmanager
-def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
-    # no name and no time in the gzip header: the same table gives the same bytes
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as handle,
-    ):
-        yield handle
 
 
 def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None) -> None:

@@ -12,7 +12,7 @@ from imputome.methods.registry import METHODS
 __all__ = ["DEFAULT", "get", "info", "load", "names"]
 
 # the method for those who name none, by kind of data, and one for counts that needs no extra
-DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder"}
+DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder", "real": "gaussian_copula"}
 WITHOUT_EXTRAS = "gene_mean_posterior"
 
 

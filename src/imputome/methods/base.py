@@ -56,6 +56,7 @@ class MethodInfo:
     stochastic : whether the result depends on ``random_state``.
     control : whether it is a control, that is, a bar that other methods have to clear.
     covariates : whether it uses `Data.covariates`.
+    draws : whether its results can be drawn from, for multiple imputations (`Imputation.draw`).
     """
 
     name: str
@@ -70,6 +71,7 @@ class MethodInfo:
     stochastic: bool = False
     control: bool = False
     covariates: bool = False
+    draws: bool = False
 
 
 class Imputer(ABC):

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from imputome.studies.results import costs
-from imputome.studies.spec import Claim, Study
-from imputome.studies.tables import PLACE, markdown_row, values_by_configuration
+from imputome.studies.study import Claim, Study
+from imputome.studies.tables import PLACE, half_interval, markdown_row, values_by_configuration
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.95  # of the intervals
 COLUMNS = [
     *("claim", "dataset", "scheme", "metric", "held", "estimate", "se", "n", "evidence", "beats_control", "spread")
 ]
@@ -36,13 +35,14 @@ class Paired(NamedTuple):
 
 
 def judge(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each claim, dataset and way of hiding values that has the claim's metric.
+    """One row for each claim and each dataset and way of hiding values that it is about and that has its metric.
 
     ``held`` is ``"yes"``, ``"no"``, ``"unclear"`` or ``"collapsed"``: yes, but by a network that gives one profile for
     all cells in half of the seeds or more, and so has learned nothing of any cell. A comparison is of the same seeds:
     it holds if the 95 % interval (Student's t) of the mean difference lies above 0, fails if it lies below, and one
     seed decides nothing. A curve is monotone if its last value is lower than its first and no step rises, both in that
-    sense. The other kinds hold, or fail, if they do so for every seed.
+    sense. What is similar holds if the interval of the mean relative difference lies within the claimed share, and
+    fails if it lies outside. The other kinds hold, or fail, if they do so for every seed.
 
     Columns beside: claim, dataset, scheme, metric, ``estimate`` (of a comparison: by how much the first is better, in
     the metric's unit; of a curve its fall; else the mean of what is claimed to be large or small), ``se`` (standard
@@ -53,10 +53,13 @@ def judge(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
     values = values_by_configuration(study, table)
     rows: list[dict[str, Any]] = []
+    labels = {subset.label: subset.name for subset in study.datasets}
     for place, part in values.groupby(PLACE, sort=False, dropna=False):
         wide = part.pivot_table(index="trial", columns=["metric", "configuration"], values="value")
         for claim in study.claims:
-            if claim.metric not in set(part["metric"]):
+            elsewhere = claim.splits and place[1] not in claim.splits
+            elsewhere = elsewhere or (claim.datasets and labels[place[0]] not in claim.datasets)
+            if elsewhere or claim.metric not in set(part["metric"]):
                 continue
             row = {"claim": claim.text, "dataset": place[0], "scheme": place[1], "metric": claim.metric}
             needed = [metric for metric in (claim.metric, claim.reference) if metric]
@@ -74,16 +77,14 @@ def judge(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
 def paired(improvement: np.ndarray) -> Paired:
     """What differences over seeds say about their mean; those that are not finite leave it open."""
-    from scipy.stats import t
-
     n = len(improvement)
     if n == 0 or not np.isfinite(improvement).all():
         return Paired(math.nan, math.nan, n, "unclear")
     mean = float(improvement.mean())
     if n == 1:
         return Paired(mean, math.nan, n, "unclear")
-    se = float(improvement.std(ddof=1) / math.sqrt(n))
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * se
+    sd = float(improvement.std(ddof=1))
+    se, half = sd / math.sqrt(n), half_interval(sd, n)
     return Paired(mean, se, n, "yes" if mean > half else "no" if mean < -half else "unclear")
 
 
@@ -94,7 +95,24 @@ def _better(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
     if math.isnan(found.mean):
         return _row(found, f"{evidence}: not finite in every seed")
     evidence += f": {'better' if found.mean >= 0 else 'worse'} by {abs(found.mean):.3g}"
-    return _row(found, evidence if math.isnan(found.se) else f"{evidence} ± {found.se:.2g}")
+    evidence += "" if math.isnan(found.se) else f" ± {found.se:.2g}"
+    if claim.value:
+        beyond = _compare(wide, claim.metric, *claim.configurations, margin=claim.value)
+        found = found._replace(verdict=beyond.verdict)
+        evidence += f", that is {1 - first.mean() / second.mean():.2%}; {claim.value:.0%} or more is claimed"
+    return _row(found, evidence)
+
+
+def _similar(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+    pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
+    found = paired(pair[:, 0] / pair[:, 1] - 1)
+    evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {found.mean:+.2%}"
+    if math.isnan(found.se):
+        return _row(found._replace(verdict="unclear"), evidence)
+    half = half_interval(found.se * math.sqrt(found.n), found.n)
+    within, outside = abs(found.mean) + half <= claim.value, abs(found.mean) - half > claim.value
+    verdict = "yes" if within else "no" if outside else "unclear"
+    return _row(found._replace(verdict=verdict), f"{evidence} ± {found.se:.2%}; {claim.value:.0%} or less is claimed")
 
 
 def _at_least(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
@@ -119,7 +137,7 @@ def _close(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
     return _each(change <= claim.value, change, f"changed by {_mean(change)}, {claim.value:g} or less")
 
 
-JUDGES = {"better": _better, "at_least": _at_least, "monotone": _monotone, "close": _close}
+JUDGES = {"better": _better, "at_least": _at_least, "monotone": _monotone, "close": _close, "similar": _similar}
 
 
 def _beside(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
@@ -139,11 +157,11 @@ def _collapsed(claim: Claim, wide: pd.DataFrame) -> bool:
     return column in wide and bool(wide[column].mean() >= 0.5)
 
 
-def _compare(wide: pd.DataFrame, metric: str, first: str, second: str) -> Paired:
-    """By how much the first is better, over the seeds that both have."""
+def _compare(wide: pd.DataFrame, metric: str, first: str, second: str, *, margin: float = 0.0) -> Paired:
+    """By how much the first is better than all but ``margin`` of the second, over the seeds that both have."""
     both = wide[[(metric, first), (metric, second)]].dropna(how="any")
     costs_of = [np.asarray(costs(both[metric, name], metric), dtype=np.float64) for name in (first, second)]
-    return paired(costs_of[1] - costs_of[0])
+    return paired((1 - margin) * costs_of[1] - costs_of[0])
 
 
 def _each(fulfilled: np.ndarray, values: np.ndarray, claimed: str) -> dict[str, Any]:

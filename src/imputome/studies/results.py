@@ -22,7 +22,10 @@ KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "tria
 COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # downstream scores beside the metrics: all of them are better the higher they are
-HIGHER = ("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr")
+HIGHER = (
+    *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
+    *("spearman_concordance", "cox_concordance"),
+)
 
 
 class Journal:

@@ -62,11 +62,15 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named dataset with the labels that downstream analyses need."""
+    """A named dataset with the labels that downstream analyses need.
+
+    ``clinical`` has columns of numbers, a row's each: ``grade``, and ``time`` and ``event`` (NaN: not known).
+    """
 
     name: str
     data: Data
     labels: np.ndarray | None = None
+    clinical: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def parse_method(text: str) -> MethodSpec:
@@ -137,11 +141,11 @@ def run_study(
     journal = None if output is None else Journal(Path(output))
     earlier = [] if journal is None else journal.rows()
     rows = [row for row in earlier if row["status"] == "ok"]  # what failed is tried again
-    done = {_key(row) for row in rows}
+    done = {key_of(row) for row in rows}
     clock = _Clock(progress, len(datasets) * len(dict.fromkeys(fractions)) * len(trials))
     for dataset in datasets:
         data = _published(dataset.data) if protocol == "as_published" else dataset.data
-        specs = _with_controls(wanted, data.kind)
+        specs = with_controls(wanted, data.kind)
         label = f"{scheme} (leaky)" if protocol == "as_published" else scheme
         story = {
             "shape": data.shape,
@@ -160,7 +164,7 @@ def run_study(
                 base: dict[str, Any] = {"dataset": dataset.name, "scheme": label}
                 base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
                 keys = [{**base, **_named(spec, story)} for spec in specs]
-                todo = [(spec, key) for spec, key in zip(specs, keys, strict=True) if _key(key) not in done]
+                todo = [(spec, key) for spec, key in zip(specs, keys, strict=True) if key_of(key) not in done]
                 clock.part_begins(len(todo))
                 if not todo:
                     continue
@@ -171,7 +175,7 @@ def run_study(
                     found = _rows_of(spec, split, dataset, downstream, trial_seed, scale, details)
                     new = [{**key, **row} for row in found]
                     rows.extend(new)
-                    done.add(_key(key))
+                    done.add(key_of(key))
                     if journal is not None:
                         journal.append(new)
                     clock.step()
@@ -187,7 +191,7 @@ def _named(spec: MethodSpec, story: dict[str, Any]) -> dict[str, str]:
     return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(story, default=str)}
 
 
-def _key(row: dict[str, Any]) -> tuple[str, ...]:
+def key_of(row: dict[str, Any]) -> tuple[str, ...]:
     """What a computation is known by, the same before and after it went through a file."""
     return tuple(str(float(row[name])) if name == "fraction" else str(row[name]) for name in KEY)
 
@@ -205,14 +209,14 @@ def _rows_of(
     begun = time.perf_counter()
     common: dict[str, Any] = {"peak_bytes": 0, "status": "ok", "reason": ""}
     try:
-        with _peak_memory() as peak:
+        with peak_memory() as peak:
             result = _impute(spec, split, seed)
         common |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak()}
         common["reason"] = "" if result.status.converged else result.status.message
         scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
         scores |= _downstream(result, split, dataset, downstream, seed)
         if details:
-            scores |= _numbers(result.status.details)
+            scores |= numbers_of(result.status.details)
         for name, value in scores.items():
             yield {"metric": name, "value": float(value), **common}
     except Exception as error:  # whatever a method does, the study goes on and the table says what happened
@@ -242,7 +246,7 @@ def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
     return result
 
 
-def _numbers(details: dict[str, Any]) -> dict[str, float]:
+def numbers_of(details: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in details.items() if isinstance(value, int | float | np.number)}
 
 
@@ -312,7 +316,7 @@ def _check(
         raise InputError("the downstream analysis 'de' is for counts: leave it out for real values")
 
 
-def _with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
+def with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
     """The methods and, before them, the controls that are not among them."""
     for spec in wanted:
         kinds = {"counts"} if spec.name in BARS else info(spec.name).kinds
@@ -334,7 +338,7 @@ def _published(data: Data) -> Data:
 
 
 @contextmanager
-def _peak_memory() -> Iterator[Callable[[], int]]:
+def peak_memory() -> Iterator[Callable[[], int]]:
     """Largest resident size of the process while the block runs, sampled; 0 where the system does not tell."""
     largest, stop = [0], threading.Event()
     page = os.sysconf("SC_PAGE_SIZE")

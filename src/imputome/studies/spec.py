@@ -39,7 +39,32 @@
     [quick]                             # what is different with `--quick`
     trials = 1
     datasets = [{ name = "pbmc68k", max_cells = 150 }]
-    params = { max_epochs = 2 }
+    params = { max_epochs = 2 }         # of every configuration
+    methods = { zipo = { max_epochs = 2 } }  # of the configurations of one method
+
+For real values, where the splits of a trial share their rows and their fits (`imputome.studies.trial`)::
+
+    spread = "interval"                 # in tables: 95 % intervals of means; else "sd", over trials
+    gc = "gc.csv"                       # GC content by gene, for high_gc; a path from the folder of the file
+
+    [[datasets]]
+    name = "tcga_gbmlgg_zscore_1544g"
+    transform = "asinh"                 # of the values, for good: see `imputome.preprocessing.link`
+    labels = "ceccarelli_study"         # column of obs that stratifies the rows
+    clinical = { grade = "ceccarelli_grade", time = "survival_months", event = "dead" }  # columns of obs
+    max_features = 40                   # drawn at random, by the seed
+
+    [[splits]]                          # all with scale = "zscore"
+    name = "5 % lowest"                 # in tables; else the scheme's
+    scheme = "low_values"
+    fraction = 0.5
+    scale = "zscore"
+    options = { quantile = 0.05 }       # of the scheme
+    datasets = ["tcga_gbmlgg_zscore_1544g"]  # only on these
+    coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn from
+
+    [[comparisons]]                     # Wilcoxon tests, see `imputome.studies.comparisons`
+    [[published]]                       # a paper's table: see `imputome.studies.study.Published`
 
 The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is another thing: Optuna's.)
 """
@@ -49,126 +74,34 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from imputome.errors import InputError
-from imputome.evaluation.splits import SCHEMES
-from imputome.methods import get, names
-from imputome.methods.parameters import check_parameters
-from imputome.studies.bars import BARS
-from imputome.studies.runner import CONTROLS, MethodSpec
+from imputome.studies.check import check_study
+from imputome.studies.runner import MethodSpec
+from imputome.studies.study import (
+    Claim,
+    Comparison,
+    Configuration,
+    Hiding,
+    Published,
+    Study,
+    Subset,
+)
 
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
-ClaimKind = Literal["better", "at_least", "monotone", "close"]
+PARTS = {
+    "datasets": Subset,
+    "splits": Hiding,
+    "claims": Claim,
+    "comparisons": Comparison,
+    "published": Published,
+}  # tables of a file, each there any number of times
 WORDS = {str: "a text", int: "an integer", float: "a number", dict: "a table", tuple: "a list"}
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A dataset and the part of it that a study takes; see the module."""
-
-    name: str
-    max_cells: int | None = None
-    min_genes: int = 0
-    min_cells: int = 0
-    n_top_genes: int | None = None
-
-    @property
-    def label(self) -> str:
-        """Name in the results, which says what was left of the dataset."""
-        cells = None if self.max_cells is None else f"at most {self.max_cells} cells"
-        genes = None if self.n_top_genes is None else f"{self.n_top_genes} variable genes"
-        parts = [part for part in (cells, genes) if part]
-        return f"{self.name} ({', '.join(parts)})" if parts else self.name
-
-
-@dataclass(frozen=True)
-class Hiding:
-    """One way of hiding values; see the module."""
-
-    scheme: str
-    fraction: float | None = None
-    scale: str = "counts"
-    params: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A method with parameters, under the name that tables and claims know it by."""
-
-    name: str
-    spec: MethodSpec
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement that results can bear out or not; see `imputome.studies.claims`.
-
-    Attributes
-    ----------
-    text : the statement.
-    kind : ``"better"``: ``configurations`` has two, and the first is better than the second in ``metric``;
-        ``"at_least"``: ``metric`` of the one is ``value`` or more; ``"monotone"``: ``metric`` never rises along them;
-        ``"close"``: ``metric`` of the one lies within the share ``value`` of its ``reference``, another metric.
-    metric : what is looked at; only splits that have it count.
-    configurations : their names.
-    control : for ``"better"``: whether the first also beats this control is told beside.
-    """
-
-    text: str
-    kind: ClaimKind
-    metric: str
-    configurations: tuple[str, ...]
-    value: float = 0.0
-    reference: str = ""
-    control: str = ""
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study as read from a file; see the module."""
-
-    name: str
-    title: str
-    datasets: tuple[Subset, ...]
-    splits: tuple[Hiding, ...]
-    configurations: tuple[Configuration, ...]
-    claims: tuple[Claim, ...] = ()
-    controls: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-    paper: str = ""
-    trials: int = 1
-    seed: int = 0
-
-    def specs(self, split: Hiding) -> dict[str, MethodSpec]:
-        """Name -> method and parameters under ``split``; equal ones have several names."""
-        method = self.configurations[0].spec.name
-        return {
-            name: replace(spec, params={**spec.params, **split.params}) if spec.name == method else spec
-            for name, spec in ((configuration.name, configuration.spec) for configuration in self.configurations)
-        }
-
-    def names_of_rows(self, split: Hiding) -> dict[tuple[str, str], list[str]]:
-        """(method, parameters) as they stand in results -> names here; a control is called by its method's name."""
-        found: dict[tuple[str, str], list[str]] = {}
-        controls = {name: MethodSpec(name) for name in (*itertools.chain(*CONTROLS.values()), *self.controls)}
-        for name, spec in {**controls, **self.specs(split)}.items():
-            found.setdefault((spec.label, spec.parameters), []).append(name)
-        return found
-
-    def only(self, wanted: Iterable[str]) -> Study:
-        """The study on some of its datasets."""
-        wanted = list(wanted)
-        known = [subset.name for subset in self.datasets]
-        unknown = [name for name in wanted if name not in known]
-        if unknown or not wanted:
-            missing = unknown[0] if unknown else ""
-            raise InputError(f"the study {self.name} has no dataset {missing!r}: choose of {', '.join(known)}")
-        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in wanted))
 
 
 def known_studies() -> dict[str, str]:
@@ -202,6 +135,8 @@ def find_study(name: str, *, quick: bool = False) -> Study:
         raise InputError(f"there is no study file {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the study file {path} cannot be read as TOML: {error}") from error
+    if content.get("gc"):
+        content["gc"] = str(path.parent / str(content["gc"]))
     try:
         return _study(path.stem, content, quick)
     except InputError as error:
@@ -211,21 +146,21 @@ def find_study(name: str, *, quick: bool = False) -> Study:
 # -- from the file's tables --------------------------------------------------------------------------------------------
 def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
     change = content.pop("quick", {})
-    _known_keys("[quick]", change, ("trials", "datasets", "params"))
+    _known_keys("[quick]", change, ("trials", "datasets", "params", "methods"))
     if quick:
         if not change:
             raise InputError("there is no table [quick] that says what its small variant is")
         content = {**content, **{key: change[key] for key in ("trials", "datasets") if key in change}}
     common, base = content.pop("common", {}), content.pop("base", None)
     factors, extra = content.pop("factors", []), content.pop("configurations", [])
-    last = change.get("params", {}) if quick else {}
+    last = change if quick else {}
     if not isinstance(base, dict):
         raise InputError("the table [base] is missing: the method that the others are variations of")
     content["configurations"] = _configurations(base, common, factors, extra, last)
-    for key, kind in (("datasets", Subset), ("splits", Hiding), ("claims", Claim)):
+    for key, kind in PARTS.items():
         content[key] = [_made(f"[[{key}]]", kind, table) for table in content.get(key, [])]
     study: Study = _made("the study", Study, {"name": name, **content})
-    _check(study)
+    check_study(study)
     return study
 
 
@@ -240,7 +175,9 @@ def _configurations(
     if "method" not in base:
         raise InputError('[base]: the method is missing, as in method = "zipo"')
     method, own, after = str(base["method"]), base.get("params", {}), base.get("after", "")
-    for where, params in (("[common]", common), ("[base] params", own), ("[quick] params", last)):
+    everywhere, by_method = last.get("params", {}), last.get("methods", {})
+    settings = {"[common]": common, "[base] params": own, "[quick] params": everywhere, "[quick] methods": by_method}
+    for where, params in {**settings, **{f"[quick] methods: {name}": by_method[name] for name in by_method}}.items():
         _known_keys(where, params, params)
     tables: list[dict[str, Any]] = [{"name": BASE}]
     for factor in factors:
@@ -263,66 +200,16 @@ def _configurations(
             raise InputError("[[configurations]]: one has no name")
         _known_keys(f"params of {table['name']!r}", table.get("params", {}), table.get("params", {}))
         same = table.get("method", method) == method
-        params = {**common, **(own if same else {}), **table.get("params", {}), **last}
+        name = table.get("method", method)
+        params = {**common, **(own if same else {}), **table.get("params", {})}
+        params |= {**everywhere, **by_method.get(name, {})}
         spec = MethodSpec(
-            table.get("method", method),
+            name,
             {key: _parameter(value) for key, value in params.items()},
             table.get("after", after if same else ""),
         )
         found.append(Configuration(table["name"], spec))
     return found
-
-
-def _check(study: Study) -> None:
-    for what in ("datasets", "splits"):
-        if not getattr(study, what):
-            raise InputError(f"[[{what}]]: at least one is needed")
-    if study.trials < 1 or study.seed < 0:
-        raise InputError(f"trials={study.trials} must be at least 1, and seed={study.seed} not negative")
-    labels = [subset.label for subset in study.datasets]
-    known = [configuration.name for configuration in study.configurations]
-    for what, given in (("datasets", labels), ("configurations", known)):
-        twice = [name for name in given if given.count(name) > 1]
-        if twice:
-            raise InputError(f"two {what} are called {twice[0]!r}: give each a name of its own")
-    for subset in study.datasets:
-        for limit in (subset.max_cells, subset.n_top_genes):
-            if limit is not None and limit < 2:
-                raise InputError(f"[[datasets]]: {subset.name}: {limit} are too few cells or genes to impute from")
-    for split in study.splits:
-        if split.scheme not in SCHEMES:
-            raise InputError(f"[[splits]]: there is no scheme {split.scheme!r}: choose one of {', '.join(SCHEMES)}")
-        for name, spec in study.specs(split).items():
-            _check_method(name, spec)
-    for name in study.controls:
-        if name not in (*BARS, *names()):
-            raise InputError(f"controls: there is no method {name!r}")
-    for claim in study.claims:
-        _check_claim(claim, known)
-
-
-def _check_method(name: str, spec: MethodSpec) -> None:
-    cls = get(spec.name)
-    try:
-        check_parameters(cls, spec.params)
-    except InputError as error:
-        raise InputError(f"configuration {name!r}: {error}") from error
-    if spec.after and not callable(getattr(cls, spec.after, None)):
-        raise InputError(f"configuration {name!r}: {spec.name} cannot {spec.after!r} after it is fitted")
-
-
-def _check_claim(claim: Claim, known: list[str]) -> None:
-    if claim.kind not in get_args(ClaimKind):
-        raise InputError(f"[[claims]]: kind={claim.kind!r} is none of {', '.join(get_args(ClaimKind))}")
-    for name in claim.configurations:
-        if name not in known:
-            raise InputError(f"[[claims]]: there is no configuration {name!r}; there are: {', '.join(known)}")
-    size = len(claim.configurations)
-    fits = {"better": size == 2, "monotone": size >= 2}.get(claim.kind, size == 1)
-    if not fits:
-        raise InputError(f"[[claims]]: {claim.kind!r} does not go with {size} configurations: {claim.text!r}")
-    if claim.kind == "close" and not claim.reference:
-        raise InputError(f"[[claims]]: 'close' needs a reference, the metric to be close to: {claim.text!r}")
 
 
 def _made(where: str, kind: type, table: dict[str, Any]) -> Any:

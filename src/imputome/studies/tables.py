@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from imputome.studies.results import summary
-from imputome.studies.spec import Study
+from imputome.studies.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LEVEL = 0.95  # of the intervals
 PLACE = ["dataset", "scheme", "fraction"]  # a table of its own
 
 
@@ -29,12 +31,14 @@ def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for split in study.splits:
         names = study.names_of_rows(split)
-        own = rows[rows["scheme"] == split.scheme]
+        own = rows[rows["scheme"] == split.label]
         own = own.assign(
             configuration=[names.get(key, []) for key in zip(own["method"], own["parameters"], strict=True)]
         )
         parts.append(own.explode("configuration").dropna(subset="configuration"))
+    order = {subset.label: place for place, subset in enumerate(study.datasets)}
     named = pd.concat(parts, ignore_index=True)
+    named = named.sort_values("dataset", kind="stable", key=lambda labels: labels.map(order), ignore_index=True)
     return named[["configuration", *rows.columns]]
 
 
@@ -42,19 +46,24 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     """One table for each dataset and way of hiding values: a row a configuration, a column a metric of ``shown``."""
     scores = by_configuration(study, table)
     lines = [f"# {study.name}", "", study.title, ""]
+    named = {split.name for split in study.splits}
     for place, part in scores.groupby(PLACE, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
-        lines += [f"## {place[0]}, {place[1]}, {place[2]:g} hidden", ""]
+        share = "" if place[1] in named else f", {place[2]:g} hidden"
+        lines += [f"## {place[0]}, {place[1]}{share}", ""]
         lines += markdown_row(["", *metrics])
         lines += ["|" + " --- |" * (len(metrics) + 1)]
         for _, rows in part.groupby(["method", "parameters"], sort=False):
-            cells = {row["metric"]: _cell(row) for row in rows.to_dict("records")}
+            cells = {row["metric"]: _cell(row, study.spread) for row in rows.to_dict("records")}
             label = " = ".join(dict.fromkeys(rows["configuration"]))
             label += " (control)" if rows["control"].iloc[0] else ""
             lines += markdown_row([label, *(cells.get(metric, "") for metric in metrics)])
         lines.append("")
-    lines.append("Mean ± standard deviation over seeds. Bold: the best. `!`: does not beat the controls.")
-    for failed in table[table["status"] != "ok"].to_dict("records"):
+    spread = {"sd": "standard deviation over seeds", "interval": "half of the 95 % interval of the mean over trials"}
+    lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the controls.")
+    for row in table[table["status"] == "skipped"].to_dict("records"):
+        lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
+    for failed in table[table["status"] == "failed"].to_dict("records"):
         lines.append(f"Failed: {failed['method']} {failed['parameters']} on {failed['dataset']}: {failed['reason']}")
     return "\n".join(lines) + "\n"
 
@@ -64,8 +73,20 @@ def markdown_row(cells: list[str]) -> list[str]:
     return ["| " + " | ".join(cells) + " |"]
 
 
-def _cell(row: dict[str, Any]) -> str:
-    spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
-    text = f"{row['mean']:.4g}{spread}"
-    text = f"**{text}**" if row["best"] else text
+def with_spread(row: dict[str, Any], kind: str) -> str:
+    """Mean and spread of a row of `by_configuration`, as `Study.spread` says."""
+    if row["n"] < 2:
+        return f"{row['mean']:.4g}"
+    return f"{row['mean']:.4g} ± {half_interval(row['sd'], row['n']) if kind == 'interval' else row['sd']:.1g}"
+
+
+def half_interval(sd: float, n: int) -> float:
+    """Half of the 95 % interval (Student's t) of a mean of n values with this standard deviation."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n))
+
+
+def _cell(row: dict[str, Any], kind: str) -> str:
+    text = f"**{with_spread(row, kind)}**" if row["best"] else with_spread(row, kind)
     return f"{text} !" if row["loses_to"] else text

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -17,7 +18,6 @@ from torch import nn
 
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.base import Data, Imputer
-from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.schedule import Schedule, Training
 from imputome.methods.deep.training import seeded, train
 
@@ -28,6 +28,16 @@ PREFIX = "network."
 _threads = torch.get_num_threads()
 numba.get_num_threads()
 torch.set_num_threads(_threads)
+
+
+class Batches(Protocol):
+    """A source of mini-batches: of counts (`CountBatches`) or of real values (`DenseBatches`)."""
+
+    device: torch.device
+
+    def epoch(
+        self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None
+    ) -> Iterable[Any]: ...
 
 
 class DeepImputer(Imputer):
@@ -71,13 +81,13 @@ class DeepImputer(Imputer):
     def _train(
         self,
         network: nn.Module,
-        batches: CountBatches,
+        batches: Batches,
         data: Data,
         schedule: Schedule,
         *,
         train_rows: np.ndarray,
-        validation_rows: np.ndarray,
-        watched: CountBatches | None = None,
+        validation_rows: np.ndarray | None,
+        watched: Batches | None = None,
         member: int = 0,
     ) -> Training:
         """Train ``network`` on some cells of ``batches`` and watch others; it becomes ``network_``.
@@ -85,19 +95,19 @@ class DeepImputer(Imputer):
         Parameters
         ----------
         data : what ``batches`` was made of, to tell a checkpoint of other data.
-        train_rows, validation_rows : positions of cells.
+        train_rows, validation_rows : positions of cells; None: none are watched, and the training loss is.
         watched : what the validation cells are taken from, if not from ``batches``.
         member : number of the network among several of one estimator: it has its own checkpoint and shuffling.
         """
         fingerprint = None
         if self.checkpoint is not None:
-            cells = _digest_arrays(train_rows, validation_rows)
+            cells = _digest_arrays(*(rows for rows in (train_rows, validation_rows) if rows is not None))
             fingerprint = {"data": _digest(data), "cells": cells, "parameters": self.get_params()}
         held_out = batches if watched is None else watched
         training = train(
             network,
             epoch=lambda generator: batches.epoch(train_rows, generator=generator),
-            validation=lambda: held_out.epoch(validation_rows),
+            validation=None if validation_rows is None else lambda: held_out.epoch(validation_rows),
             schedule=schedule,
             seed=self.random_state + member,
             device=batches.device,
@@ -115,7 +125,8 @@ class DeepImputer(Imputer):
         return {PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        network = self._new_network()
+        with torch.device("meta"):  # no weights are made that would be overwritten at once
+            network = self._network()
         state = {}
         for name, value in network.state_dict().items():
             array = arrays[PREFIX + name]
@@ -125,7 +136,7 @@ class DeepImputer(Imputer):
                     f"{tuple(value.shape)}"
                 )
             state[name] = torch.as_tensor(array)
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
         self.network_ = network.to(self._device()).eval()
 
 
@@ -144,9 +155,10 @@ def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _digest(data: Data) -> str:
-    """A fingerprint of the values, names and library sizes of counts."""
+    """A fingerprint of the values and names, and of the library sizes of counts."""
     known = hashlib.blake2b("\0".join([*data.obs_names, "", *data.var_names]).encode(), digest_size=16)
-    known.update(_digest_arrays(data.X.indptr, data.X.indices, data.X.data, data.depth).encode())
+    arrays = (data.known_values(),) if data.kind == "real" else (data.X.indptr, data.X.indices, data.X.data, data.depth)
+    known.update(_digest_arrays(*arrays).encode())
     if data.covariates is not None:
         known.update(data.covariates.to_csv().encode())
     return known.hexdigest()

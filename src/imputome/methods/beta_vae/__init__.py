@@ -1,0 +1,1 @@
+"""The beta-VAE for real values: its network, its designs, its result, and the estimator."""

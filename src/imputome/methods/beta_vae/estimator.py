@@ -1,0 +1,376 @@
+"""The ``beta_vae`` method: z-scores, validation, shift correction and new samples around the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from imputome.errors import InputError
+from imputome.methods.base import Data, Status
+from imputome.methods.beta_vae.model import DecodedSamples
+from imputome.methods.beta_vae.network import Likelihood, VariationalAutoencoder
+from imputome.methods.beta_vae.presets import PRESETS, Design, Preset, ShiftMode, Start
+from imputome.methods.deep.dense import DenseBatches
+from imputome.methods.deep.estimator import DeepImputer, split_cells
+from imputome.methods.deep.schedule import Training
+from imputome.preprocessing.holdout import hide_values
+from imputome.preprocessing.standardize import Standard
+
+VALIDATION = 0.1  # share of the samples that training does not see, where anything is chosen on samples
+HIDDEN = 0.1  # share of the known values of those samples that is hidden to be imputed
+LOW = 0.1  # quantile under which a value counts as low, of which half are hidden (section "Missing data simulations")
+LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
+VARIES = 0.5  # a feature that varies has a z-score of at least 1 somewhere, one that does not has 0 everywhere
+ENCODED = 2**21  # values encoded at a time
+
+
+class BetaVAE(DeepImputer):
+    """The beta variational autoencoder of Qiu, Zheng & Gevaert (2020) for real values with NaN for missing.
+
+    Features are z-scored by the mean and SD of their known values. A network x -> z -> x with Gaussian q(z | x) and
+    N(mu(z), sigma(z)) is trained on ``sum_g -log N(x_g; mu_g, sigma_g) + beta KL(q || N(0, I))`` (eq. 5), the sum over
+    known entries; missing ones enter as 0, the mean. Imputing (section "Variational autoencoder"): missing values start
+    at the mean; ``iterations`` times the sample is encoded, the mean of q is decoded, and the missing values alone are
+    overwritten by mu.
+
+    New samples are imputed by the fitted network, without training, and each by itself.
+
+    Shift correction is for values that are missing *because they are low*: what is known then lies above what is
+    missing, and ``mu - lambda sigma`` is imputed. The data alone cannot tell whether values are missing for that cause,
+    so it is never applied unless ``shift`` is given; `sensitivity` shows how far the result rests on it.
+
+    Parameters
+    ----------
+    preset : where the parameters that are None come from. None: the defaults given below, chosen by measurement (see
+        `Design`). ``"paper"``: latent 200 between hidden layers of 6000 and 2000, learning rate 5e-5, batches of 250,
+        250 epochs on all samples, no input dropout, missing values start as N(0, 1) draws. ``"published_code"``: as
+        that, but with the hidden layers in the order in which the code has them (2000-6000-200-6000-2000), a head for
+        log sigma, learning rate 5e-4, missing values that start at 0 and drawn instead of mean z when imputing; fitting
+        refuses samples with missing values. (The log sigma is limited here as everywhere, in the code it is not.)
+    latent, hidden : width of the latent, and widths of the encoder's hidden layers, which the decoder has in the
+        opposite order (50, (500,)). ``hidden=None`` with a preset of the paper: latent x 30 and latent x 10. No hidden
+        layer is wider than the data, and the latent has at most a fifth of the features.
+    beta : weight of the KL (1); with 0 the latent stays random.
+    likelihood : ``"gaussian"`` (default), or ``"mse"``: squared error (eq. 8), and one variance for each feature.
+    latent_noise : draw z while training (True). False is a plain autoencoder, which the paper found useless here.
+    dropout, input_dropout : probability of dropping a hidden unit, and an input, while training (0, 0.2); the loss
+        looks at dropped inputs too.
+    learning_rate, weight_decay, batch_size, max_epochs : of Adam, of AdamW with a decay (1e-3, 0, 64, 200).
+    patience : stop after so many epochs in which the imputation of hidden values in 10 % of the samples, which are not
+        trained on, did not improve (15); 0 trains on all samples for ``max_epochs``.
+    iterations : rounds of imputing (3).
+    start : missing values begin at the ``"mean"`` (default), or as ``"random"`` N(0, 1) draws.
+    shift : lambda (0); ``"auto"``: chosen in 0, 0.25, ..., 3 by the error on the samples held out for it, with half of
+        their lowest 10 % of values (of z-scores) hidden.
+    shift_mode : ``"inference"`` (default): a standard network, of which mu - lambda sigma is imputed, in every round.
+        ``"train"``: the network is trained with N(x; mu + lambda sigma, sigma), and mu is imputed. As mu is free,
+        mu + lambda sigma has the optimum that mu has without; so ``"auto"`` chooses lambda as for ``"inference"`` and
+        trains once more with it, instead of once for each lambda.
+    device : ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Attributes
+    ----------
+    center_, scale_ : (G,) mean and SD of each feature; the SD is 0 for a feature that does not vary or was never
+        observed, which is imputed by its mean, or by the mean of all values.
+    shift_ : lambda in use.
+    inflation_ : ratio of the squared error to the predicted variance at the hidden values of the held-out samples; the
+        variance and the draws are widened (or narrowed) by it. 1 where no samples were held out.
+
+    Notes
+    -----
+    Output ``"variance"`` is the spread of a value given what is known of its sample: of x around mu(z) and of mu over
+    20 draws of z ~ q. `Imputation.draw` gives multiple imputations, z ~ q and then x ~ N(mu, sigma). With
+    ``keep_observed=False`` a value is what would have been imputed in the last round, for observed entries too.
+
+    Cost: with P weights, 2 P operations per sample for each encoding or decoding of it, and three times that for
+    training on it; the head for sigma is skipped where no sigma is needed. Memory: the z-scores once, and nine times P
+    numbers while training. Values are decoded from the latent whenever they are asked for.
+
+    Raises
+    ------
+    InputError
+        A parameter is out of range; a sample with missing values when fitting ``preset="published_code"``.
+    """
+
+    name = "beta_vae"
+    network_: VariationalAutoencoder
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "latent": (10, 200, "log"),
+        "beta": (0.0, 4.0, "linear"),
+        "dropout": (0.0, 0.4, "linear"),
+        "input_dropout": (0.0, 0.5, "linear"),
+        "learning_rate": (1e-4, 3e-3, "log"),
+    }
+
+    def __init__(
+        self,
+        *,
+        preset: Preset | None = None,
+        latent: int | None = None,
+        hidden: tuple[int, ...] | None = None,
+        beta: float | None = None,
+        likelihood: Likelihood | None = None,
+        latent_noise: bool | None = None,
+        dropout: float | None = None,
+        input_dropout: float | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        batch_size: int | None = None,
+        max_epochs: int | None = None,
+        patience: int | None = None,
+        iterations: int | None = None,
+        start: Start | None = None,
+        shift: float | Literal["auto"] = 0.0,
+        shift_mode: ShiftMode = "inference",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.preset = preset
+        self.latent = latent
+        self.hidden = hidden
+        self.beta = beta
+        self.likelihood = likelihood
+        self.latent_noise = latent_noise
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.iterations = iterations
+        self.start = start
+        self.shift = shift
+        self.shift_mode = shift_mode
+        self.device = device
+        self.random_state = random_state
+
+    @property
+    def design(self) -> Design:
+        """What the preset and the given parameters come to."""
+        if self.preset not in PRESETS:
+            raise InputError(f"beta_vae: preset={self.preset!r} is neither None, 'paper' nor 'published_code'")
+        names = {field.name for field in fields(Design)} & set(self.parameter_defaults())
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(PRESETS[self.preset], **given)
+
+    def sensitivity(self, data: Any, lambdas: Sequence[float] = LAMBDAS) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest imputed values over several lambdas, each (n, G), in the input's unit.
+
+        Observed values are the same in both. The network is the fitted one, whatever lambda it was trained with: what
+        is imputed is the mean of observed values minus lambda sigma, in every round.
+        """
+        if self.design.likelihood == "mse":
+            raise InputError("beta_vae: a shift is counted in sigma, which likelihood='mse' does not give")
+        if not len(lambdas):
+            raise InputError("beta_vae: sensitivity needs at least one lambda")
+        shifted = copy(self)
+        low = high = np.empty(0)
+        for place, value in enumerate(lambdas):
+            shifted.shift_ = float(value)
+            imputed = shifted.transform(data).to_array()
+            low = imputed if place == 0 else np.minimum(low, imputed)
+            high = imputed if place == 0 else np.maximum(high, imputed)
+        return low, high
+
+    def _fit(self, data: Data) -> tuple[DecodedSamples, dict[str, Any]]:
+        design = self.design
+        X = data.known_values()
+        known = ~np.isnan(X)
+        if design.complete_rows and not known.all():
+            raise InputError(
+                f"beta_vae: preset='published_code' is fitted on complete samples, and {(~known.all(axis=1)).sum()} of "
+                f"{len(X)} have missing values: leave them out, or the preset"
+            )
+        standard = Standard.of(X)
+        Z = standard.forward(X)  # (n, G)
+        varies = np.max(np.abs(Z), axis=0, initial=0.0, where=known) > VARIES
+        self.center_, self.scale_ = standard.center, np.where(varies, standard.scale, 0.0)
+        self._level(Z)
+        usable = np.flatnonzero(known.any(axis=1))
+        train, held_out = usable, None
+        if design.patience or design.shift == "auto":
+            train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION, self.random_state))
+        self.noise_, self.inflation_ = np.zeros(Z.shape[1]), 1.0
+        auto = design.shift == "auto"
+        self.shift_ = 0.0 if isinstance(design.shift, str) else float(design.shift)
+        self.trained_shift_ = self.shift_ if design.shift_mode == "train" else 0.0
+        training = self._train_network(Z, data, train, held_out)
+        if auto and held_out is not None:
+            self.shift_ = self._choose_shift(Z[held_out])
+            if design.shift_mode == "train" and self.shift_:
+                self.trained_shift_ = self.shift_
+                training = self._train_network(Z, data, train, held_out, member=1)
+        if design.likelihood == "mse":
+            self.noise_ = self._residual_variance(Z[train])
+        if held_out is not None:
+            self.inflation_ = self._measure_inflation(Z[held_out])
+        model = self._model(Z)
+        details = {**training.status.details, "shift": self.shift_, "inflation": self.inflation_}
+        return model, {
+            "status": Status(training.status.name, training.status.message, details),
+            "history": training.history,
+            "latent": model.mean,
+        }
+
+    def _train_network(
+        self, Z: np.ndarray, data: Data, train: np.ndarray, held_out: np.ndarray | None, *, member: int = 0
+    ) -> Training:
+        design, device = self.design, self._device()
+        batches = DenseBatches(Z, batch_size=design.batch_size, device=device)
+        watched, rows = None, None
+        if held_out is not None:
+            visible, truth = self._hide(Z[held_out])
+            watched = DenseBatches(visible, target=truth, batch_size=design.batch_size, device=device)
+            rows = np.arange(len(visible))
+        return self._train(
+            self._new_network(),
+            batches,
+            data,
+            design.schedule,
+            train_rows=train,
+            validation_rows=rows,
+            watched=watched,
+            member=member,
+        )
+
+    def _hide(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """z-scores without a random part of the known ones, and an array of that part alone; NaN elsewhere."""
+        share = min(1.0, max(HIDDEN, 1 / max(1, (~np.isnan(Z)).sum())))
+        visible, i, j, values = hide_values(Z, share, np.random.default_rng([self.random_state, 1]))
+        truth = np.full_like(Z, np.nan)
+        truth[i, j] = values
+        return visible, truth
+
+    def _choose_shift(self, Z: np.ndarray) -> float:
+        """Lambda with the least squared error where half of the lowest known values of some samples are hidden."""
+        limit = np.nanquantile(Z, LOW)
+        visible, i, j, truth = hide_values(Z, 0.5, np.random.default_rng([self.random_state, 2]), among=limit > Z)
+        if len(i) == 0:
+            return 0.0
+        errors = [np.square(self._in_z(visible, shift=shift).at(i, j) - truth).mean() for shift in LAMBDAS]
+        return LAMBDAS[int(np.argmin(errors))]
+
+    def _measure_inflation(self, Z: np.ndarray) -> float:
+        """Squared error over predicted variance, at values hidden at random."""
+        visible, truth = self._hide(Z)
+        i, j = np.nonzero(~np.isnan(truth))
+        model = self._in_z(visible, shift=0.0)
+        expected = model.at(i, j, "variance").sum()
+        return float(np.square(model.at(i, j) - truth[i, j]).sum() / expected) if expected > 0 else 1.0
+
+    def _residual_variance(self, Z: np.ndarray) -> np.ndarray:
+        """(G,) mean squared difference of known and decoded values."""
+        model = self._in_z(Z, shift=0.0)
+        total, count = np.zeros(Z.shape[1]), np.zeros(Z.shape[1])
+        step = max(1, ENCODED // Z.shape[1])
+        for start in range(0, len(Z), step):
+            part = np.arange(start, min(start + step, len(Z)))
+            gap = Z[part] - model.rows(part, None)
+            count += (~np.isnan(gap)).sum(axis=0)
+            total += np.nansum(gap * gap, axis=0)
+        return total / np.maximum(count, 1)
+
+    def _new_rows(self, data: Data) -> DecodedSamples:
+        return self._model(self._standardized(data.known_values()))
+
+    def _standardized(self, X: np.ndarray) -> np.ndarray:
+        """(n, G) float32 z-scores."""
+        Z = Standard(self.center_, np.where(self.scale_ > 0, self.scale_, 1.0)).forward(X)
+        self._level(Z)
+        return Z
+
+    def _level(self, Z: np.ndarray) -> None:
+        """0 for features that did not vary when fitting, of which the network has learned nothing; in place."""
+        constant = self.scale_ == 0
+        Z[:, constant] = np.where(np.isnan(Z[:, constant]), np.nan, 0.0)
+
+    def _in_z(self, Z: np.ndarray, *, shift: float) -> DecodedSamples:
+        """The model of z-scores, on their own unit and with the decoder's own variance."""
+        G = Z.shape[1]
+        return replace(self._model(Z, shift=shift), center=np.zeros(G), scale=np.ones(G), inflation=1.0)
+
+    def _model(self, Z: np.ndarray, *, shift: float | None = None) -> DecodedSamples:
+        shift = self.shift_ if shift is None else shift
+        step = max(1, ENCODED // Z.shape[1])
+        parts = [self._encode(Z[start : start + step], start, shift) for start in range(0, len(Z), step)]
+        latent, mean, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return DecodedSamples(
+            self.network_,
+            latent,
+            mean,
+            spread,
+            self.center_,
+            self.scale_,
+            self.noise_,
+            self.inflation_,
+            shift,
+            self.random_state,
+        )
+
+    def _encode(self, Z: np.ndarray, first: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is decoded, and mean and SD of q, each (B, L), of the samples ``first``, ``first + 1``, ..."""
+        design, device = self.design, next(self.network_.parameters()).device
+        values = torch.from_numpy(Z).to(device)
+        observed = ~torch.isnan(values)
+        L = self.network_.latent_mean.out_features
+        numbers = design.iterations * L if design.sampled else 0
+        numbers += Z.shape[1] if design.start == "random" else 0
+        drawn = np.empty((len(Z), numbers), np.float32)
+        for place in range(len(Z) if numbers else 0):  # a sample's numbers do not depend on those beside it
+            drawn[place] = np.random.default_rng([self.random_state, 2, first + place]).standard_normal(numbers)
+        random = torch.from_numpy(drawn).to(device)
+        start, noise = None, None
+        if design.sampled:
+            noise = random[:, : design.iterations * L].reshape(len(Z), design.iterations, L).transpose(0, 1)
+        if design.start == "random":
+            start = random[:, -Z.shape[1] :]
+        with torch.no_grad():
+            found = self.network_.impute(
+                values, observed, iterations=design.iterations, shift=shift, start=start, noise=noise
+            )
+            latent = found.at(None if noise is None else noise[-1])
+            spread = torch.zeros_like(latent) if found.log_variance is None else torch.exp(found.log_variance / 2)
+        return latent.cpu().numpy(), found.mean.cpu().numpy(), spread.cpu().numpy()
+
+    def _network(self) -> VariationalAutoencoder:
+        design, G = self.design, len(self.center_)
+        encoder, decoder, latent = design.widths(G)
+        return VariationalAutoencoder(
+            G,
+            encoder=encoder,
+            decoder=decoder,
+            latent=latent,
+            beta=design.beta,
+            likelihood=design.likelihood,
+            latent_noise=design.latent_noise,
+            shift=self.trained_shift_,
+            residual=design.residual,
+            compressed=design.compressed,
+            log_sigma=design.log_sigma,
+            dropout=design.dropout,
+            input_dropout=design.input_dropout,
+            iterations=design.iterations,
+        )
+
+    def _state(self) -> dict[str, np.ndarray]:
+        shifts = np.array([self.shift_, self.trained_shift_])
+        return {
+            **super()._state(),
+            "center": self.center_,
+            "scale": self.scale_,
+            "shift": shifts,
+            "noise": self.noise_,
+            "inflation": np.array(self.inflation_),
+        }
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.center_, self.scale_ = arrays["center"], arrays["scale"]
+        self.shift_, self.trained_shift_ = (float(value) for value in arrays["shift"])
+        self.noise_, self.inflation_ = arrays["noise"], float(arrays["inflation"])
+        super()._restore(arrays)

@@ -1,0 +1,140 @@
+"""Rows imputed by a fitted copula: values, variances and intervals made when asked for, and draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri
+
+from imputome.methods.base import Output
+from imputome.methods.gaussian_copula.calibration import LEVELS, Residuals
+from imputome.methods.gaussian_copula.conditional import Conditional, Row
+from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
+
+NORMAL_90 = 1.645  # half a 90 % interval in standard deviations of a normal
+_KEPT = 2**26  # entries of solved rows that are kept for the next question
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What is known after fitting about features that vary."""
+
+    marginals: Marginals
+    conditional: Conditional
+    residuals: Residuals
+    center: Literal["mean", "median"]
+
+    def row(self, x: np.ndarray, own: int) -> Row:
+        t = self.marginals.forward(x[None])[0].astype(np.float64)
+        return self.conditional.predict(t, None if own < 0 else own)
+
+    def output(self, row: Row, columns: np.ndarray, output: Output) -> np.ndarray:
+        """(len(columns),) of one row."""
+        deviation = row.scale * np.sqrt(row.variance[columns])
+        levels = self.residuals.values(self.marginals, row.mean[columns], deviation, columns)
+        if output == "variance":
+            return np.asarray(levels.var(axis=0) * self.residuals.spread)
+        if output in ("lower", "upper"):
+            return np.asarray(levels[0 if output == "lower" else -1])
+        if self.center == "mean":
+            return np.asarray(levels.mean(axis=0))
+        return np.asarray(levels[4:6].mean(axis=0))
+
+    def draw(self, row: Row, rng: np.random.Generator) -> np.ndarray:
+        """(G,) one draw of the missing features jointly; the others have their means."""
+        quantiles = self.residuals.quantiles[:, row.missing]
+        own = rng.standard_normal(len(row.missing)) * np.sqrt(self.conditional.gaussian.noise[row.missing])
+        common = rng.standard_normal(len(row.roots)) @ row.roots
+        score = (own + common) / np.sqrt(row.variance[row.missing])
+        at = np.broadcast_to(ndtri(LEVELS)[:, None], quantiles.shape)
+        # beyond the outer quantiles, in proportion to the score
+        far = np.maximum(np.abs(score) / -ndtri(LEVELS[0]), 1)
+        residual = interpolate(score[None], at, quantiles)[0] * far
+        deviation = row.scale * np.sqrt(row.variance[row.missing])
+        t = row.mean.copy()
+        t[row.missing] += self.residuals.width * deviation * residual
+        return np.asarray(self.marginals.back(t[None])[0])
+
+
+class CopulaRows:
+    """The rows of X, (n, G) with NaN for missing; ``own`` (n,) their places among the training rows, -1 for new ones.
+
+    Solved rows are kept, up to 0.5 GiB of them, since a row is often asked for its values and then their variances.
+    """
+
+    outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        own: np.ndarray,
+        *,
+        centre: np.ndarray,
+        usable: np.ndarray,
+        constant: np.ndarray,
+        fallback_variance: float,
+        predictor: Predictor | None,
+        random_state: int,
+    ) -> None:
+        self.X, self.own, self.centre, self.usable = X, own, centre, usable
+        self.constant, self.fallback_variance = constant, fallback_variance
+        self.predictor, self.random_state = predictor, random_state
+        self.place = np.full(X.shape[1], -1)  # of a feature among those that vary
+        self.place[usable] = np.arange(len(usable))
+        self._solved: dict[int, Row] = {}
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        columns = np.arange(self.X.shape[1]) if genes is None else genes
+        out = np.empty((len(rows), len(columns)))
+        for number, i in enumerate(rows):
+            out[number] = self._row(int(i), columns, output)
+        return out
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        out = np.empty(len(i))
+        order = np.argsort(i, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(i[order])) + 1):
+            if len(part):
+                out[part] = self._row(int(i[part[0]]), j[part], output)
+        return out
+
+    def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """(len(rows), G) completions of these rows; they depend on random_state, the row's place and ``number``."""
+        out = np.tile(self.centre, (len(rows), 1))
+        if self.predictor is not None:
+            for place, i in enumerate(rows):
+                rng = np.random.default_rng([self.random_state, number, int(i)])
+                out[place, self.usable] = self.predictor.draw(self._solve(int(i)), rng)
+        return out
+
+    def _row(self, i: int, columns: np.ndarray, output: Output) -> np.ndarray:
+        out = self._fallback(columns, output)
+        varying = self.place[columns] >= 0
+        if self.predictor is None or not varying.any():
+            return out
+        row = self._solve(i)
+        if output == "value" and len(row.missing) == len(self.usable):
+            return out  # nothing is known of this row: the feature means
+        out[varying] = self.predictor.output(row, self.place[columns[varying]], output)
+        return out
+
+    def _fallback(self, columns: np.ndarray, output: Output) -> np.ndarray:
+        """What is said of features that do not vary: certain if they were observed, else spread like all values."""
+        constant = self.constant[columns]
+        variance = np.where(constant, 0.0, self.fallback_variance)
+        if output == "variance":
+            return variance
+        side = {"lower": -NORMAL_90, "upper": NORMAL_90}.get(output, 0.0)
+        return np.asarray(self.centre[columns] + side * np.sqrt(variance))
+
+    def _solve(self, i: int) -> Row:
+        assert self.predictor is not None  # noqa: S101
+        if i not in self._solved:
+            row = self.predictor.row(self.X[i, self.usable], int(self.own[i]))
+            size = 2 * row.mean.size + row.roots.size
+            if size * (len(self._solved) + 1) > _KEPT:
+                self._solved.clear()
+            self._solved[i] = row
+        return self._solved[i]

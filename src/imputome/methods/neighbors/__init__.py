@@ -1,0 +1,1 @@
+"""Imputation by nearest rows (Troyanskaya et al. 2001)."""
