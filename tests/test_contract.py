@@ -24,7 +24,7 @@ COUNT_SCALES = ("counts", "normalized", "log1p", "input", None)
 # networks are small here and trained for moments: what they learn is for their own tests
 SMALL = {
     "autoencoder": {"depth": 1, "width": 16, "learning_rate": 0.03, "max_epochs": 30},
-    "beta_vae": {"latent": 8, "hidden": (32,), "learning_rate": 3e-3, "batch_size": 16, "max_epochs": 60},
+    "beta_vae": {"latent": 8, "hidden": "32", "learning_rate": 3e-3, "batch_size": 16, "max_epochs": 60},
     "count_autoencoder": {"n_hidden": 8, "n_latent": 4, "n_factors": 3, "batch_size": 32, "max_epochs": 10},
     "zipo": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
     "dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},

@@ -133,6 +133,12 @@ class Run:
     outputs: tuple[Output, ...] = ()
     further: dict[str, Any] = field(default_factory=dict)  # what the provenance says beside, or instead
 
+    @property
+    def size(self) -> str:
+        """Number of rows and columns in the words of the kind of data."""
+        rows, columns = ("cells", "genes") if self.imputation.data.kind == "counts" else ("samples", "features")
+        return f"{self.imputation.shape[0]:,} {rows} x {self.imputation.shape[1]:,} {columns}"
+
     def provenance(self) -> dict[str, Any]:
         """What goes to ``uns["imputome"][key]``: plain values and string arrays that every AnnData format can hold."""
         result, status = self.imputation, self.imputation.status

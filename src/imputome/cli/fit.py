@@ -119,8 +119,7 @@ def command(
         record.pop("history")
         print_json({"model": str(model), "shape": list(run.imputation.shape), **record})
     elif not quiet:
-        n, G = run.imputation.shape
-        typer.echo(f"{n:,} cells x {G:,} genes, {run.report.state} in {run.report.where}")
+        typer.echo(f"{run.size}, {run.report.state} in {run.report.where}")
         typer.echo(f"{estimator.name}: {ending(run)}, {run.seconds:.1f} s")
         typer.echo(f"saved the model to {model}: use it with `imputome apply {model} IN -o OUT`")
 

@@ -145,7 +145,7 @@ def checked_target(
 def _summary(run: Run, n: int, n_genes: int, output: Path, key: str) -> list[str]:
     """What was done, for a person."""
     result = run.imputation
-    lines = [f"{result.shape[0]:,} cells x {result.shape[1]:,} genes, {run.report.state} in {run.report.where}"]
+    lines = [f"{run.size}, {run.report.state} in {run.report.where}"]
     lines.append(f"{run.estimator.name}: {ending(run)}, {run.seconds:.1f} s")
     if result.unusable:
         cells, genes = len(result.unusable.obs_names), len(result.unusable.var_names)

@@ -11,6 +11,8 @@ from imputome.methods.base import Data, Imputer, Model, Output, Status
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
+BLOCK = 2**22  # values of a block of features
+
 
 class NoImputation(Imputer):
     """The counts as they are: what not imputing scores."""
@@ -146,9 +148,17 @@ class FeatureMean(Imputer):
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         X = data.known_values()
-        empty = np.isnan(X).all(axis=0)
-        self.center_ = np.full(X.shape[1], np.nanmean(X, dtype=np.float64))
-        self.center_[~empty] = self._centre(X[:, ~empty])
+        n, G = X.shape
+        self.center_, total, known = np.full(G, np.nan), 0.0, 0
+        step = max(1, BLOCK // n)
+        for start in range(0, G, step):  # in blocks, or a copy of the matrix would be made
+            block = X[:, start : start + step]
+            counts = np.count_nonzero(~np.isnan(block), axis=0)
+            seen = np.flatnonzero(counts)
+            self.center_[start + seen] = self._centre(block[:, seen])
+            total += float(np.nansum(block, dtype=np.float64))
+            known += int(counts.sum())
+        self.center_[np.isnan(self.center_)] = total / known
         return self._new_rows(data), {"gene_columns": {"center": self.center_}}
 
     @staticmethod

@@ -211,7 +211,7 @@ def as_data(
         array = clean_csr(array)
     else:
         dense = array.toarray() if sp.issparse(array) else array
-        array = dense if dense.dtype == np.float32 else dense.astype(np.float64)
+        array = dense if dense.dtype == np.float32 else dense.astype(np.float64, copy=False)
     bounds = (-np.inf, np.inf)
     if kind == "real" and not np.isnan(array).all() and np.nanmin(array) >= 0:
         bounds = (0.0, 1.0 if np.nanmax(array) <= 1 else np.inf)

@@ -21,8 +21,27 @@ SMALLEST_SHARE = 5  # the latent has at most a fifth of the features
 class Design:
     """Everything that decides what is trained and how; the parameters of `BetaVAE` and their defaults.
 
-    Beside ``rate_decay``, the last six are not offered one by one: two are what the default adds to the paper's network, and four are where
-    the published code departs from it.
+    The last six, and ``rate_decay``, are not offered one by one: they are what the default adds to the paper's network,
+    and where the published code departs from it.
+
+    The default was chosen by measurement on training samples alone: RMSE (mean absolute error) in z units at 10 % of
+    values hidden in a fifth of the training samples of tcga_gbmlgg (arcsinh) and tcga_glioma_meth, after 60 to 120
+    epochs; iterative SVD has its best rank. The dropout column is hidden / input.
+
+    ===================================  =============  =============
+    latent, hidden, dropout              expression     methylation
+    ===================================  =============  =============
+    KNN                                  0.907 (0.574)  0.791 (0.562)
+    iterative SVD                        0.824 (0.519)  0.740 (0.525)
+    50, 500, 0 / 0                       0.823 (0.486)  0.744 (0.522)
+    50, 1000-300, 0 / 0.2, not rescaled  0.871 (0.542)  0.765 (0.532)
+    50, 500, 0 / 0.2                     0.825 (0.490)  0.745 (0.513)
+    the same, compressed                 0.819 (0.487)  0.745 (0.520)
+    the same, residual and compressed    0.811 (0.482)  0.745 (0.515)
+    the same, with a falling rate        0.807 (0.478)  0.741 (0.507)
+    100, 500, 0.1 / 0.3, all three       0.788 (0.462)  0.740 (0.508)
+    200, 500, 0.2 / 0.3, all three       0.771 (0.452)  0.740 (0.511)
+    ===================================  =============  =============
 
     Attributes
     ----------
@@ -35,12 +54,12 @@ class Design:
     complete_rows : refuse rows with missing values when fitting.
     """
 
-    latent: int = 100
+    latent: int = 200
     hidden: tuple[int, ...] | None = (500,)
     beta: float = 1.0
     likelihood: Likelihood = "gaussian"
     latent_noise: bool = True
-    dropout: float = 0.1
+    dropout: float = 0.2
     input_dropout: float = 0.3
     learning_rate: float = 1e-3
     rate_decay: float = 0.95

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.special import ndtri
 
-from imputome.methods.gaussian_copula.conditional import PRIOR, Conditional
-from imputome.methods.gaussian_copula.marginals import Marginals
+from imputome.methods.gaussian_copula.conditional import PRIOR, SURPRISE, Conditional
+from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out
 
 LEVELS = (np.arange(10) + 0.5) / 10  # of the residual quantiles: 5 % to 95 %
+NORMAL = ndtri(LEVELS)
+BINS = 12  # of the height of predictions
+PER_BIN = 200  # residuals that a bin needs
 TUNING_ROWS = 120
 LEAST = 0.03  # members with a smaller weight are left out
 ENOUGH = 50  # hidden entries per member that weights need
@@ -22,22 +26,56 @@ SHRINK = 20.0  # residuals that the pooled quantiles count for in those of a fea
 class Residuals:
     """How far truth lies from prediction.
 
+    A residual over its standard deviation has quantiles that depend on how high the prediction is, the same for all
+    features, and on the feature: the latter are kept as normal scores under the former.
+
     Attributes
     ----------
-    quantiles : (10, G) of the residuals over their standard deviations, at `LEVELS`.
+    heights : (B,) predictions on the transformed scale, increasing.
+    pooled : (10, B) residual quantiles there, at `LEVELS`, over all features.
+    scores : (10, G) quantiles of each feature's residuals, as normal scores under ``pooled``.
     explained : (G,) variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
-    width : factor on ``quantiles`` with which 90 % of the hidden entries lie within the outer two.
-    spread : factor on variances with which they agree with squared errors, in the input's unit.
+    unit : (G,) standard deviation of each feature in the input's unit.
+    width : factor on residuals with which 90 % of the hidden entries lie between the outer two quantiles.
+    spread, least : variances are ``spread`` times that of the quantiles, plus ``least`` times ``unit`` squared.
+    bend : share of the way from the prediction transformed back to the mean of the quantiles at which the mean is put.
     """
 
-    quantiles: np.ndarray
+    heights: np.ndarray
+    pooled: np.ndarray
+    scores: np.ndarray
     explained: np.ndarray
+    unit: np.ndarray
     width: float = 1.0
     spread: float = 1.0
+    least: float = 0.0
+    bend: float = 1.0
+
+    def residual(self, scores: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """(k, m) standardised residuals of normal scores (k, m), where the predictions are ``mean``, (m,)."""
+        curves = np.stack([np.interp(mean, self.heights, level) for level in self.pooled])
+        inner = interpolate(scores, np.broadcast_to(NORMAL[:, None], curves.shape), curves)
+        # beyond the outer quantiles, in proportion to the score
+        return inner * np.maximum(np.abs(scores) / NORMAL[-1], 1)
+
+    def of_feature(self, scores: np.ndarray, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(m,) standardised residuals at normal scores (m,) of the features ``columns``' own distributions."""
+        at = np.broadcast_to(NORMAL[:, None], (len(NORMAL), len(columns)))
+        inner = interpolate(scores[None], at, self.scores[:, columns])
+        return self.residual(inner * np.maximum(np.abs(scores) / NORMAL[-1], 1), mean)[0]
 
     def values(self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(10, len(columns)) quantiles of the truth in the input's unit, from transformed predictions of the columns."""
-        return marginals.back(mean + self.width * deviation * self.quantiles[:, columns], columns)
+        """(10, m) quantiles of the truth in the input's unit, from (m,) transformed predictions of ``columns``."""
+        residual = self.residual(self.scores[:, columns], mean)
+        return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
+
+    def mean(self, plain: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """(m,) means in the input's unit, from ``values`` and the predictions transformed back."""
+        return np.asarray(plain + self.bend * (levels.mean(axis=0) - plain))
+
+    def variance(self, levels: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(m,) in the input's unit squared, from ``values``."""
+        return np.asarray(self.spread * levels.var(axis=0) + self.least * self.unit[columns] ** 2)
 
 
 def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, unit: np.ndarray) -> float:
@@ -51,24 +89,45 @@ def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, 
     return total / count
 
 
-def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray) -> Residuals:
-    """Quantiles of the Gaussian's leave-one-out residuals, each row's over its own scale, as for new rows."""
+def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, unit: np.ndarray) -> Residuals:
+    """Quantiles of the Gaussian's leave-one-out residuals, each row's over its own scale, as for new rows.
+
+    Parameters
+    ----------
+    missing : (n, G) which values were filled, and say nothing here.
+    unit : (G,) standard deviations in the input's unit.
+    """
     n, G = gaussian.Z.shape
     total, count = np.zeros(n), np.zeros(n)
     standardised = np.full((n, G), np.nan, np.float32)
+    predicted = np.empty((n, G), np.float32)
     explained = np.empty(G)
     for part, error, variance in leave_one_out(gaussian.Z, gaussian.noise, gaussian.ridge):
         here = np.where(missing[:, part], np.nan, error / np.sqrt(variance))
         standardised[:, part] = here
-        total += np.nansum(np.minimum(here**2, 16.0), axis=1)
+        predicted[:, part] = gaussian.Z[:, part] - error
+        total += np.nansum(np.minimum(here**2, SURPRISE**2), axis=1)
         count += (~missing[:, part]).sum(axis=1)
         explained[part] = gaussian.noise[part] - gaussian.noise[part] ** 2 / variance.mean(axis=0)
     standardised /= np.sqrt((PRIOR + total) / (PRIOR + count))[:, None].astype(np.float32)
-    pooled = np.nanquantile(standardised[:, :: max(1, G // 500)], LEVELS)
-    own = np.nanquantile(standardised, LEVELS, axis=0)
-    known = (~missing).sum(axis=0)
-    share = known / (known + SHRINK)
-    return Residuals(own * share + pooled[:, None] * (1 - share), explained)
+    known = ~np.isnan(standardised)
+    bins = int(np.clip(known.sum() // PER_BIN, 1, BINS))
+    edges = np.quantile(predicted[known], np.arange(1, bins) / bins)
+    scores = np.full((n, G), np.nan, np.float32)
+    heights, pooled = np.empty(bins), np.empty((len(LEVELS), bins))
+    where = np.searchsorted(edges, predicted)
+    for b in range(bins):
+        mine = known & (where == b)
+        heights[b] = np.median(predicted[mine]) if mine.any() else edges[b - 1]
+        pooled[:, b] = np.quantile(standardised[mine] if mine.any() else standardised[known], LEVELS)
+        far = np.where(standardised[mine] > 0, standardised[mine] / pooled[-1, b], standardised[mine] / pooled[0, b])
+        inner = np.interp(standardised[mine], pooled[:, b], NORMAL)
+        scores[mine] = inner * np.clip(far, 1, SURPRISE)
+    every = known.sum(axis=0)
+    own = np.tile(NORMAL[:, None], (1, G))
+    own[:, every > 0] = np.nanquantile(scores[:, every > 0], LEVELS, axis=0)
+    share = every / (every + SHRINK)
+    return Residuals(heights, pooled, own * share + NORMAL[:, None] * (1 - share), explained, unit)
 
 
 def tune(
@@ -76,19 +135,17 @@ def tune(
     residuals: Residuals,
     marginals: Marginals,
     T: np.ndarray,
-    unit: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[Conditional, Residuals]:
     """The members' weights, then the width and spread of the residuals, on values hidden in some training rows.
 
     The values are hidden at the input's own rate of missing ones (10 % where there are hardly any), and the row is left
-    out of its own system. The weights are non-negative least squares of the error in the input's unit over ``unit``, to
-    first order.
+    out of its own system. The weights are non-negative least squares of the error in the input's unit over the
+    feature's standard deviation, to first order.
 
     Parameters
     ----------
     T : (n, G) transformed training rows, NaN for missing.
-    unit : (G,) standard deviations in the input's unit.
     """
     rate = float(np.isnan(T).mean())
     rate = 0.1 if rate < 0.02 else min(rate, 0.5)
@@ -111,8 +168,9 @@ def tune(
     if len(place) < ENOUGH * len(conditional.members):
         return conditional, residuals
     middle, step = guess.mean(axis=0), 0.1
-    slope = marginals.at(middle + step, place) - marginals.at(middle - step, place)
-    importance = np.maximum(slope / (2 * step * unit[place]), 0.05)
+    low, high = marginals.back(np.stack([middle - step, middle + step]), place)
+    slope = high - low
+    importance = np.maximum(slope / (2 * step * residuals.unit[place]), 0.05)
     weights = nnls(guess.T * importance[:, None], truth * importance)[0]
     kept = weights >= LEAST
     if not kept.any():
@@ -135,12 +193,17 @@ def _calibrated(
     deviation: np.ndarray,
     place: np.ndarray,
 ) -> Residuals:
-    outer = np.where(truth > mean, residuals.quantiles[-1, place], residuals.quantiles[0, place])
+    residual = residuals.residual(residuals.scores[:, place], mean)
+    outer = np.where(truth > mean, residual[-1], residual[0])
     reach = (truth - mean) / (deviation * np.where(np.abs(outer) > 1e-3, outer, np.inf))
     width = float(np.clip(np.quantile(reach, 0.9), 0.3, 3))
-    fan = np.stack([marginals.at(mean + width * deviation * q[place], place) for q in residuals.quantiles])
-    variance = fan.var(axis=0)
-    error = marginals.at(truth, place) - fan.mean(axis=0)
-    known = variance > 1e-12 * variance.max()
-    spread = float(np.clip(np.mean(error[known] ** 2 / variance[known]), 0.5, 3)) if known.any() else 1.0
-    return Residuals(residuals.quantiles, residuals.explained, width, spread)
+    unit = residuals.unit[place]
+    fan = marginals.beyond(mean + width * deviation * residual, place, unit)
+    variance = fan.var(axis=0) / unit**2
+    plain, goal = marginals.back(np.stack([mean, truth]), place) / unit
+    target, moved = goal - plain, fan.mean(axis=0) / unit - plain
+    bend = float(np.clip(moved @ target / max(moved @ moved, 1e-12), 0, 1))
+    squares = np.square(target - bend * moved)
+    weight = 1 / (variance + 0.05)  # errors vary with their variance
+    spread, least = nnls(np.stack([variance, np.ones_like(variance)], axis=1) * weight[:, None], squares * weight)[0]
+    return replace(residuals, width=width, spread=float(spread), least=float(least), bend=bend)

@@ -4,7 +4,8 @@ Letters: n training rows (or as many of them as are used), G features that vary,
 d the noise per feature, c the ridge. With K = Z_O D_O^-1 Z_O' (n x n) and k = Z_O D_O^-1 t_O, the Gaussian with
 covariance Z'Z / c + D has the conditional mean Z_M' (K + c I)^-1 k for the features M that are missing (the Woodbury
 identity turns the solve over |O| features into one over n rows). Every predictor here is such a vector of n weights on
-the training rows; they differ in the kernel that takes the place of K. A row that was trained on is left out of its own system.
+the training rows; they differ in the kernel that takes the place of K. A row that was trained on is left out of its
+own system.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from imputome.methods.gaussian_copula.noise import Gaussian, gram
 LARGE = 1000  # training rows up to which a row's system holds all of them
 ANCHORS = 256  # training rows in a row's system where there are more
 GUIDES = 1024  # features that decide which training rows are near, where there are more
+SURPRISE = 4.0  # standardised residuals beyond it count as it
 PRIOR = 20.0  # features that the prior scale of a row's residuals counts for
 
 
@@ -98,7 +100,7 @@ class Conditional:
         simple = la.cho_solve((base, True), k, check_finite=False) @ Z
         # leave-one-feature-out residuals of the observed, over their standard deviations
         left = np.maximum(1 - self.explained / noise, 1e-6)
-        surprise = np.minimum((t - simple)[observed] ** 2 / (noise * left)[observed], 16.0)
+        surprise = np.minimum((t - simple)[observed] ** 2 / (noise * left)[observed], SURPRISE**2)
         scale = float(np.sqrt((PRIOR + surprise.sum()) / (PRIOR + len(surprise))))
         variance = noise / left
         variance[missing] = noise[missing] + np.einsum("nm,nm->m", roots, roots)

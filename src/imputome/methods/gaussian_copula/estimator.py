@@ -123,14 +123,14 @@ class GaussianCopula(Imputer):
             if error < best:
                 best, chosen = error, (marginals, T, gaussian)
         self.marginals_, T, gaussian = chosen
-        residuals = leave_one_out_residuals(gaussian, np.isnan(T))
+        residuals = leave_one_out_residuals(gaussian, np.isnan(T), unit)
         if n > LARGE:
             T = self.marginals_.forward(X)
             gaussian = complete_rows(gaussian, T)
         members = MEMBERS[self.mode]
         alone = np.eye(len(members))[0]
         start = Conditional(gaussian, members, alone, residuals.explained)
-        self.conditional_, self.residuals_ = tune(start, residuals, self.marginals_, T, unit, rng)
+        self.conditional_, self.residuals_ = tune(start, residuals, self.marginals_, T, rng)
 
     @property
     def noise_(self) -> np.ndarray:
@@ -178,7 +178,7 @@ class GaussianCopula(Imputer):
         }
         if self.conditional_ is None:
             return state
-        gaussian, members = self.conditional_.gaussian, self.conditional_.members
+        gaussian, members, residuals = self.conditional_.gaussian, self.conditional_.members, self.residuals_
         return state | {
             "x_knots": self.marginals_.x,
             "t_knots": self.marginals_.t,
@@ -188,9 +188,12 @@ class GaussianCopula(Imputer):
             "ridge": np.array(gaussian.ridge),
             "members": np.array([MEMBERS["accurate"].index(member) for member in members]),
             "weights": self.conditional_.weights,
-            "quantiles": self.residuals_.quantiles,
-            "explained": self.residuals_.explained,
-            "calibration": np.array([self.residuals_.width, self.residuals_.spread]),
+            "heights": residuals.heights,
+            "pooled": residuals.pooled,
+            "scores": residuals.scores,
+            "explained": residuals.explained,
+            "unit": residuals.unit,
+            "calibration": np.array([residuals.width, residuals.spread, residuals.least, residuals.bend]),
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -203,8 +206,18 @@ class GaussianCopula(Imputer):
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
         members = tuple(MEMBERS["accurate"][place] for place in arrays["members"])
-        width, spread = (float(value) for value in arrays["calibration"])
-        self.residuals_ = Residuals(arrays["quantiles"], arrays["explained"], width, spread)
+        width, spread, least, bend = (float(value) for value in arrays["calibration"])
+        self.residuals_ = Residuals(
+            arrays["heights"],
+            arrays["pooled"],
+            arrays["scores"],
+            arrays["explained"],
+            arrays["unit"],
+            width=width,
+            spread=spread,
+            least=least,
+            bend=bend,
+        )
         self.conditional_ = Conditional(gaussian, members, arrays["weights"], self.residuals_.explained)
 
     def _validate(self) -> None:

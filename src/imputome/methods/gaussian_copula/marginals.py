@@ -70,9 +70,13 @@ class Marginals:
         """(m, len(columns)) values in the input's unit; never outside of the training range of their feature."""
         return interpolate(T, self.t[:, columns], self.x[:, columns])
 
-    def at(self, t: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """`back` of single entries: t and their features j, both flat."""
-        return interpolate(t[None], self.t[:, j], self.x[:, j])[0]
+    def beyond(self, T: np.ndarray, columns: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """`back`, but going on beyond the training range, by ``unit`` (the feature's standard deviation) per 1 of t.
+
+        For quantiles: cut off at the range, they would make a prediction near its end look certain.
+        """
+        outside = np.maximum(T - self.t[-1, columns], 0) + np.minimum(T - self.t[0, columns], 0)
+        return self.back(T, columns) + unit * outside
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtri
 
 from imputome.methods.base import Output
-from imputome.methods.gaussian_copula.calibration import LEVELS, Residuals
+from imputome.methods.gaussian_copula.calibration import Residuals
 from imputome.methods.gaussian_copula.conditional import Conditional, Row
-from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
+from imputome.methods.gaussian_copula.marginals import Marginals
 
 NORMAL_90 = 1.645  # half a 90 % interval in standard deviations of a normal
 _KEPT = 2**26  # entries of solved rows that are kept for the next question
@@ -35,27 +34,25 @@ class Predictor:
         deviation = row.scale * np.sqrt(row.variance[columns])
         levels = self.residuals.values(self.marginals, row.mean[columns], deviation, columns)
         if output == "variance":
-            return np.asarray(levels.var(axis=0) * self.residuals.spread)
+            return np.asarray(self.residuals.variance(levels, columns))
         if output in ("lower", "upper"):
             return np.asarray(levels[0 if output == "lower" else -1])
         if self.center == "mean":
-            return np.asarray(levels.mean(axis=0))
+            plain = self.marginals.back(row.mean[None, columns], columns)[0]
+            return self.residuals.mean(plain, levels)
         return np.asarray(levels[4:6].mean(axis=0))
 
     def draw(self, row: Row, rng: np.random.Generator) -> np.ndarray:
         """(G,) one draw of the missing features jointly; the others have their means."""
-        quantiles = self.residuals.quantiles[:, row.missing]
         own = rng.standard_normal(len(row.missing)) * np.sqrt(self.conditional.gaussian.noise[row.missing])
         common = rng.standard_normal(len(row.roots)) @ row.roots
         score = (own + common) / np.sqrt(row.variance[row.missing])
-        at = np.broadcast_to(ndtri(LEVELS)[:, None], quantiles.shape)
-        # beyond the outer quantiles, in proportion to the score
-        far = np.maximum(np.abs(score) / -ndtri(LEVELS[0]), 1)
-        residual = interpolate(score[None], at, quantiles)[0] * far
+        residual = self.residuals.of_feature(score, row.mean[row.missing], row.missing)
         deviation = row.scale * np.sqrt(row.variance[row.missing])
         t = row.mean.copy()
         t[row.missing] += self.residuals.width * deviation * residual
-        return np.asarray(self.marginals.back(t[None])[0])
+        every = np.arange(len(t))
+        return np.asarray(self.marginals.beyond(t[None], every, self.residuals.unit)[0])
 
 
 class CopulaRows:

@@ -116,8 +116,9 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
 def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
     """The same Gaussian with the rows ``T``, (n, G) with NaN for missing, in place of the fewer it was learned from.
 
-    The missing values are those at which (S^-1 z)_M = 0, which is their conditional mean, found by `REFINE` Jacobi
-    steps (each the leave-one-feature-out prediction from the last fill). Cost: O(n r G) for r rows of ``gaussian``.
+    The missing values are those at which (S^-1 z)_M = 0, which is their conditional mean. `REFINE` Jacobi steps (each
+    the leave-one-feature-out prediction from the last fill) get near it but need not reach it. Cost: O(n r G) for r
+    rows of ``gaussian``.
     """
     Z, noise = gaussian.Z, gaussian.noise
     K = gram(Z, noise)

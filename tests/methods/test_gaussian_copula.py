@@ -1,0 +1,305 @@
+"""Gaussian copula: against explicit Gaussian conditionals, simulated truth and edge cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from imputome import methods
+from imputome.errors import InputError
+from imputome.methods.base import as_data
+from imputome.methods.gaussian_copula.conditional import Conditional, Member, solve_members
+from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
+from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out
+
+GaussianCopula = methods.get("gaussian_copula")
+
+
+def tiny(n=9, G=6, *, seed=0):
+    """A Gaussian of n rows (exact in float32), its noise and its covariance S = Z'Z / c + D."""
+    rng = np.random.default_rng(seed)
+    Z = (rng.normal(size=(n, 2)) @ rng.normal(size=(2, G)) + 0.4 * rng.normal(size=(n, G))).astype(np.float32)
+    noise, ridge = rng.uniform(0.2, 1, G), 3.0
+    return Gaussian(Z, noise, ridge), _covariance(Z, noise, ridge)
+
+
+def _covariance(Z, noise, ridge):
+    Z = Z.astype(np.float64)
+    return Z.T @ Z / ridge + np.diag(noise)
+
+
+def low_rank(n=150, G=60, *, seed=0, share=0.15, noise=0.3):
+    """(with NaN, truth): rank 4 plus noise, features of unequal location and scale."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(n, 4)) @ rng.normal(size=(4, G)) + noise * rng.normal(size=(n, G))
+    truth = truth * rng.uniform(0.5, 3, G) + rng.normal(size=G)
+    return np.where(rng.random((n, G)) < share, np.nan, truth), truth
+
+
+# -- the algebra, against explicit covariance matrices ----------------------------------------------------------------
+@pytest.mark.parametrize("missing", [[1], [0, 3], [0, 1, 2, 4, 5]])
+@pytest.mark.parametrize("own", [None, 2])
+def test_conditional_is_that_of_the_explicit_covariance(missing, own):
+    gaussian, S = tiny()
+    if own is not None:
+        S = _covariance(np.delete(gaussian.Z, own, axis=0), gaussian.noise, gaussian.ridge)
+    t = np.random.default_rng(1).normal(size=6)
+    t[missing] = np.nan
+    known = np.flatnonzero(~np.isnan(t))
+    conditional = Conditional(gaussian, (Member("gaussian", 1.0),), np.ones(1), np.zeros(6))
+    row = conditional.predict(t, own)
+    gain = np.linalg.solve(S[np.ix_(known, known)], S[np.ix_(known, missing)])
+    covariance = S[np.ix_(missing, missing)] - S[np.ix_(missing, known)] @ gain
+    np.testing.assert_allclose(row.mean[missing], t[known] @ gain, atol=1e-8)
+    np.testing.assert_allclose(row.variance[missing], np.diag(covariance), atol=1e-8)
+    joint = row.roots.T @ row.roots + np.diag(gaussian.noise[missing])
+    np.testing.assert_allclose(joint, covariance, atol=1e-8)
+
+
+def test_leave_one_out_is_that_of_the_explicit_covariance():
+    gaussian, _ = tiny()
+    Z = gaussian.Z.astype(np.float64)
+    ((_, error, variance),) = leave_one_out(gaussian.Z, gaussian.noise, gaussian.ridge)
+    for i in range(9):
+        S = _covariance(np.delete(Z, i, axis=0), gaussian.noise, gaussian.ridge)
+        for j in range(6):
+            others = np.delete(np.arange(6), j)
+            gain = np.linalg.solve(S[np.ix_(others, others)], S[others, j])
+            np.testing.assert_allclose(error[i, j], Z[i, j] - Z[i, others] @ gain, atol=1e-10)
+            np.testing.assert_allclose(variance[i, j], S[j, j] - S[j, others] @ gain, atol=1e-10)
+
+
+def test_completed_rows_have_their_conditional_means():
+    rng = np.random.default_rng(3)
+    base = tiny(n=20)[0]
+    T = rng.normal(size=(5, 6)).astype(np.float32)
+    T[[0, 1, 2], [1, 4, 0]] = np.nan
+    S = _covariance(base.Z, base.noise, base.ridge)
+    done = complete_rows(base, T)
+    for i, j in ((0, 1), (1, 4), (2, 0)):  # one missing value a row: the first step is exact
+        others = np.delete(np.arange(6), j)
+        expected = T[i, others] @ np.linalg.solve(S[np.ix_(others, others)], S[others, j])
+        np.testing.assert_allclose(done.Z[i, j], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(done.Z[~np.isnan(T)], T[~np.isnan(T)])
+
+
+def test_laplace_member_is_kernel_ridge_on_distances():
+    gaussian, _ = tiny()
+    Z = gaussian.Z / np.sqrt(gaussian.noise)
+    t = np.random.default_rng(2).normal(size=6)
+    total = float((1 / gaussian.noise).sum())
+    member = (Member("laplace", 0.3, length=1.5),)
+    (got,) = solve_members(Z @ Z.T, Z @ t, t @ t, member, ridge=3.0, total=total, whole=total)
+    between = np.array([[np.exp(-np.sqrt(((a - b) ** 2).sum() / total) / 1.5) for b in Z] for a in Z])
+    to_row = np.array([np.exp(-np.sqrt(((a - t) ** 2).sum() / total) / 1.5) for a in Z])
+    np.testing.assert_allclose(got, np.linalg.solve(between + 0.3 * np.eye(9), to_row), atol=1e-10)
+
+
+def test_local_member_is_a_weighted_ridge_regression():
+    rng = np.random.default_rng(4)
+    Z, t = rng.normal(size=(12, 3)), rng.normal(size=3)
+    targets = rng.normal(size=12)
+    (weights,) = solve_members(
+        Z @ Z.T, Z @ t, t @ t, (Member("local", 0.5, length=0.7),), ridge=2.0, total=3.0, whole=3.0
+    )
+    near = np.sqrt(((Z - t) ** 2).sum(axis=1) / 3)
+    v = np.exp(-(near - near.min()) / 0.7)
+    centre, level = v @ Z / v.sum(), v @ targets / v.sum()
+    A = (Z - centre).T @ (v[:, None] * (Z - centre)) + 1.0 * np.eye(3)
+    slope = np.linalg.solve(A, (Z - centre).T @ (v * (targets - level)))
+    np.testing.assert_allclose(weights @ targets, level + (t - centre) @ slope, atol=1e-10)
+
+
+# -- transforms --------------------------------------------------------------------------------------------------------
+def test_interpolation_is_that_of_numpy():
+    rng = np.random.default_rng(0)
+    at, to = np.sort(rng.normal(size=(7, 4)), axis=0), rng.normal(size=(7, 4))
+    at[5:, 2] = at[4, 2]
+    to[5:, 2] = to[4, 2]
+    values = rng.normal(size=(30, 4)) * 2
+    values[:7] = at
+    values[9, 1] = np.nan
+    expected = np.column_stack([np.interp(values[:, j], at[:, j], to[:, j]) for j in range(4)])
+    np.testing.assert_allclose(interpolate(values, at, to), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_transform_is_monotone_and_comes_back(share):
+    rng = np.random.default_rng(0)
+    X = np.column_stack([
+        rng.normal(3, 2, 300), rng.lognormal(size=300), rng.poisson(0.5, 300), rng.integers(0, 2, 300)
+    ]).astype(float)  # fmt: skip
+    X[rng.random(X.shape) < 0.1] = np.nan
+    marginals = Marginals.fit(X, share)
+    T = marginals.forward(X)
+    np.testing.assert_allclose(marginals.back(T.astype(float)), X, atol=1e-4)
+    np.testing.assert_allclose(np.nanmean(T, axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(np.nanstd(T, axis=0), 1, atol=0.05)
+    for j in range(4):
+        known = X[:, j][~np.isnan(X[:, j])]
+        order = np.argsort(known)
+        steps = np.diff(T[:, j][~np.isnan(X[:, j])][order])
+        assert ((steps > 0) == (np.diff(known[order]) > 0)).all()  # ties stay ties, all else stays apart
+    if share == 1:
+        scores = norm.ppf(np.linspace(0.05, 0.95, 19))
+        np.testing.assert_allclose(np.nanquantile(T[:, 1], norm.cdf(scores)), scores, atol=0.1)
+
+
+# -- what it reaches on simulated data ---------------------------------------------------------------------------------
+def test_noise_of_simulated_features_is_found():
+    rng = np.random.default_rng(0)
+    noise = np.repeat([0.1, 0.5], 40)
+    Z = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 80)) * np.sqrt((1 - noise) / 3)
+    Z = Z + np.sqrt(noise) * rng.normal(size=Z.shape)
+    gaussian = fit_gaussian(Z)
+    assert abs(np.median(gaussian.noise[:40]) - 0.1) < 0.04
+    assert abs(np.median(gaussian.noise[40:]) - 0.5) < 0.12
+
+
+@pytest.mark.parametrize("mode", ["fast", "accurate"])
+def test_low_rank_data_are_recovered(mode):
+    X, truth = low_rank()
+    hidden = np.isnan(X)
+    spread = np.broadcast_to(truth.std(axis=0), X.shape)[hidden]
+
+    def error(name, **params):
+        values = methods.get(name)(**params).fit_transform(as_data(X, kind="real")).to_array()
+        np.testing.assert_array_equal(values[~hidden], X[~hidden])
+        return np.sqrt(np.mean(((values - truth)[hidden] / spread) ** 2))
+
+    found = error("gaussian_copula", mode=mode)
+    assert found < 0.35 * error("mean")
+    assert found < 0.7 * error("knn")
+
+
+def test_missing_training_values_are_filled_near_the_truth():
+    X, truth = low_rank(share=0.3)
+    T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
+    filled = fit_gaussian(T).Z
+    expected = (truth - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
+    gap = np.isnan(X)
+    np.testing.assert_allclose(filled[~gap], T[~gap], rtol=1e-6)
+    assert np.sqrt(np.mean((filled - expected)[gap] ** 2)) < 0.35
+
+
+def test_variance_interval_and_draws_are_calibrated_for_new_rows():
+    X, truth = low_rank(n=300, G=50, share=0.1, noise=1.0)
+    hidden = np.isnan(X[200:])
+    result = GaussianCopula().fit(as_data(truth[:200], kind="real")).transform(as_data(X[200:], kind="real"))
+    error = (result.to_array() - truth[200:])[hidden]
+    variance, low, high = (result.to_array(output=output)[hidden] for output in ("variance", "lower", "upper"))
+    assert 0.85 < np.mean(error**2 / variance) < 1.2
+    inside = (truth[200:][hidden] >= low) & (truth[200:][hidden] <= high)
+    for half in (variance < np.median(variance), variance >= np.median(variance)):
+        assert 0.85 < inside[half].mean() < 0.95
+    draws = np.stack([result.draw(number)[hidden] for number in range(40)])
+    assert 0.8 < np.mean(draws.var(axis=0, ddof=1) / variance) < 1.2
+    np.testing.assert_array_equal(result.draw(3), result.draw(3))
+    assert not np.array_equal(result.draw(3), result.draw(4))
+    np.testing.assert_array_equal(result.draw(3)[~hidden], X[200:][~hidden])
+
+
+def test_draws_keep_the_correlation_of_missing_features():
+    """Two copies of what nothing else tells: drawn together, they agree more than draws one by one would."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(200, 6))
+    truth[:, 1] = truth[:, 0] + 0.1 * rng.normal(size=200)
+    X = truth[150:].copy()
+    X[:, :2] = np.nan
+    result = GaussianCopula(mode="fast").fit(as_data(truth[:150], kind="real")).transform(as_data(X, kind="real"))
+    draws = np.concatenate([result.draw(number)[:, :2] for number in range(10)])
+    assert np.corrcoef(draws.T)[0, 1] > 0.6
+
+
+def test_median_lowers_the_absolute_error_and_the_mean_the_squared_one():
+    """Skewed features, errors in their standard deviations (in one unit, a few values would decide alone)."""
+    rng = np.random.default_rng(0)
+    truth = np.exp(0.5 * (rng.normal(size=(150, 3)) @ rng.normal(size=(3, 40)) / 2 + rng.normal(size=(150, 40))))
+    X = np.where(rng.random(truth.shape) < 0.15, np.nan, truth)
+    gap = np.isnan(X)
+    data = as_data(X, kind="real")
+    mean, median = (
+        ((GaussianCopula(mode="fast", center=center).fit_transform(data).to_array() - truth) / truth.std(axis=0))[gap]
+        for center in ("mean", "median")
+    )
+    assert np.abs(median).mean() < np.abs(mean).mean()
+    assert np.square(mean).mean() < np.square(median).mean()
+
+
+# -- edges -------------------------------------------------------------------------------------------------------------
+def test_training_rows_do_not_see_themselves():
+    """A row's hidden value has no say in its prediction: it was never given, and the fill of it is left out."""
+    X, _ = low_rank(n=40, G=20)
+    model = GaussianCopula(mode="fast").fit(as_data(X, kind="real"))
+    before = model.transform(as_data(X, kind="real")).to_array()
+    model.conditional_.gaussian.Z[7] = 50.0
+    moved = Conditional(
+        model.conditional_.gaussian,
+        model.conditional_.members,
+        model.conditional_.weights,
+        model.residuals_.explained,
+    )
+    model.conditional_ = moved
+    after = model.transform(as_data(X, kind="real")).to_array()
+    np.testing.assert_allclose(after[7], before[7], rtol=1e-8)
+    assert not np.allclose(after[8], before[8], rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 30), (5, 4), (80, 3), (2, 5)])
+def test_few_rows_or_features(shape):
+    X, _ = low_rank(*shape, share=0.0)
+    X[0, 1] = X[1, 0] = np.nan
+    result = GaussianCopula().fit_transform(as_data(X, kind="real"))
+    for output in result.outputs:
+        assert np.isfinite(result.to_array(output=output)).all()
+    assert (result.to_array(output="lower") <= result.to_array(output="upper")).all()
+
+
+def test_constant_empty_and_repeated_rows_and_features():
+    X, _ = low_rank(n=40, G=20, share=0.1)
+    X[:, 3], X[:, 4] = 7.0, np.nan
+    X[::5, 3] = np.nan
+    X[:, 5] = np.where(np.isnan(X[:, 5]), np.nan, np.maximum(X[:, 5], np.nanmedian(X[:, 5])))  # half of it ties
+    X[10:14] = X[10]
+    X[20] = np.nan
+    result = GaussianCopula().fit_transform(as_data(X, kind="real"))
+    values, variance = result.to_array(), result.to_array(output="variance")
+    np.testing.assert_array_equal(values[:, 3], 7.0)
+    np.testing.assert_array_equal(variance[:, 3], 0.0)
+    np.testing.assert_allclose(values[:, 4], np.nanmean(X))
+    varying = np.setdiff1d(np.arange(20), [4])
+    np.testing.assert_allclose(values[20, varying], np.nanmean(X[:, varying], axis=0))
+    np.testing.assert_array_equal(values[10], values[13])
+    assert np.isfinite(variance).all()
+
+
+def test_more_rows_than_a_system_holds(monkeypatch):
+    monkeypatch.setattr("imputome.methods.gaussian_copula.estimator.LARGE", 100)
+    monkeypatch.setattr("imputome.methods.gaussian_copula.conditional.LARGE", 100)
+    X, truth = low_rank(n=200, G=40, share=0.1)
+    gap = np.isnan(X)
+    fitted = GaussianCopula(mode="fast").fit(as_data(X, kind="real"))
+    assert fitted.conditional_.gaussian.Z.shape == (200, 40)
+    assert not fitted.conditional_.small
+    values = fitted.transform(as_data(X, kind="real")).to_array()
+    spread = np.broadcast_to(truth.std(axis=0), X.shape)[gap]
+    assert np.sqrt(np.mean(((values - truth)[gap] / spread) ** 2)) < 0.3
+
+
+def test_saved_model_gives_the_same_outputs_and_draws(tmp_path):
+    X, _ = low_rank(n=60, G=20)
+    X[:, 2] = 1.0
+    data = as_data(X, kind="real")
+    fitted = GaussianCopula().fit(data)
+    fitted.save(tmp_path / "model")
+    ours, theirs = fitted.transform(data), methods.load(tmp_path / "model").transform(data)
+    for output in sorted(ours.outputs):
+        np.testing.assert_array_equal(theirs.to_array(output=output), ours.to_array(output=output))
+    np.testing.assert_array_equal(theirs.draw(5), ours.draw(5))
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "best"}, {"center": "mode"}, {"normal_share": 1.5}, {"normal_share": "x"}])
+def test_wrong_parameters_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        GaussianCopula(**wrong).fit(as_data(low_rank(20, 10)[0], kind="real"))
