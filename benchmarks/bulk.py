@@ -64,12 +64,11 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 def train_vae(folder: Path, epochs: int) -> dict[str, float]:
     X = np.load(folder / "train.npy")
     estimator = methods.get("beta_vae")(preset="paper", max_epochs=epochs, device="cpu")
-    estimator.fit(as_data(X, kind="real"))
-    seconds = estimator.history_["seconds"]
+    history = estimator.fit_transform(as_data(X, kind="real")).history
     begun = time.perf_counter()
     estimator.save(folder / "model")
     return {
-        "epoch": statistics.median(seconds),
+        "epoch": statistics.median(history["seconds"]),
         "saving": time.perf_counter() - begun,
         "peak": peak_bytes(),
     }
