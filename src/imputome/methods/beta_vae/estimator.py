@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 
 from imputome.errors import InputError
 from imputome.methods.base import Data, Status
+from imputome.methods.beta_vae.components import begin_at_components
 from imputome.methods.beta_vae.model import DecodedSamples
 from imputome.methods.beta_vae.network import Likelihood, VariationalAutoencoder
 from imputome.methods.beta_vae.presets import PRESETS, Design, Preset, ShiftMode, Start
 from imputome.methods.deep.dense import DenseBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.schedule import Training
+from imputome.methods.deep.training import seeded
 from imputome.preprocessing.holdout import hide_values
 from imputome.preprocessing.standardize import Standard
 
@@ -58,7 +60,7 @@ class BetaVAE(DeepImputer):
     beta : weight of the KL (1); with 0 the latent stays random.
     likelihood : ``"gaussian"`` (default), or ``"mse"``: squared error (eq. 8), and one variance for each feature.
     latent_noise : draw z while training (True). False is a plain autoencoder, which the paper found useless here.
-    dropout, input_dropout : probability of dropping a hidden unit, and an input, while training (0.2, 0.3); the
+    dropout, input_dropout : probability of dropping a hidden unit, and an input, while training (0.2, 0.2); the
         loss looks at dropped inputs too.
     learning_rate, weight_decay, batch_size, max_epochs : of Adam, of AdamW with a decay (1e-3, 0, 64, 80).
         Without a preset the rate falls by 5 % an epoch.
@@ -87,6 +89,9 @@ class BetaVAE(DeepImputer):
     Output ``"variance"`` is the spread of a value given what is known of its sample: of x around mu(z) and of mu over
     20 draws of z ~ q. `Imputation.draw` gives multiple imputations, z ~ q and then x ~ N(mu, sigma). With
     ``keep_observed=False`` a value is what would have been imputed in the last round, for observed entries too.
+
+    Without a preset the network has linear maps beside its hidden layers, and training begins at the principal
+    components of the training samples, as many as impute the held-out ones best.
 
     Cost: with P weights, 2 P operations per sample for each encoding or decoding of it, and three times that for
     training on it; the head for sigma is skipped where no sigma is needed. Memory: the z-scores once, and nine times P
@@ -233,8 +238,12 @@ class BetaVAE(DeepImputer):
             visible, truth = self._hide(Z[held_out])
             watched = DenseBatches(visible, target=truth, batch_size=design.batch_size, device=device)
             rows = np.arange(len(visible))
+        network = cast(VariationalAutoencoder, self._new_network())
+        if design.residual:
+            with seeded(self.random_state):
+                begin_at_components(network.to(device), Z[train], None if watched is None else watched.epoch(rows))
         return self._train(
-            self._new_network(),
+            network,
             batches,
             data,
             design.schedule,

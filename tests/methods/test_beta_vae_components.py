@@ -1,0 +1,127 @@
+"""Where the beta-VAE's training begins: probabilistic principal components, against the textbook's algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from imputome.methods.base import as_data  # noqa: E402
+from imputome.methods.beta_vae.components import Components, begin_at_components  # noqa: E402
+from imputome.methods.beta_vae.estimator import BetaVAE  # noqa: E402
+from imputome.methods.beta_vae.network import VariationalAutoencoder  # noqa: E402
+from imputome.methods.deep.dense import DenseBatches  # noqa: E402
+
+
+def made(n=80, G=30, rank=3, noise=0.4, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, G)) + noise * rng.standard_normal((n, G))
+    return ((X - X.mean(axis=0)) / X.std(axis=0)).astype(np.float32)
+
+
+def network(G=30, latent=6, **options):
+    torch.manual_seed(0)
+    options = {"encoder": (8,), "decoder": (8,), "residual": True, **options}
+    return VariationalAutoencoder(G, latent=latent, **options).eval()
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_latent_is_the_posterior_of_probabilistic_pca(k):
+    X, net = made(), network()
+    Components(X, 6, compressed=False).begin(net, k)
+    eigenvalues, V = np.linalg.eigh(X.T.astype(np.float64) @ X / len(X))
+    eigenvalues, V = eigenvalues[::-1], V[:, ::-1]
+    s2 = eigenvalues[k:].mean()
+    W = V[:, :k] * np.sqrt(eigenvalues[:k] - s2)
+    M = W.T @ W + s2 * np.eye(k)
+    mean = X @ W @ np.linalg.inv(M)
+    with torch.no_grad():
+        latent = net.encode(torch.from_numpy(X))
+    found = latent.mean.numpy()
+    signs = np.sign((found[:, :k] * mean).sum(axis=0))
+    np.testing.assert_allclose(found[:, :k] * signs, mean, atol=2e-3)
+    np.testing.assert_allclose(np.exp(latent.log_variance.numpy()[0, :k]), np.diag(s2 * np.linalg.inv(M)), rtol=5e-3)
+    assert not found[:, k:].any()
+
+
+def test_decoder_is_the_ridge_regression_and_its_noise_what_is_left():
+    X, net = made(), network()
+    Components(X, 6, compressed=False).begin(net, 3)
+    with torch.no_grad():
+        latent = net.encode(torch.from_numpy(X))
+        mean, log_variance = net.decode(latent.mean)
+    z = latent.mean.numpy()[:, :3].astype(np.float64)
+    ridge = len(X) * np.diag(np.exp(latent.log_variance.numpy()[0, :3]))
+    expected = z @ np.linalg.solve(z.T @ z + ridge, z.T @ X)
+    np.testing.assert_allclose(mean.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(np.exp(log_variance.numpy()[0]), (X - expected).var(axis=0, ddof=1), rtol=1e-3)
+
+
+def test_components_are_those_of_what_the_encoder_reads():
+    X, net = made(), network(compressed=True)
+    Components(X, 6, compressed=True).begin(net, 6)
+    directions = np.linalg.svd(np.arcsinh(X), full_matrices=False)[2][:6]
+    found = net.linear_encoder.weight.detach().numpy()
+    found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs((found * directions).sum(axis=1)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"latent_noise": False}, {"likelihood": "mse"}], ids=str)
+def test_networks_without_a_head_begin_there_too(options):
+    X, net = made(), network(**options)
+    Components(X, 6, compressed=False).begin(net, 3)
+    with torch.no_grad():
+        mean, _ = net.decode(net.encode(torch.from_numpy(X)).mean)
+    assert np.square(mean.numpy() - X).mean() < 0.4 * np.square(X).mean()
+
+
+def hidden(X, share=0.2):
+    drawn = np.random.default_rng(1).random(X.shape) < share
+    target = np.where(drawn, X, np.nan).astype(np.float32)
+    return DenseBatches(np.where(drawn, np.nan, X).astype(np.float32), target=target, batch_size=50)
+
+
+def test_the_number_of_components_is_the_best_on_watched_cells():
+    X = made(n=300, G=120, rank=20, noise=1.0)
+    train, watched = X[:200], hidden(X[200:])
+    net = network(G=120, latent=80)
+    chosen = begin_at_components(net, train, watched.epoch())
+    errors = {}
+    for k in (10, 20, 40, 80):
+        other = network(G=120, latent=80)
+        torch.manual_seed(0)
+        Components(train, 80, compressed=False).begin(other, k)
+        with torch.no_grad():
+            errors[k] = sum(float(other.validation_loss(batch)) for batch in watched.epoch())
+    assert chosen == min(errors, key=errors.get)
+    assert chosen in (10, 20)
+    assert net.training
+
+
+def test_without_watched_cells_a_quarter_is_taken():
+    assert begin_at_components(network(), made(), None) == 1
+    assert begin_at_components(network(latent=20), made(), None) == 5
+
+
+def test_missing_values_and_constant_features_do_no_harm():
+    X = made()
+    X[:, 0] = 0
+    X[np.random.default_rng(2).random(X.shape) < 0.3] = np.nan
+    net = network()
+    begin_at_components(net, X, hidden(made(seed=3)).epoch())
+    assert all(torch.isfinite(weights).all() for weights in net.parameters())
+
+
+def test_one_epoch_is_enough_for_what_is_linear():
+    rng = np.random.default_rng(0)
+    X = made(n=200, G=60, rank=4, noise=0.3).astype(np.float64)
+    drawn = rng.random(X.shape) < 0.1
+    data = as_data(np.where(drawn, np.nan, X), kind="real")
+    quick = {"hidden": "20", "latent": 8, "max_epochs": 1, "device": "cpu"}
+    error = {}
+    for name, preset in (("components", None), ("paper", "paper")):
+        filled = BetaVAE(preset=preset, **quick).fit_transform(data).to_array()
+        error[name] = np.sqrt(np.square(filled - X)[drawn].mean())
+    assert error["components"] < 0.6
+    assert error["paper"] > 0.9
