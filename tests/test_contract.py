@@ -378,6 +378,25 @@ def test_keep_observed(variant):
     np.testing.assert_array_equal(result.to_array(), result.to_array(keep_observed=default))
 
 
+@pytest.mark.parametrize("variant", REAL)
+def test_draws_are_there_where_the_registry_says_so(variant):
+    data, estimator, result = fitted(variant)
+    assert result.can_draw == estimator.info.draws
+    if not result.can_draw:
+        with pytest.raises(InputError, match="draw"):
+            result.draw(0)
+        return
+    X = dense_x(data)
+    known = ~np.isnan(X)
+    draws = [result.draw(number) for number in (0, 0, 1)]
+    for drawn in draws:
+        assert np.isfinite(drawn).all()
+        np.testing.assert_array_equal(drawn[known], X[known])
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    np.testing.assert_allclose(result.draw(0, rows=[3, 1]), draws[0][[3, 1]], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", COUNTS)
 def test_scales(variant):
     data, _, result = fitted(variant)

@@ -1,0 +1,165 @@
+"""Per-gene reliability: sums against a naive loop, the jackknife against its definition, errors held on null data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy.stats import t
+
+from imputome import methods
+from imputome.errors import InputError
+from imputome.evaluation.reliability import BLOCKS, gene_reliability
+from imputome.evaluation.splits import make_split
+from imputome.methods.base import Imputation, as_data
+
+
+class Given:
+    outputs = frozenset({"value", "rate"})
+
+    def __init__(self, values):
+        self.values = values
+
+    def rows(self, rows, genes, output="value"):
+        return self.values[rows][:, slice(None) if genes is None else genes]
+
+    def at(self, i, j, output="value"):
+        return self.values[i, j]
+
+
+def given(values, data):
+    scale = "counts" if data.kind == "counts" else "input"
+    return Imputation(Given(values), data, scale=scale, keeps_observed=False)
+
+
+def simulated(n=400, G=52, seed=0, depth=1.0):
+    """True rates and counts of cells of two groups.
+
+    Each gene of the first half is four times as strong in one group as in the other, its neighbour the other way round:
+    so both groups have the same library size, and the second half is told by the gene mean as well as it can be.
+    """
+    rng = np.random.default_rng(seed)
+    group = rng.random((n, 1)) < 0.5
+    base = depth * np.repeat(rng.gamma(3.0, 0.6, G // 2), 2)
+    rate = base * np.where((np.arange(G) < G // 2) & (group == np.arange(G) % 2), 4.0, 1.0)
+    return rate, as_data(sp.csr_array(rng.poisson(rate).astype(np.float32)), kind="counts")
+
+
+def thinned(seed=0, **options):
+    rate, data = simulated(seed=seed, **options)
+    return rate, make_split("thin", data, rng=np.random.default_rng(seed + 100), fraction=0.1)
+
+
+def gene_mean(split):
+    return methods.get("gene_mean")().fit_transform(split.train)
+
+
+def deviance(x, mu):
+    out = 2 * (mu - x)
+    out[x > 0] += 2 * x[x > 0] * np.log(x[x > 0] / mu[x > 0])
+    return out
+
+
+def test_explained_is_the_share_of_deviance_taken_away():
+    rate, split = thinned()
+    model, reference = given(rate * 0.9, split.train), gene_mean(split)
+    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
+    x = split.test.toarray().astype(np.float64)
+    ours = deviance(x, rate * 0.9 * split.ratio).sum(axis=0)
+    mean = deviance(x, reference.to_array(scale="counts").astype(np.float64) * split.ratio).sum(axis=0)
+    np.testing.assert_allclose(found.explained, 1 - ours / mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.held_out, x.sum(axis=0))
+
+
+def test_interval_is_the_jackknife_over_blocks_of_cells():
+    rate, split = thinned()
+    model, reference = given(rate * 0.9, split.train), gene_mean(split)
+    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(3), confidence=0.9)
+    block = np.random.default_rng(3).permutation(len(rate)) % BLOCKS
+    x = split.test.toarray().astype(np.float64)
+    ours = deviance(x, rate * 0.9 * split.ratio)
+    mean = deviance(x, reference.to_array(scale="counts").astype(np.float64) * split.ratio)
+    left_out = np.array([1 - ours[block != b].sum(axis=0) / mean[block != b].sum(axis=0) for b in range(BLOCKS)])
+    se = np.sqrt((BLOCKS - 1) / BLOCKS * np.square(left_out - left_out.mean(axis=0)).sum(axis=0))
+    half = t.ppf(0.95, BLOCKS - 1) * se
+    np.testing.assert_allclose(found.upper - found.explained, half, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.explained - found.lower, half, rtol=1e-3, atol=1e-6)
+
+
+def test_genes_with_structure_are_evident_and_others_are_not():
+    rate, split = thinned(n=800, depth=5.0)
+    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
+    assert found.evident[:26].mean() > 0.9
+    assert found.evident[26:].mean() < 0.2
+    frame = found.to_frame(split.train.var_names)
+    assert list(frame.index) == list(split.train.var_names)
+    assert frame["evident"].sum() == found.evident.sum()
+
+
+def test_noise_is_rarely_taken_for_evidence():
+    """A model that deviates from the mean at random explains nothing; 2.5 % of its intervals may lie above 0."""
+    evident, n = [], 300
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        data = as_data(sp.csr_array(rng.poisson(rng.gamma(3.0, 1.0, 80), (n, 80)).astype(np.float32)), kind="counts")
+        split = make_split("thin", data, rng=rng, fraction=0.1)
+        reference = gene_mean(split)
+        wrong = reference.to_array(scale="counts") * rng.gamma(50.0, 1 / 50, (n, 80))
+        evident.append(gene_reliability([(split, given(wrong, split.train), reference)], rng=rng).evident)
+    assert np.mean(evident) < 0.05
+
+
+def test_several_splits_add_up():
+    rate, data = simulated()
+    splits = [make_split("thin", data, rng=np.random.default_rng(seed), fraction=0.1) for seed in range(3)]
+    judged = [(split, given(rate * 0.9, split.train), gene_mean(split)) for split in splits]
+    one = gene_reliability(judged[:1], rng=np.random.default_rng(0))
+    all_three = gene_reliability(judged, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(all_three.held_out, sum(split.test.toarray().sum(axis=0) for split in splits))
+    assert np.median(all_three.upper - all_three.lower) < 0.8 * np.median(one.upper - one.lower)
+
+
+def test_hidden_real_values_by_squared_error():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 2)) @ rng.standard_normal((2, 12)) + 0.2 * rng.standard_normal((200, 12))
+    split = make_split("mcar", as_data(X, kind="real"), rng=rng, fraction=0.1)
+    model, reference = (methods.get(name)().fit(split.train).transform(split.apply) for name in ("soft_impute", "mean"))
+    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
+    for gene in range(12):
+        here = split.j == gene
+        i, j, truth = split.i[here], split.j[here], split.truth[here]
+        ours = np.square(model.at(i, j, keep_observed=False) - truth).sum()
+        mean = np.square(reference.at(i, j, keep_observed=False) - truth).sum()
+        assert found.explained[gene] == pytest.approx(1 - ours / mean, rel=1e-5)
+        assert found.held_out[gene] == here.sum()
+
+
+def test_genes_without_held_out_values_have_no_evidence():
+    rate, split = thinned()
+    empty = split.test.toarray()
+    empty[:, 3] = 0
+    empty[:, 4] = 0
+    empty[0, 4] = 1
+    split = type(split)(**{**vars(split), "test": sp.csr_array(empty)})
+    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
+    assert np.isnan(found.explained[3])
+    assert not found.evident[[3, 4]].any()
+
+
+def test_splits_of_other_data_and_none_are_refused():
+    rate, split = thinned()
+    other_rate, other = thinned(n=100)
+    with pytest.raises(InputError, match="no split"):
+        gene_reliability([], rng=np.random.default_rng(0))
+    judged = [(s, given(r, s.train), gene_mean(s)) for s, r in ((split, rate), (other, other_rate))]
+    with pytest.raises(InputError, match="same data"):
+        gene_reliability(judged, rng=np.random.default_rng(0))
+    with pytest.raises(InputError, match="confidence"):
+        gene_reliability(judged[:1], rng=np.random.default_rng(0), confidence=95)
+
+
+def test_frame_has_a_row_for_each_gene():
+    rate, split = thinned()
+    found = gene_reliability([(split, given(rate, split.train), gene_mean(split))], rng=np.random.default_rng(0))
+    assert isinstance(found.to_frame(split.train.var_names), pd.DataFrame)
