@@ -87,9 +87,10 @@ def confident_rates(data: Data) -> np.ndarray:
     """(G,) rate r of each gene, per molecule of the library, in the cells that express it.
 
     A zero of a cell with library d is a confident biological one if exp(-d r), the chance of it in a cell that
-    expresses the gene, is under 1 %. r is the maximum likelihood of Poisson counts cut off at 0, of the cells where the gene was
-    seen: sum of x = sum of d r / (1 - exp(-d r)). A gene that all cells express, but weakly, so keeps its low rate, and
-    none of its zeros is confident. Differences of level between the cells that express a gene are not allowed for.
+    expresses the gene, is under 1 %. r is the maximum likelihood of Poisson counts cut off at 0, of the cells where the
+    gene was seen: sum of x = sum of d r / (1 - exp(-d r)). A gene that all cells express, but weakly, so keeps its low
+    rate, and none of its zeros is confident. Differences of level between cells that express a gene are not allowed
+    for.
 
     Raises
     ------
