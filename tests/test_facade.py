@@ -258,5 +258,8 @@ def test_no_method_takes_the_default(adata, monkeypatch):
     imputome.impute(real)
     assert real.uns["imputome"]["gaussian_copula"]["transform"] == "identity"
     assert np.isfinite(real.layers["gaussian_copula"]).all()
+    few = ad.AnnData(X[:5])
+    imputome.impute(few)
+    assert list(few.layers) == ["mean"]  # as is advised
     with pytest.raises(InputError, match="no layer 'spliced'"):
         imputome.impute(adata, layer="spliced")

@@ -27,6 +27,7 @@ from imputome.layers import check_free, checked_key, checked_outputs, default_ke
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, get
 from imputome.methods.base import Imputation, Imputer, Output
 from imputome.methods.parameters import check_parameters
+from imputome.preprocessing.advice import advised_method
 from imputome.preprocessing.counts import Scale
 from imputome.preprocessing.inspect import InputReport
 
@@ -60,7 +61,7 @@ def impute(
     ----------
     adata : n cells x G genes. Counts (a zero may be a dropout), or real values with NaN for missing.
     method : a registered name, see ``imputome.methods.names()``; None takes the default for this kind of data
-        (``imputome.methods.DEFAULT``).
+        (``imputome.methods.DEFAULT``), or for real values too few to learn from the mean.
     layer : layer to impute; None takes ``X``.
     key_added : name of the new layer; None takes the method's name (``<method>_posterior`` with ``posterior=True``).
     genes : names, positions or a boolean mask: only these are written, though all are fitted. A layer cannot hold some
@@ -225,7 +226,7 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
 
 
 def default_method(report: InputReport) -> str:
-    """The method for those who name none.
+    """The method for those who name none: of real values the one that is advised (`advised_method`).
 
     Raises
     ------
@@ -237,6 +238,9 @@ def default_method(report: InputReport) -> str:
     if report.errors:
         raise InputError(report.errors[0])
     name = DEFAULT[report.kind]
+    if report.kind == "real":
+        n, G = report.shape
+        name = advised_method(n, G, report.n_nan / (n * G))[0] or name
     try:
         get(name)
     except MissingExtraError as error:

@@ -275,6 +275,8 @@ def _own_data(
     data, report, out_scale = to_data(
         adata, estimator.info, layer=layer, scale=scale, report=report, purpose="apply", kind=estimator.kind_
     )
+    if data.kind == "real":
+        _check_range(report, estimator, state)
     missing = [name for name in estimator.covariate_names_ if name not in adata.obs]
     if missing:
         raise InputError(
@@ -284,3 +286,22 @@ def _own_data(
     if estimator.covariate_names_:
         data = replace(data, covariates=covariate_columns(adata, estimator.covariate_names_))
     return data, report, out_scale
+
+
+def _check_range(report: InputReport, estimator: Imputer, state: str | None) -> None:
+    """Refuse real values of another unit than the model's, as far as their range tells."""
+    low, high = estimator.bounds_
+    if report.minimum is None or report.maximum is None:
+        return
+    if report.minimum < low or report.maximum > high:
+        unit = "in 0 to 1 (beta values)" if np.isfinite(high) else "of 0 or more"
+        fix = "divide percentages by 100, take M-values back to beta values" if np.isfinite(high) else "pass its unit"
+        raise InputError(
+            f"{report.where} holds {report.minimum:.4g} to {report.maximum:.4g} and the model was fitted on values "
+            f"{unit}: {fix}, or correct what lies outside"
+        )
+    if report.state == "beta" and state == "real":
+        raise InputError(
+            f"{report.where} holds {report.minimum:.4g} to {report.maximum:.4g}, which looks like beta values, and the "
+            "model was fitted on other values: pass the unit that it was fitted on"
+        )

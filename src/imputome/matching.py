@@ -34,11 +34,13 @@ class Matched:
     places : (G,) position of each gene of the input among the model's M, -1 for one that the model does not know.
     missing : genes of the model that the input lacks.
     exact : whether both have the same genes in the same order.
+    filled : what missing values of genes that the model does not know become; empty for counts.
     """
 
     places: np.ndarray
     missing: pd.Index
     exact: bool
+    filled: str = ""
 
     @property
     def messages(self) -> list[str]:
@@ -51,7 +53,8 @@ class Matched:
             )
         unknown = int((self.places < 0).sum())
         if unknown:
-            texts.append(f"{unknown:,} genes of the input are unknown to the model: they stay as they are")
+            filled = f", what is missing there is filled with {self.filled}" if self.filled else ""
+            texts.append(f"{unknown:,} genes of the input are unknown to the model: they stay as they are{filled}")
         return texts
 
 
@@ -92,7 +95,8 @@ def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None
             f"{len(twice.unique()):,} genes of the model stand more than once in the input ({_some(twice.unique())}): "
             "leave one of each, or make the names unique"
         )
-    return Matched(places, known[~found], exact=False)
+    filled = "the feature's mean" if estimator.kind_ == "real" else ""
+    return Matched(places, known[~found], exact=False, filled=filled)
 
 
 def _elsewhere(adata: AnnData, known: pd.Index, column: str | None) -> str:
@@ -187,11 +191,12 @@ class OwnGenes:
         return values
 
     def _own(self, values: np.ndarray, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        """What stands for genes that nothing is known of; no spread is claimed for them."""
+        """What stands for genes that nothing is known of; no spread is claimed of what was observed."""
+        if self.own.kind == "real":
+            filled = self._variances if output == "variance" else self._means
+            return np.where(np.isnan(values), filled[j], 0 if output == "variance" else values)
         if output in ("variance", "dropout_probability"):
             return np.zeros_like(values)
-        if self.own.kind == "real":
-            return np.where(np.isnan(values), self._means[j], values)
         return counts_to_scale(values, self.own.depth[i], "normalized") if output == "normalized" else values
 
     def _scaled(self, values: np.ndarray, i: np.ndarray, output: Output) -> np.ndarray:
@@ -213,3 +218,10 @@ class OwnGenes:
         return np.divide(
             np.nansum(X, axis=0, dtype=np.float64), number, out=np.full(len(number), whole), where=number > 0
         )
+
+    @cached_property
+    def _variances(self) -> np.ndarray:
+        """(G,) mean squared deviation of the observed values of each feature from `_means`."""
+        gaps = self.own.X - self._means
+        number = np.maximum((~np.isnan(gaps)).sum(axis=0), 1)
+        return np.asarray(np.nansum(np.square(gaps), axis=0, dtype=np.float64) / number)

@@ -276,6 +276,40 @@ def test_real_values(tmp_path):
         imputome.apply_model(counts, model)
 
 
+def real_values(X, seed=0):
+    """With names, and a tenth missing."""
+    X = np.where(np.random.default_rng(seed).random(X.shape) < 0.1, np.nan, X)
+    return ad.AnnData(X, var=pd.DataFrame(index=[f"f{j}" for j in range(X.shape[1])]))
+
+
+def test_real_values_of_another_unit_are_refused():
+    rng = np.random.default_rng(0)
+    beta, z = rng.beta(0.5, 0.5, (30, 8)), rng.normal(size=(30, 8))
+    models = {name: imputome.fit_model(real_values(X), method="mean") for name, X in (("beta", beta), ("z", z))}
+    models["positive"] = imputome.fit_model(real_values(5 + np.abs(z)), method="mean")
+    for values, words in ((100 * beta, "divide percentages by 100"), (z, "M-values"), (1.01 * beta + 0.01, "0 to 1")):
+        with pytest.raises(InputError, match=words):
+            imputome.apply_model(real_values(values, 1), models["beta"])
+    with pytest.raises(InputError, match="looks like beta values"):
+        imputome.apply_model(real_values(beta, 1), models["z"])
+    with pytest.raises(InputError, match="of 0 or more"):
+        imputome.apply_model(real_values(z, 1), models["positive"])
+    for name, values in (("beta", beta), ("z", 3 * z), ("positive", 9 + np.abs(z))):
+        applied(real_values(values, 1), models[name])
+
+
+def test_what_is_filled_in_features_that_the_model_does_not_know_is_said_and_uncertain():
+    X = np.random.default_rng(0).normal(size=(40, 7))
+    new = real_values(X, 1)
+    model = imputome.fit_model(real_values(X)[:, :6].copy(), method="gaussian_copula", params={"mode": "fast"})
+    with pytest.warns(UserWarning, match="what is missing there is filled with the feature's mean"):
+        imputome.apply_model(new, model, key_added="k", outputs=["variance"])
+    missing = np.isnan(new.X[:, 6])
+    np.testing.assert_allclose(new.layers["k"][missing, 6], np.nanmean(new.X[:, 6]), rtol=1e-5)
+    np.testing.assert_allclose(new.layers["k_variance"][missing, 6], np.nanvar(new.X[:, 6]), rtol=1e-5)
+    assert not new.layers["k_variance"][~missing, 6].any()
+
+
 # -- models and files --------------------------------------------------------------------------------------------------
 def test_wrong_models(folder, capsys):
     Path("empty").mkdir()

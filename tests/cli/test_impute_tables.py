@@ -258,6 +258,13 @@ def test_draws_are_tables_beside_a_table(folder, capsys):
     assert "wrote 1 multiple imputations: rows.draw01.csv" in capsys.readouterr().out
 
 
+def test_draws_of_an_earlier_run_that_stay_are_said(folder, capsys):
+    assert columns("in.csv", "full.csv", "gauss", "--draws", "3") == 0
+    capsys.readouterr()
+    assert columns("in.csv", "full.csv", "gauss", "--draws", "1", "--force") == 0
+    assert "warning: 2 draws of an earlier run stay where they are, from full.draw02.csv on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_draws_are_layers_elsewhere_and_go_with_the_result(folder, suffix, capsys):
     read = ad.read_h5ad if suffix == ".h5ad" else ad.read_zarr
@@ -388,6 +395,8 @@ def test_samples_that_cannot_be_joined_are_refused(clinical, capsys):
     refused(capsys, with_samples("clinical.csv", "--sample-id", "name"), "no column 'name'", "patient")
     refused(capsys, with_samples("none.csv"), "none.csv does not exist")
     refused(capsys, with_samples("none.xlsx"), "none.xlsx is no text table")
+    (clinical / "r.tsv").write_text('"grade"\t"age"\n"s2"\t"G2"\t50\n"s3"\t"G3"\t60\n')
+    refused(capsys, with_samples("r.tsv"), "the header of the table of samples r.tsv has fewer fields than its lines")
     (clinical / "twice.csv").write_text("id,age\ns2,1\ns2,2\n")
     refused(capsys, with_samples("twice.csv"), "twice.csv has the sample 's2' more than once")
     (clinical / "in.csv").write_text("id,a,b\ns2,1,\ns2,,3\nt,5,6\n")

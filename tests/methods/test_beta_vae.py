@@ -560,6 +560,8 @@ def test_checkpoints_tell_other_data(tmp_path):
         ({"start": "zero"}, "start='zero'"),
         ({"shift_mode": "both"}, "shift_mode='both'"),
         ({"shift": "maybe"}, "shift='maybe'"),
+        ({"shift": -1.0}, "choose 0 to 10"),
+        ({"shift": 1e9}, "choose 0 to 10"),
         ({"shift": 1.0, "likelihood": "mse"}, "counted in sigma"),
         ({"input_dropout": 1.0}, "input_dropout=1.0"),
         ({"latent": 0}, "latent=0"),

@@ -303,3 +303,46 @@ def test_saved_model_gives_the_same_outputs_and_draws(tmp_path):
 def test_wrong_parameters_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         GaussianCopula(**wrong).fit(as_data(low_rank(20, 10)[0], kind="real"))
+
+
+@pytest.mark.parametrize("case", ["one feature varies", "one value a row"])
+def test_rows_without_two_known_features(case):
+    X = np.random.default_rng(0).normal(size=(30, 6))
+    if case == "one feature varies":
+        X[:, 1:] = 2.0
+        X[3, 0] = np.nan
+    else:
+        X[np.arange(30)[:, None] % 6 != np.arange(6)] = np.nan
+    filled = GaussianCopula().fit_transform(as_data(X, kind="real")).to_array()
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[~np.isnan(X)], X[~np.isnan(X)])
+
+
+def test_draws_of_a_row_of_which_nothing_is_known_are_those_of_the_data():
+    X = np.random.default_rng(0).normal(size=(200, 3)) @ np.random.default_rng(1).normal(size=(3, 40))
+    X += 0.3 * np.random.default_rng(2).normal(size=X.shape)
+    X[7] = np.nan
+    result = GaussianCopula(mode="fast").fit_transform(as_data(X, kind="real"))
+    draws = np.array([result.draw(number, rows=[7])[0] for number in range(400)])
+    spread = draws.std(axis=0) / np.nanstd(X, axis=0)
+    assert 0.85 < np.median(spread) < 1.15
+    pairs = np.triu_indices(40, 1)
+    strength = [np.abs(np.corrcoef(values, rowvar=False)[pairs]).mean() for values in (draws, np.delete(X, 7, axis=0))]
+    assert strength[0] == pytest.approx(strength[1], rel=0.2)
+
+
+@pytest.mark.parametrize("exponent", [-24, 0, 18, 25])
+def test_the_size_of_float32_values_does_not_matter(exponent):
+    X, _ = low_rank(n=60, G=20)
+    plain = GaussianCopula(mode="fast").fit_transform(as_data(X, kind="real")).to_array()
+    scaled = (X * 10.0**exponent).astype(np.float32)
+    found = GaussianCopula(mode="fast").fit_transform(as_data(scaled, kind="real")).to_array() / 10.0**exponent
+    np.testing.assert_allclose(found, plain, rtol=1e-2, atol=0.02)
+
+
+def test_training_rows_are_known_again_in_either_precision():
+    X, _ = low_rank(n=60, G=20)
+    X = X.astype(np.float32)  # as a table holds it, whatever it is read as
+    estimator = GaussianCopula(mode="fast").fit(as_data(X.astype(np.float64), kind="real"))
+    again = estimator.transform(as_data(X, kind="real"))
+    np.testing.assert_array_equal(again.model.own, np.arange(60))

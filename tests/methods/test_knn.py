@@ -189,3 +189,14 @@ def test_blocks_of_rows_and_of_training_rows_do_not_matter(monkeypatch):
 def test_k_must_be_positive():
     with pytest.raises(InputError, match="k=0"):
         KNN(k=0).fit(matrix())
+
+
+def test_other_values_of_a_constant_feature_move_no_row():
+    X = matrix(missing=0.0)
+    X[:, 0] = 0
+    estimator = KNN(k=5).fit(real(X[:60]))
+    new = X[60:].copy()
+    new[:, 5] = np.nan
+    expected = estimator.transform(real(new)).to_array()[:, 5]
+    new[:, 0] = 1e6
+    np.testing.assert_array_equal(estimator.transform(real(new)).to_array()[:, 5], expected)

@@ -498,3 +498,23 @@ def test_report_is_json(counts):
         assert tuple(again["shape"]) == report.shape
         assert tuple(again["warnings"]) == report.warnings
         assert again["log_base_total"] == report.log_base_total
+
+
+@pytest.mark.parametrize(
+    ("factor", "wrong", "words"),
+    [(1.0, 1.0001, "1 values in X lie outside 0 to 1"), (100.0, 5.0, "divide by 100"), (1.0, 0.5, None)],
+)
+def test_values_that_are_nearly_beta_values(factor, wrong, words):
+    X = factor * np.random.default_rng(0).beta(0.5, 0.5, (50, 20))
+    X[3, 4], X[5, 6] = np.nan, wrong
+    found = [text for text in inspect(adata_of(X)).warnings if "beta values" in text or "percentages" in text]
+    assert len(found) == (words is not None)
+    assert all(words in text for text in found)
+
+
+@pytest.mark.parametrize("values", ["z", "log"])
+def test_other_real_values_are_not_taken_for_beta_values(values):
+    X = np.random.default_rng(0).normal(size=(50, 20))
+    X = X if values == "z" else 20 * np.abs(X) / np.abs(X).max()
+    X[3, 4] = np.nan
+    assert not inspect(adata_of(X)).warnings

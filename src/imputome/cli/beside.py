@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from imputome.cli.console import print_json
+from imputome.cli.console import print_json, warning_line
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -96,10 +97,21 @@ def checked_beside(
     others = [path for _, path in files] + ([] if uncertainty is None else [uncertainty])
     for path in others:
         check_output(path, source, overwrite=force)
+    if files and suffix and force:
+        _warn_of_leftovers(output, suffix, files)
     places = [path.resolve() for path in (output, *others)]
     if len(set(places)) < len(places):
         raise InputError(f"--uncertainty {uncertainty} is the path of another output: give another")
     return Beside(uncertainty, draws, files, () if suffix else tuple(names.values()))
+
+
+def _warn_of_leftovers(output: Path, suffix: str, files: Iterable[tuple[int, Path]]) -> None:
+    """Say that draws of an earlier run, which had more of them, stay beside those of this one."""
+    name = output.name
+    pattern = f"{escape(name[: -len(suffix)])}.draw[0-9]*{escape(name[-len(suffix) :])}"
+    old = sorted(set(output.parent.glob(pattern)) - {path for _, path in files})
+    if old:
+        warning_line(f"{len(old)} draws of an earlier run stay where they are, from {old[0]} on: remove them")
 
 
 def check_offered(beside: Beside, estimator: Imputer) -> tuple[Output, ...]:

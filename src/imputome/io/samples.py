@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,11 +94,17 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
         raise InputError(f"the table of samples {path} does not exist")
     try:
         separator = separator_of(path, own_separator(suffix))
-        with open_text(path) as handle:
+        with open_text(path) as handle, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             # names that look like numbers, or like a missing value, stay as they are
             table = pd.read_csv(
                 handle, sep=separator, index_col=False, converters={0 if column is None else column: str}
             )
+    except pd.errors.ParserWarning as error:
+        raise InputError(
+            f"the header of the table of samples {path} has fewer fields than its lines (R writes such tables): give "
+            "the first column a name too"
+        ) from error
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"the table of samples {path} cannot be read: {str(error).splitlines()[0]}") from error
     if column is not None and column not in table:

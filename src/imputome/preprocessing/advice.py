@@ -48,7 +48,7 @@ def advise(
     empty_features, empty_samples : without any value.
     low_values : whether values are suspected to be missing because they are low.
     """
-    method, reason = _method(n, G, share)
+    method, reason = advised_method(n, G, share)
     notes = []
     if mostly_missing:
         notes.append(
@@ -68,7 +68,8 @@ def advise(
     return Advice(method, reason, tuple(notes))
 
 
-def _method(n: int, G: int, share: float) -> tuple[str | None, str]:
+def advised_method(n: int, G: int, share: float) -> tuple[str | None, str]:
+    """The method for n samples x G features with a share missing, None where nothing is; and why."""
     if share == 0:
         return None, "no value is missing"
     if n < FEW_SAMPLES:

@@ -25,6 +25,8 @@ State = Literal["counts", "log1p", "normalized", "scaled", "real", "beta"]
 # Thresholds, chosen on the staged data sets and on what scanpy makes of them (see the tests).
 CONSTANT = 0.01  # nine rows in ten are this close (relative) to the median row total
 MANY_ZEROS = 0.25  # share of zeros above which they are taken for dropouts and not for measurements
+FEW_OUTSIDE = 0.01  # share of values outside 0 to 1 up to which they are taken for mistakes in beta values
+PERCENT = 90.0  # percentages come near 100, log-transformed values never do
 FEW_NEGATIVES = 0.1  # share of the nonzero integers; above it these are differences and not damaged counts
 
 _GENE = re.compile(
@@ -156,7 +158,7 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
     if text:
         return replace(report, errors=(f"{where} holds {text}",), warnings=tuple(orientation))
     errors = _errors(report)
-    warnings = [] if errors else _state_warnings(report, base, data, layer)
+    warnings = [] if errors else _state_warnings(report, base, data, layer, tally)
     warnings += orientation + _defects(report, named=named, empty=bool(errors))
     return replace(report, warnings=tuple(warnings), errors=tuple(errors))
 
@@ -332,7 +334,7 @@ def _integers(piece: Any) -> bool:
     return piece.nnz > 0 and bool(piece.data.min() >= 0) and is_integer(piece.data)
 
 
-def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str | None) -> list[str]:
+def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str | None, tally: Tally) -> list[str]:
     """What the state means for imputation: never for plain counts."""
     where, low, high = report.where, report.minimum, report.maximum
     if report.state == "counts":
@@ -352,6 +354,8 @@ def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str
         return texts
     if report.state == "normalized":
         return [f"{where} looks normalised or corrected (max {high:.6g}, non-integer): {advice}, {own_scale}"]
+    if report.n_nan and (unit := _unit(report, tally)):
+        return [unit]
     if report.n_nan:
         whole = report.n_noninteger == 0 and not report.n_negative and report.state == "real"
         text = (
@@ -363,6 +367,19 @@ def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str
         look += f" and holds {report.n_negative:,} negative values (minimum {low:.3g}), which counts cannot have"
     fix = "mark missing values by NaN" if report.state == "beta" else f"{advice}, or mark missing values by NaN{raw}"
     return [f"{where} {look}; it has no NaN, so nothing is missing: {fix}"]
+
+
+def _unit(report: InputReport, tally: Tally) -> str | None:
+    """The remark that these are nearly methylation beta values, if they are."""
+    where, low, high, outside = report.where, tally.minimum, tally.maximum, tally.n_outside
+    if 0 < outside <= FEW_OUTSIDE * (tally.n * tally.G - tally.n_nan):
+        return (
+            f"{outside:,} values in {where} lie outside 0 to 1 ({low:.6g} to {high:.6g} in all): if these are beta "
+            "values, correct them, for results are not held within 0 to 1 as it is"
+        )
+    percent = low >= 0 and PERCENT < high <= 100 and report.n_noninteger
+    text = f"{where} lies within 0 to 100: if these are percentages of methylation, divide by 100 to keep results there"
+    return text if percent else None
 
 
 def _defects(report: InputReport, *, named: bool, empty: bool) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+_VARIES = 0.5
 _PIECE = 2**21  # values a temporary float64 piece may hold (16 MiB)
 
 
@@ -49,6 +50,17 @@ class Standard:
         for part in _pieces(X):
             Z[part] = (X[part] - self.center) / self.scale
         return Z
+
+
+def varying(Z: np.ndarray) -> np.ndarray:
+    """(G,) True for the columns of (n, G) z-scores with NaN, of the rows they were learned from, that vary.
+
+    One that varies has a z-score of at least 1 somewhere, one that does not has 0 everywhere but for rounding.
+    """
+    found = np.zeros(Z.shape[1], dtype=bool)
+    for part in _pieces(Z):
+        found |= (np.abs(Z[part]) > _VARIES).any(axis=0)
+    return found
 
 
 def _pieces(X: np.ndarray) -> Iterator[slice]:

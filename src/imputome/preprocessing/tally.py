@@ -48,6 +48,7 @@ class Tally:
     def __init__(self, n: int, G: int) -> None:
         self.n, self.G = n, G
         self.n_nonzero = self.n_nan = self.n_negative = self.n_infinite = self.n_noninteger = 0
+        self.n_outside = 0  # finite, and not in 0 to 1
         self.minimum, self.maximum = np.inf, -np.inf
         self.totals = np.zeros(n)
         self.log_totals = {base: np.zeros(n) for base in LOG_BASES}  # of the values before log(1 + x)
@@ -72,6 +73,7 @@ class Tally:
         self.n_negative += int((values < 0).sum())
         self.n_noninteger += int((np.abs(values - np.rint(values)) > TOLERANCE).sum())
         finite = coo.data[~(nan | infinite)]
+        self.n_outside += int(((finite < 0) | (finite > 1)).sum())
         if n * G > len(values):  # there are zeros that are not stored
             self.minimum, self.maximum = min(self.minimum, 0.0), max(self.maximum, 0.0)
         if len(finite):

@@ -21,13 +21,12 @@ from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.schedule import Training
 from imputome.methods.deep.training import seeded
 from imputome.preprocessing.holdout import hide_values
-from imputome.preprocessing.standardize import Standard
+from imputome.preprocessing.standardize import Standard, varying
 
 VALIDATION = 0.1  # share of the samples that training does not see, where anything is chosen on samples
 HIDDEN = 0.1  # share of the known values of those samples that is hidden to be imputed
 LOW = 0.1  # quantile under which a value counts as low, of which half are hidden (section "Missing data simulations")
 LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
-VARIES = 0.5  # a feature that varies has a z-score of at least 1 somewhere, one that does not has 0 everywhere
 ENCODED = 2**21  # values encoded at a time
 
 
@@ -199,8 +198,7 @@ class BetaVAE(DeepImputer):
             )
         standard = Standard.of(X)
         Z = standard.forward(X)  # (n, G)
-        varies = np.max(np.abs(Z), axis=0, initial=0.0, where=known) > VARIES
-        self.center_, self.scale_ = standard.center, np.where(varies, standard.scale, 0.0)
+        self.center_, self.scale_ = standard.center, np.where(varying(Z), standard.scale, 0.0)
         self._level(Z)
         usable = np.flatnonzero(known.any(axis=1))
         train, held_out = usable, None

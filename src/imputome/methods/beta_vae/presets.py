@@ -14,6 +14,7 @@ Start = Literal["mean", "random"]
 ShiftMode = Literal["inference", "train"]
 
 OUTWARDS = (10, 30)  # widths of the hidden layers over that of the latent, from the inside (section "Model parameters")
+LARGEST_SHIFT = 10.0  # what is farther out is no low value any more
 SMALLEST_SHARE = 5  # the latent has at most a fifth of the features
 
 
@@ -112,6 +113,10 @@ class Design:
             raise InputError(f"beta_vae: hidden={self.hidden!r} must hold positive widths")
         if isinstance(self.shift, str) and self.shift != "auto":
             raise InputError(f"beta_vae: shift={self.shift!r} is neither a number nor 'auto'")
+        if not isinstance(self.shift, str) and not 0 <= self.shift <= LARGEST_SHIFT:
+            raise InputError(
+                f"beta_vae: shift={self.shift!r} is counted in standard deviations: choose 0 to {LARGEST_SHIFT:g}"
+            )
         if self.shift and self.likelihood == "mse":
             raise InputError("beta_vae: a shift is counted in sigma, which likelihood='mse' does not give")
 

@@ -151,6 +151,8 @@ def tune(
     rate = 0.1 if rate < 0.02 else min(rate, 0.5)
     seen = np.flatnonzero((~np.isnan(T)).sum(axis=1) > 1)
     rows = np.sort(rng.permutation(seen)[:TUNING_ROWS])
+    if not len(rows):  # no row has two known values, one to hide and one to predict it from
+        return conditional, residuals
     apart = Conditional(
         conditional.gaussian, conditional.members, np.eye(len(conditional.members)), residuals.explained
     )

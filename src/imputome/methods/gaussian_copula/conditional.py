@@ -86,11 +86,11 @@ class Conditional:
         missing = np.flatnonzero(~observed)
         noise = self.gaussian.noise
         total = float((1 / noise[observed]).sum())
-        if total == 0:
-            return Row(
-                np.zeros(self.weights.shape[:-1] + t.shape), np.ones(len(t)), 1.0, missing, np.zeros((0, len(missing)))
-            )
         Z = self.gaussian.Z[rows]
+        if total == 0:
+            # nothing is known: the training rows' own covariance, as the ridge leaves too little of it
+            roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
+            return Row(np.zeros(self.weights.shape[:-1] + t.shape), np.ones(len(t)), 1.0, missing, roots)
         found = solve_members(
             prior, k, own_norm, self.members, ridge=ridge, total=total, whole=float((1 / noise).sum())
         )

@@ -20,6 +20,7 @@ from imputome.methods.gaussian_copula.conditional import LARGE, Conditional, Mem
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.model import CopulaRows, Predictor
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
+from imputome.preprocessing.standardize import Standard
 
 SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
 GAUSSIAN = (Member("gaussian", 1.0), Member("gaussian", 0.5), Member("gaussian", 0.25))
@@ -46,9 +47,9 @@ class GaussianCopula(Imputer):
 
     A row that was trained on, recognised by its values, is predicted from the other rows and its own observed values; a
     row without any gets the feature means. Features that do not vary come back constant, features never observed as
-    the mean of all values. Values stay within the training range of their feature.
+    the mean of all values. Values may lie somewhat beyond the training range of their feature.
 
-    Cost, for n rows and G features: O(n^2 (n + G)) a pass to fit, of which there are up to about ten, then
+    Cost, for n rows and G features: O(n^2 (n + G)) a pass to fit, of which there are ten to thirty, then
     O(n^2 (n + m)) for a row with m missing features. Above 1,000 training rows the covariance is learned from a random
     1,000 and a row is conditioned on the 256 nearest of all, at O(n + 256^2 G) each.
 
@@ -96,7 +97,7 @@ class GaussianCopula(Imputer):
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)
-        self.fallback_variance_ = float(np.nanvar(X, dtype=np.float64))
+        self.fallback_variance_ = _variance(X)
         self.prints_ = _prints(X)
         rng = np.random.default_rng(self.random_state)
         with few_threads(X.size < 2**16):
@@ -112,7 +113,7 @@ class GaussianCopula(Imputer):
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         n = len(X)
         rows = np.arange(n) if n <= LARGE else np.sort(rng.permutation(n)[:LARGE])
-        unit = np.nanstd(X, axis=0, dtype=np.float64)
+        unit = Standard.of(X).scale
         shares = SHARES if self.normal_share == "auto" else (float(self.normal_share),)
         best = np.inf
         for share in shares:
@@ -242,10 +243,17 @@ def _centres(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return centre, high - low > 1e-6 * np.maximum(np.abs(low), np.abs(high))
 
 
+def _variance(X: np.ndarray) -> float:
+    """Of all known values, in float64 (NumPy squares float32 as it is)."""
+    level = float(np.nanmean(X, dtype=np.float64))
+    squares = sum(float(np.nansum(np.square(row.astype(np.float64) - level))) for row in X)
+    return squares / max(1, int((~np.isnan(X)).sum()))
+
+
 def _prints(X: np.ndarray) -> np.ndarray:
     """(n,) 64-bit fingerprints of rows: the same values, and the same ones missing."""
     marks = np.empty(len(X), np.uint64)
     for i, row in enumerate(X):
-        plain = np.where(np.isnan(row), np.nan, row + 0.0).astype(np.float64)
+        plain = np.where(np.isnan(row), np.nan, row + 0.0).astype(np.float32)  # tables are read in either precision
         marks[i] = int.from_bytes(blake2b(plain.tobytes(), digest_size=8).digest(), "little")
     return marks

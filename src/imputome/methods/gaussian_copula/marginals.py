@@ -38,7 +38,7 @@ class Marginals:
         count = min(KNOTS, len(X))
         x, t, slope = np.empty((count, G)), np.empty((count, G)), np.empty(G)
         for j in range(G):
-            known = np.sort(X[:, j][~np.isnan(X[:, j])])
+            known = np.sort(X[:, j][~np.isnan(X[:, j])]).astype(np.float64)
             values, ties = np.unique(known, return_counts=True)
             ends = np.cumsum(ties)
             # the score of tied values (zeros, say) is that of the middle of their ranks

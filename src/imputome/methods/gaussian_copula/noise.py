@@ -71,7 +71,7 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
 
     Each pass replaces the missing values by their predictions, the noise of a feature by its mean squared error (over
     observed entries), and then moves the ridge to the neighbour on its grid with the lower error, if there is one. It
-    stops when neither the ridge nor the error moves. Cost: two to nine passes of O(n^2 (n + G)).
+    stops when neither the ridge nor the error moves. Cost: three to fourteen passes of O(n^2 (n + G)).
     """
     missing = np.isnan(T)
     known = (~missing).sum(axis=0)

@@ -11,7 +11,7 @@ from numba import njit, prange
 from imputome.errors import InputError
 from imputome.methods.base import Data, Imputer, Model, Output
 from imputome.methods.factors import few_threads
-from imputome.preprocessing.standardize import Standard
+from imputome.preprocessing.standardize import Standard, varying
 
 HEAD = 64  # nearest rows of each row whose distances are taken again, exactly
 NEAR = 0.01  # float32 products lose the digits of a mean squared difference below this, so it is taken again too
@@ -59,7 +59,11 @@ class KNN(Imputer):
 
     def _new_rows(self, data: Data) -> Model:
         X = data.known_values()
-        return NeighborMean(self.standard_.forward(X), self, X.dtype)
+        Z = self.standard_.forward(X)
+        # a feature that did not vary has no unit: another value of it says nothing of how far rows are apart
+        constant = ~varying(self.training_)
+        Z[:, constant] = np.where(np.isnan(Z[:, constant]), np.nan, 0.0)
+        return NeighborMean(Z, self, X.dtype)
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"training": self.training_, "center": self.standard_.center, "scale": self.standard_.scale}
