@@ -170,13 +170,28 @@ def test_the_same_sample_twice_is_said_and_kept(folder, capsys):
     assert "warning" in capsys.readouterr().err
 
 
-def test_a_table_without_names_is_said(folder, capsys):
+def test_a_table_without_names_is_refused_and_one_of_another_format_said(folder, capsys):
     (folder / "n.csv").write_text("a,b,c\n0.5,1,\n1.5,,3\n-2.5e-3,5,6\n")
-    assert columns("n.csv", "out.csv", "mean") == 0
-    assert "warning: the first column of n.csv (0.5, 1.5, -2.5e-3, ...) is taken for names" in capsys.readouterr().err
+    refused(capsys, columns("n.csv", "out.csv", "mean"), "the first column of n.csv ('a') holds values")
+    table = pd.DataFrame({"a": ["0.5", "1.5", "-2.5e-3"], "b": [1, np.nan, 5], "c": [np.nan, 3, 6]}).set_index("a")
+    table.to_parquet("n.parquet")
+    assert columns("n.parquet", "out.parquet", "mean") == 0
+    assert (
+        "warning: the first column of n.parquet (0.5, 1.5, -2.5e-3, ...) is taken for names" in capsys.readouterr().err
+    )
     assert columns("in.csv", "out2.csv", "mean") == 0
     assert "first column" not in capsys.readouterr().err
-    assert columns("n.csv", "out3.csv", "mean", "--quiet") == 0
+    assert columns("n.parquet", "out3.parquet", "mean", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_numbers_that_stand_for_missing_values_are_said(folder, capsys):
+    (folder / "c.csv").write_text("id,a,b\ns,1,-999\nt,-999,3\nu,5,6\n")
+    assert columns("c.csv", "out.csv", "mean") == 0
+    found = capsys.readouterr()
+    assert "warning: 2 values of c.csv are exactly -999, far below all others" in found.err
+    assert "UserWarning" not in found.err
+    assert columns("c.csv", "out2.csv", "mean", "--quiet") == 0
     assert capsys.readouterr() == ("", "")
 
 

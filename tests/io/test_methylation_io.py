@@ -71,8 +71,8 @@ def test_dtype_of_the_table_is_kept_and_empty_fields_are_nan(tmp_path):
         (lambda t: t.drop(columns="Cov.b"), {}, "a column 'M.b' but no 'Cov.b'"),
         (lambda t: t.drop(columns="M.a"), {}, "a column 'Cov.a' but no 'M.a'"),
         (lambda t: t[["pos"]], {}, "no column begins with 'M.' or 'Cov.'.*pos"),
-        (lambda t: t, {"position": ("start",)}, "no column 'start'"),
-        (lambda t: t, {"position": ()}, "position names no column"),
+        (lambda t: t, {"position": ("start",)}, r"no column 'start' .*--position \(position=\.\.\.\)"),
+        (lambda t: t, {"position": ()}, r"--position \(position=\.\.\.\) names no column"),
         (lambda t: t, {"methylated": ""}, "two different prefixes"),
         (lambda t: t, {"methylated": "Cov."}, "two different prefixes"),
         (lambda t: t.iloc[:0], {}, "no rows"),
@@ -90,6 +90,28 @@ def test_a_table_by_r_has_no_name_for_its_row_names(tmp_path):
     adata = read_counts(tmp_path / "counts.csv")
     assert list(adata.var_names) == ["10", "20"]
     np.testing.assert_array_equal(adata.layers["coverage"], [[3, 4]])
+
+
+@pytest.mark.parametrize(("name", "separator"), [("c.csv", ";"), ("c.csv", "\t"), ("c.tsv", ","), ("c.txt.gz", ";")])
+def test_another_separator_than_the_name_promises(tmp_path, name, separator):
+    table().to_csv(tmp_path / name, index=False, sep=separator)
+    same(read_counts(tmp_path / name, position=("chr", "pos")), names=["chr1:10", "chr1:20", "chr2:10"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"pos,M.a,Cov.a\n1,2,3\n2,0\n", "line 3 of .* has 2 fields, the header 3"),
+        (b"pos,M.a,Cov.a\n1,2,3\n2,0,1,2,3\n", "line 3 of .* has 5 fields, the header 3"),
+        (b"pos,M.\xe9,Cov.\xe9\n1,2,3\n", "line 1 of .* is not in UTF-8"),
+        (gzip.compress(b"pos,M.a,Cov.a\n1,2,3\n"), "is gzipped: rename it"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, content, message):
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_counts(tmp_path / "c.csv")
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,14 @@ TABLES = {
     "quotes inside": ('5" id,a,b\n5" s1,1.50,?\ns"2",?,1e3\n', ","),
     "same names": ("id,a,a\ns,1.50,?\ns,?,1e3\n", ","),
     "numbers as names": ("7,1,2\n007,1.50,?\n1e3,?,1e3\n", ","),
-    "names like NA": ("NA,NaN,b\nNA,1.50,?\n,?,1e3\n", ","),
+    "names like NA": ("NA,NaN,b\nNA,1.50,?\nnan,?,1e3\n", ","),
     "blank lines": ("id,a,b\n\ns1,1.50,?\n  \ns2,?,1e3\n\n\n", ","),
     "accents": ("id,ä,β\nsé,1.50,?\n細胞,?,1e3\n", ","),
     "odd numbers": ("id,a,b\ns1,+001.50,?\ns2, 7,-.5\ns3,?,1E+3\n", ","),
     "nothing missing": ('id,a,b\n"s1",1.5000,02\ns2,-0,1e3', ","),
 }
 SPELLINGS = ("", "NA", "NaN", "nan", "null", "NULL", "N/A", "n/a", "#N/A", "None", "-nan", "<NA>", '""', '"NA"')
+SPELLINGS += (" ", '" "', "na", "Na", "NAN", "Nan", "n/A", "N/a", "Null", '"null"')
 
 
 @pytest.mark.parametrize("genes_in", ["columns", "rows"])
@@ -103,7 +104,7 @@ def test_every_spelling_of_missing_is_replaced_in_its_quotes(tmp_path, spelling)
 def test_each_value_goes_to_its_place(tmp_path, genes_in, monkeypatch):
     """Random tables against the csv module, in several blocks."""
     monkeypatch.setattr("imputome.io.rewrite.BLOCK_BYTES", 4 * 7 * 3)
-    monkeypatch.setattr("imputome.io.text.CHUNK_VALUES", 20)
+    monkeypatch.setattr("imputome.io.values.CHUNK_VALUES", 20)
     rng = np.random.default_rng(5)
     X = rng.normal(size=(23, 7)).round(3)
     X[rng.random(X.shape) < 0.4] = np.nan

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,56 @@ def test_names_stay_as_they_are(tmp_path):
     np.testing.assert_array_equal(adata.X[:, 1], [2, 6, 6])
 
 
+def test_names_of_the_other_side_are_named_in_errors(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,c\n0.5,1,2\n1.5,3,4\n")
+    with pytest.raises(InputError, match="not names of genes: add a column"):
+        read_table(path, genes_in="rows")
+    path.write_text("g1,0.5,1.5\ng2,3,4\n")
+    with pytest.raises(InputError, match="not names of samples: add a header"):
+        read_table(path, genes_in="rows")
+
+
+def test_whole_numbers_do_as_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,1,2\n1,0.5,\n2,1.5,3\n")
+    adata = read_table(path, genes_in="columns")
+    assert (list(adata.obs_names), list(adata.var_names)) == (["1", "2"], ["1", "2"])
+
+
+@pytest.mark.parametrize("marker", [".", "-", "?", "ND", "#DIV/0!", "missing", "  "])
+def test_a_marker_among_numbers_is_to_be_replaced(tmp_path, marker):
+    (tmp_path / "t.csv").write_text(f"id,a,b\nc1,1,2\nc2,3,{marker}\nc3,5,6\nc4,7,8\n")
+    words = (
+        rf"column 'b' of .* replace {re.escape(repr(marker))} by NA \(or leave the cell empty\) where it means missing"
+    )
+    with pytest.raises(InputError, match=words):
+        read_table(tmp_path / "t.csv", genes_in="columns")
+
+
+@pytest.mark.parametrize("code", [-99, -999, -9999])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_number_that_probably_means_missing_is_warned_of(tmp_path, code, suffix):
+    path = tmp_path / f"t{suffix}"
+    table = pd.DataFrame({"a": [1.5, code, np.nan], "b": [code, -3.0, 60000.0]}, index=["x", "y", "z"])
+    table.to_csv(path) if suffix == ".csv" else table.to_parquet(path)
+    words = rf"^2 values of .* are exactly {code}, far below all others: if that means missing, replace it by NA$"
+    with pytest.warns(UserWarning, match=words) as caught:
+        adata = read_table(path, genes_in="columns")
+    assert len(caught) == 1
+    np.testing.assert_array_equal(adata.X, table.to_numpy())
+
+
+@pytest.mark.parametrize(
+    "values", [[-99, -60, 3], [-999, -998.5, -400], [-98.9, 1, 2], [-5, 1, 2], [-99] * 3, [9999, 1, 2]]
+)
+def test_no_warning_where_other_values_are_near(tmp_path, values, recwarn):
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"a": values, "b": np.nan}, index=["x", "y", "z"]).to_csv(path)
+    read_table(path, genes_in="columns")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_header_without_a_corner(tmp_path):
     (tmp_path / "t.tsv").write_text("g1\tg2\nc1\t1\t2\nc2\t3\t4\n")  # R's write.table
     adata = read_table(tmp_path / "t.tsv", genes_in="columns")
@@ -120,11 +171,29 @@ def test_header_without_a_corner(tmp_path):
     [
         ("", "is empty"),
         ("\n", "is empty"),
+        ("\n\ncell,a,b\nc1,1,2\n", "begins with an empty line: take it out"),
+        ("  \ncell,a,b\nc1,1,2\n", "begins with an empty line: take it out"),
         ("cell,a,b\n", "is empty: it has no line of values"),
-        ("cell,a,b\nc1,1,2\nc2,1\n", "ragged"),
-        ("cell,a,b\nc1,1,2\nc2,1,2,3\n", "ragged"),
-        ("cell,a,b\nc1,1\nc2,1\n", "ragged|has one column"),
-        ("cell,a,b,c,d\nc1,1,2\n", "ragged"),
+        ("cell,a,b\nc1,1,2\nc2,1\n", r"line 3 of .*t\.csv has 2 fields, the header 3"),
+        ("cell,a,b\nc1,1,2\nc2,1,2,3\n", r"line 3 of .*t\.csv has 4 fields, the header 3"),
+        ("cell,a,b\nc1,1,2,3\nc2,1,2\nc3,1,2\n", r"line 2 of .*t\.csv has 4 fields, the header 3"),
+        ('cell,a,b\n"c\n1",1,2\n\nc2,1\n', r"line 5 of .*t\.csv has 2 fields, the header 3"),
+        ("a,b\nc1,1,2\nc2,1,2\nc3,1\n", r"line 4 of .*t\.csv has 2 fields, most lines 3"),
+        ("cell,a,b\nc1,1\nc2,1\n", r"first line of .* fields \(3\) than all others \(2\): correct it, or take it out"),
+        ("cell,a,b,c,d\nc1,1,2\n", r"first line of .* fields \(5\) than all others \(3\): correct it, or take it out"),
+        ('cell,a,b\nc1,1,2\n"c2,1,2\nc3,1,2\n', "a quote is opened in line 3 of .* and never closed"),
+        ("# made by R, today\ncell,a,b,c\nc1,1,2,3\n", "line 1 of .* is a comment, not the header: take it out"),
+        ("# made by R\ncell;a;b\nc1;1;2\n", "line 1 of .* is a comment, not the header: take it out"),
+        ("cell a b\nc1 1 2\n", "separated by blanks: put commas or tabs"),
+        ("cell,a,b\nc1,1,2\n,,\n", "line 3 of .* holds no name and no value: take it out"),
+        ("cell,a,b\nc1,1,2\n,3,\n", "line 3 of .* begins with no name: give all samples a name"),
+        ("cell,a,,b\nc1,1,2,3\n", "the header of .* has no name in field 3: give all genes a name"),
+        ("a,,b\nc1,1,2,3\n", "the header of .* has no name in field 2: give all genes a name"),
+        (
+            "a,b,c\n0.5,1,2\n-1e-3,3,4\n1,5,6\n",
+            r"the first column of .*t\.csv \('a'\) holds values, not names of samples: add a column of names in front",
+        ),
+        ("c1,0.5,,2,1.\nc2,1,2,3,4\n", "the first line of .* holds values, not names of genes: add a header line"),
         ("cell|a|b\nc1|1|2\n", "has one column when split at"),
         ("cell,a,b\nc1,1,high\nc2,1,low\n", "column 'b' of .* holds 'high', not a number: take the column out"),
         ("cell,a,b\nc1,1,True\nc2,1,False\n", "column 'b' of .* holds True, not a number"),
@@ -142,26 +211,52 @@ def test_a_short_line_is_not_a_missing_value(tmp_path):
     """pandas fills both up with NaN; only the second is a table."""
     path = tmp_path / "t.csv"
     path.write_text("cell,a,b\nc1,1,2\nc2,1\n")
-    with pytest.raises(InputError, match="ragged"):
+    with pytest.raises(InputError, match="line 3 of"):
         read_table(path, genes_in="columns")
     path.write_text("cell,a,b\nc1,1,2\nc2,1,\n")
     np.testing.assert_array_equal(read_table(path, genes_in="columns").X, [[1, 2], [1, np.nan]])
 
 
-@pytest.mark.parametrize("damage", [b"no gzip at all", gzip.compress(b"cell,a\nc1,1\n" * 1000)[:60], b"\x1f\x8b" * 40])
+@pytest.mark.parametrize("damage", [gzip.compress(b"cell,a\nc1,1\n" * 1000)[:60], b"\x1f\x8b" * 40])
 def test_damaged_gzip(tmp_path, damage):
     (tmp_path / "t.csv.gz").write_bytes(damage)
     with pytest.raises(InputError, match="cannot be read as a table"):
         read_table(tmp_path / "t.csv.gz", genes_in="columns")
 
 
-def test_damaged_parquet_and_binary_csv(tmp_path):
+TABLE = "cell,a,b\nc1,1,2\n\u00e91,3,4\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", bytes(range(256)), "is binary data or text in UTF-16: save it as CSV in UTF-8"),
+        ("t.csv", TABLE.encode("utf-16"), "is text in UTF-16, .*: save it as CSV in UTF-8"),
+        ("t.csv", TABLE.encode("utf-16-le"), "or text in UTF-16: save it as CSV in UTF-8"),
+        ("t.csv", TABLE.encode("latin-1"), r"line 3 of .* is not in UTF-8 \(byte 0xe9\): save it as CSV in UTF-8"),
+        (
+            "t.csv",
+            b"cell,a,b\n" + b"c1,1,2\n" * 50000 + b"\xe9,3,4\n",
+            r"line 50002 of .* is not in UTF-8 \(byte 0xe9\)",
+        ),
+        ("t.csv", b"cell,a,b\nc1,1,2,3\n" + b"c1,1,2\n" * 50000 + b"\xe9,3,4\n", "line 50003 of .* is not in UTF-8"),
+        ("t.csv.gz", gzip.compress(TABLE.encode("latin-1")), r"line 3 of .* is not in UTF-8 \(byte 0xe9\)"),
+        ("t.csv", b"PK\x03\x04" + bytes(100), "is an Excel workbook .*: save it as CSV in UTF-8"),
+        ("t.csv", gzip.compress(TABLE.encode()), r"t\.csv is gzipped: rename it to t\.csv\.gz"),
+        ("t.csv.gz", TABLE.encode(), r"t\.csv\.gz is not gzipped, as its name says: rename it to t\.csv$"),
+    ],
+)
+def test_another_kind_of_file_than_its_name_says(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_table(tmp_path / name, genes_in="columns")
+    assert "codec" not in str(caught.value)
+
+
+def test_damaged_parquet_and_no_file(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         read_table(tmp_path / "t.parquet", genes_in="columns")
-    (tmp_path / "t.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        read_table(tmp_path / "t.csv", genes_in="columns")
     with pytest.raises(InputError, match="does not exist"):
         read_table(tmp_path / "none.csv", genes_in="columns")
 
@@ -348,7 +443,7 @@ def test_chunks_make_the_same_matrix(tmp_path, genes_in, monkeypatch):
         pd.DataFrame(values).to_csv(tmp_path / "t.csv")
         whole = read_table(tmp_path / "t.csv", genes_in=genes_in)
         with monkeypatch.context() as small:
-            small.setattr("imputome.io.text.CHUNK_VALUES", 40)
+            small.setattr("imputome.io.values.CHUNK_VALUES", 40)
             parts = read_table(tmp_path / "t.csv", genes_in=genes_in)
         assert type(parts.X) is type(whole.X)
         assert parts.X.dtype == whole.X.dtype

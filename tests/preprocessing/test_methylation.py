@@ -94,6 +94,8 @@ def test_no_reads_may_be_written_as_nan():
         ([[1, 12], [2, 3]], [[1, 9], [2, 3]], {}, r"1 entries have more .*first at \(0, 1\): 12 of 9"),
         ([[-1]], [[7]], {}, "negative"),
         ([[1]], [[-7]], {}, "negative"),
+        ([[1.5]], [[7.0]], {}, r"1 values of methylated are no whole numbers \(first: 1\.5\)"),
+        ([[1, 2]], [[7.25, 8]], {}, r"1 values of coverage are no whole numbers \(first: 7\.25\)"),
         ([[1.0]], [[np.nan]], {}, "without the other"),
         ([[np.nan]], [[1.0]], {}, "without the other"),
         ([[1, 2]], [[1]], {}, r"\(1, 2\) and coverage \(1, 1\)"),

@@ -63,7 +63,7 @@ def command(
     offered, needed = checked_outputs(estimator, extra), check_offered(beside, estimator)
     table = Table(source, genes_in or "columns")
     same = table.keeps_text(output) and genes is None and keep_observed is not False and scale in (None, "input")
-    adata = read_input(source, (output, uncertainty), genes_in, narrow=same)
+    adata = read_input(source, (output, uncertainty), genes_in, narrow=same, quiet=quiet)
     if same and estimator.kind_ == "real":
         report = inspect_layer(adata, layer)
         if report.n_nan == report.n_infinite == 0:

@@ -96,7 +96,7 @@ def command(
         raise InputError(f"--samples goes to obs, and the table {output} has none: end it in .h5ad or .zarr")
     table = Table(source, genes_in or "columns")
     same = table.keeps_text(output) and genes is None and keep_observed is not False and scale in (None, "input")
-    adata = read_input(source, (output, uncertainty), genes_in, narrow=same)
+    adata = read_input(source, (output, uncertainty), genes_in, narrow=same, quiet=quiet)
     report = inspect_layer(adata, layer)
     if same and _is_complete(report, estimator):
         write_complete(adata, table, output, beside)

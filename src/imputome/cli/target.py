@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,21 +167,31 @@ def ending(run: Run) -> str:
     return text or "no iteration needed"
 
 
-def read_input(source: Path, outputs: Iterable[Path | None], genes_in: str | None, *, narrow: bool) -> AnnData:
-    """The input; a table may be written from one that is none, and ``genes_in`` then says how to write it.
+def read_input(
+    source: Path, outputs: Iterable[Path | None], genes_in: str | None, *, narrow: bool, quiet: bool
+) -> AnnData:
+    """The input; unless ``quiet``, what is to be said of it is.
 
-    With ``narrow``, a table with missing values is read in float32, for its text is kept where nothing is missing.
+    A table may be written from an input that is none, and ``genes_in`` then says how to write it. With ``narrow``,
+    a table with missing values is read in float32, for its text is kept where nothing is missing.
     """
     import numpy as np
 
     from imputome.io.anndata import read
     from imputome.io.tables import check_genes_in, read_table, table_suffix
 
-    if narrow and source.is_file():
-        check_genes_in(genes_in)
-        return read_table(source, genes_in=genes_in, dtype=np.float32)
-    out = any(path is not None and table_suffix(path) is not None for path in outputs)
-    return read(source, genes_in=None if out and table_suffix(source) is None else genes_in)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        if narrow and source.is_file():
+            check_genes_in(genes_in)
+            adata = read_table(source, genes_in=genes_in, dtype=np.float32)
+        else:
+            out = any(path is not None and table_suffix(path) is not None for path in outputs)
+            adata = read(source, genes_in=None if out and table_suffix(source) is None else genes_in)
+    for warning in said:
+        if not quiet and warning.category is UserWarning:
+            warning_line(str(warning.message))
+    return adata
 
 
 def numbers_as_names(adata: AnnData, source: Path, genes_in: str | None) -> str | None:

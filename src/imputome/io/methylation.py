@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.io.tables import require_pyarrow, table_suffix
+from imputome.io.tables import own_separator, require_pyarrow, table_suffix
+from imputome.io.text import open_text, separator_of
+from imputome.io.unreadable import explained, misfit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,8 @@ def read_counts(
 
     Parameters
     ----------
-    path : ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``.
+    path : ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``; another separator is found as
+        `imputome.io.tables.read_table` finds it.
     methylated, coverage : what the names of the two columns of a sample begin with; the rest is the sample's name.
     position : columns that say where the site is; joined by ``:`` they are its name.
 
@@ -70,10 +73,10 @@ def counts_from_frame(
     lacking = [name for name in position if name not in columns]
     if lacking or not position:
         raise InputError(
-            f"there is no column {lacking[0]!r} that says where the sites are: name it with position=, columns here: "
-            f"{', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
+            f"there is no column {lacking[0]!r} that says where the sites are: name it with --position "
+            f"(position=...), columns here: {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
             if lacking
-            else "position names no column: say which columns tell where a site is"
+            else "--position (position=...) names no column: say which columns tell where a site is"
         )
     if len(frame) == 0:
         raise InputError("the table of read counts has no rows: nothing was measured")
@@ -124,8 +127,6 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
 
 
 def _frame(path: Path, suffix: str) -> pd.DataFrame:
-    import zlib
-
     import pandas as pd
 
     if suffix == ".parquet":
@@ -134,10 +135,12 @@ def _frame(path: Path, suffix: str) -> pd.DataFrame:
             return pq.ParquetFile(path).read().to_pandas()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    try:
-        return pd.read_csv(path, sep="," if suffix.startswith(".csv") else "\t", low_memory=False)
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path} is empty") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path} cannot be read as a table, it is ragged or damaged: {reason}") from error
+    own = own_separator(suffix)
+    with explained(path, own):
+        separator = separator_of(path, own)
+        with open_text(path) as handle:
+            frame = pd.read_csv(handle, sep=separator, low_memory=False)
+        # pandas fills short lines up with NaN, which would turn a truncated file into sites without reads
+        if frame.iloc[:, -1].isna().any() and (reason := misfit(path, separator)):
+            raise InputError(reason)
+        return frame

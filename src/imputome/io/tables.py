@@ -16,7 +16,8 @@ import numpy as np
 
 from imputome.errors import InputError, missing_extra
 from imputome.io.atomic import atomic_path
-from imputome.io.text import numbers, read_text, text_writer
+from imputome.io.text import text_writer
+from imputome.io.values import numbers, read_text, warn_of_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,18 +64,20 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
     genes_in
         ``"columns"`` or ``"rows"``.
     dtype
-        ``np.float32`` halves the memory of text with missing values; see `imputome.io.text.read_text`.
+        ``np.float32`` halves the memory of text with missing values; see `imputome.io.values.read_text`.
 
     Returns
     -------
     AnnData, cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half are
-    zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise; empty cells and NA are
-    NaN.
+    zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise; empty cells, single
+    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999 far below all others, which probably means
+    missing, is warned of.
 
     Raises
     ------
     InputError
-        No or a wrong ``genes_in``; an empty, ragged or damaged file; a value that is no number.
+        No or a wrong ``genes_in``; an empty, ragged or damaged file; a value that is no number; a name that is empty,
+        or values where the names should be.
     """
     path = Path(path)
     check_genes_in(genes_in)
@@ -94,6 +97,7 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
         values = np.ascontiguousarray(values.T if turned else values)
     else:
         row_names, column_names, values = read_text(path, own_separator(suffix), turned=turned, dtype=dtype)
+    warn_of_codes(values, path)
     return _to_anndata(values, *((column_names, row_names) if turned else (row_names, column_names)))
 
 

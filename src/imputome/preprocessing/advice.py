@@ -8,7 +8,8 @@ from typing import Any
 FEW_SAMPLES = 10
 FEW_FEATURES = 3
 MOSTLY_MISSING = 0.8
-MAX_SIDE = 20_000
+PER_VALUE = 1e-5  # seconds of one core that gaussian_copula takes for a value of the matrix (benchmarks/bulk.md)
+LONGEST = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def advised_method(n: int, G: int, share: float) -> tuple[str | None, str]:
         return "mean", f"{G} features are too few to predict one from the others"
     if share > MOSTLY_MISSING:
         return "mean", f"{100 * share:.0f} % missing leaves too few samples in which two features are both known"
-    if min(n, G) > MAX_SIDE:
-        return "soft_impute", (
-            f"gaussian_copula would need a covariance of {min(n, G):,} x {min(n, G):,} values, which few machines hold"
-        )
+    hours = PER_VALUE * n * G / 3600
+    if PER_VALUE * n * G > LONGEST:
+        return "soft_impute", f"gaussian_copula, more exact, would take about {hours:.1f} hours of one core"
     return "gaussian_copula", "the lowest error of all methods measured on real-valued data"

@@ -83,7 +83,7 @@ def counts_to_beta(
     Raises
     ------
     InputError
-        Shapes that differ; negative counts; more methylated reads than reads; a count without its partner.
+        Shapes that differ; negative counts or fractions; more methylated reads than reads; a count without its partner.
     """
     reads, depth = np.asarray(methylated), np.asarray(coverage)
     if reads.shape != depth.shape:
@@ -98,6 +98,13 @@ def counts_to_beta(
         raise InputError("a site has methylated reads or coverage without the other: give both, or neither (NaN)")
     if (depth < 0).any() or (reads < 0).any():
         raise InputError("there are negative read counts: methylated and coverage are 0 or more")
+    for name, counts in (("methylated", reads), ("coverage", depth)):
+        broken = counts[np.isfinite(counts) & (counts % 1 != 0)] if counts.dtype.kind == "f" else counts[:0]
+        if broken.size:
+            raise InputError(
+                f"{broken.size:,} values of {name} are no whole numbers (first: {broken.flat[0]:.6g}): give numbers of "
+                "reads, not fractions or percentages"
+            )
     above = reads > depth
     if above.any():
         at = tuple(int(k) for k in np.argwhere(above)[0])

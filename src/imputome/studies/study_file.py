@@ -6,11 +6,13 @@ use: it is an optional dependency.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,18 @@ def open_study(path: Path, identity: dict[str, Any], *, seed: int, worker: int =
                 f"{what} as then"
             )
     return study
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[Callable[[], None]]:
+    """Let one process of this machine at a time work on a study, until it calls what it is given, or leaves."""
+    import fcntl
+
+    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()
+    # a file of its own, as closing the study's here would take SQLite's locks from it
+    with (Path(tempfile.gettempdir()) / f"imputome-{os.getuid()}-{digest}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def numbers(study: Any) -> tuple[int, int]:

@@ -21,7 +21,15 @@ from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get, info
 from imputome.methods.base import Data, Imputer
 from imputome.methods.parameters import check_parameters
-from imputome.studies.study_file import is_finished, numbers, open_study, optuna_or_advice, quiet, storage_path
+from imputome.studies.study_file import (
+    is_finished,
+    numbers,
+    one_at_a_time,
+    open_study,
+    optuna_or_advice,
+    quiet,
+    storage_path,
+)
 from imputome.studies.workers import POLL, supervise
 
 Objective = Literal["nll", "poisson_loss"]
@@ -166,15 +174,22 @@ def _work(task: _Task, *, worker: int = 0, progress: Progress | None = None) -> 
     study = _study(task, worker)
     objective = _objective(task)
     while time.time() < task.deadline:
-        finished, running = numbers(study)
-        _tell(progress, study, finished, task.trials)
+        # two that counted at the same time would both begin the last trial
+        with one_at_a_time(task.storage) as let_next:
+            finished, running = numbers(study)
+            _tell(progress, study, finished, task.trials)
+            if finished + running < task.trials:
+
+                def begun(trial: Any, let_next: Callable[[], None] = let_next) -> float:
+                    let_next()  # this trial is in the study now
+                    return objective(trial)
+
+                study.optimize(begun, n_trials=1, catch=(_TrialFailed,))
+                continue
         if finished >= task.trials:
             return
-        if finished + running >= task.trials:  # others are at the last ones; should they die, it is up to us
-            optuna.storages.fail_stale_trials(study)
-            time.sleep(POLL)
-            continue
-        study.optimize(objective, n_trials=1, catch=(_TrialFailed,))
+        optuna.storages.fail_stale_trials(study)  # others are at the last ones; should they die, it is up to us
+        time.sleep(POLL)
 
 
 def _objective(task: _Task) -> Callable[[Any], float]:
