@@ -6,9 +6,10 @@
 Made-up data: 50 factors and as much noise as signal, 10 % of the values missing at random. 100 rows are new: (1) a
 beta-VAE with the paper's widths is trained for a few epochs on the others, each timed, and the whole training is
 extrapolated from their median; (2) it is saved, and a fresh process loads it and imputes the new rows; (3) nearest
-neighbours impute them, in a fresh process too; (4) both neighbour methods, ours and scikit-learn's, on the first
-``--peer-samples`` rows, in turns. Everything is written out as a dense array, and the error at the missing values is
-given, so that no figure can come from work left undone.
+neighbours impute them, and the Gaussian copula (what is run if no method is named), each in a fresh process too;
+(4) both neighbour methods, ours and scikit-learn's, on the first ``--peer-samples`` rows, in turns. Everything is
+written to a dense array, and the error at the missing values is given, so that no figure can come from work left
+undone.
 
 Threads are those of OMP_NUM_THREADS.
 """
@@ -90,6 +91,16 @@ def apply_vae(folder: Path) -> dict[str, float]:
     }
 
 
+def copula(folder: Path) -> dict[str, float]:
+    train, X = np.load(folder / "train.npy"), np.load(folder / "new.npy")
+    begun = time.perf_counter()
+    estimator = methods.get("gaussian_copula")().fit(as_data(train, kind="real"))
+    fitted = time.perf_counter()
+    filled = estimator.transform(as_data(X, kind="real")).to_array()
+    seconds = time.perf_counter() - fitted
+    return {"fit": fitted - begun, "seconds": seconds, "rmse": error(folder, X, filled), "peak": peak_bytes()}
+
+
 def neighbours(folder: Path, samples: int | None) -> dict[str, float]:
     train, X = np.load(folder / "train.npy")[:samples], np.load(folder / "new.npy")
     warm = np.where(np.arange(60).reshape(6, 10) % 7 == 0, np.nan, 1.0)
@@ -153,16 +164,19 @@ def main() -> None:
         rounds = [alone(apply_vae, folder) for _ in range(chosen.rounds)]
         row("beta_vae, saved model", typical(rounds))
         row("knn, k = 10", typical([alone(neighbours, folder, None) for _ in range(chosen.rounds)]))
+        found = alone(copula, folder)
+        row("gaussian_copula", found)
+        print(f"\nFitting gaussian_copula, not in its line: {found['fit']:.0f} s, load {load()}")
         print(f"\nLoading the model, not in its line: {statistics.median(r['loading'] for r in rounds):.1f} s\n")
         print(f"Neighbours among {chosen.peer_samples} rows, {chosen.rounds} rounds in turns, load {load()}\n")
         table_head("", ["seconds", "RMSE at missing values", "peak memory, MiB"])
-        found: dict[str, list[dict[str, float]]] = {"scikit-learn KNNImputer": [], "knn, k = 10": []}
+        turns: dict[str, list[dict[str, float]]] = {"scikit-learn KNNImputer": [], "knn, k = 10": []}
         for _ in range(chosen.rounds):
-            for label, function in zip(found, (scikit_learn, neighbours), strict=True):
-                found[label].append(alone(function, folder, chosen.peer_samples))
-        for label, measured in found.items():
+            for label, function in zip(turns, (scikit_learn, neighbours), strict=True):
+                turns[label].append(alone(function, folder, chosen.peer_samples))
+        for label, measured in turns.items():
             row(label, typical(measured))
-        peer, own = (typical(measured)["seconds"] for measured in found.values())
+        peer, own = (typical(measured)["seconds"] for measured in turns.values())
         print(f"\nratio {peer / own:.1f}")
 
 

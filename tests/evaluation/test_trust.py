@@ -1,0 +1,122 @@
+"""Evidence for and against imputing: gathered on data with structure, on permuted genes, and on real values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from imputome import methods
+from imputome.errors import InputError
+from imputome.evaluation.null import permute_genes
+from imputome.evaluation.trust import gather
+from imputome.methods.base import as_data
+
+
+def predicting(name, **params):
+    def predict(train, apply):
+        estimator = methods.get(name)(**params)
+        result = estimator.fit_transform(train)
+        return result if apply is None else estimator.transform(apply)
+
+    return predict
+
+
+CONTROLS = {name: predicting(name) for name in ("no_imputation", "gene_mean", "gene_mean_posterior")}
+FACTORS = predicting("poisson_nmf", n_components=4, posterior=True)
+
+
+def counts(n=300, G=80, seed=0):
+    """Three types of cells, each with genes of its own; and the types."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(3, size=n)
+    rate = rng.gamma(2.0, 1.0, G) * np.where(np.arange(G) % 6 == kind[:, None], 5.0, 1.0)
+    return as_data(sp.csr_array(rng.poisson(rate).astype(np.float32)), kind="counts"), kind
+
+
+def real(n=600, G=30, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 3)) @ rng.standard_normal((3, G)) + 0.5 * rng.standard_normal((n, G))
+    return as_data(np.where(rng.random(X.shape) < 0.05, np.nan, X), kind="real")
+
+
+def gathered(data, predict=FACTORS, **options):
+    options = {"controls": CONTROLS, "reference": "gene_mean_posterior", "rng": np.random.default_rng(1), **options}
+    return gather(data, predict, method="factors", **options)
+
+
+def test_structure_is_seen_on_every_side():
+    data, kind = counts()
+    said = []
+    found = gathered(data, labels={"type": kind}, progress=lambda share, text: said.append((share, text)))
+    gains = found.gains("poisson_deviance")
+    assert set(gains.columns) == set(CONTROLS)
+    assert (gains.to_numpy() > 0).all()
+    assert found.reliability.evident[np.arange(80) % 6 < 3].mean() > 0.5
+    assert found.zeros.confident.sum() >= 0
+    assert found.mixing["type"].after.mean() > found.mixing["type"].before.mean()
+    assert set(found.scores["metric"]) == {"poisson_deviance", "poisson_loss", "total_ratio", "coverage_90"}
+    assert found.cells == 300
+    assert found.fits == 3 * 4 + 2 == len(said)
+    assert said[0] == (0.0, "factors, split 1 of 3")
+    assert [share for share, _ in said] == sorted(share for share, _ in said)
+
+
+def test_permuted_genes_give_no_evidence():
+    data, _ = counts()
+    found = gathered(permute_genes(data, np.random.default_rng(3)))
+    assert found.gains("poisson_deviance")["gene_mean_posterior"].mean() < 0.002
+    assert found.reliability.evident.mean() < 0.1
+    assert not found.mixing
+
+
+def test_gain_is_a_share_of_the_controls_error():
+    data, _ = counts()
+    found = gathered(data, n_splits=2)
+    wide = found.scores[found.scores["metric"] == "poisson_deviance"].set_index(["split", "method"])["value"]
+    for split in (0, 1):
+        for control in CONTROLS:
+            expected = (wide[split, control] - wide[split, "factors"]) / wide[split, control]
+            assert found.gains("poisson_deviance").loc[split, control] == pytest.approx(expected)
+
+
+def test_real_values_are_hidden_in_test_rows():
+    controls = {"mean": predicting("mean"), "random": predicting("random")}
+    data = real()
+    found = gathered(data, predicting("soft_impute"), controls=controls, reference="mean")
+    assert (found.gains("rmse").to_numpy() > 0.2).all()
+    assert set(found.scores["metric"]) == {"rmse"}
+    assert found.zeros is None
+    assert found.reliability.evident.mean() > 0.5
+    intervals = gathered(
+        data, predicting("gaussian_copula", mode="fast"), controls=controls, reference="mean", n_splits=1
+    )
+    assert "coverage_90" in set(intervals.scores["metric"])
+
+
+def test_the_same_generator_gives_the_same():
+    data, _ = counts()
+    first, second = gathered(data, n_splits=1), gathered(data, n_splits=1)
+    assert first.scores.equals(second.scores)
+    np.testing.assert_array_equal(first.null.after, second.null.after)
+
+
+def test_a_sample_of_the_cells_is_looked_at_with_its_own_labels():
+    data, kind = counts()
+    found = gathered(data, n_splits=1, max_cells=100, labels={"type": kind})
+    assert found.cells == 100
+    assert found.mixing["type"].sizes.sum() == 100
+    assert found.mixing["type"].before.mean() > found.mixing["type"].chance.mean() + 0.1  # labels are those cells' own
+    assert len(found.genes) == 80
+
+
+def test_what_cannot_be_compared_is_refused():
+    data, kind = counts()
+    with pytest.raises(InputError, match="none of the controls"):
+        gathered(data, reference="mean")
+    with pytest.raises(InputError, match="a control too"):
+        gathered(data, controls={**CONTROLS, "factors": FACTORS})
+    with pytest.raises(InputError, match="labels for 300 cells"):
+        gathered(data, labels={"type": kind[:5]})
+    with pytest.raises(InputError, match="n_splits=0"):
+        gathered(data, n_splits=0)
