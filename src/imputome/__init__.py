@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from imputome.fitted import apply_model, fit_model
     from imputome.methods.base import Data, Imputation
     from imputome.preprocessing.inspect import inspect
+    from imputome.report import plots as pl
     from imputome.studies.anndata import evaluate
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "impute",
     "inspect",
     "methods",
+    "pl",
 ]
 __version__ = version("imputome")
 
@@ -43,13 +45,14 @@ _HOMES = {
     "impute": "imputome.facade",
     "inspect": "imputome.preprocessing.inspect",
 }
+_MODULES = {"datasets": "imputome.datasets", "methods": "imputome.methods", "pl": "imputome.report.plots"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name in ("datasets", "methods"):
-        return import_module(f"imputome.{name}")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'imputome' has no attribute {name!r}")
 
 
