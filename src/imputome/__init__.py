@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imputome import datasets as datasets
     from imputome import methods as methods
-    from imputome.errors import ImputomeError, InputError
+    from imputome.differential import de
+    from imputome.errors import ImputedLayerWarning, ImputomeError, InputError
     from imputome.facade import impute
     from imputome.fitted import apply_model, fit_model
     from imputome.methods.base import Data, Imputation
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "Imputation",
+    "ImputedLayerWarning",
     "ImputomeError",
     "InputError",
     "apply_model",
     "datasets",
+    "de",
     "evaluate",
     "fit_model",
     "impute",
@@ -37,9 +40,11 @@ __version__ = version("imputome")
 _HOMES = {
     "Data": "imputome.methods.base",
     "Imputation": "imputome.methods.base",
+    "ImputedLayerWarning": "imputome.errors",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
     "apply_model": "imputome.fitted",
+    "de": "imputome.differential",
     "evaluate": "imputome.studies.anndata",
     "fit_model": "imputome.fitted",
     "impute": "imputome.facade",

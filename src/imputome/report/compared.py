@@ -91,7 +91,7 @@ def embedding(
         _numbers(both, places, shown, f"{found}, {result.unit}")
     elif found is None:
         for axes, place in zip(both, places, strict=True):
-            axes.scatter(*place.T, s=_size(len(cells)), color=style.METHOD, alpha=0.6, linewidths=0)
+            axes.scatter(*place.T, s=_size(len(cells)), color=style.method_color(axes), alpha=0.6, linewidths=0)
     elif _is_number(adata.obs[found]):
         values = adata.obs[found].to_numpy(dtype=float)[cells]
         _numbers(both, places, [values, values], found)
@@ -229,7 +229,7 @@ def before_after(
     low, high = every.min(axis=0), every.max(axis=0)
     margin = 0.04 * np.where(high > low, high - low, 1.0)
     for axes, pair, kept, name in zip(both, values, known, ("before", f"after {result.key}"), strict=True):
-        axes.scatter(*pair[shown].T, s=_size(len(shown)), color=style.METHOD, alpha=0.4, linewidths=0)
+        axes.scatter(*pair[shown].T, s=_size(len(shown)), color=style.method_color(axes), alpha=0.4, linewidths=0)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
         axes.set_xlabel(f"{gene_x}, {result.unit}")
         axes.set_ylabel(f"{gene_y}, {result.unit}")

@@ -1,4 +1,4 @@
-"""Plots of what the check of an imputation found, and of how the fit went: all from the record of the result."""
+"""Plots of what the check of an imputation found, from the record of the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from imputome.evaluation.null import STRONG
 from imputome.evaluation.zeros import zeros_before_and_after
 from imputome.io.records import find_record, find_verdict, meant
 from imputome.report import style
-from imputome.report.style import METHOD
 from imputome.report.values import stored
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ SIGNS = {
     "do not impute": ("\u2717", style.VERMILLION),
 }
 BEST = {"lower": "less is better", "higher": "more is better", "one": "best at 1", "nominal": "best at 0.9"}
-# what a fit without a loss says of its progress
-PROGRESS = ("residual", "change")
 
 
 class _Line(NamedTuple):
@@ -198,9 +195,10 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     order = list(rank.sort_values().index)
     control = part.groupby("method")["control"].first()
     ax = style.one_axes(ax, (6.5, 1.3 + 0.38 * len(order)))
+    own = style.method_color(ax)
     for place, name in enumerate(order):
         values = part.loc[part["method"] == name, "value"].to_numpy(dtype=float)
-        color, fill = (style.CONTROL, "none") if control[name] else (METHOD, METHOD)
+        color, fill = (style.CONTROL, "none") if control[name] else (own, own)
         marks: dict[str, Any] = {"linestyle": "none", "color": color, "markersize": 7, "clip_on": False}
         ax.plot(values, np.full(len(values), place), "s" if control[name] else "o", markerfacecolor=fill, **marks)
         ax.plot([values.mean()], [place], "|", **{**marks, "markersize": 18, "markeredgewidth": 2})
@@ -260,10 +258,10 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     ax = style.one_axes(ax, (5.2, 5.2))
     ax.plot([0, 1], [0, 1], color=style.foreground(), linewidth=1, linestyle="--", alpha=0.6)
     ax.text(0.04, 0.07, "as before", rotation=45, fontsize=9, alpha=0.8, transform_rotates_text=True)
-    ax.scatter(x, y, s=14, color=METHOD, alpha=0.45, linewidths=0, clip_on=False)
+    ax.scatter(x, y, s=14, color=style.method_color(ax), alpha=0.6, linewidths=0, clip_on=False)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     ax.set_xlabel("zeros of a gene before, share of cells")
-    ax.set_ylabel(f"zeros after {key} (count under 0.5), share of cells")
+    ax.set_ylabel(f"zeros after {key}\n(count under 0.5), share of cells")
     said = f"{style.share(raised / confident)} of {confident:,}" if confident else "there are no"
     ending = " raised over one count" if confident else ""
     ax.set_title(f"Zeros of {len(x):,} genes in {cells:,} cells\n{said} confident zeros{ending}")
@@ -315,22 +313,15 @@ def reliability(
     size = float(np.clip(1500 / len(judged), 6, 40))
     for which, color, marker, label in (
         (~evident, style.CONTROL, "s", "not evident"),
-        (evident, METHOD, "o", "evident"),
+        (evident, style.method_color(ax), "o", "evident"),
     ):
         number = f"{int(which.sum()):,} {label}"
         ax.vlines(rank[which], lower[which], upper[which], color=color, alpha=0.35, linewidth=1)
         ax.scatter(rank[which], y[which], s=size, color=color, marker=marker, linewidths=0, label=number, zorder=3)
     ax.axhline(0, color=style.foreground(), linewidth=1, linestyle="--", alpha=0.6)
-    for turn, name in enumerate(named):
-        place = int(np.flatnonzero(judged.index == name)[0])
-        at = (float(rank[place]), float(np.clip(y[place], low, high)))
-        side = 1 if y[place] > 0 else -1  # over the falling curve, or under it
-        lift = (14 + 13 * (turn % 3)) * side
-        arrow = {"arrowstyle": "-", "color": style.foreground(), "alpha": 0.7, "linewidth": 0.8}
-        options: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right"}
-        ax.annotate(name, at, xytext=(10 * side, lift), fontsize=10, arrowprops=arrow, zorder=4, **options)
     ax.set_ylim(low - margin, high + margin + room)
     ax.set_xlim(0, len(judged) + 1)
+    _write_names(ax, {name: int(np.flatnonzero(judged.index == name)[0]) for name in named}, np.clip(y, low, high))
     things = "genes" if str(found["kind"]) == "counts" else "features"
     ax.set_xlabel(f"{things}, the best explained first")
     ax.set_ylabel(f"held-out error taken away\nfrom {found['reference']}, 95 % interval")
@@ -343,41 +334,19 @@ def reliability(
     return ax
 
 
-# -- history -----------------------------------------------------------------------------------------------------------
-def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -> Axes:
-    """The losses of a training by epoch, or what else the fit says of its progress by iteration.
-
-    Raises
-    ------
-    InputError
-        The method does not train.
-    """
-    key, record = find_record(adata, key)
-    columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.get("history", {}).items()}
-    shown = [name for name in columns if name.endswith("loss")] or [name for name in PROGRESS if name in columns]
-    if not shown:
-        raise InputError(f"{record['method']} leaves no training history: only methods that train in steps have one")
-    step = next((name for name in ("epoch", "iteration") if name in columns), None)
-    ax = style.one_axes(ax, (6.5, 4))
-    lines = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
-    values = np.concatenate([columns[name] for name in shown])
-    for place, name in enumerate(shown):
-        y = columns[name]
-        x = np.arange(1, len(y) + 1) if step is None else columns[step]
-        dash, marker = lines[place % len(lines)]
-        color = style.GROUPS[place % len(style.GROUPS)]
-        label, every = name.replace("_", " "), max(1, len(y) // 10)
-        ax.plot(x, y, dash, color=color, marker=marker, markevery=every, markersize=5, linewidth=1.8, label=label)
-    finite = values[np.isfinite(values)]
-    if len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min():
-        ax.set_yscale("log")
-    title = f"{record['method']}: {len(columns[shown[0]]):,} {step or 'iteration'}s"
-    if "validation_loss" in shown and np.isfinite(columns["validation_loss"]).any():
-        best = int(np.nanargmin(columns["validation_loss"]))
-        at = best + 1 if step is None else columns[step][best]
-        ax.axvline(at, color=style.foreground(), linewidth=1, linestyle=":", alpha=0.7)
-        title += f", lowest validation loss at {at:g}"
-    ax.set(title=title, xlabel=step or "iteration", ylabel="loss" if shown[0].endswith("loss") else shown[0])
-    ax.legend(frameon=False)
-    style.tidy(ax, grid="y")
-    return ax
+def _write_names(ax: Axes, places: Mapping[str, int], y: np.ndarray) -> None:
+    """Names above the falling curve where it is over 0, under it elsewhere, and not on one another."""
+    box = ax.get_window_extent()
+    to_points = 72 / ax.figure.dpi
+    across, up = box.width * to_points / len(y), box.height * to_points / float(np.ptp(ax.get_ylim()))
+    last: dict[int, tuple[float, float]] = {}
+    for name, place in sorted(places.items(), key=lambda one: one[1]):
+        side = 1 if y[place] > 0 else -1
+        at = y[place] * up + 16 * side
+        if side in last and place * across - last[side][0] < 90:
+            at = min(at, last[side][1] - 13)
+        last[side] = (place * across, at)
+        options: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "fontsize": 10}
+        arrow = {"arrowstyle": "-", "color": style.foreground(), "alpha": 0.7, "linewidth": 0.8}
+        shift = (32 * side, at - y[place] * up)
+        ax.annotate(name, (place + 1.0, y[place]), xytext=shift, va="center", arrowprops=arrow, zorder=4, **options)

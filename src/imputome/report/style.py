@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#8A8F96"
-METHOD, CONTROL = BLUE, GREY
+CONTROL = GREY
 GROUPS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 MARKERS = ("o", "^", "s", "D")
 VALUES = "viridis"
@@ -56,6 +56,14 @@ def foreground() -> Any:
     from matplotlib import rcParams
 
     return rcParams["text.color"]
+
+
+def method_color(ax: Axes) -> str:
+    """The colour of what was imputed: blue, of the lighter kind on a dark ground."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(ax.get_facecolor())
+    return BLUE if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else SKY
 
 
 def tidy(ax: Axes, *, grid: str | None = None) -> None:
