@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-MAX_CELLS = 5000
+MAX_CELLS = 5000  # shown
+EMBEDDED = 3000  # of which all genes are looked at
 MOST_GROUPS = len(style.GROUPS) * len(style.MARKERS)
 EXCESS = 0.01  # of permuted pairs that correlate strongly, over which the model is said to make correlation
 # names under which types of cells are often found in obs
@@ -34,7 +35,7 @@ def embedding(
     key: str | None = None,
     *,
     color: str | None = None,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = EMBEDDED,
     before: str | None = None,
     random_state: int = 0,
     ax: Sequence[Axes] | None = None,

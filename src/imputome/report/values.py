@@ -84,7 +84,7 @@ class Stored:
         """Dense values as they were; counts on scale ``normalized``, missing real values NaN."""
         part = self._before[rows]
         part = part if genes is None else part[:, genes]
-        values = np.asarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
+        values = _floats(part)
         if not self.counts:
             return values
         state = self.state if self.state in ("log1p", "normalized") else "counts"
@@ -101,14 +101,14 @@ class Stored:
         if self.key in self.adata.layers:
             part = self.adata.layers[self.key][rows]
             part = part if genes is None else part[:, genes]
-            return np.asarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
+            return _floats(part)
         if self.key in self.adata.obsm and hasattr(self.adata.obsm[self.key], "columns"):  # some genes only
             table = self.adata.obsm[self.key]
             wanted = names if genes is None else names[genes]
             for name in wanted:
                 if name not in table.columns:
                     raise InputError(f"{name!r} is not among the {table.shape[1]} genes that {self.key!r} holds")
-            return table.iloc[rows][list(wanted)].to_numpy(dtype=np.float64)
+            return _floats(table.iloc[rows][list(wanted)].to_numpy())
         raise InputError(f"the values of {self.key!r} are not here, neither in layers nor in obsm: impute again")
 
     def _normalized(self, values: np.ndarray, rows: np.ndarray, scale: str) -> np.ndarray:
@@ -134,6 +134,12 @@ class Stored:
         if len(where) > 1:
             raise InputError(f"{len(where)} genes are called {name!r}: run adata.var_names_make_unique() first")
         return int(where[0])
+
+
+def _floats(part: Any) -> np.ndarray:
+    """A dense matrix of floats, in the precision that it has."""
+    dense = np.asarray(part if isinstance(part, np.ndarray) else part.toarray())
+    return dense if dense.dtype.kind == "f" else dense.astype(np.float32)
 
 
 class _Layer:
