@@ -133,6 +133,21 @@ def test_a_layer_of_the_users_own_is_not_warned_of(two_types):
         imputome.de(two_types, "arm", layer="again")
 
 
+def test_real_values_that_were_imputed_are_warned_of_in_their_own_words():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 5))
+    adata = ad.AnnData(np.where(rng.random(X.shape) < 0.1, np.nan, X))
+    adata.obs["arm"] = np.repeat(["a", "b"], 30)
+    imputome.impute(adata, method="mean")
+    with pytest.warns(ImputedLayerWarning, match="estimates stand where values were missing"):
+        table = imputome.de(adata, "arm", layer="mean")
+    values = adata.layers["mean"]
+    expected = stats.mannwhitneyu(values[30:], values[:30], method="asymptotic", use_continuity=False)
+    np.testing.assert_allclose(table["p_value"], expected.pvalue)
+    with pytest.raises(InputError, match="NaN"):
+        imputome.de(adata, "arm")
+
+
 def test_splitting_with_labels_and_with_a_function(two_types):
     given = quietly(two_types, "arm", count_splitting=True)
     assert (given["p_adjusted"].iloc[:20] < 0.05).mean() > 0.5
@@ -178,7 +193,7 @@ def test_what_cannot_be_tested_is_refused(two_types):
         ({"groups": ["a"] * 160}, "two groups"),
         ({"groups": "arm", "layer": "men"}, "no layer 'men'"),
         ({"groups": "arm", "test": "t"}, "choose"),
-        ({"layer": "mean", "count_splitting": True}, "only molecules can be split.*leave layer out"),
+        ({"layer": "mean", "count_splitting": True}, r"was imputed, and only counts can be split: leave layer out"),
         ({"layer": "half", "count_splitting": True}, "only counts can be split"),
     ):
         with pytest.raises(InputError, match=said):

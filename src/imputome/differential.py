@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -64,8 +65,9 @@ def de(
     Warns
     -----
     ImputedLayerWarning
-        ``layer`` was written by an imputation: a result, one of its other outputs, or a draw. Its values are smoothed
-        over cells, and clusters of the same data are what they were smoothed along.
+        ``layer`` was written by an imputation: a result, one of its other outputs, or a draw. Imputed counts are
+        smoothed over cells, and clusters of the same data are what they were smoothed along; real values have estimates
+        where none was measured.
 
     Raises
     ------
@@ -92,9 +94,8 @@ def de(
     if count_splitting:
         find, found = _finder(adata, groups, tested)
         if source is not None:
-            raise InputError(
-                f"layers[{layer!r}] was imputed, and only molecules can be split: {_advice(adata, source[0], '')}"
-            )
+            how = _origin(adata.uns["imputome"][source[0]])
+            raise InputError(f"layers[{layer!r}] was imputed, and only counts can be split: {how}")
         report = inspect_layer(adata, layer)
         if report.state != "counts":
             raise InputError(f"{report.where} looks {report.state}, and only counts can be split: pass their layer=...")
@@ -121,26 +122,33 @@ def de(
             "count_splitting=True"
         )
     labels = two_groups(_labels(adata, groups), tested)
-    if source is not None:
-        warnings.warn(
-            f"layers[{layer!r}] was imputed: its values are smoothed over cells, and tests on them call genes that do "
-            f"not differ. Better {_advice(adata, source[0], ' (with count_splitting=True if groups came from them)')}",
-            ImputedLayerWarning,
-            stacklevel=2,
-        )
+    if layer is not None and source is not None:
+        warnings.warn(_warning(layer, adata.uns["imputome"][source[0]]), ImputedLayerWarning, stacklevel=2)
     values = _values(adata, layer, source)
     if test == "wilcoxon":
         return wilcoxon(values, labels, names=adata.var_names)
     return hurdle_lrt(values, labels, detection_rate=detection_rate, names=adata.var_names)
 
 
-def _advice(adata: AnnData, key: str, splitting: str) -> str:
-    """Which matrix to test instead."""
-    record = adata.uns["imputome"][key]
-    origin = imputed_from(record)
-    how = "leave layer out" if origin is None else f"pass layer={origin!r}"
-    counts = str(record["input"]["kind"]) == "counts"
-    return f"test the {'counts' if counts else 'values'} it was made from: {how}{splitting if counts else ''}"
+def _origin(record: Mapping[str, Any]) -> str:
+    """How to test what an imputed layer was made from."""
+    layer = imputed_from(record)
+    return "leave layer out" if layer is None else f"pass layer={layer!r}"
+
+
+def _warning(layer: str, record: Mapping[str, Any]) -> str:
+    """Why tests on that layer are not to be believed, and what to do instead."""
+    if str(record["input"]["kind"]) == "counts":
+        return (
+            f"layers[{layer!r}] was imputed: its values are smoothed over cells, and tests on them call genes that do "
+            f"not differ; test the counts it was made from, {_origin(record)} (with count_splitting=True and no labels "
+            "if the groups came from them)"
+        )
+    return (
+        f"layers[{layer!r}] was imputed: estimates stand where values were missing, and tests that take them for "
+        "measured are too sure; test features without missing values, or repeat the test on several draws (--draws) "
+        "and see how far it holds"
+    )
 
 
 def _values(adata: AnnData, layer: str | None, source: tuple[str, str] | None) -> Any:

@@ -284,6 +284,12 @@ def test_many_groups_are_told_by_marks_too(counts):
     )
 
 
+def test_cells_without_a_group_are_grey(counts):
+    counts.obs["some"] = counts.obs["cell_type"].where(np.arange(300) >= 40)
+    sizes = {part.get_label(): len(part.get_offsets()) for part in pl.embedding(counts, color="some")[0].collections}
+    assert sizes == {"other or none": 40, **counts.obs["some"].value_counts().to_dict()}
+
+
 def test_a_sample_of_cells_is_the_same_each_time(counts):
     first, second = (points(pl.embedding(counts, max_cells=50)[0]) for _ in range(2))
     assert len(first) == 50

@@ -156,10 +156,11 @@ def _numbers(both: np.ndarray, places: list[np.ndarray], values: list[np.ndarray
 
 def _groups(both: np.ndarray, places: list[np.ndarray], column: Any, title: str) -> None:
     """Groups told apart by colour and mark; the rarest of too many are ``other``."""
-    labels = np.where(column.isna(), "none", column.astype(str))
-    sizes = column.astype(str)[~column.isna()].value_counts()
+    known = ~column.isna().to_numpy()
+    labels = column.astype(str).to_numpy()
+    sizes = column.astype(str)[known].value_counts()
     shown = sorted(sizes.index[:MOST_GROUPS])
-    rest = ~np.isin(labels, shown)
+    rest = ~(known & np.isin(labels, shown))
     for axes, place in zip(both, places, strict=True):
         size = _size(len(labels))
         if rest.any():
@@ -167,7 +168,7 @@ def _groups(both: np.ndarray, places: list[np.ndarray], column: Any, title: str)
         for number, name in enumerate(shown):
             color = style.GROUPS[number % len(style.GROUPS)]
             marker = style.MARKERS[number // len(style.GROUPS)]
-            own = labels == name
+            own = known & (labels == name)
             axes.scatter(*place[own].T, s=size, color=color, marker=marker, alpha=0.7, linewidths=0, label=name)
     many = len(shown) > 14
     legend = both[1].legend(

@@ -257,14 +257,14 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
         x, y, confident, raised = counted.before, counted.after, counted.confident.sum(), counted.raised.sum()
     ax = style.one_axes(ax, (5.2, 5.2))
     ax.plot([0, 1], [0, 1], color=style.foreground(), linewidth=1, linestyle="--", alpha=0.6)
-    ax.text(0.04, 0.07, "as before", rotation=45, fontsize=9, alpha=0.8, transform_rotates_text=True)
+    ax.text(0.02, 0.09, "as before", rotation=45, fontsize=9, alpha=0.8, transform_rotates_text=True)
     ax.scatter(x, y, s=14, color=style.method_color(ax), alpha=0.6, linewidths=0, clip_on=False)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     ax.set_xlabel("zeros of a gene before, share of cells")
     ax.set_ylabel(f"zeros after {key}\n(count under 0.5), share of cells")
     said = f"{style.share(raised / confident)} of {confident:,}" if confident else "there are no"
-    ending = " raised over one count" if confident else ""
-    ax.set_title(f"Zeros of {len(x):,} genes in {cells:,} cells\n{said} confident zeros{ending}")
+    ending = " raised over 1" if confident else ""
+    ax.set_title(f"Zeros of {len(x):,} genes in {cells:,} cells\n{said} confident zeros{ending}", fontsize=11)
     style.percent(ax, "x", "y", decimals=0)
     style.tidy(ax, grid="both")
     return ax
@@ -321,6 +321,7 @@ def reliability(
     ax.axhline(0, color=style.foreground(), linewidth=1, linestyle="--", alpha=0.6)
     ax.set_ylim(low - margin, high + margin + room)
     ax.set_xlim(0, len(judged) + 1)
+    style.whole_numbers(ax)
     _write_names(ax, {name: int(np.flatnonzero(judged.index == name)[0]) for name in named}, np.clip(y, low, high))
     things = "genes" if str(found["kind"]) == "counts" else "features"
     ax.set_xlabel(f"{things}, the best explained first")

@@ -82,6 +82,13 @@ def percent(ax: Axes, *which: str, decimals: int | None = None) -> None:
         getattr(ax, f"{name}axis").set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
 
 
+def whole_numbers(ax: Axes) -> None:
+    """No ticks between steps, or between genes, along x."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def share(value: float) -> str:
     """``12.3 %``, with one digit after the point, or two figures where that would be zero."""
     if not np.isfinite(value):

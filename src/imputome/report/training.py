@@ -73,6 +73,7 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
         best = steps[int(np.nanargmin(columns["validation_loss"]))]
         ax.axvline(best, color=style.foreground(), linewidth=1, linestyle=":", alpha=0.7)
         title += f", lowest validation loss at {best:g}"
+    style.whole_numbers(ax)
     ax.set(title=title, xlabel=step or "iteration")
     ax.legend(handles=lines, frameon=False)
     style.tidy(ax, grid="y")
