@@ -10,6 +10,7 @@ import anndata as ad
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from matplotlib.collections import LineCollection, PathCollection
@@ -95,6 +96,10 @@ def test_verdict_fits_its_axes(counts, given):
 
 
 def test_verdict_of_real_values(real):
+    found = real.uns["imputome"]["soft"]["verdict"]
+    rows = found["scores"].query("method == 'soft_impute' and metric == 'rmse'").assign(metric="coverage_90")
+    found["scores"] = pd.concat([found["scores"], rows.assign(value=[0.8, 0.85, 0.9])])
+    assert "Coverage of 90 % intervals: 85.0 %" in unbroken(words(pl.verdict(real)))
     said = unbroken(words(pl.verdict(real)))
     assert "RMSE in units of the input" in said
     assert "Features explained beyond mean" in said

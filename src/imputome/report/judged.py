@@ -143,7 +143,8 @@ def key_figures(found: Mapping[str, Any]) -> list[str]:
         out.append(f"Confident biological zeros raised over one count: {raised} of {number:,}")
     coverage = scores[(scores["metric"] == "coverage_90") & (scores["method"] == method)]["value"]
     if len(coverage):
-        out.append(f"Coverage of 90 % intervals, where it is furthest from that: {style.share(float(coverage.mean()))}")
+        where = ", where it is furthest from that" if str(found["kind"]) == "counts" else ""
+        out.append(f"Coverage of 90 % intervals{where}: {style.share(float(coverage.mean()))}")
     return out
 
 
