@@ -1,4 +1,4 @@
-"""The errors that imputome raises on purpose: one sentence that says what is wrong and how to mend it."""
+"""What imputome raises, or warns of, on purpose: one sentence that says what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class ModelFormatError(ImputomeError, ValueError):
 
 class TrainingError(ImputomeError, RuntimeError):
     """The training of a network cannot go on: its loss stays infinite or NaN."""
+
+
+class ImputedLayerWarning(UserWarning):
+    """Imputed values are tested as if they had been measured."""
 
 
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
