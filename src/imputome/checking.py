@@ -9,8 +9,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
-from imputome.evaluation.trust import CELLS as MAX_CELLS
-from imputome.evaluation.trust import CONTROLS, REFERENCE, SPLITS, Predict, gather, number_of_fits
+from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather, number_of_fits
 from imputome.evaluation.verdict import Verdict, judge, record
 from imputome.methods import get
 
@@ -55,7 +54,7 @@ def check(
     labels: dict[str, Any] | None = None,
     seed: int = 0,
     n_splits: int = SPLITS,
-    max_cells: int = MAX_CELLS,
+    max_cells: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge an estimator on a sample of the data that it is to impute; the fitted one is left as it is.
@@ -87,10 +86,10 @@ def check(
     return verdict, record(evidence, verdict, seed=seed)
 
 
-def cost(data: Data, estimator: Imputer, *, n_splits: int = SPLITS, max_cells: int = MAX_CELLS) -> str:
+def cost(data: Data, estimator: Imputer, *, n_splits: int = SPLITS, max_cells: int | None = None) -> str:
     """What the check is going to do, in a sentence for a person."""
     controls = len(CONTROLS[data.kind])
-    n = min(max_cells, data.shape[0])
+    n = min(max_cells or CELLS[data.kind], data.shape[0])
     rows = "cells" if data.kind == "counts" else "samples"
     return (
         f"the check fits {estimator.name} {n_splits + 2} more times, and {controls} controls {n_splits} times, on "

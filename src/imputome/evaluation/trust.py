@@ -29,7 +29,8 @@ Predict = Callable[[Data], Imputation]  # fits a method on the data and imputes 
 Progress = Callable[[float, str], None]
 
 SPLITS = 3
-CELLS = 2000  # looked at, at most
+# cells, or samples, looked at, at most: the cost of some methods for real values grows with the cube of their number
+CELLS: dict[Kind, int] = {"counts": 2000, "real": 400}
 HELD_OUT = 0.1  # share of the molecules, or of the values
 # what a method has to be better than, and which of these its genes are to be explained beyond
 CONTROLS: dict[Kind, tuple[str, ...]] = {
@@ -124,14 +125,14 @@ def gather(
     rng: np.random.Generator,
     labels: Mapping[str, Any] | None = None,
     n_splits: int = SPLITS,
-    max_cells: int = CELLS,
+    max_cells: int | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
     """Measure a method beside controls on a sample of the cells.
 
     Parameters
     ----------
-    data : what is to be imputed. All genes are used, and ``max_cells`` cells drawn at random.
+    data : what is to be imputed. All genes are used, and ``max_cells`` cells drawn at random (None: `CELLS`).
     predict, controls : the method, and by name what it has to be better than.
     reference : the control that genes are to be explained beyond. For counts that is the posterior on the gene mean,
         which like most methods has seen the cell's own counts.
@@ -157,7 +158,7 @@ def gather(
         if len(values) != data.shape[0]:
             raise InputError(f"{name} has {len(values)} labels for {data.shape[0]} cells: give one for each")
     begun = time.perf_counter()
-    cells = sample_cells(data, max_cells, rng)
+    cells = sample_cells(data, max_cells or CELLS[data.kind], rng)
     data = data.subset(rows=cells)
     fits = number_of_fits(n_splits, len(controls))
     done = 0
