@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
-from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather, number_of_fits
+from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather
 from imputome.evaluation.verdict import Verdict, judge, record
+from imputome.intake import covariate_columns
 from imputome.methods import get
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from imputome.facade import Progress
+    from imputome.facade import Progress, Run
     from imputome.methods.base import Data, Imputation, Imputer
+    from imputome.preprocessing.inspect import InputReport
 
 JUDGED = "this imputation"  # its name in the tables where it is a control itself
 
@@ -86,21 +89,54 @@ def check(
     return verdict, record(evidence, verdict, seed=seed)
 
 
-def cost(data: Data, estimator: Imputer, *, n_splits: int = SPLITS, max_cells: int | None = None) -> str:
+def check_run(
+    run: Run, adata: AnnData, *, labels: Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+) -> Run:
+    """The run with the verdict on it in its record."""
+    data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
+    if names:
+        data = replace(data, covariates=covariate_columns(adata, names))
+    columns = label_columns(adata, labels)
+    _, found = check(data, run.estimator, labels=columns, seed=seed, progress=progress)
+    return replace(run, further={**run.further, "verdict": found})
+
+
+def refuse_uncheckable(report: InputReport) -> None:
+    """Refuse, before any work, input of which no molecules can be held out."""
+    if report.kind == "counts" and report.state != "counts":
+        raise InputError(
+            f"the check hides molecules, and {report.where} looks {report.state}: pass the layer with the raw counts, "
+            "or leave the check out"
+        )
+
+
+def brief(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of a result without the long tables of its verdict, for a summary."""
+    kept = dict(record)
+    if "verdict" in kept:
+        names = ("verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds")
+        kept["verdict"] = {name: kept["verdict"][name] for name in names}
+    if "race" in kept:
+        kept["race"] = {**kept["race"], "candidates": kept["race"]["candidates"].to_dict("records")}
+    return kept
+
+
+def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> str:
     """What the check is going to do, in a sentence for a person."""
-    controls = len(CONTROLS[data.kind])
-    n = min(max_cells or CELLS[data.kind], data.shape[0])
-    rows = "cells" if data.kind == "counts" else "samples"
+    controls = len(CONTROLS[report.kind])
+    n = report.shape[0]
+    rows = "cells" if report.kind == "counts" else "samples"
+    more = n_splits + (2 if report.kind == "counts" else 1)
     return (
-        f"the check fits {estimator.name} {n_splits + 2} more times, and {controls} controls {n_splits} times, on "
-        f"{n:,} of {data.shape[0]:,} {rows} ({number_of_fits(n_splits, controls)} fits)"
+        f"the check fits {estimator.name} {more} more times, and {controls} controls {n_splits} times, on "
+        f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"
     )
 
 
-def label_columns(adata: AnnData, names: Iterable[str] | None) -> dict[str, Any]:
+def label_columns(adata: AnnData, names: Iterable[str]) -> dict[str, Any]:
     """Columns of ``obs`` whose labels are to be looked at."""
     found = {}
-    for name in names or ():
+    for name in names:
         if name not in adata.obs:
             there = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(f"obs has no column {name!r} to check for mixing; columns: {there}")

@@ -15,6 +15,10 @@ class MissingExtraError(ImputomeError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install`` to run."""
 
 
+class ControlsWinError(ImputomeError):
+    """Nothing beats the controls on these data, so that nothing is written; the command line exits 3."""
+
+
 class NotFittedError(ImputomeError, RuntimeError):
     """A result was asked of an estimator that has not been fitted."""
 

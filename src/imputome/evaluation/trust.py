@@ -110,9 +110,9 @@ def sample_cells(data: Data, max_cells: int, rng: np.random.Generator) -> np.nda
     return np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
 
 
-def number_of_fits(n_splits: int, n_controls: int) -> int:
+def number_of_fits(kind: Kind, n_splits: int, n_controls: int) -> int:
     """How many fits `gather` makes."""
-    return n_splits * (1 + n_controls) + 2
+    return n_splits * (1 + n_controls) + (2 if kind == "counts" else 1)
 
 
 def gather(
@@ -160,7 +160,7 @@ def gather(
     begun = time.perf_counter()
     cells = sample_cells(data, max_cells or CELLS[data.kind], rng)
     data = data.subset(rows=cells)
-    fits = number_of_fits(n_splits, len(controls))
+    fits = number_of_fits(data.kind, n_splits, len(controls))
     done = 0
 
     def show(what: str) -> None:
@@ -186,9 +186,9 @@ def gather(
             strata.append(calibration(found[method], split))
     show(f"{method}, genes permuted")
     null = null_correlation(predict, data, rng=rng)
-    show(f"{method}, nothing hidden")
     zeros, mixing = None, {}
     if data.kind == "counts":
+        show(f"{method}, nothing hidden")
         imputed = predict(data)
         zeros = zeros_before_and_after(imputed)
         mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()})

@@ -18,7 +18,7 @@ from imputome.evaluation.reliability import LEAST
 from imputome.evaluation.trust import LOSS, Evidence
 from imputome.methods.base import Kind
 
-RULE = "1"  # its version: any change of a criterion or a number raises it
+RULE = "2"  # its version: any change of a criterion or a number raises it
 USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
 BINS = 40  # of the histogram of null correlations
@@ -70,14 +70,16 @@ _REAL: frozenset[Kind] = frozenset({"real"})
 STRUCTURE = 0.002  # of the deviance that the posterior on the gene mean leaves, explained beyond it
 RAW = 0.05  # of the deviance of the raw counts, taken away
 NULL = 0.05  # mean absolute correlation between permuted genes that imputing adds
-TOTAL = 0.02  # of the molecules, too many or too few
+TOTAL = 0.02  # of the molecules, too many or too few, beyond twice their counting noise
 COVERAGE = (0.85, 0.95)  # of 90 % intervals
 MIXED = 0.05  # of a cell's neighbours with its own label, lost
 INFORMATION = 0.1  # of the variance of hidden real values, explained
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if abs(share) < 10 else f"{share:,.0f} times"
+    if abs(share) >= 10:
+        return f"{share:,.0f} times"
+    return f"{100 * share:.{1 if abs(share) >= 0.01 else 2}f} %"
 
 
 def _better(share: float, than: str) -> str:
@@ -161,7 +163,7 @@ CRITERIA: tuple[Criterion, ...] = (
         "totals",
         _COUNTS,
         LOOK,
-        lambda f: not abs(f["total_ratio"] - 1) > TOTAL,
+        lambda f: not abs(f["total_ratio"] - 1) > TOTAL + 2 * f.get("total_noise", 0.0),
         lambda f: f"it predicts {_percent(f['total_ratio'])} of the held-out molecules",
     ),
     Criterion(
@@ -234,6 +236,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
         "null_excess": evidence.null.excess,
         "null_strong": evidence.null.strong,
         "total_ratio": float(total),
+        "total_noise": _counting_noise(evidence),
         "confident_zeros": float(evidence.zeros.confident.sum()) if evidence.zeros is not None else float("nan"),
         "raised": evidence.zeros.raised_share if evidence.zeros is not None else float("nan"),
     }
@@ -246,6 +249,12 @@ def figures(evidence: Evidence) -> dict[str, float]:
     moved = [np.average(m.after - m.before, weights=m.sizes) for m in evidence.mixing.values()]
     found["separation_change"] = float(np.min(moved)) if moved else float("nan")
     return found
+
+
+def _counting_noise(evidence: Evidence) -> float:
+    """Standard deviation of the total ratio by the number of molecules held out, all splits together."""
+    number = evidence.reliability.held_out.sum()
+    return float(1 / np.sqrt(number)) if evidence.kind == "counts" and number > 0 else float("nan")
 
 
 def record(evidence: Evidence, verdict: Verdict, *, seed: int) -> dict[str, Any]:
