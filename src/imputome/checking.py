@@ -13,6 +13,7 @@ from imputome.evaluation.splits import seed_for
 from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather
 from imputome.evaluation.verdict import Verdict, judge, record
 from imputome.intake import covariate_columns
+from imputome.layers import default_key
 from imputome.methods import get
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from imputome.methods.base import Data, Imputation, Imputer
     from imputome.preprocessing.inspect import InputReport
 
-JUDGED = "this imputation"  # its name in the tables where it is a control itself
+JUDGED = "this imputation"  # its name in the tables where that is a control's too
 
 
 def predicting(estimator: Imputer, deadline: Progress | None = None) -> Predict:
@@ -73,10 +74,11 @@ def check(
     """
     rng = np.random.default_rng(seed_for("check", base=seed))
     controls = control_estimators(data.kind, seed)
+    name = default_key(estimator)
     evidence = gather(
         data,
         predicting(estimator),
-        method=JUDGED if estimator.name in controls else estimator.name,
+        method=JUDGED if name in controls else name,
         controls={name: predicting(control) for name, control in controls.items()},
         reference=REFERENCE[data.kind],
         rng=rng,

@@ -1,0 +1,104 @@
+"""Does `--method auto` ever lose to a control? Every data set, on a split that it did not choose on.
+
+    python benchmarks/auto.py [--datasets a,b] [--budget 10] [--seed 1] [--output auto.jsonl]
+
+A tenth of the molecules (or of the values, in all rows) is held out; auto chooses and is fitted on the rest, as are the
+controls; all are scored on what was held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+COUNTS = (
+    "zeisel_ercc_1000g",
+    "scmix_celseq2_3cl",
+    "pbmc_citeseq_400",
+    "klein_d2_d4",
+    "kang_pbmc_stim",
+    "pbmc4k_top2000",
+    "baron_pancreas_7162x1000",
+    "mouse_bladder_2100",
+    "pbmc3k_raw",
+)
+REAL = ("tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205")
+HEADER = "| data | chosen | its error | best control | its error | below it | seconds: choosing, fitting |"
+
+
+def run(name: str, budget: float, seed: int) -> dict:
+    from anndata import AnnData
+
+    from imputome import datasets
+    from imputome.automatic import choose
+    from imputome.checking import control_estimators
+    from imputome.evaluation.trust import LOSS, hold_out, scores
+    from imputome.intake import chosen_link, inspect_layer
+    from imputome.methods.base import as_data
+
+    adata = datasets.load(name)
+    kind = "real" if name in REAL else "counts"
+    data = as_data(adata.X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    if kind == "counts":
+        cells, genes = data.observed_counts()
+        data = data.subset(rows=np.flatnonzero(cells >= 50), columns=np.flatnonzero(genes >= 10))
+    split = hold_out(data, np.random.default_rng(seed))
+    metric = LOSS[kind]
+    train = AnnData(split.train.X if kind == "counts" else split.train.X.astype(np.float32))
+    begun = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = choose(train, budget=budget, accept_control=True, checked=False)
+        choosing = time.perf_counter() - begun
+        report = inspect_layer(train, None)
+        chosen.estimator.link = chosen_link(split.train, chosen.estimator.info, None)[0]
+    begun = time.perf_counter()
+    error = scores(chosen.estimator.fit_transform(split.train), split)[metric]
+    fitting = time.perf_counter() - begun
+    controls = {
+        control: scores(estimator.fit_transform(split.train), split)[metric]
+        for control, estimator in control_estimators(kind, 0).items()
+    }
+    best = min(controls, key=lambda control: controls[control])
+    return {
+        "data": f"{name} ({data.shape[0]} x {data.shape[1]}), {report.state}",
+        "chosen": chosen.race.winner.name,
+        "error": error,
+        "control": best,
+        "control_error": controls[best],
+        "gain": 1 - error / controls[best],
+        "choosing": choosing,
+        "fitting": fitting,
+        "race": chosen.race.table[["name", "score", "splits", "seconds", "outcome"]].to_dict("records"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", default=",".join(COUNTS + REAL))
+    parser.add_argument("--budget", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    print(HEADER)
+    print("|" + " --- |" * 7, flush=True)
+    for name in given.datasets.split(","):
+        found = run(name, given.budget, given.seed)
+        print(
+            f"| {found['data']} | {found['chosen']} | {found['error']:.5f} | {found['control']} | "
+            f"{found['control_error']:.5f} | {100 * found['gain']:+.2f} % | {found['choosing']:.0f}, "
+            f"{found['fitting']:.0f} |",
+            flush=True,
+        )
+        if given.output is not None:
+            with given.output.open("a") as stream:
+                stream.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""`check=True` and `method="auto"` of `imputome.impute`, and what the command line makes of them."""
+
+from __future__ import annotations
+
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import imputome
+from imputome.automatic import affordable, choose
+from imputome.checking import check, control_estimators, cost, refuse_uncheckable
+from imputome.cli import run
+from imputome.errors import ControlsWinError, InputError
+from imputome.evaluation.trust import CONTROLS
+from imputome.intake import inspect_layer
+from imputome.methods import get
+from imputome.methods.base import as_data
+from imputome.studies.race import CANDIDATES, Candidate
+
+FACTORS = Candidate("factors", "poisson_nmf", {"n_components": 3, "posterior": True})
+
+
+@pytest.fixture(autouse=True)
+def quick_candidates(monkeypatch):
+    monkeypatch.setitem(CANDIDATES, "counts", (FACTORS, Candidate("poor", "random")))
+    monkeypatch.setitem(CANDIDATES, "real", (Candidate("svd", "svd"),))
+
+
+def structured(n=400, G=80, seed=0):
+    """Bursting counts of three types of cells."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(3, size=n)
+    rate = 3 * rng.gamma(2.0, 1.0, G) * np.where(np.arange(G) % 6 == kind[:, None], 5.0, 1.0)
+    X = rng.poisson(rate * rng.gamma(2.0, 0.5, rate.shape)).astype(np.float32)
+    adata = ad.AnnData(sp.csr_matrix(X))
+    adata.obs["type"] = [f"type {k}" for k in kind]
+    adata.obs["one"] = "same"
+    adata.obs_names = [f"cell{i}" for i in range(n)]
+    adata.var_names = [f"gene{j}" for j in range(G)]
+    return adata
+
+
+def unstructured(n=300, G=60, seed=0):
+    rng = np.random.default_rng(seed)
+    adata = structured(n, G, seed)
+    adata.X = sp.csr_matrix(rng.permuted(adata.X.toarray(), axis=0))
+    return adata
+
+
+# --- the check ------------------------------------------------------------------------------------------------------
+def test_the_verdict_stands_in_the_record():
+    adata = structured()
+    imputome.impute(
+        adata, method="poisson_nmf", posterior=True, params={"n_components": 3}, check=True, labels=["type"]
+    )
+    found = adata.uns["imputome"]["poisson_nmf_posterior"]["verdict"]
+    assert found["verdict"] == "use"
+    assert set(found["scores"]["method"]) == {"poisson_nmf_posterior", *CONTROLS["counts"]}
+    assert set(found["scores"].loc[found["scores"]["control"], "method"]) == set(CONTROLS["counts"])
+    assert list(found["genes"].index) == list(adata.var_names)
+    assert set(found["mixing"]["type"].index) == {"type 0", "type 1", "type 2"}
+    assert found["seed"] == 0
+
+
+def test_without_a_check_there_is_no_verdict():
+    adata = structured()
+    imputome.impute(adata, method="gene_mean")
+    assert "verdict" not in adata.uns["imputome"]["gene_mean"]
+
+
+def test_the_check_leaves_the_values_as_they_are():
+    one, other = structured(), structured()
+    imputome.impute(one, method="poisson_nmf", check=True)
+    imputome.impute(other, method="poisson_nmf")
+    np.testing.assert_array_equal(one.layers["poisson_nmf"], other.layers["poisson_nmf"])
+
+
+def test_the_same_seed_gives_the_same_verdict_and_another_seed_other_splits():
+    data = as_data(structured().X, kind="counts")
+    estimator = get("poisson_nmf")(n_components=3, posterior=True)
+    first, again, other = (check(data, estimator, seed=seed, n_splits=1)[1] for seed in (1, 1, 2))
+    assert first["scores"].equals(again["scores"])
+    assert not first["scores"].equals(other["scores"])
+
+
+def test_the_judged_method_is_fitted_as_it_will_be():
+    data = as_data(structured().X, kind="counts")
+    plain = check(data, get("poisson_nmf")(n_components=3), n_splits=1)[1]["scores"]
+    better = check(data, get("poisson_nmf")(n_components=3, posterior=True), n_splits=1)[1]["scores"]
+    loss = [
+        table[(table["method"] == name) & (table["metric"] == "poisson_deviance")]["value"].item()
+        for name, table in (("this imputation", plain), ("poisson_nmf_posterior", better))
+    ]
+    assert loss[1] < loss[0]
+
+
+def test_real_values_are_judged_on_the_link_they_are_imputed_on():
+    rng = np.random.default_rng(0)
+    X = np.sinh(rng.standard_normal((150, 3)) @ rng.standard_normal((3, 40)) + 0.2 * rng.standard_normal((150, 40)))
+    X[rng.random(X.shape) < 0.05] = np.nan
+    adata = ad.AnnData(X)
+    with pytest.warns(UserWarning, match="asinh"):
+        imputome.impute(adata, method="svd", check=True)
+    with_link = adata.uns["imputome"]["svd"]["verdict"]["figures"]["gain_over_mean"]
+    imputome.impute(adata, method="svd", transform="none", check=True, key_added="plain")
+    assert with_link > adata.uns["imputome"]["plain"]["verdict"]["figures"]["gain_over_mean"] + 0.05
+    assert "zeros_before" not in adata.uns["imputome"]["svd"]["verdict"]["genes"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(["kind"], "no column 'kind'"), (["one"], "fewer than two labels")],
+)
+def test_labels_that_cannot_be_looked_at(labels, words):
+    with pytest.raises(InputError, match=words):
+        imputome.impute(structured(), method="gene_mean", check=True, labels=labels)
+
+
+def test_logged_counts_cannot_be_checked():
+    adata = structured()
+    adata.X = sp.csr_matrix(np.log1p(1e4 * adata.X.toarray() / adata.X.sum(axis=1)))
+    with pytest.raises(InputError, match="raw counts"):
+        imputome.impute(adata, method="gene_mean", scale="log1p", check=True)
+    with pytest.raises(InputError, match="raw counts"):
+        refuse_uncheckable(inspect_layer(adata, None))
+
+
+def test_the_cost_is_said():
+    adata = structured(n=2500, G=20)
+    said = cost(inspect_layer(adata, None), get("gene_mean")())
+    assert said == "the check fits gene_mean 5 more times, and 4 controls 3 times, on 2,000 of 2,500 cells"
+
+
+def test_controls_are_seeded():
+    assert control_estimators("counts", 7)["poisson_nmf"].random_state == 7
+
+
+# --- auto -----------------------------------------------------------------------------------------------------------
+def test_auto_takes_the_winner_and_says_why():
+    adata = structured()
+    imputome.impute(adata, method="auto", budget=2, labels=["type"])
+    (key,) = adata.uns["imputome"]
+    record = adata.uns["imputome"][key]
+    assert key == "poisson_nmf_posterior"
+    assert json.loads(record["params"])["n_components"] == 3
+    assert record["verdict"]["verdict"] == "use"
+    assert record["race"]["winner"] == "factors"
+    assert record["race"]["budget_minutes"] == 2
+    np.testing.assert_array_equal(
+        adata.layers[key],
+        get("poisson_nmf")(n_components=3, posterior=True).fit_transform(as_data(adata.X, kind="counts")).to_array(),
+    )
+
+
+def test_auto_writes_nothing_where_nothing_beats_the_controls():
+    adata = unstructured()
+    with pytest.raises(ControlsWinError, match="accept-control"):
+        imputome.impute(adata, method="auto", budget=2)
+    assert not adata.layers
+    assert "imputome" not in adata.uns
+
+
+def test_auto_with_consent_writes_the_control():
+    adata = unstructured()
+    imputome.impute(adata, method="auto", budget=2, accept_control=True)
+    (key,) = adata.uns["imputome"]
+    assert key == adata.uns["imputome"][key]["race"]["winner"] == "gene_mean_posterior"
+
+
+def test_auto_for_real_values():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((150, 3)) @ rng.standard_normal((3, 40)) + 0.2 * rng.standard_normal((150, 40))
+    X[rng.random(X.shape) < 0.05] = np.nan
+    chosen = choose(ad.AnnData(X), budget=1)
+    assert chosen.estimator.name == "svd"
+    assert chosen.verdict.verdict == "use"
+    assert not chosen.control
+
+
+def test_no_time_is_said_to_be_no_time():
+    with pytest.raises(ControlsWinError, match="give a larger --budget"):
+        imputome.impute(structured(), method="auto", budget=1e-6)
+
+
+@pytest.mark.parametrize("budget", [0, -1, np.nan, np.inf, "ten"])
+def test_budget_is_a_positive_number(budget):
+    with pytest.raises(InputError, match="budget"):
+        imputome.impute(structured(), method="auto", budget=budget)
+
+
+@pytest.mark.parametrize("given", [{"params": {"a": 1}}, {"posterior": False}, {"outputs": ["variance"]}])
+def test_what_belongs_to_one_method_is_refused(given):
+    with pytest.raises(InputError, match="not for every method"):
+        imputome.impute(structured(), method="auto", **given)
+
+
+def test_a_check_within_the_time_left():
+    class Race:
+        seconds_for_all = 100.0
+
+    data = as_data(sp.csr_array(np.ones((1000, 10), np.float32)), kind="counts")
+    assert affordable(500.0, data, Race) == (3, 1000)
+    assert affordable(499.0, data, Race) == (2, 1000)
+    assert affordable(300.0, data, Race) == (1, 1000)
+    splits, cells = affordable(150.0, data, Race)
+    assert (splits, cells) == (1, 500)
+    assert affordable(-5.0, data, Race) == (1, 200)
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def source(tmp_path):
+    structured().write_h5ad(tmp_path / "in.h5ad")
+    return tmp_path / "in.h5ad"
+
+
+def test_check_on_the_command_line(source, tmp_path, capsys):
+    out = tmp_path / "out.h5ad"
+    options = ["--check", "--label", "type", "-m", "poisson_nmf", "--set", "n_components=3", "--posterior"]
+    assert run(["impute", str(source), "-o", str(out), *options]) == 0
+    said = capsys.readouterr()
+    assert "the check fits poisson_nmf 5 more times" in said.err
+    assert "verdict on poisson_nmf_posterior: USE (400 cells, 17 fits" in said.out
+    assert "held-out molecules" in said.out
+    assert ad.read_h5ad(out).uns["imputome"]["poisson_nmf_posterior"]["verdict"]["verdict"] == "use"
+
+
+def test_auto_on_the_command_line(source, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert run(["impute", str(source), "-o", str(out), "-m", "auto", "--budget", "2"]) == 0
+    said = capsys.readouterr()
+    assert "at most about 2 minutes" in said.err
+    assert "factors: won" in said.out
+    assert "verdict on poisson_nmf_posterior: USE" in said.out
+
+
+def test_json_has_the_verdict_without_its_tables(source, tmp_path, capsys):
+    out = tmp_path / "out.h5ad"
+    assert run(["impute", str(source), "-o", str(out), "-m", "auto", "--json", "--quiet"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["verdict"]["verdict"] == "use"
+    assert summary["verdict"]["figures"]["explained"] > 0.002
+    assert "genes" not in summary["verdict"]
+    assert summary["race"]["candidates"][0]["outcome"] == "won"
+
+
+def test_controls_win_with_exit_code_3(tmp_path, capsys):
+    unstructured().write_h5ad(tmp_path / "in.h5ad")
+    out = tmp_path / "out.h5ad"
+    command = ["impute", str(tmp_path / "in.h5ad"), "-o", str(out), "-m", "auto", "--budget", "2"]
+    assert run(command) == 3
+    assert "no method beats the controls" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
+    assert run([*command, "--accept-control"]) == 0
+    assert "gene_mean_posterior" in ad.read_h5ad(out).layers
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["-m", "auto", "--set", "n_components=3"], 1, "--set is not for every method"),
+        (["-m", "auto", "--draws", "3"], 1, "--draws is not for every method"),
+        (["-m", "gene_mean", "--accept-control"], 2, "--method auto"),
+        (["-m", "gene_mean", "--check", "--label", "colour"], 1, "no column 'colour'"),
+        (["-m", "auto", "--budget", "0"], 2, "--budget"),
+    ],
+)
+def test_what_does_not_go_together(source, tmp_path, capsys, options, code, words):
+    assert run(["impute", str(source), "-o", str(tmp_path / "out.h5ad"), *options]) == code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
