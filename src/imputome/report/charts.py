@@ -26,7 +26,7 @@ def scores(table: pd.DataFrame) -> Spec:
     metrics = spec.distinct(table["metric"])
     names = spec.distinct(table["name"])
     chosen = spec.choice("metric", metrics, "score ")
-    base = spec.chart(alt, height=alt.Step(spec.ROW)).encode(
+    base = spec.chart(alt, height=spec.tall(len(names))).encode(
         y=alt.Y("name:N", sort=names, title=None),
         color=spec.role(alt),
         tooltip=spec.tips(alt, name="method", metric="score", split="split", value="value"),
@@ -53,7 +53,7 @@ def race(table: pd.DataFrame, metric: str) -> Spec:
     """
     alt = spec.altair()
     names = spec.distinct(table.sort_values("score")["name"])
-    base = spec.chart(alt, height=alt.Step(spec.ROW)).encode(
+    base = spec.chart(alt, height=spec.tall(len(names))).encode(
         y=alt.Y("name:N", sort=names, title=None), color=spec.role(alt)
     )
     title = f"{metric.replace('_', ' ')} (lower is better)"
@@ -231,7 +231,9 @@ def calibration(table: pd.DataFrame, nominal: float) -> Spec:
     """Share of held-out values inside the interval per stratum; has ``stratum``, ``coverage``, ``entries``."""
     alt = spec.altair()
     order = spec.distinct(table["stratum"])
-    chart = spec.chart(alt, height=alt.Step(spec.ROW)).encode(y=alt.Y("stratum:N", sort=order, title="predicted mean"))
+    chart = spec.chart(alt, height=spec.tall(len(order))).encode(
+        y=alt.Y("stratum:N", sort=order, title="predicted mean")
+    )
     points = chart.mark_point(filled=True, size=90, color=spec.METHOD).encode(
         x=alt.X(
             "coverage:Q", title="inside the 90 % interval", scale=alt.Scale(zero=False), axis=alt.Axis(format=".0%")
@@ -249,14 +251,14 @@ def mixing(table: pd.DataFrame, name: str) -> Spec:
     whens = ["before", "after", "chance"]
     long = spec.stack(table[whens].assign(label=table["label"]), name="when")
     chart = (
-        spec.chart(alt, height=alt.Step(spec.ROW))
+        spec.chart(alt, height=spec.tall(len(order)))
         .mark_point(filled=True, size=90)
         .encode(
             y=alt.Y("label:N", sort=order, title=None),
             x=alt.X("value:Q", title=f"neighbours with the same {name}", axis=alt.Axis(format=".0%")),
             color=alt.Color(
                 "when:N",
-                scale=alt.Scale(domain=whens, range=[spec.BEFORE, spec.AFTER, spec.CONTROL]),
+                scale=alt.Scale(domain=whens, range=[spec.BEFORE, spec.AFTER, spec.INK]),
                 legend=spec.legend(alt, None),
             ),
             shape=alt.Shape(
@@ -273,9 +275,7 @@ def mixing(table: pd.DataFrame, name: str) -> Spec:
 def trials() -> Spec:
     """The empty chart of a study, filled on the page: ``name``, ``control``, ``trial``, ``value``."""
     alt = spec.altair()
-    base = spec.chart(alt, height=alt.Step(spec.ROW)).encode(
-        y=alt.Y("name:N", sort=None, title=None), color=spec.role(alt)
-    )
+    base = spec.chart(alt, height=spec.ROW).encode(y=alt.Y("name:N", sort=None, title=None), color=spec.role(alt))
     points = base.mark_point(filled=True, size=80, opacity=0.85).encode(
         x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)),
         shape=spec.role_shape(alt),

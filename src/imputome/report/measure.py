@@ -13,8 +13,8 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates, expression_components
-from imputome.evaluation.zeros import CONFIDENT, RAISED, ROUNDED, confident_rates
-from imputome.methods.base import Data, Kind, as_data, in_memory
+from imputome.evaluation.zeros import Zeros, zeros_before_and_after
+from imputome.methods.base import Data, Imputation, Kind, Output, as_data, in_memory
 from imputome.preprocessing.counts import TARGET, Scale, scale_to_counts
 
 if TYPE_CHECKING:
@@ -103,9 +103,13 @@ def measure(values: Values, *, map: Map, seed: int, max_cells: int = CELLS) -> M
         before_totals = np.asarray(before.X.sum(axis=1, dtype=np.float64)).ravel()
     else:
         before_totals = _mean(before.known_values(), axis=1)
+    zeros = None
+    if before.kind == "counts":
+        shown = Imputation(_Shown(values, cells, before.depth), before, scale="counts", keeps_observed=False)
+        zeros = zeros_before_and_after(shown)
     return Measured(
         cells=cells,
-        genes=sums.to_frame(values.var_names),
+        genes=sums.to_frame(values.var_names, zeros),
         totals=pd.DataFrame({"name": names, "before": before_totals, "after": after_totals}),
         embedding=_embedding(before, placed, seen, names, map=map, seed=seed),
         map=map,
@@ -125,6 +129,24 @@ def sample(values: Values, cells: np.ndarray) -> Data:
     return replace(data, library_size=depth)
 
 
+class _Shown:
+    """The imputed values of a sample as a model, for what takes an `Imputation`."""
+
+    outputs: frozenset[Output] = frozenset({"value"})
+
+    def __init__(self, values: Values, cells: np.ndarray, depth: np.ndarray) -> None:
+        self.values, self.cells, self.depth = values, cells, depth
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        block = np.asarray(self.values.imputed(self.cells[rows]), dtype=np.float64)
+        block = scale_to_counts(block, self.depth[rows, None], self.values.scale)
+        return block if genes is None else block[:, genes]
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        rows, place = np.unique(i, return_inverse=True)
+        return np.asarray(self.rows(rows, None, output)[place, j])
+
+
 class _Sums:
     """Sums over cells of each gene, gathered block by block."""
 
@@ -133,8 +155,6 @@ class _Sums:
         self.before = before
         self.total, self.squares = np.zeros(G), np.zeros(G)
         self.shift = np.zeros(G)  # squares are taken of the distance from it, so that they do not cancel
-        self.zeros, self.confident, self.raised = (np.zeros(G, dtype=np.int64) for _ in range(3))
-        self.rate = confident_rates(before) if before.kind == "counts" else None
 
     def add(self, part: slice, block: np.ndarray) -> None:
         """Values after imputing of the cells ``part`` of the sample."""
@@ -142,27 +162,18 @@ class _Sums:
             self.shift = block[0].copy()
         self.total += (block - self.shift).sum(axis=0)
         self.squares += np.square(block - self.shift).sum(axis=0)
-        if self.rate is None:
-            return
-        zero = self.before.block(part) == 0
-        confident = zero & (self.before.depth[part, None] * self.rate > -np.log(CONFIDENT))
-        self.zeros += (block < ROUNDED).sum(axis=0)
-        self.confident += confident.sum(axis=0)
-        self.raised += (confident & (block > RAISED)).sum(axis=0)
 
-    def to_frame(self, names: pd.Index) -> pd.DataFrame:
+    def to_frame(self, names: pd.Index, zeros: Zeros | None) -> pd.DataFrame:
         import pandas as pd
 
         n = self.before.shape[0]
         shifted = self.total / n
         mean, variance = shifted + self.shift, np.maximum(self.squares / n - shifted**2, 0)
-        if self.rate is not None:
+        old: dict[str, Any] = {}
+        if zeros is not None:
             old_mean, old_variance = _sparse_moments(self.before.X)
-            old: dict[str, Any] = {
-                "zeros_before": 1 - self.before.observed_counts()[1] / n,
-                "zeros_after": self.zeros / n,
-            }
-            old |= {"confident": self.confident, "raised": self.raised}
+            old = {"zeros_before": zeros.before, "zeros_after": zeros.after}
+            old |= {"confident": zeros.confident, "raised": zeros.raised}
         else:
             known = self.before.known_values()
             old_mean = _mean(known, axis=0)

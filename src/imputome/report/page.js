@@ -11,6 +11,7 @@ const CONFIG = {
   font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
   view: { stroke: null },
   axis: { ...text, gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", labelLimit: 180, titleLimit: 320 },
+  axisX: { titleAnchor: "end", tickCount: 6, labelOverlap: true },
   legend: { ...text, labelLimit: 160, titleLimit: 200 },
   style: { "guide-label": { fill: "var(--muted)" }, "guide-title": { fill: "var(--ink)" } },
 };
@@ -166,7 +167,7 @@ function study(form) {
       const key = `${sets[row]} ${settings[row]}`;
       if (!groups.has(key)) groups.set(key, { dataset: sets[row], setting: settings[row], rows: [] });
       const method = choices.methods[methods[row]];
-      groups.get(key).rows.push({ name: names[methods[row]], role: method.control ? "control" : "method", trial: numbers[row], value: values[row] });
+      groups.get(key).rows.push({ name: method.name, role: method.control ? "control" : "method", trial: numbers[row], value: values[row] });
     }
     const { name, better } = choices.metrics[metric];
     const shown = [...groups.values()].slice(0, PLOTS);
@@ -186,6 +187,7 @@ function study(form) {
       place.append(figure);
       const own = structuredClone(spec);
       own.datasets.rows = group.rows;
+      own.height = own.height * new Set(group.rows.map((row) => row.name)).size + 10;
       own.description = `${name} of ${title.textContent}: one row a method, one point a trial.`;
       const label = better ? `${name} (${better})` : name;
       own.layer.forEach((layer) => { layer.encoding.x.title = label; });

@@ -172,6 +172,8 @@ def checked(record: Mapping[str, Any], *, words: tuple[str, str]) -> Checked:
     named = (("method", "judged"), ("reference", "compared, feature by feature, with"))
     counted = (("cells", f"{words[0]} looked at"), ("genes_used", words[1]), ("fits", "fits"), ("seconds", "seconds"))
     basis = _basis(told, (*named, *counted, ("seed", "seed"), ("rule", "version of the rule")))
+    failed = texts(told.get("failed"))
+    basis += [("criteria not met", ", ".join(failed))] if failed else []
     verdict = Verdict(
         verdict=str(told["verdict"]),
         reasons=tuple(texts(told.get("reasons"))),

@@ -54,12 +54,13 @@ def _scores(content: Content) -> Section | None:
     if table is None or not len(table):
         return None
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
-    table = table.assign(name=_marked(table["method"], table["control"]))
+    table = table.assign(name=table["method"].astype(str))
     groups = table.groupby(["name", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
+    controls = set(table.loc[table["control"], "name"])
     metrics = list(dict.fromkeys(table["metric"]))
     rows = []
     for name in dict.fromkeys(table["name"]):
-        cells = [str(name)]
+        cells = [f"{name} (control)" if name in controls else str(name)]
         for metric in metrics:
             there = (name, metric) in groups.index
             cells.append(_spread_text(*groups.loc[(name, metric)]) if there else text_of(None))
@@ -88,7 +89,7 @@ def _race(content: Content) -> Section | None:
     titles |= {"splits": "splits", "seconds": "seconds", "outcome": "outcome"}
     table = table.assign(marked=_marked(table["name"], table["control"]))
     shown = table_of(table, f"Candidates, their held-out {told.metric} (lower is better) and what came of them", titles)
-    drawn = table[np.isfinite(table["score"].astype(float))].assign(name=lambda rows: rows["marked"])
+    drawn = table[np.isfinite(table["score"].astype(float))]
     sd = np.nan_to_num(drawn["sd"].astype(float))
     drawn = drawn.assign(low=drawn["score"] - sd, high=drawn["score"] + sd)
     wanted = ["name", "control", "score", "low", "high", "sd", "splits", "seconds", "outcome"]

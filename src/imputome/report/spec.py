@@ -40,6 +40,11 @@ def chart(alt: Any, **size: Any) -> Any:
     return alt.Chart(alt.NamedData(name="rows")).properties(**size)
 
 
+def tall(rows: int) -> int:
+    """Height of a chart with that many rows; with Vega-Lite's own steps it could not fill a width without a warning."""
+    return ROW * max(rows, 1) + 10
+
+
 def points(alt: Any, tips: list[Any]) -> Any:
     """A cloud of many points; without `aria` each would be read out one after the other."""
     mark = {"filled": True, "size": 26, "opacity": 0.6, "color": METHOD, "aria": False}
