@@ -94,7 +94,9 @@ def render(content: Content | Scoreboard) -> str:
                 **shared,
             )
         )
-    failures = Table("Runs that failed", ("method", "dataset", "trial", "reason"), content.failed, (False,) * 4)
+    failures = Table(
+        "Runs that failed", ("method", "dataset", "hidden by", "trial", "reason"), content.failed, (False,) * 5
+    )
     page = environment.get_template("study.html")
     return str(page.render(board=content, spec=charts.trials(), failures=failures, **shared))
 

@@ -33,7 +33,7 @@ class Scoreboard:
         ``methods`` (dictionaries with ``name`` and ``control``); and for each metric ``better``, in words.
     table : the summary. Its first columns are positions in ``choices``.
     trials : columns of positions (dataset, setting, metric, method), ``trial`` and ``value``.
-    failed : what did not run: (method, dataset, trial, reason).
+    failed : what did not run: (method, dataset, way to hide, trial, reason).
     means_only : whether ``trials`` holds means because there are too many single values.
     software : how to cite imputome.
     """
@@ -110,7 +110,9 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
             [int(trial) + 1 for trial in scored["trial"]],
             column(scored["value"].astype(float), digits=5),
         ]
-    failed = table[table["status"] != "ok"][["method", "dataset", "trial", "reason"]].drop_duplicates()
+    lost = table[table["status"] != "ok"]
+    lost = lost.assign(hidden=_settings(lost), number=lost["trial"].astype(int) + 1)
+    lost = lost[["method", "dataset", "hidden", "number", "reason"]].drop_duplicates()
     return Scoreboard(
         source=source,
         rows=len(table),
@@ -122,7 +124,7 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
         },
         table=live,
         trials=single,
-        failed=[[str(value) for value in row] for row in failed.itertuples(index=False, name=None)],
+        failed=[[str(value) for value in row] for row in lost.itertuples(index=False, name=None)],
         means_only=means_only,
         made_by=made_by,
         software=citation.of_imputome(),
