@@ -305,6 +305,30 @@ def test_hovering_tells_what_a_point_is(browser, result, counts):
     assert any(name in told for name in counts.obs_names)
 
 
+def test_a_cell_is_found_in_the_other_map(browser, result):
+    browser.open(result)
+    browser.run("document.querySelector('#plot-map-after').scrollIntoView({block: 'center', behavior: 'instant'})")
+    rings = "document.querySelectorAll('#plot-map-{} g.mark-symbol.role-mark')[1].querySelectorAll('path').length"
+    place = browser.run(
+        "const box = document.querySelector('#plot-map-after g.mark-symbol.role-mark path').getBoundingClientRect();"
+        "return [box.x + box.width / 2, box.y + box.height / 2]"
+    )
+    assert browser.run(f"return {rings.format('before')}") == 0
+    browser.command("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+    browser.wait(f"return {rings.format('before')} === 1")
+    assert browser.run(f"return {rings.format('after')}") == 0
+    assert browser.said() == []
+
+
+def test_what_is_far_off_is_left_out(browser, result):
+    browser.open(result)
+    points = "return document.querySelectorAll('#plot-scores .layer_1_marks path').length"
+    assert browser.run(points) == 8
+    browser.run("document.querySelector('#plot-scores input[type=checkbox]').click()")
+    browser.wait(points.replace("return", "return 6 ==="))
+    assert browser.said() == []
+
+
 # -- scores ------------------------------------------------------------------------------------------------------------
 def choose(browser: Browser, field: str, value: str) -> None:
     browser.run(
@@ -340,6 +364,7 @@ def test_filters_act_on_plots_and_table(browser, study, scores):
     assert browser.names("live-scores") == ["gene_mean (control)", "no_imputation (control)"]
     points = "return document.querySelectorAll('#plots-place .mark-symbol.role-mark path').length"
     browser.wait(f"{points.replace('return', 'return 6 ===')}")
+    browser.run("document.getElementById('filter-near').click()")
     browser.run("document.querySelector('button[data-pick=none]').click()")
     assert browser.names("live-scores") == []
     assert browser.run("return document.getElementById('plots-status').textContent") == "Nothing matches these filters."

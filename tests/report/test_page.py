@@ -169,6 +169,42 @@ def test_some_genes_only(plain, fresh):
     pd.testing.assert_frame_equal(content.genes, everything.loc[chosen], rtol=1e-5)
 
 
+def test_some_genes_on_a_scale_that_needs_the_library_are_refused(fresh):
+    adata = fresh()
+    part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9", "gene30"], copy=True)
+    assert of_result(part, map="pca").shape == (120, 3)
+    part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9"], copy=True, scale="log1p")
+    with pytest.raises(InputError, match="some genes only, on scale log1p"):
+        of_result(part, map="pca")
+
+
+def test_genes_that_were_not_checked(counts):
+    record = counts.uns["imputome"]["nmf"]["verdict"]
+    everything = record["genes"]
+    record["genes"] = everything.iloc[10:40]
+    content = of_result(counts, map="pca")
+    assert list(content.genes.index) == list(counts.var_names)
+    pd.testing.assert_series_equal(content.genes["explained"].iloc[10:40], everything["explained"].iloc[10:40])
+    assert content.genes["explained"].drop(everything.index[10:40]).isna().all()
+    evident = int(everything["evident"].iloc[10:40].sum())
+    page = page_of(content)
+    assert f"{evident} of 60 genes have evidence" in page.text
+    flags = page.data("rows-genes")["values"][5]
+    assert flags == [int(value) for value in [*[False] * 10, *everything["evident"].iloc[10:40], *[False] * 20]]
+
+
+def test_genes_of_one_name_keep_their_own_figures(counts):
+    names = ["twin"] * 5 + [f"g{j}" for j in range(55)]
+    counts.var_names = names
+    record = counts.uns["imputome"]["nmf"]["verdict"]
+    record["genes"].index = names
+    genes = of_result(counts, map="pca").genes
+    np.testing.assert_array_equal(genes["explained"], record["genes"]["explained"])
+    np.testing.assert_allclose(genes["mean_before"], counts.X.toarray().mean(axis=0))
+    record["genes"] = record["genes"].iloc[:30]
+    assert "explained" not in of_result(counts, map="pca").genes
+
+
 def test_a_logged_input_is_no_count(fresh):
     adata = fresh()
     X = adata.X.toarray()
@@ -212,6 +248,18 @@ def test_a_sample_of_many_cells_is_looked_at_in_blocks():
     assert max(asked) * G <= 2**22
     np.testing.assert_allclose(first.genes["mean_after"], X[first.cells].mean(axis=0) + 1)
     assert not np.array_equal(measure(values, map="pca", seed=1, max_cells=2000).cells, first.cells)
+
+
+def test_what_is_far_off_can_be_left_out(counts):
+    from imputome.report.sections import _far
+
+    table = pd.DataFrame({"name": list("abcde"), "metric": "rmse", "value": [1.0, 1.1, 1.2, 1.15, 9.0]})
+    table["control"] = [False, True, True, True, True]
+    np.testing.assert_array_equal(_far(table), [False] * 4 + [True])
+    spec = page_of(of_result(counts, map="pca")).data("spec-scores")
+    far = {row["name"] for row in spec["datasets"]["rows"] if row["far"] and row["metric"] == "poisson_deviance"}
+    assert far == {"no_imputation"}
+    assert any(parameter["name"] == "near" for parameter in spec["params"])
 
 
 def test_the_map_after_is_turned_onto_the_map_before():

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 def scores(table: pd.DataFrame) -> Spec:
     """Held-out scores: a row for each method, a point for each split, one metric at a time.
 
-    ``table`` has ``name`` (of method, marked if control), ``control``, ``split``, ``metric``, ``value``.
+    ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: what may be left out.
     """
     alt = spec.altair()
     metrics = spec.distinct(table["metric"])
     names = spec.distinct(table["name"])
-    chosen = spec.choice("metric", metrics, "score ")
     base = spec.chart(alt, height=spec.tall(len(names))).encode(
         y=alt.Y("name:N", sort=names, title=None),
         color=spec.role(alt),
@@ -35,14 +34,11 @@ def scores(table: pd.DataFrame) -> Spec:
         x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)), shape=spec.role_shape(alt)
     )
     means = base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q", tooltip=alt.Undefined)
-    if len(metrics) > 1:
-        points, means = (
-            points.transform_filter("datum.metric === which"),
-            means.transform_filter("datum.metric === which"),
-        )
     chart = alt.layer(means, points)
     if len(metrics) > 1:
-        chart = chart.add_params(chosen)
+        chart = chart.transform_filter("datum.metric === which").add_params(spec.choice(metrics, "score "))
+    if table["far"].any():
+        chart = chart.transform_filter("!(near && datum.far)").add_params(spec.only_near())
     return spec.finished(chart, table, "Score of each method and control on values it has not seen; one point a split.")
 
 
@@ -80,7 +76,7 @@ def history(table: pd.DataFrame) -> Spec:
         x=alt.X("step:Q", title=steps), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     )
     if len(columns) > 1:
-        chart = chart.add_params(spec.choice("column", columns, "column ")).transform_filter("datum.column === which")
+        chart = chart.add_params(spec.choice(columns, "column ")).transform_filter("datum.column === which")
     chart = chart.mark_line(color=spec.METHOD, point={"color": spec.METHOD, "size": 18}).encode(
         tooltip=spec.tips(alt, column="column", step=steps, value="value")
     )
@@ -173,12 +169,12 @@ def totals(table: pd.DataFrame, words: tuple[str, str], *, counted: bool) -> Spe
 def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tuple[str, str]) -> Spec:
     """Cells in the plane; ``table`` has ``name``, ``x_<when>``, ``y_<when>`` and ``label`` (texts, or numbers)."""
     alt = spec.altair()
-    shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"])
+    shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"], cell=np.arange(len(table)))
     axis = {"UMAP": "UMAP", "PCA": "PC"}[map]
     hidden = alt.Axis(labels=False, ticks=False, grid=False)
-    chart = spec.chart(alt, height=340).encode(
-        x=alt.X("x:Q", title=f"{axis} 1", scale=alt.Scale(zero=False), axis=hidden),
-        y=alt.Y("y:Q", title=f"{axis} 2", scale=alt.Scale(zero=False), axis=hidden),
+    chart = spec.chart(alt).encode(
+        x=alt.X("x:Q", title=f"{axis} 1", scale=spec.around(shown["x"]), axis=hidden),
+        y=alt.Y("y:Q", title=f"{axis} 2", scale=spec.around(shown["y"]), axis=hidden),
         tooltip=spec.tips(alt, name=words[0][:-1], label=label),
     )
     if shown["label"].dtype.kind == "f":
@@ -192,7 +188,7 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tu
         names = sorted(set(shown["label"]))
         colors = [spec.CATEGORIES[place % len(spec.CATEGORIES)] for place in range(len(names))]
         shapes = [spec.SHAPES[place // len(spec.CATEGORIES)] for place in range(len(names))]
-        legend = spec.legend(alt, label, columns=2, labelLimit=130, symbolLimit=len(names))
+        legend = spec.legend(alt, label, columns=2, labelLimit=140, symbolLimit=len(names))
         picked = alt.selection_point(name="picked", fields=["label"], bind="legend")
         chart = (
             chart.mark_point(filled=True, size=26, aria=False)
@@ -203,7 +199,15 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tu
             )
             .add_params(picked)
         )
-    return spec.finished(chart, shown, f"{map} of {words[0]} {when} imputing, coloured by {label}.")
+    # the page sets `cell` to the one that is pointed at in the other map
+    ring = (
+        spec.chart(alt)
+        .transform_filter("datum.cell === cell")
+        .mark_point(size=220, strokeWidth=2.5, color=spec.INK, aria=False)
+        .encode(x=alt.X("x:Q", scale=spec.around(shown["x"])), y=alt.Y("y:Q", scale=spec.around(shown["y"])))
+    )
+    both = alt.layer(chart, ring).add_params(alt.param(name="cell", value=-1)).properties(height=340)
+    return spec.finished(both, shown, f"{map} of {words[0]} {when} imputing, coloured by {label}.")
 
 
 def null(table: pd.DataFrame) -> Spec:

@@ -93,9 +93,13 @@ class Content:
         if not self.counted:
             found = found.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
         table = self.checked.genes
-        if table is None or not table.index.is_unique or not found.index.is_unique:
-            return found if table is None or len(table) != len(found) else _beside(found, table.set_axis(found.index))
-        return _beside(found, table.set_axis(table.index.astype(str)).reindex(found.index))
+        if table is None:
+            return found
+        if table.index.is_unique and found.index.is_unique:
+            table = table.set_axis(table.index.astype(str)).reindex(found.index)
+        elif len(table) != len(found):  # genes of one name, of which some were not looked at: which, nobody knows
+            return found
+        return found.assign(**{str(name): table[name].to_numpy() for name in table})
 
 
 def of_result(
@@ -142,6 +146,11 @@ def of_result(
     kind, state = str(given.get("kind", "counts")), str(given.get("state", ""))
     counted = kind == "counts" and state == "counts"
     depth = None
+    if counted and columns is None and "genes" in record and _scale(record) in ("normalized", "log1p"):
+        raise InputError(
+            f"{where} holds some genes only, on scale {record['scale']}, and library sizes are not known: write all "
+            "genes, or impute on scale counts (--scale counts)"
+        )
     if kind == "counts":
         data = data if counted else _linear(in_memory(data), state)
         depth = _row_sums(data) if counted else np.full(adata.n_obs, TARGET)
@@ -292,11 +301,6 @@ def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
     order = [usual[name] for name in (*USUAL, *FURTHER) if name in usual]
     order += [str(name) for name in obs.columns if obs[name].dtype.name in ("category", "object", "bool")]
     return next((name for name in order if 2 <= obs[name].nunique() <= LABELS), None)
-
-
-def _beside(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """What was measured, with the columns of the check in place of those of the same name."""
-    return found.drop(columns=[name for name in table.columns if name in found]).join(table)
 
 
 def _input(adata: AnnData, where: str, source: str) -> Any:

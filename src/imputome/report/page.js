@@ -36,6 +36,15 @@ async function plot(place, spec) {
   return view;
 }
 
+// the cell that is pointed at in one map gets a ring in the other
+function link(view, other) {
+  view.addEventListener("mousemove", (event, item) => {
+    const cell = item?.datum?.cell ?? -1;
+    if (other.signal("cell") !== cell) other.signal("cell", cell).runAsync();
+  });
+  view.addEventListener("mouseout", () => other.signal("cell", -1).runAsync());
+}
+
 // -- tables ----------------------------------------------------------------------------------------------------------
 const PLAIN = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
 const PERCENT = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
@@ -133,6 +142,18 @@ class LiveTable {
 // -- a table of scores -----------------------------------------------------------------------------------------------
 const PLOTS = 12; // drawn at a time
 
+// without the methods whose mean lies so far from the others that it hides how these differ
+function near(rows) {
+  const of = new Map();
+  rows.forEach((row) => of.set(row.name, [...(of.get(row.name) ?? []), row]));
+  const means = new Map([...of].map(([name, own]) => [name, own.reduce((sum, row) => sum + row.value, 0) / own.length]));
+  const middle = (values) => values.sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
+  const centre = middle([...means.values()]);
+  const away = new Map([...means].map(([name, mean]) => [name, Math.abs(mean - centre)]));
+  const limit = 3 * middle([...away.values()]);
+  return rows.filter((row) => away.get(row.name) <= limit || limit === 0);
+}
+
 function study(form) {
   const choices = data("choices");
   const spec = data("spec-trials");
@@ -169,6 +190,7 @@ function study(form) {
       const method = choices.methods[methods[row]];
       groups.get(key).rows.push({ name: method.name, role: method.control ? "control" : "method", trial: numbers[row], value: values[row] });
     }
+    if (form.querySelector("#filter-near").checked) groups.forEach((group) => { group.rows = near(group.rows); });
     const { name, better } = choices.metrics[metric];
     const shown = [...groups.values()].slice(0, PLOTS);
     document.getElementById("plots-status").textContent =
@@ -213,7 +235,12 @@ async function begin() {
   document.querySelectorAll(".live").forEach((root) => {
     if (root.id !== "live-scores" || !document.getElementById("filters")) new LiveTable(root, data(root.dataset.rows));
   });
-  for (const place of document.querySelectorAll(".plot[data-spec]")) await plot(place, data(place.dataset.spec));
+  const views = {};
+  for (const place of document.querySelectorAll(".plot[data-spec]")) views[place.id] = await plot(place, data(place.dataset.spec));
+  if (views["plot-map-before"] && views["plot-map-after"]) {
+    link(views["plot-map-before"], views["plot-map-after"]);
+    link(views["plot-map-after"], views["plot-map-before"]);
+  }
   const form = document.getElementById("filters");
   if (form) await study(form);
   document.documentElement.dataset.drawn = "yes";

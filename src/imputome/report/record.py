@@ -148,7 +148,7 @@ def history(record: Mapping[str, Any]) -> pd.DataFrame | None:
         array = np.asarray(values)
         if array.ndim == 1 and array.dtype.kind in "fiu" and len(array) > 1 and np.isfinite(array).any():
             columns[str(name)] = array.astype(np.float64)
-    if not columns:
+    if not set(columns) - {"epoch", "iteration", "step"}:
         return None
     length = max(map(len, columns.values()))
     return pd.DataFrame({name: values for name, values in columns.items() if len(values) == length})

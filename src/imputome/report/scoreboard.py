@@ -150,7 +150,7 @@ def of_file(path: Path, *, made_by: str = "") -> Scoreboard:
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be read as a table of results: {reason}") from error
-    return of_table(table, source=str(path), made_by=made_by)
+    return of_table(table, source=path.name, made_by=made_by)
 
 
 def _settings(table: pd.DataFrame) -> list[str]:

@@ -76,7 +76,11 @@ def _scores(content: Content) -> Section | None:
         f"Some of the {what} were hidden, the rest imputed, and the hidden part compared with what came out. A method "
         "that is not better than the controls has found no structure worth using.",
     )
-    chart = Chart("scores", charts.scores(table), "Points are splits, the bar is their mean. Controls are squares.")
+    chart = Chart(
+        "scores",
+        charts.scores(table.assign(far=_far(table))),
+        "Points are splits, the bar is their mean. Controls are squares.",
+    )
     return Section("scores", "Held-out scores beside the controls", text, (chart,), (shown,))
 
 
@@ -104,7 +108,7 @@ def _zeros(content: Content) -> Section | None:
     if not content.counted:
         return None
     table = content.genes
-    confident, raised = int(table["confident"].sum()), int(table["raised"].sum())
+    confident, raised = (int(np.nansum(table[name])) for name in ("confident", "raised"))
     share = raised / confident if confident else float("nan")
     frame = [
         ["zeros before", percent(float(table["zeros_before"].mean()))],
@@ -161,7 +165,7 @@ def _genes(content: Content) -> Section:
         f"What the method adds to each {one}, and what that rests on." if known else f"Each {one} before and after."
     ]
     if known:
-        evident = int(table["evident"].fillna(False).astype(bool).sum())
+        evident = int(table["evident"].eq(True).sum())
         text.append(
             f"{evident:,} of {len(table):,} {many} have evidence that the method explains more than the reference. "
             "For all that was seen, the others are no better than by the reference."
@@ -225,6 +229,7 @@ def _embedding(content: Content) -> Section | None:
         return Section(
             "embedding", f"{rows.capitalize()} in the plane", (f"Too few {rows} or {content.words[1]} for a map.",)
         )
+    labelled = content.labels is not None
     label = content.label or ("library size before" if content.counted else "mean before")
     table = table.assign(label=content.labels if content.labels is not None else content.measured.totals["before"])
     shown = tuple(
@@ -235,7 +240,8 @@ def _embedding(content: Content) -> Section | None:
         f"{map} of the same {len(table):,} {rows} by values before and after imputing, each by itself, the second "
         f"turned onto the first; coloured by {label}."
         + (" Distances between groups in a UMAP are not to be read." if map == "UMAP" else ""),
-        *(("Choose a label in the legend to bring its cells out.",) if content.labels is not None else ()),
+        "Point at one to find it in the other map"
+        + ("; choose a label in the legend to bring it out." if labelled else "."),
     )
     tables = []
     if content.labels is not None:
@@ -311,7 +317,10 @@ def _history(content: Content) -> Section | None:
         [str(name), text_of(float(values.iloc[0])), text_of(float(values.iloc[-1]))] for name, values in table.items()
     ]
     shown = Table(f"First and last of {len(table):,} steps", ("column", "first", "last"), last, (False, True, True))
-    chart = Chart("history", charts.history(table), "Choose a column above the chart.")
+    drawing = charts.history(table)
+    several = len({row["column"] for row in drawing["datasets"]["rows"]}) > 1
+    what = "Choose a column above the chart." if several else "Step by step."
+    chart = Chart("history", drawing, what)
     return Section("history", "Training history", (), (chart,), (shown,))
 
 
@@ -341,6 +350,18 @@ def _marked(names: pd.Series, control: pd.Series) -> list[str]:
     return [f"{name} (control)" if bar else str(name) for name, bar in zip(names, control, strict=True)]
 
 
+def _far(table: pd.DataFrame) -> np.ndarray:
+    """Which methods lie so far from the one judged that they hide the differences between the others."""
+    means = table.groupby(["metric", "name"], sort=False)["value"].mean()
+    judged = str(table.loc[~table["control"], "name"].iloc[0]) if (~table["control"]).any() else None
+    far = set()
+    for metric, part in means.groupby(level="metric", sort=False):
+        scores = part.droplevel("metric")
+        away = (scores - scores.get(judged, scores.median())).abs()
+        far |= {(metric, name) for name in away.index[away > 3 * away.median()]}
+    return np.array([(metric, name) in far for metric, name in zip(table["metric"], table["name"], strict=True)])
+
+
 def _score_name(metric: str) -> str:
     better = {"total_ratio": "best at 1", "coverage_90": "best at 0.9"}
     better |= dict.fromkeys(LOWER, "lower is better")
@@ -357,6 +378,4 @@ def _end(value: float) -> str:
 
 def _plain(values: pd.Series) -> np.ndarray:
     """The flag ``evident`` of genes that the check did not look at is no."""
-    if values.dtype == object:
-        return values.fillna(False).astype(bool).to_numpy()
-    return values.to_numpy()
+    return values.eq(True).to_numpy() if values.dtype == object else values.to_numpy()

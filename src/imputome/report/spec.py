@@ -79,10 +79,23 @@ def few(alt: Any) -> Any:
     return alt.Axis(tickCount=4, labelOverlap=True)
 
 
-def choice(field: str, values: list[str], name: str) -> Any:
+def choice(values: list[str], name: str) -> Any:
     """A list to choose from, above the chart, known in it as ``which``."""
     alt = altair()
     return alt.param(name="which", value=values[0], bind=alt.binding_select(options=values, name=name))
+
+
+def around(values: pd.Series) -> Any:
+    """A scale that holds all values, whatever part of them is drawn."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 1.0
+    return altair().Scale(domain=[short(low - margin), short(high + margin)], nice=False)
+
+
+def only_near() -> Any:
+    """A box to tick above the chart, known in it as ``near``."""
+    alt = altair()
+    return alt.param(name="near", value=False, bind=alt.binding_checkbox(name="leave out what is far off "))
 
 
 def tips(alt: Any, **titles: str) -> list[Any]:
