@@ -262,6 +262,19 @@ def test_what_is_far_off_can_be_left_out(counts):
     assert any(parameter["name"] == "near" for parameter in spec["params"])
 
 
+def test_rows_of_a_file_are_those_asked_for(tmp_path):
+    import h5py
+
+    from imputome.report.content import _rows
+
+    X = np.random.default_rng(0).random((50, 4))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        stored = file.create_dataset("x", data=X, chunks=(7, 4))
+        for rows in ([0], [3, 4, 5, 6, 7, 8], [6, 7, 20, 49], list(range(50))):
+            np.testing.assert_array_equal(_rows(stored, np.array(rows)), X[rows])
+            np.testing.assert_array_equal(_rows(X, np.array(rows)), X[rows])
+
+
 def test_the_map_after_is_turned_onto_the_map_before():
     from imputome.report.measure import _turned
 

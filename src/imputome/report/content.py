@@ -335,8 +335,15 @@ def _row_sums(X: Any) -> np.ndarray:
 
 
 def _rows(matrix: Any, rows: np.ndarray) -> np.ndarray:
-    block = matrix[rows]
-    return block.toarray() if hasattr(block, "toarray") else np.asarray(block)
+    """Some rows, ascending, of a matrix in memory or in a file; of a file each chunk is unpacked once."""
+    chunks = getattr(matrix, "chunks", None)
+    if not chunks or isinstance(matrix, np.ndarray):
+        block = matrix[rows]
+        return block.toarray() if hasattr(block, "toarray") else np.asarray(block)
+    parts = []
+    for part in np.split(rows, np.flatnonzero(np.diff(rows // chunks[0])) + 1):
+        parts.append(np.asarray(matrix[int(part[0]) : int(part[-1]) + 1])[part - part[0]])
+    return np.concatenate(parts)
 
 
 def _scale(record: Mapping[str, Any]) -> Scale:
