@@ -108,7 +108,7 @@ def reliability(table: pd.DataFrame, words: tuple[str, str], unit: str) -> Spec:
     names = {"explained": "explained", "lower": "95 % from", "upper": "to", "held_out": f"held-out {unit}"}
     low, high = np.nanquantile(shown["explained"], [0.01, 1]) if len(shown) else (0.0, 1.0)
     chart = spec.points(alt, spec.tips(alt, name=words[1][:-1], **names, evidence="evidence")).encode(
-        x=alt.X("held_out:Q", title=f"held-out {unit} it rests on", scale=alt.Scale(type="log")),
+        x=alt.X("held_out:Q", title=f"held-out {unit} it rests on", scale=alt.Scale(type="log", nice=False, padding=8)),
         y=alt.Y(
             "explained:Q",
             title="explained beyond the reference",
@@ -185,7 +185,7 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tu
         )
         chart = chart.mark_point(filled=True, size=24, opacity=0.8, aria=False).encode(color=color)
     else:
-        names = sorted(set(shown["label"]))
+        names = sorted(set(shown["label"]), key=spec.natural)
         colors = [spec.CATEGORIES[place % len(spec.CATEGORIES)] for place in range(len(names))]
         shapes = [spec.SHAPES[place // len(spec.CATEGORIES)] for place in range(len(names))]
         legend = spec.legend(alt, label, columns=2, labelLimit=140, symbolLimit=len(names))
@@ -210,7 +210,7 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tu
     return spec.finished(both, shown, f"{map} of {words[0]} {when} imputing, coloured by {label}.")
 
 
-def null(table: pd.DataFrame) -> Spec:
+def null(table: pd.DataFrame, words: tuple[str, str]) -> Spec:
     """Histogram of correlations between permuted genes; ``table`` has ``low``, ``high``, ``before``, ``after``."""
     alt = spec.altair()
     long = spec.stack(table[["before", "after"]].assign(low=table["low"], high=table["high"]), name="when")
@@ -218,7 +218,7 @@ def null(table: pd.DataFrame) -> Spec:
         spec.chart(alt, height=spec.HEIGHT)
         .mark_bar(opacity=0.65, binSpacing=0)
         .encode(
-            x=alt.X("low:Q", bin="binned", title="correlation between permuted genes"),
+            x=alt.X("low:Q", bin="binned", title=f"correlation between permuted {words[1]}"),
             x2="high:Q",
             y=alt.Y("value:Q", stack=None, title="share of pairs", axis=alt.Axis(format="%")),
             color=spec.when(alt),
@@ -228,7 +228,7 @@ def null(table: pd.DataFrame) -> Spec:
             ],
         )
     )
-    return spec.finished(chart, long, "Correlations between permuted genes, before and after.")
+    return spec.finished(chart, long, f"Correlations between permuted {words[1]}, before and after.")
 
 
 def calibration(table: pd.DataFrame, nominal: float) -> Spec:

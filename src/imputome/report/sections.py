@@ -264,7 +264,7 @@ def _null(content: Content) -> Section | None:
         strong = float(share[middle >= 0.5].sum())
         told.append([when, f"{float((share * middle).sum()):.3f}", percent(strong)])
     shown = Table(
-        "Correlations between permuted genes",
+        f"Correlations between permuted {content.words[1]}",
         ("", "mean absolute correlation", "pairs at 0.5 or more, either way"),
         told,
         (False, True, True),
@@ -274,7 +274,7 @@ def _null(content: Content) -> Section | None:
         f"Every one of the {one} was shuffled over {content.words[0]} by itself, so that none has to do with another, "
         "and then imputed. Correlations after that are the method's own work: near 0 is good.",
     )
-    chart = Chart("null", charts.null(table), "Share of pairs in each class of correlation.")
+    chart = Chart("null", charts.null(table, content.words), "Share of pairs in each class of correlation.")
     return Section("null", "Correlations made from nothing", text, (chart,), (shown,))
 
 
@@ -286,7 +286,7 @@ def _calibration(content: Content) -> Section | None:
     table = table.assign(stratum=names)[["stratum", "entries", "coverage"]]
     titles = {"stratum": "predicted mean", "entries": "entries", "coverage": "share inside"}
     shown = table_of(table, "Held-out values inside the 90 % interval", titles)
-    text = ("Nine in ten held-out values should lie in their interval, however high the gene.",)
+    text = ("Nine in ten held-out values should lie in their interval, however high the prediction.",)
     chart = Chart("calibration", charts.calibration(table, COVERAGE), "The dashed line is 90 %.")
     return Section("calibration", "Calibration of intervals", text, (chart,), (shown,))
 

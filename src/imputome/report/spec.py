@@ -5,6 +5,7 @@ Colours are variables of the page's style sheet, so that light and dark need no 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,6 +112,12 @@ def tips(alt: Any, **titles: str) -> list[Any]:
 
 def distinct(values: Any) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values))
+
+
+def natural(text: str) -> list[Any]:
+    """A key to sort texts by, in which ``cluster 2`` comes before ``cluster 10``."""
+    parts = re.split(r"(\d+)", text)  # texts and digits take turns, so that like is compared with like
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def kept(table: pd.DataFrame) -> Any:
