@@ -514,6 +514,33 @@ def test_a_table_of_scores_holds_the_summary(scores):
     assert "2 runs" in page.text
 
 
+def test_variants_of_a_method_are_told_apart_by_what_differs(scores):
+    scores = scores[scores["status"] == "ok"]
+    given = {"gene_mean": "{}", "no_imputation": "{}", "ialm": '{"rank": 3, "tol": 0.1}'}
+    scores = scores.assign(parameters=scores["method"].map(given).fillna('{"posterior": true}'))
+    other = scores[scores["method"] == "ialm"].assign(parameters='{"rank": 5, "kind": "x", "tol": 0.1}')
+    page = page_of(of_table(pd.concat([scores, other])))
+    names = {entry["name"] for entry in page.data("choices")["methods"]}
+    expected = {"gene_mean", "no_imputation", "ialm (rank=3)", "ialm (rank=5, kind=x)", "poisson_nmf+posterior"}
+    assert names == expected
+    assert '{"rank": 5, "kind": "x", "tol": 0.1}' in page.text
+
+
+def test_variations_around_a_base_are_named_by_what_is_changed():
+    from imputome.report.scoreboard import short_names
+
+    base = {"a": 1, "b": 2, "c": True, "same": 0}
+    given = [base, {**base, "a": 9}, {**base, "b": 9}, {**base, "a": 9, "c": False}]
+    table = pd.DataFrame({"method": "zipo", "parameters": [json.dumps(one) for one in given]})
+    assert list(short_names(table).values()) == ["zipo (base)", "zipo (a=9)", "zipo (b=9)", "zipo (a=9, c=false)"]
+
+
+def test_scores_come_before_figures_of_the_fit(scores):
+    first = scores.assign(metric=scores["metric"].replace("poisson_loss", "fit_seconds"))
+    metrics = page_of(of_table(first)).data("choices")["metrics"]
+    assert metrics == [{"name": "total_ratio", "better": "best at 1"}, {"name": "fit_seconds", "better": ""}]
+
+
 def test_very_many_trials_are_drawn_as_means(scores, monkeypatch):
     from imputome.report import scoreboard
 

@@ -11,7 +11,7 @@ const CONFIG = {
   font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
   view: { stroke: null },
   axis: { ...text, gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", labelLimit: 180, titleLimit: 320 },
-  axisX: { titleAnchor: "end", tickCount: 6, labelOverlap: true },
+  axisX: { titleAnchor: "end", tickCount: 6, labelOverlap: true, labelSeparation: 8 },
   legend: { ...text, labelLimit: 160, titleLimit: 200 },
   style: { "guide-label": { fill: "var(--muted)" }, "guide-title": { fill: "var(--ink)" } },
 };
@@ -47,7 +47,7 @@ function link(view, other) {
 
 // -- tables ----------------------------------------------------------------------------------------------------------
 const PLAIN = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
-const PERCENT = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
+const PERCENT = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const NOTHING = "–";
 const SHOW = {
   text: (value) => (value === null ? NOTHING : value),

@@ -97,8 +97,9 @@ def render(content: Content | Scoreboard) -> str:
     failures = Table(
         "Runs that failed", ("method", "dataset", "hidden by", "trial", "reason"), content.failed, (False,) * 5
     )
+    parameters = terms_table(content.parameters, "Methods that were given parameters", "method", "parameters")
     page = environment.get_template("study.html")
-    return str(page.render(board=content, spec=charts.trials(), failures=failures, **shared))
+    return str(page.render(board=content, spec=charts.trials(), parameters=parameters, failures=failures, **shared))
 
 
 def as_json(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRIALS = 60_000  # single values drawn, at most; beyond that the means alone
-PLAIN = ("{}", '{"posterior": true}', '{"posterior":true}', "")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Scoreboard:
         ``methods`` (dictionaries with ``name`` and ``control``); and for each metric ``better``, in words.
     table : the summary. Its first columns are positions in ``choices``.
     trials : columns of positions (dataset, setting, metric, method), ``trial`` and ``value``.
+    parameters : full parameters of the methods that have any: (name, JSON).
     failed : what did not run: (method, dataset, way to hide, trial, reason).
     means_only : whether ``trials`` holds means because there are too many single values.
     software : how to cite imputome.
@@ -43,6 +45,7 @@ class Scoreboard:
     choices: dict[str, Any]
     table: Live
     trials: list[list[Any]]
+    parameters: list[tuple[str, str]]
     failed: list[list[str]]
     means_only: bool
     made_by: str
@@ -66,10 +69,11 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
     if not len(scored):
         raise InputError(f"{source or 'this table'} holds no score: every run failed, see its column reason")
     means = summary(table)
-    datasets, settings, metrics = (
-        _distinct(values) for values in (means["dataset"], _settings(means), means["metric"])
-    )
-    labels = _labels(means)
+    datasets, settings = _distinct(means["dataset"]), _distinct(_settings(means))
+    # figures of the fit, such as its seconds, come after the scores
+    metrics = sorted(_distinct(means["metric"]), key=lambda name: name not in METRICS and name not in HIGHER)
+    named = short_names(means)
+    labels = _labels(means, named)
     methods = list(dict.fromkeys(labels))
     controls = {label: is_control(name) for label, name in zip(labels, means["method"], strict=True)}
     codes = [_codes(means["dataset"], datasets), _codes(_settings(means), settings), _codes(means["metric"], metrics)]
@@ -106,7 +110,7 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
             _codes(scored["dataset"], datasets),
             _codes(_settings(scored), settings),
             _codes(scored["metric"], metrics),
-            _codes(_labels(scored), methods),
+            _codes(_labels(scored, named), methods),
             [int(trial) + 1 for trial in scored["trial"]],
             column(scored["value"].astype(float), digits=5),
         ]
@@ -124,6 +128,7 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
         },
         table=live,
         trials=single,
+        parameters=[(name, given) for (_, given), name in named.items() if _parsed(given)],
         failed=[[str(value) for value in row] for row in lost.itertuples(index=False, name=None)],
         means_only=means_only,
         made_by=made_by,
@@ -161,11 +166,49 @@ def _settings(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _labels(table: pd.DataFrame) -> list[str]:
-    """Names of methods, with their parameters where they are not the defaults."""
+def short_names(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """(method, parameters) -> a name, with the parameters in which it differs from others of the same method.
+
+    Where more than two vary, only what is not the most common value is told, and what has it everywhere is the base.
+    """
+    variants: dict[str, dict[str, dict[str, Any]]] = {}
+    for method, parameters in zip(table["method"].astype(str), table["parameters"].astype(str), strict=True):
+        variants.setdefault(method, {})[parameters] = _parsed(parameters)
+    found = {}
+    for method, given in variants.items():
+        names = dict.fromkeys(name for one in given.values() for name in one)
+        varied = [name for name in names if len({json.dumps(one.get(name)) for one in given.values()}) > 1]
+        usual = {}
+        if len(varied) > 2:
+            usual = {name: Counter(json.dumps(one.get(name)) for one in given.values()) for name in varied}
+        for parameters, one in given.items():
+            told = [
+                f"{name}={_value(one[name])}"
+                for name in varied
+                if name in one and not (usual and json.dumps(one[name]) == usual[name].most_common(1)[0][0])
+            ]
+            base = ["base"] if usual and not told else []
+            found[method, parameters] = f"{method} ({', '.join(told or base)})" if told or base else method
+    if len(set(found.values())) < len(found):
+        return {(method, parameters): f"{method} {parameters}" for method, parameters in found}
+    return found
+
+
+def _parsed(parameters: str) -> dict[str, Any]:
+    try:
+        given = json.loads(parameters or "{}")
+    except json.JSONDecodeError:
+        given = None
+    return given if isinstance(given, dict) else {"parameters": parameters}
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _labels(table: pd.DataFrame, named: dict[tuple[str, str], str]) -> list[str]:
     return [
-        str(name) if str(parameters) in PLAIN else f"{name} {parameters}"
-        for name, parameters in zip(table["method"], table["parameters"], strict=True)
+        named[str(name), str(parameters)] for name, parameters in zip(table["method"], table["parameters"], strict=True)
     ]
 
 
