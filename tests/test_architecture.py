@@ -24,7 +24,10 @@ MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): full 
 ORDER = ("errors", "io", "preprocessing", "methods", "evaluation", "studies", "report", "facade", "cli")
 ROOMS = {
     **{room: rank for rank, room in enumerate(ORDER)},
-    **dict.fromkeys(("datasets", "intake", "layers", "matching", "fitted"), ORDER.index("facade")),
+    **dict.fromkeys(
+        ("automatic", "checking", "datasets", "differential", "intake", "layers", "matching", "fitted"),
+        ORDER.index("facade"),
+    ),
 }
 ROOMS["__main__"] = ORDER.index("cli")
 

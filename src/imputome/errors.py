@@ -1,4 +1,4 @@
-"""The errors that imputome raises on purpose: one sentence that says what is wrong and how to mend it."""
+"""What imputome raises, or warns of, on purpose: one sentence that says what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class MissingExtraError(ImputomeError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install`` to run."""
 
 
+class ControlsWinError(ImputomeError):
+    """Nothing beats the controls on these data, so that nothing is written; the command line exits 3."""
+
+
 class NotFittedError(ImputomeError, RuntimeError):
     """A result was asked of an estimator that has not been fitted."""
 
@@ -25,6 +29,10 @@ class ModelFormatError(ImputomeError, ValueError):
 
 class TrainingError(ImputomeError, RuntimeError):
     """The training of a network cannot go on: its loss stays infinite or NaN."""
+
+
+class ImputedLayerWarning(UserWarning):
+    """Imputed values are tested as if they had been measured."""
 
 
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:

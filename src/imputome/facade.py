@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.automatic import BUDGET, choose
 from imputome.errors import InputError, MissingExtraError
 from imputome.intake import (
     Purpose,
@@ -51,6 +52,10 @@ def impute(
     outputs: Iterable[str] = (),
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
+    check: bool | None = None,
+    labels: Iterable[str] = (),
+    budget: float = BUDGET,
+    accept_control: bool = False,
     overwrite: bool = False,
     random_state: int = 0,
     copy: bool = False,
@@ -61,7 +66,8 @@ def impute(
     ----------
     adata : n cells x G genes. Counts (a zero may be a dropout), or real values with NaN for missing.
     method : a registered name, see ``imputome.methods.names()``; None takes the default for this kind of data
-        (``imputome.methods.DEFAULT``), or for real values too few to learn from the mean.
+        (``imputome.methods.DEFAULT``), or for real values too few to learn from the mean. ``"auto"`` lets methods race
+        against controls on held-out values of a sample (`imputome.automatic.choose`).
     layer : layer to impute; None takes ``X``.
     key_added : name of the new layer; None takes the method's name (``<method>_posterior`` with ``posterior=True``).
     genes : names, positions or a boolean mask: only these are written, though all are fitted. A layer cannot hold some
@@ -78,6 +84,10 @@ def impute(
         ``"upper"``, ... as far as the method has them (the posterior step has these three).
     params : parameters of the method, by name.
     posterior : combine the method's rate with the cell's own counts; None takes the method's default.
+    check : judge the imputation on held-out values of a sample of the cells, beside controls, and put the verdict into
+        the record. A few fits more; None: only with ``method="auto"``.
+    labels : columns of ``obs`` with types or batches, of which the check looks whether they move together.
+    budget, accept_control : minutes for ``"auto"``, and whether to take the best control where nothing beats it.
     overwrite : replace an existing layer of that name.
     random_state : seed.
     copy : return a changed copy instead of changing ``adata``.
@@ -87,18 +97,40 @@ def impute(
     None, or the copy. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, where there is one),
     ``var["<key>_..."]`` (per gene), ``obs["<key>_..."]`` (per cell) and ``uns["imputome"][key]``: method, parameters,
     seed, versions, state of the input, scale, rows and columns without an observed value, seconds, peak memory,
-    convergence.
+    convergence, and of a check the verdict with all it rests on.
 
     Raises
     ------
     InputError
         The input cannot be imputed as it is; the message says what was seen and what to pass.
+    ControlsWinError
+        With ``"auto"``, where no method beats the controls.
     """
-    report = None
-    if method is None:
-        report = inspect_layer(adata, layer)
-        method = default_method(report)
-    estimator = make_estimator(method, params=params, posterior=posterior, random_state=random_state)
+    from imputome.checking import check_run, label_columns, refuse_uncheckable
+
+    report = inspect_layer(adata, layer)
+    further: dict[str, Any] = {}
+    if check:
+        refuse_uncheckable(report)
+        label_columns(adata, labels)
+    if method == "auto":
+        refuse_with_auto(params=params, posterior=posterior is not None, covariates=covariates, outputs=outputs)
+        chosen = choose(
+            adata,
+            layer=layer,
+            scale=scale,
+            transform=transform,
+            report=report,
+            budget=budget,
+            accept_control=accept_control,
+            checked=check is not False,
+            labels=labels,
+            seed=random_state,
+        )
+        estimator, further, check = chosen.estimator, chosen.record, False
+    else:
+        name = default_method(report) if method is None else method
+        estimator = make_estimator(name, params=params, posterior=posterior, random_state=random_state)
     key = checked_key(adata, key_added or default_key(estimator))
     wanted = checked_outputs(estimator, outputs)
     check_free(adata, key, wanted, room="obsm" if genes is not None and not copy else "layers", overwrite=overwrite)
@@ -115,6 +147,9 @@ def impute(
         outputs=wanted,
         report=report,
     )
+    run = replace(run, further=further)
+    if check:
+        run = check_run(run, adata, labels=labels, seed=random_state)
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
     return store(adata, run, key, genes=columns, keep_observed=keep_observed, copy=copy)
@@ -223,6 +258,15 @@ def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: boo
     check_parameters(cls, given)
     # NumPy's numbers would not go into the record of the result
     return cls(**{name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()})
+
+
+def refuse_with_auto(**given: Any) -> None:
+    """Refuse what only some methods have, by the name it is given under, where the method is still to be found."""
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                f"{name} is not for every method, and auto is to find one: leave it out, or name the method"
+            )
 
 
 def default_method(report: InputReport) -> str:

@@ -64,7 +64,7 @@ def test_umap_unless_asked_otherwise(tmp_path, result):
 def test_one_of_several_and_a_label(tmp_path, result, capsys):
     page = tmp_path / "page.html"
     assert run(["report", str(result), "-o", str(page), "--map", "pca"]) == 1
-    assert "several results, gene_mean, second: choose one by --key" in capsys.readouterr().err
+    assert "(--key) with one of gene_mean, second" in capsys.readouterr().err
     assert not page.exists()
     assert (
         run(["report", str(result), "-o", str(page), "--map", "pca", "--key", "second", "--label", "kind", "-q"]) == 0
@@ -122,7 +122,7 @@ def test_what_is_no_result_is_refused(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("text")
     before = sorted(path.name for path in tmp_path.iterdir())
     for name, said in (
-        (source.name, "no result of imputome"),
+        (source.name, "holds no result"),
         ("matrix.csv", "not a table of results"),
         ("empty.csv", "cannot be read as a table of results"),
         ("damaged.h5ad", "cannot be opened"),

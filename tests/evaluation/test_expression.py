@@ -282,7 +282,7 @@ def test_count_splitting_undoes_double_dipping():
     X = sp.csr_array(rng.poisson(np.exp(rng.normal(-0.5, 1, 150)), size=(400, 150)).astype(float))
     table, labels = de_by_count_splitting(X, rng=np.random.default_rng(8))
     split = table["p_value"].to_numpy()
-    dipped = wilcoxon(expression._log_normalized(X), expression._two_clusters(X, np.random.default_rng(8)))["p_value"]
+    dipped = wilcoxon(expression.log_normalized(X), expression._two_clusters(X, np.random.default_rng(8)))["p_value"]
     assert set(labels) == {0, 1}
     assert np.mean(dipped < 0.05) > 0.2
     assert np.mean(split < 0.05) < 0.1

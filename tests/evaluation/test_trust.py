@@ -14,12 +14,7 @@ from imputome.methods.base import as_data
 
 
 def predicting(name, **params):
-    def predict(train, apply):
-        estimator = methods.get(name)(**params)
-        result = estimator.fit_transform(train)
-        return result if apply is None else estimator.transform(apply)
-
-    return predict
+    return lambda data: methods.get(name)(**params).fit_transform(data)
 
 
 CONTROLS = {name: predicting(name) for name in ("no_imputation", "gene_mean", "gene_mean_posterior")}

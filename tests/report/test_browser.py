@@ -124,19 +124,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def result(folder: Path, counts) -> Path:
+def result(folder: Path, page_counts) -> Path:
     """The page of a checked result with all sections."""
     path = folder / "result.html"
     if not path.exists():
-        write_report(path, of_result(counts, source="in <b>.h5ad", map="pca"))
+        write_report(path, of_result(page_counts, source="in <b>.h5ad", map="pca"))
     return path
 
 
 @pytest.fixture
-def of_real(folder: Path, real) -> Path:
+def of_real(folder: Path, page_real) -> Path:
     path = folder / "real.html"
     if not path.exists():
-        write_report(path, of_result(real, map="pca"))
+        write_report(path, of_result(page_real, map="pca"))
     return path
 
 
@@ -234,11 +234,11 @@ def test_tab_reaches_the_search_with_a_ring(browser, result):
     assert style == ["solid", "3px"]
 
 
-def test_search_finds_genes(browser, result, counts, nasty):
+def test_search_finds_genes(browser, result, page_counts, nasty):
     browser.open(result)
     count = "return document.querySelector('#live-genes .count').textContent"
     assert browser.run(count) == "60 of 60 match, the first 50 shown"
-    assert browser.names("live-genes") == list(counts.var_names[:50])
+    assert browser.names("live-genes") == list(page_counts.var_names[:50])
     search = browser.driver.find_element("id", "search-genes")
     search.send_keys("ENE1")
     assert browser.names("live-genes") == [f"gene{j}" for j in range(10, 20)]
@@ -252,26 +252,26 @@ def test_search_finds_genes(browser, result, counts, nasty):
     assert browser.run(count) == "0 of 60 match"
 
 
-def test_more_rows_on_demand(browser, result, counts):
+def test_more_rows_on_demand(browser, result, page_counts):
     browser.open(result)
     browser.run("document.querySelector('#live-genes .more').click()")
-    assert browser.names("live-genes") == list(counts.var_names)
+    assert browser.names("live-genes") == list(page_counts.var_names)
     assert browser.run("return document.querySelector('#live-genes .more').hidden")
-    assert browser.run("return document.activeElement.textContent") == counts.var_names[50]
+    assert browser.run("return document.activeElement.textContent") == page_counts.var_names[50]
 
 
-def test_sorting_by_a_column(browser, result, counts):
+def test_sorting_by_a_column(browser, result, page_counts):
     browser.open(result)
     titles = browser.run("return [...document.querySelectorAll('#live-genes thead button')].map((b) => b.textContent)")
     place = titles.index("mean before")
     head = f"document.querySelectorAll('#live-genes thead th')[{place}]"
-    means = counts.X.toarray().mean(axis=0)
+    means = page_counts.X.toarray().mean(axis=0)
     for order, expected in (("descending", np.argsort(-means)), ("ascending", np.argsort(means))):
         browser.run(f"{head}.querySelector('button').focus()")
         browser.press("Enter")
         assert browser.run(f"return {head}.getAttribute('aria-sort')") == order
         shown = browser.names("live-genes")
-        assert shown[:5] == [counts.var_names[j] for j in expected[:5]]
+        assert shown[:5] == [page_counts.var_names[j] for j in expected[:5]]
     browser.run("document.querySelectorAll('#live-genes thead button')[0].click()")
     assert browser.run(f"return {head}.getAttribute('aria-sort')") is None
     assert browser.names("live-genes")[-1] == "gene51"
@@ -291,7 +291,7 @@ def test_choosing_another_score_draws_it(browser, result):
     assert len(browser.run(script)) == len(before)
 
 
-def test_hovering_tells_what_a_point_is(browser, result, counts):
+def test_hovering_tells_what_a_point_is(browser, result, page_counts):
     browser.open(result)
     browser.run("document.querySelector('#plot-map-after').scrollIntoView({block: 'center', behavior: 'instant'})")
     place = browser.run(
@@ -302,7 +302,7 @@ def test_hovering_tells_what_a_point_is(browser, result, counts):
     browser.wait("return document.querySelector('#vg-tooltip-element.visible') !== null")
     told = browser.run("return document.querySelector('#vg-tooltip-element').textContent")
     assert "type <" in told
-    assert any(name in told for name in counts.obs_names)
+    assert any(name in told for name in page_counts.obs_names)
 
 
 def test_a_cell_is_found_in_the_other_map(browser, result):

@@ -72,8 +72,8 @@ def page_of(content) -> Page:
 
 
 # -- what is on it -----------------------------------------------------------------------------------------------------
-def test_all_sections_of_a_checked_result(counts):
-    page = page_of(of_result(counts, source="in.h5ad", map="pca", command="imputome impute in.h5ad -o out.h5ad"))
+def test_all_sections_of_a_checked_result(page_counts):
+    page = page_of(of_result(page_counts, source="in.h5ad", map="pca", command="imputome impute in.h5ad -o out.h5ad"))
     expected = ["verdict", "done", "scores", "race", "zeros", "genes", "spread", "embedding", "null", "calibration"]
     assert page.headings() == [*expected, "mixing", "history", "cite"]
     for text in (
@@ -111,17 +111,17 @@ def test_an_unchecked_result_says_so_and_leaves_out_what_is_not_known(plain):
     ("verdict", "tone", "sign"),
     [("use", "good", "✓"), ("use for visualisation only", "fair", "!"), ("do not impute", "bad", "✕")],
 )
-def test_the_verdict_is_told_in_words_and_by_a_sign(counts, verdict, tone, sign):
-    counts.uns["imputome"]["nmf"]["verdict"]["verdict"] = verdict
-    text = render(of_result(counts, map="pca"))
+def test_the_verdict_is_told_in_words_and_by_a_sign(page_counts, verdict, tone, sign):
+    page_counts.uns["imputome"]["nmf"]["verdict"]["verdict"] = verdict
+    text = render(of_result(page_counts, map="pca"))
     assert f'class="verdict {tone}"' in text
     assert re.search(rf'<p class="call"><span class="sign" aria-hidden="true">{sign}</span> {verdict}</p>', text)
 
 
-def test_genes_are_measured_as_a_naive_look_does(counts):
-    table = of_result(counts, map="pca").measured.genes
-    X, after = counts.X.toarray().astype(float), np.asarray(counts.layers["nmf"], dtype=float)
-    assert list(table.index) == list(counts.var_names)
+def test_genes_are_measured_as_a_naive_look_does(page_counts):
+    table = of_result(page_counts, map="pca").measured.genes
+    X, after = page_counts.X.toarray().astype(float), np.asarray(page_counts.layers["nmf"], dtype=float)
+    assert list(table.index) == list(page_counts.var_names)
     np.testing.assert_allclose(table["mean_before"], X.mean(axis=0))
     np.testing.assert_allclose(table["mean_after"], after.mean(axis=0))
     np.testing.assert_allclose(table["variance_before"], X.var(axis=0), atol=1e-9)
@@ -130,10 +130,10 @@ def test_genes_are_measured_as_a_naive_look_does(counts):
     np.testing.assert_allclose(table["zeros_after"], (after < 0.5).mean(axis=0))
 
 
-def test_totals_are_those_of_cells(counts):
-    totals = of_result(counts, map="pca").measured.totals
-    np.testing.assert_allclose(totals["before"], counts.X.sum(axis=1).A1)
-    np.testing.assert_allclose(totals["after"], np.asarray(counts.layers["nmf"], dtype=float).sum(axis=1))
+def test_totals_are_those_of_cells(page_counts):
+    totals = of_result(page_counts, map="pca").measured.totals
+    np.testing.assert_allclose(totals["before"], page_counts.X.sum(axis=1).A1)
+    np.testing.assert_allclose(totals["after"], np.asarray(page_counts.layers["nmf"], dtype=float).sum(axis=1))
 
 
 def test_a_live_imputation_gives_the_page_of_its_stored_result(plain):
@@ -153,19 +153,19 @@ def test_a_live_imputation_gives_the_page_of_its_stored_result(plain):
     np.testing.assert_array_equal(live.genes["raised"], zeros.raised)
 
 
-def test_a_live_imputation_of_real_values(real):
-    data = as_data(real.X, kind="real", obs_names=real.obs_names, var_names=real.var_names)
+def test_a_live_imputation_of_real_values(page_real):
+    data = as_data(page_real.X, kind="real", obs_names=page_real.obs_names, var_names=page_real.var_names)
     live = of_imputation(
         data,
         get("svd")().fit_transform(data),
-        record=real.uns["imputome"]["svd"],
+        record=page_real.uns["imputome"]["svd"],
         key="svd",
         scale="input",
-        labels=pd.DataFrame({"sex": ["f", "m"] * 30}, index=real.obs_names),
+        labels=pd.DataFrame({"sex": ["f", "m"] * 30}, index=page_real.obs_names),
         command="imputome impute in.csv",
         map="pca",
     )
-    stored = of_result(real, map="pca")
+    stored = of_result(page_real, map="pca")
     assert live.label == "sex"
     assert live.command == "imputome impute in.csv"
     pd.testing.assert_frame_equal(live.genes, stored.genes, rtol=1e-4)
@@ -197,12 +197,12 @@ def test_some_genes_on_a_scale_that_needs_the_library_are_refused(fresh):
         of_result(part, map="pca")
 
 
-def test_genes_that_were_not_checked(counts):
-    record = counts.uns["imputome"]["nmf"]["verdict"]
+def test_genes_that_were_not_checked(page_counts):
+    record = page_counts.uns["imputome"]["nmf"]["verdict"]
     everything = record["genes"]
     record["genes"] = everything.iloc[10:40]
-    content = of_result(counts, map="pca")
-    assert list(content.genes.index) == list(counts.var_names)
+    content = of_result(page_counts, map="pca")
+    assert list(content.genes.index) == list(page_counts.var_names)
     pd.testing.assert_series_equal(content.genes["explained"].iloc[10:40], everything["explained"].iloc[10:40])
     assert content.genes["explained"].drop(everything.index[10:40]).isna().all()
     evident = int(everything["evident"].iloc[10:40].sum())
@@ -212,16 +212,16 @@ def test_genes_that_were_not_checked(counts):
     assert flags == [int(value) for value in [*[False] * 10, *everything["evident"].iloc[10:40], *[False] * 20]]
 
 
-def test_genes_of_one_name_keep_their_own_figures(counts):
+def test_genes_of_one_name_keep_their_own_figures(page_counts):
     names = ["twin"] * 5 + [f"g{j}" for j in range(55)]
-    counts.var_names = names
-    record = counts.uns["imputome"]["nmf"]["verdict"]
+    page_counts.var_names = names
+    record = page_counts.uns["imputome"]["nmf"]["verdict"]
     record["genes"].index = names
-    genes = of_result(counts, map="pca").genes
+    genes = of_result(page_counts, map="pca").genes
     np.testing.assert_array_equal(genes["explained"], record["genes"]["explained"])
-    np.testing.assert_allclose(genes["mean_before"], counts.X.toarray().mean(axis=0))
+    np.testing.assert_allclose(genes["mean_before"], page_counts.X.toarray().mean(axis=0))
     record["genes"] = record["genes"].iloc[:30]
-    assert "explained" not in of_result(counts, map="pca").genes
+    assert "explained" not in of_result(page_counts, map="pca").genes
 
 
 def test_a_logged_input_is_no_count(fresh):
@@ -238,15 +238,15 @@ def test_a_logged_input_is_no_count(fresh):
     np.testing.assert_allclose(content.genes["mean_before"], expected, rtol=1e-4)
 
 
-def test_real_values_have_samples_and_features(real):
-    content = of_result(real, map="pca")
+def test_real_values_have_samples_and_features(page_real):
+    content = of_result(page_real, map="pca")
     page = page_of(content)
     assert page.headings() == ["verdict", "done", "scores", "genes", "spread", "embedding", "null", "history", "cite"]
     assert "60 samples × 30 features" in page.text
     for word in (r"\bcells?\b", r"\bgenes?\b", "molecules"):
         assert not re.search(word, page.text.split("How to cite")[0]), word
-    np.testing.assert_allclose(content.genes["mean_before"], np.nanmean(real.X, axis=0))
-    np.testing.assert_allclose(content.genes["missing"], np.isnan(real.X).mean(axis=0))
+    np.testing.assert_allclose(content.genes["mean_before"], np.nanmean(page_real.X, axis=0))
+    np.testing.assert_allclose(content.genes["missing"], np.isnan(page_real.X).mean(axis=0))
 
 
 def test_a_sample_of_many_cells_is_looked_at_in_blocks():
@@ -269,13 +269,13 @@ def test_a_sample_of_many_cells_is_looked_at_in_blocks():
     assert not np.array_equal(measure(values, map="pca", seed=1, max_cells=2000).cells, first.cells)
 
 
-def test_what_is_far_off_can_be_left_out(counts):
+def test_what_is_far_off_can_be_left_out(page_counts):
     from imputome.report.sections import _far
 
     table = pd.DataFrame({"name": list("abcde"), "metric": "rmse", "value": [1.0, 1.1, 1.2, 1.15, 9.0]})
     table["control"] = [False, True, True, True, True]
     np.testing.assert_array_equal(_far(table), [False] * 4 + [True])
-    spec = page_of(of_result(counts, map="pca")).data("spec-scores")
+    spec = page_of(of_result(page_counts, map="pca")).data("spec-scores")
     far = {row["name"] for row in spec["datasets"]["rows"] if row["far"] and row["metric"] == "poisson_deviance"}
     assert far == {"no_imputation"}
     assert any(parameter["name"] == "near" for parameter in spec["params"])
@@ -326,26 +326,36 @@ def test_labels_are_in_their_natural_order():
     assert sorted(["b", "c10", "c2", "10", "9", "c2a", ""], key=natural) == ["", "9", "10", "b", "c2", "c2a", "c10"]
 
 
-def test_which_record_is_shown(counts):
-    records = counts.uns["imputome"]
-    assert record_of(records, None, where="x")[0] == "nmf"
+def test_which_record_is_shown(page_counts):
+    records = page_counts.uns["imputome"]
+    assert record_of(page_counts, None)[0] == "nmf"
     two = {**records, "other": records["nmf"]}
-    assert record_of(two, "other", where="x")[0] == "other"
     for given, key, words in (
-        (two, None, "several results, nmf, other: choose one by --key"),
-        (two, "third", "no result 'third'; it has nmf, other"),
-        (None, None, "no result of imputome"),
-        ("text", None, "no result of imputome"),
+        (two, None, "2 results: pass key=... (--key) with one of nmf, other"),
+        (two, "othr", "no result 'othr', did you mean 'other'?; results here: nmf, other"),
+        ({}, None, "holds no result"),
         ({"nmf": {"method": "x"}}, None, "not one that imputome wrote"),
     ):
+        page_counts.uns["imputome"] = given
         with pytest.raises(InputError, match=re.escape(words)):
-            record_of(given, key, where="x")
+            of_result(page_counts, key=key, map="pca")
 
 
-def test_values_that_are_gone(counts):
-    del counts.layers["nmf"]
+def test_what_was_imputed_may_be_a_layer(plain, fresh):
+    adata = fresh()
+    adata.layers["raw 'ones'"] = adata.X.copy()
+    adata.X = adata.X * 0
+    imputome.impute(adata, method="gene_mean", layer="raw 'ones'")
+    pd.testing.assert_frame_equal(of_result(adata, map="pca").genes, of_result(plain, map="pca").genes, rtol=1e-5)
+    del adata.layers["raw 'ones'"]
+    with pytest.raises(InputError, match="lost the layer"):
+        of_result(adata, map="pca")
+
+
+def test_values_that_are_gone(page_counts):
+    del page_counts.layers["nmf"]
     with pytest.raises(InputError, match="neither layers"):
-        of_result(counts, map="pca")
+        of_result(page_counts, map="pca")
 
 
 def test_every_paper_has_an_entry():
@@ -360,8 +370,8 @@ def test_every_paper_has_an_entry():
 
 
 # -- safety ------------------------------------------------------------------------------------------------------------
-def test_names_cannot_break_out(counts, scores, nasty):
-    content = of_result(counts, source='"><img src=x onerror=alert(1)>', command="imputome <b>", map="pca")
+def test_names_cannot_break_out(page_counts, scores, nasty):
+    content = of_result(page_counts, source='"><img src=x onerror=alert(1)>', command="imputome <b>", map="pca")
     page = page_of(content)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"b", "i", "img", "iframe", "object"}
@@ -374,8 +384,8 @@ def test_names_cannot_break_out(counts, scores, nasty):
     assert "no <memory>" in boards.text
 
 
-def test_nothing_is_fetched(counts, scores):
-    for content in (of_result(counts, map="pca"), of_table(scores)):
+def test_nothing_is_fetched(page_counts, scores):
+    for content in (of_result(page_counts, map="pca"), of_table(scores)):
         page = page_of(content)
         policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
         digest = base64.b64encode(hashlib.sha256(page.code().encode()).digest()).decode()
@@ -392,8 +402,8 @@ def test_nothing_is_fetched(counts, scores):
         assert [attrs for tag, attrs in page.elements if tag == "script" and "type" not in attrs] == [{}]
 
 
-def test_tables_have_captions_and_headings(counts, scores):
-    for content in (of_result(counts, map="pca"), of_table(scores)):
+def test_tables_have_captions_and_headings(page_counts, scores):
+    for content in (of_result(page_counts, map="pca"), of_table(scores)):
         text = render(content)
         tables = re.findall(r"<table>.*?</table>", text.partition("</main>")[0], re.DOTALL)
         assert tables

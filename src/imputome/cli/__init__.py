@@ -27,12 +27,13 @@ from imputome.cli import (
     tune,
 )
 from imputome.cli.console import error_line
-from imputome.errors import ImputomeError
+from imputome.errors import ControlsWinError, ImputomeError
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 INTERRUPTED = 130
+CONTROLS_WIN = 3
 
 app = typer.Typer(
     name="imputome",
@@ -79,7 +80,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 bad input, 2 usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 bad input, 2 usage, 3 nothing beats the controls, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -110,7 +111,7 @@ def run(arguments: list[str]) -> int:
         expected = isinstance(error, ImputomeError)
         text = str(error) if expected else _unexpected(error)
         error_line(text)
-        return 1
+        return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -11,8 +11,11 @@ import typer
 
 from imputome.cli.beside import MAX_DRAWS, Table, check_offered, checked_beside, say_complete, write_complete
 from imputome.cli.console import progress, warning_line
+from imputome.cli.judging import checked_run, chosen_method
 from imputome.cli.target import checked_target, numbers_as_names, parse_settings, read_input, split_names
 from imputome.errors import InputError
+
+BUDGET = 10.0  # minutes for --method auto
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +30,7 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")],
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="A name from `imputome methods` (default: by kind of data).")
+        str | None, typer.Option("--method", "-m", help="A name from `imputome methods`, or auto (default: by data).")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to impute instead of X.")] = None,
     key_added: Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")] = None,
@@ -66,6 +69,16 @@ def command(
         str | None, typer.Option(help="Column of --samples with the names of the samples (default: the first).")
     ] = None,
     covariates: Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")] = None,
+    check: Annotated[
+        bool | None, typer.Option("--check/--no-check", help="Judge it on held-out values (default: with auto only).")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--label", help="Columns of obs, A,B: do their cells move together? Colours a report.")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0.01, help="Minutes for --method auto.")] = BUDGET,
+    accept_control: Annotated[
+        bool, typer.Option("--accept-control", help="With auto: write the best control's output if nothing beats it.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -73,9 +86,12 @@ def command(
 ) -> None:
     """Impute IN with a method and write the result to OUT.
 
-    A table of real values comes back as the same text, in which nothing is changed but the missing values.
+    With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
+    written, if nothing beats the controls. A table of real values comes back as the same text, in which nothing is
+    changed but the missing values.
     """
-    from imputome.facade import default_method, run_method
+    from imputome.checking import label_columns, refuse_uncheckable
+    from imputome.facade import default_method, refuse_with_auto, run_method
     from imputome.intake import inspect_layer
     from imputome.io.samples import join_samples
     from imputome.layers import checked_outputs, default_key
@@ -88,7 +104,15 @@ def command(
     params, extra = parse_settings(settings or []), split_names(outputs)
     _check_transform(transform)
     options: dict[str, Any] = {"params": params, "shift": _shift(shift, params), "posterior": posterior, "seed": seed}
-    estimator = None if method is None else _estimator(method, **options)
+    automatic = method == "auto"
+    if automatic:
+        refuse_with_auto(
+            **{"--set": params, "--shift-correction": shift, "--posterior": posterior is not None},
+            **{"--covariates": covariates, "--outputs": extra, "--uncertainty": uncertainty, "--draws": draws},
+        )
+    elif accept_control:
+        raise typer.BadParameter("it goes with --method auto", param_hint="--accept-control")
+    estimator = None if method is None or automatic else _estimator(method, **options)
     beside = checked_beside(output, source, uncertainty=uncertainty, draws=draws, outputs=extra, force=force)
     if estimator is not None:
         check_offered(beside, estimator)
@@ -102,10 +126,30 @@ def command(
         write_complete(adata, table, output, beside)
         say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
         return
-    if estimator is None:
+    by_name = split_names(labels)
+    if check or automatic:
+        refuse_uncheckable(report)
+    label_columns(adata, by_name)
+    further: dict[str, Any] = {}
+    record: dict[str, Any] = {}
+    if automatic:
+        chosen = chosen_method(
+            adata,
+            report,
+            layer=layer,
+            scale=scale,
+            transform=None if transform == "auto" else transform,
+            budget=budget,
+            accept_control=accept_control,
+            checked=check is not False,
+            labels=by_name,
+            seed=seed,
+            quiet=quiet,
+        )
+        estimator, record = chosen.estimator, chosen.record
+    elif estimator is None:
         estimator = _estimator(default_method(report), **options)
     offered, needed = checked_outputs(estimator, extra), check_offered(beside, estimator)
-    further: dict[str, Any] = {}
     warnings = []
     if samples is not None:
         joined = join_samples(adata, samples, column=sample_id)
@@ -144,7 +188,10 @@ def command(
             report=report,
             progress=show,
         )
-    target.write(replace(run, outputs=offered), keep_observed=keep_observed, as_json=as_json, further=further)
+    run = replace(run, outputs=offered, further=record)
+    if check and not automatic:
+        run = checked_run(run, adata, labels=by_name, seed=seed, quiet=quiet)
+    target.write(run, keep_observed=keep_observed, as_json=as_json, further=further)
 
 
 def _estimator(

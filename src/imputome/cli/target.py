@@ -13,6 +13,7 @@ import typer
 
 from imputome.cli.beside import Beside, Table, write_beside
 from imputome.cli.console import print_json, progress, warning_line
+from imputome.cli.judging import race_lines, verdict_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ class Target:
         self, run: Run, *, keep_observed: bool | None, as_json: bool, further: dict[str, Any] | None = None
     ) -> None:
         """Warn, write, and say what was done; ``further`` goes into the summary of ``--json``."""
+        from imputome.checking import brief
         from imputome.io.atomic import atomic_path
 
         if not self.quiet:
@@ -73,12 +75,15 @@ class Target:
                     self._write_result(run, keep_observed, provenance, advance)
         if as_json:
             summary = {"output": str(self.output), "key": self.key, "shape": [n, n_genes]}
-            print_json({**summary, **self.beside.summary(), **(further or {}), **provenance})
+            print_json({**summary, **self.beside.summary(), **(further or {}), **brief(provenance)})
         elif not self.quiet:
             for line in _summary(run, n, n_genes, self.output, self.key):
                 typer.echo(line)
             for line in self.beside.lines(self.key):
                 typer.echo(line)
+            for name, lines_of in (("race", race_lines), ("verdict", verdict_lines)):
+                for line in lines_of(run.further) if name in run.further else []:
+                    typer.echo(line)
 
     def _write_result(
         self, run: Run, keep_observed: bool | None, provenance: dict[str, Any], advance: Callable[[int, int], object]

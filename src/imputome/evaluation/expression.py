@@ -217,6 +217,7 @@ def de_by_count_splitting(
     overdispersion: np.ndarray | None = None,
     test: Literal["wilcoxon", "hurdle"] = "wilcoxon",
     detection_rate: bool = True,
+    tested: Any = None,
     names: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Split the molecules, find groups on one part, test genes between them on the other.
@@ -237,7 +238,7 @@ def de_by_count_splitting(
     overdispersion : (G,) phi of each gene, for a variance of mean + phi mean^2; None splits as Poisson.
     test : ``"wilcoxon"`` or ``"hurdle"``, on log1p of counts per 10,000 of the other part.
     detection_rate : covariate of `hurdle_lrt`.
-    names : of the genes.
+    tested, names : as in `wilcoxon`.
 
     Returns
     -------
@@ -268,13 +269,13 @@ def de_by_count_splitting(
         labels = _two_clusters(found, rng)
     else:
         labels = np.asarray(groups(found) if callable(groups) else groups)
-    values = _log_normalized(judged)
+    values = log_normalized(judged)
     if test == "wilcoxon":
-        return wilcoxon(values, labels, names=names), labels
-    return hurdle_lrt(values, labels, detection_rate=detection_rate, names=names), labels
+        return wilcoxon(values, labels, tested=tested, names=names), labels
+    return hurdle_lrt(values, labels, detection_rate=detection_rate, tested=tested, names=names), labels
 
 
-def _log_normalized(X: sp.csr_array) -> sp.csr_array:
+def log_normalized(X: sp.csr_array) -> sp.csr_array:
     """log1p of counts per 10,000 of the row sums, sparse."""
     library = np.repeat(np.asarray(X.sum(axis=1), dtype=np.float64).ravel(), np.diff(X.indptr))
     result = X.astype(np.float64)
@@ -290,7 +291,7 @@ def _two_clusters(X: sp.csr_array, rng: np.random.Generator) -> np.ndarray:
     components = min(20, *(size - 1 for size in X.shape))
     if components < 1:
         raise InputError("two clusters need at least two cells and two genes: pass groups")
-    scores = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(_log_normalized(X))
+    scores = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(log_normalized(X))
     return KMeans(2, n_init=10, random_state=seed).fit_predict(scores)
 
 

@@ -37,12 +37,14 @@ class Reliability:
         little: most of D is counting noise. NaN without held-out values.
     lower, upper : (G,) ends of its interval.
     held_out : (G,) molecules, or entries, that it rests on.
+    overall : explained, lower and upper of all genes together.
     """
 
     explained: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
     held_out: np.ndarray
+    overall: tuple[float, float, float]
 
     @property
     def evident(self) -> np.ndarray:
@@ -94,7 +96,10 @@ def gene_reliability(
         total += _sums(split, model, reference, block)
     if total is None:
         raise InputError("there is no split to judge by: pass at least one")
-    return _jackknife(total, confidence)
+    genes = _jackknife(total, confidence)
+    whole = _jackknife(total.sum(axis=2, keepdims=True), confidence)
+    explained, lower, upper = (float(values[0]) for values in whole)
+    return Reliability(*genes, total[3].sum(axis=0), (explained, lower, upper))
 
 
 def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndarray) -> np.ndarray:
@@ -128,8 +133,8 @@ def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndar
     return out
 
 
-def _jackknife(sums: np.ndarray, confidence: float) -> Reliability:
-    """Estimate and interval from sums over blocks."""
+def _jackknife(sums: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(G,) estimates and the ends of their intervals, from sums over blocks."""
     total = sums.sum(axis=1)  # (4, G)
     without = total[:, None, :] - sums  # (4, B, G)
     explained, left_out = _explained(total), _explained(without)
@@ -137,7 +142,7 @@ def _jackknife(sums: np.ndarray, confidence: float) -> Reliability:
     with np.errstate(invalid="ignore"):
         spread = np.square(left_out - left_out.mean(axis=0)).sum(axis=0)
         half = stdtrit(number - 1, (1 + confidence) / 2) * np.sqrt((number - 1) / number * spread)
-    return Reliability(explained, explained - half, explained + half, total[3])
+    return explained, explained - half, explained + half
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.evaluation.metrics import METRICS, covered, worst_coverage
+from imputome.evaluation.metrics import EDGES, METRICS, covered, worst_coverage
 from imputome.methods.data import Data
 from imputome.preprocessing.counts import counts_to_scale
 
 if TYPE_CHECKING:
+    import pandas as pd
     import scipy.sparse as sp
 
     from imputome.evaluation.splits import Split
     from imputome.methods.base import Imputation
 
 BLOCK = 2**19  # dense values made at a time: a few float64 copies of them live at once
+STRATA = 5  # of predicted real values, in which coverage is looked at
 PIECE = 2**20  # hidden entries asked for at a time
 
 
@@ -127,6 +129,52 @@ def score_hidden(
                 prediction = _at(imputation, split.i, split.j, **options)
             scores[name] = METRICS[name].function(truth=truth, prediction=prediction)
     return scores
+
+
+def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) -> pd.DataFrame:
+    """Coverage of 90 % intervals within strata of the predicted mean: ``low``, ``high``, ``entries``, ``coverage``.
+
+    Counts that were thinned: randomised transforms in the strata of `imputome.evaluation.metrics.coverage_by_mean`.
+    Hidden real values: share within ``lower`` to ``upper``, in fifths of the predicted values.
+
+    Raises
+    ------
+    InputError
+        Names differ from the split's, or the imputation has no variance (counts) or no interval (real values).
+    """
+    import pandas as pd
+
+    _aligned(imputation, split)
+    if split.test is None:
+        if not {"lower", "upper"} <= imputation.outputs:
+            raise InputError("the imputation gives no interval: use a method with lower and upper")
+        value, lower, upper = (
+            _at(imputation, split.i, split.j, output=end, keep_observed=False)  # type: ignore[arg-type]
+            for end in ("value", "lower", "upper")
+        )
+        within = (lower <= split.truth) & (split.truth <= upper)
+        bounds = np.quantile(value, np.linspace(0, 1, STRATA + 1)) if len(value) else np.zeros(STRATA + 1)
+        stratum = np.digitize(value, bounds[1:-1])
+        entries = np.bincount(stratum, minlength=STRATA)
+        inside = np.bincount(stratum, weights=within, minlength=STRATA)
+    else:
+        if "variance" not in imputation.outputs:
+            raise InputError("the imputation has no variance: use a method with one, as those with posterior=True")
+        seen = np.bincount(split.train.X.indices, minlength=imputation.shape[1]) > 0
+        genes = None if seen.all() else np.flatnonzero(seen)
+        test = split.test if genes is None else split.test[:, genes]
+        rng = np.random.default_rng(random_state)
+        sums: Any = 0
+        for rows, mu, size in _predictions(imputation, split.ratio, True, genes):
+            start, stop = test.indptr[rows.start], test.indptr[rows.stop]
+            i = np.repeat(np.arange(rows.stop - rows.start), np.diff(test.indptr[rows.start : rows.stop + 1]))
+            at = i * mu.shape[1] + test.indices[start:stop]
+            sums = sums + np.array(covered(mu, size, at, test.data[start:stop].astype(np.float64), rng))
+        inside, entries = sums
+        bounds = np.concatenate([[0.0], EDGES, [np.inf]])
+    coverage = np.divide(inside, entries, out=np.full(len(inside), np.nan), where=entries > 0)
+    columns = {"low": bounds[:-1], "high": bounds[1:], "entries": entries.astype(np.int64), "coverage": coverage}
+    return pd.DataFrame(columns)
 
 
 def _stream(

@@ -1,10 +1,11 @@
 """What speaks for and against imputing some data by some method: gathered by hiding values and imputing again.
 
-This module only measures. Letters: ``n`` cells, ``G`` genes.
+This module only measures; `imputome.evaluation.verdict` judges. Letters: ``n`` cells, ``G`` genes.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,28 @@ from imputome.evaluation.mixing import Mixing, label_mixing
 from imputome.evaluation.null import NullCorrelation, null_correlation
 from imputome.evaluation.reliability import Reliability, gene_reliability
 from imputome.evaluation.splits import Split, make_split
-from imputome.evaluation.streaming import score_hidden, score_thinned
+from imputome.evaluation.streaming import calibration, score_hidden, score_thinned
 from imputome.evaluation.zeros import Zeros, zeros_before_and_after
-from imputome.methods.base import Data, Imputation
+from imputome.methods.base import Data, Imputation, Kind
+from imputome.preprocessing.counts import is_integer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# fits a method on the first data and imputes the second, or the first if that is None
-Predict = Callable[[Data, Data | None], Imputation]
+Predict = Callable[[Data], Imputation]  # fits a method on the data and imputes them
 Progress = Callable[[float, str], None]
 
 SPLITS = 3
-CELLS = 2000  # looked at, at most
-HELD_OUT = 0.1  # share of the molecules, or of the values of the test rows
+# cells, or samples, looked at, at most: the cost of some methods for real values grows with the cube of their number
+CELLS: dict[Kind, int] = {"counts": 2000, "real": 400}
+HELD_OUT = 0.1  # share of the molecules, or of the values
+# what a method has to be better than, and which of these its genes are to be explained beyond
+CONTROLS: dict[Kind, tuple[str, ...]] = {
+    "counts": ("no_imputation", "gene_mean", "gene_mean_posterior", "poisson_nmf"),
+    "real": ("mean", "median"),
+}
+REFERENCE: dict[Kind, str] = {"counts": "gene_mean_posterior", "real": "mean"}
+LOSS: dict[Kind, str] = {"counts": "poisson_deviance", "real": "rmse"}
 
 
 @dataclass(frozen=True)
@@ -38,19 +47,21 @@ class Evidence:
 
     Attributes
     ----------
-    method : name of what was judged.
-    scores : a row for each method, split and metric: ``poisson_deviance``, ``poisson_loss`` and ``total_ratio`` of
-        held-out molecules, or ``rmse`` of hidden values; ``coverage_90`` where the method gives intervals.
+    method, kind : name of what was judged, and of what data.
+    scores : a row for each method, split and metric (columns ``method``, ``control``, ``split``, ``metric``,
+        ``value``): ``poisson_deviance``, ``poisson_loss`` and ``total_ratio`` of held-out molecules, or ``rmse`` of
+        hidden values; ``coverage_90`` where the method gives intervals.
     null : correlations between permuted genes, before and after imputing.
     reliability, genes : what is explained of each gene beyond ``reference``, and the names of the genes.
     reference : name of the control that reliability is measured against.
     zeros : zeros before and after, of counts.
     mixing : label -> whether cells of different ones moved together; counts only.
-    cells : number of cells looked at.
-    fits : how many fits it took.
+    calibration : coverage of the intervals per stratum, all splits together; None without intervals.
+    cells, fits, seconds : how many cells were looked at, how many fits that took, and how long.
     """
 
     method: str
+    kind: Kind
     scores: pd.DataFrame
     null: NullCorrelation
     reliability: Reliability
@@ -58,8 +69,10 @@ class Evidence:
     reference: str
     zeros: Zeros | None
     mixing: dict[str, Mixing]
+    calibration: pd.DataFrame | None
     cells: int
     fits: int
+    seconds: float
 
     def gains(self, metric: str) -> pd.DataFrame:
         """(splits, controls) by how much the method's error is below each control's, as a share of the control's.
@@ -73,6 +86,35 @@ class Evidence:
         return 1 - others.rdiv(wide[self.method], axis=0)
 
 
+def check_possible(data: Data) -> None:
+    """Refuse data of which nothing can be held out.
+
+    Raises
+    ------
+    InputError
+        Counts that are no integers, fewer than 20 cells, or fewer than 3 genes.
+    """
+    n, G = data.shape
+    if n < 20 or G < 3:
+        raise InputError(f"{n} x {G} values are too few to check an imputation on: leave the check out")
+    if data.kind == "counts" and not is_integer(data.X.data):
+        raise InputError(
+            "the check hides molecules, and needs raw counts (integers): pass the layer that holds them, or leave the "
+            "check out"
+        )
+
+
+def sample_cells(data: Data, max_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of at most ``max_cells`` cells drawn at random, in order."""
+    n = data.shape[0]
+    return np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
+
+
+def number_of_fits(kind: Kind, n_splits: int, n_controls: int) -> int:
+    """How many fits `gather` makes."""
+    return n_splits * (1 + n_controls) + (2 if kind == "counts" else 1)
+
+
 def gather(
     data: Data,
     predict: Predict,
@@ -83,25 +125,26 @@ def gather(
     rng: np.random.Generator,
     labels: Mapping[str, Any] | None = None,
     n_splits: int = SPLITS,
-    max_cells: int = CELLS,
+    max_cells: int | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
     """Measure a method beside controls on a sample of the cells.
 
     Parameters
     ----------
-    data : what is to be imputed. All genes are used, and ``max_cells`` cells drawn at random.
+    data : what is to be imputed. All genes are used, and ``max_cells`` cells drawn at random (None: `CELLS`).
     predict, controls : the method, and by name what it has to be better than.
-    reference : the control that genes are to be explained beyond: the gene mean, or for a method with the posterior
-        step the posterior on the gene mean, which has seen the cell's own counts too.
+    reference : the control that genes are to be explained beyond. For counts that is the posterior on the gene mean,
+        which like most methods has seen the cell's own counts.
     labels : name -> (n,) types or batches of the cells.
 
     Raises
     ------
     InputError
-        The reference is no control, the method is called as a control is, or labels are not one for each cell.
+        The reference is no control, the method is called as a control is, labels are not one for each cell, or nothing
+        can be held out (see `check_possible`).
 
-    Cost: ``n_splits`` x (1 + number of controls) + 2 fits on the sample, the last without controls.
+    Cost: `number_of_fits` on the sample.
     """
     if reference not in controls:
         raise InputError(f"the reference {reference!r} is none of the controls {', '.join(controls)}")
@@ -109,15 +152,15 @@ def gather(
         raise InputError(f"{method!r} is the name of a control too: give the method another")
     if n_splits < 1:
         raise InputError(f"n_splits={n_splits} must be at least 1")
+    check_possible(data)
     labels = dict(labels or {})
     for name, values in labels.items():
         if len(values) != data.shape[0]:
             raise InputError(f"{name} has {len(values)} labels for {data.shape[0]} cells: give one for each")
-    cells = np.arange(data.shape[0])
-    if len(cells) > max_cells:
-        cells = np.sort(rng.choice(len(cells), max_cells, replace=False))
-        data = data.subset(rows=cells)
-    fits = n_splits * (1 + len(controls)) + 2
+    begun = time.perf_counter()
+    cells = sample_cells(data, max_cells or CELLS[data.kind], rng)
+    data = data.subset(rows=cells)
+    fits = number_of_fits(data.kind, n_splits, len(controls))
     done = 0
 
     def show(what: str) -> None:
@@ -126,32 +169,34 @@ def gather(
             progress(done / fits, what)
         done += 1
 
-    scheme = "thin" if data.kind == "counts" else "mcar"
     rows: list[dict[str, Any]] = []
-    judged = []
+    judged, strata = [], []
     for number in range(n_splits):
-        split = make_split(scheme, data, rng=rng, fraction=HELD_OUT)
+        split = hold_out(data, rng)
         found = {}
         for name, one in {method: predict, **controls}.items():
             show(f"{name}, split {number + 1} of {n_splits}")
-            found[name] = one(split.train, split.apply)
+            found[name] = one(split.train)
+            common = {"method": name, "control": name in controls, "split": number}
             rows += [
-                {"method": name, "split": number, "metric": metric, "value": value}
-                for metric, value in _scores(found[name], split).items()
+                {**common, "metric": metric, "value": value} for metric, value in scores(found[name], split).items()
             ]
         judged.append((split, found[method], found[reference]))
+        if _has_intervals(found[method]):
+            strata.append(calibration(found[method], split))
     show(f"{method}, genes permuted")
-    null = null_correlation(lambda permuted: predict(permuted, None), data, rng=rng)
-    show(f"{method}, nothing hidden")
+    null = null_correlation(predict, data, rng=rng)
     zeros, mixing = None, {}
     if data.kind == "counts":
-        imputed = predict(data, None)
+        show(f"{method}, nothing hidden")
+        imputed = predict(data)
         zeros = zeros_before_and_after(imputed)
         mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()})
     import pandas as pd
 
     return Evidence(
         method=method,
+        kind=data.kind,
         scores=pd.DataFrame(rows),
         null=null,
         reliability=gene_reliability(judged, rng=rng),
@@ -159,21 +204,42 @@ def gather(
         reference=reference,
         zeros=zeros,
         mixing=mixing,
+        calibration=_pooled(strata) if strata else None,
         cells=len(cells),
         fits=done,
+        seconds=time.perf_counter() - begun,
     )
 
 
-def _scores(imputation: Imputation, split: Split) -> dict[str, float]:
-    if split.test is not None:
-        wanted = ["poisson_deviance", "poisson_loss", "total_ratio"]
-        if "variance" in imputation.outputs:
-            wanted.append("coverage_90")
-        return score_thinned(imputation, split, metrics=wanted)
-    wanted = ["rmse"]
-    if {"lower", "upper"} <= imputation.outputs:
-        wanted.append("coverage_90")
-    return score_hidden(imputation, split, metrics=wanted)
+def hold_out(data: Data, rng: np.random.Generator) -> Split:
+    """A tenth of the molecules, or of the values in all rows, held out."""
+    if data.kind == "counts":
+        return make_split("thin", data, rng=rng, fraction=HELD_OUT)
+    return make_split("mcar", data, rng=rng, fraction=HELD_OUT, rows="all")
+
+
+def scores(imputation: Imputation, split: Split) -> dict[str, float]:
+    """The metrics of `Evidence.scores` for one imputation of the training part of a split by `hold_out`."""
+    interval = ["coverage_90"] if _has_intervals(imputation) else []
+    if split.test is None:
+        return score_hidden(imputation, split, metrics=["rmse", *interval])
+    return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
+
+
+def _has_intervals(imputation: Imputation) -> bool:
+    """Of counts the posterior's variance makes them."""
+    needed = {"variance"} if imputation.data.kind == "counts" else {"lower", "upper"}
+    return needed <= imputation.outputs
+
+
+def _pooled(strata: list[pd.DataFrame]) -> pd.DataFrame:
+    """Coverage of several splits together, stratum by stratum; bounds are the first split's."""
+    import pandas as pd
+
+    entries = np.sum([table["entries"] for table in strata], axis=0)
+    inside = np.nansum([table["entries"] * table["coverage"] for table in strata], axis=0)
+    coverage = np.divide(inside, entries, out=np.full(len(entries), np.nan), where=entries > 0)
+    return pd.DataFrame({**strata[0][["low", "high"]], "entries": entries, "coverage": coverage})
 
 
 def _mixing(imputation: Imputation, labels: dict[str, np.ndarray]) -> dict[str, Mixing]:

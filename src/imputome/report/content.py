@@ -5,7 +5,6 @@ Letters: ``n`` cells, ``G`` genes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.io.records import imputed_from
 from imputome.methods.base import Data, Imputation, in_memory
 from imputome.preprocessing.counts import TARGET, Scale, scale_to_counts
 from imputome.report import citation
@@ -130,9 +130,9 @@ def of_result(
         No such result, its values or what was imputed are not there any more, no such column.
     """
     where = source or "this AnnData"
-    key, record = record_of(adata.uns.get("imputome"), key, where=where)
+    key, record = record_of(adata, key)
     given = dict(record["input"])
-    data = _input(adata, str(given.get("where", "X")), where)
+    data = _input(adata, imputed_from(record), where)
     columns = None
     if key in adata.layers:
         matrix, var_names = adata.layers[key], adata.var_names
@@ -303,18 +303,15 @@ def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
     return next((name for name in order if 2 <= obs[name].nunique() <= LABELS), None)
 
 
-def _input(adata: AnnData, where: str, source: str) -> Any:
-    """The matrix that was imputed: ``X`` or ``layers['...']``."""
-    named = re.fullmatch(r"layers\[(['\"])(.*)\1\]", where)
-    if named is None:
+def _input(adata: AnnData, layer: str | None, source: str) -> Any:
+    """The matrix that was imputed."""
+    if layer is None:
         if adata.X is None:
             raise InputError(f"{source} has no X, which was imputed: nothing can be compared with it")
         return adata.X
-    if named[2] not in adata.layers:
-        raise InputError(
-            f"{source} has no layer {named[2]!r} any more, which was imputed: put it back, or impute again"
-        )
-    return adata.layers[named[2]]
+    if layer not in adata.layers:
+        raise InputError(f"{source} has lost the layer {layer!r}, which was imputed: put it back, or impute again")
+    return adata.layers[layer]
 
 
 def _linear(X: Any, state: str) -> Any:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.io.records import find_record
 from imputome.report.blocks import text_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 NAMED = 8  # cells or genes that are named in one line, at most
 SCALES = {
@@ -66,7 +68,7 @@ class Checked:
     mixing: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def record_of(records: Any, key: str | None, *, where: str) -> tuple[str, dict[str, Any]]:
+def record_of(adata: AnnData, key: str | None) -> tuple[str, dict[str, Any]]:
     """The key and the record to show; the only one, if none is named.
 
     Raises
@@ -74,18 +76,9 @@ def record_of(records: Any, key: str | None, *, where: str) -> tuple[str, dict[s
     InputError
         There is none, not that one, or several and none is named; the message says which there are.
     """
-    if not isinstance(records, Mapping) or not records:
-        raise InputError(f"{where} has no result of imputome: impute it first (imputome impute IN -o OUT)")
-    there = ", ".join(map(str, records))
-    if key is None:
-        if len(records) > 1:
-            raise InputError(f"{where} has several results, {there}: choose one by --key (key=...)")
-        key = str(next(iter(records)))
-    if key not in records:
-        raise InputError(f"{where} has no result {key!r}; it has {there}")
-    record = records[key]
+    key, record = find_record(adata, key)
     if not isinstance(record, Mapping) or not {"method", "input", "scale"} <= set(record):
-        raise InputError(f"the record of {key!r} in {where} is not one that imputome wrote: impute again")
+        raise InputError(f"the record of {key!r} is not one that imputome wrote: impute again")
     return key, dict(record)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -58,7 +58,8 @@ class Predictor:
 class CopulaRows:
     """The rows of X, (n, G) with NaN for missing; ``own`` (n,) their places among the training rows, -1 for new ones.
 
-    Solved rows are kept, up to 0.5 GiB of them, since a row is often asked for its values and then their variances.
+    Solved rows are kept, up to 0.5 GiB of them, since a row is often asked for its values and then their variances, or
+    for one draw after another; what only draws need, most of it, is kept for them alone.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
@@ -81,6 +82,7 @@ class CopulaRows:
         self.place = np.full(X.shape[1], -1)  # of a feature among those that vary
         self.place[usable] = np.arange(len(usable))
         self._solved: dict[int, Row] = {}
+        self._jointly: dict[int, Row] = {}  # with their roots
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         columns = np.arange(self.X.shape[1]) if genes is None else genes
@@ -103,7 +105,7 @@ class CopulaRows:
         if self.predictor is not None:
             for place, i in enumerate(rows):
                 rng = np.random.default_rng([self.random_state, number, int(i)])
-                out[place, self.usable] = self.predictor.draw(self._solve(int(i)), rng)
+                out[place, self.usable] = self.predictor.draw(self._solve(int(i), jointly=True), rng)
         return out
 
     def _row(self, i: int, columns: np.ndarray, output: Output) -> np.ndarray:
@@ -126,12 +128,15 @@ class CopulaRows:
         side = {"lower": -NORMAL_90, "upper": NORMAL_90}.get(output, 0.0)
         return np.asarray(self.centre[columns] + side * np.sqrt(variance))
 
-    def _solve(self, i: int) -> Row:
+    def _solve(self, i: int, *, jointly: bool = False) -> Row:
         assert self.predictor is not None  # noqa: S101
-        if i not in self._solved:
+        kept = self._jointly if jointly else self._solved
+        if i not in kept:
             row = self.predictor.row(self.X[i, self.usable], int(self.own[i]))
+            if not jointly:
+                row = replace(row, roots=np.empty((0, len(row.missing))))
             size = 2 * row.mean.size + row.roots.size
-            if size * (len(self._solved) + 1) > _KEPT:
-                self._solved.clear()
-            self._solved[i] = row
-        return self._solved[i]
+            if size * (len(kept) + 1) > _KEPT:
+                kept.clear()
+            kept[i] = row
+        return kept[i]

@@ -1,0 +1,157 @@
+"""``method="auto"``: a race of methods and controls on a sample, a check of the winner, and who is to impute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imputome.checking import check, label_columns
+from imputome.errors import ControlsWinError, InputError
+from imputome.evaluation.splits import seed_for
+from imputome.evaluation.trust import CELLS, CONTROLS, SPLITS
+from imputome.evaluation.verdict import DO_NOT, Verdict
+from imputome.intake import chosen_link, inspect_layer, to_data
+from imputome.methods import DEFAULT, info
+from imputome.studies.race import CANDIDATES, Race, make, run_race
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from imputome.facade import Progress
+    from imputome.methods.base import Data, Imputer
+    from imputome.preprocessing.counts import Scale
+    from imputome.preprocessing.inspect import InputReport
+
+BUDGET = 10.0  # minutes
+RACE = 0.4  # share of the budget that the race may take
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Who is to impute, and why.
+
+    Attributes
+    ----------
+    estimator : unfitted, its link set.
+    race : how the race went.
+    verdict : of the race's winner; None where a control won, or no check was asked for.
+    record : ``race`` and ``verdict`` for ``uns["imputome"][key]``.
+    control : whether the control's output is what will be written.
+    """
+
+    estimator: Imputer
+    race: Race
+    verdict: Verdict | None
+    record: dict[str, Any]
+    control: bool
+
+
+def choose(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    scale: Scale | None = None,
+    transform: str | None = None,
+    report: InputReport | None = None,
+    budget: float = BUDGET,
+    accept_control: bool = False,
+    checked: bool = True,
+    labels: Iterable[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Chosen:
+    """Find the method to impute with by held-out molecules, or values, in a bounded time.
+
+    The race takes at most two fifths of the budget; only what can be fitted on all data in the time left after it can
+    win; and the check is made on as many splits, or cells, as the rest allows. Fits that do not say how far they are
+    cannot be ended, so the bound holds to one such fit of the sample.
+
+    Parameters
+    ----------
+    budget : minutes for the race, the check and the fit on everything together.
+    accept_control : take the best control where nothing beats the controls.
+    checked : judge the winner on other splits than those it won on.
+    labels : columns of ``obs`` for the check.
+
+    Raises
+    ------
+    ControlsWinError
+        No method is better than the controls, or the verdict on the winner is not to impute; unless
+        ``accept_control``.
+    InputError
+        The input cannot be imputed, nothing of it can be held out, or the budget is no positive number.
+    """
+    if not (isinstance(budget, int | float) and 0 < budget < np.inf):
+        raise InputError(f"budget={budget!r} must be a positive number of minutes")
+    begun = time.perf_counter()
+    report = report or inspect_layer(adata, layer)
+    if report.errors:
+        raise InputError(report.errors[0])
+    method = info(DEFAULT[report.kind])
+    data, report, _ = to_data(adata, method, layer=layer, scale=scale, report=report)
+    link, _ = chosen_link(data, method, transform)
+    columns = label_columns(adata, labels)
+
+    def part(first: float, last: float) -> Progress | None:
+        return None if progress is None else lambda share, text: progress(first + share * (last - first), text)
+
+    race = run_race(
+        data,
+        seconds=60 * budget * RACE,
+        seconds_after=60 * budget * (1 - RACE),
+        rng=np.random.default_rng(seed_for("auto", base=seed)),
+        seed=seed,
+        link=link,
+        progress=part(0.0, RACE),
+    )
+    record: dict[str, Any] = {"race": {**race.record(), "budget_minutes": float(budget), "seed": seed}}
+    won = not bool(race.table.set_index("name").loc[race.winner.name, "control"])
+    estimator = make(race.winner, seed, link if won else "identity")
+    verdict = None
+    if won and checked:
+        left = 60 * budget - (time.perf_counter() - begun) - race.seconds_for_all
+        splits, cells = affordable(left, data, race)
+        verdict, record["verdict"] = check(
+            data, estimator, labels=columns, seed=seed, n_splits=splits, max_cells=cells, progress=part(RACE, 1.0)
+        )
+    if not won or (verdict is not None and verdict.verdict == DO_NOT):
+        if not accept_control:
+            raise ControlsWinError(_refusal(race, verdict))
+        estimator = make(race.control, seed)
+        return Chosen(estimator, race, verdict, record, True)
+    return Chosen(estimator, race, verdict, record, False)
+
+
+def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
+    """Splits and cells of a check that takes about that long, by what the winner took in the race; at least 1 x 200."""
+    n, G = data.shape
+    per_value = race.seconds_for_all / (n * G)
+    cells = min(CELLS[data.kind], n)
+    for splits in range(SPLITS, 0, -1):
+        if (splits + 2) * per_value * cells * G <= seconds:
+            return splits, cells
+    return 1, int(np.clip(seconds / (3 * per_value * G), min(200, n), cells))
+
+
+def budget_line(report: InputReport, budget: float) -> str:
+    """What is going to be done, and for how long at most, in a sentence for a person."""
+    n, controls = len(CANDIDATES[report.kind]), len(CONTROLS[report.kind])
+    return (
+        f"auto: {n} candidates and {controls} controls race on a sample, the winner is checked and fitted on "
+        f"everything; at most about {budget:g} minutes (--budget)"
+    )
+
+
+def _refusal(race: Race, verdict: Verdict | None) -> str:
+    control = race.control.name
+    accept = f"nothing was written; --accept-control (accept_control=True) writes the output of {control} instead"
+    if verdict is not None:
+        return f"the verdict on {race.winner.name}, the best method, is not to impute ({verdict.reasons[0]}): {accept}"
+    tried = race.table[~race.table["control"]]
+    if not tried["splits"].any():
+        return f"no candidate was done in the time there was, give a larger --budget (budget=...): {accept}"
+    return f"no method beats the controls on held-out values, {control} being the best: {accept}"

@@ -1,0 +1,147 @@
+"""Checking an imputation: the same method, fitted again with values hidden, beside the controls; and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imputome.errors import InputError
+from imputome.evaluation.splits import seed_for
+from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather
+from imputome.evaluation.verdict import Verdict, judge, record
+from imputome.intake import covariate_columns
+from imputome.methods import get
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from imputome.facade import Progress, Run
+    from imputome.methods.base import Data, Imputation, Imputer
+    from imputome.preprocessing.inspect import InputReport
+
+JUDGED = "this imputation"  # its name in the tables where it is a control itself
+
+
+def predicting(estimator: Imputer, deadline: Progress | None = None) -> Predict:
+    """A callable that fits a fresh copy of the estimator and imputes what it was fitted on.
+
+    ``deadline`` is called with the progress of each fit, and may raise to end it.
+    """
+
+    def predict(data: Data) -> Imputation:
+        fresh = estimator.clone()
+        fresh.link = estimator.link
+        if deadline is not None:
+            fresh.progress = deadline
+        return fresh.fit_transform(data)
+
+    return predict
+
+
+def control_estimators(kind: str, seed: int) -> dict[str, Imputer]:
+    """The controls for that kind of data, by name."""
+    found = {}
+    for name in CONTROLS[kind]:  # type: ignore[index]
+        cls = get(name)
+        found[name] = cls(**({"random_state": seed} if "random_state" in cls.parameter_defaults() else {}))
+    return found
+
+
+def check(
+    data: Data,
+    estimator: Imputer,
+    *,
+    labels: dict[str, Any] | None = None,
+    seed: int = 0,
+    n_splits: int = SPLITS,
+    max_cells: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Verdict, dict[str, Any]]:
+    """Judge an estimator on a sample of the data that it is to impute; the fitted one is left as it is.
+
+    Returns
+    -------
+    The verdict, and its record for ``uns["imputome"][key]["verdict"]``.
+
+    Raises
+    ------
+    InputError
+        Nothing of the data can be held out, see `imputome.evaluation.trust.check_possible`.
+    """
+    rng = np.random.default_rng(seed_for("check", base=seed))
+    controls = control_estimators(data.kind, seed)
+    evidence = gather(
+        data,
+        predicting(estimator),
+        method=JUDGED if estimator.name in controls else estimator.name,
+        controls={name: predicting(control) for name, control in controls.items()},
+        reference=REFERENCE[data.kind],
+        rng=rng,
+        labels=labels,
+        n_splits=n_splits,
+        max_cells=max_cells,
+        progress=progress,
+    )
+    verdict = judge(evidence)
+    return verdict, record(evidence, verdict, seed=seed)
+
+
+def check_run(
+    run: Run, adata: AnnData, *, labels: Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+) -> Run:
+    """The run with the verdict on it in its record."""
+    data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
+    if names:
+        data = replace(data, covariates=covariate_columns(adata, names))
+    columns = label_columns(adata, labels)
+    _, found = check(data, run.estimator, labels=columns, seed=seed, progress=progress)
+    return replace(run, further={**run.further, "verdict": found})
+
+
+def refuse_uncheckable(report: InputReport) -> None:
+    """Refuse, before any work, input of which no molecules can be held out."""
+    if report.kind == "counts" and report.state != "counts":
+        raise InputError(
+            f"the check hides molecules, and {report.where} looks {report.state}: pass the layer with the raw counts, "
+            "or leave the check out"
+        )
+
+
+def brief(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of a result without the long tables of its verdict, for a summary."""
+    kept = dict(record)
+    if "verdict" in kept:
+        names = ("verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds")
+        kept["verdict"] = {name: kept["verdict"][name] for name in names}
+    if "race" in kept:
+        kept["race"] = {**kept["race"], "candidates": kept["race"]["candidates"].to_dict("records")}
+    return kept
+
+
+def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> str:
+    """What the check is going to do, in a sentence for a person."""
+    controls = len(CONTROLS[report.kind])
+    n = report.shape[0]
+    rows = "cells" if report.kind == "counts" else "samples"
+    more = n_splits + (2 if report.kind == "counts" else 1)
+    return (
+        f"the check fits {estimator.name} {more} more times, and {controls} controls {n_splits} times, on "
+        f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"
+    )
+
+
+def label_columns(adata: AnnData, names: Iterable[str]) -> dict[str, Any]:
+    """Columns of ``obs`` whose labels are to be looked at."""
+    found = {}
+    for name in names:
+        if name not in adata.obs:
+            there = ", ".join(map(str, adata.obs.columns)) or "none"
+            raise InputError(f"obs has no column {name!r} to check for mixing; columns: {there}")
+        values = adata.obs[name]
+        if values.nunique() < 2:
+            raise InputError(f"obs[{name!r}] has fewer than two labels: name another column, or none")
+        found[name] = np.asarray(values.astype(object))
+    return found

@@ -1,0 +1,210 @@
+"""The rule, criterion by criterion, and the record it leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from imputome import methods
+from imputome.evaluation.null import permute_genes
+from imputome.evaluation.trust import CONTROLS, REFERENCE, gather
+from imputome.evaluation.verdict import BINS, CRITERIA, DO_NOT, LOOK, USE, VERDICTS, decide, figures, judge, record
+from imputome.methods.base import as_data
+
+GOOD = {
+    "counts": {
+        "explained": 0.02,
+        "explained_lower": 0.018,
+        "gain_over_gene_mean": 0.15,
+        "gain_over_gene_mean_posterior": 0.02,
+        "gain_over_no_imputation": 0.6,
+        "gain_over_poisson_nmf": 0.05,
+        "evident_genes": 0.3,
+        "null_excess": 0.0003,
+        "null_strong": 0.0,
+        "total_ratio": 1.001,
+        "total_noise": 0.0005,
+        "confident_zeros": 100.0,
+        "raised": 0.1,
+        "coverage_lowest": 0.89,
+        "coverage_highest": 0.91,
+        "separation_change": 0.01,
+    },
+    "real": {
+        "explained": 0.5,
+        "explained_lower": 0.45,
+        "gain_over_mean": 0.3,
+        "gain_over_median": 0.31,
+        "evident_genes": 0.8,
+        "null_excess": 0.0,
+        "null_strong": 0.0,
+        "total_ratio": np.nan,
+        "confident_zeros": np.nan,
+        "raised": np.nan,
+        "coverage_lowest": 0.88,
+        "coverage_highest": 0.92,
+        "separation_change": np.nan,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["counts", "real"])
+def test_all_met_is_use(kind):
+    verdict = decide(GOOD[kind], kind)
+    assert verdict.verdict == USE
+    assert verdict.failed == ()
+    assert len(verdict.reasons) >= 5 if kind == "counts" else 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "criterion", "expected"),
+    [
+        ("counts", {"explained": 0.0019}, "structure", DO_NOT),
+        ("counts", {"explained_lower": -0.001}, "structure", DO_NOT),
+        ("counts", {"gain_over_poisson_nmf": 0.0}, "controls", DO_NOT),
+        ("counts", {"gain_over_no_imputation": 0.049}, "raw counts", DO_NOT),
+        ("counts", {"null_excess": 0.051}, "null", LOOK),
+        ("counts", {"total_ratio": 1.022}, "totals", LOOK),
+        ("counts", {"total_ratio": 0.978}, "totals", LOOK),
+        ("counts", {"coverage_lowest": 0.849}, "intervals", LOOK),
+        ("counts", {"coverage_highest": 0.951}, "intervals", LOOK),
+        ("counts", {"separation_change": -0.051}, "labels", LOOK),
+        ("real", {"explained_lower": -0.01}, "structure", DO_NOT),
+        ("real", {"gain_over_median": -0.01}, "controls", DO_NOT),
+        ("real", {"explained": 0.09, "explained_lower": 0.05}, "information", LOOK),
+        ("real", {"null_excess": 0.2}, "null", LOOK),
+        ("real", {"coverage_lowest": 0.8}, "intervals", LOOK),
+    ],
+)
+def test_one_criterion_not_met_decides(kind, change, criterion, expected):
+    found = {**GOOD[kind], **change}
+    verdict = decide(found, kind)
+    assert verdict.verdict == expected
+    assert verdict.failed == (criterion,)
+    # its sentence stands first, and without it the verdict is another
+    assert verdict.reasons[0] not in decide(found, kind, without=[criterion]).reasons
+    assert decide(found, kind, without=[criterion]).verdict == USE
+
+
+def test_the_worst_decides():
+    found = {**GOOD["counts"], "null_excess": 0.3, "explained": -0.1, "explained_lower": -0.2}
+    verdict = decide(found, "counts")
+    assert verdict.verdict == DO_NOT
+    assert verdict.failed == ("structure", "null")
+    assert "nothing was learned" in verdict.reasons[0]
+    assert decide(found, "counts", without=["structure"]).verdict == LOOK
+
+
+def test_what_was_not_measured_is_not_held_against_it():
+    names = ("coverage_lowest", "coverage_highest", "separation_change", "total_ratio")
+    verdict = decide({**GOOD["counts"], **dict.fromkeys(names, np.nan)}, "counts")
+    assert verdict.verdict == USE
+    assert not any("nan" in reason for reason in verdict.reasons)
+
+
+def test_counting_noise_is_no_wrong_total():
+    found = {**GOOD["counts"], "total_ratio": 1.03}
+    assert decide({**found, "total_noise": 0.004}, "counts").failed == ("totals",)
+    assert decide({**found, "total_noise": 0.006}, "counts").verdict == USE
+
+
+def test_figures_stand_in_the_reasons():
+    text = " ".join(decide({**GOOD["counts"], "null_excess": 0.31, "explained": 0.0234}, "counts").reasons)
+    for part in ("2.3 %", "1.8 %", "60.0 %", "0.31", "100.1 %", "89.0 % to 91.0 %", "+1.0 points"):
+        assert part in text
+
+
+def test_criteria_name_what_they_are_for():
+    for kind in ("counts", "real"):
+        names = [one.name for one in CRITERIA if kind in one.kinds]
+        assert len(names) == len(set(names))
+    assert {one.at_best for one in CRITERIA} == set(VERDICTS) - {USE}
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    """Of a method that finds the structure, of the same on permuted genes, and of one that makes correlations."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(3, size=400)
+    rate = 3 * rng.gamma(2.0, 1.0, 80) * np.where(np.arange(80) % 6 == kind[:, None], 5.0, 1.0)
+    bursts = rng.gamma(2.0, 0.5, rate.shape)
+    data = as_data(sp.csr_array(rng.poisson(rate * bursts).astype(np.float32)), kind="counts")
+
+    def gathered(data, **params):
+        def predicting(name, **params):
+            return lambda data: methods.get(name)(**params).fit_transform(data)
+
+        controls = {name: predicting(name) for name in CONTROLS["counts"]}
+        return gather(
+            data,
+            predicting("poisson_nmf", n_components=4, **params),
+            method="factors",
+            controls=controls,
+            reference=REFERENCE["counts"],
+            rng=np.random.default_rng(1),
+            labels={"type": kind},
+            n_splits=2,
+        )
+
+    shuffled = permute_genes(data, np.random.default_rng(2))
+    return {
+        "structure": gathered(data, posterior=True),
+        "permuted": gathered(shuffled, posterior=True),
+        "smooth": gathered(shuffled),
+    }
+
+
+def test_structure_is_used_and_noise_is_not(evidence):
+    assert judge(evidence["structure"]).verdict == USE
+    assert judge(evidence["permuted"]).verdict == DO_NOT
+
+
+def test_correlations_from_nothing_are_flagged_and_the_gene_mean_is_not(evidence):
+    smooth = judge(evidence["smooth"])
+    assert "null" in smooth.failed
+    rng = np.random.default_rng(0)
+    data = as_data(sp.csr_array(rng.poisson(rng.gamma(2.0, 1.0, 60), (200, 60)).astype(np.float32)), kind="counts")
+    controls = {name: lambda data, name=name: methods.get(name)().fit_transform(data) for name in CONTROLS["counts"]}
+    mean = gather(
+        data,
+        lambda data: methods.get("gene_mean")().fit_transform(data),
+        method="judged",
+        controls=controls,
+        reference="gene_mean_posterior",
+        rng=rng,
+        n_splits=1,
+    )
+    assert "null" not in judge(mean).failed
+
+
+def test_figures_are_those_of_the_evidence(evidence):
+    one = evidence["structure"]
+    found = figures(one)
+    scores = one.scores[one.scores["metric"] == "poisson_deviance"].pivot(
+        index="split", columns="method", values="value"
+    )
+    gain = 1 - scores["factors"] / scores["gene_mean_posterior"]
+    assert found["gain_over_gene_mean_posterior"] == pytest.approx(gain.mean())
+    assert found["explained"] == pytest.approx(gain.mean(), rel=0.05)  # the same, pooled over splits
+    assert found["separation_change"] > 0
+
+
+def test_the_record_goes_into_a_file(evidence, tmp_path):
+    import anndata as ad
+
+    one = evidence["structure"]
+    verdict = judge(one)
+    kept = record(one, verdict, seed=3)
+    assert kept["null"]["before"].sum() == pytest.approx(1)
+    assert len(kept["null"]) == BINS
+    assert {"explained", "evident", "zeros_before", "zeros_after", "confident", "raised"} <= set(kept["genes"])
+    adata = ad.AnnData(np.zeros((2, 2)), uns={"imputome": {"key": {"verdict": kept}}})
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    read = ad.read_h5ad(tmp_path / "a.h5ad").uns["imputome"]["key"]["verdict"]
+    assert read["verdict"] == USE
+    assert list(read["reasons"]) == list(verdict.reasons)
+    assert read["figures"]["explained"] == pytest.approx(verdict.figures["explained"])
+    pd.testing.assert_frame_equal(read["genes"], kept["genes"], check_names=False)
+    assert set(read["mixing"]["type"].columns) == {"sizes", "before", "after", "chance"}

@@ -1,0 +1,119 @@
+"""The race: who wins, who is left out and why, and what its sample is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from imputome.errors import InputError
+from imputome.evaluation.null import permute_genes
+from imputome.methods import get
+from imputome.methods.base import as_data
+from imputome.studies import race as module
+from imputome.studies.race import CANDIDATES, Candidate, make, run_race, sample_of
+
+FACTORS = Candidate("factors", "poisson_nmf", {"n_components": 3, "posterior": True})
+POOR = Candidate("poor", "random")
+
+
+def counts(n=300, G=80, seed=0):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(3, size=n)
+    rate = rng.gamma(2.0, 1.0, G) * np.where(np.arange(G) % 6 == kind[:, None], 5.0, 1.0)
+    return as_data(sp.csr_array(rng.poisson(rate).astype(np.float32)), kind="counts")
+
+
+def race(data, candidates=(FACTORS, POOR), **options):
+    options = {"seconds": 60, "seconds_after": 60, "rng": np.random.default_rng(0), **options}
+    return run_race(data, candidates=candidates, **options)
+
+
+def outcomes(found):
+    return dict(zip(found.table["name"], found.table["outcome"], strict=True))
+
+
+def test_the_best_wins_and_the_poor_are_run_once():
+    found = race(counts())
+    assert found.winner == FACTORS
+    table = found.table.set_index("name")
+    scores = table["score"]
+    assert scores[found.control.name] == scores[table["control"]].min()
+    assert found.gain == pytest.approx(1 - scores["factors"] / scores[found.control.name])
+    assert found.gain > 0
+    assert list(found.table["score"]) == sorted(found.table["score"])
+    assert table.loc["factors", "splits"] == 2
+    assert table.loc["poor", "splits"] == 1
+    assert table.loc["poor", "outcome"] == "lost"
+    assert json.loads(table.loc["factors", "parameters"]) == FACTORS.params
+
+
+def test_on_permuted_genes_a_control_wins():
+    found = race(permute_genes(counts(), np.random.default_rng(1)))
+    assert found.winner.name == "gene_mean_posterior"
+    assert found.gain == 0
+
+
+def test_real_values():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 30)) + 0.3 * rng.standard_normal((200, 30))
+    found = race(as_data(X, kind="real"), [Candidate("svd", "svd"), Candidate("knn", "knn")])
+    assert found.metric == "rmse"
+    assert found.winner.name in ("svd", "knn")
+    assert found.gain > 0.3
+
+
+def test_no_time_leaves_candidates_out_and_runs_the_controls():
+    found = race(counts(), seconds=1e-9)
+    assert found.winner == found.control
+    assert "no time left" in outcomes(found)["factors"]
+    assert found.table.set_index("name").loc["gene_mean", "splits"] == 2
+
+
+def test_a_fit_that_goes_on_too_long_is_ended(monkeypatch):
+    slow = Candidate("slow", "ialm", {"max_iter": 100_000, "tol": 1e-12})
+    real = module._stop_after
+    monkeypatch.setattr(module, "_stop_after", lambda seconds: real(0.0))  # as if all time were gone once it has begun
+    found = race(counts(), (slow,))
+    assert "not done in the time" in outcomes(found)["slow"]
+
+
+def test_what_would_take_too_long_on_all_data_does_not_win():
+    found = race(counts(), seconds=20, seconds_after=-19.9999)
+    assert found.winner.name != "factors"
+    assert "on all data it would take" in outcomes(found)["factors"]
+
+
+def test_a_candidate_that_fails_says_why():
+    found = race(counts(), (Candidate("broken", "poisson_nmf", {"n_components": 0}), FACTORS))
+    assert found.winner == FACTORS
+    assert outcomes(found)["broken"].startswith("left out: ")
+
+
+def test_the_sample_has_the_genes_with_most_molecules():
+    data = counts()
+    sample = sample_of(data, np.random.default_rng(0), max_cells=50, max_genes=20)
+    assert sample.shape == (50, 20)
+    kept = data.var_names.get_indexer(sample.var_names)
+    assert data.gene_totals[kept].min() >= np.delete(data.gene_totals, kept).max()
+    assert list(kept) == sorted(kept)
+
+
+def test_candidates_exist_and_take_their_parameters():
+    for kind, candidates in CANDIDATES.items():
+        names = [one.name for one in candidates]
+        assert len(names) == len(set(names))
+        for one in candidates:
+            assert kind in make(one, 0).info.kinds
+            assert set(one.params) <= set(get(one.method).parameter_defaults())
+
+
+def test_too_little_to_hold_out_is_refused():
+    with pytest.raises(InputError, match="too few"):
+        race(counts(n=10))
+    logged = counts()
+    logged.X.data[:] = np.log1p(logged.X.data)
+    with pytest.raises(InputError, match="raw counts"):
+        race(logged)
