@@ -34,6 +34,7 @@ COMMANDS = (
     "methods",
     "datasets",
     "demo",
+    "report",
     "remove",
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import anndata as ad
 import matplotlib
 import numpy as np
@@ -11,19 +14,23 @@ import scipy.sparse as sp
 
 import imputome
 from imputome import methods
+from imputome.evaluation.metrics import METRICS
+from imputome.evaluation.mixing import label_mixing
+from imputome.evaluation.null import null_correlation
+from imputome.evaluation.reliability import gene_reliability
+from imputome.evaluation.splits import make_split
+from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.evaluation.trust import gather
+from imputome.evaluation.zeros import zeros_before_and_after
+from imputome.methods import get
 from imputome.methods.base import as_data
+from imputome.studies.results import COLUMNS
 
 matplotlib.use("Agg")
 
 
 def predicting(name, **params):
-    def predict(train, apply):
-        estimator = methods.get(name)(**params)
-        result = estimator.fit_transform(train)
-        return result if apply is None else estimator.transform(apply)
-
-    return predict
+    return lambda data: methods.get(name)(**params).fit_transform(data)
 
 
 def check(adata, kind, predict, controls, *, method, reference, labels=None):
@@ -79,6 +86,8 @@ def checked_counts():
     n, G = 300, 60
     kind = rng.integers(3, size=n)
     rate = rng.gamma(1.0, 1.0, G) * np.where(np.arange(G) % 6 == kind[:, None], 6.0, 0.6)
+    rate[:, :3] = np.where(np.arange(3) == kind[:, None], 10.0, 0.01)  # so that some zeros are confident ones
+    rate[:, -1] = 0.004  # a molecule or two, of which none is held out
     adata = ad.AnnData(sp.csr_matrix(rng.poisson(rate).astype(np.float32)))
     adata.var_names = [f"GENE{j}" for j in range(G)]
     adata.obs["cell_type"] = pd.Categorical(np.array(["B cell", "T cell", "monocyte"])[kind])
@@ -119,3 +128,178 @@ def counts(checked_counts):
 @pytest.fixture
 def real(checked_real):
     return checked_real.copy()
+
+
+# -- for the page: small, and with names that try to break out of it ---------------------------------------------------
+NASTY = (
+    "</script><b>gene</b>",
+    "<!-- <script>",
+    "quote\"'& <i>β</i> \u2028",
+    "n" * 300,
+)
+SCORES = {"counts": ("poisson_deviance", "poisson_loss", "total_ratio"), "real": ("rmse",)}
+
+
+def simulate(n: int = 120, G: int = 60, seed: int = 0) -> ad.AnnData:
+    """Counts of cells of three types."""
+    rng = np.random.default_rng(seed)
+    types = rng.integers(3, size=n)
+    rates = rng.gamma(0.8, size=(3, G))[types] * rng.gamma(8, 0.25, size=(n, 1)) * 2
+    X = rng.poisson(rates).astype(np.float32)
+    X[:, 0] += 1
+    X[0] += 1
+    names = [*NASTY, *(f"gene{j}" for j in range(len(NASTY), G))]
+    obs = pd.DataFrame(
+        {"cell_type": pd.Categorical([f"type <{t}>" for t in types])}, index=[f"c&{i}" for i in range(n)]
+    )
+    obs["depth"] = X.sum(axis=1)
+    return ad.AnnData(sp.csr_matrix(X), obs=obs, var=pd.DataFrame(index=names[:G]))
+
+
+def check_of(adata: ad.AnnData, method: str, controls: tuple[str, ...], reference: str, kind: str) -> dict:
+    """A record of a check, measured by the evaluation's own functions; the verdict itself is made up."""
+    rng = np.random.default_rng(1)
+    X = adata.X.toarray() if sp.issparse(adata.X) else adata.X
+    data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    rows, judged = [], []
+    for number in range(2):
+        split = make_split("thin" if kind == "counts" else "mcar", data, rng=rng, fraction=0.1)
+        found = {}
+        for name in (method, *controls):
+            found[name] = get(name)().fit(split.train).transform(split.apply) if split.apply is not None else None
+            if found[name] is None:
+                found[name] = get(name)().fit_transform(split.train)
+            score = score_thinned if split.test is not None else score_hidden
+            for metric, value in score(found[name], split, metrics=list(SCORES[kind])).items():
+                entry = {"method": name, "split": number, "metric": metric, "value": value}
+                rows.append({**entry, "control": name in controls})
+        judged.append((split, found[method], found[reference]))
+    null = null_correlation(lambda permuted: get(method)().fit_transform(permuted), data, rng=rng)
+    edges = np.linspace(-1, 1, 41)
+    shares = {
+        when: np.histogram(np.clip(getattr(null, when), -1, 1), edges)[0] / len(null.before)
+        for when in ("before", "after")
+    }
+    genes = gene_reliability(judged, rng=rng).to_frame(adata.var_names)
+    record = {
+        "verdict": "use for visualisation only",
+        "reasons": np.array(["its error is <b>3 %</b> less than that of the closest control", "and a second reason"]),
+        "rule": "1",
+        "method": method,
+        "reference": reference,
+        "kind": kind,
+        "cells": data.shape[0],
+        "genes_used": data.shape[1],
+        "fits": 2 * (1 + len(controls)) + 2,
+        "seconds": 1.5,
+        "seed": 1,
+        "figures": {"gain": 0.03, "separation": float("nan")},
+        "scores": pd.DataFrame(rows),
+        "null": pd.DataFrame({"low": edges[:-1], "high": edges[1:], **shares}),
+    }
+    if kind == "counts":
+        imputed = get(method)().fit_transform(data)
+        zeros = zeros_before_and_after(imputed).to_frame(adata.var_names)
+        genes = genes.join(zeros.rename(columns={"before": "zeros_before", "after": "zeros_after"}))
+        record["calibration"] = pd.DataFrame(
+            {"low": [0.0, 1.0], "high": [1.0, np.inf], "entries": [900, 100], "coverage": [0.91, 0.84]}
+        )
+        embeddings = [np.log1p(X), np.log1p(imputed.to_array())]
+        mixing = label_mixing(labels=adata.obs["cell_type"].to_numpy(), before=embeddings[0], after=embeddings[1])
+        record["mixing"] = {"cell_type": mixing.to_frame()}
+    record["genes"] = genes
+    return record
+
+
+def race_of(method: str) -> dict:
+    """A race with a winner, a loser and one that did not run."""
+    candidates = pd.DataFrame(
+        {
+            "name": [f"{method} (rank=8)", "gene_mean", "zipo (alpha_z=1e4)"],
+            "method": [method, "gene_mean", "zipo"],
+            "parameters": [json.dumps({"rank": 8}), "{}", json.dumps({"alpha_z": 1e4})],
+            "control": [False, True, False],
+            "score": [0.41, 0.48, np.nan],
+            "sd": [0.01, 0.02, np.nan],
+            "splits": [3, 3, 0],
+            "seconds": [2.0, 0.1, 0.0],
+            "outcome": ["won", "lost", "left out: no time was left"],
+        }
+    )
+    told = {"metric": "poisson_deviance", "winner": f"{method} (rank=8)", "cells": 120, "genes": 60, "seconds": 3.0}
+    return {"candidates": candidates, **told, "budget_minutes": 5.0, "seed": 0}
+
+
+@pytest.fixture(scope="session")
+def nasty() -> tuple[str, ...]:
+    """Names of genes that try to break out of a page."""
+    return NASTY
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Callable[..., ad.AnnData]:
+    """Makes counts that nothing was done to."""
+    return simulate
+
+
+@pytest.fixture(scope="session")
+def _checked_types() -> ad.AnnData:
+    adata = simulate()
+    imputome.impute(adata, method="poisson_nmf", key_added="nmf", params={"n_components": 4})
+    record = adata.uns["imputome"]["nmf"]
+    record["verdict"] = check_of(
+        adata, "poisson_nmf", ("no_imputation", "gene_mean", "gene_mean_posterior"), "gene_mean_posterior", "counts"
+    )
+    record["race"] = race_of("poisson_nmf")
+    steps = np.arange(1, 21)
+    record["history"] = {"epoch": steps, "train_loss": 3 + 1 / steps, "validation_loss": 3.1 + 1 / steps}
+    return adata
+
+
+@pytest.fixture
+def page_counts(_checked_types: ad.AnnData) -> ad.AnnData:
+    """A checked result ``nmf``, won in a race, of cells with labels."""
+    return _checked_types.copy()
+
+
+@pytest.fixture
+def plain() -> ad.AnnData:
+    """A result ``gene_mean`` that was not checked."""
+    adata = simulate()
+    imputome.impute(adata, method="gene_mean")
+    return adata
+
+
+@pytest.fixture
+def page_real() -> ad.AnnData:
+    """A checked result ``svd`` of real values with NaN."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 30)) + rng.normal(size=(60, 30)) * 0.3
+    X[rng.random(X.shape) < 0.1] = np.nan
+    adata = ad.AnnData(X, obs=pd.DataFrame(index=[f"s{i}" for i in range(60)]))
+    adata.var_names = [f"f{j}" for j in range(30)]
+    imputome.impute(adata, method="svd", transform="none")
+    adata.uns["imputome"]["svd"]["verdict"] = check_of(adata, "svd", ("mean", "median"), "mean", "real")
+    return adata
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    """A table of scores: two datasets, two ways to hide, four methods, one of which failed once."""
+    rng = np.random.default_rng(5)
+    rows = []
+    metrics = ("poisson_loss", "total_ratio")
+    assert set(metrics) <= set(METRICS)
+    for dataset in ("one </script>", "two"):
+        for fraction in (0.1, 0.3):
+            for place, method in enumerate(("gene_mean", "no_imputation", "ialm", "poisson_nmf+posterior")):
+                for trial in range(3):
+                    failed = method == "ialm" and dataset == "two" and trial == 0
+                    for metric in metrics:
+                        row = dict.fromkeys(COLUMNS, "")
+                        row |= {"dataset": dataset, "method": method, "parameters": "{}", "scheme": "thin"}
+                        row |= {"options": "{}", "fraction": fraction, "trial": trial, "seed": 0, "metric": metric}
+                        row |= {"value": np.nan if failed else place + rng.random(), "seconds": 1.0, "peak_bytes": 10}
+                        row |= {"status": "failed" if failed else "ok", "reason": "no <memory>" if failed else ""}
+                        rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))

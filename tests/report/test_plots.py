@@ -439,7 +439,7 @@ def test_results_are_named(counts, name):
     with pytest.raises(InputError, match="no result 'nfm', did you mean 'nmf'"):
         drawn(name, counts, key="nfm")
     imputome.impute(counts, method="gene_mean", key_added="mean")
-    with pytest.raises(InputError, match=r"2 results: pass key=\.\.\. with one of nmf, mean"):
+    with pytest.raises(InputError, match=r"2 results: pass key=\.\.\. \(--key\) with one of nmf, mean"):
         drawn(name, counts)
     with pytest.raises(InputError, match="impute first"):
         getattr(pl, name)(ad.AnnData(np.ones((3, 3))), *(("a", "b") if name == "before_after" else ()))

@@ -22,6 +22,7 @@ from imputome.cli import (
     methods,
     methylation,
     remove,
+    report,
     study,
     tune,
 )
@@ -54,6 +55,7 @@ app.command("methylation")(methylation.command)
 app.command("methods")(methods.command)
 app.command("datasets")(datasets.command)
 app.command("demo")(demo.command)
+app.command("report")(report.command)
 app.command("remove")(remove.command)
 
 

@@ -27,7 +27,7 @@ def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Mapping[st
         raise InputError("uns['imputome'] holds no result: impute first (imputome.impute, imputome impute)")
     if key is None:
         if len(records) > 1:
-            raise InputError(f"there are {len(records)} results: pass key=... with one of {', '.join(records)}")
+            raise InputError(f"there are {len(records)} results: pass key=... (--key) with one of {', '.join(records)}")
         key = next(iter(records))
     if key not in records:
         raise InputError(f"there is no result {key!r}{meant(key, records)}; results here: {', '.join(records)}")

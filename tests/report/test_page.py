@@ -1,0 +1,566 @@
+"""What is on the page, that nothing breaks out of it, that it needs no network, and how large it becomes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import imputome
+from imputome.errors import InputError, MissingExtraError
+from imputome.evaluation.zeros import zeros_before_and_after
+from imputome.methods import get, info, names
+from imputome.methods.base import as_data
+from imputome.report.blocks import text_of
+from imputome.report.citation import of_method
+from imputome.report.content import chosen_label, of_imputation, of_result
+from imputome.report.measure import Values, measure
+from imputome.report.page import render, write_report
+from imputome.report.record import record_of
+from imputome.report.scoreboard import of_table
+from imputome.report.sections import sections
+from imputome.studies.results import summary
+
+LIMIT = 5_000_000  # bytes of a page
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, texts of scripts and styles, and all visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: list[tuple[str, dict[str, str | None], str]] = []
+        self.text = ""
+        self._inside: tuple[str, dict[str, str | None]] | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = (tag, dict(attrs)) if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside is None:
+            self.text += data
+        else:
+            self.raw.append((*self._inside, data))
+
+    def data(self, name: str):
+        """The JSON of the script with that id."""
+        return json.loads("".join(text for _, attrs, text in self.raw if attrs.get("id") == name))
+
+    def code(self) -> str:
+        return "".join(text for tag, attrs, text in self.raw if tag == "script" and "type" not in attrs)
+
+    def headings(self) -> list[str]:
+        return [attrs["id"] for tag, attrs in self.elements if tag == "section"]
+
+
+def page_of(content) -> Page:
+    return Page(render(content))
+
+
+# -- what is on it -----------------------------------------------------------------------------------------------------
+def test_all_sections_of_a_checked_result(page_counts):
+    page = page_of(of_result(page_counts, source="in.h5ad", map="pca", command="imputome impute in.h5ad -o out.h5ad"))
+    expected = ["verdict", "done", "scores", "race", "zeros", "genes", "spread", "embedding", "null", "calibration"]
+    assert page.headings() == [*expected, "mixing", "history", "cite"]
+    for text in (
+        "use for visualisation only",
+        "Its error is <b>3 %</b> less than that of the closest control",
+        "poisson_nmf (rank=8) won",
+        "left out: no time was left",
+        "120 cells × 60 genes",
+        "imputome impute in.h5ad -o out.h5ad",
+        "10.1038/44565",
+        "cff-version",
+        "criteria",
+    ):
+        assert (text in page.text) == (text != "criteria"), text
+    charts = [attrs["data-spec"] for tag, attrs in page.elements if tag == "div" and "data-spec" in attrs]
+    assert charts == [
+        *("spec-scores", "spec-race", "spec-zeros", "spec-reliability", "spec-variance", "spec-totals"),
+        *("spec-map-before", "spec-map-after", "spec-null", "spec-calibration", "spec-mixing-0", "spec-history"),
+    ]
+    for name in charts:
+        spec = page.data(name)
+        assert spec["description"]
+        assert spec["width"] == "container"
+        assert spec["datasets"]["rows"], name
+
+
+def test_an_unchecked_result_says_so_and_leaves_out_what_is_not_known(plain):
+    page = page_of(of_result(plain, map="pca"))
+    assert "not checked: run with --check" in page.text
+    assert page.headings() == ["verdict", "done", "zeros", "genes", "spread", "embedding", "cite"]
+    assert "was not recorded" in page.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone", "sign"),
+    [("use", "good", "✓"), ("use for visualisation only", "fair", "!"), ("do not impute", "bad", "✕")],
+)
+def test_the_verdict_is_told_in_words_and_by_a_sign(page_counts, verdict, tone, sign):
+    page_counts.uns["imputome"]["nmf"]["verdict"]["verdict"] = verdict
+    text = render(of_result(page_counts, map="pca"))
+    assert f'class="verdict {tone}"' in text
+    assert re.search(rf'<p class="call"><span class="sign" aria-hidden="true">{sign}</span> {verdict}</p>', text)
+
+
+def test_genes_are_measured_as_a_naive_look_does(page_counts):
+    table = of_result(page_counts, map="pca").measured.genes
+    X, after = page_counts.X.toarray().astype(float), np.asarray(page_counts.layers["nmf"], dtype=float)
+    assert list(table.index) == list(page_counts.var_names)
+    np.testing.assert_allclose(table["mean_before"], X.mean(axis=0))
+    np.testing.assert_allclose(table["mean_after"], after.mean(axis=0))
+    np.testing.assert_allclose(table["variance_before"], X.var(axis=0), atol=1e-9)
+    np.testing.assert_allclose(table["variance_after"], after.var(axis=0), atol=1e-9)
+    np.testing.assert_allclose(table["zeros_before"], (X == 0).mean(axis=0))
+    np.testing.assert_allclose(table["zeros_after"], (after < 0.5).mean(axis=0))
+
+
+def test_totals_are_those_of_cells(page_counts):
+    totals = of_result(page_counts, map="pca").measured.totals
+    np.testing.assert_allclose(totals["before"], page_counts.X.sum(axis=1).A1)
+    np.testing.assert_allclose(totals["after"], np.asarray(page_counts.layers["nmf"], dtype=float).sum(axis=1))
+
+
+def test_a_live_imputation_gives_the_page_of_its_stored_result(plain):
+    data = as_data(plain.X, kind="counts", obs_names=plain.obs_names, var_names=plain.var_names)
+    found = get("gene_mean")().fit_transform(data)
+    record = plain.uns["imputome"]["gene_mean"]
+    live = of_imputation(
+        data, found, record=record, key="gene_mean", scale="counts", labels=plain.obs, source="in.h5ad", map="pca"
+    )
+    stored = of_result(plain, source="in.h5ad", map="pca")
+    assert live.facts == stored.facts
+    assert live.label == stored.label == "cell_type"
+    pd.testing.assert_frame_equal(live.genes, stored.genes, rtol=1e-5)
+    pd.testing.assert_frame_equal(live.measured.totals, stored.measured.totals, rtol=1e-5)
+    zeros = zeros_before_and_after(found)
+    np.testing.assert_array_equal(live.genes["confident"], zeros.confident)
+    np.testing.assert_array_equal(live.genes["raised"], zeros.raised)
+
+
+def test_a_live_imputation_of_real_values(page_real):
+    data = as_data(page_real.X, kind="real", obs_names=page_real.obs_names, var_names=page_real.var_names)
+    live = of_imputation(
+        data,
+        get("svd")().fit_transform(data),
+        record=page_real.uns["imputome"]["svd"],
+        key="svd",
+        scale="input",
+        labels=pd.DataFrame({"sex": ["f", "m"] * 30}, index=page_real.obs_names),
+        command="imputome impute in.csv",
+        map="pca",
+    )
+    stored = of_result(page_real, map="pca")
+    assert live.label == "sex"
+    assert live.command == "imputome impute in.csv"
+    pd.testing.assert_frame_equal(live.genes, stored.genes, rtol=1e-4)
+    assert [section.id for section in sections(live)] == [section.id for section in sections(stored)]
+
+
+def test_genes_and_zeros_do_not_depend_on_the_scale_that_was_written(plain, fresh):
+    other = fresh()
+    imputome.impute(other, method="gene_mean", scale="log1p")
+    pd.testing.assert_frame_equal(of_result(other, map="pca").genes, of_result(plain, map="pca").genes, rtol=1e-4)
+
+
+def test_some_genes_only(plain, fresh):
+    adata = fresh()
+    chosen = ["gene5", "gene9", "gene30", "gene31"]
+    imputome.impute(adata, method="gene_mean", genes=chosen)
+    content = of_result(adata, map="pca")
+    assert content.shape == (120, 4)
+    everything = of_result(plain, map="pca").genes
+    pd.testing.assert_frame_equal(content.genes, everything.loc[chosen], rtol=1e-5)
+
+
+def test_some_genes_on_a_scale_that_needs_the_library_are_refused(fresh):
+    adata = fresh()
+    part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9", "gene30"], copy=True)
+    assert of_result(part, map="pca").shape == (120, 3)
+    part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9"], copy=True, scale="log1p")
+    with pytest.raises(InputError, match="some genes only, on scale log1p"):
+        of_result(part, map="pca")
+
+
+def test_genes_that_were_not_checked(page_counts):
+    record = page_counts.uns["imputome"]["nmf"]["verdict"]
+    everything = record["genes"]
+    record["genes"] = everything.iloc[10:40]
+    content = of_result(page_counts, map="pca")
+    assert list(content.genes.index) == list(page_counts.var_names)
+    pd.testing.assert_series_equal(content.genes["explained"].iloc[10:40], everything["explained"].iloc[10:40])
+    assert content.genes["explained"].drop(everything.index[10:40]).isna().all()
+    evident = int(everything["evident"].iloc[10:40].sum())
+    page = page_of(content)
+    assert f"{evident} of 60 genes have evidence" in page.text
+    flags = page.data("rows-genes")["values"][5]
+    assert flags == [int(value) for value in [*[False] * 10, *everything["evident"].iloc[10:40], *[False] * 20]]
+
+
+def test_genes_of_one_name_keep_their_own_figures(page_counts):
+    names = ["twin"] * 5 + [f"g{j}" for j in range(55)]
+    page_counts.var_names = names
+    record = page_counts.uns["imputome"]["nmf"]["verdict"]
+    record["genes"].index = names
+    genes = of_result(page_counts, map="pca").genes
+    np.testing.assert_array_equal(genes["explained"], record["genes"]["explained"])
+    np.testing.assert_allclose(genes["mean_before"], page_counts.X.toarray().mean(axis=0))
+    record["genes"] = record["genes"].iloc[:30]
+    assert "explained" not in of_result(page_counts, map="pca").genes
+
+
+def test_a_logged_input_is_no_count(fresh):
+    adata = fresh()
+    X = adata.X.toarray()
+    adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
+    imputome.impute(adata, method="gene_mean", scale="log1p")
+    content = of_result(adata, map="pca")
+    assert not content.counted
+    page = page_of(content)
+    assert "zeros" not in page.headings()
+    assert "zeros before" not in json.dumps(page.data("rows-genes"))
+    expected = np.asarray(X / X.sum(axis=1, keepdims=True) * 1e4, dtype=float).mean(axis=0)
+    np.testing.assert_allclose(content.genes["mean_before"], expected, rtol=1e-4)
+
+
+def test_real_values_have_samples_and_features(page_real):
+    content = of_result(page_real, map="pca")
+    page = page_of(content)
+    assert page.headings() == ["verdict", "done", "scores", "genes", "spread", "embedding", "null", "history", "cite"]
+    assert "60 samples × 30 features" in page.text
+    for word in (r"\bcells?\b", r"\bgenes?\b", "molecules"):
+        assert not re.search(word, page.text.split("How to cite")[0]), word
+    np.testing.assert_allclose(content.genes["mean_before"], np.nanmean(page_real.X, axis=0))
+    np.testing.assert_allclose(content.genes["missing"], np.isnan(page_real.X).mean(axis=0))
+
+
+def test_a_sample_of_many_cells_is_looked_at_in_blocks():
+    n, G = 2500, 400
+    rng = np.random.default_rng(0)
+    X = rng.poisson(0.5, size=(n, G)).astype(np.float32)
+    asked = []
+
+    def imputed(rows):
+        asked.append(len(rows))
+        return X[rows] + 1.0
+
+    index = pd.Index([f"c{i}" for i in range(n)])
+    values = Values(X, imputed, index, pd.Index([f"g{j}" for j in range(G)]), "counts", "counts", depth=X.sum(axis=1))
+    first, again = (measure(values, map="pca", seed=0, max_cells=2000) for _ in range(2))
+    assert len(first.cells) == len(set(first.cells)) == 2000
+    np.testing.assert_array_equal(first.cells, again.cells)
+    assert max(asked) * G <= 2**22
+    np.testing.assert_allclose(first.genes["mean_after"], X[first.cells].mean(axis=0) + 1)
+    assert not np.array_equal(measure(values, map="pca", seed=1, max_cells=2000).cells, first.cells)
+
+
+def test_what_is_far_off_can_be_left_out(page_counts):
+    from imputome.report.sections import _far
+
+    table = pd.DataFrame({"name": list("abcde"), "metric": "rmse", "value": [1.0, 1.1, 1.2, 1.15, 9.0]})
+    table["control"] = [False, True, True, True, True]
+    np.testing.assert_array_equal(_far(table), [False] * 4 + [True])
+    spec = page_of(of_result(page_counts, map="pca")).data("spec-scores")
+    far = {row["name"] for row in spec["datasets"]["rows"] if row["far"] and row["metric"] == "poisson_deviance"}
+    assert far == {"no_imputation"}
+    assert any(parameter["name"] == "near" for parameter in spec["params"])
+
+
+def test_rows_of_a_file_are_those_asked_for(tmp_path):
+    import h5py
+
+    from imputome.report.content import _rows
+
+    X = np.random.default_rng(0).random((50, 4))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        stored = file.create_dataset("x", data=X, chunks=(7, 4))
+        for rows in ([0], [3, 4, 5, 6, 7, 8], [6, 7, 20, 49], list(range(50))):
+            np.testing.assert_array_equal(_rows(stored, np.array(rows)), X[rows])
+            np.testing.assert_array_equal(_rows(X, np.array(rows)), X[rows])
+
+
+def test_the_map_after_is_turned_onto_the_map_before():
+    from imputome.report.measure import _turned
+
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(50, 2))
+    turn = np.array([[0.6, -0.8], [-0.8, -0.6]])  # a mirror too
+    np.testing.assert_allclose(_turned(places @ turn + 3, places), places - places.mean(axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [{}, {"depth": np.arange(30.0)}, {"name": [f"c{i}" for i in range(30)]}])
+def test_no_label_where_none_makes_sense(columns):
+    assert chosen_label(pd.DataFrame(columns, index=range(30)), None) is None
+
+
+def test_labels():
+    batch, kind = ["a", "b"] * 15, ["x", "y", "z"] * 10
+    obs = pd.DataFrame({"batch": batch, "other": kind, "Cell_Type": kind, "name": [f"c{i}" for i in range(30)]})
+    assert chosen_label(obs, None) == "Cell_Type"
+    assert chosen_label(obs[["other", "batch"]], None) == "batch"
+    assert chosen_label(obs, "other") == "other"
+    with pytest.raises(InputError, match="no column 'nothing'; columns here: batch, other"):
+        chosen_label(obs, "nothing")
+    with pytest.raises(InputError, match="30 different values"):
+        chosen_label(obs, "name")
+
+
+def test_labels_are_in_their_natural_order():
+    from imputome.report.spec import natural
+
+    assert sorted(["b", "c10", "c2", "10", "9", "c2a", ""], key=natural) == ["", "9", "10", "b", "c2", "c2a", "c10"]
+
+
+def test_which_record_is_shown(page_counts):
+    records = page_counts.uns["imputome"]
+    assert record_of(page_counts, None)[0] == "nmf"
+    two = {**records, "other": records["nmf"]}
+    for given, key, words in (
+        (two, None, "2 results: pass key=... (--key) with one of nmf, other"),
+        (two, "othr", "no result 'othr', did you mean 'other'?; results here: nmf, other"),
+        ({}, None, "holds no result"),
+        ({"nmf": {"method": "x"}}, None, "not one that imputome wrote"),
+    ):
+        page_counts.uns["imputome"] = given
+        with pytest.raises(InputError, match=re.escape(words)):
+            of_result(page_counts, key=key, map="pca")
+
+
+def test_what_was_imputed_may_be_a_layer(plain, fresh):
+    adata = fresh()
+    adata.layers["raw 'ones'"] = adata.X.copy()
+    adata.X = adata.X * 0
+    imputome.impute(adata, method="gene_mean", layer="raw 'ones'")
+    pd.testing.assert_frame_equal(of_result(adata, map="pca").genes, of_result(plain, map="pca").genes, rtol=1e-5)
+    del adata.layers["raw 'ones'"]
+    with pytest.raises(InputError, match="lost the layer"):
+        of_result(adata, map="pca")
+
+
+def test_values_that_are_gone(page_counts):
+    del page_counts.layers["nmf"]
+    with pytest.raises(InputError, match="neither layers"):
+        of_result(page_counts, map="pca")
+
+
+def test_every_paper_has_an_entry():
+    for name in names():
+        found = of_method(name)
+        assert (found is not None) == bool(info(name).source), name
+        if found is not None:
+            assert found.bibtex.startswith("@"), name
+            assert info(name).source.partition(":")[2].lower() in found.bibtex.lower()
+            assert re.search(r"\b(19|20)\d\d\.$", found.text), found.text
+            assert not set("{}\\") & set(found.text), found.text
+
+
+# -- safety ------------------------------------------------------------------------------------------------------------
+def test_names_cannot_break_out(page_counts, scores, nasty):
+    content = of_result(page_counts, source='"><img src=x onerror=alert(1)>', command="imputome <b>", map="pca")
+    page = page_of(content)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"b", "i", "img", "iframe", "object"}
+    assert page.data("rows-genes")["values"][0][:4] == list(nasty)
+    assert "imputome <b>" in page.text
+    assert "type <0>" in page.text
+    boards = page_of(of_table(scores, source="<b>s</b>"))
+    assert "b" not in {tag for tag, _ in boards.elements}
+    assert boards.data("choices")["datasets"] == ["one </script>", "two"]
+    assert "no <memory>" in boards.text
+
+
+def test_nothing_is_fetched(page_counts, scores):
+    for content in (of_result(page_counts, map="pca"), of_table(scores)):
+        page = page_of(content)
+        policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+        digest = base64.b64encode(hashlib.sha256(page.code().encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}'" in policy
+        assert policy.startswith("default-src 'none'")
+        for tag, attrs in page.elements:
+            assert "src" not in attrs, (tag, attrs)
+            assert not any(name.startswith("on") for name in attrs), (tag, attrs)
+            target = attrs.get("href", "#")
+            assert target.startswith(("#", "data:,")) or (tag == "a" and target.startswith("https://")), (tag, attrs)
+        style = "".join(text for tag, _, text in page.raw if tag == "style")
+        assert "url(" not in style
+        assert "@import" not in style
+        assert [attrs for tag, attrs in page.elements if tag == "script" and "type" not in attrs] == [{}]
+
+
+def test_tables_have_captions_and_headings(page_counts, scores):
+    for content in (of_result(page_counts, map="pca"), of_table(scores)):
+        text = render(content)
+        tables = re.findall(r"<table>.*?</table>", text.partition("</main>")[0], re.DOTALL)
+        assert tables
+        for table in tables:
+            assert table.count("<caption>") == 1
+            assert '<th scope="col"' in table
+        page = Page(text)
+        assert ("html", {"lang": "en"}) in page.elements
+        assert {"header", "main", "footer"} <= {tag for tag, _ in page.elements}
+        ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+        assert len(ids) == len(set(ids))
+        for tag, attrs in page.elements:
+            if tag in ("input", "select") and attrs.get("type") != "checkbox":
+                assert ("label", {"for": attrs["id"]}) in page.elements
+
+
+def test_twenty_thousand_genes_stay_under_five_megabytes(tmp_path):
+    n, G = 40, 20_000
+    rng = np.random.default_rng(0)
+    import anndata as ad
+
+    X = rng.poisson(rng.gamma(0.3, size=G) * 3, size=(n, G)).astype(np.float32)
+    adata = ad.AnnData(X, var=pd.DataFrame(index=[f"ENSG{j:011d}.{j % 19}" for j in range(G)]))
+    imputome.impute(adata, method="gene_mean")
+    found = rng.normal(size=(3, G))
+    genes = pd.DataFrame({"explained": found[0], "lower": found[1], "upper": found[2]}, index=adata.var_names)
+    genes = genes.assign(held_out=rng.integers(0, 100_000, G), evident=found[1] > 0)
+    scores = pd.DataFrame(
+        {"method": ["a", "b"], "split": 0, "metric": "poisson_deviance", "value": [1.0, 2.0], "control": [False, True]}
+    )
+    record = {"verdict": "use", "reasons": np.array(["because"]), "genes": genes, "scores": scores, "reference": "b"}
+    adata.uns["imputome"]["gene_mean"]["verdict"] = record
+    write_report(tmp_path / "out.html", of_result(adata, map="pca"))
+    size = (tmp_path / "out.html").stat().st_size
+    assert 1_000_000 < size < LIMIT
+    table = Page((tmp_path / "out.html").read_text(encoding="utf-8")).data("rows-genes")
+    assert len(table["values"][0]) == G
+    np.testing.assert_allclose(table["values"][1], found[0], rtol=0.01)
+
+
+def test_more_genes_than_the_table_takes(plain, monkeypatch):
+    from imputome.report import sections as made
+
+    monkeypatch.setattr(made, "GENES", 10)
+    live = next(section for section in sections(of_result(plain, map="pca")) if section.id == "genes").live
+    means = of_result(plain, map="pca").genes["mean_before"]
+    assert set(live.values[0]) == set(means.nlargest(10).index)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456, "0.1235"),
+        (1234.56, "1,234.6"),
+        (3.0, "3"),
+        (float("nan"), "–"),
+        (np.inf, "∞"),
+        (True, "yes"),
+        (7, "7"),
+    ],
+)
+def test_values_for_people(value, text):
+    assert text_of(value) == text
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+def test_writing_is_refused_before_anything_is_lost(plain, tmp_path):
+    content = of_result(plain, map="pca")
+    path = tmp_path / "out.html"
+    path.write_text("mine")
+    for target, words in (
+        (path, "exists already"),
+        (tmp_path / "out.pdf", "end it in .html"),
+        (tmp_path / "no" / "out.html", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            write_report(target, content)
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        write_report(tmp_path / "folder.html", content, overwrite=True)
+    assert path.read_text() == "mine"
+    write_report(path, content, overwrite=True)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder.html", "out.html"]
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("altair", "altair"), ("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")]
+)
+def test_what_is_missing_is_named(tmp_path, monkeypatch, plain, module, package):
+    content = of_result(plain, map="pca")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf'the report needs {package}: run pip install "imputome\[report\]"'):
+        write_report(tmp_path / "out.html", content)
+    assert not list(tmp_path.iterdir())
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+def test_a_table_of_scores_holds_the_summary(scores):
+    page = page_of(of_table(scores, source="scores.csv"))
+    choices, told = page.data("choices"), page.data("rows-scores")
+    means = summary(scores)
+    dataset, setting, metric, method, mean, sd, number, best, loses = told["values"]
+    assert [choices["datasets"][place] for place in dataset] == list(means["dataset"])
+    assert [choices["metrics"][place]["name"] for place in metric] == list(means["metric"])
+    assert [choices["methods"][place]["name"] for place in method] == list(means["method"])
+    assert [choices["settings"][place] for place in setting] == [f"thin {share:g}" for share in means["fraction"]]
+    np.testing.assert_allclose(mean, means["mean"], rtol=1e-4)
+    np.testing.assert_allclose(sd, means["sd"], rtol=0.06)
+    assert number == list(means["n"])
+    assert best == [int(value) for value in means["best"]]
+    assert loses == list(means["loses_to"])
+    controls = {entry["name"]: entry["control"] for entry in choices["methods"]}
+    assert controls == {"gene_mean": True, "no_imputation": True, "ialm": False, "poisson_nmf+posterior": False}
+    trials = page.data("trials")
+    scored = scores[scores["status"] == "ok"]
+    np.testing.assert_allclose(trials[-1], scored["value"], rtol=1e-4)
+    assert "2 runs" in page.text
+
+
+def test_variants_of_a_method_are_told_apart_by_what_differs(scores):
+    scores = scores[scores["status"] == "ok"]
+    given = {"gene_mean": "{}", "no_imputation": "{}", "ialm": '{"rank": 3, "tol": 0.1}'}
+    scores = scores.assign(parameters=scores["method"].map(given).fillna('{"posterior": true}'))
+    other = scores[scores["method"] == "ialm"].assign(parameters='{"rank": 5, "kind": "x", "tol": 0.1}')
+    page = page_of(of_table(pd.concat([scores, other])))
+    names = {entry["name"] for entry in page.data("choices")["methods"]}
+    expected = {"gene_mean", "no_imputation", "ialm (rank=3)", "ialm (rank=5, kind=x)", "poisson_nmf+posterior"}
+    assert names == expected
+    assert '{"rank": 5, "kind": "x", "tol": 0.1}' in page.text
+
+
+def test_variations_around_a_base_are_named_by_what_is_changed():
+    from imputome.report.scoreboard import short_names
+
+    base = {"a": 1, "b": 2, "c": True, "same": 0}
+    given = [base, {**base, "a": 9}, {**base, "b": 9}, {**base, "a": 9, "c": False}]
+    table = pd.DataFrame({"method": "zipo", "parameters": [json.dumps(one) for one in given]})
+    assert list(short_names(table).values()) == ["zipo (base)", "zipo (a=9)", "zipo (b=9)", "zipo (a=9, c=false)"]
+
+
+def test_scores_come_before_figures_of_the_fit(scores):
+    first = scores.assign(metric=scores["metric"].replace("poisson_loss", "fit_seconds"))
+    metrics = page_of(of_table(first)).data("choices")["metrics"]
+    assert metrics == [{"name": "total_ratio", "better": "best at 1"}, {"name": "fit_seconds", "better": ""}]
+
+
+def test_very_many_trials_are_drawn_as_means(scores, monkeypatch):
+    from imputome.report import scoreboard
+
+    monkeypatch.setattr(scoreboard, "TRIALS", 10)
+    board = of_table(scores)
+    assert board.means_only
+    np.testing.assert_allclose(board.trials[-1], summary(scores)["mean"], rtol=1e-4)
+    assert "Points are means" in page_of(board).text
+
+
+def test_a_table_without_a_score(scores):
+    with pytest.raises(InputError, match="every run failed"):
+        of_table(scores[scores["status"] != "ok"])
