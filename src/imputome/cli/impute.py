@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ import typer
 from imputome.cli.beside import MAX_DRAWS, Table, check_offered, checked_beside, say_complete, write_complete
 from imputome.cli.console import progress, warning_line
 from imputome.cli.judging import checked_run, chosen_method
-from imputome.cli.target import checked_target, numbers_as_names, parse_settings, read_input, split_names
+from imputome.cli.target import check_report, checked_target, numbers_as_names, parse_settings, read_input, split_names
 from imputome.errors import InputError
 
 BUDGET = 10.0  # minutes for --method auto
@@ -79,6 +81,9 @@ def command(
     accept_control: Annotated[
         bool, typer.Option("--accept-control", help="With auto: write the best control's output if nothing beats it.")
     ] = False,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="PAGE.html", help="One page to look at, without a network.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -130,6 +135,8 @@ def command(
     if check or automatic:
         refuse_uncheckable(report)
     label_columns(adata, by_name)
+    if report_to is not None:
+        check_report(report_to, adata, by_name[0] if by_name else None, overwrite=force)
     further: dict[str, Any] = {}
     record: dict[str, Any] = {}
     if automatic:
@@ -168,6 +175,8 @@ def command(
         force=force,
         quiet=quiet,
         changed=samples is not None,
+        report=report_to,
+        label=by_name[0] if by_name else None,
     )
     warnings += [text for text in [numbers_as_names(adata, source, genes_in)] if text is not None]
     if not quiet:
@@ -188,6 +197,7 @@ def command(
             report=report,
             progress=show,
         )
+    record["command"] = shlex.join(["imputome", *sys.argv[1:]])
     run = replace(run, outputs=offered, further=record)
     if check and not automatic:
         run = checked_run(run, adata, labels=by_name, seed=seed, quiet=quiet)

@@ -42,6 +42,8 @@ class Target:
     force: bool
     quiet: bool
     changed: bool = False  # whether ``adata`` has what the source has not
+    report: Path | None = None
+    label: str | None = None  # column of obs that colours the report's cells
 
     def write(
         self, run: Run, *, keep_observed: bool | None, as_json: bool, further: dict[str, Any] | None = None
@@ -73,6 +75,10 @@ class Target:
                     table.fill(partial, self.output, run, run.imputation, progress=advance)
                 else:
                     self._write_result(run, keep_observed, provenance, advance)
+        if self.report is not None:
+            with progress(f"writing {self.report.name}", quiet=self.quiet) as show:
+                show(0.0, "")
+                self._write_report(self.report, run, keep_observed, provenance)
         if as_json:
             summary = {"output": str(self.output), "key": self.key, "shape": [n, n_genes]}
             print_json({**summary, **self.beside.summary(), **(further or {}), **brief(provenance)})
@@ -81,9 +87,30 @@ class Target:
                 typer.echo(line)
             for line in self.beside.lines(self.key):
                 typer.echo(line)
+            if self.report is not None:
+                typer.echo(f"report: {self.report}")
             for name, lines_of in (("race", race_lines), ("verdict", verdict_lines)):
                 for line in lines_of(run.further) if name in run.further else []:
                     typer.echo(line)
+
+    def _write_report(self, path: Path, run: Run, keep_observed: bool | None, provenance: dict[str, Any]) -> None:
+        from imputome.report.content import of_imputation
+        from imputome.report.page import write_report
+
+        content = of_imputation(
+            run.imputation.data,
+            run.imputation,
+            record=provenance,
+            key=self.key,
+            scale=run.scale,
+            labels=self.adata.obs,
+            label=self.label,
+            source=self.source.name,
+            command=provenance.get("command", ""),
+            genes=self.genes,
+            keep_observed=keep_observed,
+        )
+        write_report(path, content, overwrite=self.force)
 
     def _write_result(
         self, run: Run, keep_observed: bool | None, provenance: dict[str, Any], advance: Callable[[int, int], object]
@@ -126,6 +153,8 @@ def checked_target(
     force: bool,
     quiet: bool,
     changed: bool = False,
+    report: Path | None = None,
+    label: str | None = None,
 ) -> Target:
     """Refuse a key that is taken, unknown genes, and a result that does not fit the disk."""
     from imputome.facade import gene_positions
@@ -134,6 +163,8 @@ def checked_target(
     from imputome.layers import check_free, checked_key
 
     checked_key(adata, key)
+    if report is not None:
+        check_report(report, adata, label, overwrite=force)
     if output.suffix.lower() in (".h5ad", ".zarr"):
         check_free(adata, key, [*outputs, *beside.layers], overwrite=force)
     asked = None if genes is None else gene_list(genes)
@@ -145,7 +176,17 @@ def checked_target(
         check_parquet_names(adata, genes_in or "columns", wanted)
     n_genes = adata.n_vars if wanted is None else len(wanted)
     check_space(output, adata.n_obs, n_genes, bytes_per_value=4 * (1 + len(outputs) + beside.matrices))
-    return Target(output, source, adata, key, wanted, genes_in, outputs, beside, force, quiet, changed)
+    return Target(output, source, adata, key, wanted, genes_in, outputs, beside, force, quiet, changed, report, label)
+
+
+def check_report(path: Path, adata: AnnData, label: str | None, *, overwrite: bool) -> None:
+    """Refuse a report that cannot be written, before the work."""
+    from imputome.report.content import chosen_label
+    from imputome.report.page import check_installed, check_path
+
+    check_installed()
+    check_path(path, overwrite=overwrite)
+    chosen_label(adata.obs, label)
 
 
 def _summary(run: Run, n: int, n_genes: int, output: Path, key: str) -> list[str]:
