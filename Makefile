@@ -53,7 +53,7 @@ clean:  ## remove .venv, caches and build products
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing imputome into $(VENV)"
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[report]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python

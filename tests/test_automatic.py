@@ -237,6 +237,18 @@ def test_auto_on_the_command_line(source, tmp_path, capsys):
     assert "verdict on poisson_nmf_posterior: USE" in said.out
 
 
+def test_report_beside_the_result(source, tmp_path, capsys):
+    out, page = tmp_path / "out.csv", tmp_path / "page.html"
+    command = ["impute", str(source), "-o", str(out), "-m", "gene_mean_posterior", "--report", str(page)]
+    assert run([*command, "--label", "type"]) == 0
+    assert f"report: {page}" in capsys.readouterr().out
+    assert "gene_mean_posterior" in page.read_text(encoding="utf-8")
+    out.unlink()
+    assert run(command) == 1  # the page is there already
+    assert "--force" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_json_has_the_verdict_without_its_tables(source, tmp_path, capsys):
     out = tmp_path / "out.h5ad"
     assert run(["impute", str(source), "-o", str(out), "-m", "auto", "--json", "--quiet"]) == 0

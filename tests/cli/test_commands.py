@@ -318,14 +318,16 @@ def test_remove_of_an_empty_or_damaged_file(tmp_path, capsys):
 def demo(tmp_path_factory):
     """The demo run once: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "results"
-    done = subprocess.run([PROGRAM, "demo", "-o", folder], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([PROGRAM, "demo", "-o", folder], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
-def test_demo_writes_a_picture_and_a_table(demo):
+def test_demo_writes_a_picture_a_table_and_a_report(demo):
     folder, done = demo
-    assert sorted(path.name for path in folder.iterdir()) == ["pbmc68k_demo.png", "pbmc68k_imputed.h5ad"]
+    names = ["pbmc68k_demo.png", "pbmc68k_imputed.h5ad", "pbmc68k_report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert "use" in (folder / "pbmc68k_report.html").read_text(encoding="utf-8")
     picture = (folder / "pbmc68k_demo.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(picture) > 10_000
@@ -342,6 +344,7 @@ def test_demo_shows_the_scores(demo):
     rows = [line for line in done.stdout.splitlines() if re.match(r"\S.* +\d+\.\d+ +\d", line)]
     assert {row.split()[0].rstrip(",") for row in rows} >= {"ialm", "gene_mean", "gene_mean_posterior", "no_imputation"}
     assert done.stdout.count("<- best") == 1
+    assert "verdict on poisson_nmf_posterior: USE (700 cells" in done.stdout
     assert "wrote " in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""``imputome demo``: real data, hidden and recovered, with figures."""
+"""``imputome demo``: real data, hidden and recovered, a verdict, figures, and a page to look at."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli.console import print_json, progress
+from imputome.cli.judging import verdict_lines
 
 
 def command(
@@ -18,11 +19,14 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
     """Hide 10 % of 700 blood cells, recover it with ialm and the controls, and show the scores."""
+    from imputome.checking import brief
     from imputome.datasets import pbmc68k
-    from imputome.errors import InputError
+    from imputome.errors import InputError, MissingExtraError
     from imputome.facade import impute
     from imputome.io.stream import atomic_path, check_output
+    from imputome.report.content import of_result
     from imputome.report.figures import demo_figure
+    from imputome.report.page import check_installed, write_report
     from imputome.studies.demo import run_demo
 
     try:
@@ -30,20 +34,33 @@ def command(
     except FileExistsError as error:
         raise InputError(f"{folder} is a file: give a folder with -o") from error
     table, picture = folder / "pbmc68k_imputed.h5ad", folder / "pbmc68k_demo.png"
+    page: Path | None = folder / "pbmc68k_report.html"
+    try:
+        check_installed()
+    except MissingExtraError as error:
+        page, without = None, str(error)
     check_output(table, overwrite=True)
     adata = pbmc68k()
     with progress("demo", quiet=quiet) as show:
         result = run_demo(adata.X, seed=seed, progress=show)
     impute(adata, method="ialm", random_state=seed)
     impute(adata, method="gene_mean_posterior", random_state=seed)
+    with progress("verdict", quiet=quiet) as show:
+        show(0.0, "")
+        # of the methods that need no more than the base installation, the best on held-out molecules
+        impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)
+    record = adata.uns["imputome"]["poisson_nmf_posterior"]
     with atomic_path(table) as partial:
         adata.write_h5ad(partial)
     with atomic_path(picture) as partial:
         demo_figure(result, adata, key="ialm", gene="CD79A").savefig(partial, dpi=110, format="png")
+    if page is not None:
+        command = "imputome demo"
+        content = of_result(adata, key="poisson_nmf_posterior", label="cell_type", source="pbmc68k", command=command)
+        write_report(page, content, overwrite=True)
     if as_json:
-        print_json(
-            {"scores": [asdict(score) for score in result.scores], "output": str(table), "picture": str(picture)}
-        )
+        summary = {"scores": [asdict(score) for score in result.scores], "output": str(table), "picture": str(picture)}
+        print_json({**summary, "report": None if page is None else str(page), "verdict": brief(record)["verdict"]})
         return
     if quiet:
         return
@@ -62,4 +79,10 @@ def command(
         "amount of RNA. Hidden nonzeros judge only what was seen to be there. A method below a control on the left is\n"
         "not worth its values as counts, however well it does on the right."
     )
-    typer.echo(f"\nwrote {table} (layers ialm, gene_mean_posterior) and {picture}")
+    typer.echo("")
+    for line in verdict_lines(record):
+        typer.echo(line)
+    layers = "ialm, gene_mean_posterior, poisson_nmf_posterior"
+    typer.echo(f"\nwrote {table} (layers {layers}), {picture}" + (f" and {page}" if page else ""))
+    if page is None:
+        typer.echo(without)

@@ -128,6 +128,8 @@ def command(
     adata = read_input(source, (output, uncertainty), genes_in, narrow=same, quiet=quiet)
     report = inspect_layer(adata, layer)
     if same and _is_complete(report, estimator):
+        if (check or automatic or report_to) and not quiet:
+            warning_line("nothing is missing, so there is nothing to check or to report")
         write_complete(adata, table, output, beside)
         say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
         return
