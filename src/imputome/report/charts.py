@@ -45,7 +45,8 @@ def scores(table: pd.DataFrame) -> Spec:
 def race(table: pd.DataFrame, metric: str) -> Spec:
     """Candidates of a race: mean score with one standard deviation either way.
 
-    ``table`` has ``name``, ``control``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds``, ``outcome``.
+    ``table`` has ``name``, ``control``, ``far``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds`` and
+    ``outcome``.
     """
     alt = spec.altair()
     names = spec.distinct(table.sort_values("score")["name"])
@@ -60,7 +61,10 @@ def race(table: pd.DataFrame, metric: str) -> Spec:
         x=alt.X("score:Q", title=title, scale=alt.Scale(zero=False)), shape=spec.role_shape(alt), tooltip=tips
     )
     spread = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    return spec.finished(alt.layer(spread, points), table, f"Held-out {metric} of each candidate of the race.")
+    chart = alt.layer(spread, points)
+    if table["far"].any():
+        chart = chart.transform_filter("!(near && datum.far)").add_params(spec.only_near())
+    return spec.finished(chart, table, f"Held-out {metric} of each candidate of the race.")
 
 
 def history(table: pd.DataFrame) -> Spec:

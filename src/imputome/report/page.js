@@ -10,19 +10,22 @@ const CONFIG = {
   background: "transparent",
   font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
   view: { stroke: null },
-  axis: { ...text, gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", labelLimit: 180, titleLimit: 320 },
+  axis: { ...text, gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", titleLimit: 320 },
   axisX: { titleAnchor: "end", tickCount: 6, labelOverlap: true, labelSeparation: 8 },
   legend: { ...text, labelLimit: 160, titleLimit: 200 },
   style: { "guide-label": { fill: "var(--muted)" }, "guide-title": { fill: "var(--ink)" } },
 };
 const OPTIONS = {
-  mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config: CONFIG,
+  mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
   ast: true, // expressions are interpreted: the page's security policy allows no code made from text
   tooltip: { disableDefaultStyle: true },
 };
 
 async function plot(place, spec) {
-  const { view } = await draw(place, spec, OPTIONS);
+  // names of rows may take less than half of the width
+  const labelLimit = Math.round(Math.max(120, Math.min(300, 0.42 * place.clientWidth)));
+  const config = { ...CONFIG, axis: { ...CONFIG.axis, labelLimit } };
+  const { view } = await draw(place, spec, { ...OPTIONS, config });
   const svg = place.querySelector("svg");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", spec.description);

@@ -96,7 +96,8 @@ def _race(content: Content) -> Section | None:
     drawn = table[np.isfinite(table["score"].astype(float))]
     sd = np.nan_to_num(drawn["sd"].astype(float))
     drawn = drawn.assign(low=drawn["score"] - sd, high=drawn["score"] + sd)
-    wanted = ["name", "control", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
+    drawn = drawn.assign(far=_far(drawn.assign(metric=told.metric, value=drawn["score"])))
+    wanted = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
     parts = [Chart("race", charts.race(drawn[wanted], told.metric), "Mean, and one standard deviation either way.")]
     text = (f"The method was chosen by trying several on a sample; {told.winner} won.",) if told.winner else ()
     return Section(
