@@ -3,7 +3,8 @@
     python benchmarks/auto.py [--datasets a,b] [--budget 10] [--seed 1] [--output auto.jsonl]
 
 A tenth of the molecules (or of the values, in all rows) is held out; auto chooses and is fitted on the rest, as are the
-controls; all are scored on what was held out.
+controls; all are scored on what was held out. Coverage of 90 % intervals is the lowest and the highest of the strata of
+the prediction with 1,000 entries or more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COUNTS = (
     "pbmc3k_raw",
 )
 REAL = ("tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205")
-HEADER = "| data | chosen | its error | best control | its error | below it | seconds: choosing, fitting |"
+HEADER = "| data | chosen | its error | best control | its error | below it | coverage, strata | s choosing, fitting |"
 
 
 def run(name: str, budget: float, seed: int) -> dict:
@@ -37,6 +38,8 @@ def run(name: str, budget: float, seed: int) -> dict:
     from imputome import datasets
     from imputome.automatic import choose
     from imputome.checking import control_estimators
+    from imputome.evaluation.metrics import ENOUGH
+    from imputome.evaluation.streaming import calibration
     from imputome.evaluation.trust import LOSS, hold_out, scores
     from imputome.intake import chosen_link, inspect_layer
     from imputome.methods.base import as_data
@@ -58,8 +61,13 @@ def run(name: str, budget: float, seed: int) -> dict:
         report = inspect_layer(train, None)
         chosen.estimator.link = chosen_link(split.train, chosen.estimator.info, None)[0]
     begun = time.perf_counter()
-    error = scores(chosen.estimator.fit_transform(split.train), split)[metric]
+    imputed = chosen.estimator.fit_transform(split.train)
     fitting = time.perf_counter() - begun
+    error = scores(imputed, split)[metric]
+    coverage = []
+    if "upper" in imputed.outputs:
+        strata = calibration(imputed, split)
+        coverage = strata[strata["entries"] >= ENOUGH]["coverage"].tolist()
     controls = {
         control: scores(estimator.fit_transform(split.train), split)[metric]
         for control, estimator in control_estimators(kind, 0).items()
@@ -71,6 +79,7 @@ def run(name: str, budget: float, seed: int) -> dict:
         "error": error,
         "control": best,
         "control_error": controls[best],
+        "coverage": coverage,
         "gain": 1 - error / controls[best],
         "choosing": choosing,
         "fitting": fitting,
@@ -86,12 +95,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     print(HEADER)
-    print("|" + " --- |" * 7, flush=True)
+    print("|" + " --- |" * 8, flush=True)
     for name in given.datasets.split(","):
         found = run(name, given.budget, given.seed)
+        covered = f"{min(found['coverage']):.3f} to {max(found['coverage']):.3f}" if found["coverage"] else ""
         print(
             f"| {found['data']} | {found['chosen']} | {found['error']:.5f} | {found['control']} | "
-            f"{found['control_error']:.5f} | {100 * found['gain']:+.2f} % | {found['choosing']:.0f}, "
+            f"{found['control_error']:.5f} | {100 * found['gain']:+.2f} % | {covered} | {found['choosing']:.0f}, "
             f"{found['fitting']:.0f} |",
             flush=True,
         )
