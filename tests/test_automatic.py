@@ -128,6 +128,14 @@ def test_logged_counts_cannot_be_checked():
         refuse_uncheckable(inspect_layer(adata, None))
 
 
+def test_too_few_cells_are_refused_before_the_work():
+    adata = structured(n=15)
+    for options in ({"method": "gene_mean", "check": True}, {"method": "auto"}):
+        with pytest.raises(InputError, match="15 x 80 values are too few"):
+            imputome.impute(adata, **options)
+    assert not adata.layers
+
+
 def test_the_cost_is_said():
     adata = structured(n=2500, G=20)
     said = cost(inspect_layer(adata, None), get("gene_mean")())

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
-from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, gather
+from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, check_size, gather
 from imputome.evaluation.verdict import Verdict, judge, record
 from imputome.intake import covariate_columns
 from imputome.layers import default_key
@@ -104,7 +104,8 @@ def check_run(
 
 
 def refuse_uncheckable(report: InputReport) -> None:
-    """Refuse, before any work, input of which no molecules can be held out."""
+    """Refuse, before any work, input of which nothing can be held out."""
+    check_size(*report.shape)
     if report.kind == "counts" and report.state != "counts":
         raise InputError(
             f"the check hides molecules, and {report.where} looks {report.state}: pass the layer with the raw counts, "

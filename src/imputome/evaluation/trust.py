@@ -31,6 +31,7 @@ Progress = Callable[[float, str], None]
 SPLITS = 3
 # cells, or samples, looked at, at most: the cost of some methods for real values grows with the cube of their number
 CELLS: dict[Kind, int] = {"counts": 2000, "real": 400}
+LEAST_CELLS, LEAST_GENES = 20, 3
 HELD_OUT = 0.1  # share of the molecules, or of the values
 # what a method has to be better than, and which of these its genes are to be explained beyond
 CONTROLS: dict[Kind, tuple[str, ...]] = {
@@ -94,13 +95,20 @@ def check_possible(data: Data) -> None:
     InputError
         Counts that are no integers, fewer than 20 cells, or fewer than 3 genes.
     """
-    n, G = data.shape
-    if n < 20 or G < 3:
-        raise InputError(f"{n} x {G} values are too few to check an imputation on: leave the check out")
+    check_size(*data.shape)
     if data.kind == "counts" and not is_integer(data.X.data):
         raise InputError(
             "the check hides molecules, and needs raw counts (integers): pass the layer that holds them, or leave the "
             "check out"
+        )
+
+
+def check_size(n: int, G: int) -> None:
+    """Refuse matrices of which too little is left when something is held out."""
+    if n < LEAST_CELLS or G < LEAST_GENES:
+        raise InputError(
+            f"{n} x {G} values are too few to check an imputation on or to choose a method by: leave the check out, or "
+            "name the method"
         )
 
 

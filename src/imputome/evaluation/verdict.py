@@ -218,7 +218,10 @@ def judge(evidence: Evidence) -> Verdict:
         f"{evident.sum():,} of {len(evident):,} {what} are predicted better than by the control, each by itself; the "
         "others are named in the table of genes"
     )
-    return Verdict(verdict.verdict, (*verdict.reasons, genes), verdict.figures, verdict.failed)
+    further = [genes]
+    if evidence.kind == "real":
+        further.append("values were hidden at random: those that are missing because they are low are imputed worse")
+    return Verdict(verdict.verdict, (*verdict.reasons, *further), verdict.figures, verdict.failed)
 
 
 def figures(evidence: Evidence) -> dict[str, float]:

@@ -244,7 +244,10 @@ def calibration(table: pd.DataFrame, nominal: float) -> Spec:
     )
     points = chart.mark_point(filled=True, size=90, color=spec.METHOD).encode(
         x=alt.X(
-            "coverage:Q", title="inside the 90 % interval", scale=alt.Scale(zero=False), axis=alt.Axis(format=".1%", tickCount=4)
+            "coverage:Q",
+            title="inside the 90 % interval",
+            scale=alt.Scale(zero=False),
+            axis=alt.Axis(format=".1%", tickCount=4),
         ),
         tooltip=spec.tips(alt, stratum="predicted mean", coverage="inside", entries="entries"),
     )
