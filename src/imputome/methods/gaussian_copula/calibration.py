@@ -69,10 +69,9 @@ class Residuals:
         return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
 
     def quantiles(
-        self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
+        self, marginals: Marginals, plain: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
     ) -> np.ndarray:
-        """(10, m) quantiles of the truth in the input's unit, from (m,) transformed predictions of ``columns``."""
-        plain = marginals.back(mean[None], columns)[0]
+        """(10, m) quantiles of the truth in the input's unit; ``plain`` are the predictions transformed back."""
         scores = self.levels.scores(np.broadcast_to(NORMAL[:, None], (len(NORMAL), len(mean))), plain)
         residual = stretch(scores, self.fan(mean, columns))
         return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
@@ -81,9 +80,10 @@ class Residuals:
         """(m,) means in the input's unit, from ``values`` and the predictions transformed back."""
         return np.asarray(plain + self.bend * (levels.mean(axis=0) - plain))
 
-    def variance(self, levels: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(m,) in the input's unit squared, from ``quantiles``."""
-        return np.asarray(self.spread * levels.var(axis=0) + self.least * self.unit[columns] ** 2)
+    def variance(self, plain: np.ndarray, quantiles: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(m,) in the input's unit squared, from ``quantiles`` and the predictions transformed back."""
+        everywhere = self.spread * quantiles.var(axis=0) + self.least * self.unit[columns] ** 2
+        return np.asarray(np.interp(plain, self.levels.at, self.levels.spread) * everywhere)
 
 
 def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, unit: np.ndarray) -> float:
@@ -250,7 +250,10 @@ def _levelled(
     value = residuals.mean(plain, residuals.values(marginals, mean, deviation, place))
     unit = residuals.unit[place]
     squares = np.square((goal - value) / unit)
-    variance = out.quantiles(marginals, mean, deviation, place).var(axis=0) / unit**2
+    quantiles = out.quantiles(marginals, plain, mean, deviation, place)
+    variance = quantiles.var(axis=0) / unit**2
     weight = 1 / (variance + 0.05)  # errors vary with their variance
     spread, least = nnls(np.stack([variance, np.ones_like(variance)], axis=1) * weight[:, None], squares * weight)[0]
-    return replace(out, spread=float(spread), least=float(least))
+    out = replace(out, spread=float(spread), least=float(least))
+    found = out.variance(plain, quantiles, place) / unit**2
+    return replace(out, levels=out.levels.spread_for(plain, squares, found))

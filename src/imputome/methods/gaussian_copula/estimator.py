@@ -198,6 +198,7 @@ class GaussianCopula(Imputer):
             "calibration": np.array([residuals.width, residuals.spread, residuals.least, residuals.bend]),
             "levels_at": residuals.levels.at,
             "levels": residuals.levels.instead,
+            "levels_spread": residuals.levels.spread,
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -222,7 +223,9 @@ class GaussianCopula(Imputer):
             least=least,
             bend=bend,
             # a model saved before there were levels takes them as they are
-            levels=Levels(arrays["levels_at"], arrays["levels"]) if "levels" in arrays else Levels.nominal(),
+            levels=Levels(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
+            if "levels" in arrays
+            else Levels.nominal(),
         )
         self.conditional_ = Conditional(gaussian, members, arrays["weights"], self.residuals_.explained)
 

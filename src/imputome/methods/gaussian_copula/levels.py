@@ -8,7 +8,7 @@ the quantiles predicted for them says so, and how to take the quantiles instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
@@ -32,38 +32,52 @@ class Levels:
     ----------
     at : (B,) predictions transformed back to the input's unit, increasing.
     instead : (10, B) scores that stand for `NORMAL` there, increasing.
+    spread : (B,) factor there on the variance, which large errors beyond the outer quantiles have a part in.
     """
 
     at: np.ndarray
     instead: np.ndarray
+    spread: np.ndarray
 
     @classmethod
     def nominal(cls) -> Levels:
         """Scores as they are."""
-        return cls(np.zeros(1), NORMAL[:, None].copy())
+        return cls(np.zeros(1), NORMAL[:, None].copy(), np.ones(1))
 
     @classmethod
-    def learn(cls, plain: np.ndarray, scores: np.ndarray, *, bins: int = BINS) -> Levels:
+    def learn(cls, plain: np.ndarray, scores: np.ndarray) -> Levels:
         """From (k,) hidden values: their predictions, and the scores of the truth under the quantiles predicted.
 
         Every bin of predictions, equally filled, has the quantiles of its scores, drawn to those of all scores.
         """
-        bins = int(np.clip(len(plain) // PER_BIN, 1, bins))
-        edges = np.unique(np.quantile(plain, np.arange(1, bins) / bins))
-        where = np.searchsorted(edges, plain)
         every = np.quantile(scores, LEVELS)
         at, instead = [], []
-        for b in np.unique(where):  # one prediction for many leaves bins empty
-            mine = where == b
+        for mine in _bins(plain):
             share = mine.sum() / (mine.sum() + SHRINK)
             at.append(np.median(plain[mine]))
             instead.append(share * np.quantile(scores[mine], LEVELS) + (1 - share) * every)
-        return cls(np.array(at), np.array(instead).T)
+        return cls(np.array(at), np.array(instead).T, np.ones(len(at)))
+
+    def spread_for(self, plain: np.ndarray, squares: np.ndarray, variance: np.ndarray) -> Levels:
+        """With the factors that (k,) variances need for the squared errors of the hidden values learned from."""
+        spread = []
+        for mine in _bins(plain):
+            share = mine.sum() / (mine.sum() + SHRINK)
+            spread.append(share * squares[mine].sum() / max(variance[mine].sum(), 1e-12) + 1 - share)
+        return replace(self, spread=np.array(spread))
 
     def scores(self, nominal: np.ndarray, plain: np.ndarray) -> np.ndarray:
         """(k, m) scores for ``nominal``, (k, m), where the predictions are ``plain``, (m,)."""
         curves = np.stack([np.interp(plain, self.at, level) for level in self.instead])
         return stretch(nominal, curves)
+
+
+def _bins(plain: np.ndarray) -> list[np.ndarray]:
+    """Masks over (k,) predictions, of equally many in order; fewer where one prediction is that of many."""
+    bins = int(np.clip(len(plain) // PER_BIN, 1, BINS))
+    edges = np.unique(np.quantile(plain, np.arange(1, bins) / bins))
+    where = np.searchsorted(edges, plain)
+    return [where == b for b in np.unique(where)]
 
 
 def stretch(scores: np.ndarray, fan: np.ndarray) -> np.ndarray:

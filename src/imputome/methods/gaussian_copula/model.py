@@ -33,15 +33,16 @@ class Predictor:
     def output(self, row: Row, columns: np.ndarray, output: Output) -> np.ndarray:
         """(len(columns),) of one row."""
         mean, deviation = row.mean[columns], row.scale * np.sqrt(row.variance[columns])
+        plain = self.marginals.back(mean[None], columns)[0]
         if output == "value":
             levels = self.residuals.values(self.marginals, mean, deviation, columns)
             if self.center == "mean":
-                return self.residuals.mean(self.marginals.back(mean[None], columns)[0], levels)
+                return self.residuals.mean(plain, levels)
             return np.asarray(levels[4:6].mean(axis=0))
-        levels = self.residuals.quantiles(self.marginals, mean, deviation, columns)
+        quantiles = self.residuals.quantiles(self.marginals, plain, mean, deviation, columns)
         if output == "variance":
-            return np.asarray(self.residuals.variance(levels, columns))
-        return np.asarray(levels[0 if output == "lower" else -1])
+            return self.residuals.variance(plain, quantiles, columns)
+        return np.asarray(quantiles[0 if output == "lower" else -1])
 
     def draw(self, row: Row, rng: np.random.Generator) -> np.ndarray:
         """(G,) one draw of the missing features jointly; the others have their means."""
