@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import norm
 
 from imputome import methods
 from imputome.errors import InputError
 from imputome.methods.base import as_data
 from imputome.methods.gaussian_copula.conditional import Conditional, Member, solve_members
+from imputome.methods.gaussian_copula.levels import NORMAL, Levels, scores_under, stretch
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
-from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out
+from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out, refill
 
 GaussianCopula = methods.get("gaussian_copula")
 
@@ -35,6 +39,14 @@ def low_rank(n=150, G=60, *, seed=0, share=0.15, noise=0.3):
     truth = rng.normal(size=(n, 4)) @ rng.normal(size=(4, G)) + noise * rng.normal(size=(n, G))
     truth = truth * rng.uniform(0.5, 3, G) + rng.normal(size=G)
     return np.where(rng.random((n, G)) < share, np.nan, truth), truth
+
+
+def louder_above_zero(n=400, G=150, *, seed=0):
+    """Rank 3 in features around -4, 0 and 4; the noise grows with the level, tenfold, and mostly at 0."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=(n, 3)) @ rng.normal(size=(3, G))
+    level = np.repeat([-4, 0, 4], G // 3) + 1.5 * signal / signal.std(axis=0)
+    return level + (0.1 + 0.9 * expit(4 * level)) * rng.normal(size=(n, G))
 
 
 # -- the algebra, against explicit covariance matrices ----------------------------------------------------------------
@@ -82,6 +94,20 @@ def test_completed_rows_have_their_conditional_means():
         expected = T[i, others] @ np.linalg.solve(S[np.ix_(others, others)], S[others, j])
         np.testing.assert_allclose(done.Z[i, j], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(done.Z[~np.isnan(T)], T[~np.isnan(T)])
+
+
+def test_refilled_rows_forget_what_is_hidden():
+    """The fill that is iterated from nothing without the hidden values is the goal; two passes get near it."""
+    X, _ = low_rank(n=80, G=30, share=0.1, noise=0.5)
+    T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
+    gap = np.isnan(T)
+    hidden = ~gap & (np.random.default_rng(5).random(T.shape) < 0.2)
+    aware = fit_gaussian(T)
+    start = np.where(gap | hidden, 0, T).astype(np.float32)
+    goal = refill(Gaussian(start, aware.noise, aware.ridge), gap | hidden, passes=60)
+    found = refill(aware, gap | hidden)
+    np.testing.assert_array_equal(found[~gap & ~hidden], aware.Z[~gap & ~hidden])
+    assert np.abs(found - goal)[gap].mean() < 0.5 * np.abs(aware.Z - goal)[gap].mean()
 
 
 def test_laplace_member_is_kernel_ridge_on_distances():
@@ -146,6 +172,33 @@ def test_transform_is_monotone_and_comes_back(share):
         np.testing.assert_allclose(np.nanquantile(T[:, 1], norm.cdf(scores)), scores, atol=0.1)
 
 
+def test_scores_under_a_fan_are_the_inverse_of_stretching():
+    rng = np.random.default_rng(0)
+    fan = np.sort(rng.normal(size=(10, 6)) + np.array([0, 0, 0, 3, -3, 0]), axis=0)  # two lie on one side of 0
+    scores = np.sort(rng.uniform(-5, 5, (40, 6)), axis=0)
+    residuals = stretch(scores, fan)
+    assert (np.diff(residuals, axis=0) > 0).all()
+    np.testing.assert_allclose(stretch(np.tile(NORMAL[:, None], 6), fan), fan, atol=1e-12)
+    for k in range(40):
+        np.testing.assert_allclose(scores_under(residuals[k], fan), scores[k], atol=1e-9)
+
+
+def test_levels_are_those_of_the_hidden_values():
+    """Scores twice as wide where predictions are high, and shifted: known quantiles, drawn together where few."""
+    rng = np.random.default_rng(0)
+    plain = rng.uniform(-1, 1, 40_000)
+    scores = np.where(plain > 0, 0.5 + 2 * rng.normal(size=plain.shape), rng.normal(size=plain.shape))
+    levels = Levels.learn(plain, scores)
+    found = levels.scores(np.tile(NORMAL[:, None], 2), np.array([-0.5, 0.5]))
+    np.testing.assert_allclose(found, np.stack([NORMAL, 0.5 + 2 * NORMAL], axis=1), atol=0.15)
+    few = Levels.learn(plain[:150], scores[:150])
+    assert few.at.shape == (1,)
+    ratio = levels.spread_for(plain, scores**2, np.ones_like(plain)).spread
+    np.testing.assert_allclose(ratio, np.repeat([1, 4.25], 5), rtol=0.15)
+    same = Levels.nominal().scores(scores[None, :5], plain[:5])
+    np.testing.assert_allclose(same[0], scores[:5], atol=1e-12)
+
+
 # -- what it reaches on simulated data ---------------------------------------------------------------------------------
 def test_noise_of_simulated_features_is_found():
     rng = np.random.default_rng(0)
@@ -198,6 +251,59 @@ def test_variance_interval_and_draws_are_calibrated_for_new_rows():
     np.testing.assert_array_equal(result.draw(3), result.draw(3))
     assert not np.array_equal(result.draw(3), result.draw(4))
     np.testing.assert_array_equal(result.draw(3)[~hidden], X[200:][~hidden])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_intervals_hold_at_every_height_where_noise_grows_with_the_level(seed):
+    truth = louder_above_zero(seed=seed)
+    model = GaussianCopula(mode="fast").fit(as_data(truth[:250], kind="real"))
+    X = truth[250:].copy()
+    X[np.random.default_rng(seed + 50).random(X.shape) < 0.3] = np.nan
+    hidden = np.isnan(X)
+
+    def by_fifth():
+        result = model.transform(as_data(X, kind="real"))
+        found = {output: result.to_array(output=output)[hidden] for output in result.outputs}
+        fifth = np.digitize(found["value"], np.quantile(found["value"], [0.2, 0.4, 0.6, 0.8]))
+        inside = (found["lower"] <= truth[250:][hidden]) & (truth[250:][hidden] <= found["upper"])
+        coverage = np.array([inside[fifth == k].mean() for k in range(5)])
+        return result, found, fifth, coverage
+
+    result, found, fifth, coverage = by_fifth()
+    assert (np.bincount(fifth) >= 1000).all()
+    assert coverage.min() > 0.85
+    assert coverage.max() < 0.95
+    draws = np.stack([result.draw(number)[hidden] for number in range(8)])
+    within = ((found["lower"] <= draws) & (draws <= found["upper"])).mean(axis=0)
+    for k in range(5):
+        assert abs(within[fifth == k].mean() - 0.9) < 0.02
+    error = truth[250:][hidden] - found["value"]
+    assert 0.85 < np.mean(error**2) / found["variance"].mean() < 1.15
+    assert 0.85 < np.mean((draws - found["value"]) ** 2) / found["variance"].mean() < 1.15
+
+    model.residuals_ = replace(model.residuals_, levels=Levels.nominal())
+    _, pooled, _, without = by_fifth()
+    np.testing.assert_array_equal(pooled["value"], found["value"])
+    assert without.min() < 0.85  # widths that do not know the level fail both ways
+    assert without.max() > 0.95
+
+
+def test_intervals_do_not_rest_on_fills_that_knew_the_tuning_values(monkeypatch):
+    """Missing training values were filled by what is hidden for tuning: taken as they are, intervals are narrower."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(120, 20)) @ rng.normal(size=(20, 200)) / np.sqrt(20) + 0.3 * rng.normal(size=(120, 200))
+    X = np.where(rng.random(truth.shape) < 0.2, np.nan, truth)
+    gap = np.isnan(X)
+
+    def coverage():
+        result = GaussianCopula(mode="fast").fit_transform(as_data(X, kind="real"))
+        low, high = (result.to_array(output=output)[gap] for output in ("lower", "upper"))
+        return np.mean((low <= truth[gap]) & (truth[gap] <= high))
+
+    found = coverage()
+    monkeypatch.setattr("imputome.methods.gaussian_copula.calibration.refill", lambda gaussian, _: gaussian.Z)
+    assert 0.83 < found < 0.93
+    assert found > coverage() + 0.015
 
 
 def test_draws_keep_the_correlation_of_missing_features():
@@ -297,6 +403,20 @@ def test_saved_model_gives_the_same_outputs_and_draws(tmp_path):
     for output in sorted(ours.outputs):
         np.testing.assert_array_equal(theirs.to_array(output=output), ours.to_array(output=output))
     np.testing.assert_array_equal(theirs.draw(5), ours.draw(5))
+
+
+def test_model_saved_before_there_were_levels_loads(tmp_path):
+    X, _ = low_rank(n=60, G=20)
+    data = as_data(X, kind="real")
+    fitted = GaussianCopula(mode="fast").fit(data)
+    fitted.save(tmp_path / "model")
+    with np.load(tmp_path / "model" / "arrays.npz") as arrays:
+        older = {name: arrays[name] for name in arrays if not name.startswith("levels")}
+        assert len(older) == len(arrays) - 3
+    np.savez(tmp_path / "model" / "arrays.npz", **older)
+    loaded = methods.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.transform(data).to_array(), fitted.transform(data).to_array())
+    assert np.isfinite(loaded.transform(data).to_array(output="upper")).all()
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "best"}, {"center": "mode"}, {"normal_share": 1.5}, {"normal_share": "x"}])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.special import ndtri
 
 from imputome.methods.gaussian_copula.conditional import PRIOR, SURPRISE, Conditional
+from imputome.methods.gaussian_copula.levels import LEVELS, NORMAL, Levels, scores_under, stretch
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
-from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out
+from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out, refill
 
-LEVELS = (np.arange(10) + 0.5) / 10  # of the residual quantiles: 5 % to 95 %
-NORMAL = ndtri(LEVELS)
 BINS = 12  # of the height of predictions
 PER_BIN = 200  # residuals that a bin needs
 TUNING_ROWS = 120
@@ -39,6 +37,8 @@ class Residuals:
     width : factor on residuals with which 90 % of the hidden entries lie between the outer two quantiles.
     spread, least : variances are ``spread`` times that of the quantiles, plus ``least`` times ``unit`` squared.
     bend : share of the way from the prediction transformed back to the mean of the quantiles at which the mean is put.
+    levels : of which scores the quantiles are given, by the prediction transformed back. The value is not: it is of
+        the quantiles as they come.
     """
 
     heights: np.ndarray
@@ -50,6 +50,7 @@ class Residuals:
     spread: float = 1.0
     least: float = 0.0
     bend: float = 1.0
+    levels: Levels = field(default_factory=Levels.nominal)
 
     def residual(self, scores: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """(k, m) standardised residuals of normal scores (k, m), where the predictions are ``mean``, (m,)."""
@@ -58,24 +59,31 @@ class Residuals:
         # beyond the outer quantiles, in proportion to the score
         return inner * np.maximum(np.abs(scores) / NORMAL[-1], 1)
 
-    def of_feature(self, scores: np.ndarray, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(m,) standardised residuals at normal scores (m,) of the features ``columns``' own distributions."""
-        at = np.broadcast_to(NORMAL[:, None], (len(NORMAL), len(columns)))
-        inner = interpolate(scores[None], at, self.scores[:, columns])
-        return self.residual(inner * np.maximum(np.abs(scores) / NORMAL[-1], 1), mean)[0]
+    def fan(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(10, m) residual quantiles of the features ``columns``, before ``levels``."""
+        return np.maximum.accumulate(self.residual(self.scores[:, columns], mean), axis=0)
 
     def values(self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(10, m) quantiles of the truth in the input's unit, from (m,) transformed predictions of ``columns``."""
+        """(10, m) quantiles that the value is of, in the input's unit, from (m,) transformed predictions."""
         residual = self.residual(self.scores[:, columns], mean)
+        return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
+
+    def quantiles(
+        self, marginals: Marginals, plain: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """(10, m) quantiles of the truth in the input's unit; ``plain`` are the predictions transformed back."""
+        scores = self.levels.scores(np.broadcast_to(NORMAL[:, None], (len(NORMAL), len(mean))), plain)
+        residual = stretch(scores, self.fan(mean, columns))
         return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
 
     def mean(self, plain: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """(m,) means in the input's unit, from ``values`` and the predictions transformed back."""
         return np.asarray(plain + self.bend * (levels.mean(axis=0) - plain))
 
-    def variance(self, levels: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(m,) in the input's unit squared, from ``values``."""
-        return np.asarray(self.spread * levels.var(axis=0) + self.least * self.unit[columns] ** 2)
+    def variance(self, plain: np.ndarray, quantiles: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(m,) in the input's unit squared, from ``quantiles`` and the predictions transformed back."""
+        everywhere = self.spread * quantiles.var(axis=0) + self.least * self.unit[columns] ** 2
+        return np.asarray(np.interp(plain, self.levels.at, self.levels.spread) * everywhere)
 
 
 def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, unit: np.ndarray) -> float:
@@ -137,11 +145,12 @@ def tune(
     T: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[Conditional, Residuals]:
-    """The members' weights, then the width and spread of the residuals, on values hidden in some training rows.
+    """The members' weights, then the width, levels and spread of the residuals, on values hidden in training rows.
 
     The values are hidden at the input's own rate of missing ones (10 % where there are hardly any), and the row is left
     out of its own system. The weights are non-negative least squares of the error in the input's unit over the
-    feature's standard deviation, to first order.
+    feature's standard deviation, to first order. Other rows' missing values were filled by what is hidden here: for
+    levels and spread they are filled without.
 
     Parameters
     ----------
@@ -156,17 +165,24 @@ def tune(
     apart = Conditional(
         conditional.gaussian, conditional.members, np.eye(len(conditional.members)), residuals.explained
     )
-    columns, truths, guesses, deviations = [], [], [], []
+    hidden = np.zeros(T.shape, bool)
     for i in rows:
-        hidden = np.flatnonzero(~np.isnan(T[i]) & (rng.random(T.shape[1]) < rate))
+        hidden[i] = ~np.isnan(T[i]) & (rng.random(T.shape[1]) < rate)
+    unaware = _filled_without(conditional, T, hidden)
+    places, truths, guesses, honest, deviations = [], [], [], [], []
+    for i in rows:
+        columns = np.flatnonzero(hidden[i])
         t = T[i].astype(np.float64)
-        t[hidden] = np.nan
+        t[columns] = np.nan
         found = apart.predict(t, own=int(i))
-        columns.append(hidden)
-        truths.append(T[i, hidden].astype(np.float64))
-        guesses.append(np.atleast_2d(found.mean)[:, hidden])
-        deviations.append(found.scale * np.sqrt(found.variance[hidden]))
-    place, truth, guess, deviation = (np.concatenate(p, axis=-1) for p in (columns, truths, guesses, deviations))
+        places.append(columns)
+        truths.append(T[i, columns].astype(np.float64))
+        guesses.append(np.atleast_2d(found.mean)[:, columns])
+        honest.append(np.atleast_2d(found.shares) @ unaware[np.ix_(found.rows, columns)])
+        deviations.append(found.scale * np.sqrt(found.variance[columns]))
+    place, truth, guess, fair, deviation = (
+        np.concatenate(p, axis=-1) for p in (places, truths, guesses, honest, deviations)
+    )
     if len(place) < ENOUGH * len(conditional.members):
         return conditional, residuals
     middle, step = guess.mean(axis=0), 0.1
@@ -184,7 +200,19 @@ def tune(
         nnls(guess[kept].T * importance[:, None], truth * importance)[0],
         residuals.explained,
     )
-    return final, _calibrated(residuals, marginals, final.weights @ guess[kept], truth, deviation, place)
+    calibrated = _calibrated(residuals, marginals, final.weights @ guess[kept], truth, deviation, place)
+    return final, _levelled(calibrated, marginals, final.weights @ fair[kept], truth, deviation, place)
+
+
+def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """(n, G) training rows, their missing values filled as if ``hidden`` were not known.
+
+    Where a row's system does not hold all rows, one value hardly tells in the fill of others: they stay as they are.
+    """
+    gap = np.isnan(T)
+    if not gap.any() or not conditional.small:
+        return conditional.gaussian.Z
+    return np.where(gap, refill(conditional.gaussian, gap | hidden), conditional.gaussian.Z)
 
 
 def _calibrated(
@@ -195,17 +223,37 @@ def _calibrated(
     deviation: np.ndarray,
     place: np.ndarray,
 ) -> Residuals:
+    """With the width and bend that the value is made with."""
     residual = residuals.residual(residuals.scores[:, place], mean)
     outer = np.where(truth > mean, residual[-1], residual[0])
     reach = (truth - mean) / (deviation * np.where(np.abs(outer) > 1e-3, outer, np.inf))
-    width = float(np.clip(np.quantile(reach, 0.9), 0.3, 3))
+    out = replace(residuals, width=float(np.clip(np.quantile(reach, 0.9), 0.3, 3)))
     unit = residuals.unit[place]
-    fan = marginals.beyond(mean + width * deviation * residual, place, unit)
-    variance = fan.var(axis=0) / unit**2
     plain, goal = marginals.back(np.stack([mean, truth]), place) / unit
-    target, moved = goal - plain, fan.mean(axis=0) / unit - plain
-    bend = float(np.clip(moved @ target / max(moved @ moved, 1e-12), 0, 1))
-    squares = np.square(target - bend * moved)
+    moved = out.values(marginals, mean, deviation, place).mean(axis=0) / unit - plain
+    bend = float(np.clip(moved @ (goal - plain) / max(moved @ moved, 1e-12), 0, 1))
+    return replace(out, bend=bend)
+
+
+def _levelled(
+    residuals: Residuals,
+    marginals: Marginals,
+    mean: np.ndarray,
+    truth: np.ndarray,
+    deviation: np.ndarray,
+    place: np.ndarray,
+) -> Residuals:
+    """With the levels at which the truth lies, and the spread that variances then have."""
+    plain, goal = marginals.back(np.stack([mean, truth]), place)
+    scores = scores_under((truth - mean) / (residuals.width * deviation), residuals.fan(mean, place))
+    out = replace(residuals, levels=Levels.learn(plain, scores))
+    value = residuals.mean(plain, residuals.values(marginals, mean, deviation, place))
+    unit = residuals.unit[place]
+    squares = np.square((goal - value) / unit)
+    quantiles = out.quantiles(marginals, plain, mean, deviation, place)
+    variance = quantiles.var(axis=0) / unit**2
     weight = 1 / (variance + 0.05)  # errors vary with their variance
     spread, least = nnls(np.stack([variance, np.ones_like(variance)], axis=1) * weight[:, None], squares * weight)[0]
-    return replace(residuals, width=width, spread=float(spread), least=float(least), bend=bend)
+    out = replace(out, spread=float(spread), least=float(least))
+    found = out.variance(plain, quantiles, place) / unit**2
+    return replace(out, levels=out.levels.spread_for(plain, squares, found))

@@ -51,6 +51,8 @@ class Row:
     scale : standard deviation of this row's observed residuals over what the Gaussian expects.
     missing : (m,) positions of the features that are not observed.
     roots : (n, m) with roots' roots the covariance of the missing beyond their noise.
+    rows : training rows that the mean is made of.
+    shares : their weights, (len(rows),) or (k, len(rows)).
     """
 
     mean: np.ndarray
@@ -58,6 +60,8 @@ class Row:
     scale: float
     missing: np.ndarray
     roots: np.ndarray
+    rows: np.ndarray
+    shares: np.ndarray
 
 
 class Conditional:
@@ -90,11 +94,14 @@ class Conditional:
         if total == 0:
             # nothing is known: the training rows' own covariance, as the ridge leaves too little of it
             roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
-            return Row(np.zeros(self.weights.shape[:-1] + t.shape), np.ones(len(t)), 1.0, missing, roots)
+            sets = self.weights.shape[:-1]
+            nothing = np.zeros((*sets, len(rows)))
+            return Row(np.zeros((*sets, len(t))), np.ones(len(t)), 1.0, missing, roots, rows, nothing)
         found = solve_members(
             prior, k, own_norm, self.members, ridge=ridge, total=total, whole=float((1 / noise).sum())
         )
-        mean = (self.weights @ found) @ Z
+        shares = self.weights @ found
+        mean = shares @ Z
         base = la.cholesky(prior + ridge * np.eye(len(prior)), lower=True, check_finite=False)
         roots = la.solve_triangular(base, Z[:, missing].astype(np.float64), lower=True, check_finite=False)
         simple = la.cho_solve((base, True), k, check_finite=False) @ Z
@@ -104,7 +111,7 @@ class Conditional:
         scale = float(np.sqrt((PRIOR + surprise.sum()) / (PRIOR + len(surprise))))
         variance = noise / left
         variance[missing] = noise[missing] + np.einsum("nm,nm->m", roots, roots)
-        return Row(mean, variance, scale, missing, roots)
+        return Row(mean, variance, scale, missing, roots, rows, shares)
 
     def _system(self, t: np.ndarray, own: int | None) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, float]:
         """The training rows used, their ridge, K, k and |t|^2, all over the observed features."""

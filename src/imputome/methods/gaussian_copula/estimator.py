@@ -17,6 +17,7 @@ from imputome.methods.gaussian_copula.calibration import (
     tune,
 )
 from imputome.methods.gaussian_copula.conditional import LARGE, Conditional, Member
+from imputome.methods.gaussian_copula.levels import Levels
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.model import CopulaRows, Predictor
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
@@ -195,6 +196,9 @@ class GaussianCopula(Imputer):
             "explained": residuals.explained,
             "unit": residuals.unit,
             "calibration": np.array([residuals.width, residuals.spread, residuals.least, residuals.bend]),
+            "levels_at": residuals.levels.at,
+            "levels": residuals.levels.instead,
+            "levels_spread": residuals.levels.spread,
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -218,6 +222,10 @@ class GaussianCopula(Imputer):
             spread=spread,
             least=least,
             bend=bend,
+            # a model saved before there were levels takes them as they are
+            levels=Levels(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
+            if "levels" in arrays
+            else Levels.nominal(),
         )
         self.conditional_ = Conditional(gaussian, members, arrays["weights"], self.residuals_.explained)
 

@@ -10,6 +10,7 @@ import numpy as np
 from imputome.methods.base import Output
 from imputome.methods.gaussian_copula.calibration import Residuals
 from imputome.methods.gaussian_copula.conditional import Conditional, Row
+from imputome.methods.gaussian_copula.levels import stretch
 from imputome.methods.gaussian_copula.marginals import Marginals
 
 NORMAL_90 = 1.645  # half a 90 % interval in standard deviations of a normal
@@ -31,26 +32,28 @@ class Predictor:
 
     def output(self, row: Row, columns: np.ndarray, output: Output) -> np.ndarray:
         """(len(columns),) of one row."""
-        deviation = row.scale * np.sqrt(row.variance[columns])
-        levels = self.residuals.values(self.marginals, row.mean[columns], deviation, columns)
+        mean, deviation = row.mean[columns], row.scale * np.sqrt(row.variance[columns])
+        plain = self.marginals.back(mean[None], columns)[0]
+        if output == "value":
+            levels = self.residuals.values(self.marginals, mean, deviation, columns)
+            if self.center == "mean":
+                return self.residuals.mean(plain, levels)
+            return np.asarray(levels[4:6].mean(axis=0))
+        quantiles = self.residuals.quantiles(self.marginals, plain, mean, deviation, columns)
         if output == "variance":
-            return np.asarray(self.residuals.variance(levels, columns))
-        if output in ("lower", "upper"):
-            return np.asarray(levels[0 if output == "lower" else -1])
-        if self.center == "mean":
-            plain = self.marginals.back(row.mean[None, columns], columns)[0]
-            return self.residuals.mean(plain, levels)
-        return np.asarray(levels[4:6].mean(axis=0))
+            return self.residuals.variance(plain, quantiles, columns)
+        return np.asarray(quantiles[0 if output == "lower" else -1])
 
     def draw(self, row: Row, rng: np.random.Generator) -> np.ndarray:
         """(G,) one draw of the missing features jointly; the others have their means."""
         own = rng.standard_normal(len(row.missing)) * np.sqrt(self.conditional.gaussian.noise[row.missing])
         common = rng.standard_normal(len(row.roots)) @ row.roots
-        score = (own + common) / np.sqrt(row.variance[row.missing])
-        residual = self.residuals.of_feature(score, row.mean[row.missing], row.missing)
-        deviation = row.scale * np.sqrt(row.variance[row.missing])
+        mean, variance = row.mean[row.missing], row.variance[row.missing]
+        plain = self.marginals.back(mean[None], row.missing)[0]
+        score = self.residuals.levels.scores(((own + common) / np.sqrt(variance))[None], plain)
+        residual = stretch(score, self.residuals.fan(mean, row.missing))[0]
         t = row.mean.copy()
-        t[row.missing] += self.residuals.width * deviation * residual
+        t[row.missing] += self.residuals.width * row.scale * np.sqrt(variance) * residual
         every = np.arange(len(t))
         return np.asarray(self.marginals.beyond(t[None], every, self.residuals.unit)[0])
 
@@ -135,7 +138,7 @@ class CopulaRows:
             row = self.predictor.row(self.X[i, self.usable], int(self.own[i]))
             if not jointly:
                 row = replace(row, roots=np.empty((0, len(row.missing))))
-            size = 2 * row.mean.size + row.roots.size
+            size = 2 * row.mean.size + row.shares.size + row.roots.size
             if size * (len(kept) + 1) > _KEPT:
                 kept.clear()
             kept[i] = row

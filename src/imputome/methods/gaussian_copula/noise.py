@@ -82,14 +82,7 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
     losses: dict[int, float] = {}
     before = np.inf
     for number in range(PASSES + len(RIDGES)):
-        squares = np.zeros(G)
-        filled = Z.copy() if missing.any() else Z
-        for part, error, _ in leave_one_out(Z, noise, RIDGES[place] * n):
-            gap = missing[:, part]
-            squares[part] = np.where(gap, 0, error**2).sum(axis=0)
-            if gap.any():
-                filled[:, part] = np.where(gap, np.clip(Z[:, part] - error, -10, 10), Z[:, part])
-        Z = filled
+        Z, squares = _pass(Gaussian(Z, noise, RIDGES[place] * n), missing)
         loss = np.divide(squares, known, out=np.ones(G), where=known > 0)
         total = float(loss.mean())
         losses[place] = total
@@ -111,6 +104,31 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
                 break
         noise = loss + FLOOR * float(np.median(loss)) + 1e-4
     return Gaussian(Z, noise, RIDGES[place] * n)
+
+
+def refill(gaussian: Gaussian, missing: np.ndarray, *, passes: int = 2) -> np.ndarray:
+    """(n, G) rows in which ``missing`` are predicted anew, and no more from what they were filled with before.
+
+    With values marked as missing that were not when ``gaussian`` was learned, the fill of all others forgets them: the
+    first pass gives them their own predictions, the second makes the others' from these.
+    """
+    Z = gaussian.Z
+    for _ in range(passes):
+        Z, _ = _pass(Gaussian(Z, gaussian.noise, gaussian.ridge), missing)
+    return Z
+
+
+def _pass(gaussian: Gaussian, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with ``missing`` predicted, each from the others as they were, and (G,) sums of the squared errors."""
+    Z = gaussian.Z
+    squares = np.zeros(Z.shape[1])
+    filled = Z.copy() if missing.any() else Z
+    for part, error, _ in leave_one_out(Z, gaussian.noise, gaussian.ridge):
+        gap = missing[:, part]
+        squares[part] = np.where(gap, 0, error**2).sum(axis=0)
+        if gap.any():
+            filled[:, part] = np.where(gap, np.clip(Z[:, part] - error, -10, 10), Z[:, part])
+    return filled, squares
 
 
 def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
