@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 
-CELLS = 1000
-GENES = 3000
+# cells and genes of the sample, at most; some methods for real values cost the cube of the number of samples
+SAMPLE: dict[Kind, tuple[int, int]] = {"counts": (1000, 3000), "real": (400, 1000)}
 SPLITS = 2
 NEAR = 0.02  # of the best score of the first split: who is further off is not run again
 FINAL = 0.75  # share of the time left that the winner's fit on everything may take
@@ -129,8 +129,8 @@ def run_race(
     link: str = "identity",
     candidates: Iterable[Candidate] | None = None,
     n_splits: int = SPLITS,
-    max_cells: int = CELLS,
-    max_genes: int = GENES,
+    max_cells: int | None = None,
+    max_genes: int | None = None,
     progress: Progress | None = None,
 ) -> Race:
     """Run candidates and controls on held-out molecules, or entries, of a sample.
@@ -141,7 +141,7 @@ def run_race(
     Parameters
     ----------
     data : all data. The sample are cells drawn at random, and the genes with most molecules (of real values: drawn at
-        random too).
+        random too); their numbers, if not given, from `SAMPLE`.
     seconds : what there is for the race. Controls are always run.
     seconds_after : what there is for the fit on all data and for the check.
     link : what real values are imputed on; controls take them as they are.
@@ -194,10 +194,11 @@ def run_race(
     return _finish(entries, size, longest, data, sample, taken)
 
 
-def sample_of(data: Data, rng: np.random.Generator, max_cells: int = CELLS, max_genes: int = GENES) -> Data:
+def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None, max_genes: int | None = None) -> Data:
     """Some cells, and the genes with most molecules; of real values, some samples and features."""
-    cells = sample_cells(data, max_cells, rng)
-    G = data.shape[1]
+    most_cells, most_genes = SAMPLE[data.kind]
+    cells = sample_cells(data, max_cells or most_cells, rng)
+    G, max_genes = data.shape[1], max_genes or most_genes
     if max_genes >= G:
         return data.subset(rows=cells)
     if data.kind == "real":
