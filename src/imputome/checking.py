@@ -83,6 +83,7 @@ def check(
         reference=REFERENCE[data.kind],
         rng=rng,
         labels=labels,
+        link=estimator.link,
         n_splits=n_splits,
         max_cells=max_cells,
         progress=progress,

@@ -65,6 +65,24 @@ def test_real_values():
     assert found.gain > 0.3
 
 
+def test_splits_that_differ_more_than_methods_do_not_decide():
+    """A few values far out make one split hard for everybody; who was run on it alone is not worse for that."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 30)) + 0.3 * rng.standard_normal((200, 30))
+    X[rng.integers(200, size=5), rng.integers(30, size=5)] = 300.0
+    for seed in range(4):
+        found = race(
+            as_data(X, kind="real"),
+            [Candidate("svd", "svd"), Candidate("far off", "random")],
+            rng=np.random.default_rng(seed),
+            link="asinh",
+        )
+        table = found.table.set_index("name")
+        assert found.winner.name == "svd"
+        assert table.loc["far off", "splits"] == 1
+        assert table.loc["far off", "score"] > table.loc["mean", "score"] * 1.1  # draws: sqrt(2) of the mean's
+
+
 def test_no_time_leaves_candidates_out_and_runs_the_controls():
     found = race(counts(), seconds=1e-9)
     assert found.winner == found.control

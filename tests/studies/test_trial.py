@@ -14,13 +14,14 @@ from scipy.stats import rankdata, spearmanr
 from imputome.errors import InputError
 from imputome.evaluation.clinical import cox_univariate
 from imputome.evaluation.splits import row_split, seed_for
+from imputome.evaluation.units import Units
 from imputome.methods import get
 from imputome.methods.base import as_data
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec
 from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset
 from imputome.studies.subset import load_subset
-from imputome.studies.trial import Tables, Units, coverage_like, options_of, read_gc, run_trial
+from imputome.studies.trial import Tables, coverage_like, options_of, read_gc, run_trial
 
 N, G = 60, 12
 GENES = [f"gene{j}" for j in range(G)]

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit, xlogy
 
 from imputome.errors import InputError
+from imputome.evaluation.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,7 @@ def gene_reliability(
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,
+    link: str = "identity",
 ) -> Reliability:
     """Compare a model with a reference, gene by gene.
 
@@ -74,6 +76,7 @@ def gene_reliability(
         reference's: the gene mean, or with the posterior step the posterior on the gene mean.
     confidence : of the interval, a jackknife over 20 random blocks of cells with Student's t of 19 degrees of freedom.
         Blocks of cells are what varies: the entries of a cell are not independent.
+    link : what errors of real values are measured on, in each feature's standard deviations.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def gene_reliability(
             total = np.zeros((4, block.max() + 1, G))
         elif (n, G) != (len(block), total.shape[2]):
             raise InputError("the splits are not of the same data: pass several splits of one matrix")
-        total += _sums(split, model, reference, block)
+        total += _sums(split, model, reference, block, link)
     if total is None:
         raise InputError("there is no split to judge by: pass at least one")
     genes = _jackknife(total, confidence)
@@ -102,7 +105,7 @@ def gene_reliability(
     return Reliability(*genes, total[3].sum(axis=0), (explained, lower, upper))
 
 
-def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndarray) -> np.ndarray:
+def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndarray, link: str) -> np.ndarray:
     """(4, B, G): error of the model, of the reference and of the truth itself, and how much was held out."""
     number = block.max() + 1
     out = np.zeros((4, number, model.shape[1]))
@@ -110,8 +113,10 @@ def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndar
         if split.i is None or split.j is None or split.truth is None:
             raise InputError(f"the split {split.scheme!r} holds nothing out")
         where = (block[split.i], split.j)
+        units = Units(split.train, link)
+        truth = units.of(split.truth, split.j)
         for place, imputation in enumerate((model, reference)):
-            gap = imputation.at(split.i, split.j, keep_observed=False) - split.truth
+            gap = units.of(imputation.at(split.i, split.j, keep_observed=False), split.j) - truth
             np.add.at(out[place], where, np.square(gap))
         np.add.at(out[3], where, 1)
         return out

@@ -18,6 +18,7 @@ from imputome.evaluation.null import NullCorrelation, null_correlation
 from imputome.evaluation.reliability import Reliability, gene_reliability
 from imputome.evaluation.splits import Split, make_split
 from imputome.evaluation.streaming import calibration, score_hidden, score_thinned
+from imputome.evaluation.units import Units
 from imputome.evaluation.zeros import Zeros, zeros_before_and_after
 from imputome.methods.base import Data, Imputation, Kind
 from imputome.preprocessing.counts import is_integer
@@ -132,6 +133,7 @@ def gather(
     reference: str,
     rng: np.random.Generator,
     labels: Mapping[str, Any] | None = None,
+    link: str = "identity",
     n_splits: int = SPLITS,
     max_cells: int | None = None,
     progress: Progress | None = None,
@@ -145,6 +147,7 @@ def gather(
     reference : the control that genes are to be explained beyond. For counts that is the posterior on the gene mean,
         which like most methods has seen the cell's own counts.
     labels : name -> (n,) types or batches of the cells.
+    link : what errors of real values are measured on, each feature in its standard deviations: the method's own.
 
     Raises
     ------
@@ -187,7 +190,8 @@ def gather(
             found[name] = one(split.train)
             common = {"method": name, "control": name in controls, "split": number}
             rows += [
-                {**common, "metric": metric, "value": value} for metric, value in scores(found[name], split).items()
+                {**common, "metric": metric, "value": value}
+                for metric, value in scores(found[name], split, link=link).items()
             ]
         judged.append((split, found[method], found[reference]))
         if _has_intervals(found[method]):
@@ -207,7 +211,7 @@ def gather(
         kind=data.kind,
         scores=pd.DataFrame(rows),
         null=null,
-        reliability=gene_reliability(judged, rng=rng),
+        reliability=gene_reliability(judged, rng=rng, link=link),
         genes=data.var_names,
         reference=reference,
         zeros=zeros,
@@ -226,12 +230,22 @@ def hold_out(data: Data, rng: np.random.Generator) -> Split:
     return make_split("mcar", data, rng=rng, fraction=HELD_OUT, rows="all")
 
 
-def scores(imputation: Imputation, split: Split) -> dict[str, float]:
-    """The metrics of `Evidence.scores` for one imputation of the training part of a split by `hold_out`."""
-    interval = ["coverage_90"] if _has_intervals(imputation) else []
-    if split.test is None:
-        return score_hidden(imputation, split, metrics=["rmse", *interval])
-    return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
+def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> dict[str, float]:
+    """The metrics of `Evidence.scores` for one imputation of the training part of a split by `hold_out`.
+
+    The error of real values is that of `Units`: on the link, in standard deviations of the feature.
+    """
+    if split.test is not None:
+        interval = ["coverage_90"] if _has_intervals(imputation) else []
+        return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
+    assert split.i is not None and split.j is not None and split.truth is not None  # noqa: S101, PT018
+    units = Units(split.train, link)
+    predicted = imputation.at(split.i, split.j, keep_observed=False)
+    gap = units.of(predicted, split.j) - units.of(split.truth, split.j)
+    found = {"rmse": float(np.sqrt(np.mean(np.square(gap))))}
+    if _has_intervals(imputation):
+        found |= score_hidden(imputation, split, metrics=["coverage_90"])
+    return found
 
 
 def _has_intervals(imputation: Imputation) -> bool:

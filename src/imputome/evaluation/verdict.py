@@ -18,7 +18,7 @@ from imputome.evaluation.reliability import LEAST
 from imputome.evaluation.trust import LOSS, Evidence
 from imputome.methods.base import Kind
 
-RULE = "2"  # its version: any change of a criterion or a number raises it
+RULE = "3"  # its version: any change of a criterion or a number raises it
 USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
 BINS = 40  # of the histogram of null correlations

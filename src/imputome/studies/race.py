@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import ImputomeError, InputError, MissingExtraError
-from imputome.evaluation.trust import CONTROLS, LOSS, check_possible, hold_out, sample_cells, scores
+from imputome.evaluation.trust import CONTROLS, LOSS, REFERENCE, check_possible, hold_out, sample_cells, scores
 from imputome.methods import get
 from imputome.methods.base import Data, Imputer, Kind
 
@@ -79,7 +79,7 @@ CANDIDATES: dict[Kind, tuple[Candidate, ...]] = {
 class _Entry:
     candidate: Candidate
     control: bool
-    scores: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)  # each over the reference's on the same split
     seconds: float = float("nan")  # of one fit
     outcome: str = ""
 
@@ -99,7 +99,8 @@ class Race:
     gain : share by which the winner's error is below the best control's; 0 if a control won.
     seconds_for_all : what the winner's fit on all data is expected to take.
     table : a row for each candidate: ``name``, ``method``, ``parameters`` (JSON), ``control``, ``score``, ``sd``,
-        ``splits``, ``seconds``, ``outcome``; the best first.
+        ``splits``, ``seconds``, ``outcome``; the best first. Scores are means of the error over that of the reference
+        control on the same split, times the latter's mean: who was run on one split only is compared fairly.
     metric, cells, genes, seconds : what was measured, on how much, and how long that took.
     """
 
@@ -153,9 +154,13 @@ def run_race(
     """
     check_possible(data)
     begun = time.perf_counter()
+    reference: list[
+        float
+    ] = []  # errors of the first control, in which all others are told: splits differ by more than methods do
     sample = sample_of(data, rng, max_cells, max_genes)
     metric = LOSS[data.kind]
-    entries = [_Entry(Candidate(name, name), True) for name in CONTROLS[data.kind]]
+    names = sorted(CONTROLS[data.kind], key=lambda name: name != REFERENCE[data.kind])  # the reference first
+    entries = [_Entry(Candidate(name, name), True) for name in names]
     entries += [_Entry(one, False) for one in (CANDIDATES[data.kind] if candidates is None else candidates)]
     for number in range(n_splits):
         split = hold_out(sample, rng)
@@ -178,7 +183,10 @@ def run_race(
                     estimator.progress = _stop_after(left)
                 started = time.perf_counter()
                 result = estimator.fit_transform(split.train)
-                entry.scores.append(scores(result, split)[metric])
+                error = scores(result, split, link=link)[metric]
+                if len(reference) == number:
+                    reference.append(error)
+                entry.scores.append(error / reference[number])
                 entry.seconds = time.perf_counter() - started
             except _OutOfTimeError:
                 if number == 0:
@@ -191,7 +199,7 @@ def run_race(
     size = (data.shape[0] * data.shape[1]) / (sample.shape[0] * sample.shape[1])
     taken = time.perf_counter() - begun
     longest = FINAL * (seconds + seconds_after - taken)
-    return _finish(entries, size, longest, data, sample, taken)
+    return _finish(entries, float(np.mean(reference)), size, longest, data, sample, taken)
 
 
 def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None, max_genes: int | None = None) -> Data:
@@ -226,7 +234,9 @@ def _stop_after(seconds: float) -> Progress:
     return look
 
 
-def _finish(entries: list[_Entry], size: float, longest: float, data: Data, sample: Data, taken: float) -> Race:
+def _finish(
+    entries: list[_Entry], unit: float, size: float, longest: float, data: Data, sample: Data, taken: float
+) -> Race:
     import pandas as pd
 
     order = sorted(entries, key=lambda entry: entry.score)
@@ -252,8 +262,8 @@ def _finish(entries: list[_Entry], size: float, longest: float, data: Data, samp
             "method": entry.candidate.method,
             "parameters": json.dumps(entry.candidate.params),
             "control": entry.control,
-            "score": entry.score if entry.scores else float("nan"),
-            "sd": float(np.std(entry.scores, ddof=1)) if len(entry.scores) > 1 else float("nan"),
+            "score": unit * entry.score if entry.scores else float("nan"),
+            "sd": unit * float(np.std(entry.scores, ddof=1)) if len(entry.scores) > 1 else float("nan"),
             "splits": len(entry.scores),
             "seconds": entry.seconds,
             "outcome": entry.outcome,

@@ -22,6 +22,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import make_split, scheme_options, seed_for
+from imputome.evaluation.units import Units
 from imputome.methods import get
 from imputome.methods.base import Data, Imputer, Status
 from imputome.studies.results import Journal, table_of
@@ -46,23 +47,6 @@ class Tables:
 
     gc: dict[str, float] = field(default_factory=dict)
     coverage: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class Units:
-    """z-scores by the training rows: mean and standard deviation (divisor: number of known values) of each feature.
-
-    A feature that does not vary in the training rows keeps its unit.
-    """
-
-    def __init__(self, train: Data) -> None:
-        X = train.known_values().astype(np.float64)
-        self.mean = np.nanmean(X, axis=0)  # (G,)
-        sd = np.nanstd(X, axis=0)
-        self.sd = np.where(sd > 0, sd, 1.0)  # (G,)
-
-    def of(self, values: np.ndarray, features: Any = slice(None)) -> np.ndarray:
-        """Values of the given features, (n, G) or flat beside flat positions, in z units."""
-        return (np.asarray(values, dtype=np.float64) - self.mean[features]) / self.sd[features]
 
 
 def read_gc(path: str) -> dict[str, float]:
