@@ -324,3 +324,32 @@ def test_cells_that_decide_the_weight_are_spread_evenly(n, sample, expected, mon
     if expected > 1:
         assert rows[-1] == n - 1
         assert np.ptp(np.diff(rows)) <= 1
+
+
+def test_a_few_factors_alone_are_given_where_they_are_better_than_network_and_gene_mean(tmp_path):
+    """Two types, and much variation of every gene by itself: a network learns that too, two factors do not."""
+    rng = np.random.default_rng(0)
+    n, G = 240, 150
+    kind = rng.integers(2, size=n)
+    rate = rng.gamma(1.0, 1.5, G) * np.where((np.arange(G) % 3 == kind[:, None]), 2.5, 1.0)
+    X = rng.poisson(rate * rng.gamma(0.7, 1 / 0.7, (n, G))).astype(np.float32)
+    estimator = make()
+    result = estimator.fit_transform(X)
+    assert estimator.uses_factors_
+    assert not estimator.uses_gene_mean_
+    assert result.status.details["uses_factors"] is True
+    assert "Poisson factors, so that these" in result.status.message
+    assert estimator.factors_.shape[0] == G
+    assert estimator.factors_.shape[1] in (2, 4, 8)
+    # closer to the truth than the gene mean with the cell's own counts
+    plain = free(methods.get("gene_mean")(posterior=True).fit_transform(X))
+    ratio = np.log(free(result)[:, kind_genes(G)] / plain[:, kind_genes(G)])
+    assert ratio[kind == 0].mean() > ratio[kind == 1].mean() + 0.05
+    np.testing.assert_allclose(free(estimator.transform(X)), free(result), rtol=1e-5)
+    estimator.save(tmp_path / "model")
+    again = methods.load(tmp_path / "model")
+    np.testing.assert_array_equal(free(again.transform(X[:20])), free(estimator.transform(X[:20])))
+
+
+def kind_genes(G):
+    return np.flatnonzero(np.arange(G) % 3 == 0)

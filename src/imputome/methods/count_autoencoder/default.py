@@ -5,6 +5,7 @@ Letters: ``n`` cells, ``G`` genes; ``x1`` nine tenths of the molecules, ``x2`` t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ BLOCK = 2**22  # dense values made at a time
 SAMPLE = 2**24  # entries that decide the weight
 TINY = np.float32(1e-12)
 WATCHED = 1024  # cells whose left-out molecules are looked at after each epoch
+FEWER = (2, 4, 8)  # factors, tried alone where the networks are no better than the gene mean
 UPDATES = 15  # of a cell's share of the factors; more of them fit the cell's noise
 
 
@@ -40,8 +42,8 @@ class CountAutoencoder(CountFamily):
     of the molecules (x1), and stops when the tenth that was left out of every cell (x2) is predicted no better. Its
     rate is averaged, on the log scale, with that of a Poisson factorisation of x1, at the weight that predicts x2 best.
     The posterior step then combines the rate, at the cell's full counts, with these counts; if even so x2 is predicted
-    no better than by the posterior on the gene mean, there is no structure to be used, and that is what is returned,
-    with a message.
+    no better than by the posterior on the gene mean, a few Poisson factors are tried alone, and if they are no better
+    either there is no structure to be used: whichever predicts x2 best is what is returned, with a message.
 
     Counts that are not integers (a normalised matrix) cannot be split into molecules: then a fifth of the cells is left
     out instead, and the weight is 0.6.
@@ -66,6 +68,7 @@ class CountAutoencoder(CountFamily):
     network_ : the trained networks.
     factors_ : (G, k) gene factors, or None.
     weight_ : of the networks' log rate.
+    uses_gene_mean_, uses_factors_ : whether the gene mean, or the factors alone, are the rate.
     """
 
     name = "count_autoencoder"
@@ -124,19 +127,20 @@ class CountAutoencoder(CountFamily):
                 "the posterior step needs raw counts (integers): pass the layer that holds them, or posterior=False"
             )
         training = self._learn(seen, rest)
-        self.factors_ = self._factors(seen)
+        self.factors_ = self._factors(seen, self.n_factors) if self.n_factors else None
         self.weight_ = 1.0 if self.factors_ is None else 0.6
         if rest is not None and self.factors_ is not None:
             rows = _evenly(*data.shape)
             self.weight_ = _best_weight(self._averaged(seen.subset(rows=rows)), rest[rows])
         message = ""
-        self.uses_gene_mean_ = False
+        self.uses_gene_mean_ = self.uses_factors_ = False
         if self.posterior:
-            message = self._learn_shape(data, dealt)
+            message = self._learn_shape(data, seen, dealt)
         model = self._new_rows(data)
         status = training.status
         text = "; ".join(part for part in (status.message, message) if part)
-        details = {**status.details, "network_weight": self.weight_, "uses_gene_mean": self.uses_gene_mean_}
+        used = {"uses_gene_mean": self.uses_gene_mean_, "uses_factors": self.uses_factors_}
+        details = {**status.details, "network_weight": self.weight_, **used}
         return model, {
             "status": Status(status.name, text, details),
             "history": training.history,
@@ -172,27 +176,36 @@ class CountAutoencoder(CountFamily):
         networks.zero_grad(set_to_none=True)  # as large as the weights, and of no use any more
         return trainings[0]
 
-    def _learn_shape(self, data: Data, dealt: list[np.ndarray]) -> str:
-        """Learn the shapes of the posterior step; the message says whether the gene mean predicts x2 as well."""
+    def _learn_shape(self, data: Data, seen: Data, dealt: list[np.ndarray]) -> str:
+        """Learn the shapes of the posterior step; the message says what predicts x2 better than the networks do."""
         self._shape, first = pooled_shape(data, dealt, self._averaged)
-        reached = likelihood_at(first, self._shape)
         own, gene_mean = pooled_shape(data, dealt[:1], self._gene_mean)
-        if reached > likelihood_at(gene_mean, own):
+        best = likelihood_at(gene_mean, own)
+        if likelihood_at(first, self._shape) > best:
             return ""
-        self._shape = pooled_shape(data, dealt, self._gene_mean)[0]
-        self.uses_gene_mean_ = True
+        chosen = None
+        for rank in FEWER:
+            factors = self._factors(seen, rank)
+            own, few = pooled_shape(data, dealt[:1], partial(_by_factors, factors=factors))
+            if likelihood_at(few, own) > best:
+                best, chosen = likelihood_at(few, own), factors
+        if chosen is not None:
+            self.factors_, self.uses_factors_ = chosen, True
+            what = f"{chosen.shape[1]} Poisson factors, so that these"
+        else:
+            self.uses_gene_mean_ = True
+            what = "the gene mean, so that the gene mean"
+        self._shape = pooled_shape(data, dealt, self._new_rows)[0]
         return (
-            "held-out molecules are predicted no better by the network than by the gene mean, so that the gene mean, "
-            "with each cell's own counts, is what is given"
+            f"held-out molecules are predicted no better by the network than by {what}, with each cell's own counts, "
+            f"{'are' if chosen is not None else 'is'} what is given"
         )
 
     def _posterior_shape(self, data: Data) -> np.ndarray:
         return self._shape
 
-    def _factors(self, seen: Data) -> np.ndarray | None:
-        if self.n_factors == 0:
-            return None
-        rank = min(self.n_factors, *seen.shape)
+    def _factors(self, seen: Data, rank: int) -> np.ndarray:
+        rank = min(rank, *seen.shape)
         with few_threads(seen.X.nnz * rank < 2**20):
             return poisson_nmf(seen.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
 
@@ -245,7 +258,12 @@ class CountAutoencoder(CountFamily):
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
-        return self._gene_mean(data) if self.uses_gene_mean_ else self._averaged(data)
+        if self.uses_gene_mean_:
+            return self._gene_mean(data)
+        if self.uses_factors_:
+            assert self.factors_ is not None  # noqa: S101
+            return _by_factors(data, self.factors_)
+        return self._averaged(data)
 
     def _gene_mean(self, data: Data) -> Model:
         library = np.asarray(data.X.sum(axis=1), dtype=np.float32)
@@ -275,12 +293,20 @@ class CountAutoencoder(CountFamily):
     def _state(self) -> dict[str, np.ndarray]:
         factors = {} if self.factors_ is None else {"factors": self.factors_}
         learned = {"weight": np.array(self.weight_), "uses_gene_mean": np.array(self.uses_gene_mean_)}
+        learned["uses_factors"] = np.array(self.uses_factors_)
         return {**super()._state(), **factors, **learned}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.factors_ = arrays["factors"] if self.n_factors else None
+        self.factors_ = arrays.get("factors")
         self.weight_, self.uses_gene_mean_ = float(arrays["weight"]), bool(arrays["uses_gene_mean"])
+        self.uses_factors_ = bool(arrays.get("uses_factors", False))  # models of before do not say
         super()._restore(arrays)
+
+
+def _by_factors(data: Data, factors: np.ndarray) -> Model:
+    """The rates of some cells by gene factors alone."""
+    with few_threads(data.X.nnz < 2**16):
+        return LowRank(project(data.X, factors, max_iter=UPDATES), factors)
 
 
 class AveragedRates:
