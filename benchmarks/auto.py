@@ -1,6 +1,6 @@
 """Does `--method auto` ever lose to a control? Every data set, on a split that it did not choose on.
 
-    python benchmarks/auto.py [--datasets a,b] [--budget 10] [--seed 1] [--output auto.jsonl]
+    python benchmarks/auto.py [--datasets a,b] [--budget 5] [--seed 1] [--output auto.jsonl]
 
 A tenth of the molecules (or of the values, in all rows) is held out; auto chooses and is fitted on the rest, as are the
 controls; all are scored on what was held out (real values: RMSE in standard deviations of the feature, on the link that
@@ -92,7 +92,7 @@ def run(name: str, budget: float, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", default=",".join(COUNTS + REAL))
-    parser.add_argument("--budget", type=float, default=10.0)
+    parser.add_argument("--budget", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()

@@ -292,3 +292,10 @@ def test_what_does_not_go_together(source, tmp_path, capsys, options, code, word
     assert run(["impute", str(source), "-o", str(tmp_path / "out.h5ad"), *options]) == code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_the_budget_is_the_same_on_the_command_line():
+    from imputome import automatic
+    from imputome.cli import impute
+
+    assert automatic.BUDGET == impute.BUDGET

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imputome.preprocessing.counts import Scale
     from imputome.preprocessing.inspect import InputReport
 
-BUDGET = 10.0  # minutes
+BUDGET = 5.0  # minutes
 RACE = 0.4  # share of the budget that the race may take
 
 

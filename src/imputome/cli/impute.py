@@ -17,7 +17,7 @@ from imputome.cli.judging import checked_run, chosen_method
 from imputome.cli.target import check_report, checked_target, numbers_as_names, parse_settings, read_input, split_names
 from imputome.errors import InputError
 
-BUDGET = 10.0  # minutes for --method auto
+BUDGET = 5.0  # minutes for --method auto; `imputome.automatic` would be slow to import here
 
 if TYPE_CHECKING:
     from anndata import AnnData
