@@ -61,7 +61,7 @@ def write_folder(folder, *, version, packed):
     (folder / name).write_text("".join("\t".join(row) + "\n" for row in zip(*columns, strict=True)))
     if packed:
         for file in list(folder.iterdir()):
-            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
             file.unlink()
 
 
