@@ -18,17 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-COUNTS = (
-    "zeisel_ercc_1000g",
-    "scmix_celseq2_3cl",
-    "pbmc_citeseq_400",
-    "klein_d2_d4",
-    "kang_pbmc_stim",
-    "pbmc4k_top2000",
-    "baron_pancreas_7162x1000",
-    "mouse_bladder_2100",
-    "pbmc3k_raw",
-)
+from deep import COUNTS
+
 REAL = ("tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205")
 HEADER = "| data | chosen | its error | best control | its error | below it | coverage, strata | s choosing, fitting |"
 

@@ -137,9 +137,7 @@ class Given:
 
 def own(text: str, data: Data) -> Imputation:
     spec = parse_method(text)
-    cls = methods.get(spec.name)
-    fixed = {"random_state": 0} if "random_state" in cls.parameter_defaults() else {}
-    return cls(**{**fixed, **spec.params}).fit_transform(data)
+    return methods.create(spec.name, spec.params).fit_transform(data)
 
 
 def loss(names: Sequence[str], wanted: Sequence[str], peers: Peers) -> None:

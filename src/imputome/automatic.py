@@ -109,7 +109,7 @@ def choose(
         progress=part(0.0, RACE),
     )
     record: dict[str, Any] = {"race": {**race.record(), "budget_minutes": float(budget), "seed": seed}}
-    won = not bool(race.table.set_index("name").loc[race.winner.name, "control"])
+    won = race.winner != race.control
     estimator = make(race.winner, seed, link if won else "identity")
     verdict = None
     if won and checked:

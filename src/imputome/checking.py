@@ -14,7 +14,7 @@ from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predic
 from imputome.evaluation.verdict import Verdict, judge, record
 from imputome.intake import covariate_columns
 from imputome.layers import default_key
-from imputome.methods import get
+from imputome.methods import create
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
 JUDGED = "this imputation"  # its name in the tables where that is a control's too
 
 
-def predicting(estimator: Imputer, deadline: Progress | None = None) -> Predict:
-    """A callable that fits a fresh copy of the estimator and imputes what it was fitted on.
-
-    ``deadline`` is called with the progress of each fit, and may raise to end it.
-    """
+def predicting(estimator: Imputer) -> Predict:
+    """A callable that fits a fresh copy of the estimator and imputes what it was fitted on."""
 
     def predict(data: Data) -> Imputation:
         fresh = estimator.clone()
         fresh.link = estimator.link
-        if deadline is not None:
-            fresh.progress = deadline
         return fresh.fit_transform(data)
 
     return predict
@@ -44,11 +39,7 @@ def predicting(estimator: Imputer, deadline: Progress | None = None) -> Predict:
 
 def control_estimators(kind: str, seed: int) -> dict[str, Imputer]:
     """The controls for that kind of data, by name."""
-    found = {}
-    for name in CONTROLS[kind]:  # type: ignore[index]
-        cls = get(name)
-        found[name] = cls(**({"random_state": seed} if "random_state" in cls.parameter_defaults() else {}))
-    return found
+    return {name: create(name, random_state=seed) for name in CONTROLS[kind]}  # type: ignore[index]
 
 
 def check(

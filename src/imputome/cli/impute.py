@@ -134,11 +134,12 @@ def command(
         say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
         return
     by_name = split_names(labels)
+    label = by_name[0] if by_name else None
     if check or automatic:
         refuse_uncheckable(report)
     label_columns(adata, by_name)
     if report_to is not None:
-        check_report(report_to, adata, by_name[0] if by_name else None, overwrite=force)
+        check_report(report_to, adata, label, overwrite=force)
     further: dict[str, Any] = {}
     record: dict[str, Any] = {}
     if automatic:
@@ -178,7 +179,7 @@ def command(
         quiet=quiet,
         changed=samples is not None,
         report=report_to,
-        label=by_name[0] if by_name else None,
+        label=label,
     )
     warnings += [text for text in [numbers_as_names(adata, source, genes_in)] if text is not None]
     if not quiet:

@@ -156,15 +156,13 @@ def checked_target(
     report: Path | None = None,
     label: str | None = None,
 ) -> Target:
-    """Refuse a key that is taken, unknown genes, and a result that does not fit the disk."""
+    """Refuse a key that is taken, unknown genes, and a result that does not fit the disk; see `check_report` too."""
     from imputome.facade import gene_positions
     from imputome.io.stream import check_space
     from imputome.io.tables import check_parquet_names
     from imputome.layers import check_free, checked_key
 
     checked_key(adata, key)
-    if report is not None:
-        check_report(report, adata, label, overwrite=force)
     if output.suffix.lower() in (".h5ad", ".zarr"):
         check_free(adata, key, [*outputs, *beside.layers], overwrite=force)
     asked = None if genes is None else gene_list(genes)

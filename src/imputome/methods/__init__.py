@@ -1,15 +1,17 @@
-"""Methods by name: `names`, `get`, `info`, `load`."""
+"""Methods by name: `names`, `get`, `create`, `info`, `load`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from imputome.errors import InputError, ModelFormatError, missing_extra
 from imputome.methods.base import Imputer, Kind, MethodInfo
 from imputome.methods.registry import METHODS
 
-__all__ = ["DEFAULT", "get", "info", "load", "names"]
+__all__ = ["DEFAULT", "create", "get", "info", "load", "names"]
 
 # the method for those who name none, by kind of data, and one for counts that needs no extra
 DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder", "real": "gaussian_copula"}
@@ -44,6 +46,19 @@ def get(name: str) -> type[Imputer]:
         if method.extra is None or (error.name or "").startswith("imputome"):
             raise
         raise missing_extra(f"method {name!r}", str(error.name), method.extra) from error
+
+
+def create(name: str, params: Mapping[str, Any] | None = None, *, random_state: int = 0) -> Imputer:
+    """An unfitted estimator; the seed is for those that draw, unless ``params`` has one.
+
+    Raises
+    ------
+    InputError, MissingExtraError
+        As `get`.
+    """
+    cls = get(name)
+    seeded = {"random_state": random_state} if "random_state" in cls.parameter_defaults() else {}
+    return cls(**{**seeded, **(params or {})})
 
 
 def load(path: str | Path) -> Imputer:

@@ -236,11 +236,9 @@ def _embedding(
     if before.kind == "counts":
         part = before.subset(columns=genes)
         part = replace(part, library_size=before.depth)
-        depth = before.depth
-        scale = np.divide(TARGET, depth, out=np.zeros(len(depth)), where=depth > 0)
         components = [
             expression_components(_normalized(part)),
-            expression_components(np.maximum(after, 0) * scale[:, None]),
+            expression_components(np.maximum(after, 0) * _factors(before)[:, None]),
         ]
     else:
         known = before.known_values()[:, genes]

@@ -15,7 +15,7 @@ import numpy as np
 
 from imputome.errors import ImputomeError, InputError, MissingExtraError
 from imputome.evaluation.trust import CONTROLS, LOSS, REFERENCE, check_possible, hold_out, sample_cells, scores
-from imputome.methods import get
+from imputome.methods import create
 from imputome.methods.base import Data, Imputer, Kind
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ def run_race(
     """
     check_possible(data)
     begun = time.perf_counter()
-    reference: list[
-        float
-    ] = []  # errors of the first control, in which all others are told: splits differ by more than methods do
+    # errors of the first control, in which all others are told: splits differ by more than methods do
+    reference: list[float] = []
     sample = sample_of(data, rng, max_cells, max_genes)
     metric = LOSS[data.kind]
     names = sorted(CONTROLS[data.kind], key=lambda name: name != REFERENCE[data.kind])  # the reference first
@@ -218,9 +217,7 @@ def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None
 
 def make(candidate: Candidate, seed: int, link: str = "identity") -> Imputer:
     """The unfitted estimator of a candidate."""
-    cls = get(candidate.method)
-    seeded = {"random_state": seed} if "random_state" in cls.parameter_defaults() else {}
-    estimator = cls(**{**seeded, **candidate.params})
+    estimator = create(candidate.method, candidate.params, random_state=seed)
     estimator.link = link
     return estimator
 

@@ -19,7 +19,7 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import score_hidden, score_thinned
-from imputome.methods import get, info
+from imputome.methods import create, get, info
 from imputome.methods.base import Data, Imputation
 from imputome.methods.parameters import check_parameters
 from imputome.preprocessing.counts import counts_to_scale
@@ -231,11 +231,7 @@ def _rows_of(
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
     if spec.name in BARS:
         return BARS[spec.name](split.train)
-    cls = get(spec.name)
-    params = dict(spec.params)
-    if "random_state" in cls.parameter_defaults():
-        params.setdefault("random_state", seed % 2**31)
-    estimator = cls(**params)
+    estimator = create(spec.name, spec.params, random_state=seed % 2**31)
     if split.apply is None:
         result = estimator.fit_transform(split.train)
     else:

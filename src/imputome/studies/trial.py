@@ -23,7 +23,7 @@ from imputome.evaluation.clinical import clinical_coefficients, concordance_inde
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import make_split, scheme_options, seed_for
 from imputome.evaluation.units import Units
-from imputome.methods import get
+from imputome.methods import create
 from imputome.methods.base import Data, Imputer, Status
 from imputome.studies.results import Journal, table_of
 from imputome.studies.runner import Dataset, MethodSpec, Progress, key_of, numbers_of, peak_memory, with_controls
@@ -241,11 +241,7 @@ def _attempt(work: Callable[[], Any]) -> _Attempt:
 
 
 def _fitted(spec: MethodSpec, train: Data, seed: int) -> tuple[Imputer, Status]:
-    cls = get(spec.name)
-    params = dict(spec.params)
-    if "random_state" in cls.parameter_defaults():
-        params.setdefault("random_state", seed % 2**31)
-    estimator = cls(**params)
+    estimator = create(spec.name, spec.params, random_state=seed % 2**31)
     return estimator, estimator.fit_transform(train).status
 
 

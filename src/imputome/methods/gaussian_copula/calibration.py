@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
@@ -200,8 +201,18 @@ def tune(
         nnls(guess[kept].T * importance[:, None], truth * importance)[0],
         residuals.explained,
     )
-    calibrated = _calibrated(residuals, marginals, final.weights @ guess[kept], truth, deviation, place)
-    return final, _levelled(calibrated, marginals, final.weights @ fair[kept], truth, deviation, place)
+    held = _Held(final.weights @ guess[kept], truth, deviation, place)
+    calibrated = _calibrated(residuals, marginals, held)
+    return final, _levelled(calibrated, marginals, held._replace(mean=final.weights @ fair[kept]))
+
+
+class _Held(NamedTuple):
+    """Values that were hidden, (m,) each: what was predicted, what they are, and the features they are of."""
+
+    mean: np.ndarray
+    truth: np.ndarray
+    deviation: np.ndarray
+    place: np.ndarray
 
 
 def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -215,15 +226,9 @@ def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray)
     return np.where(gap, refill(conditional.gaussian, gap | hidden), conditional.gaussian.Z)
 
 
-def _calibrated(
-    residuals: Residuals,
-    marginals: Marginals,
-    mean: np.ndarray,
-    truth: np.ndarray,
-    deviation: np.ndarray,
-    place: np.ndarray,
-) -> Residuals:
+def _calibrated(residuals: Residuals, marginals: Marginals, held: _Held) -> Residuals:
     """With the width and bend that the value is made with."""
+    mean, truth, deviation, place = held
     residual = residuals.residual(residuals.scores[:, place], mean)
     outer = np.where(truth > mean, residual[-1], residual[0])
     reach = (truth - mean) / (deviation * np.where(np.abs(outer) > 1e-3, outer, np.inf))
@@ -235,15 +240,9 @@ def _calibrated(
     return replace(out, bend=bend)
 
 
-def _levelled(
-    residuals: Residuals,
-    marginals: Marginals,
-    mean: np.ndarray,
-    truth: np.ndarray,
-    deviation: np.ndarray,
-    place: np.ndarray,
-) -> Residuals:
+def _levelled(residuals: Residuals, marginals: Marginals, held: _Held) -> Residuals:
     """With the levels at which the truth lies, and the spread that variances then have."""
+    mean, truth, deviation, place = held
     plain, goal = marginals.back(np.stack([mean, truth]), place)
     scores = scores_under((truth - mean) / (residuals.width * deviation), residuals.fan(mean, place))
     out = replace(residuals, levels=Levels.learn(plain, scores))
