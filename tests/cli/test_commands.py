@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -374,3 +375,20 @@ def test_an_interruption_says_what_is_kept(arguments, kept):
 
     assert ("goes on from there" in _interrupted(arguments)) == kept
     assert ("nothing was written" in _interrupted(arguments)) != kept
+
+
+@pytest.mark.parametrize(("told", "taken"), [("1", "1"), ("3,2", "3"), ("", "None")])
+def test_numba_takes_the_threads_that_openmp_was_told(told, taken):
+    code = (
+        "import os\n"
+        "from imputome.cli import run\n"
+        "run(['--version'])\n"
+        "print(os.environ.get('NUMBA_NUM_THREADS'))\n"
+        "if 'NUMBA_NUM_THREADS' in os.environ:\n"
+        "    from numba import config\n"
+        "    assert str(config.NUMBA_NUM_THREADS) == os.environ['NUMBA_NUM_THREADS']\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
+    environment["OMP_NUM_THREADS"] = told
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == taken, done.stderr

@@ -91,6 +91,10 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some microseconds: sleeping at once costs torch a third
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
+    # numba takes every core whatever OpenMP was told, and torch then takes as many; it refuses another number later
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
