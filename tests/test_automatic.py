@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -178,6 +179,23 @@ def test_auto_with_consent_writes_the_control():
     assert key == adata.uns["imputome"][key]["race"]["winner"] == "gene_mean_posterior"
 
 
+def test_a_winner_that_is_judged_not_to_impute_writes_nothing(monkeypatch):
+    def unfavourable(*args, **options):
+        verdict, record = check(*args, **options)
+        return replace(verdict, verdict="do not impute"), {**record, "verdict": "do not impute"}
+
+    monkeypatch.setattr("imputome.automatic.check", unfavourable)
+    adata = structured()
+    with pytest.raises(ControlsWinError, match="the verdict on factors, the best method, is not to impute") as error:
+        imputome.impute(adata, method="auto", budget=2)
+    assert error.value.record["race"]["winner"] == "factors"
+    assert error.value.record["verdict"]["verdict"] == "do not impute"
+    assert not adata.layers
+    imputome.impute(adata, method="auto", budget=2, accept_control=True)
+    assert list(adata.layers) == ["gene_mean_posterior"]
+    assert adata.uns["imputome"]["gene_mean_posterior"]["verdict"]["method"] == "poisson_nmf_posterior"
+
+
 def test_auto_for_real_values():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((150, 3)) @ rng.standard_normal((3, 40)) + 0.2 * rng.standard_normal((150, 40))
@@ -272,7 +290,13 @@ def test_controls_win_with_exit_code_3(tmp_path, capsys):
     out = tmp_path / "out.h5ad"
     command = ["impute", str(tmp_path / "in.h5ad"), "-o", str(out), "-m", "auto", "--budget", "2"]
     assert run(command) == 3
-    assert "no method beats the controls" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "no method beats the controls" in said.err
+    assert "gene_mean_posterior (control): won" in said.out
+    assert run([*command, "--json", "--quiet"]) == 3
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["output"] is None
+    assert summary["race"]["winner"] == "gene_mean_posterior"
     assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
     assert run([*command, "--accept-control"]) == 0
     assert "gene_mean_posterior" in ad.read_h5ad(out).layers

@@ -120,7 +120,7 @@ def choose(
         )
     if not won or (verdict is not None and verdict.verdict == DO_NOT):
         if not accept_control:
-            raise ControlsWinError(_refusal(race, verdict))
+            raise ControlsWinError(_refusal(race, verdict), record)
         estimator = make(race.control, seed)
         return Chosen(estimator, race, verdict, record, True)
     return Chosen(estimator, race, verdict, record, False)

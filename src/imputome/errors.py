@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ImputomeError(Exception):
     """Base of every error raised on purpose; the command line prints it as one line and exits 1."""
@@ -16,7 +18,14 @@ class MissingExtraError(ImputomeError, ImportError):
 
 
 class ControlsWinError(ImputomeError):
-    """Nothing beats the controls on these data, so that nothing is written; the command line exits 3."""
+    """Nothing beats the controls on these data, so that nothing is written; the command line exits 3.
+
+    ``record`` holds the race, and the verdict where there is one, as they would stand in ``uns["imputome"][key]``.
+    """
+
+    def __init__(self, message: str, record: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = record or {}
 
 
 class NotFittedError(ImputomeError, RuntimeError):

@@ -155,6 +155,7 @@ def command(
             labels=by_name,
             seed=seed,
             quiet=quiet,
+            as_json=as_json,
         )
         estimator, record = chosen.estimator, chosen.record
     elif estimator is None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from imputome.cli.console import progress
+from imputome.cli.console import print_json, progress
+from imputome.errors import ControlsWinError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,14 +31,31 @@ def checked_run(run: Run, adata: AnnData, *, labels: Sequence[str], seed: int, q
         return check_run(run, adata, labels=labels, seed=seed, progress=show)
 
 
-def chosen_method(adata: AnnData, report: InputReport, *, quiet: bool, budget: float, **options: Any) -> Chosen:
-    """Who is to impute, by ``--method auto``; what that costs is said first."""
+def chosen_method(
+    adata: AnnData, report: InputReport, *, quiet: bool, as_json: bool, budget: float, **options: Any
+) -> Chosen:
+    """Who is to impute, by ``--method auto``; what that costs is said first; where nobody is, how that was found."""
     from imputome.automatic import budget_line, choose
+    from imputome.checking import brief
 
     if not quiet:
         typer.echo(budget_line(report, budget), err=True)
-    with progress("choosing a method", quiet=quiet) as show:
-        return choose(adata, report=report, budget=budget, progress=show, **options)
+    try:
+        with progress("choosing a method", quiet=quiet) as show:
+            return choose(adata, report=report, budget=budget, progress=show, **options)
+    except ControlsWinError as error:
+        if as_json:
+            print_json({"output": None, **brief(error.record)})
+        elif not quiet:
+            say_judged(error.record)
+        raise
+
+
+def say_judged(record: dict[str, Any]) -> None:
+    """The race and the verdict, as far as there are any."""
+    for name, lines in (("race", race_lines), ("verdict", verdict_lines)):
+        for line in lines(record) if name in record else []:
+            typer.echo(line)
 
 
 def race_lines(record: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 
 from imputome.cli.beside import Beside, Table, write_beside
 from imputome.cli.console import print_json, progress, warning_line
-from imputome.cli.judging import race_lines, verdict_lines
+from imputome.cli.judging import say_judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,9 +89,7 @@ class Target:
                 typer.echo(line)
             if self.report is not None:
                 typer.echo(f"report: {self.report}")
-            for name, lines_of in (("race", race_lines), ("verdict", verdict_lines)):
-                for line in lines_of(run.further) if name in run.further else []:
-                    typer.echo(line)
+            say_judged(run.further)
 
     def _write_report(self, path: Path, run: Run, keep_observed: bool | None, provenance: dict[str, Any]) -> None:
         from imputome.report.content import of_imputation
