@@ -20,6 +20,11 @@ if "IMPUTOME_DATA" not in os.environ and (SHARED / "data").is_dir():
     os.environ["IMPUTOME_DATA"] = str(SHARED / "data")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # not in pyproject.toml: numba would be imported for its name, before the number of its threads is set above
+    config.addinivalue_line("filterwarnings", "error::numba.core.errors.NumbaPerformanceWarning")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of the staged data sets."""

@@ -193,7 +193,15 @@ def test_a_winner_that_is_judged_not_to_impute_writes_nothing(monkeypatch):
     assert not adata.layers
     imputome.impute(adata, method="auto", budget=2, accept_control=True)
     assert list(adata.layers) == ["gene_mean_posterior"]
-    assert adata.uns["imputome"]["gene_mean_posterior"]["verdict"]["method"] == "poisson_nmf_posterior"
+    record = adata.uns["imputome"]["gene_mean_posterior"]
+    assert "verdict" not in record  # it was on another method
+    assert record["race"]["instead"].startswith("gene_mean_posterior was written instead: the verdict on factors")
+
+
+def test_a_better_method_that_takes_too_long_is_named(monkeypatch):
+    monkeypatch.setattr("imputome.studies.race.FINAL", 0.0)
+    with pytest.raises(ControlsWinError, match="factors beats the controls, but cannot be fitted on everything"):
+        imputome.impute(structured(), method="auto", budget=2)
 
 
 def test_auto_for_real_values():
@@ -203,7 +211,6 @@ def test_auto_for_real_values():
     chosen = choose(ad.AnnData(X), budget=1)
     assert chosen.estimator.name == "svd"
     assert chosen.verdict.verdict == "use"
-    assert not chosen.control
 
 
 def test_no_time_is_said_to_be_no_time():
@@ -217,6 +224,39 @@ def test_budget_is_a_positive_number(budget):
         imputome.impute(structured(), method="auto", budget=budget)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"labels": ["type"]}, "labels are for the check"),
+        ({"labels": ["type"], "method": "auto", "check": False}, "labels are for the check"),
+        ({"accept_control": True}, "accept_control is for method='auto'"),
+        ({"budget": 3.0}, "budget is for method='auto'"),
+        ({"method": "auto", "genes": ["nobody"]}, "nobody"),
+        ({"method": "auto", "key_added": "taken"}, "exists already"),
+    ],
+)
+def test_what_would_be_ignored_or_refused_later_is_refused_at_once(monkeypatch, given, words):
+    adata = structured()
+    adata.layers["taken"] = adata.X
+    monkeypatch.setattr("imputome.facade.choose", None)  # nothing races
+    with pytest.raises(InputError, match=words):
+        imputome.impute(adata, **{"method": "gene_mean", **given})
+
+
+def test_what_is_checked_is_what_is_written():
+    """Where the method's own values replace those observed, it is these whose correlations count in the null."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 30))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    adata = ad.AnnData(X)
+    excess = []
+    for replaced in (False, True):
+        options = {"keep_observed": not replaced, "key_added": f"key{replaced}", "params": {"rank": 3}}
+        imputome.impute(adata, method="svd", check=True, transform="none", **options)
+        excess.append(adata.uns["imputome"][f"key{replaced}"]["verdict"]["figures"]["null_excess"])
+    assert excess[1] > excess[0] + 0.1
+
+
 @pytest.mark.parametrize("given", [{"params": {"a": 1}}, {"posterior": False}, {"outputs": ["variance"]}])
 def test_what_belongs_to_one_method_is_refused(given):
     with pytest.raises(InputError, match="not for every method"):
@@ -226,6 +266,10 @@ def test_what_belongs_to_one_method_is_refused(given):
 def test_a_check_within_the_time_left():
     class Race:
         seconds_for_all = 100.0
+        seconds_for_controls = 0.0
+
+    class Dear(Race):
+        seconds_for_controls = 50.0
 
     data = as_data(sp.csr_array(np.ones((1000, 10), np.float32)), kind="counts")
     assert affordable(500.0, data, Race) == (3, 1000)
@@ -234,6 +278,8 @@ def test_a_check_within_the_time_left():
     splits, cells = affordable(150.0, data, Race)
     assert (splits, cells) == (1, 500)
     assert affordable(-5.0, data, Race) == (1, 200)
+    assert affordable(649.0, data, Dear) == (2, 1000)
+    assert affordable(650.0, data, Dear) == (3, 1000)
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
@@ -278,7 +324,8 @@ def test_report_beside_the_result(source, tmp_path, capsys):
 def test_json_has_the_verdict_without_its_tables(source, tmp_path, capsys):
     out = tmp_path / "out.h5ad"
     assert run(["impute", str(source), "-o", str(out), "-m", "auto", "--json", "--quiet"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # NaN is no JSON
+    assert summary["verdict"]["figures"]["separation_change"] is None
     assert summary["verdict"]["verdict"] == "use"
     assert summary["verdict"]["figures"]["explained"] > 0.002
     assert "genes" not in summary["verdict"]
@@ -310,12 +357,27 @@ def test_controls_win_with_exit_code_3(tmp_path, capsys):
         (["-m", "gene_mean", "--accept-control"], 2, "--method auto"),
         (["-m", "gene_mean", "--check", "--label", "colour"], 1, "no column 'colour'"),
         (["-m", "auto", "--budget", "0"], 2, "--budget"),
+        (["-m", "gene_mean", "--budget", "3"], 2, "--method auto"),
+        (["-m", "gene_mean", "--label", "type"], 2, "--check"),
+        (["-m", "auto", "--genes", "nobody"], 1, "nobody"),
     ],
 )
 def test_what_does_not_go_together(source, tmp_path, capsys, options, code, words):
     assert run(["impute", str(source), "-o", str(tmp_path / "out.h5ad"), *options]) == code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_labels_may_come_with_the_samples(source, tmp_path):
+    adata = ad.read_h5ad(source)
+    (tmp_path / "samples.csv").write_text(
+        "cell,batch\n" + "".join(f"{name},{k % 2}\n" for k, name in enumerate(adata.obs_names))
+    )
+    out = tmp_path / "out.h5ad"
+    options = ["--samples", str(tmp_path / "samples.csv"), "--check", "--label", "batch", "-m", "gene_mean"]
+    assert run(["impute", str(source), "-o", str(out), *options]) == 0
+    mixing = ad.read_h5ad(out).uns["imputome"]["gene_mean"]["verdict"]["mixing"]["batch"]  # numbers as labels
+    assert sorted(mixing.index) == ["0", "1"]
 
 
 def test_the_budget_is_the_same_on_the_command_line():

@@ -39,15 +39,14 @@ class Chosen:
     estimator : unfitted, its link set.
     race : how the race went.
     verdict : of the race's winner; None where a control won, or no check was asked for.
-    record : ``race`` and ``verdict`` for ``uns["imputome"][key]``.
-    control : whether the control's output is what will be written.
+    record : ``race`` and ``verdict`` for ``uns["imputome"][key]``. Where a control is to be written although it did not
+        win, there is no verdict, and the race says why in ``instead``.
     """
 
     estimator: Imputer
     race: Race
     verdict: Verdict | None
     record: dict[str, Any]
-    control: bool
 
 
 def choose(
@@ -61,6 +60,7 @@ def choose(
     accept_control: bool = False,
     checked: bool = True,
     labels: Iterable[str] = (),
+    keep_observed: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Chosen:
@@ -76,6 +76,7 @@ def choose(
     accept_control : take the best control where nothing beats the controls.
     checked : judge the winner on other splits than those it won on.
     labels : columns of ``obs`` for the check.
+    keep_observed : whether observed values are put back in what will be written; None: the method's habit.
 
     Raises
     ------
@@ -116,25 +117,39 @@ def choose(
         left = 60 * budget - (time.perf_counter() - begun) - race.seconds_for_all
         splits, cells = affordable(left, data, race)
         verdict, record["verdict"] = check(
-            data, estimator, labels=columns, seed=seed, n_splits=splits, max_cells=cells, progress=part(RACE, 1.0)
+            data,
+            estimator,
+            labels=columns,
+            seed=seed,
+            n_splits=splits,
+            max_cells=cells,
+            keep_observed=keep_observed,
+            progress=part(RACE, 1.0),
         )
-    if not won or (verdict is not None and verdict.verdict == DO_NOT):
-        if not accept_control:
-            raise ControlsWinError(_refusal(race, verdict), record)
-        estimator = make(race.control, seed)
-        return Chosen(estimator, race, verdict, record, True)
-    return Chosen(estimator, race, verdict, record, False)
+    if won and (verdict is None or verdict.verdict != DO_NOT):
+        return Chosen(estimator, race, verdict, record)
+    why = _why(race, record)
+    if not accept_control:
+        how = f"nothing was written; --accept-control (accept_control=True) writes the output of {race.control.name}"
+        raise ControlsWinError(f"{why}: {how} instead", record)
+    if won:  # the verdict is on another method than the one that is written
+        del record["verdict"]
+        record["race"]["instead"] = f"{race.control.name} was written instead: {why}"
+    return Chosen(make(race.control, seed), race, verdict, record)
 
 
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
-    """Splits and cells of a check that takes about that long, by what the winner took in the race; at least 1 x 200."""
-    n, G = data.shape
-    per_value = race.seconds_for_all / (n * G)
+    """Splits and cells of a check that takes about that long, by the times of the race; at least 1 x 200."""
+    n = data.shape[0]
     cells = min(CELLS[data.kind], n)
+
+    def per_cell(splits: int) -> float:
+        return ((splits + 2) * race.seconds_for_all + splits * race.seconds_for_controls) / n
+
     for splits in range(SPLITS, 0, -1):
-        if (splits + 2) * per_value * cells * G <= seconds:
+        if per_cell(splits) * cells <= seconds:
             return splits, cells
-    return 1, int(np.clip(seconds / (3 * per_value * G), min(200, n), cells))
+    return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))
 
 
 def budget_line(report: InputReport, budget: float) -> str:
@@ -146,12 +161,20 @@ def budget_line(report: InputReport, budget: float) -> str:
     )
 
 
-def _refusal(race: Race, verdict: Verdict | None) -> str:
-    control = race.control.name
-    accept = f"nothing was written; --accept-control (accept_control=True) writes the output of {control} instead"
-    if verdict is not None:
-        return f"the verdict on {race.winner.name}, the best method, is not to impute ({verdict.reasons[0]}): {accept}"
+def _why(race: Race, record: dict[str, Any]) -> str:
+    """Why no candidate is to impute, in a sentence."""
+    if "verdict" in record:
+        found = record["verdict"]
+        on = f"on {found['cells']:,} {'cells' if found['kind'] == 'counts' else 'samples'}, {found['fits']} fits"
+        return f"the verdict on {race.winner.name}, the best method, is not to impute ({on}): {found['reasons'][0]}"
     tried = race.table[~race.table["control"]]
     if not tried["splits"].any():
-        return f"no candidate was done in the time there was, give a larger --budget (budget=...): {accept}"
-    return f"no method beats the controls on held-out values, {control} being the best: {accept}"
+        return "no candidate was done in the time there was, give a larger --budget (budget=...)"
+    best = float(race.table.loc[race.table["name"] == race.control.name, "score"].iloc[0])
+    better = tried[tried["score"] < best]
+    if len(better):  # the race is in the order of the scores
+        return (
+            f"{better['name'].iloc[0]} beats the controls, but cannot be fitted on everything in the time there is: "
+            "give a larger --budget (budget=...)"
+        )
+    return f"no method beats the controls on held-out values, {race.control.name} being the best"

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
-from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, check_size, gather
+from imputome.evaluation.trust import CELLS, CONTROLS, REFERENCE, SPLITS, Predict, check_size, gather, number_of_fits
 from imputome.evaluation.verdict import Verdict, judge, record
 from imputome.intake import covariate_columns
 from imputome.layers import default_key
@@ -50,6 +50,7 @@ def check(
     seed: int = 0,
     n_splits: int = SPLITS,
     max_cells: int | None = None,
+    keep_observed: bool | None = None,
     progress: Progress | None = None,
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge an estimator on a sample of the data that it is to impute; the fitted one is left as it is.
@@ -77,6 +78,7 @@ def check(
         link=estimator.link,
         n_splits=n_splits,
         max_cells=max_cells,
+        keep_observed=keep_observed,
         progress=progress,
     )
     verdict = judge(evidence)
@@ -91,7 +93,7 @@ def check_run(
     if names:
         data = replace(data, covariates=covariate_columns(adata, names))
     columns = label_columns(adata, labels)
-    _, found = check(data, run.estimator, labels=columns, seed=seed, progress=progress)
+    _, found = check(data, run.estimator, labels=columns, seed=seed, keep_observed=run.keep_observed, progress=progress)
     return replace(run, further={**run.further, "verdict": found})
 
 
@@ -121,7 +123,7 @@ def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> 
     controls = len(CONTROLS[report.kind])
     n = report.shape[0]
     rows = "cells" if report.kind == "counts" else "samples"
-    more = n_splits + (2 if report.kind == "counts" else 1)
+    more = number_of_fits(report.kind, n_splits, 0)
     return (
         f"the check fits {estimator.name} {more} more times, and {controls} controls {n_splits} times, on "
         f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"

@@ -54,7 +54,7 @@ def impute(
     posterior: bool | None = None,
     check: bool | None = None,
     labels: Iterable[str] = (),
-    budget: float = BUDGET,
+    budget: float | None = None,
     accept_control: bool = False,
     overwrite: bool = False,
     random_state: int = 0,
@@ -87,7 +87,8 @@ def impute(
     check : judge the imputation on held-out values of a sample of the cells, beside controls, and put the verdict into
         the record. A few fits more; None: only with ``method="auto"``.
     labels : columns of ``obs`` with types or batches, of which the check looks whether they move together.
-    budget, accept_control : minutes for ``"auto"``, and whether to take the best control where nothing beats it.
+    budget, accept_control : minutes for ``"auto"`` (None: 5), and whether to take the best control where nothing beats
+        it.
     overwrite : replace an existing layer of that name.
     random_state : seed.
     copy : return a changed copy instead of changing ``adata``.
@@ -108,12 +109,23 @@ def impute(
     """
     from imputome.checking import check_run, label_columns, refuse_uncheckable
 
+    automatic = method == "auto"
+    labels = list(labels)
+    if labels and not (check or (automatic and check is None)):
+        raise InputError("labels are for the check, which is not made: pass check=True, or leave them out")
+    if not automatic and (accept_control or budget is not None):
+        name = "accept_control" if accept_control else "budget"
+        raise InputError(f"{name} is for method='auto': leave it out")
     report = inspect_layer(adata, layer)
     further: dict[str, Any] = {}
+    columns = None if genes is None else gene_positions(adata, genes)
+    room = "obsm" if genes is not None and not copy else "layers"
     if check:
         refuse_uncheckable(report)
         label_columns(adata, labels)
-    if method == "auto":
+    if automatic:
+        if key_added is not None:  # before the race, not after it
+            check_free(adata, checked_key(adata, key_added), (), room=room, overwrite=overwrite)
         refuse_with_auto(params=params, posterior=posterior is not None, covariates=covariates, outputs=outputs)
         chosen = choose(
             adata,
@@ -121,10 +133,11 @@ def impute(
             scale=scale,
             transform=transform,
             report=report,
-            budget=budget,
+            budget=BUDGET if budget is None else budget,
             accept_control=accept_control,
             checked=check is not False,
             labels=labels,
+            keep_observed=keep_observed,
             seed=random_state,
         )
         estimator, further, check = chosen.estimator, chosen.record, False
@@ -133,8 +146,7 @@ def impute(
         estimator = make_estimator(name, params=params, posterior=posterior, random_state=random_state)
     key = checked_key(adata, key_added or default_key(estimator))
     wanted = checked_outputs(estimator, outputs)
-    check_free(adata, key, wanted, room="obsm" if genes is not None and not copy else "layers", overwrite=overwrite)
-    columns = None if genes is None else gene_positions(adata, genes)
+    check_free(adata, key, wanted, room=room, overwrite=overwrite)
     check_memory(adata.n_obs, (adata.n_vars if columns is None else len(columns)) * (1 + len(wanted)))
     run = run_method(
         adata,

@@ -126,6 +126,28 @@ def test_real_values_are_correlated_as_they_are():
     assert abs(found.excess) < 1e-6
 
 
+def test_features_that_are_imputed_are_looked_at():
+    """Complete features stay as they are, and say nothing of a method that fills a sample's gaps with one number."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 90))
+    X[:, 60:][rng.random((100, 30)) < 0.5] = np.nan
+    data = as_data(X, kind="real")
+
+    class OneNumber:
+        outputs = frozenset({"value"})
+
+        def rows(self, rows, genes, output):
+            size = data.shape[1] if genes is None else len(genes)
+            return np.repeat(np.random.default_rng(1).standard_normal((100, 1))[rows], size, axis=1)
+
+    def fill(permuted):
+        return Imputation(OneNumber(), permuted, scale="input", keeps_observed=True)
+
+    found = null_correlation(fill, data, rng=np.random.default_rng(0), n_genes=30)
+    np.testing.assert_array_equal(found.genes, np.arange(60, 90))
+    assert found.excess > 0.1
+
+
 def test_nothing_to_correlate_is_refused():
     with pytest.raises(InputError, match="correlations"):
         null_correlation(imputed_by("mean"), as_data(np.ones((5, 1)), kind="real"), rng=np.random.default_rng(0))

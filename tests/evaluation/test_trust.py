@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from imputome import methods
 from imputome.errors import InputError
 from imputome.evaluation.null import permute_genes
-from imputome.evaluation.trust import gather
+from imputome.evaluation.trust import gather, hold_out, sample_cells, scores
 from imputome.methods.base import as_data
 
 
@@ -87,6 +87,51 @@ def test_real_values_are_hidden_in_test_rows():
         data, predicting("gaussian_copula", mode="fast"), controls=controls, reference="mean", n_splits=1
     )
     assert "coverage_90" in set(intervals.scores["metric"])
+
+
+def test_features_that_do_not_vary_or_are_hardly_known_do_not_decide():
+    """Rounding is no unit, and neither is the input's own."""
+    rng = np.random.default_rng(0)
+    X = 500 + rng.standard_normal((60, 3)) @ rng.standard_normal((3, 40)) + 0.3 * rng.standard_normal((60, 40))
+    X[rng.random(X.shape) < 0.05] = np.nan
+    options = {"controls": {"mean": predicting("mean")}, "reference": "mean"}
+    plain = gathered(as_data(X, kind="real"), predicting("svd"), **options)
+    constant = np.where(rng.random((60, 3)) < 0.05, np.nan, [0.1, 2.3, 7.7])
+    rare = np.full((60, 3), np.nan)
+    rare[:2] = [[0.0], [900.0]]
+    found = gathered(as_data(np.hstack([X, constant, rare]), kind="real"), predicting("svd"), **options)
+    for name in ("factors", "mean"):
+        before, after = (one.scores.groupby("method")["value"].mean()[name] for one in (plain, found))
+        assert after == pytest.approx(before, rel=0.15)
+    assert found.reliability.overall[0] == pytest.approx(plain.reliability.overall[0], abs=0.15)
+    assert (found.reliability.held_out[40:] == 0).all()
+    nothing = as_data(np.where(rng.random((60, 3)) < 0.05, np.nan, [0.1, 2.3, 7.7]), kind="real")
+    with pytest.raises(InputError, match="nothing can be judged"):
+        gathered(nothing, predicting("mean"), controls={"median": predicting("median")}, reference="median")
+
+
+def test_a_flat_feature_with_far_values_does_not_decide():
+    """Two far values, both of them hidden: what is left of the feature is no unit for them."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 30))
+    X[:, 0] = 1e-3 * rng.standard_normal(200)
+    for hidden in (False, True):
+        data = as_data(X, kind="real")
+        split = hold_out(data, np.random.default_rng(2))
+        if not hidden:
+            X[split.i[split.j == 0][:2], 0] = 15.0  # the next split hides the same entries
+    error = scores(methods.get("mean")().fit_transform(split.train), split)["rmse"]
+    assert (split.truth == 15.0).sum() == 2
+    assert 0.9 < error < 1.6
+
+
+def test_labels_of_which_the_sample_has_one_are_left_out():
+    data, kind = counts()
+    looked_at = sample_cells(data, 50, np.random.default_rng(1))
+    rare = np.where(np.arange(300) == np.setdiff1d(np.arange(300), looked_at)[0], "rare", "common")
+    found = gathered(data, n_splits=1, max_cells=50, labels={"rare": rare, "type": kind})
+    assert set(found.mixing) == {"type"}
+    assert found.unmixed == ("rare",)
 
 
 def test_the_same_generator_gives_the_same():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,13 @@ GOOD = {
         "separation_change": np.nan,
     },
 }
+
+
+@pytest.mark.parametrize("kind", ["counts", "real"])
+def test_what_could_not_be_measured_is_no_reason_to_impute(kind):
+    verdict = decide({**GOOD[kind], "explained": np.nan, "explained_lower": np.nan}, kind)
+    assert verdict.verdict == DO_NOT
+    assert "nothing could be measured" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("kind", ["counts", "real"])
@@ -207,4 +216,6 @@ def test_the_record_goes_into_a_file(evidence, tmp_path):
     assert list(read["reasons"]) == list(verdict.reasons)
     assert read["figures"]["explained"] == pytest.approx(verdict.figures["explained"])
     pd.testing.assert_frame_equal(read["genes"], kept["genes"], check_names=False)
+    twice = record(replace(one, genes=pd.Index(["same"] * len(one.genes))), verdict, seed=3)["genes"]
+    np.testing.assert_array_equal(twice["zeros_before"], kept["genes"]["zeros_before"])
     assert set(read["mixing"]["type"].columns) == {"sizes", "before", "after", "chance"}

@@ -101,7 +101,7 @@ def test_verdict_of_real_values(real):
     found["scores"] = pd.concat([found["scores"], rows.assign(value=[0.8, 0.85, 0.9])])
     assert "Coverage of 90 % intervals: 85.0 %" in unbroken(words(pl.verdict(real)))
     said = unbroken(words(pl.verdict(real)))
-    assert "RMSE in units of the input" in said
+    assert "RMSE in standard deviations of the feature" in said
     assert "Features explained beyond mean" in said
     assert "200 samples" in said
     assert "zeros" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -32,7 +33,16 @@ def in_options(text: str) -> str:
 
 def print_json(summary: dict[str, Any]) -> None:
     """A machine-readable summary on stdout."""
-    typer.echo(json.dumps(summary, default=_plain))
+    typer.echo(json.dumps(_finite(json.loads(json.dumps(summary, default=_plain))), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which are no JSON, as null."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,9 @@ def command(
     labels: Annotated[
         str | None, typer.Option("--label", help="Columns of obs, A,B: do their cells move together? Colours a report.")
     ] = None,
-    budget: Annotated[float, typer.Option(min=0.01, help="Minutes for --method auto.")] = BUDGET,
+    budget: Annotated[
+        float | None, typer.Option(min=0.01, help=f"Minutes for --method auto (default: {BUDGET:g}).")
+    ] = None,
     accept_control: Annotated[
         bool, typer.Option("--accept-control", help="With auto: write the best control's output if nothing beats it.")
     ] = False,
@@ -115,8 +117,11 @@ def command(
             **{"--set": params, "--shift-correction": shift, "--posterior": posterior is not None},
             **{"--covariates": covariates, "--outputs": extra, "--uncertainty": uncertainty, "--draws": draws},
         )
-    elif accept_control:
-        raise typer.BadParameter("it goes with --method auto", param_hint="--accept-control")
+    elif accept_control or budget is not None:
+        hint = "--accept-control" if accept_control else "--budget"
+        raise typer.BadParameter("it goes with --method auto", param_hint=hint)
+    if labels is not None and not (check or automatic or report_to):
+        raise typer.BadParameter("it goes with --check, --method auto or --report", param_hint="--label")
     estimator = None if method is None or automatic else _estimator(method, **options)
     beside = checked_beside(output, source, uncertainty=uncertainty, draws=draws, outputs=extra, force=force)
     if estimator is not None:
@@ -133,44 +138,28 @@ def command(
         write_complete(adata, table, output, beside)
         say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
         return
-    by_name = split_names(labels)
-    label = by_name[0] if by_name else None
-    if check or automatic:
-        refuse_uncheckable(report)
-    label_columns(adata, by_name)
-    if report_to is not None:
-        check_report(report_to, adata, label, overwrite=force)
+    warnings = []
     further: dict[str, Any] = {}
     record: dict[str, Any] = {}
-    if automatic:
-        chosen = chosen_method(
-            adata,
-            report,
-            layer=layer,
-            scale=scale,
-            transform=None if transform == "auto" else transform,
-            budget=budget,
-            accept_control=accept_control,
-            checked=check is not False,
-            labels=by_name,
-            seed=seed,
-            quiet=quiet,
-            as_json=as_json,
-        )
-        estimator, record = chosen.estimator, chosen.record
-    elif estimator is None:
-        estimator = _estimator(default_method(report), **options)
-    offered, needed = checked_outputs(estimator, extra), check_offered(beside, estimator)
-    warnings = []
     if samples is not None:
         joined = join_samples(adata, samples, column=sample_id)
         warnings += joined.lines()
         further["samples"] = asdict(joined)
+    by_name = split_names(labels)
+    label = by_name[0] if by_name else None
+    if check or automatic:
+        refuse_uncheckable(report)
+        label_columns(adata, by_name)
+    if report_to is not None:
+        check_report(report_to, adata, label, overwrite=force)
+    if estimator is None and not automatic:
+        estimator = _estimator(default_method(report), **options)
+    offered = () if estimator is None else checked_outputs(estimator, extra)
     target = checked_target(
         adata,
         output=output,
         source=source,
-        key=key_added or default_key(estimator),
+        key=key_added or ("" if estimator is None else default_key(estimator)),
         genes=genes,
         gene_column=gene_column,
         genes_in=genes_in,
@@ -182,6 +171,27 @@ def command(
         report=report_to,
         label=label,
     )
+    if automatic:
+        chosen = chosen_method(
+            adata,
+            report,
+            layer=layer,
+            scale=scale,
+            transform=None if transform == "auto" else transform,
+            budget=BUDGET if budget is None else budget,
+            accept_control=accept_control,
+            checked=check is not False,
+            labels=by_name,
+            keep_observed=keep_observed,
+            seed=seed,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        estimator, record = chosen.estimator, chosen.record
+        if key_added is None:
+            target = target.under(default_key(estimator))
+    assert estimator is not None  # noqa: S101
+    needed = check_offered(beside, estimator)
     warnings += [text for text in [numbers_as_names(adata, source, genes_in)] if text is not None]
     if not quiet:
         for text in warnings:

@@ -69,6 +69,8 @@ def race_lines(record: dict[str, Any]) -> list[str]:
         lines.append(f"  {score:>9}  {row['name']}{mark}: {row['outcome']}")
     if len(table) > SHOWN:
         lines.append(f"  and {len(table) - SHOWN} more")
+    if "instead" in race:
+        lines.append(race["instead"])
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class Target:
     output: Path
     source: Path
     adata: AnnData
-    key: str
+    key: str  # empty until the method is known, see `under`
     genes: np.ndarray | None
     genes_in: str | None
     outputs: tuple[Output, ...]
@@ -44,6 +44,11 @@ class Target:
     changed: bool = False  # whether ``adata`` has what the source has not
     report: Path | None = None
     label: str | None = None  # column of obs that colours the report's cells
+
+    def under(self, key: str) -> Target:
+        """The same with a key; one that is taken is refused."""
+        _check_key(self.adata, key, self.output, [*self.outputs, *self.beside.layers], overwrite=self.force)
+        return replace(self, key=key)
 
     def write(
         self, run: Run, *, keep_observed: bool | None, as_json: bool, further: dict[str, Any] | None = None
@@ -158,11 +163,9 @@ def checked_target(
     from imputome.facade import gene_positions
     from imputome.io.stream import check_space
     from imputome.io.tables import check_parquet_names
-    from imputome.layers import check_free, checked_key
 
-    checked_key(adata, key)
-    if output.suffix.lower() in (".h5ad", ".zarr"):
-        check_free(adata, key, [*outputs, *beside.layers], overwrite=force)
+    if key:
+        _check_key(adata, key, output, [*outputs, *beside.layers], overwrite=force)
     asked = None if genes is None else gene_list(genes)
     wanted = None if asked is None else gene_positions(adata, asked, column=gene_column)
     if asked is not None and wanted is not None and len(wanted) > len(set(asked)) and not quiet:
@@ -173,6 +176,14 @@ def checked_target(
     n_genes = adata.n_vars if wanted is None else len(wanted)
     check_space(output, adata.n_obs, n_genes, bytes_per_value=4 * (1 + len(outputs) + beside.matrices))
     return Target(output, source, adata, key, wanted, genes_in, outputs, beside, force, quiet, changed, report, label)
+
+
+def _check_key(adata: AnnData, key: str, output: Path, beside: list[str], *, overwrite: bool) -> None:
+    from imputome.layers import check_free, checked_key
+
+    checked_key(adata, key)
+    if output.suffix.lower() in (".h5ad", ".zarr"):
+        check_free(adata, key, beside, overwrite=overwrite)
 
 
 def check_report(path: Path, adata: AnnData, label: str | None, *, overwrite: bool) -> None:

@@ -41,7 +41,7 @@ class Mixing:
         import pandas as pd
 
         columns = {name: getattr(self, name) for name in ("sizes", "before", "after", "chance")}
-        return pd.DataFrame(columns, index=pd.Index(self.labels, name="label"))
+        return pd.DataFrame(columns, index=pd.Index([str(label) for label in self.labels], name="label"))
 
 
 def label_mixing(

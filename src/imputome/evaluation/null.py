@@ -18,6 +18,7 @@ from imputome.methods.base import Data, Imputation
 
 GENES = 300  # looked at: 44,850 pairs
 CONSTANT = 1e-5  # SD over mean up to which a gene is constant: rounding in float32 is no variation
+KNOWN = 10  # values of a gene under which its correlations are noise
 STRONG = 0.5  # a correlation that would be taken for co-expression
 
 
@@ -75,16 +76,19 @@ def null_correlation(
     *,
     rng: np.random.Generator,
     n_genes: int = GENES,
+    keep_observed: bool | None = None,
 ) -> NullCorrelation:
     """Impute permuted data and correlate genes, before and after.
 
     Counts are compared as log1p of normalised values, real values as they are, missing ones at the gene's mean before
-    imputing. The genes are those seen in the most cells: others hardly correlate with anything before.
+    imputing. The genes looked at are those with counts in the most cells: others hardly correlate with anything before.
+    Of real values they are those with the most missing, for only these are imputed, as far as 10 values are known.
 
     Parameters
     ----------
     fit_predict : fits a method on the data it is given and imputes them.
     n_genes : k, at most all.
+    keep_observed : whether observed values are put back, as in what is written; None: the method's habit.
 
     Raises
     ------
@@ -98,10 +102,13 @@ def null_correlation(
         raise InputError(f"{n} cells x {min(G, n_genes)} genes have no correlations to look at: pass 3 x 2 or more")
     permuted = permute_genes(data, rng)
     _, cells = permuted.observed_counts()
-    genes = np.sort(np.argsort(-cells, kind="stable")[:n_genes])
+    rank = cells
+    if data.kind == "real":
+        rank = np.where(cells >= min(KNOWN, n // 2), n - cells, -1)
+    genes = np.sort(np.argsort(-rank, kind="stable")[:n_genes])
     imputed = fit_predict(permuted)
     scale = "log1p" if data.kind == "counts" else "input"
-    after = imputed.to_array(genes=genes, scale=scale, keep_observed=None)
+    after = imputed.to_array(genes=genes, scale=scale, keep_observed=keep_observed)
     return NullCorrelation(genes, gene_correlations(_before(permuted, genes)), gene_correlations(after))
 
 

@@ -57,7 +57,9 @@ class Evidence:
     reliability, genes : what is explained of each gene beyond ``reference``, and the names of the genes.
     reference : name of the control that reliability is measured against.
     zeros : zeros before and after, of counts.
-    mixing : label -> whether cells of different ones moved together; counts only.
+    mixing : label -> whether cells of different ones moved together; counts only, and labels of which the sample has
+        more than one.
+    unmixed : the other labels that were asked for.
     calibration : coverage of the intervals per stratum, all splits together; None without intervals.
     cells, fits, seconds : how many cells were looked at, how many fits that took, and how long.
     """
@@ -71,6 +73,7 @@ class Evidence:
     reference: str
     zeros: Zeros | None
     mixing: dict[str, Mixing]
+    unmixed: tuple[str, ...]
     calibration: pd.DataFrame | None
     cells: int
     fits: int
@@ -136,6 +139,7 @@ def gather(
     link: str = "identity",
     n_splits: int = SPLITS,
     max_cells: int | None = None,
+    keep_observed: bool | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
     """Measure a method beside controls on a sample of the cells.
@@ -148,6 +152,8 @@ def gather(
         which like most methods has seen the cell's own counts.
     labels : name -> (n,) types or batches of the cells.
     link : what errors of real values are measured on, each feature in its standard deviations: the method's own.
+    keep_observed : whether observed values are put back in what will be written; None: the method's habit. Held-out
+        values are judged without, whichever it is.
 
     Raises
     ------
@@ -197,13 +203,14 @@ def gather(
         if _has_intervals(found[method]):
             strata.append(calibration(found[method], split))
     show(f"{method}, genes permuted")
-    null = null_correlation(predict, data, rng=rng)
-    zeros, mixing = None, {}
+    null = null_correlation(predict, data, rng=rng, keep_observed=keep_observed)
+    zeros = None
+    mixing: dict[str, Mixing] = {}
     if data.kind == "counts":
         show(f"{method}, nothing hidden")
         imputed = predict(data)
-        zeros = zeros_before_and_after(imputed)
-        mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()})
+        zeros = zeros_before_and_after(imputed, keep_observed=keep_observed)
+        mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()}, keep_observed)
     import pandas as pd
 
     return Evidence(
@@ -216,6 +223,7 @@ def gather(
         reference=reference,
         zeros=zeros,
         mixing=mixing,
+        unmixed=tuple(name for name in labels if name not in mixing),
         calibration=_pooled(strata) if strata else None,
         cells=len(cells),
         fits=done,
@@ -233,15 +241,27 @@ def hold_out(data: Data, rng: np.random.Generator) -> Split:
 def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> dict[str, float]:
     """The metrics of `Evidence.scores` for one imputation of the training part of a split by `hold_out`.
 
-    The error of real values is that of `Units`: on the link, in standard deviations of the feature.
+    The error of real values is that of `Units`: on the link, in standard deviations of the feature over all its known
+    values, hidden or not, of usable features.
+
+    Raises
+    ------
+    InputError
+        Real values of which no hidden one is of a usable feature.
     """
     if split.test is not None:
         interval = ["coverage_90"] if _has_intervals(imputation) else []
         return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
     assert split.i is not None and split.j is not None and split.truth is not None  # noqa: S101, PT018
-    units = Units(split.train, link)
-    predicted = imputation.at(split.i, split.j, keep_observed=False)
-    gap = units.of(predicted, split.j) - units.of(split.truth, split.j)
+    units = Units(split.train, link, (split.j, split.truth))
+    kept = units.usable[split.j]
+    if not kept.any():
+        raise InputError(
+            "no feature with a hidden value varies in what is left, so that nothing can be judged: leave the check "
+            "out, or name the method"
+        )
+    i, j = split.i[kept], split.j[kept]
+    gap = units.of(imputation.at(i, j, keep_observed=False), j) - units.of(split.truth[kept], j)
     found = {"rmse": float(np.sqrt(np.mean(np.square(gap))))}
     if _has_intervals(imputation):
         found |= score_hidden(imputation, split, metrics=["coverage_90"])
@@ -264,7 +284,10 @@ def _pooled(strata: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({**strata[0][["low", "high"]], "entries": entries, "coverage": coverage})
 
 
-def _mixing(imputation: Imputation, labels: dict[str, np.ndarray]) -> dict[str, Mixing]:
+def _mixing(imputation: Imputation, labels: dict[str, np.ndarray], keep_observed: bool | None) -> dict[str, Mixing]:
+    import pandas as pd
+
+    labels = {name: values for name, values in labels.items() if pd.Series(values).nunique() > 1}
     if not labels:
         return {}
     from imputome.evaluation.clustering import expression_components
@@ -273,5 +296,5 @@ def _mixing(imputation: Imputation, labels: dict[str, np.ndarray]) -> dict[str, 
     depth = data.depth
     scale = np.divide(1e4, depth, out=np.zeros(len(depth)), where=depth > 0)
     before = expression_components(data.X * scale[:, None])
-    after = expression_components(imputation.to_array(scale="normalized"))
+    after = expression_components(imputation.to_array(scale="normalized", keep_observed=keep_observed))
     return {name: label_mixing(labels=values, before=before, after=after) for name, values in labels.items()}

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from imputome.evaluation.metrics import ENOUGH
-from imputome.evaluation.reliability import LEAST
 from imputome.evaluation.trust import LOSS, Evidence
 from imputome.methods.base import Kind
 
-RULE = "3"  # its version: any change of a criterion or a number raises it
+RULE = "4"  # its version: any change of a criterion or a number raises it
 USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
+NOTHING = "nothing could be measured: no held-out value tells the method from the control"
 BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -53,7 +53,8 @@ class Criterion:
     name : what it is called in tables.
     kinds : kinds of data that it is for.
     at_best : the verdict where it is not met.
-    met : from the figures; one that is NaN, not measured, is not held against the method.
+    met : from the figures. What a check may go without (`_NEEDS`: a null, intervals, labels) and is NaN is not held
+        against the method; everything else is.
     says : the sentence, whether met or not.
     """
 
@@ -198,27 +199,38 @@ def decide(found: Figures, kind: Kind, *, without: Collection[str] = ()) -> Verd
     failed = []
     worst = 0
     for one in CRITERIA:
-        if kind not in one.kinds or one.name in without or math.isnan(found[_NEEDS.get(one.name, "explained")]):
+        unknown = math.isnan(found[_NEEDS.get(one.name, "explained")])
+        if kind not in one.kinds or one.name in without or (unknown and one.name in _NEEDS):
             continue
-        level = 0 if one.met(found) else VERDICTS.index(one.at_best)
+        level = VERDICTS.index(one.at_best) if unknown or not one.met(found) else 0
         if level:
             failed.append(one.name)
         worst = max(worst, level)
-        said.append((level, one.says(found)))
+        said.append((level, NOTHING if unknown else one.says(found)))
     said.sort(key=lambda item: -item[0])  # stable: in the order of the rule where equal
-    return Verdict(VERDICTS[worst], tuple(text for _, text in said), dict(found), tuple(failed))
+    reasons = dict.fromkeys(text for _, text in said)
+    return Verdict(VERDICTS[worst], tuple(reasons), dict(found), tuple(failed))
 
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on the evidence, with what it says of genes beside the reasons."""
     verdict = decide(figures(evidence), evidence.kind)
-    evident = evidence.reliability.evident
+    found = evidence.reliability
     what = "genes" if evidence.kind == "counts" else "features"
-    genes = (
-        f"{evident.sum():,} of {len(evident):,} {what} are predicted better than by the control, each by itself; the "
-        "others are named in the table of genes"
-    )
-    further = [genes]
+    further = [
+        f"{found.evident.sum():,} of {found.judged.sum():,} {what} with enough held out are shown to be predicted "
+        f"better than by {evidence.reference}; the table of {what} names the others"
+    ]
+    for name, mixing in evidence.mixing.items():
+        change = 100 * (mixing.after - mixing.before)
+        least = int(np.argmin(change))
+        further.append(
+            f"of the labels in {name}, {mixing.labels[least]} ({mixing.sizes[least]:,} cells) keeps its own neighbours "
+            f"least: {change[least]:+.1f} points"
+        )
+    if evidence.unmixed:
+        why = "the cells looked at have one label" if evidence.kind == "counts" else "that is for counts"
+        further.append(f"whether labels of {', '.join(evidence.unmixed)} mix was not looked at: {why}")
     if evidence.kind == "real":
         further.append("values were hidden at random: those that are missing because they are low are imputed worse")
     return Verdict(verdict.verdict, (*verdict.reasons, *further), verdict.figures, verdict.failed)
@@ -229,7 +241,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
     loss = LOSS[evidence.kind]
     gains = evidence.gains(loss).mean()
     explained, lower, _ = evidence.reliability.overall
-    seen = evidence.reliability.held_out >= LEAST
+    seen = evidence.reliability.judged
     part = evidence.scores[evidence.scores["method"] == evidence.method]
     total = part.loc[part["metric"] == "total_ratio", "value"].mean()
     found = {"explained": explained, "explained_lower": lower}
@@ -267,7 +279,8 @@ def record(evidence: Evidence, verdict: Verdict, *, seed: int) -> dict[str, Any]
     genes = evidence.reliability.to_frame(evidence.genes)
     if evidence.zeros is not None:
         zeros = evidence.zeros.to_frame(evidence.genes)
-        genes = genes.join(zeros.rename(columns={"before": "zeros_before", "after": "zeros_after"}))
+        zeros = zeros.rename(columns={"before": "zeros_before", "after": "zeros_after"})
+        genes = genes.assign(**{name: zeros[name].to_numpy() for name in zeros})  # by place: names may be there twice
     edges = np.linspace(-1, 1, BINS + 1)
     shares = {
         name: np.histogram(np.clip(values, -1, 1), edges)[0] / max(len(values), 1)

@@ -60,8 +60,12 @@ class Zeros:
         return pd.DataFrame(columns, index=names)
 
 
-def zeros_before_and_after(imputation: Imputation) -> Zeros:
+def zeros_before_and_after(imputation: Imputation, *, keep_observed: bool | None = None) -> Zeros:
     """Count zeros of the data that were imputed, and of the result as it is put out, on scale ``counts``.
+
+    Parameters
+    ----------
+    keep_observed : whether observed values are put back; None: the method's habit.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def zeros_before_and_after(imputation: Imputation) -> Zeros:
     depth, least = data.depth, np.log(CONFIDENT)
     rate, phi = confident_rates(data)
     totals = np.zeros((3, G), dtype=np.int64)
-    for rows, values in imputation.blocks(max(1, VALUES // G), scale="counts"):
+    for rows, values in imputation.blocks(max(1, VALUES // G), scale="counts", keep_observed=keep_observed):
         zero = data.X[rows].toarray() == 0
         confident = zero & (log_zero(depth[rows, None] * rate, phi) < least)
         totals[0] += (values < ROUNDED).sum(axis=0)

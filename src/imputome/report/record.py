@@ -54,6 +54,7 @@ class Race:
     metric: str
     winner: str
     basis: tuple[tuple[str, str], ...] = ()
+    instead: str = ""  # why another method was written
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,13 @@ def race(record: Mapping[str, Any]) -> Race | None:
         return None
     basis = _basis(told, (("cells", "cells"), ("genes", "genes"), ("budget_minutes", "minutes allowed")))
     basis += _basis(told, (("seconds", "seconds taken"), ("seed", "seed")))
-    return Race(told["candidates"], str(told.get("metric", "score")), str(told.get("winner", "")), tuple(basis))
+    return Race(
+        told["candidates"],
+        str(told.get("metric", "score")),
+        str(told.get("winner", "")),
+        tuple(basis),
+        str(told.get("instead", "")),
+    )
 
 
 def checked(record: Mapping[str, Any], *, words: tuple[str, str]) -> Checked:

@@ -99,9 +99,10 @@ def _race(content: Content) -> Section | None:
     drawn = drawn.assign(far=_far(drawn.assign(metric=told.metric, value=drawn["score"])))
     wanted = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
     parts = [Chart("race", charts.race(drawn[wanted], told.metric), "Mean, and one standard deviation either way.")]
-    text = (f"The method was chosen by trying several on a sample; {told.winner} won.",) if told.winner else ()
+    text = [f"The method was chosen by trying several on a sample; {told.winner} won."] if told.winner else []
+    text += [f"{told.instead[:1].upper()}{told.instead[1:]}."] if told.instead else []
     return Section(
-        "race", "How the method was chosen", text, tuple(parts if len(drawn) else ()), (shown,), None, told.basis
+        "race", "How the method was chosen", tuple(text), tuple(parts if len(drawn) else ()), (shown,), None, told.basis
     )
 
 
@@ -150,7 +151,7 @@ def _genes(content: Content) -> Section:
             ("lower", "from", "percent", "lower end of the 95 % interval"),
             ("upper", "to", "percent", "upper end of the 95 % interval"),
             ("held_out", f"held-out {unit}", "number", f"{unit} it rests on"),
-            ("evident", "evident", "flag", "whether the interval lies above 0 and rests on ten or more"),
+            ("evident", "evident", "flag", "shown to be over 0, at a false discovery rate of 5 %"),
         ]
     wanted += [("mean_before", "mean before", "number", ""), ("mean_after", "mean after", "number", "")]
     if content.counted:
@@ -168,8 +169,8 @@ def _genes(content: Content) -> Section:
     if known:
         evident = int(table["evident"].eq(True).sum())
         text.append(
-            f"{evident:,} of {len(table):,} {many} have evidence that the method explains more than the reference. "
-            "For all that was seen, the others are no better than by the reference."
+            f"{evident:,} of {len(table):,} {many} have evidence that the method explains more than the reference, at "
+            "a false discovery rate of 5 %. The others were not shown to be better, many for want of held-out values."
         )
     if len(table) > GENES:
         by = table["held_out"] if known else table["mean_before"].abs()

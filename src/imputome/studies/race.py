@@ -27,7 +27,7 @@ Progress = Callable[[float, str], None]
 SAMPLE: dict[Kind, tuple[int, int]] = {"counts": (1000, 3000), "real": (400, 1000)}
 SPLITS = 2
 NEAR = 0.02  # of the best score of the first split: who is further off is not run again
-MARGIN = 1.5  # for what grows with cells x genes
+MARGIN = 1.5  # for what grows faster than the sample's size says
 FINAL = 0.75  # share of the time left that the winner's fit on everything may take
 
 
@@ -98,7 +98,8 @@ class Race:
     winner : the best candidate that can be fitted on all data in the time there is; a control if none is better.
     control : the best control.
     gain : share by which the winner's error is below the best control's; 0 if a control won.
-    seconds_for_all : what the winner's fit on all data is expected to take.
+    seconds_for_all, seconds_for_controls : what the winner's fit on all data is expected to take, and those of all
+        controls together.
     table : a row for each candidate: ``name``, ``method``, ``parameters`` (JSON), ``control``, ``score``, ``sd``,
         ``splits``, ``seconds``, ``outcome``; the best first. Scores are means of the error over that of the reference
         control on the same split, times the latter's mean: who was run on one split only is compared fairly.
@@ -109,6 +110,7 @@ class Race:
     control: Candidate
     gain: float
     seconds_for_all: float
+    seconds_for_controls: float
     table: pd.DataFrame
     metric: str
     cells: int
@@ -233,10 +235,14 @@ def _stop_after(seconds: float) -> Progress:
 
 
 def _times_larger(data: Data, sample: Data) -> float:
-    """How many times longer a fit on all data takes; methods for counts pass over the nonzeros above all."""
+    """How many times longer a fit on all data takes.
+
+    Methods for counts pass over the nonzeros above all; those for real values compare rows, or solve a system of them.
+    """
     if data.kind == "counts":
         return MARGIN * data.X.nnz / max(1, sample.X.nnz)
-    return (data.shape[0] * data.shape[1]) / (sample.shape[0] * sample.shape[1])
+    (n, G), (few, some) = data.shape, sample.shape
+    return MARGIN * (n / few) ** 2 * G / some
 
 
 def _finish(
@@ -280,6 +286,7 @@ def _finish(
         control=control.candidate,
         gain=0.0 if winner.control else 1 - winner.score / control.score,
         seconds_for_all=winner.seconds * size,
+        seconds_for_controls=size * sum(entry.seconds for entry in entries if entry.control),
         table=pd.DataFrame(rows),
         metric=LOSS[data.kind],
         cells=sample.shape[0],
