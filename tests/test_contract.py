@@ -492,6 +492,33 @@ def test_same_seed_same_result(variant):
     np.testing.assert_array_equal(again.fit_transform(data).to_array(), result.to_array())
 
 
+QUICK = {"no_imputation", "gene_mean", "gene_mean_posterior", "mean", "median", "random", "knn"}  # done in one step
+
+
+@pytest.mark.parametrize("variant", [key for key, (name, *_) in VARIANTS.items() if name not in QUICK])
+def test_fits_say_how_far_they_are_and_can_be_ended(variant):
+    class EnoughError(Exception):
+        pass
+
+    told = []
+
+    def tell(share, text):
+        told.append((share, text))
+        if len(told) == 2:
+            raise EnoughError
+
+    _, kind, _ = VARIANTS[variant]
+    estimator = make(variant)
+    estimator.progress = tell
+    ended = True
+    with contextlib.suppress(EnoughError):
+        estimator.fit(as_data(matrix(kind), kind=kind))
+        ended = False
+    assert ended == (len(told) == 2)
+    assert told
+    assert all(0 <= share <= 1 and text for share, text in told)
+
+
 @every_variant
 def test_other_seed(variant):
     name = VARIANTS[variant][0]

@@ -254,7 +254,9 @@ def test_the_choice_sees_nothing_of_what_it_is_scored_on(missing):
         return _Path(rest, np.random.default_rng(0), tol=0.01, max_iter=20).fit([20.0, 10.0])
 
     before = Z.copy()
-    choice = choose(Z, path, np.random.default_rng(0))
+    told: list[float] = []
+    choice = choose(Z, path, np.random.default_rng(0), lambda share, text: told.append(share))
+    assert told == sorted(told) and 0 <= told[0] <= told[-1] <= 1  # noqa: PT018
     np.testing.assert_array_equal(Z, before)
     assert len(choice.rmse) == 2
     assert choice.rmse[choice.position] == min(choice.rmse)

@@ -136,6 +136,11 @@ class Imputer(ABC):
         return
 
     # -- what users call -------------------------------------------------------------------------------------------
+    def _tell(self, share: float, text: str) -> None:
+        """Tell whoever asked how far a fit is; that may end it by raising."""
+        if self.progress is not None:
+            self.progress(share, text)
+
     def fit(self, data: Any) -> Self:
         """Learn from ``data``: `Data`, or a matrix of cells x genes."""
         self.fit_transform(data)

@@ -117,7 +117,8 @@ class PoissonNMF(Imputer):
             raise InputError("poisson_nmf: n_components and max_iter must be at least 1")
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < 2**20):
-            found = poisson_nmf(data.X, rank, max_iter=self.max_iter, tol=self.tol, random_state=self.random_state)
+            options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}
+            found = poisson_nmf(data.X, rank, **options, progress=self.progress)
         self.components_ = found.right
         status = Status(
             "converged" if found.converged else "max_iter",

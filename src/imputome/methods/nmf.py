@@ -5,6 +5,7 @@ Letters: ``n`` cells, ``G`` genes, ``k`` factors, ``W`` (n, k) and ``H`` (G, k) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,15 @@ class Factorization:
     converged: bool
 
 
-def poisson_nmf(X: Any, rank: int, *, max_iter: int, tol: float, random_state: int) -> Factorization:
+def poisson_nmf(
+    X: Any,
+    rank: int,
+    *,
+    max_iter: int,
+    tol: float,
+    random_state: int,
+    progress: Callable[[float, str], None] | None = None,
+) -> Factorization:
     """Minimise ``sum(W H') - sum_x x log(W H')`` over non-negative factors (Lee & Seung 1999, multiplicative updates).
 
     A zero count enters only through the column sums of the factors, so that an iteration costs about 4 nnz k
@@ -51,6 +60,7 @@ def poisson_nmf(X: Any, rank: int, *, max_iter: int, tol: float, random_state: i
     tol : stop when an iteration, in the mean of the last `CHECK`, lowered the objective by less than ``tol`` times all
         that was gained since the start.
     random_state : seed of the randomised SVD.
+    progress : told the share done and where it stands, every `CHECK` iterations.
 
     Raises
     ------
@@ -69,6 +79,8 @@ def poisson_nmf(X: Any, rank: int, *, max_iter: int, tol: float, random_state: i
             objectives.append(_objective(rows, W, H))
             if len(objectives) > 1 and _settled(objectives, tol):
                 return Factorization(W, H, iteration, objectives[-1], True)
+            if progress is not None:
+                progress(iteration / max_iter, f"update {iteration} of {max_iter} at most")
         _update(*rows, W, H, _sums(H))
         _update(*columns, H, W, _sums(W))
     return Factorization(W, H, max_iter, _objective(rows, W, H), False)

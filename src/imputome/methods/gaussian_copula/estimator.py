@@ -117,7 +117,8 @@ class GaussianCopula(Imputer):
         unit = Standard.of(X).scale
         shares = SHARES if self.normal_share == "auto" else (float(self.normal_share),)
         best = np.inf
-        for share in shares:
+        for number, share in enumerate(shares):
+            self._tell(0.6 * number / len(shares), f"correlations, marginals {number + 1} of {len(shares)}")
             marginals = Marginals.fit(X, share)
             T = marginals.forward(X[rows])
             gaussian = fit_gaussian(T)
@@ -125,10 +126,12 @@ class GaussianCopula(Imputer):
             if error < best:
                 best, chosen = error, (marginals, T, gaussian)
         self.marginals_, T, gaussian = chosen
+        self._tell(0.6, "residuals of the training rows")
         residuals = leave_one_out_residuals(gaussian, np.isnan(T), unit)
         if n > LARGE:
             T = self.marginals_.forward(X)
             gaussian = complete_rows(gaussian, T)
+        self._tell(0.7, "calibration on hidden values")
         members = MEMBERS[self.mode]
         alone = np.eye(len(members))[0]
         start = Conditional(gaussian, members, alone, residuals.explained)

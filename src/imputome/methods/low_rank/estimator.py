@@ -181,7 +181,12 @@ class Choice:
     rmse: list[float]
 
 
-def choose(Z: np.ndarray, path: Callable[[np.ndarray], Iterator[Factors]], rng: np.random.Generator) -> Choice:
+def choose(
+    Z: np.ndarray,
+    path: Callable[[np.ndarray], Iterator[Factors]],
+    rng: np.random.Generator,
+    tell: Callable[[float, str], None],
+) -> Choice:
     """Choose among the settings of a path by the error at known entries that were hidden.
 
     A tenth of what is known in up to 200 rows is hidden. Where training rows have missing entries these are such rows,
@@ -193,6 +198,7 @@ def choose(Z: np.ndarray, path: Callable[[np.ndarray], Iterator[Factors]], rng: 
     ----------
     path : fits of the rows it is given, one for each setting, from the simplest one on; it is left when three settings
         in a row were no better.
+    tell : is told the share of the entries scored, and where it stands, after every fit.
     """
     known = ~np.isnan(Z)
     incomplete = np.flatnonzero(known.any(axis=1) & ~known[:, known.any(axis=0)].all(axis=1))
@@ -214,6 +220,7 @@ def choose(Z: np.ndarray, path: Callable[[np.ndarray], Iterator[Factors]], rng: 
             left = found.left[rows] if stay else regress(hidden, found.right, found.penalty)
             gap = LowRank(left, found.right, floor=None).at(i, j) - truth
             errors.append(float(np.sum(gap * gap, dtype=np.float64)))
+            tell(min(1.0, scored / ENOUGH), f"setting {len(errors)}, after {scored:,} hidden entries")
             if not squares and len(errors) - 1 - int(np.argmin(errors)) >= PATIENCE:
                 break
         squares = [a + b for a, b in zip(squares, errors, strict=False)] if squares else errors

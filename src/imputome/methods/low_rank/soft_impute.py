@@ -71,7 +71,7 @@ class SoftImpute(LowRankImputer):
 
         details: dict[str, Any] = {}
         if self.lam is None:
-            choice = choose(Z, path, rng)
+            choice = choose(Z, path, rng, self._tell)
             details["held_out_rmse"] = min(choice.rmse)
         steps = _Path(Z, rng, tol=self.tol, max_iter=self.max_iter)
         if self.lam is None:

@@ -70,7 +70,7 @@ class IterativeSVD(LowRankImputer):
         if isinstance(self.rank, int):
             rank = self.rank
         else:
-            choice = choose(Z, lambda rest: self._path(rest, rng), rng)
+            choice = choose(Z, lambda rest: self._path(rest, rng), rng, self._tell)
             rank = GRID[choice.position]
             details["held_out_rmse"] = min(choice.rmse)
         found = next(svd_fill(Z, [rank], tol=self.tol, max_iter=self.max_iter, rng=rng))

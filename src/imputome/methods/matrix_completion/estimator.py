@@ -135,11 +135,10 @@ class IALM(Imputer):
         return final
 
     def _report(self, solution: Solution) -> bool:
-        if self.progress is not None:
-            residual = solution.history["residual"][-1]
-            done = min(1.0, max(0.0, np.log(residual) / np.log(self.tol)))
-            iteration = len(solution.history["residual"])
-            self.progress(float(done), f"iteration {iteration}, rank {solution.rank}, residual {residual:.1e}")
+        residual = solution.history["residual"][-1]
+        done = min(1.0, max(0.0, np.log(residual) / np.log(self.tol)))
+        iteration = len(solution.history["residual"])
+        self._tell(float(done), f"iteration {iteration}, rank {solution.rank}, residual {residual:.1e}")
         return False
 
     @property
