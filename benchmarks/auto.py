@@ -63,7 +63,7 @@ def run(name: str, budget: float, seed: int) -> dict:
         coverage = strata[strata["entries"] >= ENOUGH]["coverage"].tolist()
     controls = {
         control: scores(estimator.fit_transform(split.train), split, link=link)[metric]
-        for control, estimator in control_estimators(kind, 0).items()
+        for control, estimator in control_estimators(kind, 0, link).items()
     }
     best = min(controls, key=lambda control: controls[control])
     return {

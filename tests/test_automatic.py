@@ -195,7 +195,7 @@ def test_a_winner_that_is_judged_not_to_impute_writes_nothing(monkeypatch):
     assert list(adata.layers) == ["gene_mean_posterior"]
     record = adata.uns["imputome"]["gene_mean_posterior"]
     assert "verdict" not in record  # it was on another method
-    assert record["race"]["instead"].startswith("gene_mean_posterior was written instead: the verdict on factors")
+    assert record["race"]["instead"].startswith("the control gene_mean_posterior was written instead: the verdict on")
 
 
 def test_a_better_method_that_takes_too_long_is_named(monkeypatch):
@@ -228,6 +228,8 @@ def test_budget_is_a_positive_number(budget):
     ("given", "words"),
     [
         ({"labels": ["type"]}, "labels are for the check"),
+        ({"labels": "nothing", "check": True}, "no column 'nothing'"),
+        ({"labels": "each", "check": True}, "400 different values in 400 cells"),
         ({"labels": ["type"], "method": "auto", "check": False}, "labels are for the check"),
         ({"accept_control": True}, "accept_control is for method='auto'"),
         ({"budget": 3.0}, "budget is for method='auto'"),
@@ -238,9 +240,22 @@ def test_budget_is_a_positive_number(budget):
 def test_what_would_be_ignored_or_refused_later_is_refused_at_once(monkeypatch, given, words):
     adata = structured()
     adata.layers["taken"] = adata.X
+    adata.obs["each"] = np.arange(400.0)
     monkeypatch.setattr("imputome.facade.choose", None)  # nothing races
     with pytest.raises(InputError, match=words):
         imputome.impute(adata, **{"method": "gene_mean", **given})
+
+
+def test_heavy_tailed_noise_is_not_imputed():
+    """The mean of such values is far from the mean of their arcsinh, on which errors are measured."""
+    rng = np.random.default_rng(0)
+    X = np.exp(rng.standard_normal((100, 60)))
+    X[rng.random(X.shape) < 0.08] = np.nan
+    adata = ad.AnnData(X)
+    imputome.impute(adata, method="svd", transform="asinh", check=True)
+    assert adata.uns["imputome"]["svd"]["verdict"]["verdict"] == "do not impute"
+    with pytest.raises(ControlsWinError):
+        imputome.impute(adata, method="auto", transform="asinh", budget=1)
 
 
 def test_what_is_checked_is_what_is_written():

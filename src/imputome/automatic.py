@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from imputome.preprocessing.inspect import InputReport
 
 BUDGET = 5.0  # minutes
+CLEAR = 0.002  # share by which a method must be better to be said to be
 RACE = 0.4  # share of the budget that the race may take
 
 
@@ -59,7 +60,7 @@ def choose(
     budget: float = BUDGET,
     accept_control: bool = False,
     checked: bool = True,
-    labels: Iterable[str] = (),
+    labels: str | Iterable[str] = (),
     keep_observed: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -134,7 +135,7 @@ def choose(
         raise ControlsWinError(f"{why}: {how} instead", record)
     if won:  # the verdict is on another method than the one that is written
         del record["verdict"]
-        record["race"]["instead"] = f"{race.control.name} was written instead: {why}"
+        record["race"]["instead"] = f"the control {race.control.name} was written instead: {why}"
     return Chosen(make(race.control, seed), race, verdict, record)
 
 
@@ -171,7 +172,7 @@ def _why(race: Race, record: dict[str, Any]) -> str:
     if not tried["splits"].any():
         return "no candidate was done in the time there was, give a larger --budget (budget=...)"
     best = float(race.table.loc[race.table["name"] == race.control.name, "score"].iloc[0])
-    better = tried[tried["score"] < best]
+    better = tried[tried["score"] < best * (1 - CLEAR)]
     if len(better):  # the race is in the order of the scores
         return (
             f"{better['name'].iloc[0]} beats the controls, but cannot be fitted on everything in the time there is: "

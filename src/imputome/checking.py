@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imputome.methods.base import Data, Imputation, Imputer
     from imputome.preprocessing.inspect import InputReport
 
+PER_LABEL = 3  # cells that a label must have on average
 JUDGED = "this imputation"  # its name in the tables where that is a control's too
 
 
@@ -37,9 +38,16 @@ def predicting(estimator: Imputer) -> Predict:
     return predict
 
 
-def control_estimators(kind: str, seed: int) -> dict[str, Imputer]:
-    """The controls for that kind of data, by name."""
-    return {name: create(name, random_state=seed) for name in CONTROLS[kind]}  # type: ignore[index]
+def control_estimators(kind: str, seed: int, link: str = "identity") -> dict[str, Imputer]:
+    """The controls for that kind of data, by name.
+
+    They are on the link on which errors are measured: the mean of heavy-tailed values is far from the mean of their
+    arcsinh, and everything that centres there would beat it, on pure noise too.
+    """
+    found = {name: create(name, random_state=seed) for name in CONTROLS[kind]}  # type: ignore[index]
+    for control in found.values():
+        control.link = link
+    return found
 
 
 def check(
@@ -65,7 +73,7 @@ def check(
         Nothing of the data can be held out, see `imputome.evaluation.trust.check_possible`.
     """
     rng = np.random.default_rng(seed_for("check", base=seed))
-    controls = control_estimators(data.kind, seed)
+    controls = control_estimators(data.kind, seed, estimator.link)
     name = default_key(estimator)
     evidence = gather(
         data,
@@ -86,7 +94,7 @@ def check(
 
 
 def check_run(
-    run: Run, adata: AnnData, *, labels: Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+    run: Run, adata: AnnData, *, labels: str | Iterable[str] = (), seed: int = 0, progress: Progress | None = None
 ) -> Run:
     """The run with the verdict on it in its record."""
     data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
@@ -130,15 +138,20 @@ def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> 
     )
 
 
-def label_columns(adata: AnnData, names: Iterable[str]) -> dict[str, Any]:
+def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:
     """Columns of ``obs`` whose labels are to be looked at."""
     found = {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if name not in adata.obs:
             there = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(f"obs has no column {name!r} to check for mixing; columns: {there}")
         values = adata.obs[name]
         if values.nunique() < 2:
             raise InputError(f"obs[{name!r}] has fewer than two labels: name another column, or none")
+        if values.nunique() > max(2, adata.n_obs // PER_LABEL):
+            raise InputError(
+                f"obs[{name!r}] has {values.nunique():,} different values in {adata.n_obs:,} cells, too many for "
+                "labels: name another column, or none"
+            )
         found[name] = np.asarray(values.astype(object))
     return found

@@ -53,7 +53,7 @@ def impute(
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
     check: bool | None = None,
-    labels: Iterable[str] = (),
+    labels: str | Iterable[str] = (),
     budget: float | None = None,
     accept_control: bool = False,
     overwrite: bool = False,
@@ -110,7 +110,7 @@ def impute(
     from imputome.checking import check_run, label_columns, refuse_uncheckable
 
     automatic = method == "auto"
-    labels = list(labels)
+    labels = [labels] if isinstance(labels, str) else list(labels)
     if labels and not (check or (automatic and check is None)):
         raise InputError("labels are for the check, which is not made: pass check=True, or leave them out")
     if not automatic and (accept_control or budget is not None):

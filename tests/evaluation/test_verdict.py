@@ -102,7 +102,7 @@ def test_the_worst_decides():
     verdict = decide(found, "counts")
     assert verdict.verdict == DO_NOT
     assert verdict.failed == ("structure", "null")
-    assert "nothing was learned" in verdict.reasons[0]
+    assert "was not shown" in verdict.reasons[0]
     assert decide(found, "counts", without=["structure"]).verdict == LOOK
 
 

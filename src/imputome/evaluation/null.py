@@ -82,7 +82,10 @@ def null_correlation(
 
     Counts are compared as log1p of normalised values, real values as they are, missing ones at the gene's mean before
     imputing. The genes looked at are those with counts in the most cells: others hardly correlate with anything before.
-    Of real values they are those with the most missing, for only these are imputed, as far as 10 values are known.
+    Every cell of permuted counts has the same library: were it what the cell was dealt, a gene with much of all
+    molecules would push the others down together in normalised values. That is composition, which noise hides before
+    imputing, and no work of the method. Of real values the genes looked at are those with the most missing, for only
+    these are imputed, as far as 10 values are known.
 
     Parameters
     ----------
@@ -101,6 +104,8 @@ def null_correlation(
     if n < 3 or G < 2 or n_genes < 2:
         raise InputError(f"{n} cells x {min(G, n_genes)} genes have no correlations to look at: pass 3 x 2 or more")
     permuted = permute_genes(data, rng)
+    if data.kind == "counts":
+        permuted = replace(permuted, library_size=np.full(n, permuted.depth.mean()))
     _, cells = permuted.observed_counts()
     rank = cells
     if data.kind == "real":

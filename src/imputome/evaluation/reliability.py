@@ -170,7 +170,7 @@ def _jackknife(sums: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndar
         error = np.sqrt((number - 1) / number * spread)
         p_value = stdtr(number - 1, -explained / np.maximum(error, np.finfo(float).tiny))
     half = stdtrit(number - 1, (1 + confidence) / 2) * error
-    return explained, explained - half, explained + half, p_value
+    return explained, explained - half, np.minimum(explained + half, 1.0), p_value  # no more than all can be explained
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:

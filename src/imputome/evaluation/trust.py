@@ -111,8 +111,8 @@ def check_size(n: int, G: int) -> None:
     """Refuse matrices of which too little is left when something is held out."""
     if n < LEAST_CELLS or G < LEAST_GENES:
         raise InputError(
-            f"{n} x {G} values are too few to check an imputation on or to choose a method by: leave the check out, or "
-            "name the method"
+            f"{n} x {G} values are too few to check an imputation on or to choose a method by, which takes "
+            f"{LEAST_CELLS} x {LEAST_GENES}: leave the check out, or name the method"
         )
 
 

@@ -17,9 +17,10 @@ from imputome.evaluation.metrics import ENOUGH
 from imputome.evaluation.trust import LOSS, Evidence
 from imputome.methods.base import Kind
 
-RULE = "4"  # its version: any change of a criterion or a number raises it
+RULE = "5"  # its version: any change of a criterion or a number raises it
 USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
+FEW = 5  # cells of a label of which nothing is said
 NOTHING = "nothing could be measured: no held-out value tells the method from the control"
 BINS = 40  # of the histogram of null correlations
 
@@ -56,6 +57,7 @@ class Criterion:
     met : from the figures. What a check may go without (`_NEEDS`: a null, intervals, labels) and is NaN is not held
         against the method; everything else is.
     says : the sentence, whether met or not.
+    needs : what it takes.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Criterion:
     at_best: str
     met: Callable[[Figures], bool]
     says: Callable[[Figures], str]
+    needs: str
 
 
 _COUNTS: frozenset[Kind] = frozenset({"counts"})
@@ -89,7 +92,7 @@ def _better(share: float, than: str) -> str:
 
 def _structure(f: Figures) -> str:
     gap = _better(f["explained"], "that of each cell's own counts shrunk to the gene mean")
-    found = "genes tell of one another" if _learned(f, STRUCTURE) else "nothing was learned from other genes"
+    found = "genes tell of one another" if _learned(f, STRUCTURE) else "that genes tell of one another was not shown"
     return f"{found}: the error (deviance) on held-out molecules is {gap} (95 % interval from {_lower(f)})"
 
 
@@ -118,10 +121,11 @@ def _information(f: Figures) -> str:
 
 
 def _null(f: Figures) -> str:
-    added = f"imputing genes permuted across cells adds {f['null_excess']:.2f} to their mean absolute correlation"
+    excess = f"{f['null_excess']:.2f}".replace("-0.00", "0.00")
+    added = f"imputing columns that were permuted, each by itself, adds {excess} to their mean absolute correlation"
     strong = f"{_percent(f['null_strong'])} of the pairs reach 0.5"
     return f"{added}, and {strong}" + (
-        "" if f["null_excess"] <= NULL else ": correlations of imputed genes are not evidence"
+        "" if f["null_excess"] <= NULL else ": correlations after imputing are no evidence"
     )
 
 
@@ -131,14 +135,22 @@ def _coverage(f: Figures) -> str:
 
 
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion("structure", _COUNTS, DO_NOT, lambda f: _learned(f, STRUCTURE), _structure),
-    Criterion("structure", _REAL, DO_NOT, lambda f: f["explained_lower"] > 0, _information),
+    Criterion(
+        "structure",
+        _COUNTS,
+        DO_NOT,
+        lambda f: _learned(f, STRUCTURE),
+        _structure,
+        f"{_percent(STRUCTURE)} under, and the interval above 0",
+    ),
+    Criterion("structure", _REAL, DO_NOT, lambda f: f["explained_lower"] > 0, _information, "an interval above 0"),
     Criterion(
         "controls",
         _COUNTS | _REAL,
         DO_NOT,
         lambda f: _control(f)[1] > 0,
         lambda f: f"its error on held-out values is {_better(_control(f)[1], _control(f)[0])}, the closest control",
+        "under every control",
     ),
     Criterion(
         "raw counts",
@@ -147,8 +159,9 @@ CRITERIA: tuple[Criterion, ...] = (
         lambda f: f["gain_over_no_imputation"] >= RAW,
         lambda f: (
             f"its error on held-out molecules is {_better(f['gain_over_no_imputation'], 'that of the raw counts')}"
-            + ("" if f["gain_over_no_imputation"] >= RAW else ": they are deep enough as they are")
+            + (": they are deep enough as they are" if 0 < f["gain_over_no_imputation"] < RAW else "")
         ),
+        f"{_percent(RAW)} under",
     ),
     Criterion(
         "information",
@@ -158,14 +171,16 @@ CRITERIA: tuple[Criterion, ...] = (
         lambda f: (
             f"what is filled in is {'more than' if f['explained'] >= INFORMATION else 'little more than'} the mean"
         ),
+        f"{_percent(INFORMATION)} of the variance",
     ),
-    Criterion("null", _COUNTS | _REAL, LOOK, lambda f: not f["null_excess"] > NULL, _null),
+    Criterion("null", _COUNTS | _REAL, LOOK, lambda f: not f["null_excess"] > NULL, _null, f"{NULL:.2f} or less"),
     Criterion(
         "totals",
         _COUNTS,
         LOOK,
         lambda f: not abs(f["total_ratio"] - 1) > TOTAL + 2 * f.get("total_noise", 0.0),
         lambda f: f"it predicts {_percent(f['total_ratio'])} of the held-out molecules",
+        f"100 %, within {_percent(TOTAL)} and their counting noise",
     ),
     Criterion(
         "intervals",
@@ -173,6 +188,7 @@ CRITERIA: tuple[Criterion, ...] = (
         LOOK,
         lambda f: not (f["coverage_lowest"] < COVERAGE[0] or f["coverage_highest"] > COVERAGE[1]),
         _coverage,
+        f"{100 * COVERAGE[0]:.0f} to {100 * COVERAGE[1]:.0f} %",
     ),
     Criterion(
         "labels",
@@ -183,6 +199,7 @@ CRITERIA: tuple[Criterion, ...] = (
             "the share of a cell's neighbours that carry its own label changes by "
             f"{100 * f['separation_change']:+.1f} points"
         ),
+        f"{-100 * MIXED:.0f} points or more",
     ),
 )
 _NEEDS = {"null": "null_excess", "totals": "total_ratio", "intervals": "coverage_lowest", "labels": "separation_change"}
@@ -206,7 +223,8 @@ def decide(found: Figures, kind: Kind, *, without: Collection[str] = ()) -> Verd
         if level:
             failed.append(one.name)
         worst = max(worst, level)
-        said.append((level, NOTHING if unknown else one.says(found)))
+        text = NOTHING if unknown else one.says(found)
+        said.append((level, f"not met: {text} (needed: {one.needs})" if level and not unknown else text))
     said.sort(key=lambda item: -item[0])  # stable: in the order of the rule where equal
     reasons = dict.fromkeys(text for _, text in said)
     return Verdict(VERDICTS[worst], tuple(reasons), dict(found), tuple(failed))
@@ -223,10 +241,13 @@ def judge(evidence: Evidence) -> Verdict:
     ]
     for name, mixing in evidence.mixing.items():
         change = 100 * (mixing.after - mixing.before)
+        change[mixing.sizes < FEW] = np.inf
         least = int(np.argmin(change))
+        if not np.isfinite(change[least]):
+            continue
         further.append(
-            f"of the labels in {name}, {mixing.labels[least]} ({mixing.sizes[least]:,} cells) keeps its own neighbours "
-            f"least: {change[least]:+.1f} points"
+            f"of the labels in {name}, {mixing.labels[least]} ({mixing.sizes[least]:,} cells) lost most of its own "
+            f"neighbours: {change[least]:+.1f} points"
         )
     if evidence.unmixed:
         why = "the cells looked at have one label" if evidence.kind == "counts" else "that is for counts"

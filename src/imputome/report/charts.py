@@ -26,14 +26,14 @@ def scores(table: pd.DataFrame) -> Spec:
     metrics = spec.distinct(table["metric"])
     names = spec.distinct(table["name"])
     base = spec.chart(alt, height=spec.tall(len(names))).encode(
-        y=alt.Y("name:N", sort=names, title=None),
-        color=spec.role(alt),
-        tooltip=spec.tips(alt, name="method", metric="score", split="split", value="value"),
+        y=alt.Y("name:N", sort=names, title=None), color=spec.role(alt)
     )
     points = base.mark_point(filled=True, size=90, opacity=0.85).encode(
-        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)), shape=spec.role_shape(alt)
+        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)),
+        shape=spec.role_shape(alt),
+        tooltip=spec.tips(alt, name="method", metric="score", split="split", value="value"),
     )
-    means = base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q", tooltip=alt.Undefined)
+    means = base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q")  # a field more would part the mean
     chart = alt.layer(means, points)
     if len(metrics) > 1:
         chart = chart.transform_filter("datum.metric === which").add_params(spec.choice(metrics, "score "))
@@ -145,10 +145,10 @@ def mean_variance(table: pd.DataFrame, words: tuple[str, str], *, logged: bool) 
             {"name": str(name), "when": when, "mean": spec.short(mean), "variance": spec.short(variance)}
             for name, mean, variance in zip(part.index, part["mean"], part["variance"], strict=True)
         ]
-    scale = alt.Scale(type="log") if logged else alt.Scale(zero=False)
+    scale = alt.Scale(type="log") if logged else alt.Scale(type="symlog", zero=False)  # a few values may be far off
     chart = spec.points(alt, spec.tips(alt, name=words[1][:-1], when="", mean="mean", variance="variance")).encode(
         x=alt.X("mean:Q", title=f"mean of the {words[1][:-1]}", scale=scale),
-        y=alt.Y("variance:Q", title="variance", scale=alt.Scale(type="log") if logged else alt.Scale()),
+        y=alt.Y("variance:Q", title="variance", scale=alt.Scale(type="log" if logged else "symlog")),
         color=spec.when(alt),
         shape=alt.Shape("when:N", scale=alt.Scale(domain=["before", "after"], range=["circle", "triangle-up"])),
     )

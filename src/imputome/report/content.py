@@ -265,7 +265,7 @@ def _content(
         parameters=parameters(record),
         versions=versions(record),
         checked=checked(record, words=words),
-        race=race(record),
+        race=race(record, words=words),
         history=history(record),
         measured=measured,
         label=label or "",

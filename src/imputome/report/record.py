@@ -56,6 +56,14 @@ class Race:
     basis: tuple[tuple[str, str], ...] = ()
     instead: str = ""  # why another method was written
 
+    @property
+    def nobody(self) -> str:
+        """Why a control was written; empty where none was."""
+        row = self.candidates[self.candidates["name"] == self.winner]
+        if self.instead or not len(row) or not bool(row["control"].iloc[0]):
+            return self.instead
+        return f"no method was better than the control {self.winner} on held-out values"
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -148,12 +156,12 @@ def history(record: Mapping[str, Any]) -> pd.DataFrame | None:
     return pd.DataFrame({name: values for name, values in columns.items() if len(values) == length})
 
 
-def race(record: Mapping[str, Any]) -> Race | None:
-    """How the method was chosen, if it was."""
+def race(record: Mapping[str, Any], *, words: tuple[str, str]) -> Race | None:
+    """How the method was chosen, if it was; ``words`` are what rows and columns are called."""
     told = record.get("race")
     if not isinstance(told, Mapping) or "candidates" not in told:
         return None
-    basis = _basis(told, (("cells", "cells"), ("genes", "genes"), ("budget_minutes", "minutes allowed")))
+    basis = _basis(told, (("cells", words[0]), ("genes", words[1]), ("budget_minutes", "minutes allowed")))
     basis += _basis(told, (("seconds", "seconds taken"), ("seed", "seed")))
     return Race(
         told["candidates"],

@@ -89,7 +89,7 @@ def _race(content: Content) -> Section | None:
     if told is None or not len(told.candidates):
         return None
     table = told.candidates.assign(control=told.candidates["control"].astype(bool))
-    titles = {"marked": "candidate", "method": "method", "parameters": "parameters", "score": told.metric, "sd": "SD"}
+    titles = {"marked": "candidate", "score": told.metric, "sd": "SD"}
     titles |= {"splits": "splits", "seconds": "seconds", "outcome": "outcome"}
     table = table.assign(marked=_marked(table["name"], table["control"]))
     shown = table_of(table, f"Candidates, their held-out {told.metric} (lower is better) and what came of them", titles)
@@ -98,7 +98,13 @@ def _race(content: Content) -> Section | None:
     drawn = drawn.assign(low=drawn["score"] - sd, high=drawn["score"] + sd)
     drawn = drawn.assign(far=_far(drawn.assign(metric=told.metric, value=drawn["score"])))
     wanted = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
-    parts = [Chart("race", charts.race(drawn[wanted], told.metric), "Mean, and one standard deviation either way.")]
+    parts = [
+        Chart(
+            "race",
+            charts.race(drawn[wanted], told.metric),
+            "Mean, and one standard deviation either way, both relative to one of the controls on the same split.",
+        )
+    ]
     text = [f"The method was chosen by trying several on a sample; {told.winner} won."] if told.winner else []
     text += [f"{told.instead[:1].upper()}{told.instead[1:]}."] if told.instead else []
     return Section(

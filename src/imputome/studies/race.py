@@ -148,7 +148,7 @@ def run_race(
         random too); their numbers, if not given, from `SAMPLE`.
     seconds : what there is for the race. Controls are always run.
     seconds_after : what there is for the fit on all data and for the check.
-    link : what real values are imputed on; controls take them as they are.
+    link : what real values are imputed on, by candidates and controls alike, and what errors are measured on.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def run_race(
                 progress(share, f"{entry.candidate.name}, split {number + 1} of {n_splits}")
             left = seconds - (time.perf_counter() - begun)
             try:
-                estimator = make(entry.candidate, seed, "identity" if entry.control else link)
+                estimator = make(entry.candidate, seed, link)
                 if not entry.control:
                     if left <= 0 or entry.seconds > left:
                         if number == 0:
@@ -224,6 +224,10 @@ def make(candidate: Candidate, seed: int, link: str = "identity") -> Imputer:
     return estimator
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
 def _stop_after(seconds: float) -> Progress:
     begun = time.perf_counter()
 
@@ -261,9 +265,8 @@ def _finish(
         elif entry.control or entry.seconds * size <= longest:
             winner, entry.outcome = entry, "won"
         else:
-            minutes = entry.seconds * size / 60
             entry.outcome = (
-                f"left out: on all data it would take about {minutes:.0f} minutes (a larger --budget runs it)"
+                f"left out: on all data it would take about {_time(entry.seconds * size)}, too long for the budget"
             )
     if winner is None:
         raise InputError("no control could be run on these data")
