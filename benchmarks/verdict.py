@@ -71,6 +71,7 @@ def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> 
     from imputome.checking import check
     from imputome.evaluation.null import permute_genes
     from imputome.evaluation.splits import seed_for
+    from imputome.evaluation.verdict import RULE
     from imputome.methods import DEFAULT, get
     from imputome.methods.base import as_data
 
@@ -78,11 +79,11 @@ def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> 
     if output.exists():
         for line in output.read_text().splitlines():
             one = json.loads(line)
-            done.add((one["simulator"], one["case"], one["seed"]))
+            done.add((one["rule"], one["simulator"], one["case"], one["seed"]))
     for seed in seeds:
         for simulator in simulators:
             for case in cases:
-                if (simulator, case, seed) in done:
+                if (RULE, simulator, case, seed) in done:
                     continue
                 rng = np.random.default_rng(seed_for("verdict", simulator, case, base=seed))
                 data = as_data(SIMULATORS[simulator](case, rng), kind="counts")
@@ -94,6 +95,7 @@ def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> 
                     "simulator": simulator,
                     "case": case,
                     "seed": seed,
+                    "rule": RULE,
                     "verdict": verdict.verdict,
                     "failed": verdict.failed,
                     "figures": verdict.figures,
@@ -109,19 +111,21 @@ def table(results: Path) -> str:
 
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     names = list(dict.fromkeys(one.name for one in CRITERIA if "counts" in one.kinds))
-    out = ["| simulator | case | seeds | right | " + " | ".join(f"without {name}" for name in names) + " |"]
-    out.append("|" + " --- |" * (4 + len(names)))
-    for simulator in SIMULATORS:
+    out = ["| simulator | case | rule | seeds | right | " + " | ".join(f"without {name}" for name in names) + " |"]
+    out.append("|" + " --- |" * (5 + len(names)))
+    for simulator, rule in dict.fromkeys((one["simulator"], one["rule"]) for one in lines):
         for case, right in RIGHT.items():
-            part = [one for one in lines if (one["simulator"], one["case"]) == (simulator, case)]
+            part = [one for one in lines if (one["simulator"], one["rule"], one["case"]) == (simulator, rule, case)]
             if not part:
                 continue
+            seeds = [one["seed"] for one in part]
             # NaN travels through JSON as NaN
             counts = [
                 sum(decide(one["figures"], "counts", without=without).verdict in right for one in part)
                 for without in [(), *((name,) for name in names)]
             ]
-            out.append(f"| {simulator} | {case} | {len(part)} | " + " | ".join(map(str, counts)) + " |")
+            which = f"{min(seeds)} to {max(seeds)} ({len(seeds)})"
+            out.append(f"| {simulator} | {case} | {rule} | {which} | " + " | ".join(map(str, counts)) + " |")
     return "\n".join(out)
 
 

@@ -360,8 +360,11 @@ def test_controls_win_with_exit_code_3(tmp_path, capsys):
     assert summary["output"] is None
     assert summary["race"]["winner"] == "gene_mean_posterior"
     assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
-    assert run([*command, "--accept-control"]) == 0
+    page = tmp_path / "page.html"
+    assert run([*command, "--accept-control", "--report", str(page)]) == 0
     assert "gene_mean_posterior" in ad.read_h5ad(out).layers
+    assert "a control: nothing beat it" in page.read_text()
+    assert "not checked" not in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def strong_shares(null: pd.DataFrame) -> tuple[float, float]:
 
 def _against(own: float, other: float) -> str:
     gap = (own - other) / other
-    return f"{100 * abs(gap):.2g} % {'less' if gap < 0 else 'more'}"
+    percent = 100 * abs(gap)
+    return f"{percent:.{0 if percent >= 10 else 1}f} % {'less' if gap < 0 else 'more'}"
 
 
 def _main_metric(found: Mapping[str, Any]) -> str:
