@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.evaluation.metrics import COVERAGE
+from imputome.evaluation.reliability import LEAST
 from imputome.report import charts
 from imputome.report.blocks import Chart, Live, Section, Table, column, percent, table_of, terms_table, text_of
 from imputome.report.spec import POINTS
@@ -174,9 +175,10 @@ def _genes(content: Content) -> Section:
     ]
     if known:
         evident = int(table["evident"].eq(True).sum())
+        judged = int((table["held_out"].ge(LEAST) & table["explained"].notna()).sum())
         text.append(
-            f"{evident:,} of {len(table):,} {many} have evidence that the method explains more than the reference, at "
-            "a false discovery rate of 5 %. The others were not shown to be better, many for want of held-out values."
+            f"{evident:,} of {judged:,} {many} with enough held out have evidence that the method explains more than "
+            "the reference, at a false discovery rate of 5 %. The others were not shown to be better."
         )
     if len(table) > GENES:
         by = table["held_out"] if known else table["mean_before"].abs()
