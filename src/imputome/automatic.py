@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 BUDGET = 5.0  # minutes
 CLEAR = 0.002  # share by which a method must be better to be said to be
-RACE = 0.4  # share of the budget that the race may take
+RACE = 0.3  # share of the budget that the race may take
+RESERVE = 0.25  # share left for reading, writing, a report, and fits that take longer than the race says
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def choose(
 ) -> Chosen:
     """Find the method to impute with by held-out molecules, or values, in a bounded time.
 
-    The race takes at most two fifths of the budget; only what can be fitted on all data in the time left after it can
+    The race takes at most three tenths of the budget; only what can be fitted on all data in the time left after it can
     win; and the check is made on as many splits, or cells, as the rest allows. Fits that do not say how far they are
     cannot be ended, so the bound holds to one such fit of the sample.
 
@@ -104,7 +105,7 @@ def choose(
     race = run_race(
         data,
         seconds=60 * budget * RACE,
-        seconds_after=60 * budget * (1 - RACE),
+        seconds_after=60 * budget * (1 - RACE - RESERVE),
         rng=np.random.default_rng(seed_for("auto", base=seed)),
         seed=seed,
         link=link,
@@ -115,7 +116,7 @@ def choose(
     estimator = make(race.winner, seed, link if won else "identity")
     verdict = None
     if won and checked:
-        left = 60 * budget - (time.perf_counter() - begun) - race.seconds_for_all
+        left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
         splits, cells = affordable(left, data, race)
         verdict, record["verdict"] = check(
             data,
