@@ -113,7 +113,7 @@ def choose(
     )
     record: dict[str, Any] = {"race": {**race.record(), "budget_minutes": float(budget), "seed": seed}}
     won = race.winner != race.control
-    estimator = make(race.winner, seed, link if won else "identity")
+    estimator = make(race.winner, seed, link)
     verdict = None
     if won and checked:
         left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
