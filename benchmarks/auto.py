@@ -28,14 +28,14 @@ def run(name: str, budget: float, seed: int) -> dict:
     from anndata import AnnData
 
     from imputome import datasets
-    from imputome.automatic import choose
-    from imputome.checking import control_estimators
+    from imputome.core.data import as_data
     from imputome.evaluation.metrics import ENOUGH
     from imputome.evaluation.streaming import calibration
-    from imputome.evaluation.trust import LOSS, hold_out, scores
-    from imputome.intake import chosen_link, inspect_layer
     from imputome.methods import DEFAULT, info
-    from imputome.methods.base import as_data
+    from imputome.result.adapt import chosen_link, inspect_layer
+    from imputome.trust.auto import choose
+    from imputome.trust.check import control_estimators
+    from imputome.trust.evidence import LOSS, hold_out, scores
 
     adata = datasets.load(name)
     kind = "real" if name in REAL else "counts"

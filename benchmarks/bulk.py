@@ -36,7 +36,7 @@ import numpy as np
 
 from deep import load, machine, table_head
 from imputome import methods
-from imputome.methods.base import as_data
+from imputome.core.data import as_data
 from peers import peak_bytes
 
 FACTORS = 50

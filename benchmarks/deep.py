@@ -42,12 +42,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from imputome import datasets, methods
+from imputome.core.data import Data, as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.evaluation.splits import Split, make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
-from imputome.methods.base import Data, Imputation, as_data
-from imputome.studies.anndata import to_dataset
-from imputome.studies.runner import parse_method
+from imputome.studies.runner import parse_method, to_dataset
 from peers import peak_bytes
 
 HERE = Path(__file__).resolve().parent

@@ -17,9 +17,10 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
 import numpy as np
 import scipy.sparse as sp
 
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden, score_thinned
-from imputome.methods.base import Imputation, as_data
 from imputome.methods.factors import LowRank
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 
-from imputome.methods.matrix_completion.solver import complete
+from imputome.methods.ialm.solver import complete
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ.setdefault("IMPUTOME_DATA", str(REPOSITORY.parent / "shared" / "data"))

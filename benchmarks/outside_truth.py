@@ -49,7 +49,7 @@ def ercc():
     import scipy.sparse as sp
 
     from imputome import datasets
-    from imputome.methods.base import as_data
+    from imputome.core.data import as_data
 
     adata = datasets.load("zeisel_ercc_1000g")
     spikes = sp.csr_array(np.asarray(adata.obsm["ercc_counts"], dtype=np.float32))
@@ -73,7 +73,7 @@ def protein():
     from scipy.stats import spearmanr
 
     from imputome import datasets
-    from imputome.methods.base import as_data
+    from imputome.core.data import as_data
 
     adata = datasets.load("pbmc_citeseq_400")
     names = [str(name).split("_")[0] for name in adata.uns["protein_names"]]
@@ -103,8 +103,8 @@ def protein():
 
 def lines():
     from imputome import datasets
+    from imputome.core.data import as_data
     from imputome.evaluation.clustering import ari, expression_components, kmeans
-    from imputome.methods.base import as_data
 
     adata = datasets.load("scmix_celseq2_3cl")
     data = as_data(adata.X, kind="counts")
@@ -122,8 +122,8 @@ CASES = {"ercc": ercc, "protein": protein, "lines": lines}
 
 
 def run(case: str, methods: list[str]) -> list[dict]:
-    from imputome.checking import check
     from imputome.methods import get
+    from imputome.trust.check import check
 
     data, score, labels = CASES[case]()
 

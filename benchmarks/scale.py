@@ -17,8 +17,8 @@ import scipy.sparse as sp
 import torch
 from numba import njit, prange
 
+from imputome.core.data import as_data
 from imputome.methods import get
-from imputome.methods.base import as_data
 from imputome.methods.count_autoencoder.network import CountNetwork, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.training import Schedule, seeded, train

@@ -4,10 +4,10 @@ criterion of the rule.
     python benchmarks/verdict.py run results.jsonl [--cases ...] [--simulators low_rank,scdesign] [--seeds 0:20]
     python benchmarks/verdict.py table results.jsonl
 
-Each line of the results holds the figures of one check (`imputome.checking.check` with the default method for counts),
-so the table of what happens without each criterion needs no further fits. The rule was made on the seeds from 100 of
-the first simulator and on the real data sets; the seeds from 0, and the second simulator, were first run after it was
-frozen (see docs/verdict.md).
+Each line of the results holds the figures of one check (`imputome.trust.check.check` with the default method for
+counts), so the table of what happens without each criterion needs no further fits. The rule was made on the seeds
+from 100 of the first simulator and on the real data sets; the seeds from 0, and the second simulator, were first run
+after it was frozen (see docs/verdict.md).
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ SIMULATORS = {"low_rank": low_rank, "scdesign": scdesign}
 
 
 def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> None:
-    from imputome.checking import check
-    from imputome.evaluation.null import permute_genes
+    from imputome.core.data import as_data
     from imputome.evaluation.splits import seed_for
-    from imputome.evaluation.verdict import RULE
     from imputome.methods import DEFAULT, get
-    from imputome.methods.base import as_data
+    from imputome.trust.check import check
+    from imputome.trust.null import permute_genes
+    from imputome.trust.verdict import RULE
 
     done = set()
     if output.exists():
@@ -107,7 +107,7 @@ def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> 
 
 
 def table(results: Path) -> str:
-    from imputome.evaluation.verdict import CRITERIA, decide
+    from imputome.trust.verdict import CRITERIA, decide
 
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     names = list(dict.fromkeys(one.name for one in CRITERIA if "counts" in one.kinds))

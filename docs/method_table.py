@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from imputome.methods.base import MethodInfo
+from imputome.core.info import MethodInfo
+from imputome.methods import info
 from imputome.methods.registry import METHODS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -17,18 +18,18 @@ BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 COLUMNS = ("method", "what it is", "kinds", "scale", "keeps observed", "new cells", "control", "source")
 
 
-def row(info: MethodInfo) -> tuple[str, ...]:
+def row(about: MethodInfo) -> tuple[str, ...]:
     """The cells of one method, in the order of `COLUMNS`."""
-    kinds = sorted(info.kinds)
+    kinds = sorted(about.kinds)
     return (
-        f"`{info.name}`",
-        info.summary,
+        f"`{about.name}`",
+        about.summary,
         ", ".join(kinds),
-        ", ".join(info.scale if kind == "counts" else "input" for kind in kinds),
-        "yes" if info.keeps_observed else "no",
-        info.new_rows,
-        "yes" if info.control else "",
-        link(info.source),
+        ", ".join(about.scale if kind == "counts" else "input" for kind in kinds),
+        "yes" if about.keeps_observed else "no",
+        about.new_rows,
+        "yes" if about.control else "",
+        link(about.source),
     )
 
 
@@ -43,7 +44,7 @@ def link(source: str) -> str:
 
 def table() -> str:
     """The whole table, in Markdown."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(row(info) for _, _, info in METHODS)]
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(row(info(name)) for name in METHODS)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from imputome import datasets
 from imputome.evaluation.simulate import mean_variance_zero_curves, simulate_counts
 from imputome.evaluation.simulate_scdesign import fit_scdesign
-from imputome.report.figures import simulation_curves
+from imputome.report.plots.demo import simulation_curves
 
 FOLDER = Path(__file__).parent / "figures"
 EDGES = np.geomspace(0.01, 100, 17)

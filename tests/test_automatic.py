@@ -11,15 +11,15 @@ import pytest
 import scipy.sparse as sp
 
 import imputome
-from imputome.automatic import affordable, choose
-from imputome.checking import check, control_estimators, cost, refuse_uncheckable
+from imputome import methods
 from imputome.cli import run
+from imputome.core.data import as_data
 from imputome.errors import ControlsWinError, InputError
-from imputome.evaluation.trust import CONTROLS
-from imputome.intake import inspect_layer
 from imputome.methods import get
-from imputome.methods.base import as_data
-from imputome.studies.race import CANDIDATES, Candidate
+from imputome.result.adapt import inspect_layer
+from imputome.trust.auto import affordable, choose
+from imputome.trust.check import check, control_estimators, cost, refuse_uncheckable
+from imputome.trust.race import CANDIDATES, Candidate
 
 FACTORS = Candidate("factors", "poisson_nmf", {"n_components": 3, "posterior": True})
 
@@ -59,8 +59,8 @@ def test_the_verdict_stands_in_the_record():
     )
     found = adata.uns["imputome"]["poisson_nmf_posterior"]["verdict"]
     assert found["verdict"] == "use"
-    assert set(found["scores"]["method"]) == {"poisson_nmf_posterior", *CONTROLS["counts"]}
-    assert set(found["scores"].loc[found["scores"]["control"], "method"]) == set(CONTROLS["counts"])
+    assert set(found["scores"]["method"]) == {"poisson_nmf_posterior", *methods.controls("counts")}
+    assert set(found["scores"].loc[found["scores"]["control"], "method"]) == set(methods.controls("counts"))
     assert list(found["genes"].index) == list(adata.var_names)
     assert set(found["mixing"]["type"].index) == {"type 0", "type 1", "type 2"}
     assert found["seed"] == 0
@@ -184,7 +184,7 @@ def test_a_winner_that_is_judged_not_to_impute_writes_nothing(monkeypatch):
         verdict, record = check(*args, **options)
         return replace(verdict, verdict="do not impute"), {**record, "verdict": "do not impute"}
 
-    monkeypatch.setattr("imputome.automatic.check", unfavourable)
+    monkeypatch.setattr("imputome.trust.auto.check", unfavourable)
     adata = structured()
     with pytest.raises(ControlsWinError, match="the verdict on factors, the best method, is not to impute") as error:
         imputome.impute(adata, method="auto", budget=2)
@@ -199,7 +199,7 @@ def test_a_winner_that_is_judged_not_to_impute_writes_nothing(monkeypatch):
 
 
 def test_a_better_method_that_takes_too_long_is_named(monkeypatch):
-    monkeypatch.setattr("imputome.studies.race.FINAL", 0.0)
+    monkeypatch.setattr("imputome.trust.race.FINAL", 0.0)
     with pytest.raises(ControlsWinError, match="factors beats the controls, but cannot be fitted on everything"):
         imputome.impute(structured(), method="auto", budget=2)
 
@@ -241,7 +241,7 @@ def test_what_would_be_ignored_or_refused_later_is_refused_at_once(monkeypatch, 
     adata = structured()
     adata.layers["taken"] = adata.X
     adata.obs["each"] = np.arange(400.0)
-    monkeypatch.setattr("imputome.facade.choose", None)  # nothing races
+    monkeypatch.setattr("imputome.result.run.choose", None)  # nothing races
     with pytest.raises(InputError, match=words):
         imputome.impute(adata, **{"method": "gene_mean", **given})
 
@@ -399,7 +399,7 @@ def test_labels_may_come_with_the_samples(source, tmp_path):
 
 
 def test_the_budget_is_the_same_on_the_command_line():
-    from imputome import automatic
-    from imputome.cli import impute
+    from imputome.cli import impute_command as impute
+    from imputome.trust import auto as automatic
 
     assert automatic.BUDGET == impute.BUDGET

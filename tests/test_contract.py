@@ -16,8 +16,11 @@ import pytest
 import scipy.sparse as sp
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.imputer import Imputer
+from imputome.core.info import MethodInfo
 from imputome.errors import InputError, MissingExtraError, ModelFormatError, NotFittedError
-from imputome.methods.base import Imputer, MethodInfo, as_data
+from imputome.methods import controls
 
 COUNT_SCALES = ("counts", "normalized", "log1p", "input", None)
 
@@ -1015,8 +1018,10 @@ def test_unknown_names_list_those_there_are():
 def test_missing_extra_names_the_install(monkeypatch):
     entry = MethodInfo("dreamer", "needs what is not there", frozenset({"counts"}), extra="deep")
     plain = MethodInfo("broken", "a bug, not a missing extra", frozenset({"counts"}))
-    listed = (*methods.METHODS, ("dreamer", "no_such_package_at_all:Dreamer", entry), ("broken", "no_such:X", plain))
-    monkeypatch.setattr(methods, "METHODS", listed)
+    monkeypatch.setattr(controls, "DREAMER_INFO", entry, raising=False)
+    monkeypatch.setattr(controls, "BROKEN_INFO", plain, raising=False)
+    monkeypatch.setitem(methods.METHODS, "dreamer", ("controls:DREAMER_INFO", "no_such_package_at_all:Dreamer"))
+    monkeypatch.setitem(methods.METHODS, "broken", ("controls:BROKEN_INFO", "no_such:X"))
     assert methods.info("dreamer") is entry  # what it is can be known without the extra
     with pytest.raises(MissingExtraError, match=r'no_such_package_at_all.*pip install "imputome\[deep\]"'):
         methods.get("dreamer")

@@ -180,7 +180,7 @@ def test_refusals_change_nothing(adata, options, text):
 
 
 def test_too_large_a_dense_layer_is_refused(adata, monkeypatch):
-    monkeypatch.setattr("imputome.facade.os.sysconf", lambda name: 64)
+    monkeypatch.setattr("imputome.result.run.os.sysconf", lambda name: 64)
     with pytest.raises(InputError, match="genes="):
         imputome.impute(adata, method="gene_mean")
 
@@ -232,7 +232,7 @@ def test_outputs_of_some_genes(adata):
 
 
 def test_results_per_cell_are_columns_of_obs_and_are_forgotten(adata, monkeypatch):
-    import imputome.methods.controls as controls
+    import imputome.methods.controls.estimators as controls
 
     def fit(self, data):
         self.share_ = data.gene_totals / data.depth.sum()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from imputome.core.holdout import thin
 from imputome.evaluation.metrics import poisson_loss
 from imputome.methods import get
-from imputome.preprocessing.holdout import thin
 
 
 def command(*arguments) -> subprocess.CompletedProcess:

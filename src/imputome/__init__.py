@@ -7,16 +7,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imputome import datasets as datasets
-    from imputome import methods as methods
-    from imputome.differential import de
+    from imputome.api.differential import de
+    from imputome.api.evaluate import evaluate
+    from imputome.api.impute import impute
+    from imputome.api.models import apply_model, fit_model
+    from imputome.core.data import Data
+    from imputome.core.imputation import Imputation
     from imputome.errors import ImputedLayerWarning, ImputomeError, InputError
-    from imputome.facade import impute
-    from imputome.fitted import apply_model, fit_model
-    from imputome.methods.base import Data, Imputation
-    from imputome.preprocessing.inspect import inspect
+    from imputome.inspection.state import inspect
     from imputome.report import plots as pl
-    from imputome.studies.anndata import evaluate
 
 __all__ = [
     "Data",
@@ -38,17 +37,17 @@ __version__ = version("imputome")
 
 # where each public name lives: imported on first use, so that `import imputome` stays fast
 _HOMES = {
-    "Data": "imputome.methods.base",
-    "Imputation": "imputome.methods.base",
+    "Data": "imputome.core.imputer",
+    "Imputation": "imputome.core.imputer",
     "ImputedLayerWarning": "imputome.errors",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
-    "apply_model": "imputome.fitted",
-    "de": "imputome.differential",
-    "evaluate": "imputome.studies.anndata",
-    "fit_model": "imputome.fitted",
-    "impute": "imputome.facade",
-    "inspect": "imputome.preprocessing.inspect",
+    "apply_model": "imputome.api.models",
+    "de": "imputome.api.differential",
+    "evaluate": "imputome.api.evaluate",
+    "fit_model": "imputome.api.models",
+    "impute": "imputome.result.run",
+    "inspect": "imputome.inspection.state",
 }
 _MODULES = {"datasets": "imputome.datasets", "methods": "imputome.methods", "pl": "imputome.report.plots"}
 

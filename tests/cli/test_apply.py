@@ -16,8 +16,8 @@ import scipy.sparse as sp
 import imputome
 from imputome import methods
 from imputome.cli import run
+from imputome.core.data import as_data
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.base import as_data
 
 N, G = 50, 30
 
@@ -159,7 +159,7 @@ def test_the_scale_normalized_is_of_all_genes_of_the_input(saved):
 
 
 def test_single_entries_agree_with_rows(saved):
-    from imputome.fitted import run_model
+    from imputome.api.models import run_model
 
     more = np.random.default_rng(2).poisson(3, size=(N, 2))
     new = with_genes(make_counts(1)[:, 4:], ["new1", "new2"], more)[:, ::-1].copy()

@@ -232,7 +232,7 @@ def test_inspect_what_is_not_there(tmp_path, capsys):
 def test_methods(capsys):
     assert run(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [entry.name for _, _, entry in METHODS]
+    assert [line.split()[0] for line in lines] == list(METHODS)
     assert "(control)" in next(line for line in lines if line.startswith("mean "))
     assert "(control)" not in next(line for line in lines if line.startswith("ialm "))
 
@@ -240,7 +240,7 @@ def test_methods(capsys):
 def test_methods_json(capsys):
     assert run(["methods", "--json"]) == 0
     found = {entry["name"]: entry for entry in one_document(capsys.readouterr().out)["methods"]}
-    assert set(found) == {entry.name for _, _, entry in METHODS}
+    assert set(found) == set(METHODS)
     assert found["ialm"]["kinds"] == ["counts", "real"]
     assert found["mean"]["control"] is True
     assert found["ialm"]["source"] == info("ialm").source
@@ -350,9 +350,9 @@ def test_demo_shows_the_scores(demo):
 
 
 def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
-    import imputome.studies.demo
+    import imputome.report.plots.demo
 
-    monkeypatch.setattr(imputome.studies.demo, "run_demo", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(imputome.report.plots.demo, "run_demo", lambda *_, **__: pytest.fail("the work was begun"))
     (tmp_path / "taken").write_text("mine")
     assert run(["demo", "-o", str(tmp_path / "taken")]) == 1
     assert "taken" in capsys.readouterr().err

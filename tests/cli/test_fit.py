@@ -66,7 +66,7 @@ def test_the_model_is_the_estimator_fitted_by_hand(folder, capsys):
     expected = methods.get("poisson_nmf")(n_components=3, random_state=5).fit(X).transform(X).to_array()
     loaded = methods.load(folder / "model")
     names = {"obs_names": [f"cell{i}" for i in range(60)], "var_names": [f"gene{j}" for j in range(40)]}
-    from imputome.methods.base import as_data
+    from imputome.core.data import as_data
 
     np.testing.assert_array_equal(loaded.transform(as_data(X, kind="counts", **names)).to_array(), expected)
     out = capsys.readouterr().out
@@ -178,9 +178,9 @@ def test_existing_model_needs_force(folder, capsys):
 
 
 def test_what_is_no_model_is_never_replaced(folder, capsys, monkeypatch):
-    import imputome.fitted
+    import imputome.api.models
 
-    monkeypatch.setattr(imputome.fitted, "run_fit", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(imputome.api.models, "run_fit", lambda *_, **__: pytest.fail("the work was begun"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years")
     Path("file").write_text("mine")

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-import imputome.facade
+import imputome.result.run
 from imputome.cli import run
 from imputome.methods import get, names
 
@@ -642,7 +642,7 @@ def test_existing_output_needs_force(counts, tmp_path, capsys, name):
 
 
 def test_failure_with_force_leaves_the_old_output(counts, tmp_path, capsys, monkeypatch):
-    import imputome.io.stream as stream
+    import imputome.io.store as stream
 
     (tmp_path / "out.h5ad").write_bytes(b"old")
 
@@ -769,12 +769,12 @@ def test_not_converged_is_said_once(counts, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", ["none", "front", "end"])
 def test_unexpected_error(counts, tmp_path, capsys, monkeypatch, place):
-    import imputome.facade
+    import imputome.result.run
 
     def fail(*_, **__):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(imputome.facade, "run_method", fail)
+    monkeypatch.setattr(imputome.result.run, "run_method", fail)
     arguments = ["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad"), "-m", "ialm"]
     front, end = (["--debug"] if place == where else [] for where in ("front", "end"))
     assert run([*front, *arguments, *end]) == 1
@@ -787,12 +787,12 @@ def test_unexpected_error(counts, tmp_path, capsys, monkeypatch, place):
 
 
 def test_full_memory(counts, tmp_path, capsys, monkeypatch):
-    import imputome.facade
+    import imputome.result.run
 
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(imputome.facade, "run_method", fail)
+    monkeypatch.setattr(imputome.result.run, "run_method", fail)
     refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "memory", "--genes")
 
 
@@ -999,7 +999,7 @@ def test_outputs_are_layers_beside_the_value(counts, tmp_path, suffix, capsys):
 
 
 def test_outputs_that_cannot_be_had_are_refused_before_fitting(counts, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(imputome.facade, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(imputome.result.run, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
     source, out = counts[0], tmp_path / "out.h5ad"
     refused(capsys, impute(source, out, "gene_mean", "--outputs", "variance"), "'variance'", "--posterior")
     refused(capsys, impute(source, out, "gene_mean", "--outputs", "sd"), "no output 'sd'", "none")
@@ -1048,6 +1048,6 @@ def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys,
     def lacking(name):
         raise missing_extra(f"method {name!r}", "torch", "deep")
 
-    monkeypatch.setattr(imputome.facade, "get", lacking)
+    monkeypatch.setattr(imputome.result.run, "get", lacking)
     code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
     refused(capsys, code, 'pip install "imputome[deep]"', "--method gene_mean_posterior")

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import gzip
 import json
+from importlib.metadata import EntryPoint
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
-import imputome.facade
+import imputome.result.run
 from imputome import methods
 from imputome.cli import run
-from imputome.io.atomic import atomic_path
-from imputome.methods.base import Imputer, MethodInfo
-from imputome.methods.controls import FeatureMean
+from imputome.core.atomic import atomic_path
+from imputome.core.imputer import Imputer
+from imputome.core.info import MethodInfo
+from imputome.methods.controls.estimators import FeatureMean
+
+INFO = MethodInfo(
+    "gauss",
+    "for these tests",
+    frozenset({"real"}),
+    scale="input",
+    keeps_observed=True,
+    outputs=frozenset({"value", "variance"}),
+    draws=True,
+    control=True,  # no transform unless asked for
+)
 
 
 class Gauss(Imputer):
     """The mean of the feature, its variance, and draws of both: small, and all that can be asked for."""
 
-    name = "gauss"
+    info = INFO
 
     def __init__(self, *, shift: float | str = 0.0, random_state: int = 0) -> None:
         self.shift = shift
@@ -62,21 +75,10 @@ class GaussModel:
         return self.rows(rows, None, "value") + number + rows[:, None]
 
 
-INFO = MethodInfo(
-    "gauss",
-    "for these tests",
-    frozenset({"real"}),
-    scale="input",
-    keeps_observed=True,
-    outputs=frozenset({"value", "variance"}),
-    draws=True,
-    control=True,  # no transform unless asked for
-)
-
-
 @pytest.fixture(autouse=True)
 def gauss(monkeypatch):
-    monkeypatch.setattr(methods, "METHODS", [*methods.METHODS, ("gauss", f"{__name__}:Gauss", INFO)])
+    point = EntryPoint("gauss", f"{__name__}:Gauss", methods.GROUP)
+    monkeypatch.setattr(methods, "_installed", lambda: {"gauss": point})
 
 
 TABLE = '"i;d";"g,1";g2;g3\r\n"s;1";1.50;NA;3\r\ns2;;2.000;"NA"\r\ns3;4;1e0;0.70\r\n\r\ns4;NA;;nan'
@@ -198,7 +200,7 @@ def test_numbers_that_stand_for_missing_values_are_said(folder, capsys):
 # -- nothing missing ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("genes_in", ["columns", "rows"])
 def test_nothing_missing_is_the_same_file(folder, genes_in, capsys, monkeypatch):
-    monkeypatch.setattr(imputome.facade, "run_method", lambda *_, **__: pytest.fail("something was fitted"))
+    monkeypatch.setattr(imputome.result.run, "run_method", lambda *_, **__: pytest.fail("something was fitted"))
     (folder / "c.csv").write_bytes(COMPLETE.encode())
     sides = ["--genes-in", genes_in]
     assert impute("c.csv", "out.csv", "mean", *sides) == 0
@@ -296,7 +298,7 @@ def test_draws_are_layers_elsewhere_and_go_with_the_result(folder, suffix, capsy
 
 
 def test_what_a_method_does_not_have_is_refused_before_fitting(folder, capsys, monkeypatch):
-    monkeypatch.setattr(imputome.facade, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(imputome.result.run, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
     refused(capsys, columns("in.csv", "o.csv", "mean", "--uncertainty", "sd.csv"), "--uncertainty", "mean", "variance")
     refused(capsys, columns("in.csv", "o.csv", "mean", "--draws", "2"), "mean knows no distribution", "gauss")
     refused(capsys, columns("in.csv", "o.csv", "mean", "--shift-correction", "1"), "mean has no shift correction")
@@ -316,7 +318,7 @@ def test_every_existing_file_needs_force(folder, capsys, monkeypatch):
     for name in ("o.csv", "sd.csv", "o.draw02.csv"):
         (folder / name).write_text("old")
         with monkeypatch.context() as patch:
-            patch.setattr(imputome.facade, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
+            patch.setattr(imputome.result.run, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
             refused(capsys, columns("in.csv", "o.csv", "gauss", *options), name, "--force")
         assert columns("in.csv", "o.csv", "gauss", *options, "--force", "--quiet") == 0
         assert listing(folder) == ["in.csv", "o.csv", "o.draw01.csv", "o.draw02.csv", "sd.csv"]

@@ -13,11 +13,11 @@ import pytest
 import scipy.sparse as sp
 
 from imputome.cli import run
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.masked import KEY, mask, read_mask
 from imputome.evaluation.splits import SCHEMES, make_split
-from imputome.io.anndata import read
-from imputome.methods.base import as_data
+from imputome.io.reading import read
 
 COUNTS = [name for name, scheme in SCHEMES.items() if scheme.kind == "counts"]
 REAL = [name for name, scheme in SCHEMES.items() if scheme.kind == "real"]

@@ -22,10 +22,10 @@ import scipy.sparse as sp
 
 from imputome import methods
 from imputome.cli import run
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
-from imputome.methods.base import as_data
 
 optuna = pytest.importorskip("optuna")
 
@@ -272,8 +272,8 @@ def test_without_optuna(folder, capsys, monkeypatch):
 # -- search spaces -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", methods.names())
 def test_search_spaces_hold_what_the_constructor_takes(name):
+    from imputome.core.imputer import check_parameters
     from imputome.errors import MissingExtraError
-    from imputome.methods.parameters import check_parameters
 
     try:
         cls = methods.get(name)

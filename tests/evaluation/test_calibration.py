@@ -7,11 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from imputome import methods
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.metrics import coverage_by_mean
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import STRATA, calibration
-from imputome.methods.base import as_data
 
 
 def counts(G=60):

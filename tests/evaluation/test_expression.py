@@ -16,8 +16,13 @@ from scipy.optimize import minimize
 from imputome.datasets import pbmc68k
 from imputome.errors import InputError
 from imputome.evaluation import expression
-from imputome.evaluation.expression import de_by_count_splitting, hurdle_lrt, precision_recall_tnr, wilcoxon
-from imputome.evaluation.hurdle import logistic_maximum
+from imputome.evaluation.expression import (
+    de_by_count_splitting,
+    hurdle_lrt,
+    logistic_maximum,
+    precision_recall_tnr,
+    wilcoxon,
+)
 from imputome.evaluation.simulate import simulate_counts
 
 

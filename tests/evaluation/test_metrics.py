@@ -11,6 +11,9 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
+from imputome.core.posterior import PosteriorModel
 from imputome.errors import InputError
 from imputome.evaluation import metrics
 from imputome.evaluation.leaderboard import leaderboard_denoising
@@ -18,8 +21,6 @@ from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import Split
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get
-from imputome.methods.base import Imputation, as_data
-from imputome.methods.posterior import PosteriorModel
 
 
 class Rates:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imputome.errors import InputError
-from imputome.evaluation.mixing import label_mixing
+from imputome.trust.mixing import label_mixing
 
 
 def groups(n=120, distance=10.0, seed=0):

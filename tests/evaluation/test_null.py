@@ -7,10 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.evaluation.null import gene_correlations, null_correlation, permute_genes
-from imputome.evaluation.verdict import NULL
-from imputome.methods.base import Imputation, as_data
+from imputome.trust.null import gene_correlations, null_correlation, permute_genes
+from imputome.trust.verdict import NULL
 
 
 def counts(n=300, G=60, seed=0):

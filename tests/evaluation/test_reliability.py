@@ -9,10 +9,11 @@ import scipy.sparse as sp
 from scipy.stats import t
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.evaluation.reliability import BLOCKS, gene_reliability
 from imputome.evaluation.splits import make_split
-from imputome.methods.base import Imputation, as_data
+from imputome.trust.reliability import BLOCKS, gene_reliability
 
 
 class Given:

@@ -12,10 +12,19 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.evaluation.splits import SCHEMES, Split, make_split, row_split, scheme_options, seed_for, trials
-from imputome.evaluation.splits_counts import gene_probabilities, moment_overdispersion
-from imputome.methods.base import as_data
+from imputome.evaluation.splits import (
+    SCHEMES,
+    Split,
+    gene_probabilities,
+    make_split,
+    moment_overdispersion,
+    row_split,
+    scheme_options,
+    seed_for,
+    trials,
+)
 
 N, G = 60, 25
 COUNTS = [name for name, scheme in SCHEMES.items() if scheme.kind == "counts"]

@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 
 from imputome import methods
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.evaluation.null import permute_genes
-from imputome.evaluation.trust import gather, hold_out, sample_cells, scores
-from imputome.methods.base import as_data
+from imputome.trust.evidence import gather, hold_out, sample_cells, scores
+from imputome.trust.null import permute_genes
 
 
 def predicting(name, **params):

@@ -10,10 +10,10 @@ import pytest
 import scipy.sparse as sp
 
 from imputome import methods
-from imputome.evaluation.null import permute_genes
-from imputome.evaluation.trust import CONTROLS, REFERENCE, gather
-from imputome.evaluation.verdict import BINS, CRITERIA, DO_NOT, LOOK, USE, VERDICTS, decide, figures, judge, record
-from imputome.methods.base import as_data
+from imputome.core.data import as_data
+from imputome.trust.evidence import gather
+from imputome.trust.null import permute_genes
+from imputome.trust.verdict import BINS, CRITERIA, DO_NOT, LOOK, USE, VERDICTS, decide, figures, judge, record
 
 GOOD = {
     "counts": {
@@ -145,13 +145,13 @@ def evidence():
         def predicting(name, **params):
             return lambda data: methods.get(name)(**params).fit_transform(data)
 
-        controls = {name: predicting(name) for name in CONTROLS["counts"]}
+        controls = {name: predicting(name) for name in methods.controls("counts")}
         return gather(
             data,
             predicting("poisson_nmf", n_components=4, **params),
             method="factors",
             controls=controls,
-            reference=REFERENCE["counts"],
+            reference=methods.REFERENCE["counts"],
             rng=np.random.default_rng(1),
             labels={"type": kind},
             n_splits=2,
@@ -175,7 +175,9 @@ def test_correlations_from_nothing_are_flagged_and_the_gene_mean_is_not(evidence
     assert "null" in smooth.failed
     rng = np.random.default_rng(0)
     data = as_data(sp.csr_array(rng.poisson(rng.gamma(2.0, 1.0, 60), (200, 60)).astype(np.float32)), kind="counts")
-    controls = {name: lambda data, name=name: methods.get(name)().fit_transform(data) for name in CONTROLS["counts"]}
+    controls = {
+        name: lambda data, name=name: methods.get(name)().fit_transform(data) for name in methods.controls("counts")
+    }
     mean = gather(
         data,
         lambda data: methods.get("gene_mean")().fit_transform(data),

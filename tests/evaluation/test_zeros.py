@@ -8,9 +8,10 @@ import scipy.sparse as sp
 from scipy import optimize, stats
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.evaluation.zeros import SPREADS, confident_rates, zeros_before_and_after
-from imputome.methods.base import Imputation, as_data
+from imputome.trust.zeros import SPREADS, confident_rates, zeros_before_and_after
 
 
 def simulated(n=500, seed=0):

@@ -14,7 +14,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from imputome.errors import InputError, MissingExtraError
-from imputome.io.anndata import read
+from imputome.io.reading import read
 
 COUNTS = np.array([[0, 3, 0, 1], [2, 0, 0, 0], [0, 0, 7, 0]], dtype=np.float32)  # cells x genes
 CELLS = ["AAAC-1", "AAAG-1", "AACT-1"]

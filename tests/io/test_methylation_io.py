@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from imputome.errors import InputError
-from imputome.io.methylation import counts_from_frame, read_counts
+from imputome.io.methylation_counts import counts_from_frame, read_counts
 
 
 def table() -> pd.DataFrame:

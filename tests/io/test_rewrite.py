@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.io.beside import Drawn, Spread, Zeros, draw_names, draw_path
-from imputome.io.rewrite import copy_text, keeps_text, missing, rewrite
+from imputome.io.table_patch import copy_text, keeps_text, missing, rewrite
 from imputome.io.tables import fill_table, read_table
 from imputome.io.text import fields, records
-from imputome.methods.base import Imputation, as_data
+from imputome.result.matrices import Drawn, Spread, Zeros, draw_names, draw_path
 
 
 class Known:
@@ -103,8 +104,8 @@ def test_every_spelling_of_missing_is_replaced_in_its_quotes(tmp_path, spelling)
 @pytest.mark.parametrize("genes_in", ["columns", "rows"])
 def test_each_value_goes_to_its_place(tmp_path, genes_in, monkeypatch):
     """Random tables against the csv module, in several blocks."""
-    monkeypatch.setattr("imputome.io.rewrite.BLOCK_BYTES", 4 * 7 * 3)
-    monkeypatch.setattr("imputome.io.values.CHUNK_VALUES", 20)
+    monkeypatch.setattr("imputome.io.table_patch.BLOCK_BYTES", 4 * 7 * 3)
+    monkeypatch.setattr("imputome.io.text_reading.CHUNK_VALUES", 20)
     rng = np.random.default_rng(5)
     X = rng.normal(size=(23, 7)).round(3)
     X[rng.random(X.shape) < 0.4] = np.nan
@@ -131,7 +132,7 @@ def test_each_value_goes_to_its_place(tmp_path, genes_in, monkeypatch):
 
 
 def test_the_model_is_asked_once_for_each_cell_with_something_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("imputome.io.rewrite.BLOCK_BYTES", 1)  # one cell at a time
+    monkeypatch.setattr("imputome.io.table_patch.BLOCK_BYTES", 1)  # one cell at a time
     X = np.array([[1, np.nan, 3], [4, 5, 6], [np.nan, 8, 9]], dtype=np.float32)
     for genes_in in ("columns", "rows"):
         result = imputation(X, np.full(X.shape, 0.5))

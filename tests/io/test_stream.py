@@ -18,10 +18,12 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
+from imputome.core.atomic import atomic_path
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.io import stream
-from imputome.io.stream import atomic_path, check_output, check_space, remove_key, write_result
-from imputome.methods.base import Imputation, as_data
+from imputome.io import store as stream
+from imputome.io.store import check_output, check_space, remove_key, write_result
 
 pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data", "ignore:zarr v3 autosharding")
 STORES = ["h5ad", "zarr"]
@@ -491,7 +493,7 @@ SLOW = """
     import sys, time
     import anndata, numpy as np
     from imputome.io import stream
-    from imputome.methods.base import Imputation, as_data
+    from imputome.core.imputer import Imputation, as_data
 
     class Slow:
         outputs = frozenset({"value"})

@@ -12,11 +12,11 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
+from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError, MissingExtraError  # noqa: E402
 from imputome.methods import get, load  # noqa: E402
+from imputome.methods.autoencoder.estimator import PRESETS  # noqa: E402
 from imputome.methods.autoencoder.network import ACTIVATIONS, Autoencoder  # noqa: E402
-from imputome.methods.autoencoder.presets import PRESETS  # noqa: E402
-from imputome.methods.base import as_data  # noqa: E402
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
 from imputome.methods.deep.estimator import split_cells  # noqa: E402
 from imputome.methods.deep.training import seeded  # noqa: E402

@@ -8,12 +8,12 @@ from scipy.stats import entropy, norm
 
 torch = pytest.importorskip("torch")
 
+from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError, ModelFormatError  # noqa: E402
 from imputome.methods import get, load  # noqa: E402
-from imputome.methods.base import as_data  # noqa: E402
+from imputome.methods.beta_vae.estimator import PRESETS, Design  # noqa: E402
 from imputome.methods.beta_vae.network import VariationalAutoencoder, divergence  # noqa: E402
-from imputome.methods.beta_vae.presets import PRESETS, Design  # noqa: E402
-from imputome.methods.deep.dense import DenseBatches  # noqa: E402
+from imputome.methods.deep.batches import DenseBatches  # noqa: E402
 from imputome.methods.deep.training import seeded  # noqa: E402
 
 Method = get("beta_vae")

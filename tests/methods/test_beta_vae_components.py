@@ -7,11 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from imputome.methods.base import as_data  # noqa: E402
-from imputome.methods.beta_vae.components import Components, begin_at_components  # noqa: E402
+from imputome.core.data import as_data  # noqa: E402
 from imputome.methods.beta_vae.estimator import BetaVAE  # noqa: E402
-from imputome.methods.beta_vae.network import VariationalAutoencoder  # noqa: E402
-from imputome.methods.deep.dense import DenseBatches  # noqa: E402
+from imputome.methods.beta_vae.network import (  # noqa: E402
+    Components,
+    VariationalAutoencoder,
+    begin_at_components,
+)
+from imputome.methods.deep.batches import DenseBatches  # noqa: E402
 
 
 def made(n=80, G=30, rank=3, noise=0.4, seed=0):

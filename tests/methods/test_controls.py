@@ -8,8 +8,8 @@ import scipy.sparse as sp
 from scipy import stats
 
 from imputome import methods
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.methods.base import as_data
 
 
 def counts(n=50, G=20, *, seed=0):

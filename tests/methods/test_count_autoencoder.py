@@ -15,11 +15,11 @@ import scipy.sparse as sp
 torch = pytest.importorskip("torch")
 
 from imputome import methods  # noqa: E402
+from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError  # noqa: E402
-from imputome.methods.base import as_data  # noqa: E402
-from imputome.methods.count_autoencoder import default  # noqa: E402
-from imputome.methods.count_autoencoder.default import AveragedRates, CountAutoencoder  # noqa: E402
-from imputome.methods.count_autoencoder.fitted import encode  # noqa: E402
+from imputome.methods.count_autoencoder import estimator as default  # noqa: E402
+from imputome.methods.count_autoencoder.encode import encode  # noqa: E402
+from imputome.methods.count_autoencoder.estimator import AveragedRates, CountAutoencoder  # noqa: E402
 from imputome.methods.deep.rates import Head, LogLinearModel  # noqa: E402
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 15, "batch_size": 64, "learning_rate": 0.01}

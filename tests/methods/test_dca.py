@@ -13,11 +13,11 @@ from scipy import stats
 from scipy.special import expit
 
 from imputome import methods
-from imputome.methods.base import as_data
-from imputome.methods.count_autoencoder.estimator import Zipo
+from imputome.core.data import as_data
+from imputome.core.imputer import check_parameters
+from imputome.methods.count_autoencoder.dca import DCA, DCAPaper001, TunedDCA, ZipDCA, _defaults
 from imputome.methods.count_autoencoder.network import ACTIVATIONS, Activation
-from imputome.methods.count_autoencoder.presets import DCA, DCAPaper001, TunedDCA, ZipDCA, _defaults
-from imputome.methods.parameters import check_parameters
+from imputome.methods.count_autoencoder.zipo import Zipo
 
 PRESETS = (DCA, DCAPaper001, ZipDCA, TunedDCA)
 

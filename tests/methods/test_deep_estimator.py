@@ -8,9 +8,9 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
+from imputome.core.data import Data, as_data  # noqa: E402
+from imputome.core.info import MethodInfo  # noqa: E402
 from imputome.errors import InputError, ModelFormatError  # noqa: E402
-from imputome.methods import info  # noqa: E402
-from imputome.methods.base import Data, as_data  # noqa: E402
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
 from imputome.methods.deep.estimator import DeepImputer, split_cells  # noqa: E402
 from imputome.methods.deep.training import Schedule  # noqa: E402
@@ -34,14 +34,10 @@ class SharesNet(torch.nn.Module):
 
 
 class Shares(DeepImputer):
-    name = "shares"
+    info = MethodInfo("shares", "for these tests", frozenset({"counts"}))
 
     def __init__(self, *, width: int = 2, device: str = "cpu", random_state: int = 0) -> None:
         self.width, self.device, self.random_state = width, device, random_state
-
-    @property
-    def info(self):
-        return info("gene_mean")
 
     def _fit(self, data: Data):
         self.genes_ = data.shape[1]

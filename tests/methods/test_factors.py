@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from imputome.methods.factors import (
-    DenseOperator,
-    LowRank,
-    LowRankPlusSparse,
-    WarmSVD,
-    orthonormal,
-)
+from imputome.methods.factors import DenseOperator, LowRank, LowRankPlusSparse, WarmSVD, orthonormal
 
 SHAPES = [(30, 50), (50, 30), (40, 40)]
 

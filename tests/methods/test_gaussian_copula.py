@@ -10,10 +10,10 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from imputome import methods
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.methods.base import as_data
+from imputome.methods.gaussian_copula.calibration import NORMAL, Levels, scores_under, stretch
 from imputome.methods.gaussian_copula.conditional import Conditional, Member, solve_members
-from imputome.methods.gaussian_copula.levels import NORMAL, Levels, scores_under, stretch
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out, refill
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from imputome.core.data import as_data
+from imputome.core.holdout import hide_entries
 from imputome.errors import InputError
 from imputome.methods import get
-from imputome.methods.base import as_data
-from imputome.methods.matrix_completion.solver import complete
-from imputome.preprocessing.holdout import hide_entries
+from imputome.methods.ialm.solver import complete
 
 IALM = get("ialm")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.scales import Standard
 from imputome.errors import InputError
-from imputome.methods.base import as_data
-from imputome.methods.neighbors.knn import KNN, mean_squares
-from imputome.preprocessing.standardize import Standard
+from imputome.methods.knn.estimator import KNN, mean_squares
 
 
 def matrix(n=80, G=60, *, missing=0.2, seed=0, dtype=np.float64):
@@ -178,7 +178,7 @@ def test_values_far_from_zero_lose_no_digits():
 def test_blocks_of_rows_and_of_training_rows_do_not_matter(monkeypatch):
     X = matrix()
     expected = KNN().fit_transform(real(X)).to_array(keep_observed=False)
-    monkeypatch.setattr("imputome.methods.neighbors.knn._PIECE", 7 * 80)
+    monkeypatch.setattr("imputome.methods.knn.estimator._PIECE", 7 * 80)
     result = KNN().fit_transform(real(X))
     np.testing.assert_allclose(result.to_array(keep_observed=False), expected, rtol=1e-6)
     rng = np.random.default_rng(0)

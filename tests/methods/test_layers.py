@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
-from imputome.methods.deep.layers import SparseLinear, multinomial_loss, sparse_matmul  # noqa: E402
+from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss, sparse_matmul  # noqa: E402
 
 B, G, H = 9, 31, 4
 

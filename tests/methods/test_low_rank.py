@@ -7,12 +7,19 @@ import pytest
 import scipy.linalg as la
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.scales import Standard
 from imputome.errors import InputError
-from imputome.methods.base import as_data
-from imputome.methods.low_rank.estimator import choose, regress
-from imputome.methods.low_rank.soft_impute import STEPS, SoftImpute, _KnownPart, _Path
-from imputome.methods.low_rank.svd import RIDGE, IterativeSVD
-from imputome.preprocessing.standardize import Standard
+from imputome.methods.low_rank.estimator import (
+    RIDGE,
+    STEPS,
+    IterativeSVD,
+    SoftImpute,
+    _KnownPart,
+    _Path,
+    choose,
+    regress,
+)
 
 BOTH = pytest.mark.parametrize("method", [IterativeSVD, SoftImpute])
 
@@ -213,7 +220,7 @@ def test_little_known_takes_the_sparse_path_to_the_same_solution(monkeypatch):
     sparse = SoftImpute(lam=3.0, tol=1e-6, max_iter=3000).fit_transform(real(X))
     Z = Standard.of(X).forward(X)
     assert isinstance(_Path(Z, np.random.default_rng(0), tol=1, max_iter=1)._problem, _KnownPart)
-    monkeypatch.setattr("imputome.methods.low_rank.soft_impute.SPARSE_SHARE", 0.0)
+    monkeypatch.setattr("imputome.methods.low_rank.estimator.SPARSE_SHARE", 0.0)
     dense = SoftImpute(lam=3.0, tol=1e-6, max_iter=3000).fit_transform(real(X))
     np.testing.assert_allclose(fitted_scores(sparse, X), fitted_scores(dense, X), atol=5e-3)
 

@@ -8,20 +8,20 @@ import scipy.sparse as sp
 from scipy import stats
 
 from imputome import methods
-from imputome.errors import InputError
-from imputome.methods import posterior
-from imputome.methods.base import as_data
-from imputome.methods.posterior import (
+from imputome.core import posterior
+from imputome.core.data import as_data
+from imputome.core.imputer import fit_shape
+from imputome.core.posterior import (
     FOLDS,
     GRID,
     PosteriorModel,
     deal,
-    fit_shape,
     likelihood_at,
     pooled_shape,
     predictive_likelihood,
     split,
 )
+from imputome.errors import InputError
 
 
 class Dense:
@@ -120,7 +120,7 @@ def test_matched_to_total(problem, monkeypatch):
     X, rate, shape = problem
     data, every = as_data(X, kind="counts"), np.arange(len(X))
     plain = PosteriorModel(Dense(rate), data, shape)
-    monkeypatch.setattr("imputome.methods.posterior.BLOCK", 12 * 7)  # several blocks, the last one shorter
+    monkeypatch.setattr("imputome.core.posterior.BLOCK", 12 * 7)  # several blocks, the last one shorter
     matched = plain.matched_to_total()
     factor = X.sum() / plain.rows(every, None, "value").sum()
     assert abs(factor - 1) > 1e-3
@@ -156,7 +156,7 @@ def test_predictive_likelihood(case, monkeypatch):
         assert (x2 > 1000).sum() > 20
         assert ((x2 > 0) & (x2 <= 16)).sum() > 20
         x1[:50, 0] = 0  # unseen in the first part, many in the second
-    monkeypatch.setattr("imputome.methods.posterior.BLOCK", G * 77)  # several blocks
+    monkeypatch.setattr("imputome.core.posterior.BLOCK", G * 77)  # several blocks
     got = predictive_likelihood(Dense(rate), sp.csr_array(x1), sp.csr_array(x2), ratio=1 / 9)
     expected = brute_likelihood(rate, x1, x2, 1 / 9)
     assert got.shape == (G, len(GRID))

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from imputome.errors import InputError
-from imputome.methods.matrix_completion.solver import Solution, complete, robust_pca
+from imputome.methods.ialm.solver import Solution, complete, robust_pca
 
 
 def naive_completion(D, known, *, tol=1e-4, max_iter=1000, rank_step=200):
@@ -209,7 +209,7 @@ def test_robust_pca_refuses_bad_input(monkeypatch):
         robust_pca(np.array([[1.0, np.nan], [1.0, 2.0]]))
     with pytest.raises(InputError, match="every value is 0"):
         robust_pca(np.zeros((3, 3)))
-    monkeypatch.setattr("imputome.methods.matrix_completion.solver.DENSE_LIMIT", 10)
+    monkeypatch.setattr("imputome.methods.ialm.solver.DENSE_LIMIT", 10)
     with pytest.raises(InputError, match="select features"):
         robust_pca(np.ones((3, 3)))
 

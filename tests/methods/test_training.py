@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from imputome.errors import InputError, ModelFormatError, TrainingError  # noqa: E402
 from imputome.methods.deep import checkpoints  # noqa: E402
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
-from imputome.methods.deep.layers import SparseLinear, multinomial_loss  # noqa: E402
+from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss  # noqa: E402
 from imputome.methods.deep.training import CUT, CUTS, Schedule, _Loop, seeded, train  # noqa: E402
 
 N, G = 90, 40

@@ -14,12 +14,12 @@ from scipy import stats
 from scipy.special import expit
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.imputer import check_parameters
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.base import as_data
-from imputome.methods.count_autoencoder.estimator import Zipo
 from imputome.methods.count_autoencoder.network import sparsity, widths
+from imputome.methods.count_autoencoder.zipo import Zipo
 from imputome.methods.deep.rates import Head, LogLinearModel
-from imputome.methods.parameters import check_parameters
 
 SMALL = {"encoder": "12-6", "max_epochs": 12, "learning_rate": 0.01, "batch_size": 64}
 LONGER = {**SMALL, "max_epochs": 60, "batch_size": 32, "learning_rate": 0.02}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imputome.preprocessing.counts import SCALES, TARGET, counts_to_scale, is_integer, scale_to_counts
+from imputome.core.scales import SCALES, TARGET, counts_to_scale, is_integer, scale_to_counts
 
 VALUES = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1e5))
 LIBRARIES = hnp.arrays(np.float64, (4, 1), elements=st.floats(1, 1e7))

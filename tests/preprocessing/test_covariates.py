@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from imputome.errors import InputError
-from imputome.preprocessing.covariates import CovariateCoding
+from imputome.methods.deep.covariates import CovariateCoding
 
 
 def table():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imputome import datasets
+from imputome.core.methylation import beta_to_m
 from imputome.errors import InputError
-from imputome.preprocessing.heavy_tails import FEW_SAMPLES, column_quantiles, heavy_tailed
-from imputome.preprocessing.methylation import beta_to_m
+from imputome.inspection.tails import FEW_SAMPLES, column_quantiles, heavy_tailed
 
 
 def test_quantiles_are_numpys():

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
+from imputome.core.holdout import hide_entries, hide_values, thin
 from imputome.errors import InputError
-from imputome.preprocessing.holdout import hide_entries, hide_values, thin
 
 
 @pytest.fixture

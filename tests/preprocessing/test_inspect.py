@@ -15,8 +15,8 @@ from anndata import AnnData
 
 import imputome
 from imputome.errors import InputError
-from imputome.preprocessing import tally
-from imputome.preprocessing.inspect import MANY_ZEROS, inspect
+from imputome.inspection import state as tally
+from imputome.inspection.state import MANY_ZEROS, inspect
 
 COUNTS = [
     "baron_pancreas_7162x1000",

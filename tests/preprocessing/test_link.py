@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from imputome import methods
+from imputome.core.data import as_data
+from imputome.core.links import LINKS, link
 from imputome.errors import InputError
-from imputome.methods.base import as_data
-from imputome.preprocessing.link import LINKS, link
 
 VALUES = {
     "identity": np.linspace(-5, 5, 41),
@@ -88,7 +88,7 @@ class _Known:
 
 
 def test_variance_and_draws_on_a_link():
-    from imputome.methods.imputation import Imputation, LinkedModel
+    from imputome.core.imputation import Imputation, LinkedModel
 
     X = np.array([[1.0, np.nan], [np.nan, 2.0]])
     model = LinkedModel(_Known(), link("asinh"))

@@ -9,9 +9,9 @@ import pytest
 from scipy.special import logit
 
 from imputome import datasets
+from imputome.core.methylation import beta_to_m, counts_to_beta, m_to_beta, set_beta
 from imputome.errors import InputError
-from imputome.io.methylation import counts_from_frame
-from imputome.preprocessing.methylation import beta_to_m, counts_to_beta, m_to_beta, set_beta
+from imputome.io.methylation_counts import counts_from_frame
 
 
 # -- M-values ----------------------------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import pytest
 from scipy.stats import rankdata, spearmanr, t
 
 from imputome import datasets
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.evaluation import splits_real
-from imputome.methods.base import as_data
+from imputome.evaluation import splits as splits_real
+from imputome.inspection.advice import advise
+from imputome.inspection.missingness import QUANTILES, cochran, count_missing, missingness
+from imputome.inspection.tails import low_values
 from imputome.methods.registry import METHODS
-from imputome.preprocessing.advice import advise
-from imputome.preprocessing.low_values import low_values
-from imputome.preprocessing.missingness import QUANTILES, count_missing, missingness
-from imputome.preprocessing.pattern import cochran
 
 
 def related(rng, n=80, G=120):
@@ -399,5 +398,5 @@ def test_mostly_missing_features_are_counted():
 
 
 def test_only_known_methods_are_advised():
-    names = {name for name, _, _ in METHODS}
+    names = set(METHODS)
     assert {"mean", "gaussian_copula", "soft_impute", "beta_vae"} <= names

@@ -14,17 +14,17 @@ import scipy.sparse as sp
 
 import imputome
 from imputome import methods
+from imputome.core.data import as_data
 from imputome.evaluation.metrics import METRICS
-from imputome.evaluation.mixing import label_mixing
-from imputome.evaluation.null import null_correlation
-from imputome.evaluation.reliability import gene_reliability
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden, score_thinned
-from imputome.evaluation.trust import gather
-from imputome.evaluation.zeros import zeros_before_and_after
 from imputome.methods import get
-from imputome.methods.base import as_data
 from imputome.studies.results import COLUMNS
+from imputome.trust.evidence import gather
+from imputome.trust.mixing import label_mixing
+from imputome.trust.null import null_correlation
+from imputome.trust.reliability import gene_reliability
+from imputome.trust.zeros import zeros_before_and_after
 
 matplotlib.use("Agg")
 

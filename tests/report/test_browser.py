@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imputome.report.content import of_result
-from imputome.report.page import write_report
-from imputome.report.scoreboard import of_table
+from imputome.report.html.content import of_result
+from imputome.report.html.page import write_report
+from imputome.report.html.scoreboard import of_table
 from imputome.studies.results import summary
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

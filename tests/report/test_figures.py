@@ -6,8 +6,7 @@ import numpy as np
 
 from imputome import datasets
 from imputome.evaluation.simulate import mean_variance_zero_curves
-from imputome.report.figures import demo_figure, simulation_curves
-from imputome.studies.demo import DemoResult, Score
+from imputome.report.plots.demo import DemoResult, Score, demo_figure, simulation_curves
 
 
 def test_demo_figure(tmp_path):

@@ -14,19 +14,19 @@ import pandas as pd
 import pytest
 
 import imputome
+from imputome.core.data import as_data
 from imputome.errors import InputError, MissingExtraError
-from imputome.evaluation.zeros import zeros_before_and_after
 from imputome.methods import get, info, names
-from imputome.methods.base import as_data
-from imputome.report.blocks import text_of
-from imputome.report.citation import of_method
-from imputome.report.content import chosen_label, of_imputation, of_result
-from imputome.report.measure import Values, measure
-from imputome.report.page import render, write_report
-from imputome.report.record import record_of
-from imputome.report.scoreboard import of_table
-from imputome.report.sections import sections
+from imputome.report.before_after import Values, measure
+from imputome.report.html.citation import of_method
+from imputome.report.html.content import chosen_label, of_imputation, of_result
+from imputome.report.html.facts import record_of
+from imputome.report.html.page import render, write_report
+from imputome.report.html.parts import text_of
+from imputome.report.html.scoreboard import of_table
+from imputome.report.html.sections import sections
 from imputome.studies.results import summary
+from imputome.trust.zeros import zeros_before_and_after
 
 LIMIT = 5_000_000  # bytes of a page
 
@@ -271,7 +271,7 @@ def test_a_sample_of_many_cells_is_looked_at_in_blocks():
 
 
 def test_what_is_far_off_can_be_left_out(page_counts):
-    from imputome.report.sections import _far
+    from imputome.report.html.sections import _far
 
     table = pd.DataFrame({"name": list("abcde"), "metric": "rmse", "value": [1.0, 1.1, 1.2, 1.15, 9.0]})
     table["control"] = [False, True, True, True, True]
@@ -285,7 +285,7 @@ def test_what_is_far_off_can_be_left_out(page_counts):
 def test_rows_of_a_file_are_those_asked_for(tmp_path):
     import h5py
 
-    from imputome.report.content import _rows
+    from imputome.report.html.content import _rows
 
     X = np.random.default_rng(0).random((50, 4))
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -296,7 +296,7 @@ def test_rows_of_a_file_are_those_asked_for(tmp_path):
 
 
 def test_the_map_after_is_turned_onto_the_map_before():
-    from imputome.report.measure import _turned
+    from imputome.report.before_after import _turned
 
     rng = np.random.default_rng(0)
     places = rng.normal(size=(50, 2))
@@ -322,7 +322,7 @@ def test_labels():
 
 
 def test_labels_are_in_their_natural_order():
-    from imputome.report.spec import natural
+    from imputome.report.html.vega import natural
 
     assert sorted(["b", "c10", "c2", "10", "9", "c2a", ""], key=natural) == ["", "9", "10", "b", "c2", "c2a", "c10"]
 
@@ -446,7 +446,7 @@ def test_twenty_thousand_genes_stay_under_five_megabytes(tmp_path):
 
 
 def test_more_genes_than_the_table_takes(plain, monkeypatch):
-    from imputome.report import sections as made
+    from imputome.report.html import sections as made
 
     monkeypatch.setattr(made, "GENES", 10)
     live = next(section for section in sections(of_result(plain, map="pca")) if section.id == "genes").live
@@ -538,7 +538,7 @@ def test_variants_of_a_method_are_told_apart_by_what_differs(scores):
 
 
 def test_variations_around_a_base_are_named_by_what_is_changed():
-    from imputome.report.scoreboard import short_names
+    from imputome.report.html.scoreboard import short_names
 
     base = {"a": 1, "b": 2, "c": True, "same": 0}
     given = [base, {**base, "a": 9}, {**base, "b": 9}, {**base, "a": 9, "c": False}]
@@ -553,7 +553,7 @@ def test_scores_come_before_figures_of_the_fit(scores):
 
 
 def test_very_many_trials_are_drawn_as_means(scores, monkeypatch):
-    from imputome.report import scoreboard
+    from imputome.report.html import scoreboard
 
     monkeypatch.setattr(scoreboard, "TRIALS", 10)
     board = of_table(scores)

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 import imputome
 from imputome import InputError, pl
 from imputome.evaluation.clustering import expression_components
-from imputome.report.style import BLUE, GREY, SKY
+from imputome.report.plots.style import BLUE, GREY, SKY
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden
-from imputome.methods.base import as_data
-from imputome.studies.bars import BARS, nonzero_mean
+from imputome.methods.controls.bars import BARS, nonzero_mean
 from imputome.studies.runner import Dataset, run_study
 
 

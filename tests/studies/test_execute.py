@@ -16,9 +16,10 @@ from imputome.methods import get
 from imputome.studies import runner
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec, run_study
-from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study
+from imputome.studies.spec import find_study
+from imputome.studies.study import Claim, Configuration, Hiding, Study, Subset
 from imputome.studies.subset import load_subset
-from imputome.studies.tables import by_configuration, markdown
+from imputome.studies.summary import by_configuration, markdown
 
 SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)
 STUDY = Study(

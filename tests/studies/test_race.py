@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.evaluation.null import permute_genes
 from imputome.methods import get
-from imputome.methods.base import as_data
-from imputome.studies import race as module
-from imputome.studies.race import CANDIDATES, Candidate, make, run_race, sample_of
+from imputome.trust import race as module
+from imputome.trust.null import permute_genes
+from imputome.trust.race import CANDIDATES, Candidate, make, run_race, sample_of
 
 FACTORS = Candidate("factors", "poisson_nmf", {"n_components": 3, "posterior": True})
 POOR = Candidate("poor", "random")

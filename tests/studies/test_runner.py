@@ -11,12 +11,12 @@ import scipy.sparse as sp
 
 import imputome
 from imputome.cli import run
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get
-from imputome.methods.base import as_data
 from imputome.studies import runner
 from imputome.studies.results import COLUMNS, Journal, read, summary
 from imputome.studies.runner import Dataset, parse_method, run_study

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from imputome.core.data import as_data
+from imputome.core.imputation import Imputation
 from imputome.evaluation.metrics import poisson_deviance, poisson_loss
 from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get, info, names
-from imputome.methods.base import Imputation, as_data
 from imputome.methods.factors import LowRank
 
 METHODS = [name for name in names() if "counts" in info(name).kinds]

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from scipy.stats import rankdata, spearmanr
 
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.clinical import cox_univariate
 from imputome.evaluation.splits import row_split, seed_for
 from imputome.evaluation.units import Units
 from imputome.methods import get
-from imputome.methods.base import as_data
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec
 from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset

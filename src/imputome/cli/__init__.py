@@ -11,20 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from imputome.cli import (
-    apply,
-    datasets,
-    demo,
-    evaluate,
-    fit,
-    impute,
-    inspect,
-    mask,
-    methods,
-    methylation,
-    remove,
-    report,
-    study,
-    tune,
+    apply_command,
+    datasets_command,
+    demo_command,
+    evaluate_command,
+    fit_command,
+    impute_command,
+    inspect_command,
+    mask_command,
+    methods_command,
+    methylation_command,
+    remove_command,
+    report_command,
+    study_command,
+    tune_command,
 )
 from imputome.cli.console import error_line
 from imputome.errors import ControlsWinError, ImputomeError
@@ -43,20 +43,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("impute")(impute.command)
-app.command("fit")(fit.command)
-app.command("apply")(apply.command)
-app.command("tune")(tune.command)
-app.command("inspect")(inspect.command)
-app.command("evaluate")(evaluate.command)
-app.command("study")(study.command)
-app.command("mask")(mask.command)
-app.command("methylation")(methylation.command)
-app.command("methods")(methods.command)
-app.command("datasets")(datasets.command)
-app.command("demo")(demo.command)
-app.command("report")(report.command)
-app.command("remove")(remove.command)
+app.command("impute")(impute_command.command)
+app.command("fit")(fit_command.command)
+app.command("apply")(apply_command.command)
+app.command("tune")(tune_command.command)
+app.command("inspect")(inspect_command.command)
+app.command("evaluate")(evaluate_command.command)
+app.command("study")(study_command.command)
+app.command("mask")(mask_command.command)
+app.command("methylation")(methylation_command.command)
+app.command("methods")(methods_command.command)
+app.command("datasets")(datasets_command.command)
+app.command("demo")(demo_command.command)
+app.command("report")(report_command.command)
+app.command("remove")(remove_command.command)
 
 
 def _print_version(value: bool) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from imputome.core.scales import TARGET
 from imputome.errors import InputError
-from imputome.preprocessing.counts import TARGET
 
 BLOCK = 2**20  # dense values looked at at a time
 EPSILON = 1e-6  # added inside the benchmark's logarithm

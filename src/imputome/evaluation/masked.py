@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.data import Data, as_data, in_memory
 from imputome.errors import InputError
-from imputome.evaluation.split import Split
-from imputome.evaluation.splits import SCHEMES, make_split, scheme_options
-from imputome.methods.base import Data, as_data, in_memory
-from imputome.preprocessing.inspect import inspect
+from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options
+from imputome.inspection.state import inspect
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
-from imputome.preprocessing.counts import counts_to_scale
 
 FLOOR = 1e-8  # smallest rate in a Poisson loss
 COVERAGE = 0.9

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.data import clean_csr, in_memory
 from imputome.errors import InputError
-from imputome.methods.data import clean_csr, in_memory
 
 if TYPE_CHECKING:
     import pandas as pd

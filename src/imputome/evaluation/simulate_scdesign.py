@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
+from imputome.core.data import clean_csr, in_memory
 from imputome.errors import InputError
 from imputome.evaluation.simulate import Simulation, draw_fold_changes
-from imputome.methods.data import clean_csr, in_memory
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from imputome.core.data import Data
+from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
 from imputome.evaluation.metrics import EDGES, METRICS, covered, worst_coverage
-from imputome.methods.data import Data
-from imputome.preprocessing.counts import counts_to_scale
 
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
+    from imputome.core.imputation import Imputation
     from imputome.evaluation.splits import Split
-    from imputome.methods.base import Imputation
 
 BLOCK = 2**19  # dense values made at a time: a few float64 copies of them live at once
 STRATA = 5  # of predicted real values, in which coverage is looked at

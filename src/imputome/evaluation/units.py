@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from imputome.methods.base import Data
-from imputome.preprocessing.link import link
+from imputome.core.data import Data
+from imputome.core.links import link
 
 LEAST = 3  # known values that say how much a feature varies
 CONSTANT = 1e-6  # SD over mean up to which a feature is constant
@@ -25,7 +25,7 @@ class Units:
 
     A feature with fewer than 3 known training values, or whose standard deviation is rounding (under 1e-6 of its mean),
     keeps its unit, which is nobody's: it is not ``usable`` for errors that are summed over features. ``link_name`` is a
-    link (`imputome.preprocessing.link`) that values are put on first: of heavy-tailed values a few would else decide.
+    link (`imputome.core.links`) that values are put on first: of heavy-tailed values a few would else decide.
     """
 
     def __init__(

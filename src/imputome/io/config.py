@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
-from imputome.io.atomic import atomic_path
 
 MARK = "# written by imputome tune"
 

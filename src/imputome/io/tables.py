@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
-from imputome.io.atomic import atomic_path
 from imputome.io.text import text_writer
-from imputome.io.values import numbers, read_text, warn_of_codes
+from imputome.io.text_reading import numbers, read_text, warn_of_codes
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from imputome.io.beside import Shown
-    from imputome.methods.base import Imputation, Output
-    from imputome.preprocessing.counts import Scale
+    from imputome.core.imputation import Imputation, Output
+    from imputome.core.scales import Scale
+    from imputome.result.matrices import Shown
 
 GenesIn = Literal["rows", "columns"]
 Progress = Callable[[int, int], object]
@@ -64,7 +64,7 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
     genes_in
         ``"columns"`` or ``"rows"``.
     dtype
-        ``np.float32`` halves the memory of text with missing values; see `imputome.io.values.read_text`.
+        ``np.float32`` halves the memory of text with missing values; see `imputome.io.text_reading.read_text`.
 
     Returns
     -------

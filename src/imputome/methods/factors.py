@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numba import get_num_threads, njit, prange, set_num_threads
 from threadpoolctl import threadpool_limits
 
-from imputome.methods.base import Output
+from imputome.core.imputation import Output
 
 SMALL = 400  # min(n, G) up to which the exact Gram matrix costs next to nothing
 _PIECE = 2**19  # values a temporary float64 piece may hold (4 MiB)

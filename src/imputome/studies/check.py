@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import get_args
 
+from imputome.core.imputer import check_parameters
+from imputome.core.links import link
 from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
 from imputome.methods import get, names
-from imputome.methods.parameters import check_parameters
-from imputome.preprocessing.link import link
-from imputome.studies.bars import BARS
+from imputome.methods.controls.bars import BARS
 from imputome.studies.runner import MethodSpec
 from imputome.studies.study import TOGETHER, Claim, ClaimKind, Hiding, Study, Subset
 

@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imputome.core.atomic import atomic_path
 from imputome.errors import ImputomeError, InputError
-from imputome.io.stream import atomic_path
-from imputome.studies.claims import claims_markdown, judge
-from imputome.studies.comparisons import comparisons_markdown, wilcoxon_tests
-from imputome.studies.published import published_markdown
+from imputome.studies.claims import claims_markdown, comparisons_markdown, judge, wilcoxon_tests
 from imputome.studies.results import COLUMNS, read, table_of, write
 from imputome.studies.runner import Dataset, MethodSpec, Progress, run_study
 from imputome.studies.study import Hiding, Study, Subset, told
 from imputome.studies.subset import Loader, load_subset
-from imputome.studies.tables import by_configuration, markdown
+from imputome.studies.summary import by_configuration, markdown, published_markdown
 from imputome.studies.trial import Tables, options_of, read_gc, run_trial
 from imputome.studies.workers import supervise
 

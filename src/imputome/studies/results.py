@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.io.stream import atomic_path
-from imputome.studies.bars import BARS
+from imputome.methods.controls.bars import BARS
 
 if TYPE_CHECKING:
     import pandas as pd

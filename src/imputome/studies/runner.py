@@ -16,25 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from imputome.core.data import Data, Kind, as_data
+from imputome.core.imputation import Imputation
+from imputome.core.imputer import check_parameters
+from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
 from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import score_hidden, score_thinned
-from imputome.methods import create, get, info
-from imputome.methods.base import Data, Imputation
-from imputome.methods.parameters import check_parameters
-from imputome.preprocessing.counts import counts_to_scale
-from imputome.studies.bars import BARS
+from imputome.inspection.state import inspect
+from imputome.methods import controls, create, get, info
+from imputome.methods.controls.bars import BARS
 from imputome.studies.results import KEY, Journal, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from imputome.evaluation.clustering import Clusterer
 
-CONTROLS = {
-    "counts": ("all_zeros", "no_imputation", "gene_mean", "gene_mean_posterior"),
-    "real": ("mean", "random"),
-}
 DOWNSTREAM = ("clustering", "leiden", "de")
 Progress = Callable[[float, str], None]
 
@@ -71,6 +70,36 @@ class Dataset:
     data: Data
     labels: np.ndarray | None = None
     clinical: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def to_dataset(
+    adata: AnnData,
+    *,
+    name: str,
+    labels: str | None = None,
+    layer: str | None = None,
+    min_genes: int = 0,
+    min_cells: int = 0,
+) -> Dataset:
+    """A dataset for a study: filtered by cells, then by genes, on counts as they are or on real values."""
+    if labels is not None and labels not in adata.obs:
+        raise InputError(f"obs has no column {labels!r}; columns: {', '.join(map(str, adata.obs.columns)) or 'none'}")
+    report = inspect(adata, layer=layer)
+    if report.errors:
+        raise InputError(report.errors[0])
+    if report.state in ("log1p", "normalized"):
+        raise InputError(f"{report.where} looks {report.state}: methods are judged on counts, pass the layer with them")
+    data = as_data(
+        adata.X if layer is None else adata.layers[layer],
+        kind="counts" if report.state == "counts" else "real",
+        obs_names=adata.obs_names,
+        var_names=adata.var_names,
+    )
+    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
+    data = data.subset(rows=cells)
+    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells))
+    classes = None if labels is None else adata.obs[labels].astype(str).to_numpy()[cells]
+    return Dataset(name, data, classes)
 
 
 def parse_method(text: str) -> MethodSpec:
@@ -312,13 +341,18 @@ def _check(
         raise InputError("the downstream analysis 'de' is for counts: leave it out for real values")
 
 
-def with_controls(wanted: list[MethodSpec], kind: str) -> list[MethodSpec]:
+def standard_controls(kind: Kind) -> tuple[str, ...]:
+    """The controls of every study: those of `imputome.methods.controls`, and for counts the bar ``all_zeros``."""
+    return (*(("all_zeros",) if kind == "counts" else ()), *controls(kind))
+
+
+def with_controls(wanted: list[MethodSpec], kind: Kind) -> list[MethodSpec]:
     """The methods and, before them, the controls that are not among them."""
     for spec in wanted:
         kinds = {"counts"} if spec.name in BARS else info(spec.name).kinds
         if kind not in kinds:
             raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
-    every = [MethodSpec(name) for name in CONTROLS[kind]] + wanted
+    every = [MethodSpec(name) for name in standard_controls(kind)] + wanted
     return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
 
 

@@ -49,7 +49,7 @@ For real values, where the splits of a trial share their rows and their fits (`i
 
     [[datasets]]
     name = "tcga_gbmlgg_zscore_1544g"
-    transform = "asinh"                 # of the values, for good: see `imputome.preprocessing.link`
+    transform = "asinh"                 # of the values, for good: see `imputome.core.links`
     labels = "ceccarelli_study"         # column of obs that stratifies the rows
     clinical = { grade = "ceccarelli_grade", time = "survival_months", event = "dead" }  # columns of obs
     max_features = 40                   # drawn at random, by the seed
@@ -63,7 +63,7 @@ For real values, where the splits of a trial share their rows and their fits (`i
     datasets = ["tcga_gbmlgg_zscore_1544g"]  # only on these
     coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn from
 
-    [[comparisons]]                     # Wilcoxon tests, see `imputome.studies.comparisons`
+    [[comparisons]]                     # Wilcoxon tests, see `imputome.studies.claims`
     [[published]]                       # a paper's table: see `imputome.studies.study.Published`
 
 The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is another thing: Optuna's.)
@@ -82,15 +82,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from imputome.errors import InputError
 from imputome.studies.check import check_study
 from imputome.studies.runner import MethodSpec
-from imputome.studies.study import (
-    Claim,
-    Comparison,
-    Configuration,
-    Hiding,
-    Published,
-    Study,
-    Subset,
-)
+from imputome.studies.study import Claim, Comparison, Configuration, Hiding, Published, Study, Subset
 
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from imputome.errors import InputError
-from imputome.studies.runner import CONTROLS, MethodSpec
+from imputome.studies.runner import MethodSpec, standard_controls
 
 TOGETHER = "zscore"  # scale of the splits that share one trial
 ClaimKind = Literal["better", "at_least", "monotone", "close", "similar"]
@@ -176,7 +175,10 @@ class Study:
 
     def control_specs(self) -> dict[str, MethodSpec]:
         """Every control by its name: those that come with the kinds of data, and the study's own."""
-        return {name: MethodSpec(name) for name in (*itertools.chain(*CONTROLS.values()), *self.controls)}
+        return {
+            name: MethodSpec(name)
+            for name in (*standard_controls("counts"), *standard_controls("real"), *self.controls)
+        }
 
     def only(self, wanted: Iterable[str]) -> Study:
         """The study on some of its datasets."""

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.links import link
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.splits import seed_for
-from imputome.preprocessing.link import link
-from imputome.studies.anndata import to_dataset
-from imputome.studies.runner import Dataset
+from imputome.studies.runner import Dataset, to_dataset
 from imputome.studies.study import Subset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from imputome.methods.base import Data
+    from imputome.core.data import Data
 
 Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
 

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from imputome.core.data import Data
+from imputome.core.imputation import Status
+from imputome.core.imputer import Imputer
 from imputome.errors import InputError
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import make_split, scheme_options, seed_for
 from imputome.evaluation.units import Units
 from imputome.methods import create
-from imputome.methods.base import Data, Imputer, Status
 from imputome.studies.results import Journal, table_of
 from imputome.studies.runner import Dataset, MethodSpec, Progress, key_of, numbers_of, peak_memory, with_controls
 from imputome.studies.study import Hiding, told

@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from imputome.core.data import Data
+from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import ImputomeError, InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get, info
-from imputome.methods.base import Data, Imputer
-from imputome.methods.parameters import check_parameters
 from imputome.studies.study_file import (
     is_finished,
     numbers,

@@ -1,327 +1,394 @@
-"""ZiPo (Sharifitabar et al. 2024, paper 001) as an estimator; other defaults of it are DCA.
+"""`count_autoencoder`: the family's best settings by held-out loss, averaged with Poisson factors, and the posterior.
 
-Letters: ``n`` cells, ``G`` genes, ``C`` coded covariates; ``U`` latent, ``l`` library size, ``m`` rate, ``z`` share of
-dropouts.
+Letters: ``n`` cells, ``G`` genes; ``x1`` nine tenths of the molecules, ``x2`` the tenth kept from training; ``m`` rate.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+from torch import nn
 
+from imputome.core.data import Data
+from imputome.core.imputation import Model, Output, Status
+from imputome.core.posterior import deal, likelihood_at, pooled_shape, split
+from imputome.core.scales import is_integer
 from imputome.errors import InputError
-from imputome.methods.base import Data, Imputation, Model, Status
+from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
+from imputome.methods.count_autoencoder.encode import encode, top_genes
 from imputome.methods.count_autoencoder.family import CountFamily
-from imputome.methods.count_autoencoder.fitted import Fitted, Tally, encode, figures, warning
-from imputome.methods.count_autoencoder.network import (
-    Activation,
-    CountNetwork,
-    Design,
-    Dispersion,
-    InputTransform,
-    Library,
-    widths,
-)
-from imputome.methods.count_autoencoder.pruning import Pruning, prune, top_genes
-from imputome.methods.deep.batches import CountBatches
-from imputome.methods.deep.schedule import Schedule, Training
+from imputome.methods.count_autoencoder.network import CountNetwork, Design
+from imputome.methods.deep.rates import Head, LogLinearModel
+from imputome.methods.deep.training import Schedule, Training
+from imputome.methods.factors import LowRank, few_threads
+from imputome.methods.nmf import poisson_nmf, project
 
-Distribution = Literal["poisson", "nb", "zip", "zinb"]
+WEIGHTS = np.linspace(0, 1, 6)  # of the networks' log rate, against that of the factors
+BLOCK = 2**22  # dense values made at a time
+SAMPLE = 2**24  # entries that decide the weight
+TINY = np.float32(1e-12)
+WATCHED = 1024  # cells whose left-out molecules are looked at after each epoch
+FEWER = (2, 4, 8)  # factors, tried alone where the networks are no better than the gene mean
+UPDATES = 15  # of a cell's share of the factors; more of them fit the cell's noise
 
 
-class Zipo(CountFamily):
-    """Count autoencoder with predicted library size, adjustable zero inflation and a sparse first layer.
+class CountAutoencoder(CountFamily):
+    """Count autoencoder with Poisson loss at the observed library size: what imputome takes for counts by default.
 
-    The objective, per batch (paper 001, section II-D): minus the mean over cells of the log-likelihood, summed over
-    genes, + alpha_z mean(z^2) + alpha_w mean over first-layer neurons of mean|w| / sqrt(mean w^2)
-    + alpha_theta mean(theta^2), and for a negative binomial + alpha_rate mean((m - x)^2) (section III-F). With
-    V = [U, covariates]: log l = library network of V; logit z, log(m / l) = linear in V, the latter through a
-    log-softmax. The latent U is the last encoder block plus a linear projection of every earlier one.
+    The network is the smallest of the family that did best on held-out molecules: log1p of counts per 10,000, hidden
+    among them at random, through a sparse first layer (``n_hidden``, batch normalisation, ReLU, dropout) to
+    ``n_latent`` linear latents, whose softmax, times the cell's library size, is the rate. It learns from nine tenths
+    of the molecules (x1), and stops when the tenth that was left out of every cell (x2) is predicted no better. Its
+    rate is averaged, on the log scale, with that of a Poisson factorisation of x1, at the weight that predicts x2 best.
+    The posterior step then combines the rate, at the cell's full counts, with these counts; if even so x2 is predicted
+    no better than by the posterior on the gene mean, a few Poisson factors are tried alone, and if they are no better
+    either there is no structure to be used: whichever predicts x2 best is what is returned, with a message.
 
-    Two starting values are not the paper's: the library network begins at the mean log total, and the bias of
-    log(m / l) at the log of each gene's share in all molecules. Neither moves the optimum.
+    Counts that are not integers (a normalised matrix) cannot be split into molecules: then a fifth of the cells is left
+    out instead, and the weight is 0.6.
 
     Parameters
     ----------
-    encoder, decoder : widths of hidden layers, ``"2048-1024-512-256-128"`` (the paper's notation) or several integers;
-        the encoder's last is the latent. An empty decoder is the paper's: linear.
-    residual : add a bias-free projection of every encoder block to the latent, after its batch normalisation.
-    activation, batch_norm, batch_norm_place : a block is linear, activation, batch normalisation; ``"before"`` puts the
-        latter, without scale, before the activation, as DCA does.
-    distribution, zero_inflation : ``"zip"`` and ``"zinb"`` are ``"poisson"`` and ``"nb"`` with zero inflation;
-        ``zero_inflation`` overrules the name unless it is None.
-    dispersion : of a negative binomial with mean m and size r: ``"odds"``, theta = log(m / r) linear in V (paper 001);
-        ``"conditional"``, r = softplus of a linear output; ``"gene"``, one r per gene (both DCA).
-    library : l is predicted (``"network"``) or the cell's molecules (``"observed"``); ``"size_factor"`` is DCA's mean:
-        an exponential output, not a softmax, times the cell's molecules over their median.
-    input_transform : what the encoder reads: ``"counts"``, ``"log1p"`` of them, ``"log1p_normalized"`` (log1p of counts
-        per 10,000) or ``"zscore"`` (log1p of counts per median library, standardised per gene; DCA). It stays sparse.
-    alpha_z, alpha_w : strengths above.
-    alpha_theta, alpha_rate : None: 0.01 and 0.1 for a negative binomial with ``dispersion="odds"``, else 0.
-    rate_penalty : what ``alpha_rate`` is for: the squared difference of rates and counts, mean over entries, or of
-        their sums, mean over cells (the paper's formula allows both readings).
-    loss_over : the log-likelihood is a mean over cells (``"cells"``) or over entries (``"entries"``, DCA); this changes
-        what penalties and gradient clipping mean.
-    optimizer, learning_rate, decay, decay_epochs, plateau_patience, patience, patience_from, clip_value, max_epochs :
-        see `imputome.methods.deep.schedule.Schedule`. Section II-G: Adam, 0.0212 x 0.9^(e-1) for 30 epochs, then
-        a tenth after 15 epochs without 0.1 % improvement; stop after 30 without improvement.
-    batch_size, validation_share : cells of a batch; share of cells kept for validation, by ``random_state``.
+    n_hidden, n_latent : widths of the hidden and of the latent layer.
+    dropout, input_dropout : share of hidden units, and of the nonzero inputs, dropped in training.
+    n_factors : rank of the Poisson factorisation; 0: none.
+    n_networks : networks from different starts, averaged on the log scale; 3 is a thorough mode.
+    learning_rate, weight_decay, batch_size, max_epochs, patience : of AdamW with early stopping.
     device : ``"auto"`` takes a CUDA device where there is one.
-    posterior : combine the expected count with the cell's own counts (`imputome.methods.posterior`).
+    posterior : combine the rate with the cell's own counts (`imputome.core.posterior`).
 
-    Covariates (`Data.covariates`) are part of V: categories one-hot, numbers standardised.
+    Covariates (`Data.covariates`) are given to the decoder beside the latents.
 
-    Result: the value is the expected count at this cell's depth, (1 - z) m times one factor that makes its sum over the
-    fitted cells that of their counts, which free zero inflation alone misses by up to a tenth; further outputs are
-    ``rate`` (m, the paper's imputed value), ``expected_count``, ``normalized``, ``variance`` and, with zero inflation,
-    ``dropout_probability`` (see `imputome.methods.deep.rates.LogLinearModel`). ``latent`` is U;
-    ``cell_columns["library_size"]`` is l. `Status.details` holds the epochs, ``nll_validation`` (mean per cell,
-    constants included), ``mse_validation`` (of the rate, per entry), ``mean_dropout`` (mean z), ``total_ratio_rate``
-    and ``total_ratio_expected`` (sums over the sum of counts, before the factor) and ``library_correlation`` (log
-    scale, predicted against observed).
+    Cost: an epoch passes over the nonzeros and makes n x G rates once, and those of at most 1,024 cells again to watch
+    x2. To find the shapes of the posterior step, the rates are made anew from up to ten splits of the molecules.
 
     Attributes
     ----------
-    network_ : the trained `CountNetwork`.
-    factor_ : of the expected count, above.
-    coding_, share_ : see `CountFamily`.
-
-    Raises
-    ------
-    InputError
-        A width is not positive, a covariate has missing values or, later, levels that were not seen.
+    network_ : the trained networks.
+    factors_ : (G, k) gene factors, or None.
+    weight_ : of the networks' log rate.
+    uses_gene_mean_, uses_factors_ : whether the gene mean, or the factors alone, are the rate.
     """
 
-    name = "zipo"
-    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {  # section III-H
-        "encoder": (
-            "2048-1024-512-256-128",
-            "1024-512-256-128",
-            "1024-512-256-128-64",
-            "512-256-128",
-            "512-256-128-64",
-        ),
-        "alpha_z": (0.01, 1.0, "log"),
-        "alpha_w": (0.01, 1.0, "log"),
+    info = COUNT_AUTOENCODER_INFO
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "n_hidden": (64, 128, 256),
+        "n_latent": (16, 32, 64),
+        "dropout": (0.0, 0.5, "linear"),
+        "input_dropout": (0.0, 0.6, "linear"),
+        "learning_rate": (5e-4, 5e-3, "log"),
+        "weight_decay": (1e-4, 1e-1, "log"),
     }
+    network_: nn.ModuleList
 
     def __init__(
         self,
         *,
-        encoder: str | int | tuple[int, ...] = "2048-1024-512-256-128",
-        decoder: str | int | tuple[int, ...] = "",
-        residual: bool = True,
-        activation: Activation = "sigmoid",
-        batch_norm: bool = True,
-        batch_norm_place: Literal["after", "before"] = "after",
-        distribution: Distribution = "zip",
-        zero_inflation: bool | None = None,
-        dispersion: Dispersion = "odds",
-        library: Library = "network",
-        input_transform: InputTransform = "log1p",
-        alpha_z: float = 0.1,
-        alpha_w: float = 0.1,
-        alpha_theta: float | None = None,
-        alpha_rate: float | None = None,
-        rate_penalty: Literal["entries", "library"] = "entries",
-        loss_over: Literal["cells", "entries"] = "cells",
-        optimizer: Literal["adam", "rmsprop"] = "adam",
-        learning_rate: float = 0.0212,
-        decay: float = 0.9,
-        decay_epochs: int = 30,
-        plateau_patience: int | None = 15,
-        patience: int | None = 30,
-        patience_from: int = 30,
-        clip_value: float | None = None,
-        max_epochs: int = 500,
-        batch_size: int = 256,
-        validation_share: float = 0.2,
+        n_hidden: int = 128,
+        n_latent: int = 32,
+        dropout: float = 0.2,
+        input_dropout: float = 0.3,
+        n_factors: int = 16,
+        n_networks: int = 1,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        batch_size: int = 128,
+        max_epochs: int = 400,
+        patience: int | None = 10,
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        posterior: bool = False,
+        posterior: bool = True,
         random_state: int = 0,
     ) -> None:
-        self.encoder = encoder
-        self.decoder = decoder
-        self.residual = residual
-        self.activation = activation
-        self.batch_norm = batch_norm
-        self.batch_norm_place = batch_norm_place
-        self.distribution = distribution
-        self.zero_inflation = zero_inflation
-        self.dispersion = dispersion
-        self.library = library
-        self.input_transform = input_transform
-        self.alpha_z = alpha_z
-        self.alpha_w = alpha_w
-        self.alpha_theta = alpha_theta
-        self.alpha_rate = alpha_rate
-        self.rate_penalty = rate_penalty
-        self.loss_over = loss_over
-        self.optimizer = optimizer
+        self.n_hidden = n_hidden
+        self.n_latent = n_latent
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.n_factors = n_factors
+        self.n_networks = n_networks
         self.learning_rate = learning_rate
-        self.decay = decay
-        self.decay_epochs = decay_epochs
-        self.plateau_patience = plateau_patience
-        self.patience = patience
-        self.patience_from = patience_from
-        self.clip_value = clip_value
-        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
         self.batch_size = batch_size
-        self.validation_share = validation_share
+        self.max_epochs = max_epochs
+        self.patience = patience
         self.device = device
         self.posterior = posterior
         self.random_state = random_state
 
-    network_: CountNetwork
-
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self._prepare(data)
-        network = cast(CountNetwork, self._new_network())
-        return self._trained(network, data, self._schedule())
-
-    def fine_tune(self, data: Any, *, max_epochs: int = 100, learning_rate: float = 1e-3) -> Imputation:
-        """Train the fitted (or loaded) network further on other cells, and impute these.
-
-        "Partially trained with one dataset and then fine-tuned using other datasets" (paper 001, section IV). The
-        network starts from its weights, with a new optimiser at a constant rate that falls on a plateau. Genes,
-        covariates and their levels must be those of the fitted model; the transform of the input stays as it was.
-        The posterior step keeps its shapes.
-
-        Returns
-        -------
-        Imputation of ``data``; ``status.details["nll_before"]`` is the validation loss of the network as it was.
-        """
-        data = self._accept(data, kind=getattr(self, "kind_", None))
-        self.transform(data)  # is it fitted, and for these genes and covariates?
-        before = Tally.of(self.network_, self._batches(data).epoch(self._split(data)[1])).fit["nll"]
-        schedule = replace(
-            self._schedule(), max_epochs=max_epochs, learning_rate=learning_rate, decay_epochs=0, patience_from=0
-        )
-        model, result = self._trained(self.network_, data, schedule)
-        result["status"].details["nll_before"] = before
+        dealt, seen, rest = [], data, None
+        if is_integer(data.X.data):
+            dealt = deal(data, np.random.default_rng(self.random_state))
+            seen, rest = split(data, dealt[0])
+        elif self.posterior:
+            raise InputError(
+                "the posterior step needs raw counts (integers): pass the layer that holds them, or posterior=False"
+            )
+        training = self._learn(seen, rest)
+        self.factors_ = self._factors(seen, self.n_factors) if self.n_factors else None
+        self.weight_ = 1.0 if self.factors_ is None else 0.6
+        if rest is not None and self.factors_ is not None:
+            rows = _evenly(*data.shape)
+            self.weight_ = _best_weight(self._averaged(seen.subset(rows=rows)), rest[rows])
+        message = ""
+        self.uses_gene_mean_ = self.uses_factors_ = False
         if self.posterior:
-            from imputome.methods.posterior import PosteriorModel
-
-            model = PosteriorModel(model, data, self.shape_).matched_to_total()
-            self.total_factor_ = model.factor
-            result["gene_columns"] = {"posterior_shape": self.shape_}
-        return self._imputation(model, data, **result)
-
-    def _trained(self, network: CountNetwork, data: Data, schedule: Schedule) -> tuple[Model, dict[str, Any]]:
-        """Train ``network`` on ``data``; its model and the further arguments of `Imputation`."""
-        batches = self._batches(data)
-        train_rows, validation_rows = self._split(data)
-        training = self._train(network, batches, data, schedule, train_rows=train_rows, validation_rows=validation_rows)
-        network.zero_grad(set_to_none=True)  # as large as the weights, and of no use any more
-        everything = Tally.of(network, batches.epoch(np.union1d(train_rows, validation_rows)))
-        self.factor_ = everything.counts / everything.expected
-        fitted = self._encode(data, batches)
-        found = figures(
-            everything,
-            Tally.of(network, batches.epoch(validation_rows)),
-            fitted.library,
-            np.asarray(data.X.sum(axis=1)).ravel(),
-        )
-        return fitted.model, self._result(fitted, training, found)
-
-    @staticmethod
-    def _result(fitted: Fitted, training: Training, found: dict[str, Any]) -> dict[str, Any]:
+            message = self._learn_shape(data, seen, dealt)
+        model = self._new_rows(data)
         status = training.status
-        message = "; ".join(part for part in (status.message, warning(found)) if part)
-        return {
-            "status": Status(status.name, message, {**status.details, **found}),
+        text = "; ".join(part for part in (status.message, message) if part)
+        used = {"uses_gene_mean": self.uses_gene_mean_, "uses_factors": self.uses_factors_}
+        details = {**status.details, "network_weight": self.weight_, **used}
+        return model, {
+            "status": Status(status.name, text, details),
             "history": training.history,
-            "latent": fitted.model.latent,
-            "cell_columns": {"library_size": fitted.library},
+            "latent": getattr(model, "latent", None),
         }
 
+    def _learn(self, seen: Data, rest: Any) -> Training:
+        """Train the networks on ``seen``, watching the molecules ``rest`` of the same cells, or other cells."""
+        batches = watched = self._batches(seen)
+        if rest is None:
+            train_rows, validation_rows = self._split(seen)
+        else:
+            # a cell whose molecules are all in one part is still a cell
+            train_rows = np.flatnonzero(np.diff(seen.X.indptr) + np.diff(rest.indptr))
+            order = np.random.default_rng(self.random_state).permutation(train_rows)
+            validation_rows = np.sort(order[:WATCHED])
+            watched = self._batches(seen, target=rest, target_library=np.asarray(rest.sum(axis=1)).ravel())
+        networks = cast(nn.ModuleList, self._new_network())
+        trainings = [
+            self._train(
+                network,
+                batches,
+                seen,
+                self._schedule(),
+                train_rows=train_rows,
+                validation_rows=validation_rows,
+                watched=watched,
+                member=k,
+            )
+            for k, network in enumerate(networks)
+        ]
+        self.network_ = networks
+        networks.zero_grad(set_to_none=True)  # as large as the weights, and of no use any more
+        return trainings[0]
+
+    def _learn_shape(self, data: Data, seen: Data, dealt: list[np.ndarray]) -> str:
+        """Learn the shapes of the posterior step; the message says what predicts x2 better than the networks do."""
+        self._shape, first = pooled_shape(data, dealt, self._averaged)
+        own, gene_mean = pooled_shape(data, dealt[:1], self._gene_mean)
+        best = likelihood_at(gene_mean, own)
+        if likelihood_at(first, self._shape) > best:
+            return ""
+        chosen = None
+        for rank in FEWER:
+            factors = self._factors(seen, rank)
+            own, few = pooled_shape(data, dealt[:1], partial(_by_factors, factors=factors))
+            if likelihood_at(few, own) > best:
+                best, chosen = likelihood_at(few, own), factors
+        if chosen is not None:
+            self.factors_, self.uses_factors_ = chosen, True
+            what = f"{chosen.shape[1]} Poisson factors, so that these"
+        else:
+            self.uses_gene_mean_ = True
+            what = "the gene mean, so that the gene mean"
+        self._shape = pooled_shape(data, dealt, self._new_rows)[0]
+        return (
+            f"held-out molecules are predicted no better by the network than by {what}, with each cell's own counts, "
+            f"{'are' if chosen is not None else 'is'} what is given"
+        )
+
+    def _posterior_shape(self, data: Data) -> np.ndarray:
+        return self._shape
+
+    def _factors(self, seen: Data, rank: int) -> np.ndarray:
+        rank = min(rank, *seen.shape)
+        with few_threads(seen.X.nnz * rank < 2**20):
+            return poisson_nmf(seen.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+
+    def _network(self) -> nn.Module:
+        return nn.ModuleList(CountNetwork(self._design(), self._statistics) for _ in range(self.n_networks))
+
     def _design(self) -> Design:
-        nb = self.distribution in ("nb", "zinb")
-        inflated = self.distribution in ("zip", "zinb") if self.zero_inflation is None else self.zero_inflation
-        by_odds = nb and self.dispersion == "odds"
         return Design(
             n_genes=len(self.share_),
             n_covariates=0 if self.coding_ is None else len(self.coding_.columns),
-            encoder=widths(self.encoder, "encoder"),
-            decoder=widths(self.decoder, "decoder"),
-            residual=self.residual,
-            activation=self.activation,
-            batch_norm=self.batch_norm,
-            batch_norm_place=self.batch_norm_place,
-            negative_binomial=nb,
-            zero_inflation=inflated,
-            dispersion=self.dispersion,
-            library=self.library,
-            input_transform=self.input_transform,
-            alpha_z=self.alpha_z,
-            alpha_w=self.alpha_w,
-            alpha_theta=(1e-2 if by_odds else 0.0) if self.alpha_theta is None else self.alpha_theta,
-            alpha_rate=(0.1 if by_odds else 0.0) if self.alpha_rate is None else self.alpha_rate,
-            rate_penalty=self.rate_penalty,
-            loss_over=self.loss_over,
+            encoder=(self.n_hidden, self.n_latent),
+            decoder=(),
+            residual=False,
+            activation="relu",
+            batch_norm=True,
+            batch_norm_place="before",
+            negative_binomial=False,
+            zero_inflation=False,
+            dispersion="odds",
+            library="observed",
+            input_transform="log1p_normalized",
+            alpha_z=0.0,
+            alpha_w=0.0,
+            alpha_theta=0.0,
+            alpha_rate=0.0,
+            rate_penalty="entries",
+            loss_over="cells",
+            dropout=self.dropout,
+            input_dropout=self.input_dropout,
+            linear_latent=True,
         )
 
     def _schedule(self) -> Schedule:
         return Schedule(
             max_epochs=self.max_epochs,
-            optimizer=self.optimizer,
+            optimizer="adamw",
             learning_rate=self.learning_rate,
-            decay=self.decay,
-            decay_epochs=self.decay_epochs,
-            plateau_patience=self.plateau_patience,
+            weight_decay=self.weight_decay,
             patience=self.patience,
-            patience_from=self.patience_from,
-            clip_value=self.clip_value,
         )
 
     def _check(self) -> None:
-        if not widths(self.encoder, "encoder"):
-            raise InputError(f"{self.name}: the encoder needs at least one layer, the latent")
-        widths(self.decoder, "decoder")
-        for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"{self.name}: {name}={value} must not be negative")
-
-    @property
-    def _reads_zscores(self) -> bool:
-        return self.input_transform == "zscore"
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{self.name}: {name}={getattr(self, name)} must lie in 0 to 1, 1 excluded")
+        if self.n_hidden < 1 or self.n_latent < 1:
+            raise InputError(f"{self.name}: n_hidden and n_latent must be at least 1")
+        if self.n_networks < 1 or self.n_factors < 0:
+            raise InputError(f"{self.name}: n_networks must be at least 1, and n_factors at least 0")
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
-        return self._encode(data, self._batches(data)).model
+        if self.uses_gene_mean_:
+            return self._gene_mean(data)
+        if self.uses_factors_:
+            assert self.factors_ is not None  # noqa: S101
+            return _by_factors(data, self.factors_)
+        return self._averaged(data)
 
-    def _encode(self, data: Data, batches: CountBatches) -> Fitted:
-        usable = self.share_ > 0
-        return encode(self.network_, batches.epoch(), n=data.shape[0], usable=usable, factor=self.factor_)
+    def _gene_mean(self, data: Data) -> Model:
+        library = np.asarray(data.X.sum(axis=1), dtype=np.float32)
+        return LowRank(library[:, None], self.share_[:, None].astype(np.float32))
 
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "factor": np.array(self.factor_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.factor_ = float(arrays["factor"])
-        super()._restore(arrays)
-
-    def prune(self, data: Any, *, delta: float = 1e-4) -> Pruning:
-        """Set the small weights of the first layer to zero, for good (paper 001, section III-E).
-
-        Per neuron, weights below ``delta`` times the largest absolute weight become zero. The report compares the fit
-        before and after on the validation cells of ``data``, which are those of the fit if ``data`` is what was fitted.
-        """
-        data = self._accept(data, kind=getattr(self, "kind_", None))
-        self.transform(data)  # is it fitted, and for these genes and covariates?
-        batches, (_, rows) = self._batches(data), self._split(data)
-        return prune(self.network_, lambda: batches.epoch(rows), delta=delta)
+    def _averaged(self, data: Data) -> AveragedRates:
+        """The rates of some cells: networks and factors, from these cells' counts alone."""
+        fitted = [
+            encode(cast(CountNetwork, network), self._batches(data).epoch(), n=data.shape[0], usable=self.share_ > 0)
+            for network in self.network_
+        ]
+        with few_threads(data.X.nnz < 2**16):
+            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=UPDATES)
+        return AveragedRates(
+            _stacked([one.model for one in fitted]),
+            left,
+            self.factors_,
+            weight=self.weight_,
+            library=fitted[0].library,
+        )
 
     def first_layer_genes(self, k: int = 10) -> Any:
-        """The genes that each neuron of the first layer weighs most: what it stands for.
+        """As `imputome.methods.count_autoencoder.zipo.Zipo.first_layer_genes`, of the first network."""
+        first = cast(CountNetwork, self.network_[0]).first
+        return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
 
-        Returns
-        -------
-        DataFrame with a row for each neuron and each of its ``k`` genes of largest absolute weight, in that order:
-        ``neuron``, ``rank`` (from 1), ``gene``, ``weight``, ``relative`` (weight over the largest absolute one).
-        """
-        return top_genes(self.network_.first.weight.detach().cpu().numpy(), self.feature_names_, k)
+    def _state(self) -> dict[str, np.ndarray]:
+        factors = {} if self.factors_ is None else {"factors": self.factors_}
+        learned = {"weight": np.array(self.weight_), "uses_gene_mean": np.array(self.uses_gene_mean_)}
+        learned["uses_factors"] = np.array(self.uses_factors_)
+        return {**super()._state(), **factors, **learned}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.factors_ = arrays.get("factors")
+        self.weight_, self.uses_gene_mean_ = float(arrays["weight"]), bool(arrays["uses_gene_mean"])
+        self.uses_factors_ = bool(arrays.get("uses_factors", False))  # models of before do not say
+        super()._restore(arrays)
+
+
+def _by_factors(data: Data, factors: np.ndarray) -> Model:
+    """The rates of some cells by gene factors alone."""
+    with few_threads(data.X.nnz < 2**16):
+        return LowRank(project(data.X, factors, max_iter=UPDATES), factors)
+
+
+class AveragedRates:
+    """Geometric mean of a network's rates and of ``left @ right'``, each cell's summing to its library (a `Model`)."""
+
+    outputs: frozenset[Output] = frozenset({"value", "rate"})
+
+    def __init__(
+        self,
+        network: LogLinearModel,
+        left: np.ndarray | None,
+        right: np.ndarray | None,
+        *,
+        weight: float,
+        library: np.ndarray,
+    ) -> None:
+        self.network, self.left, self.right, self.weight, self.library = network, left, right, weight, library
+        self.latent = network.latent
+        self.factor = np.ones(len(library), np.float32)
+        step = max(1, BLOCK // len(network.mean.bias))
+        for start in range(0, len(library), step):
+            rows = np.arange(start, min(len(library), start + step))
+            sums = self.rows(rows, None, "rate").sum(axis=1)
+            self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
+
+    def with_weight(self, weight: float) -> AveragedRates:
+        return AveragedRates(self.network, self.left, self.right, weight=weight, library=self.library)
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        log_rate = self.network.log_rows(rows, genes)
+        if self.left is not None and self.right is not None:
+            product = self.left[rows] @ (self.right if genes is None else self.right[genes]).T
+            log_rate = self._mean(log_rate, product)
+        return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        log_rate = self.network.log_at(i, j)
+        if self.left is not None and self.right is not None:
+            log_rate = self._mean(log_rate, LowRank(self.left, self.right).at(i, j))
+        return np.exp(log_rate, out=log_rate) * self.factor[i]
+
+    def _mean(self, log_rate: np.ndarray, product: np.ndarray) -> np.ndarray:
+        np.log(np.maximum(product, TINY, out=product), out=product)
+        product *= np.float32(1 - self.weight)
+        if self.weight == 0:  # a gene without molecules is -inf in the network, and stays so
+            return np.where(np.isneginf(log_rate), log_rate, product)
+        log_rate *= np.float32(self.weight)
+        log_rate += product
+        return log_rate
+
+
+def _stacked(models: list[LogLinearModel]) -> LogLinearModel:
+    """The geometric mean of log-linear rates is log-linear in all their hidden values together."""
+    if len(models) == 1:
+        return models[0]
+    share = np.float32(1 / len(models))
+    weights, biases, offsets = [], [], []
+    for model in models:
+        assert model.mean.weight is not None  # noqa: S101  (a network's head always has one)
+        weights.append(model.mean.weight * share)
+        biases.append(model.mean.bias * share)
+        offsets.append(model.log_offset * share)
+    return LogLinearModel(
+        np.hstack([model.hidden for model in models]),
+        log_offset=np.sum(offsets, axis=0),
+        library=models[0].library,
+        latent=np.hstack([model.latent for model in models if model.latent is not None]),
+        mean=Head(np.vstack(weights), np.sum(biases, axis=0)),
+    )
+
+
+def _evenly(n: int, G: int) -> np.ndarray:
+    """Positions of up to `SAMPLE` / G of n cells, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, max(1, min(n, SAMPLE // G))).astype(np.intp))
+
+
+def _best_weight(rates: AveragedRates, rest: Any) -> float:
+    """The weight of `WEIGHTS` under which ``rest`` is likeliest, up to what does not depend on the rates."""
+    i = np.repeat(np.arange(rest.shape[0]), np.diff(rest.indptr))
+    scores = []
+    for weight in WEIGHTS:
+        rate = rates.with_weight(weight).at(i, rest.indices, "rate").astype(np.float64)
+        scores.append(float(rest.data @ np.log(np.maximum(rate, TINY))))
+    return float(WEIGHTS[int(np.argmax(scores))])

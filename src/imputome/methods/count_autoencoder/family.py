@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from imputome.core.data import Data
 from imputome.errors import InputError
-from imputome.methods.base import Data
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
+from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
-from imputome.preprocessing.covariates import CovariateCoding
 
 
 class CountFamily(DeepImputer):

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from imputome.core.scales import TARGET
 from imputome.errors import InputError
 from imputome.methods.deep.batches import Batch, Block
-from imputome.methods.deep.layers import SparseLinear, multinomial_loss
 from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomial, Poisson, ZeroInflated
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
-from imputome.preprocessing.counts import TARGET
+from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
 
 Activation = Literal["sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"]
 InputTransform = Literal["counts", "log1p", "log1p_normalized", "zscore"]
@@ -44,7 +44,7 @@ LIBRARY_WIDTHS = (16, 4)  # hidden layers of the library network (section II-G)
 
 @dataclass(frozen=True)
 class Design:
-    """What is built and what is minimised; see `imputome.methods.count_autoencoder.estimator.Zipo` for each entry."""
+    """What is built and what is minimised; see `imputome.methods.count_autoencoder.zipo.Zipo` for each entry."""
 
     n_genes: int
     n_covariates: int

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from imputome.core.data import Data
+from imputome.core.imputer import Imputer
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.base import Data, Imputer
-from imputome.methods.deep.schedule import Schedule, Training
-from imputome.methods.deep.training import seeded, train
+from imputome.methods.deep.training import Schedule, Training, seeded, train
 
 PREFIX = "network."
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from imputome.methods.base import Output
-from imputome.preprocessing.counts import TARGET
+from imputome.core.imputation import Output
+from imputome.core.scales import TARGET
 
 LARGEST_LOG_RATE = 14.0  # 1.2 million molecules of one gene in one cell
 LIMITS = {"odds": (-12.0, 12.0), "size": (-20.0, 20.0)}  # as in the likelihood

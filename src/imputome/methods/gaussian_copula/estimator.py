@@ -7,21 +7,24 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from imputome.core.data import Data
+from imputome.core.imputation import Status
+from imputome.core.imputer import Imputer
+from imputome.core.scales import Standard
 from imputome.errors import InputError
-from imputome.methods.base import Data, Imputer, Status
 from imputome.methods.factors import few_threads
+from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
+    Levels,
     Residuals,
     leave_one_out_loss,
     leave_one_out_residuals,
     tune,
 )
 from imputome.methods.gaussian_copula.conditional import LARGE, Conditional, Member
-from imputome.methods.gaussian_copula.levels import Levels
 from imputome.methods.gaussian_copula.marginals import Marginals
-from imputome.methods.gaussian_copula.model import CopulaRows, Predictor
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
-from imputome.preprocessing.standardize import Standard
+from imputome.methods.gaussian_copula.rows import CopulaRows, Predictor
 
 SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
 GAUSSIAN = (Member("gaussian", 1.0), Member("gaussian", 0.5), Member("gaussian", 0.25))
@@ -75,7 +78,7 @@ class GaussianCopula(Imputer):
     (doi:10.1145/3394486.3403106) for the copula; Rasmussen & Williams 2006 for processes; Breiman 1996 for stacking.
     """
 
-    name = "gaussian_copula"
+    info = GAUSSIAN_COPULA_INFO
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"normal_share": (0.0, 1.0, "linear")}
 
     def __init__(

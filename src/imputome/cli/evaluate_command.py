@@ -1,0 +1,115 @@
+"""``imputome evaluate``: hide values, impute with several methods and the controls, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imputome.cli.console import print_json, progress, warning_line
+
+COLUMNS = 5  # metrics side by side in a printed table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def command(
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="One or more inputs.")],
+    methods: Annotated[
+        str, typer.Option(help="A,B,C; with parameters as name:key=value, with the posterior step as name+posterior.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table of results: .parquet or .csv.")],
+    scheme: Annotated[str, typer.Option(help="How values are hidden.")] = "thin",
+    fraction: Annotated[str | None, typer.Option(help="Share hidden, one or several: 0.1,0.3.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
+    labels: Annotated[str | None, typer.Option(help="Column of obs with the classes, for --downstream.")] = None,
+    downstream: Annotated[str | None, typer.Option(help="clustering,leiden,de.")] = None,
+    protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky).")] = "honest",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
+    min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
+    min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
+    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
+    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+) -> None:
+    """Score methods beside the controls on hidden values; an interrupted run goes on where it was."""
+    from imputome.cli.output import parse_settings
+    from imputome.io.reading import read
+    from imputome.studies.results import check_path, summary
+    from imputome.studies.runner import run_study, to_dataset
+
+    check_path(output)
+    names = [name for name in methods.split(",") if name.strip()]
+    datasets = [
+        to_dataset(
+            read(source, genes_in=genes_in),
+            name=source.name.split(".")[0],
+            labels=labels,
+            layer=layer,
+            min_genes=min_genes,
+            min_cells=min_cells,
+        )
+        for source in sources
+    ]
+    with progress("evaluating", quiet=quiet) as show:
+        table = run_study(
+            datasets,
+            names,
+            scheme=scheme,
+            fraction=[float(share) for share in fraction.split(",")] if fraction else None,
+            trials=trials,
+            seed=seed,
+            downstream=downstream.split(",") if downstream else (),
+            protocol=protocol,
+            output=output,
+            options=parse_settings(settings or []),
+            progress=show,
+        )
+    scores = summary(table)
+    if as_json:
+        print_json({"output": str(output), "summary": scores.to_dict("records")})
+        return
+    if quiet:
+        return
+    for failed in table[table["status"] != "ok"].to_dict("records"):
+        warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+    show_summary(scores)
+    typer.echo(f"\nwrote {len(table):,} rows to {output}")
+
+
+def show_summary(scores: pd.DataFrame) -> None:
+    """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=200)
+    for key, part in scores.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
+        metrics = list(dict.fromkeys(part["metric"]))
+        for start in range(0, len(metrics), COLUMNS):
+            shown = metrics[start : start + COLUMNS]
+            grid = Table(box=None, pad_edge=False)
+            grid.add_column("method", no_wrap=True)
+            for metric in shown:
+                grid.add_column(metric, justify="right", no_wrap=True)
+            for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
+                by_metric = {row["metric"]: row for row in rows.to_dict("records")}
+                label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
+                label += " (control)" if rows["control"].iloc[0] else ""
+                grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
+            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden", highlight=False)
+            console.print(grid)
+            console.print()
+    console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None or row["mean"] != row["mean"]:
+        return ""
+    spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
+    text = f"{row['mean']:.4g}{spread}{' !' if row['loses_to'] else '  '}"
+    return f"[bold]{text}[/bold]" if row["best"] else text

@@ -1,0 +1,71 @@
+"""``imputome mask``: hide values and keep the truth beside them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imputome.cli.console import print_json
+from imputome.cli.output import parse_settings
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad or .zarr.")],
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="Counts: random, double_exponential, median, thin, thin_nb. "
+            "Real values: mcar, features, high_gc, low_values, low_coverage."
+        ),
+    ],
+    fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    layer: Annotated[str | None, typer.Option(help="Layer to mask instead of X.")] = None,
+    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Option of the scheme: key=value (gc: a column of var; coverage: a layer)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+) -> None:
+    """Hide values of IN and write what is left to OUT, with the truth in its layer "truth"."""
+    from imputome.core.atomic import atomic_path
+    from imputome.errors import InputError
+    from imputome.evaluation.masked import KEY, mask
+    from imputome.evaluation.splits import scheme_options
+    from imputome.io.reading import read
+    from imputome.io.store import check_output
+
+    # all that can be refused is refused before anything is read
+    scheme_options(scheme)
+    options = parse_settings(settings or [])
+    check_output(output, source, overwrite=force)
+    store = output.suffix.lower()
+    if store not in (".h5ad", ".zarr"):
+        raise InputError(f"a table cannot hold the truth beside the data: end {output} in .h5ad or .zarr")
+    adata = read(source, genes_in=genes_in)
+    with warnings.catch_warnings():  # nothing that the reader of this file has to act on
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
+        with atomic_path(output) as partial:
+            if store == ".h5ad":
+                masked.write_h5ad(partial, compression="gzip")
+            else:
+                masked.write_zarr(str(partial))
+    record = masked.uns[KEY]
+    if as_json:
+        print_json({"output": str(output), "shape": list(masked.shape), **record})
+    elif not quiet:
+        what = "molecules" if scheme in ("thin", "thin_nb") else "nonzeros" if record["kind"] == "counts" else "values"
+        typer.echo(f"{scheme}: hid {record['fraction_realised']:.2%} of the {what} of {record['layer']} (seed {seed})")
+        typer.echo(f'wrote {masked.n_obs:,} x {masked.n_vars:,} to {output}, the truth in its layer "truth"')

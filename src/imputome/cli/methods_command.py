@@ -1,0 +1,33 @@
+"""``imputome methods``: the table of the registry."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from imputome.cli.console import print_json
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable list.")] = False,
+) -> None:
+    """List the methods: what each takes, and what it does."""
+    from imputome.methods import info, names
+
+    entries = [info(name) for name in names()]
+    if as_json:
+        print_json(
+            {
+                "methods": [
+                    {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(m).items()} for m in entries
+                ]
+            }
+        )
+        return
+    width = max(len(method.name) for method in entries)
+    for method in entries:
+        kinds = "+".join(sorted(method.kinds))
+        marks = " (control)" if method.control else ""
+        typer.echo(f"{method.name:<{width}}  {kinds:<11}  {method.summary}{marks}")

@@ -1,0 +1,71 @@
+"""``imputome report``: a result, or a table of scores, as one page to look at."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imputome.cli.console import progress
+
+if TYPE_CHECKING:
+    from imputome.report.before_after import Map
+    from imputome.report.html.content import Content
+    from imputome.report.html.scoreboard import Scoreboard
+
+
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN", readable=False, help="A result (.h5ad, .zarr), or a table that evaluate or study wrote."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page: .html.")],
+    key: Annotated[str | None, typer.Option(help="Which result, where IN has several.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs to colour cells by.")] = None,
+    map_: Annotated[str, typer.Option("--map", help="How cells are placed: umap or pca.")] = "umap",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Show what is known of a result, or of scores, on one page: a single file that needs no network."""
+    from imputome.report.html.page import check_path, write_report
+
+    if map_ not in ("umap", "pca"):
+        raise typer.BadParameter(f"{map_!r} is neither umap nor pca", param_hint="--map")
+    check_path(output, overwrite=force)
+    made_by = shlex.join(["imputome", *sys.argv[1:]])
+    with progress(f"looking at {source.name}", quiet=quiet) as show:
+        show(0.0, "")
+        if source.suffix.lower() in (".h5ad", ".zarr"):
+            page: Content | Scoreboard = _result(source, key, label, "pca" if map_ == "pca" else "umap", made_by)
+        else:
+            page = _scores(source, key, label, made_by)
+    write_report(output, page, overwrite=force)
+    if not quiet:
+        typer.echo(f"wrote {output}")
+
+
+def _result(source: Path, key: str | None, label: str | None, map: Map, made_by: str) -> Content:
+    from imputome.io.store import open_result
+    from imputome.report.html.content import of_result
+
+    with open_result(source) as adata:
+        return of_result(adata, key=key, label=label, source=source.name, made_by=made_by, map=map)
+
+
+def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> Scoreboard:
+    from imputome.errors import InputError
+    from imputome.report.html.scoreboard import is_table, of_file
+    from imputome.studies.results import SUFFIXES
+
+    if not is_table(source):
+        raise InputError(f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})")
+    if key is not None or label is not None:
+        raise InputError(
+            f"--key and --label are for results in .h5ad and .zarr, and {source} is a table: leave them out"
+        )
+    return of_file(source, made_by=made_by)

@@ -1,0 +1,69 @@
+"""``imputome tune``: search a method's parameters, and write the best for `imputome fit`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imputome.cli.console import print_json, progress
+from imputome.cli.output import parse_settings
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
+    ],
+    method: Annotated[str, typer.Option(help="A name from `imputome methods`.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials that the study has when it is done.")],
+    storage: Annotated[str, typer.Option(help="SQLite file of the study; an existing study goes on.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes to start.")] = 1,
+    objective: Annotated[str, typer.Option(help="nll (validation likelihood) or poisson_loss (held out).")] = "nll",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Best parameters as TOML.")] = Path("best.toml"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter that stays fixed: key=value.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is begun.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
+    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+) -> None:
+    """Search the parameters of a method on IN; an interrupted study goes on where it was."""
+    from imputome.io.config import Config, check_config_path, write_config
+    from imputome.io.reading import read
+    from imputome.studies.runner import to_dataset
+    from imputome.studies.study_file import optuna_or_advice, storage_path
+    from imputome.studies.tuning import tune
+
+    # all that can be refused is refused before anything is read
+    optuna_or_advice()
+    storage_path(storage)
+    check_config_path(output)
+    params = parse_settings(settings or [])
+    dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
+    with progress(f"tuning {method}", quiet=quiet) as show:
+        found = tune(
+            dataset.data,
+            method=method,
+            trials=trials,
+            storage=storage,
+            objective=objective,  # type: ignore[arg-type]
+            params=params,
+            seed=seed,
+            workers=workers,
+            timeout=timeout,
+            progress=show,
+        )
+    notes = f"{objective} {found.value:.6g} on {source.name}, best of {found.finished} trials, seed {seed}"
+    write_config(output, Config(found.method, found.params), notes=notes)
+    if as_json:
+        print_json({"output": str(output), "storage": storage, "objective": objective, **asdict(found)})
+    elif not quiet:
+        typer.echo(
+            f"{found.finished} trials, {found.pruned} pruned, {found.failed} failed; best {objective} {found.value:.6g}"
+        )
+        for name, value in found.params.items():
+            typer.echo(f"  {name} = {value}")
+        typer.echo(f"wrote {output}: use it with `imputome fit {source} -m MODEL --config {output}`")

@@ -1,0 +1,158 @@
+"""Inputs of every supported format, read into AnnData (cells x genes) with their names as they are in the file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imputome.errors import ImputomeError, InputError, missing_extra
+from imputome.io.store import is_zarr
+from imputome.io.tables import check_genes_in, read_table, table_suffix
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .tsv, .txt (also .gz), .parquet"
+
+
+def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False) -> AnnData:
+    """Read a file or folder into AnnData.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
+        gzipped or not), ``.loom``, or a table (see `imputome.io.tables.read_table`).
+    genes_in
+        Where the genes of a table are, ``"rows"`` or ``"columns"``; only for tables, and needed there.
+    backed
+        Leave the matrix of an ``.h5ad`` on disk.
+
+    Raises
+    ------
+    InputError
+        The file is missing, of no known format or damaged, or an option does not fit it.
+    MissingExtraError
+        The format needs a package that is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if backed and (path.suffix.lower() != ".h5ad" or path.is_dir()):
+        raise InputError(f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it")
+    if table_suffix(path) is not None and path.is_file():
+        check_genes_in(genes_in)
+        return read_table(path, genes_in=genes_in)
+    if genes_in is not None:
+        raise InputError(f"only tables take --genes-in (genes_in=...), and {path} is none: leave it out")
+    what, reader = _reader(path, backed)
+    try:
+        with warnings.catch_warnings():  # duplicates stay as they are here and are reported when the input is inspected
+            warnings.filterwarnings("ignore", message=".*names are not unique")
+            return reader()
+    except (ImputomeError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make the libraries fail in too many ways to list
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}") from error
+
+
+def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
+    """What ``path`` is said to be, and the call that reads it."""
+    if path.is_dir():
+        if is_zarr(path):
+            return "a .zarr store", lambda: _read_zarr(path)
+        if _part(path, "matrix.mtx") is not None:
+            return "a 10x folder", lambda: _read_10x_folder(path)
+        raise InputError(f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)")
+    suffix = path.suffix.lower()
+    if suffix == ".h5ad":
+        return "an .h5ad file", lambda: _read_h5ad(path, backed)
+    if suffix == ".h5":
+        return "a 10x .h5 file", lambda: _read_10x_h5(path)
+    if suffix == ".loom":
+        return "a .loom file", lambda: _read_loom(path)
+    raise InputError(f"{path} is of no known format: give one of {READABLE}")
+
+
+def _read_h5ad(path: Path, backed: bool) -> AnnData:
+    import anndata
+
+    return anndata.read_h5ad(path, backed="r" if backed else None)
+
+
+def _read_zarr(path: Path) -> AnnData:
+    import anndata
+
+    return anndata.read_zarr(str(path))
+
+
+def _read_10x_h5(path: Path) -> AnnData:
+    import scanpy as sc
+
+    return sc.read_10x_h5(path)
+
+
+def _read_loom(path: Path) -> AnnData:
+    try:
+        import loompy  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("reading .loom", "loompy", "loom") from error
+    from anndata.io import read_loom
+
+    # the main matrix, where anndata would prefer a layer called "spliced"
+    return read_loom(path, X_name="")
+
+
+def _part(folder: Path, *names: str) -> Path | None:
+    """The first of ``names``, plain or gzipped, that is in ``folder``."""
+    candidates = (folder / (name + packed) for name in names for packed in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read_10x_folder(folder: Path) -> AnnData:
+    """A 10x folder of any version, each file gzipped or not; of several feature types only gene expression is kept.
+
+    Not `scanpy.read_10x_mtx`, which insists on gzipped files for ``features.tsv`` and plain ones for ``genes.tsv``
+    (STARsolo, kallisto and GEO mix them), and reads a gene called NA as missing.
+    """
+    import pandas as pd
+    import scipy.io
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    matrix = _part(folder, "matrix.mtx")
+    features, barcodes = _part(folder, "features.tsv", "genes.tsv"), _part(folder, "barcodes.tsv")
+    if matrix is None or features is None or barcodes is None:
+        lacking = "barcodes.tsv" if features is not None else "features.tsv or genes.tsv"
+        raise InputError(f"the 10x folder {folder} lacks {lacking} (plain or .gz)")
+    genes, cells = _columns(features), _columns(barcodes)
+    X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
+    if X.shape != (len(cells), len(genes)):
+        raise InputError(
+            f"the 10x folder {folder} does not fit together: matrix.mtx has {X.shape[1]} genes x {X.shape[0]} cells, "
+            f"the names are {len(genes)} x {len(cells)}"
+        )
+    symbol = genes[1] if 1 in genes else genes[0]
+    var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}
+    if 2 in genes:
+        var["feature_types"] = genes[2].to_numpy()
+    adata = AnnData(
+        X,
+        obs=pd.DataFrame(index=pd.Index(cells[0].to_numpy(), dtype=object)),
+        var=pd.DataFrame(var, index=pd.Index(symbol.to_numpy(), dtype=object)),
+    )
+    if 2 in genes and (genes[2] != "Gene Expression").any() and (genes[2] == "Gene Expression").any():
+        return adata[:, (genes[2] == "Gene Expression").to_numpy()].copy()
+    return adata
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    import csv
+
+    import pandas as pd
+
+    return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)

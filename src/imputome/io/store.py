@@ -1,0 +1,481 @@
+"""Results out: the whole AnnData plus the imputed layer, streamed in row chunks, complete or not at all.
+
+Nothing here makes the dense n x G matrix: a block of rows is imputed, written and forgotten. Every file is written
+under a hidden name in its folder and moved into place when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from imputome.core.atomic import atomic_path
+from imputome.errors import InputError
+from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
+from imputome.result.layout import layer_names
+from imputome.result.matrices import Drawn, draw_names
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from imputome.core.imputation import Imputation, Output
+    from imputome.core.scales import Scale
+
+
+@contextmanager
+def opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
+    """The root group of an ``.h5ad`` or ``.zarr``; a zarr that was changed has its metadata consolidated at the end."""
+    if path.suffix.lower() == ".h5ad":
+        import h5py
+
+        with _readable(path):
+            root = h5py.File(path, mode)
+        with root:
+            yield root
+        return
+    import anndata
+    import zarr
+
+    options: dict[str, Any] = {}
+    if int(zarr.__version__.split(".")[0]) >= 3:
+        options["use_consolidated"] = False  # it would not know of what is being added
+        if mode == "w":
+            options["zarr_format"] = getattr(anndata.settings, "zarr_write_format", 2)
+    with _readable(path):
+        root = zarr.open_group(str(path), mode=mode, **options)
+    yield root
+    if mode != "r":
+        with warnings.catch_warnings():  # anndata does the same, and readers without this feature ignore it
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(root.store)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = "it does not exist" if not path.exists() else (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be opened as {path.suffix}: {reason}") from error
+
+
+def same_names(root: Any, adata: AnnData) -> bool:
+    """Whether a store has the cells and genes of ``adata``, and a layout that can be added to."""
+    from anndata.io import read_elem
+
+    for name, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        if name not in root or "_index" not in root[name].attrs or "column-order" not in root[name].attrs:
+            return False  # before anndata 0.7 these were tables of records, which take no further column
+        written = read_elem(root[name][root[name].attrs["_index"]])
+        if [str(value) for value in written] != [str(value) for value in names]:
+            return False
+    return True
+
+
+WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
+# h5py's chunk cache holds 1 MiB, so larger chunks would be unpacked again for every row read; a zarr chunk is a file
+MAX_NAME = 220  # bytes of a file name, so that the name of its partial fits the usual 255
+_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
+
+
+# -- checks before the work --------------------------------------------------------------------------------------------
+def is_zarr(path: Path) -> bool:
+    """Whether the folder ``path`` is a zarr group of either format."""
+    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
+def check_output(
+    path: str | Path, source: str | Path | None = None, *, overwrite: bool = False, outputs: Sequence[str] = ()
+) -> None:
+    """Refuse, before any work, an output that could not or should not be written.
+
+    Raises
+    ------
+    InputError
+        Unknown suffix, no such folder, the same file as ``source``, an existing file without ``overwrite``,
+        something that is not ours to replace, or ``outputs`` beside the value for a table, which is one matrix.
+    """
+    path = Path(path)
+    store = path.suffix.lower()
+    if store not in _CHUNK_BYTES and table_suffix(path) is None:
+        raise InputError(f"{path} has no format that can be written: end it in one of {WRITABLE}")
+    if outputs and store not in _CHUNK_BYTES:
+        raise InputError(
+            f"{path} is a table and holds the values alone: end it in .h5ad or .zarr to have outputs beside them"
+        )
+    if store == ".parquet":
+        require_pyarrow("writing .parquet")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist: make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to: choose another, or change its permissions")
+    if len(path.name.encode()) > MAX_NAME:
+        raise InputError(f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters")
+    if source is not None and path.resolve() == Path(source).resolve():
+        raise InputError(f"the output {path} is the input itself: give another path")
+    if not path.exists():
+        return
+    if source is not None and Path(source).exists() and path.samefile(source):
+        raise InputError(f"the output {path} is the input itself: give another path")
+    if not overwrite:
+        raise InputError(f"{path} exists already: pass --force (overwrite=True) to replace it")
+    if path.is_dir() != (store == ".zarr") or (path.is_dir() and not is_zarr(path)):
+        kind = "folder that is no .zarr store" if path.is_dir() else "file, not a .zarr store"
+        raise InputError(f"{path} is a {kind} and will not be replaced: choose another path")
+
+
+def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int = 4) -> None:
+    """Refuse a dense n x n_genes layer that does not fit on the disk of ``path``, compression left aside."""
+    needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
+    if needed > free:
+        raise InputError(
+            f"{n} cells x {n_genes} genes are {needed / 1e9:.2f} GB of dense values and {Path(path).parent} has "
+            f"{free / 1e9:.2f} GB free: pass --genes (genes=...) to write fewer genes, or choose another disk"
+        )
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+def write_result(
+    path: str | Path,
+    adata: AnnData,
+    imputation: Imputation,
+    *,
+    key: str,
+    provenance: dict[str, Any],
+    genes: Any = None,
+    scale: Scale | None = None,
+    keep_observed: bool | None = None,
+    source: str | Path | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    overwrite: bool = False,
+    genes_in: str | None = None,
+    outputs: Sequence[Output] = (),
+    draws: int = 0,
+) -> None:
+    """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
+
+    The imputation becomes ``layers[key]`` (dense float32), ``layers["<key>_<output>"]`` for each of ``outputs``,
+    ``obsm["X_<key>"]`` (if it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its
+    gene and cell columns, and ``uns["imputome"][key]`` (the provenance).
+
+    Parameters
+    ----------
+    path
+        The output; see `check_output`.
+    adata, imputation
+        The input, and its imputation with the same cells and genes in the same order.
+    key, provenance
+        Name of the result, and what to remember of it: nested dictionaries of texts, numbers and arrays of texts. Its
+        ``outputs`` and ``cell_columns`` are the names by which `remove_key` finds these again.
+    genes
+        Positions of the genes to write; None means all. The AnnData written has these genes only.
+    scale, keep_observed
+        As in `Imputation.rows`.
+    source
+        File that ``adata`` was read from. Where it has the output's format and the same names, and no ``genes`` are
+        asked for, it is copied, so that all else stays as it is to the bit; ``adata`` itself is then not written.
+    progress
+        Called with (rows written, rows in all) after each block.
+    overwrite
+        Replace an existing ``path``, and an existing ``layers[key]``.
+    genes_in
+        Orientation of a table, ``"columns"`` unless given; the other formats have only one and ignore it.
+    outputs
+        What is written beside the value; a table has no room for it.
+    draws
+        Number of multiple imputations in ``layers["<key>_draw01"]`` and so on; a table has no room for them either.
+
+    Raises
+    ------
+    InputError
+        What `check_output` refuses; a key that is taken; an imputation of another shape than ``adata``; a table with
+        more outputs than the value.
+    """
+    path = Path(path)
+    drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
+    names = layer_names(key, [*outputs, *drawn])
+    check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
+    if imputation.shape != adata.shape:
+        raise InputError(f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)")
+    genes = None if genes is None else np.asarray(genes)
+    options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
+    store = path.suffix.lower()
+    if store not in _CHUNK_BYTES:
+        write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
+        return
+    if not key or "/" in key:
+        raise InputError(f'the key {key!r} cannot name a layer: give one without "/"')
+    if source is not None and (genes is not None or Path(source).suffix.lower() != store):
+        source = None
+    taken = [name for name in names.values() if name in adata.layers]
+    if source is not None:
+        with opened(Path(source), "r") as root:
+            taken += [name for name in names.values() if f"layers/{name}" in root]
+            source = source if same_names(root, adata) else None
+    if taken and not overwrite:
+        raise InputError(
+            f"layers[{taken[0]!r}] exists already: pass --force (overwrite=True) to replace it, or another key"
+        )
+    with atomic_path(path) as partial:
+        if source is None:
+            _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
+        elif taken:
+            _copy_without(Path(source), partial, key, set(names.values()))
+        else:
+            _copy(Path(source), partial)
+        with opened(partial, "r+") as root:
+            _add(root, imputation, key, provenance, genes)
+            _stream_layers(root, imputation, names, drawn, options, progress, _CHUNK_BYTES[store])
+
+
+def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any], genes: np.ndarray | None) -> None:
+    """Everything but the layers, which come last."""
+    from anndata.io import write_elem
+
+    if imputation.latent is not None:
+        write_elem(_mapping(root, "obsm"), f"X_{key}", np.asarray(imputation.latent))
+    whole = slice(None)
+    for table, columns, part in (
+        ("var", imputation.gene_columns, whole if genes is None else genes),
+        ("obs", imputation.cell_columns, whole),
+    ):
+        order = [str(name) for name in root[table].attrs["column-order"]]
+        for name, values in columns.items():
+            column = f"{key}_{name}"
+            write_elem(root[table], column, np.asarray(values)[part])
+            order = [*order, column] if column not in order else order
+        if columns:
+            root[table].attrs["column-order"] = order
+    write_elem(_mapping(_mapping(root, "uns"), "imputome"), key, provenance)
+
+
+def _stream_layers(
+    root: Any,
+    imputation: Imputation,
+    names: dict[Any, str],
+    drawn: Mapping[str, Drawn],
+    options: dict[str, Any],
+    progress: Callable[[int, int], object] | None,
+    chunk_bytes: int,
+) -> None:
+    import h5py
+
+    layers = _mapping(root, "layers")
+    n, n_genes = imputation.shape[0], imputation.shape[1] if options["genes"] is None else len(options["genes"])
+    row_bytes = 4 * max(1, n_genes)
+    chunk = min(max(1, chunk_bytes // row_bytes), max(1, n))
+    step = chunk * max(1, BLOCK_BYTES // (row_bytes * chunk))  # whole chunks, so that none is packed twice
+    layout: dict[str, Any] = {"shape": (n, n_genes), "dtype": np.float32, "chunks": (chunk, max(1, n_genes))}
+    create = getattr(layers, "create_array", layers.create_dataset)  # the latter in zarr-python 2 too
+    if isinstance(root, h5py.Group):
+        # 2700 x 32738 float32, 2 cores: 5.5 s and 221 MB of 354 MB where half are zeros, 5.2 s and 309 MB for dense
+        # rates. lzf takes 2 s, but for 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
+        layout |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    made = {output: create(name, **layout) for output, name in names.items()}
+    for layer in made.values():
+        layer.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        for output, layer in made.items():
+            if output in drawn:
+                values = drawn[output].rows(slice(start, stop), genes=options["genes"])
+            else:
+                values = imputation.rows(slice(start, stop), output=output, **options)
+            layer[start:stop] = np.asarray(values, dtype=np.float32)
+        if progress is not None:
+            progress(stop, n)
+
+
+def _mapping(parent: Any, name: str) -> Any:
+    """The group ``name``, made as anndata makes it where there is none."""
+    from anndata.io import write_elem
+
+    if name not in parent:
+        write_elem(parent, name, {})
+    return parent[name]
+
+
+def _write_anndata(path: Path, adata: AnnData, key: str, layers: set[str]) -> None:
+    """Write ``adata`` without ``layers``; unlike ``write_h5ad`` this leaves the caller's text columns alone."""
+    from anndata.experimental import write_dispatched
+
+    left_out = {f"layers/{name}" for name in layers}
+
+    def callback(
+        write: Callable[..., None], store: Any, name: str, elem: Any, *, dataset_kwargs: Any, **_: Any
+    ) -> None:
+        if name.strip("/") not in left_out:
+            write(store, name, elem, dataset_kwargs=dataset_kwargs)
+
+    if adata.isbacked:
+        adata = adata.to_memory()
+    with opened(path, "w") as root:
+        write_dispatched(root, "/", adata, callback=callback)
+        _drop(root, key, layers)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+    else:
+        shutil.copyfile(source, target)
+
+
+# -- taking out again --------------------------------------------------------------------------------------------------
+def remove_key(path: str | Path, key: str) -> None:
+    """Take what `write_result` wrote under ``key`` out of an ``.h5ad`` or ``.zarr`` again; the file shrinks.
+
+    That is ``layers[key]``, ``layers["<key>_<output>"]``, ``obsm["X_<key>"]``, the columns ``var["<key>_*"]``, the cell
+    columns in ``obs`` and ``uns["imputome"][key]``.
+
+    Raises
+    ------
+    InputError
+        imputome wrote nothing under ``key``, or the file cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _CHUNK_BYTES:
+        raise InputError(f"results can be taken out of .h5ad and .zarr only, not of {path}")
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to: change its permissions first")
+    with opened(path, "r") as root:
+        keys = sorted(_results(root))
+    # layers that imputome did not write have no provenance, and are not ours to remove
+    if key not in keys:
+        raise InputError(f"{path} has no imputome result {key!r}; it has {', '.join(keys) or 'none'}")
+    with atomic_path(path) as partial:
+        _copy_without(path, partial, key, {key})
+
+
+def _copy_without(source: Path, target: Path, key: str, layers: set[str]) -> None:
+    """Copy a store without ``layers`` and what else belongs to ``key``."""
+    if source.is_dir():
+        _copy(source, target)
+        with opened(target, "r+") as root:
+            _drop(root, key, layers)
+        return
+    with opened(source, "r") as old:
+        # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
+        linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
+        if not linked:
+            without = {f"/layers/{name}" for name in layers | _layers_of(old, key)}
+            with opened(target, "w") as new:
+                _copy_parts(old, new, without, inside=("/", "/layers"))
+                _drop(new, key, layers)
+            return
+    _copy(source, target)
+    with opened(target, "r+") as root:
+        _drop(root, key, layers)
+
+
+def _copy_parts(old: Any, new: Any, without: set[str], inside: tuple[str, ...]) -> None:
+    """Copy the members of an HDF5 group but some: deleting them afterwards would leave their space in the file."""
+    for name in old.attrs:
+        new.attrs.create(name, old.attrs[name], dtype=old.attrs.get_id(name).dtype)
+    for name in old:
+        if old[name].name in inside:
+            _copy_parts(old[name], new.create_group(name), without, inside)
+        elif old[name].name not in without:
+            old.copy(name, new)
+
+
+def _results(root: Any) -> list[str]:
+    return list(root["uns/imputome"].keys()) if "uns/imputome" in root else []
+
+
+def _recorded(root: Any, key: str, what: str) -> list[str]:
+    """A list of names in the provenance of ``key``."""
+    from anndata.io import read_elem
+
+    place = f"uns/imputome/{key}/{what}"
+    return [str(name) for name in read_elem(root[place])] if place in root else []
+
+
+def _layers_of(root: Any, key: str) -> set[str]:
+    """Layers that the result ``key`` has, without those that other results have been given since."""
+    names = layer_names(key, _recorded(root, key, "outputs")).values()
+    return {key} | (set(names) - set(_results(root)))
+
+
+def _drop(root: Any, key: str, layers: set[str]) -> None:
+    written = _results(root)
+    # a layer that imputome did not write has nothing else of ours beside it
+    ours = key in written
+    gone = {f"layers/{name}" for name in layers | (_layers_of(root, key) if ours else set())}
+    cell_columns = [f"{key}_{name}" for name in _recorded(root, key, "cell_columns")]
+    for name in gone | ({f"obsm/X_{key}", f"uns/imputome/{key}"} if ours else set()):
+        if name in root:
+            del root[name]
+    if not ours:
+        return
+    if written == [key]:
+        del root["uns/imputome"]
+    longer = tuple(f"{other}_" for other in written if other.startswith(f"{key}_"))
+    _drop_columns(root["var"], lambda name: name.startswith(f"{key}_") and not (longer and name.startswith(longer)))
+    _drop_columns(root["obs"], lambda name: name in cell_columns)
+
+
+def _drop_columns(table: Any, which: Callable[[str], bool]) -> None:
+    order = [str(name) for name in table.attrs["column-order"]]
+    gone = [name for name in order if which(name)]
+    for name in gone:
+        del table[name]
+    if gone:
+        table.attrs["column-order"] = [name for name in order if name not in gone]
+
+
+SUFFIXES = (".h5ad", ".zarr")
+
+
+@contextmanager
+def open_result(path: str | Path) -> Iterator[AnnData]:
+    """An AnnData with ``X`` and layers to be read in rows while the file is open; obsp and varm are left out.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or no AnnData.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is no result: give a file that ends in {' or '.join(SUFFIXES)}")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    with opened(path, "r") as root:
+        try:
+            adata = _lazy(root)
+        except InputError:
+            raise
+        except Exception as error:  # damaged files make the libraries fail in too many ways to list
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}") from error
+        yield adata
+
+
+def _lazy(root: Any) -> AnnData:
+    import anndata
+    from anndata.io import read_elem
+
+    if "obs" not in root or "var" not in root:
+        raise InputError("the file holds no AnnData: give one that imputome wrote")
+    parts = {name: read_elem(root[name]) for name in ("obs", "var", "uns") if name in root}
+    records = parts.get("uns", {}).get("imputome", {})
+    # results of some genes only are tables in obsm; whatever else is there is not needed
+    tables = {name: read_elem(root["obsm"][name]) for name in records if name in root.get("obsm", {})}
+    layers = {name: _matrix(root["layers"][name]) for name in root.get("layers", {})}
+    X = _matrix(root["X"]) if "X" in root else None
+    return anndata.AnnData(X=X, **parts, obsm=tables, layers=layers)
+
+
+def _matrix(element: Any) -> Any:
+    """A matrix of a store, unread: rows are read when they are asked for."""
+    from anndata.io import sparse_dataset
+
+    return element if hasattr(element, "shape") else sparse_dataset(element)

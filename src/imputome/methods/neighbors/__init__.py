@@ -1,1 +1,0 @@
-"""Imputation by nearest rows (Troyanskaya et al. 2001)."""

@@ -1,1 +1,0 @@
-"""What is done to a matrix before a method sees it: scales, inspection, hiding values."""

@@ -1,0 +1,101 @@
+"""What can stand beside imputed values, made in blocks as they are: standard deviations and draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from imputome.core.imputation import Imputation
+
+
+class Shown(Protocol):
+    """A matrix with names that is made in blocks: an imputation, or what stands beside it."""
+
+    @property
+    def obs_names(self) -> pd.Index: ...
+
+    @property
+    def var_names(self) -> pd.Index: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class _Beside:
+    imputation: Imputation
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self.imputation.obs_names
+
+    @property
+    def var_names(self) -> pd.Index:
+        return self.imputation.var_names
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.imputation.shape
+
+
+@dataclass(frozen=True)
+class Spread(_Beside):
+    """Standard deviation of each value, in the input's unit; 0 where an observed value was kept."""
+
+    keep_observed: bool
+
+    def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        variance = self.imputation.rows(rows, genes=genes, output="variance")
+        values = np.sqrt(np.maximum(variance, 0))
+        if self.keep_observed:
+            data = self.imputation.data
+            places = slice(None) if genes is None else genes
+            given = data.block(rows, places)
+            values[data.observed_block(rows, places, given)] = 0
+        return values
+
+
+@dataclass(frozen=True)
+class Drawn(_Beside):
+    """One multiple imputation, with the observed values as they are."""
+
+    number: int
+
+    def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        values = self.imputation.draw(self.number, rows=rows)
+        return values if genes is None else values[:, genes]
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """The standard deviations of values of which none was missing."""
+
+    obs_names: pd.Index
+    var_names: pd.Index
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.obs_names), len(self.var_names)
+
+    def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        n, G = self.shape
+        return np.zeros((len(np.arange(n)[rows]), G if genes is None else len(genes)), dtype=np.float32)
+
+
+def draw_names(draws: int) -> dict[int, str]:
+    """Number -> name of each draw: 1 is draw01."""
+    digits = max(2, len(str(draws)))
+    return {number: f"draw{number:0{digits}d}" for number in range(1, draws + 1)}
+
+
+def draw_path(path: Path, name: str, suffix: str) -> Path:
+    """``full.csv.gz`` -> ``full.draw01.csv.gz``."""
+    return path.with_name(f"{path.name[: -len(suffix)]}.{name}{path.name[-len(suffix) :]}")
