@@ -1,43 +1,143 @@
-"""What imputome raises, or warns of, on purpose: one sentence that says what is wrong and how to mend it."""
+"""What imputome raises, or warns of, on purpose: one sentence that says what is wrong and how to mend it.
+
+Each message has a code, which programs and tests read; no code in this package reads the sentence.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+
+def in_python(name: str, value: Any) -> str:
+    """A parameter as it is passed in Python: ``layer='counts'``, or ``layer=...`` where any value would do."""
+    return f"{name}=..." if value is ... else f"{name}={value!r}"
+
+
+class Message(str):
+    """A sentence for a person that also tells a program what it is about.
+
+    Parameters
+    ----------
+    template : str
+        The sentence. ``{name}`` in it stands for the parameter ``name``, as it is passed.
+    code : str
+        What the sentence is about, such as ``"layer-missing"``: stable, for programs.
+    parameter : str, optional
+        The parameter that is at fault; by default the first of ``options``.
+    **options : object
+        For each ``{name}`` the value to pass; ``...`` where any value would do.
+
+    Examples
+    --------
+    >>> message = Message("out.h5ad exists: pass {overwrite} to replace it", code="output-exists", overwrite=True)
+    >>> print(message)
+    out.h5ad exists: pass overwrite=True to replace it
+    >>> message.spelled(lambda name, value: f"--{name}")
+    'out.h5ad exists: pass --overwrite to replace it'
+    """
+
+    template: str
+    code: str
+    parameter: str | None
+    options: dict[str, Any]
+
+    def __new__(cls, template: str, *, code: str = "", parameter: str | None = None, **options: Any) -> Self:
+        message = super().__new__(cls, _filled(template, options, in_python))
+        message.template = template
+        message.code = code
+        message.parameter = parameter or next(iter(options), None)
+        message.options = options
+        return message
+
+    def spelled(self, spell: Callable[[str, Any], str]) -> str:
+        """The sentence with each parameter written as another interface passes it."""
+        return _filled(self.template, self.options, spell)
+
+    def __reduce__(self) -> Any:
+        return _message_again, (self.template, self.code, self.parameter, self.options)
+
+
+def _message_again(template: str, code: str, parameter: str | None, options: dict[str, Any]) -> Message:
+    return Message(template, code=code, parameter=parameter, **options)
+
+
+def _filled(template: str, options: dict[str, Any], spell: Callable[[str, Any], str]) -> str:
+    for name, value in options.items():
+        template = template.replace(f"{{{name}}}", spell(name, value))
+    return template
 
 
 class ImputomeError(Exception):
-    """Base of every error raised on purpose; the command line prints it as one line and exits 1."""
+    """Base of every error raised on purpose; the command line prints it as one line and exits with 1.
+
+    Parameters
+    ----------
+    text : str or Message
+        The sentence; see `Message` for ``code``, ``parameter`` and ``options``.
+
+    Attributes
+    ----------
+    message : Message
+        The sentence with its code.
+    code : str
+        What is wrong, for programs.
+    parameter : str or None
+        The parameter to change.
+    """
+
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, text: str, *, code: str = "", parameter: str | None = None, **options: Any) -> None:
+        if not isinstance(text, Message):
+            text = Message(text, code=code or self.default_code, parameter=parameter, **options)
+        super().__init__(text)
+        self.message: Message = text
+        self.code = text.code
+        self.parameter = text.parameter
 
 
 class InputError(ImputomeError, ValueError):
-    """The input, a parameter or a file cannot be used as it is; the message holds the fix."""
+    """The input, a parameter or a file cannot be used as it is; the message holds the remedy."""
+
+    default_code = "input"
 
 
 class MissingExtraError(ImputomeError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install`` to run."""
 
+    default_code = "missing-extra"
+
 
 class ControlsWinError(ImputomeError):
-    """Nothing beats the controls on these data, so that nothing is written; the command line exits 3.
+    """No method is better than the controls on these data, so nothing is written; the command line exits with 3.
 
-    ``record`` holds the race, and the verdict where there is one, as they would stand in ``uns["imputome"][key]``.
+    ``record`` holds the race, and the verdict if there is one, as they would stand in ``uns["imputome"][key]``.
     """
 
-    def __init__(self, message: str, record: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
+    default_code = "controls-win"
+
+    def __init__(self, text: str, record: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(text, **options)
         self.record = record or {}
 
 
 class NotFittedError(ImputomeError, RuntimeError):
     """A result was asked of an estimator that has not been fitted."""
 
+    default_code = "not-fitted"
+
 
 class ModelFormatError(ImputomeError, ValueError):
     """A saved model is damaged, of another format version, or does not fit the data."""
 
+    default_code = "model-format"
+
 
 class TrainingError(ImputomeError, RuntimeError):
     """The training of a network cannot go on: its loss stays infinite or NaN."""
+
+    default_code = "training-failed"
 
 
 class ImputedLayerWarning(UserWarning):
@@ -46,4 +146,4 @@ class ImputedLayerWarning(UserWarning):
 
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
     """The error for ``what``, which needs ``package`` from the optional dependency group ``extra``."""
-    return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"')
+    return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"', parameter=extra)
