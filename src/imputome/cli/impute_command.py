@@ -219,8 +219,8 @@ def _join_samples(adata: AnnData, given: Arguments) -> dict[str, Any]:
     assert given.samples is not None  # noqa: S101
     joined = join_samples(adata, given.samples, column=given.sample_id)
     if not given.quiet:
-        for line in joined.lines():
-            warning_line(line)
+        for message in joined.messages():
+            warning_line(message)
     return asdict(joined)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.api.plan import Plan
-    from imputome.result.matrices import Shown
+    from imputome.result.matrices import Matrix
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
@@ -236,7 +236,7 @@ class OutputFiles:
         from imputome.core.atomic import atomic_path
         from imputome.result.matrices import Drawn, Spread
 
-        tasks: list[tuple[Path, Shown, str | None]] = []
+        tasks: list[tuple[Path, Matrix, str | None]] = []
         if self.uncertainty is not None:
             tasks.append((self.uncertainty, Spread(run.imputation, run.keep_observed), "0"))
         tasks += [(path, Drawn(run.imputation, number), None) for number, path in self.draw_files]
@@ -266,7 +266,7 @@ class OutputFiles:
         partial: Path,
         path: Path,
         run: Run,
-        matrix: Shown,
+        matrix: Matrix,
         columns: np.ndarray | None,
         *,
         observed: str | None = None,
@@ -279,7 +279,7 @@ class OutputFiles:
         result, genes_in = run.imputation, self.genes_in or "columns"
         if self.keeps_text(path, columns, run):
             lines, shape = missing(result, matrix, genes_in=genes_in), self._text_shape(result.shape)
-            rewrite(self.source, partial, lines, shape=shape, known=observed, progress=progress)
+            rewrite(self.source, partial, lines, shape=shape, observed=observed, progress=progress)
         else:
             fill_table(partial, matrix, genes=columns, genes_in=genes_in, progress=progress)
 
@@ -298,7 +298,7 @@ class OutputFiles:
                 if self.keeps_text(self.uncertainty):
                     shape = self._text_shape(adata.shape)
                     nothing = (np.empty(0, dtype=np.intp), np.empty(0))
-                    rewrite(self.source, partial, repeat(nothing, shape[0]), shape=shape, known="0")
+                    rewrite(self.source, partial, repeat(nothing, shape[0]), shape=shape, observed="0")
                 else:
                     fill_table(partial, Zeros(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns")
             for path in (*(path for _, path in self.draw_files), self.output):
