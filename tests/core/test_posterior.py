@@ -13,7 +13,7 @@ from imputome.core.data import as_data
 from imputome.core.imputer import fit_shape
 from imputome.core.posterior import (
     FOLDS,
-    GRID,
+    SHAPE_GRID,
     PosteriorModel,
     deal,
     likelihood_at,
@@ -120,7 +120,7 @@ def test_matched_to_total(problem, monkeypatch):
     X, rate, shape = problem
     data, every = as_data(X, kind="counts"), np.arange(len(X))
     plain = PosteriorModel(Dense(rate), data, shape)
-    monkeypatch.setattr("imputome.core.posterior.BLOCK", 12 * 7)  # several blocks, the last one shorter
+    monkeypatch.setattr("imputome.core.posterior.VALUES_PER_BLOCK", 12 * 7)  # several blocks, the last one shorter
     matched = plain.matched_to_total()
     factor = X.sum() / plain.rows(every, None, "value").sum()
     assert abs(factor - 1) > 1e-3
@@ -134,8 +134,8 @@ def test_matched_to_total(problem, monkeypatch):
 
 # -- predictive likelihood ---------------------------------------------------------------------------------------------
 def brute_likelihood(rate, x1, x2, ratio):
-    total = np.zeros((rate.shape[1], len(GRID)))
-    for k, phi in enumerate(GRID):
+    total = np.zeros((rate.shape[1], len(SHAPE_GRID)))
+    for k, phi in enumerate(SHAPE_GRID):
         size = phi + x1
         mean = ratio * rate * (phi + x1) / (phi + rate)
         total[:, k] = stats.nbinom.logpmf(x2, size, size / (size + mean)).sum(axis=0)
@@ -156,10 +156,10 @@ def test_predictive_likelihood(case, monkeypatch):
         assert (x2 > 1000).sum() > 20
         assert ((x2 > 0) & (x2 <= 16)).sum() > 20
         x1[:50, 0] = 0  # unseen in the first part, many in the second
-    monkeypatch.setattr("imputome.core.posterior.BLOCK", G * 77)  # several blocks
+    monkeypatch.setattr("imputome.core.posterior.VALUES_PER_BLOCK", G * 77)  # several blocks
     got = predictive_likelihood(Dense(rate), sp.csr_array(x1), sp.csr_array(x2), ratio=1 / 9)
     expected = brute_likelihood(rate, x1, x2, 1 / 9)
-    assert got.shape == (G, len(GRID))
+    assert got.shape == (G, len(SHAPE_GRID))
     got, expected = got - got[:, :1], expected - expected[:, :1]  # up to a constant per gene
     scale = np.abs(expected).max(axis=1, keepdims=True)
     assert (scale > 1e-3).all()
@@ -216,7 +216,7 @@ def test_the_parts_are_multinomial():
 
 @pytest.mark.parametrize(("entries", "used"), [(10**9, 10), (10_000 * 7, 7), (10_000 * 7 - 1, 6), (10_000, 1), (1, 1)])
 def test_large_data_use_fewer_parts(entries, used, monkeypatch):
-    monkeypatch.setattr(posterior, "ENTRIES", entries)
+    monkeypatch.setattr(posterior, "MAX_ENTRIES", entries)
     data = some_counts()
     parts = deal(data, np.random.default_rng(0))
     assert len(parts) == used
@@ -266,9 +266,11 @@ def test_integers_to_a_tolerance_are_dealt_as_integers():
 # -- reading the likelihood --------------------------------------------------------------------------------------------
 def test_likelihood_at_reads_between_grid_points():
     rng = np.random.default_rng(0)
-    likelihood = rng.normal(size=(9, len(GRID)))
-    shape = np.array([0.01, 0.05, 0.06, 1.0, 7.0, GRID[12], 999.0, 1e3, 1e9])  # the first and last beyond the grid
-    expected = sum(np.interp(np.log(s), np.log(GRID), row) for s, row in zip(shape, likelihood, strict=True))
+    likelihood = rng.normal(size=(9, len(SHAPE_GRID)))
+    shape = np.array(
+        [0.01, 0.05, 0.06, 1.0, 7.0, SHAPE_GRID[12], 999.0, 1e3, 1e9]
+    )  # the first and last beyond the grid
+    expected = sum(np.interp(np.log(s), np.log(SHAPE_GRID), row) for s, row in zip(shape, likelihood, strict=True))
     assert likelihood_at(likelihood, shape) == pytest.approx(expected, rel=1e-12)
 
 
@@ -277,15 +279,15 @@ def test_a_common_factor_is_found(factor):
     rng = np.random.default_rng(0)
     shape = np.exp(rng.uniform(np.log(2), np.log(30), size=200))
     weight = rng.gamma(2, size=(200, 1))
-    likelihood = -weight * (np.log(GRID) - np.log(shape * factor)[:, None]) ** 2
+    likelihood = -weight * (np.log(SHAPE_GRID) - np.log(shape * factor)[:, None]) ** 2
     assert posterior._common_factor(likelihood, shape) == pytest.approx(factor, rel=0.02)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_common_factor_has_its_limits(sign):
     shape = np.full(5, 7.0)
-    likelihood = np.tile(sign * np.log(GRID), (5, 1))
-    step = np.log(GRID[1] / GRID[0])
+    likelihood = np.tile(sign * np.log(SHAPE_GRID), (5, 1))
+    step = np.log(SHAPE_GRID[1] / SHAPE_GRID[0])
     assert posterior._common_factor(likelihood, shape) == pytest.approx(np.exp(sign * 6 * step))
 
 

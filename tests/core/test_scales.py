@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from imputome.core import scales
 from imputome.core.scales import SCALES, TARGET, counts_to_scale, is_integer, scale_to_counts
 
 VALUES = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1e5))
@@ -90,9 +91,12 @@ def test_is_integer(values, expected):
     assert is_integer(np.array(values)) == expected
 
 
-@pytest.mark.parametrize("where", [0, 2**20 - 1, 2**20, 2**20 + 5])
+PIECE = scales._VALUES_PER_PIECE
+
+
+@pytest.mark.parametrize("where", [0, PIECE - 1, PIECE, PIECE + 5])
 def test_is_integer_looks_at_every_piece(where):
-    values = np.ones(2**20 + 6, dtype=np.float32)
+    values = np.ones(PIECE + 6, dtype=np.float32)
     assert is_integer(values)
     values[where] = 0.5
     assert not is_integer(values)
