@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codes import has_code
 from imputome import datasets
 from imputome.core.methylation import beta_to_m
 from imputome.errors import InputError
-from imputome.inspection.tails import FEW_SAMPLES, column_quantiles, heavy_tailed
+from imputome.inspection.tails import MIN_KNOWN_FOR_TAILS, heavy_tailed, nan_quantiles
 
 
 def test_quantiles_are_numpys():
@@ -18,7 +19,7 @@ def test_quantiles_are_numpys():
     values[0] = np.arange(40.0)  # at least one in each
     values[1:, 3] = np.nan
     levels = (0.0, 0.05, 0.31, 0.5, 0.95, 1.0)
-    np.testing.assert_allclose(column_quantiles(values, levels), np.nanquantile(values, levels, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(nan_quantiles(values, levels), np.nanquantile(values, levels, axis=0), rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +32,7 @@ def test_expression_z_scores_are_flagged_and_their_asinh_is_not(expression):
     assert found.largest == pytest.approx(3515.03, abs=0.01)
     assert found.share == pytest.approx(0.48, abs=0.01)
     assert found.share_after == pytest.approx(0.112, abs=0.005)
-    assert (
-        "48 % of the features have values beyond 10 robust SD (largest here: 3,515.03); after asinh 11 %"
-        in found.line()
-    )
+    assert all(figure in found.line() for figure in ("48 %", "10 robust SD", "3,515.03", "11 %"))
     assert found.to_dict() == {
         "share": found.share,
         "share_after": found.share_after,
@@ -105,7 +103,7 @@ def test_too_little_to_judge():
     rng = np.random.default_rng(0)
     X = rng.standard_cauchy(size=(200, 50)) * 100
     assert heavy_tailed(X) is not None
-    assert heavy_tailed(X[: FEW_SAMPLES - 1]) is None
+    assert heavy_tailed(X[: MIN_KNOWN_FOR_TAILS - 1]) is None
     assert heavy_tailed(np.where(np.arange(200)[:, None] < 185, np.nan, X)) is None
     assert heavy_tailed(np.full((50, 4), np.nan)) is None
     assert heavy_tailed(np.ones((50, 4))) is None
@@ -113,5 +111,5 @@ def test_too_little_to_judge():
 
 def test_what_is_no_matrix_is_refused():
     for bad in (np.zeros(5), np.array([["a"]])):
-        with pytest.raises(InputError, match="samples x features"):
+        with pytest.raises(InputError, check=has_code("not-a-matrix")):
             heavy_tailed(bad)

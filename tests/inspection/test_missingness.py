@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr, t
 
+from codes import has_code
 from imputome import datasets
 from imputome.core.data import as_data
 from imputome.errors import InputError
@@ -104,18 +105,19 @@ def test_everything_missing():
 
 
 @pytest.mark.parametrize(
-    ("X", "names", "words"),
+    ("X", "names", "code"),
     [
-        (np.zeros(3), {}, "shape"),
-        (np.array([["a"]]), {}, "<U1"),
-        (np.zeros((0, 4)), {}, "empty"),
-        (np.zeros((2, 3)), {"var_names": ["a"]}, "var_names holds 1 names, and the matrix 3"),
-        (np.zeros((2, 3)), {"obs_names": ["a"]}, "obs_names"),
+        (np.zeros(3), {}, "not-a-matrix"),
+        (np.array([["a"]]), {}, "not-a-matrix"),
+        (np.zeros((0, 4)), {}, "empty-matrix"),
+        (np.zeros((2, 3)), {"var_names": ["a"]}, "name-count"),
+        (np.zeros((2, 3)), {"obs_names": ["a"]}, "name-count"),
     ],
 )
-def test_what_is_no_matrix_is_refused(X, names, words):
-    with pytest.raises(InputError, match=words):
+def test_what_is_no_matrix_is_refused(X, names, code):
+    with pytest.raises(InputError, check=has_code(code)) as error:
         missingness(X, **names)
+    assert error.value.parameter == next(iter(names), None)
 
 
 def test_the_report_is_plain_and_whole():
@@ -128,15 +130,10 @@ def test_the_report_is_plain_and_whole():
     assert plain["low_values"]["suspected"] is True
     assert plain["advice"]["method"] == "gaussian_copula"
     text = "\n".join(report.lines())
-    for words in (
-        "80 samples x 120 features",
-        "10.0 %",
-        "pattern: ",
-        "suspected",
-        "cannot prove",
-        "--shift-correction",
-    ):
-        assert words in text
+    assert all(part in text for part in ("80 samples x 120 features", "10.0 %", report.pattern.line()))
+    assert all(part in text for part in report.low_values.lines())
+    assert {note.code for note in report.advice.notes} == {"low-values"}
+    assert report.advice.notes[0].options == {"shift_correction": "auto"}
 
 
 # -- pattern -----------------------------------------------------------------------------------------------------------
@@ -339,8 +336,6 @@ def test_too_little_to_judge(shape):
     found = suspected(X)
     assert not found.suspected
     assert all(np.isfinite(sign.p_value) for sign in found.signs)
-    if not found.signs:
-        assert "cannot be judged" in found.lines()[0]
 
 
 def test_constant_features_and_many_equal_values():
@@ -359,31 +354,29 @@ def advised(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "method", "words"),
+    ("changes", "method", "code", "figure"),
     [
-        ({}, "gaussian_copula", "lowest error"),
-        ({"share": 0.0}, None, "no value is missing"),
-        ({"n": 3}, "mean", "3 samples are too few"),
-        ({"n": 4, "G": 300_684}, "mean", "4 samples"),
-        ({"G": 2}, "mean", "2 features"),
-        ({"share": 0.9}, "mean", "90 % missing"),
-        ({"n": 6600, "G": 17_176}, "gaussian_copula", "lowest error"),
-        ({"n": 50_000, "G": 17_176}, "soft_impute", "about 2.4 hours"),
-        ({"n": 900, "G": 300_000}, "gaussian_copula", "lowest error"),
+        ({}, "gaussian_copula", "lowest-error", ""),
+        ({"share": 0.0}, None, "nothing-missing", ""),
+        ({"n": 3}, "mean", "few-samples", "3 samples"),
+        ({"n": 4, "G": 300_684}, "mean", "few-samples", "4 samples"),
+        ({"G": 2}, "mean", "few-features", "2 features"),
+        ({"share": 0.9}, "mean", "mostly-missing", "90 %"),
+        ({"n": 6600, "G": 17_176}, "gaussian_copula", "lowest-error", ""),
+        ({"n": 50_000, "G": 17_176}, "soft_impute", "copula-too-slow", "2.4 hours"),
+        ({"n": 900, "G": 300_000}, "gaussian_copula", "lowest-error", ""),
     ],
 )
-def test_method(changes, method, words):
+def test_method(changes, method, code, figure):
     advice = advised(**changes)
-    assert advice.method == method
-    assert words in advice.reason
-    assert advice.notes == ()
+    assert (advice.method, advice.reason.code, advice.notes) == (method, code, ())
+    assert figure in advice.reason
 
 
 def test_notes():
     advice = advised(low_values=True, mostly_missing=12, empty_features=2, empty_samples=1)
-    assert [note.split()[0] for note in advice.notes] == ["12", "2", "beta_vae"]
-    assert "over 80 %" in advice.notes[0]
-    assert "only if you know" in advice.notes[2]
+    assert [note.code for note in advice.notes] == ["mostly-missing-features", "no-observed-values", "low-values"]
+    assert all(figure in advice.notes[0] for figure in ("12", "80 %"))
     assert advised(low_values=True, n=3).notes == ()  # the mean has no such correction
 
 
@@ -393,8 +386,9 @@ def test_mostly_missing_features_are_counted():
     X[:85, :3] = np.nan
     X[:, 7] = np.nan
     notes = missingness(X).advice.notes
-    assert notes[0].startswith("4 features are missing in over 80 %")
-    assert notes[1].startswith("1 features and 0 samples hold no value")
+    assert [note.code for note in notes] == ["mostly-missing-features", "no-observed-values"]
+    assert "4 features" in notes[0]
+    assert "1 features and 0 samples" in notes[1]
 
 
 def test_only_known_methods_are_advised():
