@@ -101,7 +101,7 @@ def run_method(
 ) -> Run:
     """Inspect the input (unless its report is given), fit, and return the lazy result with its story, unwritten."""
     data, report, out_scale = to_data(adata, estimator.info, layer=layer, scale=scale, report=report, purpose=purpose)
-    messages = list(report.warnings)
+    messages: list[str] = list(report.warnings)
     estimator.link, said = chosen_link(data, estimator.info, transform)
     messages += said
     check_scale_of(outputs, out_scale)
