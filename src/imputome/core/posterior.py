@@ -85,7 +85,7 @@ class PosteriorModel:
         return self._combine(self.model.at(i, j, "value"), self.data.entries(i, j), self.shape[j], output)
 
     def _combine(self, rate: np.ndarray, x: np.ndarray, phi: np.ndarray, output: Output) -> np.ndarray:
-        # in the precision of the rate; a rate of 0 stays 0 for any count
+        """The posterior, in the precision of the rate; a rate of 0 stays 0 for any count."""
         phi = phi.astype(rate.dtype)
         x = x.astype(rate.dtype)
         scale = rate / (phi + rate) * rate.dtype.type(self.factor)
@@ -117,12 +117,12 @@ def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
     """
     used = int(np.clip(MAX_ENTRIES // (data.shape[0] * data.shape[1]), 1, FOLDS))
     rest = np.rint(data.X.data).astype(np.int64)
-    dealt = []
+    parts = []
     for k in range(used):
         # this share of the molecules that are left makes the parts multinomial
-        dealt.append(rng.binomial(rest, 1 / (FOLDS - k)).astype(np.int32))
-        rest -= dealt[-1]
-    return dealt
+        parts.append(rng.binomial(rest, 1 / (FOLDS - k)).astype(np.int32))
+        rest -= parts[-1]
+    return parts
 
 
 def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
@@ -143,17 +143,17 @@ def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
         The molecules of the part.
     """
     library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
-    x1, x2 = (
+    training, held_out = (
         type(data.X)((values.astype(data.X.dtype), data.X.indices.copy(), data.X.indptr.copy()), shape=data.shape)
         for values in (np.rint(data.X.data) - part, part)
     )
-    x1.eliminate_zeros()
-    x2.eliminate_zeros()
-    return replace(data, X=x1, library_size=library), x2
+    training.eliminate_zeros()
+    held_out.eliminate_zeros()
+    return replace(data, X=training, library_size=library), held_out
 
 
 def pooled_shape(
-    data: Data, dealt: Sequence[np.ndarray], rate: Callable[[Data], Model]
+    data: Data, parts: Sequence[np.ndarray], rate: Callable[[Data], Model]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit phi of every gene to the parts from `deal`.
 
@@ -166,7 +166,7 @@ def pooled_shape(
     ----------
     data : Data
         Counts.
-    dealt : sequence of ndarray
+    parts : sequence of ndarray
         Parts from `deal`, at least one.
     rate : callable
         Takes data without a part and returns the model of its rates; it learned without the first part.
@@ -180,15 +180,15 @@ def pooled_shape(
     """
     total, molecules = np.zeros((data.shape[1], len(SHAPE_GRID))), np.zeros(data.shape[1])
     first = None
-    for part in dealt:
+    for part in parts:
         training, held_out = split(data, part)
         likelihood = predictive_likelihood(rate(training), training.X, held_out, ratio=1 / (FOLDS - 1))
         first = likelihood if first is None else first
         total += likelihood
         molecules += np.bincount(held_out.indices, weights=held_out.data, minlength=data.shape[1])
-    assert first is not None  # noqa: S101  (``dealt`` is not empty)
+    assert first is not None  # noqa: S101  (``parts`` is not empty)
     shape = _shared_shape(total, data.gene_totals, molecules)
-    if len(dealt) > 1:
+    if len(parts) > 1:
         shape = np.clip(shape * _common_factor(first, shape), SHAPE_GRID[0], SHAPE_GRID[-1])
     return shape, first
 
@@ -277,7 +277,7 @@ def _add_likelihood(m, x1, x2, ratio, grid, counts, sums, total):  # type: ignor
                 b = np.float64(x2[i, j])
                 if a == 0.0 and b == 0.0:
                     # the bin: exponent and three bits of the mantissa, from 2^-40 up
-                    place = min(max((bits[i, j] >> 20) - (87 << 3), 0), 511)
+                    place = min(max((bits[i, j] >> 20) - (87 << 3), 0), _RATE_BINS - 1)
                     counts[j, place] += 1
                     sums[j, place] += rate
                     continue

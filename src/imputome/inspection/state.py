@@ -333,10 +333,11 @@ def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str
     if report.n_negative:
         look += f", with {report.n_negative:,} negative values (minimum {low:.3g}), which counts cannot have"
     remedy = "mark missing values by NaN"
-    if report.state != "beta":
+    if report.state == "beta":  # there are no raw counts to pass
+        options = {}
+    else:
         remedy = f"{advice}, or {remedy}{raw}"
-    text = f"{where} looks {look}; it has no NaN, so nothing is missing: {remedy}"
-    return [Message(text, code=code, **({} if report.state == "beta" else options))]
+    return [Message(f"{where} looks {look}; it has no NaN, so nothing is missing: {remedy}", code=code, **options)]
 
 
 def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
