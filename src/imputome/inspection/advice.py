@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from imputome.errors import Message
 
@@ -31,10 +30,6 @@ class Advice:
     method: str | None
     reason: Message
     notes: tuple[Message, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return {**asdict(self), "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
         """The advice as sentences; each note is a `Message`."""

@@ -101,10 +101,6 @@ class Pattern:
     overlap: float | None
     overlap_by_chance: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return asdict(self)
-
     def line(self) -> str:
         """The pattern as one sentence."""
         by_feature, by_sample = f"{100 * self.feature_spread:.0f} %", f"{100 * self.sample_spread:.0f} %"
@@ -154,21 +150,11 @@ class MissingnessReport:
     advice: Advice
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers, strings, lists and dicts, for JSON."""
-        sides = {}
-        for name in ("features", "samples"):
-            shares: Shares = getattr(self, name)
-            quantiles = dict(zip(map(str, QUANTILES), shares.quantiles, strict=True))
-            sides[name] = {**asdict(shares), "quantiles": quantiles, "worst": [list(pair) for pair in shares.worst]}
-        return {
-            "shape": list(self.shape),
-            "n_missing": self.n_missing,
-            "share": self.share,
-            **sides,
-            "pattern": self.pattern.to_dict(),
-            "low_values": self.low_values.to_dict(),
-            "advice": self.advice.to_dict(),
-        }
+        """The fields as plain values and dicts, for JSON."""
+        fields = asdict(self)
+        for side in (fields["features"], fields["samples"]):
+            side["quantiles"] = dict(zip(map(str, QUANTILES), side["quantiles"], strict=True))
+        return fields
 
     def lines(self) -> list[str]:
         """The report as sentences."""

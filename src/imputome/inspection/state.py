@@ -108,8 +108,8 @@ class InputReport:
     errors: tuple[Message, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers, strings and lists, for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The fields as plain values, for JSON."""
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """Size and state as two sentences, without the warnings and errors."""

@@ -5,8 +5,8 @@ Large matrices are examined on a random part of their samples and features.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -88,10 +88,6 @@ class HeavyTails:
     share_after: float
     bound: float
     largest: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers, for JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """The result as one sentence."""
@@ -205,10 +201,6 @@ class LowValues:
 
     suspected: bool
     signs: tuple[Sign, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return {**asdict(self), "signs": [asdict(sign) for sign in self.signs]}
 
     def lines(self) -> list[str]:
         """The result as sentences."""
