@@ -1,4 +1,4 @@
-"""Scales of count data: the formulas, both ways."""
+"""Scales of count data: the formulas and their inverses."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def test_same_as_scanpy():
 
 @pytest.mark.parametrize("scale", SCALES)
 @given(counts=VALUES, library=LIBRARIES)
-def test_there_and_back(scale, counts, library):
+def test_inverse(scale, counts, library):
     back = scale_to_counts(counts_to_scale(counts, library, scale), library, scale)
     np.testing.assert_allclose(back, counts, rtol=1e-12, atol=1e-9)
 
 
 @given(counts=VALUES, library=LIBRARIES)
-def test_back_and_there(counts, library):
+def test_inverse_of_logs(counts, library):
     logs = np.log1p(counts)
     there = counts_to_scale(scale_to_counts(logs, library, "log1p"), library, "log1p")
     np.testing.assert_allclose(there, logs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", ["counts", "input"])
-def test_own_scale_is_untouched(scale):
+def test_counts_and_input_return_the_same_array(scale):
     counts = np.array([[1.0, 2.0]])
     assert counts_to_scale(counts, np.array([[3.0]]), scale) is counts
     assert scale_to_counts(counts, np.array([[3.0]]), scale) is counts
@@ -95,7 +95,7 @@ PIECE = scales._VALUES_PER_PIECE
 
 
 @pytest.mark.parametrize("where", [0, PIECE - 1, PIECE, PIECE + 5])
-def test_is_integer_looks_at_every_piece(where):
+def test_is_integer_reads_every_piece(where):
     values = np.ones(PIECE + 6, dtype=np.float32)
     assert is_integer(values)
     values[where] = 0.5
@@ -104,5 +104,5 @@ def test_is_integer_looks_at_every_piece(where):
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(np.int64, True), (np.uint8, True), (bool, True)])
-def test_is_integer_takes_integer_types(dtype, expected):
+def test_is_integer_accepts_integer_types(dtype, expected):
     assert is_integer(np.array([0, 1], dtype=dtype)) == expected

@@ -21,7 +21,7 @@ from imputome.methods.registry import METHODS
 
 
 def related(rng, n=80, G=120):
-    """Features in one unit, of five shared causes and different levels."""
+    """Features in one unit, with five shared factors and different levels."""
     return rng.normal(size=(n, 5)) @ rng.normal(size=(5, G)) + rng.normal(size=(n, G)) + 3 * rng.normal(size=G)
 
 
@@ -114,13 +114,13 @@ def test_everything_missing():
         (np.zeros((2, 3)), {"obs_names": ["a"]}, "name-count"),
     ],
 )
-def test_what_is_no_matrix_is_refused(X, names, code):
+def test_input_must_be_a_matrix(X, names, code):
     with pytest.raises(InputError, check=has_code(code)) as error:
         missingness(X, **names)
     assert error.value.parameter == next(iter(names), None)
 
 
-def test_the_report_is_plain_and_whole():
+def test_report_is_json_and_complete():
     rng = np.random.default_rng(0)
     X = related(rng)
     report = missingness(without(X, np.quantile(X, 0.1) > X))
@@ -138,7 +138,7 @@ def test_the_report_is_plain_and_whole():
 
 # -- pattern -----------------------------------------------------------------------------------------------------------
 def blocks(rng, n, G):
-    """Features miss their values in the same fifth of the samples, thirty by thirty."""
+    """Groups of thirty features are missing in the same fifth of the samples."""
     missing = np.zeros((n, G), dtype=bool)
     for start in range(0, G, 30):
         missing[np.ix_(rng.choice(n, n // 5, replace=False), np.arange(start, min(start + 30, G)))] = True
@@ -184,16 +184,16 @@ PATTERNS = {
 
 @pytest.mark.parametrize("case", PATTERNS)
 @pytest.mark.parametrize("shape", [(150, 200), (40, 400)])
-def test_patterns_are_told_apart(case, shape):
+def test_patterns_are_distinguished(case, shape):
     name, make = PATTERNS[case]
-    found = []
+    names = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        found.append(missingness(without(rng.normal(size=shape), make(rng, *shape))).pattern.name)
-    assert found.count(name) >= 9, found
+        names.append(missingness(without(rng.normal(size=shape), make(rng, *shape))).pattern.name)
+    assert names.count(name) >= 9, names
 
 
-def test_cochran_by_the_book_and_by_shuffling():
+def test_cochran_equals_the_formula_and_a_permutation_test():
     rng = np.random.default_rng(0)
     ones = rng.random((12, 40)) < rng.beta(4, 6, size=40) + 0.04 * rng.normal(size=(12, 1))
     k, counts, others = 12, ones.sum(axis=1), ones.sum(axis=0)
@@ -237,11 +237,11 @@ def test_signs_across_features_by_brute_force():
     share = np.isnan(X).mean(axis=0)
     low, middle, high = np.nanquantile(X, (0.05, 0.5, 0.95), axis=0)
     kept = (~np.isnan(X)).sum(axis=0) >= 10
-    found = signs(X)
+    results = signs(X)
     for name, values in (("level", middle), ("lower tail", (middle - low) / (high - low))):
         expected = spearmanr(share[kept], values[kept], alternative="less")
-        assert found[name].effect == pytest.approx(expected.statistic, abs=1e-12)
-        assert found[name].p_value == pytest.approx(expected.pvalue, rel=1e-9)
+        assert results[name].effect == pytest.approx(expected.statistic, abs=1e-12)
+        assert results[name].p_value == pytest.approx(expected.pvalue, rel=1e-9)
 
 
 def test_related_features_by_brute_force():
@@ -279,7 +279,7 @@ def test_related_features_by_brute_force():
 
 @pytest.mark.parametrize("make", [related, skewed, lambda rng: rng.normal(size=(60, 100))])
 @pytest.mark.parametrize("case", ["random, few", "random", "features of different shares"])
-def test_quiet_where_values_say_nothing_about_what_is_missing(make, case):
+def test_few_false_alarms(make, case):
     raised = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -290,7 +290,7 @@ def test_quiet_where_values_say_nothing_about_what_is_missing(make, case):
 
 @pytest.mark.parametrize("make", [related, skewed])
 @pytest.mark.parametrize("rows", ["all", "test"])
-def test_half_of_the_lowest_tenth_hidden_is_seen(make, rows):
+def test_missing_half_of_the_lowest_tenth_is_detected(make, rows):
     raised = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -300,16 +300,16 @@ def test_half_of_the_lowest_tenth_hidden_is_seen(make, rows):
     assert raised >= 18
 
 
-def test_a_detection_limit_is_seen_in_level_and_tail():
+def test_a_detection_limit_is_detected_in_level_and_tail():
     rng = np.random.default_rng(0)
     X = related(rng)
-    found = signs(without(X, np.quantile(X, 0.2) > X))
-    assert found["level"].found
-    assert found["lower tail"].found
-    assert found["level"].effect < -0.5
+    results = signs(without(X, np.quantile(X, 0.2) > X))
+    assert results["level"].found
+    assert results["lower tail"].found
+    assert results["level"].effect < -0.5
 
 
-def test_high_values_missing_are_no_sign_of_low_ones():
+def test_missing_high_values_give_no_sign():
     rng = np.random.default_rng(0)
     X = -related(rng)
     assert not suspected(without(X, np.quantile(X, 0.9) < X)).suspected
@@ -330,21 +330,21 @@ def test_on_real_data(shared_data, name, link):
 
 
 @pytest.mark.parametrize("shape", [(3, 50), (50, 1), (9, 40), (30, 2)])
-def test_too_little_to_judge(shape):
+def test_few_samples_or_features(shape):
     rng = np.random.default_rng(0)
     X = without(rng.normal(size=shape), rng.random(shape) < 0.3)
-    found = suspected(X)
-    assert not found.suspected
-    assert all(np.isfinite(sign.p_value) for sign in found.signs)
+    results = suspected(X)
+    assert not results.suspected
+    assert all(np.isfinite(sign.p_value) for sign in results.signs)
 
 
 def test_constant_features_and_many_equal_values():
     rng = np.random.default_rng(0)
     X = np.maximum(related(rng), 0)
     X[:, :60] = 1.0
-    found = suspected(without(X, rng.random(X.shape) < 0.1))
-    assert not found.suspected
-    assert len(found.signs) == 3
+    results = suspected(without(X, rng.random(X.shape) < 0.1))
+    assert not results.suspected
+    assert len(results.signs) == 3
 
 
 # -- advice ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What `inspect` says of real matrices, of what scanpy makes of them, and of every kind of defect."""
+"""`inspect` on real matrices, on what scanpy computes from them, and on every kind of problem."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def codes(report):
 
 
 def check_figures(report, dense):
-    """All counted fields against a plain reading of the dense matrix."""
+    """All counted fields against numpy on the dense matrix."""
     finite = dense[np.isfinite(dense)]
     assert report.shape == dense.shape
     assert report.n_nonzero == np.count_nonzero(np.nan_to_num(dense, nan=0))
@@ -95,7 +95,7 @@ def test_backed_is_like_in_memory(shared_data):
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("target", [1e4, None])
-def test_what_scanpy_makes_of_them(shared_data, name, target):
+def test_scanpy_preprocessing(shared_data, name, target):
     adata = read(shared_data, name)[:300].copy()
     sc.pp.filter_genes(adata, min_cells=3)
     sc.pp.filter_cells(adata, min_counts=1)
@@ -119,7 +119,7 @@ def test_what_scanpy_makes_of_them(shared_data, name, target):
 
 @pytest.mark.parametrize("base", [np.e, 2, 10])
 def test_few_zeros_and_no_constant_totals_are_still_counts(shared_data, base):
-    """The 500 most abundant genes of deep cells: 6 % zeros, so only the molecules give it away."""
+    """The 500 most abundant genes of deep cells: 6 % zeros, so only the molecules show the state."""
     X = read(shared_data, "scmix_celseq2_3cl").X.toarray()
     top = np.argsort(-X.sum(axis=0))[:500]
     logged = log_normalized(X, base=base)[:, top]
@@ -200,7 +200,7 @@ def test_fractions_are_beta():
     assert inspect(np.random.default_rng(0).beta(0.5, 0.5, (40, 50))).state == "beta"
 
 
-def test_holes_make_it_real():
+def test_nan_makes_it_real():
     X = np.random.default_rng(0).normal(5, 1, (40, 50))
     X[3, 4] = np.nan
     report = inspect(X)
@@ -237,7 +237,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("make", ["counts", "log1p", "real"])
-def test_every_container_says_the_same(monkeypatch, counts, form, make):
+def test_every_container_gives_the_same_report(monkeypatch, counts, form, make):
     monkeypatch.setattr(state, "ENTRIES_PER_PIECE", 7 * 40)  # many pieces, the last one short
     X = {"counts": counts, "log1p": log_normalized(counts), "real": counts - 2.25}[make]
     X = X.astype(np.float32)
@@ -288,7 +288,7 @@ def test_sparse_is_not_made_dense():
     assert peak < 20e6, "120 million entries would take 960 MB"
 
 
-def test_the_input_is_left_as_it_is(counts):
+def test_the_input_does_not_change(counts):
     counts[0, 0], counts[1, 1] = np.nan, np.inf
     for form in (counts, sp.csr_array(counts), sp.csc_array(counts)):
         before = form.copy()
@@ -297,8 +297,8 @@ def test_the_input_is_left_as_it_is(counts):
         np.testing.assert_array_equal(stored, expected)
 
 
-# -- defined answers ---------------------------------------------------------------------------------------------------
-def test_clean_counts_have_nothing_to_say(counts):
+# -- warnings and errors -----------------------------------------------------------------------------------------------
+def test_clean_counts_have_no_warnings(counts):
     report = imputome.inspect(adata_of(counts))
     assert (report.warnings, report.errors, report.where) == ((), (), "X")
     assert report.lines()[0].startswith("60 cells x 40 genes, ")
@@ -321,7 +321,7 @@ def test_counts_in_x_and_another_layer_named(counts):
     assert report.warnings[0].options == {"layer": "log", "scale": "log1p"}  # the layer to leave out
 
 
-def test_a_layer_is_not_offered_in_place_of_itself(monkeypatch, counts):
+def test_the_inspected_layer_is_not_suggested(monkeypatch, counts):
     monkeypatch.setattr(state, "ENTRIES_PER_PIECE", 7 * 40)
     late = counts.copy()
     late[-1] *= 0.3  # the first piece holds integers, so it looks like counts at a glance
@@ -494,7 +494,7 @@ def test_barcodes_in_columns(pattern):
         (["TCGA-02-0047", "TCGA-06-0125"], ["CATCATCAT", "RPE65"]),
     ],
 )
-def test_names_that_say_nothing(obs, var):
+def test_uninformative_names(obs, var):
     X = np.arange(4).reshape(2, 2)
     assert not inspect(AnnData(X, obs=pd.DataFrame(index=obs), var=pd.DataFrame(index=var))).genes_in_rows
 
