@@ -13,7 +13,7 @@ from imputome.core.scales import Scale
 from imputome.methods import Method
 from imputome.result.layout import default_key, store
 from imputome.result.run import Progress, Run, fit_run
-from imputome.trust.auto import choose
+from imputome.trust.auto import budget_sentence, choose
 from imputome.trust.check import check_run, cost
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
     """
     options, estimator, further = plan.options, plan.estimator, {}
     if estimator is None:
-        with stage("choosing a method", budget_sentence(plan)) as progress:
+        with stage("choosing a method", budget_sentence(plan.report.kind, plan.budget)) as progress:
             chosen = choose(
                 plan.data,
                 labels=plan.labels,
