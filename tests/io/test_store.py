@@ -18,6 +18,7 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
+from codes import has_code
 from imputome.core.atomic import atomic_path
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
@@ -229,7 +230,7 @@ def test_a_folder_moved_away_by_a_dead_process_comes_back(tmp_path, dead_pid):
 
 
 def test_atomic_path_needs_the_folder(tmp_path):
-    with pytest.raises(InputError, match=r"the folder .* does not exist"), atomic_path(tmp_path / "no" / "a.h5ad"):
+    with pytest.raises(InputError, check=has_code("no-folder")), atomic_path(tmp_path / "no" / "a.h5ad"):
         pass
 
 
@@ -366,12 +367,12 @@ def test_both_zarr_formats(tmp_path, adata, zarr_format):
 
 @pytest.mark.parametrize("key", ["", "a/b"])
 def test_keys_that_cannot_be(tmp_path, adata, key):
-    with pytest.raises(InputError, match="cannot name a layer"):
+    with pytest.raises(InputError, check=has_code("bad-key")):
         write_result(tmp_path / "o.h5ad", adata, imputation(adata.X), key=key, provenance={})
 
 
 def test_an_imputation_of_other_data(tmp_path, adata):
-    with pytest.raises(InputError, match=r"the imputation is \(23, 8\) and the data \(23, 9\)"):
+    with pytest.raises(InputError, check=has_code("shape")):
         write_result(tmp_path / "o.h5ad", adata, imputation(adata.X[:, :8]), key="k", provenance={})
 
 
@@ -404,7 +405,7 @@ def test_an_existing_layer_is_replaced_only_if_asked(tmp_path, adata, store, wit
     write_result(first, adata, result, key="k", provenance={"old": 1})
     adata = read(first)
     source = first if with_source else None
-    with pytest.raises(InputError, match=r"layers\['k'\] exists already: pass --force \(overwrite=True\)"):
+    with pytest.raises(InputError, check=has_code("key-exists")):
         write_result(second, adata, imputation(adata.X, 0.5), key="k", provenance={"new": 1}, source=source)
     assert not second.exists()
     write_result(second, adata, imputation(adata.X, 0.5), key="k", provenance={"new": 1}, source=source, overwrite=True)
@@ -454,7 +455,7 @@ def test_replacing_does_not_leave_the_old_layer_in_the_file(tmp_path, with_sourc
 def test_an_existing_output_is_replaced_only_if_asked(tmp_path, adata, store):
     out = tmp_path / f"o.{store}"
     write_result(out, adata, imputation(adata.X), key="k", provenance={"a": 1})
-    with pytest.raises(InputError, match=r"exists already: pass --force"):
+    with pytest.raises(InputError, check=has_code("output-exists")):
         write_result(out, adata, imputation(adata.X, 1.0), key="k", provenance={"a": 1})
     np.testing.assert_array_equal(read(out).layers["k"], expected())
     write_result(out, adata, imputation(adata.X, 1.0), key="k", provenance={"a": 1}, overwrite=True)
@@ -567,9 +568,9 @@ def test_memory_stays_far_below_the_dense_matrix(tmp_path, name, monkeypatch):
 # -- checks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["o.xlsx", "o", "o.h5", "o.loom", "o.csv.zip"])
 def test_unknown_suffix(tmp_path, adata, name):
-    with pytest.raises(InputError, match=r"end it in one of \.h5ad, \.zarr, \.csv.*csv\.gz.*\.parquet"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         check_output(tmp_path / name)
-    with pytest.raises(InputError, match="end it in one of"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         write_result(tmp_path / name, adata, imputation(adata.X), key="k", provenance={})
 
 
@@ -584,24 +585,24 @@ def test_the_input_is_never_the_output(tmp_path, adata, monkeypatch):
     os.link(path, tmp_path / "hard.h5ad")
     monkeypatch.chdir(tmp_path)
     for same in (path, "in.h5ad", tmp_path / "." / "soft.h5ad", tmp_path / "hard.h5ad"):
-        with pytest.raises(InputError, match="is the input itself"):
+        with pytest.raises(InputError, check=has_code("output-is-input")):
             check_output(same, path, overwrite=True)
-        with pytest.raises(InputError, match="is the input itself"):
+        with pytest.raises(InputError, check=has_code("output-is-input")):
             write_result(same, adata, imputation(adata.X), key="k", provenance={}, source=path, overwrite=True)
 
 
 def test_what_is_not_ours_is_not_replaced(tmp_path):
     (tmp_path / "data.zarr").mkdir()
     (tmp_path / "data.zarr" / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match=r"folder that is no \.zarr store and will not be replaced"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "data.zarr", overwrite=True)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match="will not be replaced"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "folder.csv", overwrite=True)
     (tmp_path / "file.zarr").write_text("x")
-    with pytest.raises(InputError, match=r"is a file, not a \.zarr store"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "file.zarr", overwrite=True)
-    with pytest.raises(InputError, match=r"the folder .* does not exist"):
+    with pytest.raises(InputError, check=has_code("no-folder")):
         check_output(tmp_path / "no" / "o.csv")
 
 
@@ -609,9 +610,9 @@ def test_check_space(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 4_000_000_000))
     check_space(tmp_path / "o.h5ad", 100_000, 10_000)
-    with pytest.raises(InputError, match=r"are 4\.00 GB of dense values .* has 4\.00 GB free: pass --genes"):
+    with pytest.raises(InputError, check=has_code("disk-too-small")):
         check_space(tmp_path / "o.h5ad", 100_001, 10_000)
-    with pytest.raises(InputError, match=r"8\.00 GB"):
+    with pytest.raises(InputError, check=has_code("disk-too-small")):
         check_space(tmp_path / "o.h5ad", 100_000, 10_000, bytes_per_value=8)
 
 
@@ -674,7 +675,7 @@ def test_layers_beside_the_value_and_cell_columns_come_and_go(tmp_path, adata, s
 
 
 def test_a_table_holds_the_value_alone(tmp_path, adata):
-    with pytest.raises(InputError, match="is a table and holds the values alone"):
+    with pytest.raises(InputError, check=has_code("table-without-layers")):
         write_result(tmp_path / "o.csv", adata, imputation(adata.X), key="k", provenance={}, outputs=("upper",))
 
 
@@ -728,13 +729,13 @@ def test_remove_what_is_not_there(tmp_path, adata):
     write_result(out, adata, imputation(adata.X), key="k", provenance={"a": 1})
     before = out.read_bytes()
     for key in ("none", "spliced"):  # the second is a layer, but not ours
-        with pytest.raises(InputError, match=f"no imputome result '{key}'; it has earlier, k"):
+        with pytest.raises(InputError, check=has_code("input")):
             remove_key(out, key)
     assert out.read_bytes() == before
-    with pytest.raises(InputError, match=r"\.h5ad and \.zarr only"):
+    with pytest.raises(InputError, check=has_code("input")):
         remove_key(tmp_path / "o.csv", "k")
-    with pytest.raises(InputError, match=r"cannot be opened as \.h5ad: it does not exist"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         remove_key(tmp_path / "none.h5ad", "k")
     (tmp_path / "bad.h5ad").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"bad\.h5ad cannot be opened"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         remove_key(tmp_path / "bad.h5ad", "k")
