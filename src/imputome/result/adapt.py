@@ -33,7 +33,7 @@ def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
     """
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(adata.layers) or "none"
-        raise InputError(f"there is no layer {layer!r}; layers here: {layers}", code="no-layer", parameter="layer")
+        raise InputError(f"there is no layer {layer!r}; layers here: {layers}", code="layer-missing", parameter="layer")
     return inspect(adata, layer=layer)
 
 
