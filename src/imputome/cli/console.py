@@ -23,20 +23,22 @@ RACE_ROWS = 8  # candidates of a race that are printed
 # -- lines -------------------------------------------------------------------------------------------------------------
 def error_line(text: str) -> None:
     """One line on stderr, with the code of the message at its end."""
-    typer.echo(f"error: {_spelled(text)}", err=True)
+    typer.echo(f"error: {_with_code(text)}", err=True)
 
 
 def warning_line(text: str) -> None:
     """One line on stderr, with the code of the message at its end."""
-    typer.echo(f"warning: {_spelled(text)}", err=True)
+    typer.echo(f"warning: {_with_code(text)}", err=True)
 
 
-def _spelled(text: str) -> str:
-    """A message on one line, the parameters in it written as flags."""
-    if not isinstance(text, Message):
-        return " ".join(text.split())
-    sentence = " ".join(text.spelled(flag).split())
-    return f"{sentence} [{text.code}]" if text.code else sentence
+def spelled(text: str) -> str:
+    """A sentence on one line, the parameters in it written as flags."""
+    return " ".join((text.spelled(flag) if isinstance(text, Message) else text).split())
+
+
+def _with_code(text: str) -> str:
+    code = getattr(text, "code", "")
+    return f"{spelled(text)} [{code}]" if code else spelled(text)
 
 
 def print_json(summary: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, progress, warning_line
+from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
 from imputome.cli.options import gene_list, parse_settings, split_names, takes_options
 from imputome.cli.output import OutputFiles, read_input
 from imputome.errors import ControlsWinError, InputError
@@ -237,7 +237,7 @@ def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[st
     if as_json:
         return {"missingness": missing.to_dict()}
     for line in missing.lines():
-        typer.echo(line)
+        typer.echo(spelled(line))
     return {}
 
 

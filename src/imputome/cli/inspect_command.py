@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, warning_line
+from imputome.cli.console import error_line, print_json, spelled, warning_line
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
         print_json(report.to_dict())
     else:
         for line in report.lines():
-            typer.echo(line)
+            typer.echo(spelled(line))
         for text in report.warnings:
             warning_line(text)
         for text in report.errors:

@@ -79,10 +79,10 @@ def advise(
     if low_values and method not in (None, "mean"):
         notes.append(
             Message(
-                "beta_vae with {shift_correction} lowers the imputed values: use it only if you know that values are "
+                "beta_vae with {shift} lowers the imputed values: use it only if you know that values are "
                 "missing because they are low, because the data cannot show this",
                 code="low-values",
-                shift_correction="auto",
+                shift="auto",
             )
         )
     return Advice(method, reason, tuple(notes))
