@@ -348,7 +348,7 @@ def remove_key(path: str | Path, key: str) -> None:
     if path.suffix.lower() not in _CHUNK_BYTES:
         raise InputError(
             f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file",
-            code="format-not-supported",
+            code="unknown-format",
         )
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
         raise InputError(

@@ -46,7 +46,7 @@ def checked_key(adata: AnnData, key: str) -> str:
     if not key.strip() or "/" in key or key in (".", ".."):
         raise InputError(
             f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter",
-            code="key-invalid",
+            code="bad-key",
             parameter="key_added",
         )
     if not isinstance(adata.uns.get("imputome", {}), Mapping):
@@ -94,7 +94,7 @@ def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output,
             if name in PosteriorModel.own and "posterior" in defaults and not estimator.posterior:
                 text += "; the posterior step gives it: pass {posterior}"
                 raise InputError(text, code="output-needs-posterior", posterior=True)
-            raise InputError(text, code="no-such-output", parameter="outputs")
+            raise InputError(text, code="no-output", parameter="outputs")
     return names  # type: ignore[return-value]
 
 
@@ -126,7 +126,7 @@ def check_free(
         if name in getattr(adata, element) and not overwrite:
             raise InputError(
                 f"{element}[{name!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
-                code="key-taken",
+                code="key-exists",
                 overwrite=True,
                 key_added=...,
             )

@@ -16,7 +16,7 @@ from imputome.result.adapt import chosen_link, inspect_layer, to_data
 from imputome.result.record import Race, Verdict
 from imputome.trust.check import check, label_columns
 from imputome.trust.evidence import CELLS, SPLITS
-from imputome.trust.race import CANDIDATES, candidate_of, make, run_race
+from imputome.trust.race import CANDIDATES, Candidate, make, run_race
 from imputome.trust.verdict import DO_NOT
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def choose(
     """
     if not (isinstance(budget, int | float) and 0 < budget < np.inf):
         raise InputError(
-            f"budget={budget!r} must be a positive number of minutes", code="budget-invalid", parameter="budget"
+            f"budget={budget!r} must be a positive number of minutes", code="bad-budget", parameter="budget"
         )
     begun = time.perf_counter()
     report = report or inspect_layer(adata, layer)
@@ -147,7 +147,8 @@ def choose(
     method_won = race.winner != race.control
     verdict = None
     if method_won:
-        estimator = make(candidate_of(race, race.winner), seed, link)
+        winner = next(candidate for candidate in CANDIDATES[report.kind] if candidate.name == race.winner)
+        estimator = make(winner, seed, link)
         if checked:
             left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
             splits, cells = affordable(left, data, race)
@@ -174,7 +175,7 @@ def choose(
         )
     if method_won:  # the verdict is on another method than the one that is written
         race = replace(race, instead=f"the control {race.control} was written instead: {reason}")
-    return Chosen(make(candidate_of(race, race.control), seed), race, None)
+    return Chosen(make(Candidate(race.control, race.control), seed), race, None)
 
 
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:

@@ -196,7 +196,7 @@ def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:
             known = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(
                 f"obs has no column {name!r} to check for mixing; columns: {known}",
-                code="no-such-column",
+                code="no-obs-column",
                 parameter="labels",
             )
         values = adata.obs[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
 from imputome.errors import ImputomeError, InputError, MissingExtraError
-from imputome.methods import REFERENCE, controls, create
+from imputome.methods import REFERENCE, Method, controls, create, info
 from imputome.result.record import Race
 from imputome.trust.evidence import LOSS, check_possible, hold_out, sample_cells, scores
 
@@ -45,12 +45,13 @@ class Candidate:
     ----------
     name : str
         In the table of the race.
-    method : str
+    method : str, class or estimator
+        See `imputome.methods.create`.
     params : dict
     """
 
     name: str
-    method: str
+    method: Method
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +59,17 @@ def _candidate(method: str, **params: Any) -> Candidate:
     inside = ", ".join(f"{name}={value}" for name, value in params.items() if name != "posterior")
     name = f"{method}{'+posterior' if params.get('posterior') else ''}"
     return Candidate(f"{name} ({inside})" if inside else name, method, params)
+
+
+def as_candidate(method: Method | Candidate) -> Candidate:
+    """A candidate named after its method and, of an estimator, the parameters that differ from their defaults."""
+    if isinstance(method, Candidate):
+        return method
+    params = {}
+    if isinstance(method, Imputer):
+        defaults = method.parameter_defaults()
+        params = {name: value for name, value in method.get_params().items() if repr(value) != repr(defaults[name])}
+    return replace(_candidate(info(method).name, **params), method=method)
 
 
 # in the order in which they run, fast ones first: when time is short, the last are left out
@@ -106,7 +118,7 @@ def run_race(
     rng: np.random.Generator,
     seed: int = 0,
     link: str = "identity",
-    candidates: Iterable[Candidate] | None = None,
+    candidates: Iterable[Candidate | Method] | None = None,
     n_splits: int = RACE_SPLITS,
     max_cells: int | None = None,
     max_genes: int | None = None,
@@ -130,7 +142,7 @@ def run_race(
         Of the methods.
     link : str, default="identity"
         On which candidates and controls impute real values, and on which errors are measured.
-    candidates : iterable of Candidate, optional
+    candidates : iterable of Candidate, str, class or estimator, optional
         None takes `CANDIDATES`.
     n_splits : int, default=2
     max_cells, max_genes : int, optional
@@ -155,7 +167,8 @@ def run_race(
     metric = LOSS[data.kind]
     names = sorted(controls(data.kind), key=lambda name: name != REFERENCE[data.kind])  # the reference first
     entries = [_Entry(Candidate(name, name), True) for name in names]
-    entries += [_Entry(each, False) for each in (CANDIDATES[data.kind] if candidates is None else candidates)]
+    chosen = CANDIDATES[data.kind] if candidates is None else candidates
+    entries += [_Entry(as_candidate(candidate), False) for candidate in chosen]
     for number in range(n_splits):
         split = hold_out(sample, rng)
         best = min(entry.score for entry in entries)
@@ -236,12 +249,6 @@ def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None
     return data.subset(rows=cells, columns=genes)
 
 
-def candidate_of(race: Race, name: str) -> Candidate:
-    """The method and parameters behind a name in the table of a race."""
-    row = race.candidates.set_index("name").loc[name]
-    return Candidate(name, row["method"], json.loads(row["parameters"]))
-
-
 def make(candidate: Candidate, seed: int, link: str = "identity") -> Imputer:
     """The unfitted estimator of a candidate, its link set."""
     estimator = create(candidate.method, candidate.params, random_state=seed)
@@ -307,8 +314,8 @@ def _table(entries: list[_Entry], unit: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "name": entry.candidate.name,
-            "method": entry.candidate.method,
-            "parameters": json.dumps(entry.candidate.params),
+            "method": info(entry.candidate.method).name,
+            "parameters": json.dumps(entry.candidate.params, default=str),
             "control": entry.control,
             "score": unit * entry.score if entry.scores else float("nan"),
             "sd": unit * float(np.std(entry.scores, ddof=1)) if len(entry.scores) > 1 else float("nan"),
