@@ -84,14 +84,14 @@ def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output,
     defaults = estimator.parameter_defaults()
     offered: frozenset[str] = estimator.info.outputs
     if estimator.posterior:
-        offered |= PosteriorModel.own
+        offered |= PosteriorModel.posterior_outputs
     elif defaults.get("posterior"):
         offered -= {"lower", "upper"}  # only the posterior step gives them, and it is switched off
     for name in names:
         if name not in offered:
             known = ", ".join(sorted(offered - {"value"})) or "none"
             text = f"{estimator.name} has no output {name!r}; its outputs beside the value: {known}"
-            if name in PosteriorModel.own and "posterior" in defaults and not estimator.posterior:
+            if name in PosteriorModel.posterior_outputs and "posterior" in defaults and not estimator.posterior:
                 text += "; the posterior step gives it: pass {posterior}"
                 raise InputError(text, code="output-needs-posterior", posterior=True)
             raise InputError(text, code="no-output", parameter="outputs")

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import ControlsWinError, InputError, Message
+from imputome.core.data import Kind
+from imputome.errors import ControlsWinError, Message
 from imputome.evaluation.splits import seed_for
-from imputome.methods import DEFAULT, controls, info
-from imputome.result.adapt import chosen_link, inspect_layer, to_data
+from imputome.methods import controls
+from imputome.result.layout import default_key
 from imputome.result.record import Race, Verdict
-from imputome.trust.check import check, label_columns
+from imputome.trust.check import check
 from imputome.trust.evidence import CELLS, SPLITS
 from imputome.trust.race import CANDIDATES, Candidate, make, run_race
 from imputome.trust.verdict import DO_NOT
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from imputome.core.data import Data
     from imputome.core.imputer import Imputer
-    from imputome.core.scales import Scale
-    from imputome.inspection.state import InputReport
     from imputome.result.run import Progress
 
 BUDGET = 5.0  # minutes
@@ -63,16 +60,13 @@ def _parts(race: Race, verdict: Verdict | None) -> dict[str, Any]:
 
 
 def choose(
-    adata: AnnData,
+    data: Data,
     *,
-    layer: str | None = None,
-    scale: Scale | None = None,
-    transform: str | None = None,
-    report: InputReport | None = None,
+    labels: Mapping[str, Any] | None = None,
+    link: str = "identity",
     budget: float = BUDGET,
     accept_control: bool = False,
     checked: bool = True,
-    labels: str | Iterable[str] = (),
     keep_observed: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -85,20 +79,18 @@ def choose(
 
     Parameters
     ----------
-    adata : AnnData
+    data : Data
         n cells x G genes.
-    layer, scale, transform
-        As in `imputome.impute`.
-    report : InputReport, optional
-        Of the input, if it was inspected already.
+    labels : Mapping of str to array of shape (n,), optional
+        Types or batches of the cells, for the check.
+    link : str, default="identity"
+        On which real values are imputed and errors are measured.
     budget : float, default=5.0
         Minutes for the race, the check and the fit to all data together.
     accept_control : bool, default=False
         Choose the best control where no method beats the controls.
     checked : bool, default=True
         Check the winner, on other splits than those of the race.
-    labels : str or iterable of str, default=()
-        Columns of ``obs`` for the check.
     keep_observed : bool, optional
         Whether observed values are put back in what will be written; None means the method's default.
     seed : int, default=0
@@ -116,20 +108,9 @@ def choose(
         (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``); unless
         ``accept_control``.
     InputError
-        The input cannot be imputed, nothing of it can be held out, or the budget is not a positive number.
+        Nothing of the data can be held out.
     """
-    if not (isinstance(budget, int | float) and 0 < budget < np.inf):
-        raise InputError(
-            f"budget={budget!r} must be a positive number of minutes", code="bad-budget", parameter="budget"
-        )
     begun = time.perf_counter()
-    report = report or inspect_layer(adata, layer)
-    if report.errors:
-        raise InputError(report.errors[0])
-    method = info(DEFAULT[report.kind])
-    data, report, _ = to_data(adata, method, layer=layer, scale=scale, report=report)
-    link, _ = chosen_link(data, method, transform)
-    columns = label_columns(adata, labels)
 
     def part(first: float, last: float) -> Progress | None:
         return None if progress is None else lambda share, text: progress(first + share * (last - first), text)
@@ -147,7 +128,7 @@ def choose(
     method_won = race.winner != race.control
     verdict = None
     if method_won:
-        winner = next(candidate for candidate in CANDIDATES[report.kind] if candidate.name == race.winner)
+        winner = next(candidate for candidate in CANDIDATES[data.kind] if candidate.name == race.winner)
         estimator = make(winner, seed, link)
         if checked:
             left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
@@ -155,7 +136,7 @@ def choose(
             verdict = check(
                 data,
                 estimator,
-                labels=columns,
+                labels=labels,
                 seed=seed,
                 n_splits=splits,
                 max_cells=cells,
@@ -205,14 +186,16 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
     return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))
 
 
-def budget_line(report: InputReport, budget: float) -> Message:
-    """What is going to be computed, and for how long at most, in a sentence."""
-    n, n_controls = len(CANDIDATES[report.kind]), len(controls(report.kind))
-    return Message(
-        f"auto: {n} methods and {n_controls} controls compete on a sample, then the winner is checked and fitted to "
-        f"all data; this takes at most about {budget:g} minutes (another limit: {{budget}})",
-        code="auto-budget",
-        budget=...,
+def candidate_keys(kind: Kind) -> list[str]:
+    """Names that a result may get where the user names none."""
+    return list(dict.fromkeys(default_key(make(candidate, 0)) for candidate in CANDIDATES[kind]))
+
+
+def budget_sentence(kind: Kind, budget: float) -> str:
+    """What will be computed, and for how long at most."""
+    return (
+        f"auto: {len(CANDIDATES[kind])} methods and {len(controls(kind))} controls compete on a sample, then the "
+        f"winner is checked and fitted to all data; at most about {budget:g} minutes"
     )
 
 

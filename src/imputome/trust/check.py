@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
-from imputome.result.adapt import covariate_columns
 from imputome.result.layout import default_key
 from imputome.result.record import Verdict
 from imputome.trust.evidence import CELLS, SPLITS, Predict, check_size, gather, number_of_fits
@@ -57,7 +56,7 @@ def check(
     data: Data,
     estimator: Imputer,
     *,
-    labels: dict[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
     seed: int = 0,
     n_splits: int = SPLITS,
     max_cells: int | None = None,
@@ -72,7 +71,7 @@ def check(
         n cells x G genes.
     estimator : Imputer
         Fitted or not: copies of it are fitted.
-    labels : dict of str to array of shape (n,), optional
+    labels : Mapping of str to array of shape (n,), optional
         Types or batches of the cells.
     seed : int, default=0
     n_splits : int, default=3
@@ -115,18 +114,16 @@ def check(
 
 
 def check_run(
-    run: Run, adata: AnnData, *, labels: str | Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+    run: Run, data: Data, *, labels: Mapping[str, Any] | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Run:
     """Check a run.
 
     Parameters
     ----------
     run : Run
-    adata : AnnData
-        The input.
-    labels : str or iterable of str, default=()
-        Columns of ``obs``.
-    seed, progress
+    data : Data
+        The data that it was fitted to.
+    labels, seed, progress
         As in `check`.
 
     Returns
@@ -134,16 +131,12 @@ def check_run(
     Run
         The same, with the verdict for its record.
     """
-    data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
-    if names:
-        data = replace(data, covariates=covariate_columns(adata, names))
-    columns = label_columns(adata, labels)
     keep = run.keep_observed
-    verdict = check(data, run.estimator, labels=columns, seed=seed, keep_observed=keep, progress=progress)
+    verdict = check(data, run.estimator, labels=labels, seed=seed, keep_observed=keep, progress=progress)
     return replace(run, further={**run.further, "verdict": verdict})
 
 
-def refuse_uncheckable(report: InputReport) -> None:
+def check_state(report: InputReport) -> None:
     """Check, before any computation, that values of the input can be held out.
 
     Raises
