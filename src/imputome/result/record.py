@@ -545,14 +545,17 @@ def places_to_remove(key: str, records: Any) -> list[tuple[str, str]]:
     if key not in records:
         return []
     others = {place for other in records if other != key for place in _places_if_readable(other, records[other])}
-    found = places(key, Record.from_uns(records[key], where=f"uns['imputome'][{key!r}]"))
-    return [place for place in found if place not in others or place[1] == key]
+    return [place for place in places(key, _read(records, key)) if place not in others or place[1] == key]
+
+
+def _read(records: Mapping[str, Any], key: str) -> Record:
+    return Record.from_uns(records[key], where=f"uns['imputome'][{key!r}]")
 
 
 def _places_if_readable(key: str, values: Any) -> list[tuple[str, str]]:
     try:
         return places(key, Record.from_uns(values))
-    except InputError:
+    except InputError:  # of another version, or not of imputome
         return [("layers", key), ("obsm", key)]
 
 
@@ -593,7 +596,7 @@ def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Record]:
             code="no-such-result",
             parameter="key",
         )
-    return key, Record.from_uns(records[key], where=f"uns['imputome'][{key!r}]")
+    return key, _read(records, key)
 
 
 def find_verdict(key: str, record: Record) -> Verdict:
@@ -640,7 +643,7 @@ def imputed_layer(adata: AnnData, layer: str) -> tuple[Record, str] | None:
     for key in order:
         if not layer.startswith(key):
             continue
-        record = Record.from_uns(records[key], where=f"uns['imputome'][{key!r}]")
+        record = _read(records, key)
         for output, name in layer_names(key, [*record.outputs, *draw_names(record.draws).values()]).items():
             if name == layer:
                 return record, output
