@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.core.imputation import Imputation, Status
@@ -111,7 +109,7 @@ def run_fine_tune(plan: Plan, progress: Progress | None = None) -> Run:
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    record = run.provenance()
+    record = run.record().to_uns()
     convergence = {name: record["convergence"][name] for name in ("status", "message")}
     kept = {name: record[name] for name in ("input", "versions", "seconds")}
     return {**kept, "convergence": convergence, "shape": list(run.imputation.shape)}
@@ -220,8 +218,8 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     further = {
         "model": source,
         "trained": estimator.provenance or {},
-        "genes_missing_from_input": np.array(matched.missing, dtype=str),
-        "unusable_genes": np.array(result.unusable.var_names.union(unknown, sort=False), dtype=str),
+        "genes_missing_from_input": tuple(matched.missing.astype(str)),
+        "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": fallback,
     }
     return Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)

@@ -37,13 +37,11 @@ from imputome.result.adapt import (
 )
 from imputome.result.genes import Matched, match_genes
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
-from imputome.trust.auto import candidate_keys
+from imputome.trust.auto import BUDGET, candidate_keys
 from imputome.trust.check import check_state, label_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-BUDGET = 5.0  # minutes for method="auto"
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from imputome.cli.options import flag
 from imputome.errors import Message
+
+if TYPE_CHECKING:
+    from imputome.result.record import Race, Verdict
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
 RACE_ROWS = 8  # candidates of a race that are printed
@@ -134,31 +137,30 @@ def _plain_lines(what: str) -> Callable[[float, str], None]:
 
 
 # -- race and verdict --------------------------------------------------------------------------------------------------
-def print_check(record: dict[str, Any]) -> None:
-    """Print the race and the verdict, as far as the record has them."""
-    for name, lines in (("race", race_lines), ("verdict", verdict_lines)):
-        for line in lines(record[name]) if name in record else []:
-            typer.echo(line)
+def print_check(race: Race | None, verdict: Verdict | None) -> None:
+    """Print the race and the verdict, as far as there are any."""
+    for line in [*(race_lines(race) if race else []), *(verdict_lines(verdict) if verdict else [])]:
+        typer.echo(line)
 
 
-def race_lines(race: dict[str, Any]) -> list[str]:
+def race_lines(race: Race) -> list[str]:
     """The race, the best candidate first."""
-    table = race["candidates"]
-    lines = [f"race on {race['cells']:,} x {race['genes']:,} values, {race['metric']}, lower is better:"]
+    table = race.candidates
+    lines = [f"race on {race.cells:,} x {race.genes:,} values, {race.metric}, lower is better:"]
     for row in table.head(RACE_ROWS).to_dict("records"):
         score = f"{row['score']:.5f}" if row["splits"] else "-"
         mark = " (control)" if row["control"] else ""
         lines.append(f"  {score:>9}  {row['name']}{mark}: {row['outcome']}")
     if len(table) > RACE_ROWS:
         lines.append(f"  and {len(table) - RACE_ROWS} more")
-    if "instead" in race:
-        lines.append(race["instead"])
+    if race.instead:
+        lines.append(race.instead)
     return lines
 
 
-def verdict_lines(verdict: dict[str, Any]) -> list[str]:
+def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict and its reasons."""
-    rows = "cells" if verdict["kind"] == "counts" else "samples"
-    first = f"verdict on {verdict['method']}: {verdict['verdict'].upper()}"
-    size = f"({verdict['cells']:,} {rows}, {verdict['fits']} fits, {verdict['seconds']:.0f} s, rule {verdict['rule']})"
-    return [f"{first} {size}", *(f"  - {reason}" for reason in verdict["reasons"])]
+    rows = "cells" if verdict.kind == "counts" else "samples"
+    first = f"verdict on {verdict.method}: {verdict.verdict.upper()}"
+    size = f"({verdict.cells:,} {rows}, {verdict.fits} fits, {verdict.seconds:.0f} s, rule {verdict.rule})"
+    return [f"{first} {size}", *(f"  - {reason}" for reason in verdict.reasons)]

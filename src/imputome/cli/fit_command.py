@@ -107,7 +107,7 @@ def command(given: Arguments) -> None:
         for message in run.messages:
             warning_line(message)
     if given.as_json:
-        record = run.provenance()
+        record = run.record().brief()
         record.pop("history")
         print_json({"model": str(given.model), "shape": list(run.imputation.shape), **record})
     elif not given.quiet:

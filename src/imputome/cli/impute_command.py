@@ -243,9 +243,7 @@ def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[st
 
 def _print_race(error: ControlsWinError, given: Arguments) -> None:
     """Print how the race went where no method won."""
-    from imputome.trust.check import brief
-
     if given.as_json:
-        print_json({"output": None, **brief(error.record)})
+        print_json({"output": None, **{name: part.brief() for name, part in error.record.items()}})
     elif not given.quiet:
-        print_check(error.record)
+        print_check(error.record.get("race"), error.record.get("verdict"))

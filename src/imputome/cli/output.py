@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from imputome.api.plan import Plan
     from imputome.result.matrices import Matrix
+    from imputome.result.record import Record
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
@@ -146,15 +147,14 @@ class OutputFiles:
     def write(self, plan: Plan, run: Run, *, as_json: bool, summary: dict[str, Any] | None = None) -> None:
         """Warn, write all files, and print what was done; ``summary`` goes into the output of ``--json``."""
         from imputome.core.atomic import atomic_path
-        from imputome.trust.check import brief
 
         if not self.quiet:
             for message in run.messages:
                 warning_line(message)
-        record = run.provenance()
+        record = replace(run.record(), draws=len(self.draw_layers))
         n, n_genes = plan.adata.n_obs, plan.adata.n_vars
         if plan.columns is not None:
-            record["genes"] = [str(name) for name in plan.adata.var_names[plan.columns]]
+            record = replace(record, genes=tuple(plan.adata.var_names[plan.columns].astype(str)))
             n_genes = len(plan.columns)
         with ExitStack() as files:
             if self.tables:
@@ -176,29 +176,23 @@ class OutputFiles:
                 self._write_report(self.report, plan, run, record)
         if as_json:
             first = {"output": str(self.output), "key": plan.key, "shape": [n, n_genes]}
-            print_json({**first, **self._summary(), **(summary or {}), **brief(record)})
+            print_json({**first, **record.brief(), **self._summary(), **(summary or {})})
         elif not self.quiet:
             for line in (*self._result_lines(plan, run, n_genes), *self._table_lines(plan.key)):
                 typer.echo(line)
             if self.report is not None:
                 typer.echo(f"report: {self.report}")
-            print_check(run.further)
+            print_check(record.race, record.verdict)
 
-    def _write_result(
-        self, plan: Plan, run: Run, record: dict[str, Any], advance: Callable[[int, int], object]
-    ) -> None:
-        import numpy as np
-
+    def _write_result(self, plan: Plan, run: Run, record: Record, advance: Callable[[int, int], object]) -> None:
         from imputome.io.store import write_result
 
-        # the multiple imputations belong to the result too, and are removed with it
-        record["outputs"] = np.array([*run.outputs, *self.draw_layers], dtype=str)
         write_result(
             self.output,
             plan.adata,
             run.imputation,
             key=plan.key,
-            provenance=record,
+            record=record,
             genes=plan.columns,
             scale=run.scale,
             keep_observed=plan.options.keep_observed,
@@ -210,7 +204,7 @@ class OutputFiles:
             draws=len(self.draw_layers),
         )
 
-    def _write_report(self, path: Path, plan: Plan, run: Run, record: dict[str, Any]) -> None:
+    def _write_report(self, path: Path, plan: Plan, run: Run, record: Record) -> None:
         from imputome.report.html.content import of_imputation
         from imputome.report.html.page import write_report
 
@@ -223,7 +217,7 @@ class OutputFiles:
             labels=plan.adata.obs,
             label=self.label,
             source=self.source.name,
-            command=record.get("command", ""),
+            command=record.command,
             genes=plan.columns,
             keep_observed=plan.options.keep_observed,
         )

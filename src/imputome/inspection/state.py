@@ -84,6 +84,8 @@ class InputReport:
         Problems of the matrix, each with the remedy.
     errors : tuple of Message
         Why the matrix cannot be imputed.
+    layer : str or None
+        Name of the layer; None for ``X`` and other matrices.
     """
 
     shape: tuple[int, int]
@@ -106,6 +108,7 @@ class InputReport:
     where: str
     warnings: tuple[Message, ...]
     errors: tuple[Message, ...]
+    layer: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -189,6 +192,7 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
         genes_in_rows=bool(orientation),
         log_base_total=total if base == "e" else None,
         where=where,
+        layer=layer,
         warnings=(),
         errors=(),
     )
