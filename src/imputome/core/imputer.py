@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -139,7 +139,7 @@ class Imputer(ABC):
         >>> imputome.methods.create("knn").set_params(k=3)
         KNN(k=3)
         """
-        _check_names(type(self), params)
+        check_names(type(self), params)
         for name, value in params.items():
             setattr(self, name, value)
         return self
@@ -498,7 +498,7 @@ def check_parameters(method: type, params: dict[str, Any]) -> None:
     InputError
         Naming the parameter, its value, and what it takes.
     """
-    _check_names(method, params)
+    check_names(method, params)
     label = getattr(method, "name", method.__name__)
     for name, value in params.items():
         value = value.item() if isinstance(value, np.generic) else value
@@ -512,7 +512,8 @@ def check_parameters(method: type, params: dict[str, Any]) -> None:
             )
 
 
-def _check_names(method: type, params: dict[str, Any]) -> None:
+def check_names(method: type, params: Iterable[str]) -> None:
+    """Refuse names that are not parameters of the constructor of ``method``."""
     known = _defaults(method)
     for name in params:
         if name not in known:
