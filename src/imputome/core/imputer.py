@@ -115,6 +115,12 @@ class Imputer(ABC):
         """
         return {name: getattr(self, name) for name in self.parameter_defaults()}
 
+    def changed_params(self) -> dict[str, Any]:
+        """Parameters whose values differ from their defaults."""
+        defaults = self.parameter_defaults()
+        # compared as text: the comparison of two arrays is an array
+        return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
+
     def set_params(self, **params: Any) -> Self:
         """Change parameters; `fit` checks their values.
 
@@ -165,10 +171,9 @@ class Imputer(ABC):
         )
 
     def __repr__(self) -> str:
-        defaults = self.parameter_defaults()
-        changed = {name: repr(value) for name, value in self.get_params().items()}
-        shown = (f"{name}={text}" for name, text in changed.items() if text != repr(defaults[name]))
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return (
+            f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed_params().items())})"
+        )
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
     @abstractmethod
@@ -395,6 +400,7 @@ class Imputer(ABC):
                 f"{path} holds a {header['method']!r} model, not {cls.name!r}: use imputome.methods.load",
                 code="model-of-other-method",
             )
+        header["params"] = cls._params_from_saved(header["params"])
         unknown = set(header["params"]) - set(cls.parameter_defaults())
         if unknown:
             raise ModelFormatError(
@@ -420,6 +426,11 @@ class Imputer(ABC):
                 f"{path} is incomplete: the array {error} is missing", code="model-array-missing"
             ) from error
         return estimator
+
+    @classmethod
+    def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Constructor parameters, from those of a saved model; a subclass may drop what older versions stored."""
+        return params
 
     def _accept(self, data: Any, kind: Kind | None = None) -> Data:
         """``data`` as `Data` of a kind that the method takes, and of the kind of the model if there is one."""
@@ -597,7 +608,7 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
     if not is_integer(data.X.data):
         raise InputError(
             "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}",
-            code="posterior-needs-integers",
+            code="not-integers",
             posterior=False,
         )
     parts = deal(data, np.random.default_rng(random_state))

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+import imputome.methods.controls  # noqa: F401  (first, or its import would later hide the function of this name)
 from imputome.core.data import Kind
 from imputome.core.imputer import Imputer, check_names
 from imputome.core.info import MethodInfo

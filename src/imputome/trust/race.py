@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
 from imputome.errors import ImputomeError, InputError, MissingExtraError
-from imputome.methods import REFERENCE, controls, create
+from imputome.methods import REFERENCE, Method, controls, create, info
 from imputome.trust.evidence import LOSS, check_possible, hold_out, sample_cells, scores
 
 if TYPE_CHECKING:
@@ -38,10 +38,20 @@ class _OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with parameters, under a name of its own."""
+    """A method with parameters.
+
+    Parameters
+    ----------
+    name : str
+        Name in the table of the race.
+    method : str, class or estimator
+        See `imputome.methods.create`.
+    params : dict, optional
+        Parameters by name.
+    """
 
     name: str
-    method: str
+    method: Method
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,6 +60,14 @@ def _candidate(method: str, **params: Any) -> Candidate:
     inside = ", ".join(f"{name}={value}" for name, value in told.items())
     name = f"{method}{'+posterior' if params.get('posterior') else ''}"
     return Candidate(f"{name} ({inside})" if inside else name, method, params)
+
+
+def as_candidate(method: Method | Candidate) -> Candidate:
+    """A candidate named after its method and, of an estimator, the parameters that differ from their defaults."""
+    if isinstance(method, Candidate):
+        return method
+    params = method.changed_params() if isinstance(method, Imputer) else {}
+    return replace(_candidate(info(method).name, **params), method=method)
 
 
 # in the order in which they are run, the quick first: when time is short, those at the end are left out
@@ -132,7 +150,7 @@ def run_race(
     rng: np.random.Generator,
     seed: int = 0,
     link: str = "identity",
-    candidates: Iterable[Candidate] | None = None,
+    candidates: Iterable[Candidate | Method] | None = None,
     n_splits: int = SPLITS,
     max_cells: int | None = None,
     max_genes: int | None = None,
@@ -164,7 +182,8 @@ def run_race(
     metric = LOSS[data.kind]
     names = sorted(controls(data.kind), key=lambda name: name != REFERENCE[data.kind])  # the reference first
     entries = [_Entry(Candidate(name, name), True) for name in names]
-    entries += [_Entry(one, False) for one in (CANDIDATES[data.kind] if candidates is None else candidates)]
+    chosen = CANDIDATES[data.kind] if candidates is None else candidates
+    entries += [_Entry(as_candidate(candidate), False) for candidate in chosen]
     for number in range(n_splits):
         split = hold_out(sample, rng)
         best = min(entry.score for entry in entries)
@@ -277,8 +296,8 @@ def _finish(
     rows = [
         {
             "name": entry.candidate.name,
-            "method": entry.candidate.method,
-            "parameters": json.dumps(entry.candidate.params),
+            "method": info(entry.candidate.method).name,
+            "parameters": json.dumps(entry.candidate.params, default=str),
             "control": entry.control,
             "score": unit * entry.score if entry.scores else float("nan"),
             "sd": unit * float(np.std(entry.scores, ddof=1)) if len(entry.scores) > 1 else float("nan"),
