@@ -171,9 +171,8 @@ class Imputer(ABC):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed_params().items())})"
-        )
+        changed = ", ".join(f"{name}={value!r}" for name, value in self.changed_params().items())
+        return f"{type(self).__name__}({changed})"
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
     @abstractmethod
