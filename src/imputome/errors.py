@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 
 
 def in_python(name: str, value: Any) -> str:
-    """A parameter as it is passed in Python: ``layer='counts'``, or ``layer=...`` where any value would do."""
-    return f"{name}=..." if value is ... else f"{name}={value!r}"
+    """A parameter as it is passed in Python: ``layer='counts'``, or its name alone if no value is given (``...``)."""
+    return name if value is ... else f"{name}={value!r}"
 
 
 class Message(str):
@@ -26,7 +26,7 @@ class Message(str):
     parameter : str, optional
         The parameter that is at fault; by default the first of ``options``.
     **options : object
-        For each ``{name}`` the value to pass; ``...`` where any value would do.
+        For each ``{name}`` the value to pass; ``...`` names the parameter without a value.
 
     Examples
     --------

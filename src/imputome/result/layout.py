@@ -49,14 +49,14 @@ def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output,
     defaults = estimator.parameter_defaults()
     offered: frozenset[str] = estimator.info.outputs
     if estimator.posterior:
-        offered |= PosteriorModel.own
+        offered |= PosteriorModel.posterior_outputs
     elif defaults.get("posterior"):
         offered -= {"lower", "upper"}  # the posterior step, switched off here, is what gives them
     for name in wanted:
         if name not in offered:
             there = ", ".join(sorted(offered - {"value"})) or "none"
             fix = ""
-            if name in PosteriorModel.own and "posterior" in defaults and not estimator.posterior:
+            if name in PosteriorModel.posterior_outputs and "posterior" in defaults and not estimator.posterior:
                 fix = "; the posterior step gives it: pass posterior=True (--posterior)"
             raise InputError(f"{estimator.name} has no output {name!r}, its outputs beside the value: {there}{fix}")
     return wanted  # type: ignore[return-value]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import ControlsWinError, InputError
+from imputome.core.data import Kind
+from imputome.errors import ControlsWinError
 from imputome.evaluation.splits import seed_for
-from imputome.methods import DEFAULT, controls, info
-from imputome.result.adapt import chosen_link, inspect_layer, to_data
-from imputome.trust.check import check, label_columns
+from imputome.methods import controls
+from imputome.result.layout import default_key
+from imputome.trust.check import check
 from imputome.trust.evidence import CELLS, SPLITS
 from imputome.trust.race import CANDIDATES, Race, make, run_race
 from imputome.trust.verdict import DO_NOT, Verdict
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from imputome.core.data import Data
     from imputome.core.imputer import Imputer
-    from imputome.core.scales import Scale
-    from imputome.inspection.state import InputReport
     from imputome.result.run import Progress
 
 BUDGET = 5.0  # minutes
@@ -53,16 +50,13 @@ class Chosen:
 
 
 def choose(
-    adata: AnnData,
+    data: Data,
     *,
-    layer: str | None = None,
-    scale: Scale | None = None,
-    transform: str | None = None,
-    report: InputReport | None = None,
+    labels: Mapping[str, Any] | None = None,
+    link: str = "identity",
     budget: float = BUDGET,
     accept_control: bool = False,
     checked: bool = True,
-    labels: str | Iterable[str] = (),
     keep_observed: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -89,16 +83,7 @@ def choose(
     InputError
         The input cannot be imputed, nothing of it can be held out, or the budget is no positive number.
     """
-    if not (isinstance(budget, int | float) and 0 < budget < np.inf):
-        raise InputError(f"budget={budget!r} must be a positive number of minutes")
     begun = time.perf_counter()
-    report = report or inspect_layer(adata, layer)
-    if report.errors:
-        raise InputError(report.errors[0])
-    method = info(DEFAULT[report.kind])
-    data, report, _ = to_data(adata, method, layer=layer, scale=scale, report=report)
-    link, _ = chosen_link(data, method, transform)
-    columns = label_columns(adata, labels)
 
     def part(first: float, last: float) -> Progress | None:
         return None if progress is None else lambda share, text: progress(first + share * (last - first), text)
@@ -122,7 +107,7 @@ def choose(
         verdict, record["verdict"] = check(
             data,
             estimator,
-            labels=columns,
+            labels=dict(labels or {}),
             seed=seed,
             n_splits=splits,
             max_cells=cells,
@@ -155,12 +140,16 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
     return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))
 
 
-def budget_line(report: InputReport, budget: float) -> str:
-    """What is going to be done, and for how long at most, in a sentence for a person."""
-    n, n_controls = len(CANDIDATES[report.kind]), len(controls(report.kind))
+def candidate_keys(kind: Kind) -> list[str]:
+    """Names of the results that a race may end in, where the user names none."""
+    return list(dict.fromkeys(default_key(make(candidate, 0)) for candidate in CANDIDATES[kind]))
+
+
+def budget_sentence(kind: Kind, budget: float) -> str:
+    """What will be done, and for how long at most."""
     return (
-        f"auto: {n} candidates and {n_controls} controls race on a sample, the winner is checked and fitted on "
-        f"everything; at most about {budget:g} minutes (--budget)"
+        f"auto: {len(CANDIDATES[kind])} candidates and {len(controls(kind))} controls race on a sample, the winner is "
+        f"checked and fitted on everything; at most about {budget:g} minutes"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
-from imputome.result.adapt import covariate_columns
 from imputome.result.layout import default_key
 from imputome.trust.evidence import CELLS, SPLITS, Predict, check_size, gather, number_of_fits
 from imputome.trust.verdict import Verdict, judge, record
@@ -96,18 +95,16 @@ def check(
 
 
 def check_run(
-    run: Run, adata: AnnData, *, labels: str | Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+    run: Run, data: Data, *, labels: Mapping[str, Any] | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Run:
     """The run with the verdict on it in its record."""
-    data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
-    if names:
-        data = replace(data, covariates=covariate_columns(adata, names))
-    columns = label_columns(adata, labels)
-    _, found = check(data, run.estimator, labels=columns, seed=seed, keep_observed=run.keep_observed, progress=progress)
+    _, found = check(
+        data, run.estimator, labels=dict(labels or {}), seed=seed, keep_observed=run.keep_observed, progress=progress
+    )
     return replace(run, further={**run.further, "verdict": found})
 
 
-def refuse_uncheckable(report: InputReport) -> None:
+def check_state(report: InputReport) -> None:
     """Refuse, before any work, input of which nothing can be held out."""
     check_size(*report.shape)
     if report.kind == "counts" and report.state != "counts":
