@@ -251,6 +251,17 @@ def test_broken_registrations_are_refused(tmp_path, points, source, code):
     assert name in ended.stdout or code == "method-without-info"
 
 
+def test_a_broken_package_does_not_hide_the_other_methods(tmp_path):
+    points = {"lost": "no_such_module:Lost"}
+    installed(tmp_path, {"name": "mine", "version": "1", "entry-points": {"imputome.methods": points}}, "")
+    code = "sys.argv = ['imputome', 'methods']; from imputome.cli import main; main()"
+    ended = run(code, tmp_path, tmp_path)
+    assert ended.returncode == 0
+    assert "gaussian_copula" in ended.stdout
+    assert "lost" in ended.stderr
+    assert "[method-import]" in ended.stderr
+
+
 def test_a_name_of_this_package_cannot_be_taken_over(tmp_path):
     points = {"knn": "mine:Other"}
     installed(tmp_path, {"name": "mine", "version": "1", "entry-points": {"imputome.methods": points}}, "")
