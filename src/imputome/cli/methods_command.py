@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json
+from imputome.cli.console import print_json, warning_line
+from imputome.errors import InputError
 
 
 def command(
@@ -16,7 +17,12 @@ def command(
     """List the methods: what each takes, and what it does."""
     from imputome.methods import info, names
 
-    entries = [info(name) for name in names()]
+    entries = []
+    for name in names():
+        try:
+            entries.append(info(name))
+        except InputError as error:  # of another package that is broken: the others can be listed
+            warning_line(error.message)
     if as_json:
         print_json(
             {

@@ -1,20 +1,19 @@
-"""The contract every method follows: what it is (`MethodInfo`), what it does (`Imputer`).
+"""The contract that every method follows: a class derived from `Imputer`.
 
-It is given `Data` and returns an `Imputation`, both to be imported from here too. Letters used throughout: ``n`` cells
-(rows), ``G`` genes (columns), ``X`` the n x G input. This module imports no torch, scikit-learn or numba, so that
-listing methods stays fast.
+An `Imputer` takes `imputome.core.data.Data` and returns an `imputome.core.imputation.Imputation`. Letters used
+throughout: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input. This module imports no torch,
+scikit-learn, numba or pydantic, so that listing methods stays fast.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_type_hints
 
 import numpy as np
 
@@ -25,22 +24,70 @@ from imputome.core.links import link
 from imputome.core.scales import Scale, is_integer
 from imputome.errors import InputError, ModelFormatError, NotFittedError
 
+LARGEST_SEED = 2**32 - 1
+
 
 class Imputer(ABC):
-    """Base of every method: stores its parameters untouched, learns in `fit`, returns `Imputation`.
+    """Base class of every method: ``fit``, ``fit_transform``, ``transform``, ``save`` and ``load``.
 
-    A subclass defines ``info`` (what it is), ``__init__`` with keyword-only parameters, `_fit`, and, for
-    `transform` and `save`, `_new_rows`, `_state` and `_restore`. A method for counts has the switch ``posterior``:
-    combine the fitted rate with the cell's own counts (see `imputome.core.posterior`).
+    It follows scikit-learn: the constructor stores its parameters untouched, ``fit`` checks them and learns,
+    ``get_params``, ``set_params`` and ``sklearn.base.clone`` work. The result is a lazy `Imputation`, not an array;
+    `imputome.sklearn.Imputer` is the transformer that returns arrays.
+
+    A subclass defines ``info`` (its `MethodInfo`), ``__init__`` with keyword-only parameters that have types and
+    defaults, `_fit`, and, for `transform` and `save`, `_new_rows`, `_state` and `_restore`. A method for counts can
+    have the parameter ``posterior : bool``, which combines the fitted rate with the cell's own counts (see
+    `imputome.core.posterior`).
+
+    Attributes
+    ----------
+    info : MethodInfo
+        What the method is.
+    name : str
+        The name in ``info``.
+    posterior : bool
+        Whether the posterior step is on.
+    link : str, default="identity"
+        Transform on which real values are imputed, see `imputome.core.links`. It can be set from outside before `fit`.
+    progress : callable or None
+        If set, it is called during a fit with the share of work done (0 to 1) and a short text; it can raise to end
+        the fit.
+    provenance : dict or None
+        Plain values to keep in a saved model.
+    search_space : dict
+        What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
+        ``low`` is an integer.
+    feature_names_ : pandas.Index
+        Names of the features of the training data.
+    kind_ : {"counts", "real"}
+        Kind of the training data.
+    bounds_ : tuple of float
+        Range that imputed real values cannot leave.
+    covariate_names_ : list of str
+        Covariates used in the fit.
+    training_totals_ : ndarray of shape (G,) or None
+        Molecules of each gene in the training data (counts only).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import imputome
+    >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
+    >>> estimator = imputome.methods.create("knn", {"k": 1})
+    >>> estimator
+    KNN(k=1)
+    >>> estimator.fit_transform(X).to_array()
+    array([[1., 2., 6.],
+           [2., 4., 6.],
+           [3., 4., 9.]])
     """
 
     info: ClassVar[MethodInfo]
-    name: ClassVar[str]  # that of ``info``
+    name: ClassVar[str]
     posterior: bool = False
-    progress: Callable[[float, str], None] | None = None  # told the share done and where it stands, if set
-    link: str = "identity"  # what real values are imputed on (`imputome.core.links`), set from outside too
-    provenance: dict[str, Any] | None = None  # plain values that whoever fitted it wants kept in the saved model
-    # what tuning may vary: parameter -> tuple of choices, or (low, high, "linear" or "log"), of integers if low is one
+    progress: Callable[[float, str], None] | None = None
+    link: str = "identity"
+    provenance: dict[str, Any] | None = None
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -48,21 +95,84 @@ class Imputer(ABC):
         if "info" in cls.__dict__:
             cls.name = cls.info.name
 
+    # -- parameters ------------------------------------------------------------------------------------------------
     @classmethod
     def parameter_defaults(cls) -> dict[str, Any]:
         """Constructor parameters and their defaults."""
-        return {
-            name: parameter.default
-            for name, parameter in inspect.signature(cls.__init__).parameters.items()
-            if name != "self"
-        }
+        return _defaults(cls)
 
-    def get_params(self) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters and their values.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            For scikit-learn only: parameters of methods are plain values, so both settings give the same.
+
+        Returns
+        -------
+        dict
+        """
         return {name: getattr(self, name) for name in self.parameter_defaults()}
 
+    def changed_params(self) -> dict[str, Any]:
+        """Parameters whose values differ from their defaults."""
+        defaults = self.parameter_defaults()
+        # compared as text: the comparison of two arrays is an array
+        return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters; `fit` checks their values.
+
+        Parameters
+        ----------
+        **params : object
+            Parameters by name.
+
+        Returns
+        -------
+        Imputer
+            This estimator.
+
+        Raises
+        ------
+        InputError
+            A name is not a parameter of the method; no parameter is changed then.
+
+        Examples
+        --------
+        >>> import imputome
+        >>> imputome.methods.create("knn").set_params(k=3)
+        KNN(k=3)
+        """
+        check_names(type(self), params)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
     def clone(self, **changes: Any) -> Self:
-        """An unfitted copy with some parameters changed."""
-        return type(self)(**{**self.get_params(), **changes})
+        """An unfitted copy with the same ``link`` and some parameters changed."""
+        copy = type(self)(**{**self.get_params(), **changes})
+        copy.link = self.link
+        return copy
+
+    def __sklearn_clone__(self) -> Self:
+        return self.clone()
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        counts = "counts" in self.info.kinds
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(allow_nan="real" in self.info.kinds, sparse=counts),
+        )
+
+    def __repr__(self) -> str:
+        changed = ", ".join(f"{name}={value!r}" for name, value in self.changed_params().items())
+        return f"{type(self).__name__}({changed})"
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
     @abstractmethod
@@ -70,8 +180,11 @@ class Imputer(ABC):
         """Learn from ``data``; return the model of its rows, and further arguments of `Imputation`."""
 
     def _new_rows(self, data: Data) -> Model:
-        """The model of rows that were not trained on; its attribute ``latent``, if it has one, represents them."""
-        raise InputError(f"{self.name} cannot impute rows it was not fitted on: use fit_transform on all rows together")
+        """The model of rows that were not in the training data; its attribute ``latent``, if any, represents them."""
+        raise InputError(
+            f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together",
+            code="no-new-rows",
+        )
 
     def _posterior_shape(self, data: Data) -> np.ndarray:
         """(G,) shape of each gene's prior for the posterior step; called after `_fit`."""
@@ -82,29 +195,74 @@ class Imputer(ABC):
         return {}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put back what `_state` gave."""
+        """Set the learned state from the arrays that `_state` returned."""
         return
 
     # -- what users call -------------------------------------------------------------------------------------------
     def _tell(self, share: float, text: str) -> None:
-        """Tell whoever asked how far a fit is; that may end it by raising."""
+        """Report the progress of a fit; the callback can raise to end the fit."""
         if self.progress is not None:
             self.progress(share, text)
 
     def fit(self, data: Any) -> Self:
-        """Learn from ``data``: `Data`, or a matrix of cells x genes."""
+        """Learn from ``data``.
+
+        Parameters
+        ----------
+        data : Data, array, sparse matrix or DataFrame of shape (n, G)
+            Cells in rows, genes in columns.
+
+        Returns
+        -------
+        Imputer
+            This estimator.
+
+        Raises
+        ------
+        InputError
+            As `fit_transform`.
+        """
         self.fit_transform(data)
         return self
 
     def fit_transform(self, data: Any) -> Imputation:
-        """Learn from ``data`` and impute its rows."""
+        """Learn from ``data`` and impute its rows.
+
+        Parameters
+        ----------
+        data : Data, array, sparse matrix or DataFrame of shape (n, G)
+            Cells in rows, genes in columns. For counts a zero is missing, for real values NaN.
+
+        Returns
+        -------
+        Imputation
+            Lazy result: it makes dense values when asked.
+
+        Raises
+        ------
+        InputError
+            A parameter has a wrong type, the method does not take this kind of data, or fewer than 2 rows or 2 columns
+            have observed values.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import imputome
+        >>> X = np.array([[0.1, 0.5], [0.3, np.nan], [0.2, 0.7]])
+        >>> imputome.methods.create("mean").fit_transform(X).to_array().round(2)
+        array([[0.1, 0.5],
+               [0.3, 0.6],
+               [0.2, 0.7]])
+        """
+        check_parameters(type(self), self.get_params())
         data = self._accept(data)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
         if usable_rows < 2 or usable_columns < 2:
             raise InputError(
-                f"imputation learns from other cells and genes: at least 2 cells and 2 genes with observed values "
-                f"are needed, and of {n} x {G} only {usable_rows} x {usable_columns} have any"
+                f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have observed values, and "
+                "imputation needs at least 2 of each: give more data",
+                code="too-few-observed",
             )
         model, result = self._fit(self._linked(data))
         self.feature_names_ = data.var_names
@@ -113,40 +271,88 @@ class Imputer(ABC):
         self.covariate_names_ = [] if data.covariates is None else [str(name) for name in data.covariates.columns]
         self.training_totals_ = data.gene_totals if data.kind == "counts" else None
         if self.posterior:
-            from imputome.core.posterior import PosteriorModel
-
             self.shape_ = self._posterior_shape(data)
-            model = PosteriorModel(model, data, self.shape_).matched_to_total()
-            self.total_factor_ = model.factor
-            result["gene_columns"] = {**result.get("gene_columns", {}), "posterior_shape": self.shape_}
-        return self._imputation(model, data, **result)
+        return self._imputation(model, data, training=True, **result)
 
     def transform(self, data: Any) -> Imputation:
-        """Impute new rows with what was learned; the columns must be those of the training data, in that order."""
+        """Impute new rows with the fitted method.
+
+        Parameters
+        ----------
+        data : Data, array, sparse matrix or DataFrame of shape (m, G)
+            New rows; the columns must be those of the training data, in the same order.
+
+        Returns
+        -------
+        Imputation
+
+        Raises
+        ------
+        NotFittedError
+            The estimator is not fitted.
+        ModelFormatError
+            The number of features, their names or the kind of data differ from the training data.
+        InputError
+            The method cannot impute new rows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import imputome
+        >>> estimator = imputome.methods.create("mean").fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
+        >>> estimator.transform(np.array([[np.nan, 4.0]])).to_array()
+        array([[2., 4.]])
+        """
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
         data = replace(self._accept(data, kind=self.kind_), bounds=self.bounds_)
         if data.X.shape[1] != len(self.feature_names_):
             raise ModelFormatError(
-                f"the model was fitted on {len(self.feature_names_)} features, this input has {data.X.shape[1]}"
+                f"the model was fitted on {len(self.feature_names_)} features, and this input has {data.X.shape[1]}: "
+                "give the same features in the same order",
+                code="model-feature-count",
             )
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
             raise ModelFormatError(
-                f"feature names differ from the model's at {len(wrong)} places, first at position {wrong[0]}: "
-                f"{data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model; "
-                "give the same features in the same order"
+                f"{len(wrong)} feature names differ from those of the model, the first at position {wrong[0]} "
+                f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model): "
+                "give the same features in the same order",
+                code="model-feature-names",
             )
         model = self._new_rows(self._linked(data))
-        latent = getattr(model, "latent", None)
-        if self.posterior:
-            from imputome.core.posterior import PosteriorModel
-
-            model = PosteriorModel(model, data, self.shape_, factor=self.total_factor_)
-        return self._imputation(model, data, latent=latent)
+        return self._imputation(model, data, latent=getattr(model, "latent", None))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted estimator to the directory ``path``: JSON and arrays, no pickle."""
+        """Write the fitted estimator to a directory: JSON and arrays, no pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The directory.
+        overwrite : bool, default=False
+            Replace a saved model at ``path``.
+
+        Raises
+        ------
+        NotFittedError
+            The estimator is not fitted.
+        InputError
+            Something is at ``path``, the folder cannot be written to, or a parameter is not a plain value.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import imputome
+        >>> estimator = imputome.methods.create("knn", {"k": 2}).fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     estimator.save(Path(folder) / "model")
+        ...     loaded = imputome.methods.load(Path(folder) / "model")
+        >>> loaded
+        KNN(k=2)
+        """
         from imputome.core.saved import write_model
 
         if not hasattr(self, "feature_names_"):
@@ -166,17 +372,40 @@ class Imputer(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read an estimator written by `save`; loading runs no code from the directory."""
+        """Read an estimator written by `save`; loading runs no code from the directory.
+
+        Parameters
+        ----------
+        path : str or Path
+            The directory.
+
+        Returns
+        -------
+        Imputer
+            A fitted estimator of this class; `imputome.methods.load` finds the class by itself.
+
+        Raises
+        ------
+        ModelFormatError
+            The directory holds no model, a damaged one, or one of another method.
+        """
         import pandas as pd
 
         from imputome.core.saved import read_model
 
         header, arrays = read_model(Path(path))
         if header["method"] != cls.name:
-            raise ModelFormatError(f"{path} holds a {header['method']!r} model, not {cls.name!r}: use methods.load")
+            raise ModelFormatError(
+                f"{path} holds a {header['method']!r} model, not {cls.name!r}: use imputome.methods.load",
+                code="model-of-other-method",
+            )
+        header["params"] = cls._params_from_saved(header["params"])
         unknown = set(header["params"]) - set(cls.parameter_defaults())
         if unknown:
-            raise ModelFormatError(f"{path} has parameters this version does not know: {', '.join(sorted(unknown))}")
+            raise ModelFormatError(
+                f"{path} has parameters that this version of {cls.name} does not have: {', '.join(sorted(unknown))}",
+                code="model-unknown-parameter",
+            )
         estimator = cls(**header["params"])
         estimator.feature_names_ = pd.Index(header["feature_names"])
         estimator.kind_ = header["kind"]
@@ -192,34 +421,67 @@ class Imputer(ABC):
                 estimator.total_factor_ = float(arrays.pop("posterior_factor"))
             estimator._restore(arrays)
         except KeyError as error:
-            raise ModelFormatError(f"{path} is incomplete: the array {error} is missing") from error
+            raise ModelFormatError(
+                f"{path} is incomplete: the array {error} is missing", code="model-array-missing"
+            ) from error
         return estimator
 
+    @classmethod
+    def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Constructor parameters, from those of a saved model; a subclass may drop what older versions stored."""
+        return params
+
     def _accept(self, data: Any, kind: Kind | None = None) -> Data:
+        """``data`` as `Data` of a kind that the method takes, and of the kind of the model if there is one."""
         kinds = self.info.kinds
         if not isinstance(data, Data):
             only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
             data = as_data(data, kind=kind or only)
         if data.kind not in kinds:
             raise InputError(
-                f"{self.name} takes {' or '.join(sorted(kinds))} data, not {data.kind}: "
-                "`imputome methods` lists what takes which"
+                f"{self.name} takes {' or '.join(sorted(kinds))} data, and these are {data.kind}: "
+                "`imputome methods` lists the methods for each kind",
+                code="wrong-kind",
             )
         if self.posterior and data.kind != "counts":
-            raise InputError("the posterior step needs counts: pass posterior=False for real-valued data")
+            raise InputError(
+                "the posterior step needs counts, and these are real values: pass {posterior}",
+                code="posterior-needs-counts",
+                posterior=False,
+            )
         if kind is not None and data.kind != kind:
-            raise ModelFormatError(f"the model was fitted on {kind} data, this input is {data.kind}")
+            raise ModelFormatError(
+                f"the model was fitted on {kind} data, and this input is {data.kind}", code="model-kind"
+            )
         return data
 
     def _linked(self, data: Data) -> Data:
-        """The values that the method works on."""
+        """The values on the link, which the method works on."""
         if self.link == "identity":
             return data
         if data.kind == "counts":
-            raise InputError(f"the transform {self.link} is for real values, and these are counts: leave it out")
+            raise InputError(
+                f"the transform {self.link!r} is for real values, and these are counts: leave it out",
+                code="transform-needs-real",
+                parameter="transform",
+            )
         return replace(data, X=link(self.link).forward(data.X), bounds=(-np.inf, np.inf))
 
-    def _imputation(self, model: Model, data: Data, **result: Any) -> Imputation:
+    def _imputation(self, model: Model, data: Data, *, training: bool = False, **result: Any) -> Imputation:
+        """The result of a method's model: with the posterior step and the link around it, where they are used.
+
+        With ``training``, the factor of the posterior step (see `PosteriorModel.matched_to_total`) is learned from
+        ``data``; otherwise the learned one is used.
+        """
+        if self.posterior:
+            from imputome.core.posterior import PosteriorModel
+
+            if training:
+                model = PosteriorModel(model, data, self.shape_).matched_to_total()
+                self.total_factor_ = model.factor
+                result["gene_columns"] = {**result.get("gene_columns", {}), "posterior_shape": self.shape_}
+            else:
+                model = PosteriorModel(model, data, self.shape_, factor=self.total_factor_)
         if self.link != "identity":
             model = LinkedModel(model, link(self.link))
         scale: Scale = "counts" if data.kind == "counts" else "input"
@@ -227,72 +489,113 @@ class Imputer(ABC):
         return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
 
 
-LARGEST_SEED = 2**32 - 1
+def check_parameters(method: type, params: dict[str, Any]) -> None:
+    """Check names and types of constructor parameters, before any computation.
 
+    Types are those of the constructor's annotations, without conversion: a bool is not an integer, an integer is a
+    float, NaN and infinity are refused, and a list is a tuple, as JSON has lists only. A parameter without a type, or
+    with one that cannot be resolved, takes any value.
 
-def check_parameters(method: type[Imputer], given: dict[str, Any]) -> None:
-    """Refuse unknown names and values of the wrong type, before any work.
+    Parameters
+    ----------
+    method : class
+        A method, or another class with keyword parameters.
+    params : dict
+        Parameters to check, by name.
 
     Raises
     ------
     InputError
-        Naming the parameter, what was given, and what it takes.
+        Naming the parameter, its value, and what it takes.
     """
-    known = method.parameter_defaults()
-    hints = get_type_hints(method.__init__)
-    for name, value in given.items():
+    check_names(method, params)
+    label = getattr(method, "name", method.__name__)
+    for name, value in params.items():
         value = value.item() if isinstance(value, np.generic) else value
+        adapter = _adapters(method).get(name)
+        problem = None if adapter is None else _type_problem(adapter, value)
+        if problem is None and name == "random_state" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
+            problem = f"from 0 to {LARGEST_SEED}"
+        if problem is not None:
+            raise InputError(
+                f"{label}: {name}={value!r} is not valid, it must be {problem}", code="parameter-value", parameter=name
+            )
+
+
+def check_names(method: type, params: Iterable[str]) -> None:
+    """Refuse names that are not parameters of the constructor of ``method``."""
+    known = _defaults(method)
+    for name in params:
         if name not in known:
-            there = ", ".join(known) or "none"
-            raise InputError(f"{method.name} has no parameter {name!r}; its parameters: {there}")
-        if not _fits(value, hints[name]):
-            raise InputError(f"{method.name}: {name}={value!r} is not {_words(hints[name])}")
-        if name == "random_state" and not 0 <= value <= LARGEST_SEED:
-            raise InputError(f"{method.name}: random_state={value} must lie in 0 to {LARGEST_SEED}")
+            raise InputError(
+                f"{getattr(method, 'name', method.__name__)} has no parameter {name!r}: it has "
+                f"{', '.join(known) or 'no parameters'}",
+                code="unknown-parameter",
+                parameter=name,
+            )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
-    if get_origin(hint) is tuple:  # of any length; a saved model gives back a list
-        return isinstance(value, tuple | list) and all(_fits(part, get_args(hint)[0]) for part in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _defaults(method: type) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def _words(hint: Any) -> str:
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_words(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(allowed) for allowed in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"several, each {_words(get_args(hint)[0])}"
-    plain = {float: "a finite number", int: "an integer", bool: "True or False", type(None): "None"}
-    return plain.get(hint, getattr(hint, "__name__", str(hint)))
+@cache
+def _adapters(method: type) -> dict[str, Any]:
+    """For each parameter with a type, the pydantic `TypeAdapter` of that type."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    try:
+        hints = get_type_hints(method.__init__)  # type: ignore[misc]
+    except NameError:  # a class outside this package can import its types for type checking only
+        return {}
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return {name: TypeAdapter(hints[name], config=config) for name in _defaults(method) if name in hints}
+
+
+def _type_problem(adapter: Any, value: Any) -> str | None:
+    """What a value of this type must be, or None if ``value`` is one."""
+    from pydantic import ValidationError
+
+    try:
+        # JSON has no tuples, so a saved model gives lists
+        adapter.validate_python(tuple(value) if isinstance(value, list) else value)
+    except ValidationError as error:
+        allowed = []
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            text = fault["msg"].removeprefix("Input should be ")
+            in_tuple = bool(fault["loc"]) and isinstance(fault["loc"][-1], int)
+            allowed.append(f"several values, each {text}" if in_tuple else text)
+        if value is not None and _type_problem(adapter, None) is None:
+            allowed.append("None")
+        return " or ".join(dict.fromkeys(allowed))
+    return None
 
 
 def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.ndarray:
     """Shape phi of every gene's prior, from molecules that the method did not see.
 
-    The molecules are dealt into `FOLDS` parts. The method is fitted on all parts but the first; then each part in turn
-    is x2 and the others are x1, and phi maximises the predictive likelihood of the x2: negative binomial with size
-    phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior mean at x1, see `pooled_shape`. Of a
-    method that cannot impute new rows exactly, the first x2 alone is used.
+    The molecules are divided at random into `FOLDS` parts. The method is fitted on all parts but the first. Then each
+    part in turn is x2 and the others are x1, and phi maximises the predictive likelihood of x2: negative binomial with
+    size phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior mean at x1, see `pooled_shape`.
+    For a method that cannot impute new rows exactly, only the first x2 is used.
+
+    Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
+    over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per grid
+    point elsewhere.
+
+    Parameters
+    ----------
+    estimator : Imputer
+        A method for counts with the posterior step off; it is fitted here.
+    data : Data
+        Integer counts.
+    random_state : int, default=0
+        Seed for the division of the molecules.
 
     Returns
     -------
-    (G,) float64.
-
-    Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million)
-    one pass over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation
-    per grid point elsewhere.
+    ndarray of shape (G,), float64
 
     Raises
     ------
@@ -303,10 +606,12 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
 
     if not is_integer(data.X.data):
         raise InputError(
-            "the posterior step needs raw counts (integers): pass the layer that holds them, or posterior=False"
+            "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}",
+            code="not-integers",
+            posterior=False,
         )
-    dealt = deal(data, np.random.default_rng(random_state))
-    fitted = estimator.fit_transform(split(data, dealt[0])[0])
+    parts = deal(data, np.random.default_rng(random_state))
+    fitted = estimator.fit_transform(split(data, parts[0])[0])
     if estimator.info.new_rows == "exact":
-        return pooled_shape(data, dealt, lambda seen: estimator.transform(seen).model)[0]
-    return pooled_shape(data, dealt[:1], lambda seen: fitted.model)[0]
+        return pooled_shape(data, parts, lambda seen: estimator.transform(seen).model)[0]
+    return pooled_shape(data, parts[:1], lambda seen: fitted.model)[0]

@@ -14,23 +14,44 @@ NewRows = Literal["exact", "projection", "neighbors", "none"]
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a method is, known without importing it.
+    """What a method is, known without importing its code.
 
     Attributes
     ----------
-    name : registered name.
-    summary : one line for tables and help.
-    kinds : kinds of data it takes: ``"counts"`` (a zero may be a dropout) and/or ``"real"`` (NaN is missing).
-    source : ``doi:...`` or ``pmid:...`` of the paper; empty for plain controls.
-    scale : scale of its values: ``"counts"`` (this cell's depth) or ``"input"`` (the input's own unit).
-    keeps_observed : whether observed values are returned as they are unless asked otherwise.
-    extra : optional dependency group it needs, or None.
-    new_rows : what `Imputer.transform` means; ``"none"`` raises with the reason.
-    outputs : outputs beside ``"value"`` that it always has (the posterior step adds more).
-    stochastic : whether the result depends on ``random_state``.
-    control : whether it is a control, that is, a bar that other methods have to clear.
-    covariates : whether it uses `Data.covariates`.
-    draws : whether its results can be drawn from, for multiple imputations (`Imputation.draw`).
+    name : str
+        Registered name.
+    summary : str
+        One line for tables and help.
+    kinds : frozenset of {"counts", "real"}
+        Kinds of data it takes: counts, where a zero can be a dropout, and real values, where NaN is missing.
+    source : str, default=""
+        ``doi:...`` or ``pmid:...`` of the paper; empty for simple controls.
+    scale : {"counts", "input"}, default="counts"
+        Scale of its values: counts at the depth of each cell, or the unit of the input.
+    keeps_observed : bool, default=False
+        Whether it returns observed values unchanged, unless asked otherwise.
+    extra : str or None, default=None
+        Optional dependency group that it needs.
+    new_rows : {"exact", "projection", "neighbors", "none"}, default="exact"
+        How `Imputer.transform` imputes rows that were not in the training data: exactly as training rows, by projection
+        on what was learned, from the nearest training rows, or not at all.
+    outputs : frozenset of str, default={"value"}
+        Outputs that it always has; the posterior step adds more.
+    stochastic : bool, default=False
+        Whether the result depends on ``random_state``.
+    control : bool, default=False
+        Whether it is a control: a simple method that others must beat.
+    covariates : bool, default=False
+        Whether it uses `Data.covariates`.
+    draws : bool, default=False
+        Whether it can draw multiple imputations (`Imputation.draw`).
+
+    Examples
+    --------
+    >>> from imputome.core.info import MethodInfo
+    >>> about = MethodInfo("half", "half of the mean of the feature", frozenset({"real"}), scale="input")
+    >>> about.new_rows, sorted(about.outputs)
+    ('exact', ['value'])
     """
 
     name: str

@@ -1,4 +1,8 @@
-"""Methods by name: `names`, `get`, `create`, `info`, `load`."""
+"""Methods by name: `names`, `info`, `get`, `create`, `load`, `controls`.
+
+Everywhere a method can be given as a registered name, as a class derived from `Imputer`, or as an unfitted estimator.
+Installed packages register methods of their own through the entry-point group ``imputome.methods``.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,33 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imputome.methods.controls  # noqa: F401  (first, or its import would later hide the function of this name)
 from imputome.core.data import Kind
-from imputome.core.imputer import Imputer
+from imputome.core.imputer import Imputer, check_names
 from imputome.core.info import MethodInfo
 from imputome.errors import InputError, ModelFormatError, missing_extra
 from imputome.methods.registry import METHODS
 
-__all__ = ["DEFAULT", "REFERENCE", "Method", "controls", "create", "get", "info", "load", "names"]
+__all__ = ["DEFAULT", "REFERENCE", "Method", "controls", "create", "form", "get", "info", "load", "names"]
 
 Method = str | type[Imputer] | Imputer  # a registered name, a class, or an unfitted estimator
 
-# the method where the user names none, by kind of data, and one for counts that needs no extra
+# the default method for each kind of data, and a method for counts that needs no optional dependency
 DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder", "real": "gaussian_copula"}
 WITHOUT_EXTRAS = "gene_mean_posterior"
-# the control that single genes are measured against
+# the control that each gene's error is compared with
 REFERENCE: dict[Kind, str] = {"counts": "gene_mean_posterior", "real": "mean"}
-GROUP = "imputome.methods"  # entry points of installed packages that bring methods
+GROUP = "imputome.methods"  # entry-point group in which installed packages register methods
 
 
 def names() -> tuple[str, ...]:
     """Names of all methods: those of this package, in the order of the registry, then those of installed packages.
+
+    Returns
+    -------
+    tuple of str
 
     Examples
     --------
@@ -40,13 +48,50 @@ def names() -> tuple[str, ...]:
     return (*METHODS, *_installed())
 
 
-def info(method: Method) -> MethodInfo:
-    """What a method is; for a method of this package without importing its code.
+def form(method: Any) -> Literal["name", "class", "instance"]:
+    """Whether a method is given as a name, a class or an estimator; ``info(method).name`` is its name in each case.
 
     Parameters
     ----------
-    method : str, class or estimator
-        A registered name, a class derived from `Imputer`, or an instance of one.
+    method : str, class or Imputer
+
+    Returns
+    -------
+    {"name", "class", "instance"}
+
+    Raises
+    ------
+    InputError
+        It is none of these.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> imputome.methods.form("knn"), imputome.methods.form(imputome.methods.create("knn"))
+    ('name', 'instance')
+    """
+    if isinstance(method, str):
+        return "name"
+    _check_class(method if isinstance(method, type) else type(method), repr(method))
+    return "class" if isinstance(method, type) else "instance"
+
+
+def info(method: Method) -> MethodInfo:
+    """What a method is; for a name of this package without importing the code of the method.
+
+    Parameters
+    ----------
+    method : str, class or Imputer
+        A registered name, a class derived from `Imputer`, or an estimator.
+
+    Returns
+    -------
+    MethodInfo
+
+    Raises
+    ------
+    InputError
+        As `get`.
 
     Examples
     --------
@@ -55,9 +100,7 @@ def info(method: Method) -> MethodInfo:
     'projection'
     """
     if isinstance(method, str) and method in METHODS:
-        found = _imported(METHODS[method][0])
-        assert isinstance(found, MethodInfo)  # noqa: S101  (the registry is ours)
-        return found
+        return _imported(METHODS[method][0])
     return get(method).info
 
 
@@ -66,15 +109,20 @@ def get(method: Method) -> type[Imputer]:
 
     Parameters
     ----------
-    method : str, class or estimator
-        A registered name, a class derived from `Imputer`, or an instance of one.
+    method : str, class or Imputer
+        A registered name, a class derived from `Imputer`, or an estimator.
+
+    Returns
+    -------
+    class
 
     Raises
     ------
     InputError
-        The name is not registered (the message lists those that are), or the class is no `Imputer`, or has no ``info``.
+        The name is not registered (the message lists those that are), the package that registers it cannot be imported,
+        or the class is not an `Imputer` or has no ``info``.
     MissingExtraError
-        The method needs an optional dependency; the message holds the ``pip install``.
+        The method needs an optional dependency; the message gives the ``pip install``.
 
     Examples
     --------
@@ -83,81 +131,121 @@ def get(method: Method) -> type[Imputer]:
     'KNN'
     """
     if not isinstance(method, str):
-        return _checked(method if isinstance(method, type) else type(method), repr(method))
+        return _check_class(method if isinstance(method, type) else type(method), repr(method))
     if method in METHODS:
-        about, where = METHODS[method]
+        info_path, class_path = METHODS[method]
         try:
-            return _imported(where)
+            return _imported(class_path)
         except ModuleNotFoundError as error:
-            extra = _imported(about).extra
+            extra = _imported(info_path).extra
             if extra is None or (error.name or "").startswith("imputome"):
                 raise
             raise missing_extra(f"method {method!r}", str(error.name), extra) from error
     if method in _installed():
-        point = _installed()[method]
-        try:
-            cls = point.load()
-        except (ImportError, AttributeError) as error:
-            package = point.dist.name if point.dist is not None else point.value
-            raise InputError(f"the method {method!r} of the package {package} cannot be imported: {error}") from error
-        return _checked(cls, f"{point.value} (method {method!r})")
-    raise InputError(f"there is no method {method!r}: choose one of {', '.join(names())}")
+        return _load_entry_point(_installed()[method])
+    raise InputError(
+        f"there is no method {method!r}: choose one of {', '.join(names())}", code="unknown-method", parameter="method"
+    )
 
 
 def create(method: Method, params: Mapping[str, Any] | None = None, *, random_state: int = 0) -> Imputer:
-    """An unfitted estimator.
+    """An unfitted estimator; `fit` checks the values of its parameters.
 
     Parameters
     ----------
-    method : str, class or estimator
-        As for `get`. Of an estimator an unfitted copy is returned, with ``params`` changed.
-    params : mapping, optional
-        Parameters of the method, by name.
+    method : str, class or Imputer
+        A registered name, a class derived from `Imputer`, or an estimator: of an estimator, an unfitted copy with
+        the same parameters is changed and returned.
+    params : mapping, default=None
+        Parameters to set, by name.
     random_state : int, default=0
-        Seed of methods that draw random numbers, unless ``params`` or the estimator has one.
+        Seed, if the method has one, and neither ``params`` nor the estimator sets it (to another value than its
+        default).
+
+    Returns
+    -------
+    Imputer
 
     Raises
     ------
-    InputError, MissingExtraError
+    InputError
+        A name in ``params`` is not a parameter of the method; or as `get`.
+    MissingExtraError
         As `get`.
 
     Examples
     --------
     >>> import imputome
-    >>> imputome.methods.create("knn", {"k": 5}).k
-    5
+    >>> imputome.methods.create("knn", {"k": 5})
+    KNN(k=5)
+    >>> imputome.methods.create(imputome.methods.create("svd", {"rank": 3}), {"tol": 0.01})
+    IterativeSVD(rank=3, tol=0.01)
     """
-    if isinstance(method, Imputer):
-        get(method)
-        return method.clone(**(params or {}))
     cls = get(method)
-    seeded = {"random_state": random_state} if "random_state" in cls.parameter_defaults() else {}
-    return cls(**{**seeded, **(params or {})})
+    defaults = cls.parameter_defaults()
+    current = method.get_params() if isinstance(method, Imputer) else defaults
+    chosen = dict(params or {})
+    if "random_state" in defaults and current["random_state"] == defaults["random_state"]:
+        chosen.setdefault("random_state", random_state)
+    check_names(cls, chosen)
+    return method.clone(**chosen) if isinstance(method, Imputer) else cls(**chosen)
 
 
 def load(path: str | Path) -> Imputer:
-    """A fitted estimator from a directory written by `Imputer.save`, of whichever registered method it is.
+    """A fitted estimator from a directory that `Imputer.save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The directory.
+
+    Returns
+    -------
+    Imputer
+        Of the class that was saved.
 
     Raises
     ------
     ModelFormatError
         The directory holds no model, or one of a method that is not registered here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import imputome
+    >>> estimator = imputome.methods.create("median").fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     estimator.save(Path(folder) / "model")
+    ...     imputome.methods.load(Path(folder) / "model")
+    FeatureMedian()
     """
     from imputome.core.saved import read_header
 
     name = read_header(Path(path))["method"]
     if name not in names():
         raise ModelFormatError(
-            f"{path} holds a model of method {name!r}, which is not installed here: install the "
-            "package that brings it, or call load of its class"
+            f"{path} holds a model of the method {name!r}, which is not installed here: install the package that "
+            "registers it, or call the load function of its class",
+            code="model-of-unknown-method",
         )
     return get(name).load(path)
 
 
 def controls(kind: Kind) -> tuple[str, ...]:
-    """The controls for a kind of data: what a method must beat before its values are worth having.
+    """The controls for a kind of data: simple methods that a method must beat.
 
-    They are the methods whose `MethodInfo` says ``control``. Every comparison (study, race, check) has all.
+    They are the methods whose `MethodInfo` says ``control``. Every comparison (study, race, check) includes them all.
+
+    Parameters
+    ----------
+    kind : {"counts", "real"}
+        Kind of data.
+
+    Returns
+    -------
+    tuple of str
 
     Examples
     --------
@@ -170,21 +258,45 @@ def controls(kind: Kind) -> tuple[str, ...]:
 
 @cache
 def _installed() -> dict[str, EntryPoint]:
-    """Methods of other installed packages, by name; a name of this package cannot be taken over."""
+    """Methods of other installed packages, by name; they cannot replace a method of this package."""
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
 
 
-def _imported(where: str) -> Any:
-    module, _, name = where.partition(":")
+def _load_entry_point(point: EntryPoint) -> type[Imputer]:
+    package = point.dist.name if point.dist is not None else point.value
+    try:
+        cls = point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the method {point.name!r} of the package {package} cannot be imported: {error}", code="method-import"
+        ) from error
+    cls = _check_class(cls, f"{point.value} (method {point.name!r} of the package {package})")
+    if cls.info.name != point.name:
+        raise InputError(
+            f"the package {package} registers {point.value} as {point.name!r}, and its info says {cls.info.name!r}: "
+            "use one name in both places",
+            code="method-name",
+        )
+    return cls
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
     return getattr(import_module(f"imputome.methods.{module}"), name)
 
 
-def _checked(cls: Any, given: str) -> type[Imputer]:
+def _check_class(cls: Any, shown: str) -> type[Imputer]:
     if not (isinstance(cls, type) and issubclass(cls, Imputer)):
         raise InputError(
-            f"{given} is no method: pass a name of imputome.methods.names(), or a class derived from "
-            "imputome.core.imputer.Imputer"
+            f"{shown} is not a method: pass a name of imputome.methods.names(), or a class derived from "
+            "imputome.core.imputer.Imputer, or an estimator of such a class",
+            code="not-a-method",
+            parameter="method",
         )
     if not isinstance(getattr(cls, "info", None), MethodInfo):
-        raise InputError(f"the class {cls.__name__} has no info: give it a class attribute info = MethodInfo(...)")
+        raise InputError(
+            f"the class {cls.__name__} has no info: give it a class attribute info = MethodInfo(...)",
+            code="method-without-info",
+            parameter="method",
+        )
     return cls

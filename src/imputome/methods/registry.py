@@ -1,6 +1,6 @@
-"""Every method of the package by name: where it says what it is, and where its code lives.
+"""The methods of this package by name, each with the places of its `MethodInfo` and of its class.
 
-What a method is (`MethodInfo`) stands in the ``__init__`` of its folder, which imports nothing heavy; so methods can be
+The `MethodInfo` is in the ``__init__.py`` of the method's folder, which imports nothing heavy, so that methods can be
 listed without importing torch or numba.
 """
 

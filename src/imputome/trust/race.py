@@ -65,10 +65,7 @@ def as_candidate(method: Method | Candidate) -> Candidate:
     """A candidate named after its method and, of an estimator, the parameters that differ from their defaults."""
     if isinstance(method, Candidate):
         return method
-    params = {}
-    if isinstance(method, Imputer):
-        defaults = method.parameter_defaults()
-        params = {name: value for name, value in method.get_params().items() if repr(value) != repr(defaults[name])}
+    params = method.changed_params() if isinstance(method, Imputer) else {}
     return replace(_candidate(info(method).name, **params), method=method)
 
 

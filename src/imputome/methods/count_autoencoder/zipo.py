@@ -203,13 +203,7 @@ class Zipo(CountFamily):
         )
         model, result = self._trained(self.network_, data, schedule)
         result["status"].details["nll_before"] = before
-        if self.posterior:
-            from imputome.core.posterior import PosteriorModel
-
-            model = PosteriorModel(model, data, self.shape_).matched_to_total()
-            self.total_factor_ = model.factor
-            result["gene_columns"] = {"posterior_shape": self.shape_}
-        return self._imputation(model, data, **result)
+        return self._imputation(model, data, training=True, **result)
 
     def _trained(self, network: CountNetwork, data: Data, schedule: Schedule) -> tuple[Model, dict[str, Any]]:
         """Train ``network`` on ``data``; its model and the further arguments of `Imputation`."""
