@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from imputome.methods.controls.bars import BARS, nonzero_mean
 
 from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden
-from imputome.methods.controls.bars import BARS, nonzero_mean
 from imputome.studies.runner import Dataset, run_study
 
 

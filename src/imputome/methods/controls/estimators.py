@@ -182,7 +182,9 @@ class PoissonNMF(Imputer):
         for name in ("n_components", "max_iter"):
             if getattr(self, name) < 1:
                 raise InputError(
-                    f"poisson_nmf: {name}={getattr(self, name)!r} must be at least 1", code="parameter-value", parameter=name
+                    f"poisson_nmf: {name}={getattr(self, name)!r} must be at least 1",
+                    code="parameter-value",
+                    parameter=name,
                 )
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
@@ -363,7 +365,9 @@ class _RandomValues:
     ) -> None:
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise InputError(
-                f"random_state={seed!r} must be an integer of at least 0", code="parameter-value", parameter="random_state"
+                f"random_state={seed!r} must be an integer of at least 0",
+                code="parameter-value",
+                parameter="random_state",
             )
         self.values, self.starts, self.drawn_from, self.scale, self.seed = values, starts, drawn_from, scale, seed
 

@@ -125,9 +125,7 @@ class NeighborMean:
             number = len(values[part])
             starts = np.arange(number + 1) * len(columns)
             z_scores = self._means(rows[part], starts, np.tile(columns, number))
-            values[part] = (
-                z_scores.reshape(number, -1) * self._standard.scale[columns] + self._standard.center[columns]
-            )
+            values[part] = z_scores.reshape(number, -1) * self._standard.scale[columns] + self._standard.center[columns]
         return values
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
@@ -208,8 +206,8 @@ def _measure_nearest(Z, training, order, squares, min_count, exact_below):  # ty
     G = Z.shape[1]
     for q in prange(Z.shape[0]):
         size = 0
-        while size < order.shape[1] and squares[q, size] < np.inf and (
-            size < min_count or squares[q, size] < exact_below
+        while (
+            size < order.shape[1] and squares[q, size] < np.inf and (size < min_count or squares[q, size] < exact_below)
         ):
             size += 1
         candidates = np.sort(order[q, :size])
