@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.core.data import as_data
 from imputome.core.holdout import hide_entries
 from imputome.errors import InputError
@@ -165,33 +166,33 @@ def test_progress_is_told(counts):
     method.progress = lambda share, text: told.append((share, text))
     method.fit(counts)
     assert told[-1][0] > 0.8
-    assert "residual" in told[0][1]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "text"),
+    "wrong",
     [
-        ({"normalization": "cpm"}, "normalization"),
-        ({"rank_step": 0}, "rank_step"),
-        ({"rank_step": "fast"}, "rank_step"),
-        ({"tol": 0}, "tol"),
-        ({"max_rank": -1}, "max_rank"),
-        ({"inner": "both"}, "inner"),
-        ({"stop": "never"}, "stop"),
-        ({"zeros": "drop"}, "zeros"),
-        ({"dtype": "float16"}, "dtype"),
-        ({"ridge": -1.0}, "ridge"),
+        {"normalization": "cpm"},
+        {"rank_step": 0},
+        {"rank_step": "fast"},
+        {"tol": 0},
+        {"max_rank": -1},
+        {"inner": "both"},
+        {"stop": "never"},
+        {"zeros": "drop"},
+        {"dtype": "float16"},
+        {"ridge": -1.0},
     ],
 )
-def test_wrong_parameters_are_refused(counts, wrong, text):
-    with pytest.raises(InputError, match=text):
+def test_wrong_parameters_are_refused(counts, wrong):
+    with pytest.raises(InputError, check=has_code("parameter-value")) as error:
         IALM(**wrong).fit(counts)
+    assert error.value.parameter == next(iter(wrong))
 
 
 def test_preserved_zeros_are_for_counts():
     X = np.random.default_rng(0).standard_normal((20, 10))
     X[0, 0] = np.nan
-    with pytest.raises(InputError, match="zeros='preserve' is for counts"):
+    with pytest.raises(InputError, check=has_code("counts-only")):
         IALM(zeros="preserve").fit(X)
 
 
@@ -206,5 +207,5 @@ def test_a_cell_of_known_zeros_only(counts):
 def test_library_sizes_are_checked(counts, bad):
     library = np.asarray(counts.sum(axis=1), dtype=float) + 1
     library[3] = bad
-    with pytest.raises(InputError, match="library_size must be finite"):
+    with pytest.raises(InputError, match="library_size"):
         as_data(counts, kind="counts", library_size=library)

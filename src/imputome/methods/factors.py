@@ -1,4 +1,4 @@
-"""Low-rank models, and the truncated SVD of a matrix that is low rank plus sparse. Every factorisation method uses them.
+"""Low-rank models, and the truncated SVD of a matrix that is low rank plus sparse, for all factorisation methods.
 
 Letters: ``n`` rows, ``G`` columns, ``r`` rank, ``k`` block width, ``Omega`` the observed entries as a CSR pattern.
 Kernels take raw CSR arrays, run in parallel over rows, and add up sums of squares in float64.
@@ -27,7 +27,7 @@ LATENT_COLUMNS = 50  # methods return this many leading columns of the row facto
 # -- the model --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class LowRank:
-    """A `Model` with the values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, computed on request.
+    """A `Model` with values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, computed on request.
 
     Parameters
     ----------
@@ -135,8 +135,9 @@ def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # typ
 def split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # type: ignore[no-untyped-def]
     """Update the multiplier and the sparse part in one pass over Omega, after a new A = left right'.
 
-    With T = D + Y / mu, the steps Y += mu (D - A) and mu *= rho are T = D + (T - A) / rho (``shrink`` = 1 / rho), and the
-    sparse part of the next W is S = T - A. T (only if ``advance``) and S are overwritten. Returns the sum of (D - A)^2.
+    With T = D + Y / mu, the steps Y += mu (D - A) and mu *= rho are T = D + (T - A) / rho (``shrink`` = 1 / rho), and
+    the sparse part of the next W is S = T - A. T (only if ``advance``) and S are overwritten. Returns the sum of (D -
+    A)^2.
     """
     n = indptr.size - 1
     r = left.shape[1]
@@ -197,8 +198,8 @@ class LowRankPlusSparse:
 
     Notes
     -----
-    Memory in addition to the factors: one array of values and three of indices, each of length nnz (the pattern by rows,
-    the pattern by columns, and the position by rows of each value by columns).
+    Memory in addition to the factors: one array of values and three of indices, each of length nnz (the pattern by
+    rows, the pattern by columns, and the position by rows of each value by columns).
     """
 
     def __init__(self, pattern: sp.csr_array, dtype: np.dtype) -> None:
@@ -275,10 +276,10 @@ class Triplets:
 class WarmSVD:
     """Leading singular triplets of a slowly changing matrix; each call starts from the result of the previous call.
 
-    Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small
-    ``B' B`` (float64) rotate both sides. All vectors of earlier calls are kept for the next start, so that a block that
-    shrinks and grows again does not start from noise. If min(n, G) is small, or the block is wider than three quarters of
-    it, the eigenvectors of the Gram matrix of W cost less and are exact.
+    Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small ``B' B``
+    (float64) rotate both sides. All vectors of earlier calls are kept for the next start, so that a block that shrinks
+    and grows again does not start from noise. If min(n, G) is small, or the block is wider than three quarters of it,
+    the eigenvectors of the Gram matrix of W cost less and are exact.
 
     Parameters
     ----------
@@ -346,7 +347,7 @@ class WarmSVD:
         roots, rotation = np.linalg.eigh(_gram(B))
         s = np.sqrt(np.maximum(roots[::-1], 0))
         rotation = rotation[:, ::-1].astype(W.dtype, order="C")
-        # avoid a division by 0 for directions that W does not have: they stay noise, and the next call orthogonalises them
+        # no division by 0 for directions that W does not have: they stay noise, which the next call orthogonalises
         near = B @ rotation
         near /= np.maximum(s, s[0] * np.finfo(W.dtype).eps + np.finfo(W.dtype).tiny).astype(W.dtype)
         if self._basis is None or self._basis.shape[1] <= width:

@@ -55,8 +55,8 @@ def poisson_nmf(
     """Minimise ``sum(W H') - sum_x x log(W H')`` over non-negative factors (Lee & Seung 1999, multiplicative updates).
 
     Zero counts enter only through the column sums of the factors, so an iteration costs about 4 nnz k multiplications
-    and no n x G array is made. The start is NNDSVDa (Boutsidis & Gallopoulos 2008): for each pair of singular vectors of X
-    the larger of their positive and negative parts, with zeros replaced by the mean of X.
+    and no n x G array is made. The start is NNDSVDa (Boutsidis & Gallopoulos 2008): for each pair of singular vectors
+    of X the larger of their positive and negative parts, with zeros replaced by the mean of X.
 
     Parameters
     ----------
@@ -82,16 +82,6 @@ def poisson_nmf(
     ------
     InputError
         The rank is below 1 or above min(n, G).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse as sp
-    >>> counts = sp.csr_array(np.array([[4.0, 0.0], [2.0, 2.0]]))
-    >>> factors = poisson_nmf(counts, 1, max_iter=20, tol=0.0, random_state=0)
-    >>> (factors.left @ factors.right.T).round(2)
-    array([[3., 1.],
-           [3., 1.]], dtype=float32)
     """
     if not 1 <= rank <= min(X.shape):
         raise InputError(
@@ -156,7 +146,7 @@ def _converged(objectives: list[float], tol: float) -> bool:
 
 
 def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
-    """NNDSVDa: for each pair of singular vectors the larger of the positive and negative parts; zeros become the mean."""
+    """NNDSVDa: for each pair of singular vectors the larger of their positive and negative parts, zeros at the mean."""
     from sklearn.utils.extmath import randomized_svd
 
     U, s, Vt = randomized_svd(X, rank, random_state=random_state)

@@ -1,4 +1,4 @@
-"""How far the truth lies from a prediction: residual quantiles and the weights of the predictors, from training rows only.
+"""Residual quantiles and the weights of the predictors, learned from training rows only.
 
 Three steps: the leave-one-out residuals of all training values give a `ResidualDistribution`; values hidden in training
 rows then give the weights of the predictors (`tune`); the same values correct the quantiles (`QuantileCalibration`).

@@ -53,15 +53,15 @@ class GaussianCopula(Imputer):
     """Conditional mean of the missing features of a row, given its observed ones, under a Gaussian copula.
 
     Each feature is transformed (partly a normal score, partly a z-score, see `marginals`). On that scale rows are
-    Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing training
-    values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from a solve
-    over training rows, not features (see `conditional`). ``mode="accurate"`` adds processes with a Laplace kernel and a
-    local ridge; all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit,
-    a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
+    Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing
+    training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
+    a solve over training rows, not features (see `conditional`). ``mode="accurate"`` adds processes with a Laplace
+    kernel and a local ridge; all are stacked with non-negative weights, fitted on values hidden in training rows. In
+    the input's unit, a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
 
     A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
-    without any observed value gets the feature means. Constant features stay constant; features that were never observed
-    get the mean of all values. Values may lie slightly outside of the training range of their feature.
+    without any observed value gets the feature means. Constant features stay constant; features that were never
+    observed get the mean of all values. Values may lie slightly outside of the training range of their feature.
 
     Parameters
     ----------
@@ -382,8 +382,8 @@ class FittedCopula:
 class CopulaModel:
     """A `Model` of some rows: values, variances, intervals and draws, computed on request.
 
-    Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or for
-    several draws. Most of the memory is needed for draws only, so these have their own cache.
+    Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or
+    for several draws. Most of the memory is needed for draws only, so these have their own cache.
 
     Parameters
     ----------

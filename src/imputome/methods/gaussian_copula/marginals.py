@@ -1,4 +1,4 @@
-"""Transforms t(x) of each feature: partly a normal score, partly a z-score, with an exact inverse in the training range.
+"""Transforms t(x) of each feature: partly a normal score, partly a z-score, with an exact inverse.
 
 t(x) = a phi(x) + (1 - a) z(x), centred and scaled to unit variance, where phi is the normal score of the rank and z the
 standard score. With a = 0 the transform is linear; with a = 1 every feature becomes normal (a Gaussian copula). Between

@@ -78,9 +78,10 @@ class IALM(Imputer):
     --------
     >>> import numpy as np
     >>> from imputome import methods
-    >>> X = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0], [4.0, 8.0, 12.0]])
-    >>> methods.get("ialm")(inner="exact").fit_transform(X).to_array()[2].round(1)
-    array([3., 6., 9.])
+    >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
+    >>> X[2, 1] = np.nan
+    >>> methods.get("ialm")().fit_transform(X).to_array()[2].round(1)
+    array([ 3. ,  6.5,  9. , 12. ])
     """
 
     info = IALM_INFO
@@ -206,7 +207,7 @@ class IALM(Imputer):
         return np.divide(data.gene_totals, fitted, out=np.zeros_like(fitted), where=fitted > 0)
 
     def _new_rows(self, data: Data) -> LowRank:
-        """Regress the observed entries of each new row on the factors, with a ridge (prior of a factor: N(0, s^2 / n))."""
+        """Regress the observed entries of each new row on the factors, with a ridge (their prior is N(0, s^2 / n))."""
         loadings = self.components_ * (self.singular_values_ / np.sqrt(self.n_rows_))
         variance = float(np.mean(np.einsum("gr,gr->g", loadings, loadings)))
         left = np.zeros((data.shape[0], len(self.singular_values_)), self.components_.dtype)

@@ -1,4 +1,4 @@
-"""The ``svd`` and ``soft_impute`` methods: low-rank fits of z-scores, with the rank or penalty chosen on hidden entries.
+"""The ``svd`` and ``soft_impute`` methods: low-rank fits of z-scores; hidden entries choose the rank or penalty.
 
 Both fit the training rows, then predict a new row by a ridge regression on the columns V of the fit. The module has, in
 this order: the filled matrix, the regression of new rows, the choice of a setting, the two solvers, the two estimators.
@@ -60,7 +60,7 @@ SPARSE_SHARE = 0.1  # if less is known, products with the known entries only are
 
 @dataclass
 class LowRankFit:
-    """A fit of Z by ``left V'``. For a new row z it is ``V a``, where a minimises |z - V a|^2 + sum p a^2 (known z only).
+    """A fit of Z by ``left V'``. A new row z is predicted by ``V a``, with a from `regress`.
 
     Attributes
     ----------
@@ -238,9 +238,9 @@ def choose(
     """Choose one of the settings of a path by the error on known entries that were hidden.
 
     A tenth of the known entries of up to 200 rows is hidden. If training rows have missing entries, such rows are used,
-    and they stay in the fit. If (nearly) no row has any, the setting is chosen for new rows: a fifth of the rows is left
-    out of the fit, and their hidden entries are predicted like those of new rows. This is repeated, at most five times,
-    until 20,000 entries have been scored.
+    and they stay in the fit. If (nearly) no row has any, the setting is chosen for new rows: a fifth of the rows is
+    left out of the fit, and their hidden entries are predicted like those of new rows. This is repeated, at most five
+    times, until 20,000 entries have been scored.
 
     Parameters
     ----------
@@ -497,9 +497,10 @@ class IterativeSVD(LowRankImputer):
     --------
     >>> import numpy as np
     >>> from imputome import methods
-    >>> X = np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0], [4.0, np.nan], [5.0, 10.0]])
-    >>> methods.get("svd")(rank=1, tol=1e-8, max_iter=100).fit_transform(X).to_array()[3].round(1)
-    array([4. , 7.2])
+    >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
+    >>> X[2, 1] = np.nan
+    >>> methods.get("svd")(rank=1).fit_transform(X).to_array()[2].round(1)
+    array([ 3. ,  6.5,  9. , 12. ])
     """
 
     info = SVD_INFO
@@ -558,19 +559,19 @@ class SoftImpute(LowRankImputer):
     """Completion of the z-scores with a penalty on the nuclear norm (Mazumder, Hastie & Tibshirani 2010).
 
     Minimises ``1/2 |P(X - Z)|_F^2 + lam |Z|_*`` over Z, where P is the projection on the known entries. The missing
-    entries are filled with the fit and the singular values are lowered by lam, until nothing changes. This is done for a
-    decreasing sequence of lam, each starting from the previous solution.
+    entries are filled with the fit and the singular values are lowered by lam, until nothing changes. This is done for
+    a decreasing sequence of lam, each starting from the previous solution.
 
-    A new row z is fitted with V fixed. |Z|_* is the smallest value of (|A|^2 + |B|^2) / 2 over Z = A B', reached at
-    A = U sqrt(D), B = V sqrt(D), where D are the lowered singular values. So a row of A minimises |z - B a|^2 + lam |a|^2
+    A new row z is fitted with V fixed. |Z|_* is the smallest value of (|A|^2 + |B|^2) / 2 over Z = A B', reached at A =
+    U sqrt(D), B = V sqrt(D), where D are the lowered singular values. So a row of A minimises |z - B a|^2 + lam |a|^2
     over the known entries: in units of V, a ridge of strength lam / D_c for component c. Training rows that are fitted
     again in this way do not change.
 
     Parameters
     ----------
     lam : float, optional
-        Threshold, in units of the singular values of the z-scores (it grows with the square root of the number of rows).
-        By default it is chosen on hidden entries (`choose`).
+        Threshold, in units of the singular values of the z-scores (it grows with the square root of the number of
+        rows). By default it is chosen on hidden entries (`choose`).
     tol : float, default=2e-3
         Stop when the relative change of the fit is below it, at missing entries (at known entries if few are known).
     max_iter : int, default=200
@@ -600,9 +601,10 @@ class SoftImpute(LowRankImputer):
     --------
     >>> import numpy as np
     >>> from imputome import methods
-    >>> X = np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0], [4.0, np.nan], [5.0, 10.0]])
-    >>> methods.get("soft_impute")(lam=0.1).fit_transform(X).to_array()[3].round(1)
-    array([4. , 7. ])
+    >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
+    >>> X[2, 1] = np.nan
+    >>> methods.get("soft_impute")(lam=0.1).fit_transform(X).to_array()[2].round(1)
+    array([ 3. ,  6.6,  9. , 12. ])
     """
 
     info = SOFT_IMPUTE_INFO
