@@ -442,19 +442,16 @@ def test_saved_models_name_their_predictors_and_older_ones_load(tmp_path):
         methods.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize(
-    ("position", "predictor"),
-    enumerate([
+def test_positions_of_version_0_1_0():
+    expected = (
         BasePredictor("gaussian", 1.0),
         BasePredictor("gaussian", 0.5),
         BasePredictor("gaussian", 0.25),
         BasePredictor("sum", 0.5, length=1.0, height=1.0),
         BasePredictor("laplace", 0.1, length=4.0),
         BasePredictor("local", 0.25, length=0.2),
-    ]),
-)  # fmt: skip
-def test_positions_of_version_0_1_0(position, predictor):
-    assert _predictors_named(np.array([position])) == (predictor,)
+    )
+    assert _predictors_named(np.arange(6)) == expected
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "best"}, {"center": "mode"}, {"normal_share": 1.5}, {"normal_share": "x"}])
