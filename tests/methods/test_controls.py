@@ -57,8 +57,8 @@ def test_gene_mean():
     )
 
 
-def test_gene_mean_totals_do_not_lose_single_molecules():
-    """Above 2^24 a float32 sum no longer sees a molecule; the sums are float64 whatever the input is."""
+def test_gene_mean_totals_are_exact():
+    """Above 2^24 a float32 sum does not change when 1 is added; sums are float64 for any input type."""
     X = np.ones((1500, 1500), dtype=np.float32)
     X[0, :] = X[:, 0] = 2.0**24 - 1  # a gene and a cell that reach it at once
     X[:, 1] = 0

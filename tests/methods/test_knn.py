@@ -74,7 +74,7 @@ def test_new_rows_equal_the_naive_loop(k):
 
 
 def test_values_known_in_few_rows_come_from_those():
-    """The nearest that have the value, however far down the list they stand."""
+    """The nearest rows that have the value are used, even if many rows are nearer."""
     X = matrix(n=300, missing=0.0)
     known = [7, 150, 290]
     truth = X[:, 5].copy()
@@ -86,11 +86,11 @@ def test_values_known_in_few_rows_come_from_those():
 
 
 def test_distances_of_close_and_far_rows():
-    """Sums in float32 lose small differences of large rows: those are measured again, also past the first 64."""
+    """float32 sums lose small differences of large rows: these are computed again, also after the first 64."""
     rng = np.random.default_rng(0)
     G = 400
     base = 3 * rng.normal(size=(40, G))
-    # 5 rows with 100 near copies each, at distances from 1e-5 of a standard deviation on
+    # 5 rows with 100 near copies each, at distances of at least 1e-5 standard deviations
     X = np.vstack(
         [base, *[base[c] + 10.0 ** -rng.uniform(1, 5, size=(100, 1)) * rng.normal(size=(100, G)) for c in range(5)]]
     )

@@ -252,23 +252,25 @@ def test_the_chosen_lam_is_near_the_best_one_for_rows_not_seen(missing):
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])
-def test_the_choice_sees_nothing_of_what_it_is_scored_on(missing):
-    """The rows that a path is given are either without the scored ones, or have the scored entries hidden."""
+def test_the_fit_does_not_see_the_scored_entries(missing):
+    """The training rows of a path exclude the scored rows, or have the scored entries hidden."""
     Z = Standard.of(matrix(missing=missing)).forward(matrix(missing=missing))
-    given = []
+    training = []
 
     def path(rest):
-        given.append(rest.copy())
+        training.append(rest.copy())
         return SoftImputePath(rest, np.random.default_rng(0), tol=0.01, max_iter=20).fit([20.0, 10.0])
 
     before = Z.copy()
-    told: list[float] = []
-    choice = choose(Z, path, np.random.default_rng(0), lambda share, text: told.append(share))
-    assert told == sorted(told) and 0 <= told[0] <= told[-1] <= 1  # noqa: PT018
+    shares: list[float] = []
+    choice = choose(Z, path, np.random.default_rng(0), lambda share, text: shares.append(share))
+    assert shares == sorted(shares)
+    assert min(shares) >= 0
+    assert max(shares) <= 1
     np.testing.assert_array_equal(Z, before)
     assert len(choice.rmse) == 2
     assert choice.rmse[choice.position] == min(choice.rmse)
-    for rest in given:
+    for rest in training:
         if missing:
             assert rest.shape == Z.shape
             newly = np.isnan(rest) & ~np.isnan(Z)
@@ -304,7 +306,7 @@ def test_fallbacks(method):
 
 
 @BOTH
-def test_one_new_row_is_as_among_others(method):
+def test_a_new_row_does_not_depend_on_the_other_rows(method):
     estimator = method().fit(real(matrix()))
     new = matrix(n=6, seed=2, missing=0.4)
     together = estimator.transform(real(new)).to_array()
@@ -354,7 +356,7 @@ def test_beats_the_mean_on_structure(method):
 
 
 def test_the_ridge_of_new_rows_is_small():
-    """Regression on the training factors without a ridge is what repeating the fill settles at."""
+    """Repeating the fill converges to the regression on the training factors without a ridge."""
     train, new = matrix(missing=0.0), matrix(missing=0.3)
     estimator = IterativeSVD(rank=3).fit(real(train))
     Z = (new - train.mean(axis=0)) / train.std(axis=0)

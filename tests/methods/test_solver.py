@@ -134,7 +134,7 @@ def test_rank_limited_stops_with_finite_values():
     assert np.isfinite(solution.right).all()
 
 
-def test_max_iter_is_said():
+def test_status_tells_that_max_iter_was_reached():
     full, known = random_problem(60, 80, seed=4)
     solution = complete(sparse_of(full, known), max_iter=4)
     assert solution.status.name == "max_iter"

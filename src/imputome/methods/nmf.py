@@ -74,10 +74,6 @@ def poisson_nmf(
     progress : callable, optional
         Called every `CHECK_EVERY` iterations with the share of work done (0 to 1) and a short text.
 
-    Returns
-    -------
-    Factorization
-
     Raises
     ------
     InputError

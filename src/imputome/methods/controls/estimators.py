@@ -114,7 +114,7 @@ class GeneMean(Imputer):
 
 
 class GeneMeanPosterior(GeneMean):
-    """The cell's own counts, shrunk towards the gene mean: a better form of not imputing.
+    """The cell's own counts, shrunk towards the gene mean.
 
     It is `GeneMean` with ``posterior=True``; see there for parameters and attributes.
     """
@@ -145,11 +145,6 @@ class PoissonNMF(Imputer):
     ----------
     components_ : ndarray of shape (G, n_components), float32
         Factors of the genes.
-
-    Raises
-    ------
-    InputError
-        ``n_components`` or ``max_iter`` is below 1 (raised by `fit`).
 
     Examples
     --------
@@ -306,11 +301,6 @@ class RandomDraws(Imputer):
         Where the values of each gene start in ``values_``.
     drawn_from_ : ndarray of shape (G,)
         Number of values to draw from, for counts with zeros.
-
-    Raises
-    ------
-    InputError
-        ``random_state`` is not an integer of at least 0 (raised by `fit`).
 
     Examples
     --------

@@ -227,10 +227,6 @@ def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, feature_sd:
         Which values were filled; they are not used.
     feature_sd : ndarray of shape (G,)
         Standard deviations in the input's unit.
-
-    Returns
-    -------
-    ResidualDistribution
     """
     n, G = gaussian.Z.shape
     squares, count = np.zeros(n), np.zeros(n)

@@ -123,7 +123,7 @@ class Conditional:
         precision = float((1 / noise[observed]).sum())
         Z = self.gaussian.Z[rows]
         if precision == 0:
-            # nothing is known: use the covariance of the training rows, because the ridge makes it too small
+            # no feature is observed: the ridge would make the covariance too small, so take that of the training rows
             roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
             sets = self.weights.shape[:-1]
             no_weights = np.zeros((*sets, len(rows)))

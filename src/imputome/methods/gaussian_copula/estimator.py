@@ -83,11 +83,6 @@ class GaussianCopula(Imputer):
     members_ : dict of str to float
         Weights of the predictors that were kept.
 
-    Raises
-    ------
-    InputError
-        A parameter is not valid (raised by `fit`).
-
     Notes
     -----
     Cost, for n rows and G features: O(n^2 (n + G)) per pass of the fit, with ten to thirty passes, then

@@ -82,10 +82,6 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
     ----------
     T : ndarray of shape (n, G)
         Transformed rows with NaN for missing.
-
-    Returns
-    -------
-    Gaussian
     """
     missing = np.isnan(T)
     known = (~missing).sum(axis=0)
@@ -158,10 +154,6 @@ def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
         Fitted on fewer rows.
     T : ndarray of shape (n, G)
         All transformed rows, with NaN for missing.
-
-    Returns
-    -------
-    Gaussian
     """
     Z, noise = gaussian.Z, gaussian.noise
     K = gram(Z, noise)

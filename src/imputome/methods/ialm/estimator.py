@@ -69,11 +69,6 @@ class IALM(Imputer):
     components_ : ndarray of shape (G, r)
         Right singular vectors (zero rows for genes without an observed entry).
 
-    Raises
-    ------
-    InputError
-        A parameter is not valid, or ``zeros="preserve"`` is used for real values (raised by `fit`).
-
     Examples
     --------
     >>> import numpy as np

@@ -177,10 +177,6 @@ def complete(
     callback : callable, optional
         Called with the `Solution` after each iteration; the iteration stops if it returns True.
 
-    Returns
-    -------
-    Solution
-
     Notes
     -----
     The inexact iteration ends at a matrix that matches D but does not have the smallest nuclear norm, because mu grows

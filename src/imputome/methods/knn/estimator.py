@@ -39,11 +39,6 @@ class KNN(Imputer):
     training_ : ndarray of shape (n, G), float32
         z-scores of the training rows, NaN for missing.
 
-    Raises
-    ------
-    InputError
-        ``k`` is below 1 (raised by `fit`).
-
     Notes
     -----
     Cost for m rows: ``8 m n G`` flops (four float32 products, for sums of squares and counts over the common features)

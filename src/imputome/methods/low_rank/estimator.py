@@ -253,10 +253,6 @@ def choose(
         Source of the hidden entries.
     progress : callable
         Called after each fit with the share of entries scored (0 to 1) and a short text.
-
-    Returns
-    -------
-    Choice
     """
     known = ~np.isnan(Z)
     incomplete = np.flatnonzero(known.any(axis=1) & ~known[:, known.any(axis=0)].all(axis=1))
@@ -304,10 +300,6 @@ def svd_fill(
         As for `IterativeSVD`.
     rng : numpy.random.Generator
         Source of the start of the SVD.
-
-    Yields
-    ------
-    LowRankFit
     """
     filled = FilledMatrix(Z)
     exact = WarmSVD(rng, method="gram").top(filled.W, min(Z.shape)) if filled.complete else None
@@ -482,11 +474,6 @@ class IterativeSVD(LowRankImputer):
     components_, penalty_ : ndarray
         As in `LowRankImputer`.
 
-    Raises
-    ------
-    InputError
-        A parameter is not valid (raised by `fit`).
-
     Notes
     -----
     Cost per iteration: about ``8 n G r`` flops, or the eigenvectors of the smaller Gram matrix if r is near full rank;
@@ -585,11 +572,6 @@ class SoftImpute(LowRankImputer):
         Threshold in use.
     components_, penalty_ : ndarray
         As in `LowRankImputer`.
-
-    Raises
-    ------
-    InputError
-        A parameter is not valid (raised by `fit`).
 
     Notes
     -----
