@@ -290,7 +290,7 @@ def test_intervals_hold_at_every_level_when_noise_grows_with_the_level():
 
 
 def test_intervals_are_calibrated_without_fills_that_used_the_hidden_values(monkeypatch):
-    """Missing training values were filled with values hidden for tuning; without a new fill, intervals are too narrow."""
+    """Missing training values were filled with values hidden for tuning; otherwise intervals are too narrow."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(120, 20)) @ rng.normal(size=(20, 200)) / np.sqrt(20) + 0.3 * rng.normal(size=(120, 200))
     X = np.where(rng.random(truth.shape) < 0.2, np.nan, truth)
