@@ -7,9 +7,14 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.errors import InputError
+from imputome.evaluation.splits import make_split
+from imputome.evaluation.streaming import score_hidden
+from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS, nonzero_mean
+from imputome.studies.runner import Dataset, run_study
 
 
 def counts(n=50, G=20, *, seed=0):
@@ -52,8 +57,8 @@ def test_gene_mean():
     )
 
 
-def test_gene_mean_totals_do_not_lose_single_molecules():
-    """Above 2^24 a float32 sum no longer sees a molecule; the sums are float64 whatever the input is."""
+def test_gene_mean_totals_are_exact():
+    """Above 2^24 a float32 sum does not change when 1 is added; sums are float64 for any input type."""
     X = np.ones((1500, 1500), dtype=np.float32)
     X[0, :] = X[:, 0] = 2.0**24 - 1  # a gene and a cell that reach it at once
     X[:, 1] = 0
@@ -158,7 +163,7 @@ def test_random_depends_on_the_seed_alone():
     zero, one = (draw[seed].to_array(keep_observed=False) / library for seed in (0, 1))
     assert np.abs(np.corrcoef((zero - zero.mean(0)).ravel(), (one - one.mean(0)).ravel())[0, 1]) < 0.2
     for seed in (-1, 0.5, None):
-        with pytest.raises(InputError, match="random_state"):
+        with pytest.raises(InputError, check=has_code("parameter-value")):
             methods.get("random")(random_state=seed).fit(X)
 
 
@@ -198,3 +203,49 @@ def test_poisson_nmf_projects_new_cells():
     trained = divergence(X, estimator.fit_transform(X).to_array(keep_observed=False)) / X.sum()
     projected = divergence(new, estimator.transform(new).to_array(keep_observed=False)) / new.sum()
     assert projected < 1.6 * trained
+
+
+# -- reference predictions --------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def few_counts():
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(1.0, 1.0, size=(40, 1)) * rng.gamma(0.7, 2.0, size=25))
+    X[:, 0] += 1  # no empty cell
+    X[:, 3] = 0
+    library = X.sum(axis=1) + rng.integers(0, 50, size=40)
+    return as_data(X, kind="counts", library_size=library)
+
+
+def test_nonzero_mean_by_hand(few_counts):
+    data = few_counts
+    X = data.X.toarray()
+    logged = np.log1p(X * 1e4 / data.depth[:, None])
+    expected = [column[column > 0].mean() if (column > 0).any() else 0.0 for column in logged.T]
+    found = nonzero_mean(data).to_array(scale="log1p")
+    np.testing.assert_allclose(found, np.tile(expected, (40, 1)), rtol=1e-5)
+
+
+def test_scores_on_the_log_scale_by_hand(few_counts):
+    data = few_counts
+    split = make_split("random", data, rng=np.random.default_rng(1), fraction=0.4)
+    result = nonzero_mean(split.train)
+    depth = split.train.depth[split.i]  # what the training part still holds
+    assert (depth < data.depth[split.i]).all()
+    truth = np.log1p(split.truth * 1e4 / depth)
+    predicted = result.to_array(scale="log1p")[split.i, split.j]
+    scores = score_hidden(result, split, scale="log1p")
+    assert scores["nrmse"] == pytest.approx(np.sqrt(np.mean((truth - predicted) ** 2)) / truth.mean(), rel=1e-5)
+    assert scores["pearson"] == pytest.approx(np.corrcoef(truth, predicted)[0, 1], rel=1e-5)
+    assert "total_ratio" not in scores
+    with pytest.raises(InputError) as error:
+        score_hidden(result, split, scale="log1p", metrics=["total_ratio"])
+    assert "total_ratio" in str(error.value)
+
+
+def test_reference_predictions_are_scored_in_studies(few_counts):
+    table = run_study(Dataset("made", few_counts), list(REFERENCE_PREDICTIONS), scheme="random", scale="log1p")
+    assert set(REFERENCE_PREDICTIONS) <= set(table["method"])
+    assert set(table["status"]) == {"ok"}
+    with pytest.raises(InputError) as error:
+        run_study(Dataset("made", few_counts), list(REFERENCE_PREDICTIONS), scale="log1p")
+    assert "thin" in str(error.value)

@@ -66,7 +66,7 @@ def test_low_rank_values(rank, dtype):
 
 
 def test_low_rank_entries_in_pieces(monkeypatch):
-    monkeypatch.setattr("imputome.methods.factors._PIECE", 40)
+    monkeypatch.setattr("imputome.methods.factors.FLOAT64_PIECE", 40)
     rng = np.random.default_rng(0)
     model = LowRank(rng.normal(size=(9, 6)), rng.normal(size=(7, 6)), floor=None)
     i, j = rng.integers(9, size=101), rng.integers(7, size=101)
@@ -115,7 +115,7 @@ def test_low_rank_plus_sparse_without_entries():
 
 @pytest.mark.parametrize(("n", "G"), SHAPES)
 def test_dense_operator(n, G, monkeypatch):
-    monkeypatch.setattr("imputome.methods.factors._PIECE", 200)  # the Gram matrix is added up in pieces
+    monkeypatch.setattr("imputome.methods.factors.FLOAT64_PIECE", 200)  # the Gram matrix is added up in pieces
     rng = np.random.default_rng(0)
     A = rng.normal(size=(n, G)).astype(np.float32)
     W = DenseOperator(A)

@@ -9,11 +9,13 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
-from imputome.errors import InputError
-from imputome.methods.gaussian_copula.calibration import NORMAL, Levels, scores_under, stretch
-from imputome.methods.gaussian_copula.conditional import Conditional, Member, solve_members
+from imputome.errors import InputError, ModelFormatError
+from imputome.methods.gaussian_copula.calibration import NORMAL_SCORES, QuantileCalibration, residuals_at, scores_of
+from imputome.methods.gaussian_copula.conditional import BasePredictor, Conditional, solve_predictors
+from imputome.methods.gaussian_copula.estimator import NAMES_0_1_0, _predictors_named
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out, refill
 
@@ -41,7 +43,7 @@ def low_rank(n=150, G=60, *, seed=0, share=0.15, noise=0.3):
     return np.where(rng.random((n, G)) < share, np.nan, truth), truth
 
 
-def louder_above_zero(n=400, G=150, *, seed=0):
+def noise_grows_with_level(n=400, G=150, *, seed=0):
     """Rank 3 in features around -4, 0 and 4; the noise grows with the level, tenfold, and mostly at 0."""
     rng = np.random.default_rng(seed)
     signal = rng.normal(size=(n, 3)) @ rng.normal(size=(3, G))
@@ -51,16 +53,16 @@ def louder_above_zero(n=400, G=150, *, seed=0):
 
 # -- the algebra, against explicit covariance matrices ----------------------------------------------------------------
 @pytest.mark.parametrize("missing", [[1], [0, 3], [0, 1, 2, 4, 5]])
-@pytest.mark.parametrize("own", [None, 2])
-def test_conditional_is_that_of_the_explicit_covariance(missing, own):
+@pytest.mark.parametrize("training_row", [None, 2])
+def test_conditional_is_that_of_the_explicit_covariance(missing, training_row):
     gaussian, S = tiny()
-    if own is not None:
-        S = _covariance(np.delete(gaussian.Z, own, axis=0), gaussian.noise, gaussian.ridge)
+    if training_row is not None:
+        S = _covariance(np.delete(gaussian.Z, training_row, axis=0), gaussian.noise, gaussian.ridge)
     t = np.random.default_rng(1).normal(size=6)
     t[missing] = np.nan
     known = np.flatnonzero(~np.isnan(t))
-    conditional = Conditional(gaussian, (Member("gaussian", 1.0),), np.ones(1), np.zeros(6))
-    row = conditional.predict(t, own)
+    conditional = Conditional(gaussian, (BasePredictor("gaussian", 1.0),), np.ones(1), np.zeros(6))
+    row = conditional.predict(t, training_row)
     gain = np.linalg.solve(S[np.ix_(known, known)], S[np.ix_(known, missing)])
     covariance = S[np.ix_(missing, missing)] - S[np.ix_(missing, known)] @ gain
     np.testing.assert_allclose(row.mean[missing], t[known] @ gain, atol=1e-8)
@@ -96,8 +98,8 @@ def test_completed_rows_have_their_conditional_means():
     np.testing.assert_array_equal(done.Z[~np.isnan(T)], T[~np.isnan(T)])
 
 
-def test_refilled_rows_forget_what_is_hidden():
-    """The fill that is iterated from nothing without the hidden values is the goal; two passes get near it."""
+def test_refilled_rows_do_not_depend_on_hidden_values():
+    """The target is a fill that starts at 0 and never uses the hidden values; two passes get near it."""
     X, _ = low_rank(n=80, G=30, share=0.1, noise=0.5)
     T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
     gap = np.isnan(T)
@@ -115,8 +117,8 @@ def test_laplace_member_is_kernel_ridge_on_distances():
     Z = gaussian.Z / np.sqrt(gaussian.noise)
     t = np.random.default_rng(2).normal(size=6)
     total = float((1 / gaussian.noise).sum())
-    member = (Member("laplace", 0.3, length=1.5),)
-    (got,) = solve_members(Z @ Z.T, Z @ t, t @ t, member, ridge=3.0, total=total, whole=total)
+    member = (BasePredictor("laplace", 0.3, length=1.5),)
+    (got,) = solve_predictors(Z @ Z.T, Z @ t, t @ t, member, ridge=3.0, precision=total, total_precision=total)
     between = np.array([[np.exp(-np.sqrt(((a - b) ** 2).sum() / total) / 1.5) for b in Z] for a in Z])
     to_row = np.array([np.exp(-np.sqrt(((a - t) ** 2).sum() / total) / 1.5) for a in Z])
     np.testing.assert_allclose(got, np.linalg.solve(between + 0.3 * np.eye(9), to_row), atol=1e-10)
@@ -126,8 +128,8 @@ def test_local_member_is_a_weighted_ridge_regression():
     rng = np.random.default_rng(4)
     Z, t = rng.normal(size=(12, 3)), rng.normal(size=3)
     targets = rng.normal(size=12)
-    (weights,) = solve_members(
-        Z @ Z.T, Z @ t, t @ t, (Member("local", 0.5, length=0.7),), ridge=2.0, total=3.0, whole=3.0
+    (weights,) = solve_predictors(
+        Z @ Z.T, Z @ t, t @ t, (BasePredictor("local", 0.5, length=0.7),), ridge=2.0, precision=3.0, total_precision=3.0
     )
     near = np.sqrt(((Z - t) ** 2).sum(axis=1) / 3)
     v = np.exp(-(near - near.min()) / 0.7)
@@ -172,30 +174,30 @@ def test_transform_is_monotone_and_comes_back(share):
         np.testing.assert_allclose(np.nanquantile(T[:, 1], norm.cdf(scores)), scores, atol=0.1)
 
 
-def test_scores_under_a_fan_are_the_inverse_of_stretching():
+def test_scores_of_residuals_is_the_inverse_of_residuals_at_scores():
     rng = np.random.default_rng(0)
-    fan = np.sort(rng.normal(size=(10, 6)) + np.array([0, 0, 0, 3, -3, 0]), axis=0)  # two lie on one side of 0
+    quantiles = np.sort(rng.normal(size=(10, 6)) + np.array([0, 0, 0, 3, -3, 0]), axis=0)  # two lie on one side of 0
     scores = np.sort(rng.uniform(-5, 5, (40, 6)), axis=0)
-    residuals = stretch(scores, fan)
+    residuals = residuals_at(scores, quantiles)
     assert (np.diff(residuals, axis=0) > 0).all()
-    np.testing.assert_allclose(stretch(np.tile(NORMAL[:, None], 6), fan), fan, atol=1e-12)
+    np.testing.assert_allclose(residuals_at(np.tile(NORMAL_SCORES[:, None], 6), quantiles), quantiles, atol=1e-12)
     for k in range(40):
-        np.testing.assert_allclose(scores_under(residuals[k], fan), scores[k], atol=1e-9)
+        np.testing.assert_allclose(scores_of(residuals[k], quantiles), scores[k], atol=1e-9)
 
 
-def test_levels_are_those_of_the_hidden_values():
-    """Scores twice as wide where predictions are high, and shifted: known quantiles, drawn together where few."""
+def test_calibration_has_the_quantiles_of_the_hidden_values():
+    """Scores are twice as wide and shifted where predictions are high; few values have one bin."""
     rng = np.random.default_rng(0)
-    plain = rng.uniform(-1, 1, 40_000)
-    scores = np.where(plain > 0, 0.5 + 2 * rng.normal(size=plain.shape), rng.normal(size=plain.shape))
-    levels = Levels.learn(plain, scores)
-    found = levels.scores(np.tile(NORMAL[:, None], 2), np.array([-0.5, 0.5]))
-    np.testing.assert_allclose(found, np.stack([NORMAL, 0.5 + 2 * NORMAL], axis=1), atol=0.15)
-    few = Levels.learn(plain[:150], scores[:150])
-    assert few.at.shape == (1,)
-    ratio = levels.spread_for(plain, scores**2, np.ones_like(plain)).spread
+    predicted = rng.uniform(-1, 1, 40_000)
+    scores = np.where(predicted > 0, 0.5 + 2 * rng.normal(size=predicted.shape), rng.normal(size=predicted.shape))
+    calibration = QuantileCalibration.learn(predicted, scores)
+    found = calibration.correct(np.tile(NORMAL_SCORES[:, None], 2), np.array([-0.5, 0.5]))
+    np.testing.assert_allclose(found, np.stack([NORMAL_SCORES, 0.5 + 2 * NORMAL_SCORES], axis=1), atol=0.15)
+    few = QuantileCalibration.learn(predicted[:150], scores[:150])
+    assert few.predicted.shape == (1,)
+    ratio = calibration.with_variance(predicted, scores**2, np.ones_like(predicted)).variance_factor
     np.testing.assert_allclose(ratio, np.repeat([1, 4.25], 5), rtol=0.15)
-    same = Levels.nominal().scores(scores[None, :5], plain[:5])
+    same = QuantileCalibration.none().correct(scores[None, :5], predicted[:5])
     np.testing.assert_allclose(same[0], scores[:5], atol=1e-12)
 
 
@@ -253,12 +255,11 @@ def test_variance_interval_and_draws_are_calibrated_for_new_rows():
     np.testing.assert_array_equal(result.draw(3)[~hidden], X[200:][~hidden])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_intervals_hold_at_every_height_where_noise_grows_with_the_level(seed):
-    truth = louder_above_zero(seed=seed)
+def test_intervals_hold_at_every_level_when_noise_grows_with_the_level():
+    truth = noise_grows_with_level()
     model = GaussianCopula(mode="fast").fit(as_data(truth[:250], kind="real"))
     X = truth[250:].copy()
-    X[np.random.default_rng(seed + 50).random(X.shape) < 0.3] = np.nan
+    X[np.random.default_rng(50).random(X.shape) < 0.3] = np.nan
     hidden = np.isnan(X)
 
     def by_fifth():
@@ -281,15 +282,15 @@ def test_intervals_hold_at_every_height_where_noise_grows_with_the_level(seed):
     assert 0.85 < np.mean(error**2) / found["variance"].mean() < 1.15
     assert 0.85 < np.mean((draws - found["value"]) ** 2) / found["variance"].mean() < 1.15
 
-    model.residuals_ = replace(model.residuals_, levels=Levels.nominal())
+    model.residuals_ = replace(model.residuals_, calibration=QuantileCalibration.none())
     _, pooled, _, without = by_fifth()
     np.testing.assert_array_equal(pooled["value"], found["value"])
-    assert without.min() < 0.85  # widths that do not know the level fail both ways
+    assert without.min() < 0.85  # widths that ignore the level are too small and too large
     assert without.max() > 0.95
 
 
-def test_intervals_do_not_rest_on_fills_that_knew_the_tuning_values(monkeypatch):
-    """Missing training values were filled by what is hidden for tuning: taken as they are, intervals are narrower."""
+def test_intervals_are_calibrated_without_fills_that_used_the_hidden_values(monkeypatch):
+    """Missing training values were filled with values hidden for tuning; otherwise intervals are too narrow."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(120, 20)) @ rng.normal(size=(20, 200)) / np.sqrt(20) + 0.3 * rng.normal(size=(120, 200))
     X = np.where(rng.random(truth.shape) < 0.2, np.nan, truth)
@@ -307,7 +308,7 @@ def test_intervals_do_not_rest_on_fills_that_knew_the_tuning_values(monkeypatch)
 
 
 def test_draws_keep_the_correlation_of_missing_features():
-    """Two copies of what nothing else tells: drawn together, they agree more than draws one by one would."""
+    """Two missing features are copies of each other and independent of the rest: joint draws must be correlated."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(200, 6))
     truth[:, 1] = truth[:, 0] + 0.1 * rng.normal(size=200)
@@ -319,7 +320,7 @@ def test_draws_keep_the_correlation_of_missing_features():
 
 
 def test_median_lowers_the_absolute_error_and_the_mean_the_squared_one():
-    """Skewed features, errors in their standard deviations (in one unit, a few values would decide alone)."""
+    """Errors are divided by the standard deviation of the (skewed) feature, or a few values would dominate."""
     rng = np.random.default_rng(0)
     truth = np.exp(0.5 * (rng.normal(size=(150, 3)) @ rng.normal(size=(3, 40)) / 2 + rng.normal(size=(150, 40))))
     X = np.where(rng.random(truth.shape) < 0.15, np.nan, truth)
@@ -335,14 +336,14 @@ def test_median_lowers_the_absolute_error_and_the_mean_the_squared_one():
 
 # -- edges -------------------------------------------------------------------------------------------------------------
 def test_training_rows_do_not_see_themselves():
-    """A row's hidden value has no say in its prediction: it was never given, and the fill of it is left out."""
+    """Changing the filled training row must not change the prediction of that row, but that of another row."""
     X, _ = low_rank(n=40, G=20)
     model = GaussianCopula(mode="fast").fit(as_data(X, kind="real"))
     before = model.transform(as_data(X, kind="real")).to_array()
     model.conditional_.gaussian.Z[7] = 50.0
     moved = Conditional(
         model.conditional_.gaussian,
-        model.conditional_.members,
+        model.conditional_.predictors,
         model.conditional_.weights,
         model.residuals_.explained,
     )
@@ -380,14 +381,14 @@ def test_constant_empty_and_repeated_rows_and_features():
     assert np.isfinite(variance).all()
 
 
-def test_more_rows_than_a_system_holds(monkeypatch):
-    monkeypatch.setattr("imputome.methods.gaussian_copula.estimator.LARGE", 100)
-    monkeypatch.setattr("imputome.methods.gaussian_copula.conditional.LARGE", 100)
+def test_more_rows_than_one_system_has(monkeypatch):
+    monkeypatch.setattr("imputome.methods.gaussian_copula.estimator.MAX_ROWS_IN_SYSTEM", 100)
+    monkeypatch.setattr("imputome.methods.gaussian_copula.conditional.MAX_ROWS_IN_SYSTEM", 100)
     X, truth = low_rank(n=200, G=40, share=0.1)
     gap = np.isnan(X)
     fitted = GaussianCopula(mode="fast").fit(as_data(X, kind="real"))
     assert fitted.conditional_.gaussian.Z.shape == (200, 40)
-    assert not fitted.conditional_.small
+    assert not fitted.conditional_.uses_all_rows
     values = fitted.transform(as_data(X, kind="real")).to_array()
     spread = np.broadcast_to(truth.std(axis=0), X.shape)[gap]
     assert np.sqrt(np.mean(((values - truth)[gap] / spread) ** 2)) < 0.3
@@ -405,24 +406,58 @@ def test_saved_model_gives_the_same_outputs_and_draws(tmp_path):
     np.testing.assert_array_equal(theirs.draw(5), ours.draw(5))
 
 
-def test_model_saved_before_there_were_levels_loads(tmp_path):
-    X, _ = low_rank(n=60, G=20)
-    data = as_data(X, kind="real")
-    fitted = GaussianCopula(mode="fast").fit(data)
+def change_saved_arrays(folder, change):
+    with np.load(folder / "arrays.npz") as stored:
+        arrays = change(dict(stored))
+    np.savez(folder / "arrays.npz", **arrays)
+
+
+def test_saved_models_name_their_predictors_and_older_ones_load(tmp_path):
+    """Version 0.1.0 saved positions in a list; models before it had no calibration of the quantiles."""
+    data = as_data(low_rank(n=60, G=20)[0], kind="real")
+    fitted = GaussianCopula().fit(data)
     fitted.save(tmp_path / "model")
-    with np.load(tmp_path / "model" / "arrays.npz") as arrays:
-        older = {name: arrays[name] for name in arrays if not name.startswith("levels")}
-        assert len(older) == len(arrays) - 3
-    np.savez(tmp_path / "model" / "arrays.npz", **older)
-    loaded = methods.load(tmp_path / "model")
-    np.testing.assert_array_equal(loaded.transform(data).to_array(), fitted.transform(data).to_array())
-    assert np.isfinite(loaded.transform(data).to_array(output="upper")).all()
+    expected = fitted.transform(data)
+
+    def as_0_1_0(arrays):
+        assert list(arrays["members"]) == list(fitted.members_)
+        return arrays | {"members": np.array([NAMES_0_1_0.index(name) for name in fitted.members_])}
+
+    change_saved_arrays(tmp_path / "model", as_0_1_0)
+    older = methods.load(tmp_path / "model")
+    assert older.members_ == fitted.members_
+    for output in ("value", "upper"):
+        np.testing.assert_array_equal(older.transform(data).to_array(output=output), expected.to_array(output=output))
+
+    change_saved_arrays(
+        tmp_path / "model", lambda arrays: {name: arrays[name] for name in arrays if not name.startswith("levels")}
+    )
+    oldest = methods.load(tmp_path / "model").transform(data)
+    np.testing.assert_array_equal(oldest.to_array(), expected.to_array())
+    assert np.isfinite(oldest.to_array(output="upper")).all()
+
+    change_saved_arrays(tmp_path / "model", lambda arrays: arrays | {"members": np.array(["of the future"])})
+    with pytest.raises(ModelFormatError, check=has_code("model-version")):
+        methods.load(tmp_path / "model")
+
+
+def test_positions_of_version_0_1_0():
+    expected = (
+        BasePredictor("gaussian", 1.0),
+        BasePredictor("gaussian", 0.5),
+        BasePredictor("gaussian", 0.25),
+        BasePredictor("sum", 0.5, length=1.0, height=1.0),
+        BasePredictor("laplace", 0.1, length=4.0),
+        BasePredictor("local", 0.25, length=0.2),
+    )
+    assert _predictors_named(np.arange(6)) == expected
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "best"}, {"center": "mode"}, {"normal_share": 1.5}, {"normal_share": "x"}])
 def test_wrong_parameters_are_refused(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
+    with pytest.raises(InputError, check=has_code("parameter-value")) as error:
         GaussianCopula(**wrong).fit(as_data(low_rank(20, 10)[0], kind="real"))
+    assert error.value.parameter == next(iter(wrong))
 
 
 @pytest.mark.parametrize("case", ["one feature varies", "one value a row"])
@@ -438,7 +473,7 @@ def test_rows_without_two_known_features(case):
     np.testing.assert_array_equal(filled[~np.isnan(X)], X[~np.isnan(X)])
 
 
-def test_draws_of_a_row_of_which_nothing_is_known_are_those_of_the_data():
+def test_draws_of_an_empty_row_have_the_correlations_of_the_data():
     X = np.random.default_rng(0).normal(size=(200, 3)) @ np.random.default_rng(1).normal(size=(3, 40))
     X += 0.3 * np.random.default_rng(2).normal(size=X.shape)
     X[7] = np.nan
@@ -460,9 +495,9 @@ def test_the_size_of_float32_values_does_not_matter(exponent):
     np.testing.assert_allclose(found, plain, rtol=1e-2, atol=0.02)
 
 
-def test_training_rows_are_known_again_in_either_precision():
+def test_training_rows_are_recognised_in_both_precisions():
     X, _ = low_rank(n=60, G=20)
     X = X.astype(np.float32)  # as a table holds it, whatever it is read as
     estimator = GaussianCopula(mode="fast").fit(as_data(X.astype(np.float64), kind="real"))
     again = estimator.transform(as_data(X, kind="real"))
-    np.testing.assert_array_equal(again.model.own, np.arange(60))
+    np.testing.assert_array_equal(again.model.training_rows, np.arange(60))

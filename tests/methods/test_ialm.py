@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.core.data import as_data
 from imputome.core.holdout import hide_entries
 from imputome.errors import InputError
@@ -89,11 +90,11 @@ def test_known_zero_is_not_filled(counts):
     zeros = np.argwhere(~known & (dense.sum(1, keepdims=True) > 0) & (dense.sum(0) > 0))[:200]
     free = IALM(tol=1e-6).fit_transform(counts)
     known[zeros[:, 0], zeros[:, 1]] = True
-    told = IALM(tol=1e-6).fit_transform(as_data(counts, kind="counts", observed=known))
+    informed = IALM(tol=1e-6).fit_transform(as_data(counts, kind="counts", observed=known))
     i, j = zeros.T
     assert free.at(i, j).mean() > 0.05
-    assert told.at(i, j, keep_observed=False).mean() < 0.05 * free.at(i, j).mean()
-    assert (told.at(i, j) == 0).all()
+    assert informed.at(i, j, keep_observed=False).mean() < 0.05 * free.at(i, j).mean()
+    assert (informed.at(i, j) == 0).all()
 
 
 def test_validated_stop_is_earlier_and_better_on_noise(counts):
@@ -107,7 +108,7 @@ def test_validated_stop_is_earlier_and_better_on_noise(counts):
     assert errors[0] < errors[1]
 
 
-def test_not_converging_is_said(counts):
+def test_status_tells_when_it_did_not_converge(counts):
     result = IALM(max_rank=2).fit_transform(counts)
     assert result.status.name == "rank_limited"
     assert not result.status.converged
@@ -149,7 +150,7 @@ def test_real_values_with_nan(share):
     known = ~np.isnan(X)
     np.testing.assert_array_equal(values[known], X[known])
     assert np.isfinite(values).all()
-    # nothing is known of these: the mean of the feature, and of all values
+    # a row and a feature without values: the mean of the feature, and of all values
     rows = np.arange(80) != 4
     means = np.array([np.nanmean(X[:, j]) if j != 9 else np.nanmean(X) for j in range(60)])
     np.testing.assert_allclose(values[4], means, rtol=1e-6)
@@ -159,39 +160,39 @@ def test_real_values_with_nan(share):
         assert np.sqrt(np.mean((values - full)[hidden] ** 2)) < 0.3 * full[hidden].std()
 
 
-def test_progress_is_told(counts):
+def test_progress_is_reported(counts):
     method = IALM()
-    told: list[tuple[float, str]] = []
-    method.progress = lambda share, text: told.append((share, text))
+    shares: list[float] = []
+    method.progress = lambda share, text: shares.append(share)
     method.fit(counts)
-    assert told[-1][0] > 0.8
-    assert "residual" in told[0][1]
+    assert shares[-1] > 0.8
 
 
 @pytest.mark.parametrize(
-    ("wrong", "text"),
+    "wrong",
     [
-        ({"normalization": "cpm"}, "normalization"),
-        ({"rank_step": 0}, "rank_step"),
-        ({"rank_step": "fast"}, "rank_step"),
-        ({"tol": 0}, "tol"),
-        ({"max_rank": -1}, "max_rank"),
-        ({"inner": "both"}, "inner"),
-        ({"stop": "never"}, "stop"),
-        ({"zeros": "drop"}, "zeros"),
-        ({"dtype": "float16"}, "dtype"),
-        ({"ridge": -1.0}, "ridge"),
+        {"normalization": "cpm"},
+        {"rank_step": 0},
+        {"rank_step": "fast"},
+        {"tol": 0},
+        {"max_rank": -1},
+        {"inner": "both"},
+        {"stop": "never"},
+        {"zeros": "drop"},
+        {"dtype": "float16"},
+        {"ridge": -1.0},
     ],
 )
-def test_wrong_parameters_are_refused(counts, wrong, text):
-    with pytest.raises(InputError, match=text):
+def test_wrong_parameters_are_refused(counts, wrong):
+    with pytest.raises(InputError, check=has_code("parameter-value")) as error:
         IALM(**wrong).fit(counts)
+    assert error.value.parameter == next(iter(wrong))
 
 
 def test_preserved_zeros_are_for_counts():
     X = np.random.default_rng(0).standard_normal((20, 10))
     X[0, 0] = np.nan
-    with pytest.raises(InputError, match="zeros='preserve' is for counts"):
+    with pytest.raises(InputError, check=has_code("counts-only")):
         IALM(zeros="preserve").fit(X)
 
 
@@ -206,5 +207,5 @@ def test_a_cell_of_known_zeros_only(counts):
 def test_library_sizes_are_checked(counts, bad):
     library = np.asarray(counts.sum(axis=1), dtype=float) + 1
     library[3] = bad
-    with pytest.raises(InputError, match="library_size must be finite"):
+    with pytest.raises(InputError, match="library_size"):
         as_data(counts, kind="counts", library_size=library)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.scales import Standard
@@ -73,7 +74,7 @@ def test_new_rows_equal_the_naive_loop(k):
 
 
 def test_values_known_in_few_rows_come_from_those():
-    """The nearest that have the value, however far down the list they stand."""
+    """The nearest rows that have the value are used, even if many rows are nearer."""
     X = matrix(n=300, missing=0.0)
     known = [7, 150, 290]
     truth = X[:, 5].copy()
@@ -85,11 +86,11 @@ def test_values_known_in_few_rows_come_from_those():
 
 
 def test_distances_of_close_and_far_rows():
-    """Sums in float32 lose small differences of large rows: those are measured again, also past the first 64."""
+    """float32 sums lose small differences of large rows: these are computed again, also after the first 64."""
     rng = np.random.default_rng(0)
     G = 400
     base = 3 * rng.normal(size=(40, G))
-    # 5 rows with 100 near copies each, at distances from 1e-5 of a standard deviation on
+    # 5 rows with 100 near copies each, at distances of at least 1e-5 standard deviations
     X = np.vstack(
         [base, *[base[c] + 10.0 ** -rng.uniform(1, 5, size=(100, 1)) * rng.normal(size=(100, G)) for c in range(5)]]
     )
@@ -178,7 +179,7 @@ def test_values_far_from_zero_lose_no_digits():
 def test_blocks_of_rows_and_of_training_rows_do_not_matter(monkeypatch):
     X = matrix()
     expected = KNN().fit_transform(real(X)).to_array(keep_observed=False)
-    monkeypatch.setattr("imputome.methods.knn.estimator._PIECE", 7 * 80)
+    monkeypatch.setattr("imputome.methods.knn.estimator.BLOCK_VALUES", 7 * 80)
     result = KNN().fit_transform(real(X))
     np.testing.assert_allclose(result.to_array(keep_observed=False), expected, rtol=1e-6)
     rng = np.random.default_rng(0)
@@ -187,7 +188,7 @@ def test_blocks_of_rows_and_of_training_rows_do_not_matter(monkeypatch):
 
 
 def test_k_must_be_positive():
-    with pytest.raises(InputError, match="k=0"):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
         KNN(k=0).fit(matrix())
 
 

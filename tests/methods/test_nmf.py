@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.errors import InputError
 from imputome.methods.nmf import poisson_nmf, project
 
@@ -89,7 +90,7 @@ def test_totals_of_cells_and_genes_are_kept():
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------
-def test_stops_where_ten_iterations_gain_too_little():
+def test_stops_when_ten_iterations_gain_too_little():
     X, _ = counts()
     tol = 1e-3
     found = fit(X, max_iter=2000, tol=tol)
@@ -148,8 +149,8 @@ def test_empty_cells_and_genes_have_zeros():
 
 
 @pytest.mark.parametrize("rank", [0, -1, 13])
-def test_ranks_that_cannot_be_are_refused(rank):
-    with pytest.raises(InputError, match="rank"):
+def test_impossible_ranks_are_refused(rank):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
         fit(counts(n=30, G=12)[0], rank)
 
 
@@ -169,7 +170,7 @@ def test_the_seed_alone_decides():
 
 
 # -- new rows ----------------------------------------------------------------------------------------------------------
-def test_projection_of_training_rows_comes_to_the_same_rates():
+def test_projection_of_training_rows_gives_the_same_rates():
     X, _ = counts()
     found = fit(X, max_iter=400)
     left = project(X, found.right, max_iter=400)

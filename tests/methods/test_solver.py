@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.errors import InputError
 from imputome.methods.ialm.solver import Solution, complete, robust_pca
 
@@ -128,13 +129,12 @@ def test_rank_limited_stops_with_finite_values():
     solution = complete(sparse_of(full, known), max_rank=3)
     assert solution.status.name == "rank_limited"
     assert not solution.status.converged
-    assert "max_rank=3" in solution.status.message
     assert solution.rank == 3
     assert np.isfinite(solution.left).all()
     assert np.isfinite(solution.right).all()
 
 
-def test_max_iter_is_said():
+def test_status_tells_that_max_iter_was_reached():
     full, known = random_problem(60, 80, seed=4)
     solution = complete(sparse_of(full, known), max_iter=4)
     assert solution.status.name == "max_iter"
@@ -205,12 +205,12 @@ def test_robust_pca_separates_low_rank_and_sparse(inner):
 
 
 def test_robust_pca_refuses_bad_input(monkeypatch):
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, check=has_code("not-finite")):
         robust_pca(np.array([[1.0, np.nan], [1.0, 2.0]]))
-    with pytest.raises(InputError, match="every value is 0"):
+    with pytest.raises(InputError, check=has_code("all-zero")):
         robust_pca(np.zeros((3, 3)))
-    monkeypatch.setattr("imputome.methods.ialm.solver.DENSE_LIMIT", 10)
-    with pytest.raises(InputError, match="select features"):
+    monkeypatch.setattr("imputome.methods.ialm.solver.MAX_DENSE_BYTES", 10)
+    with pytest.raises(InputError, check=has_code("too-large")):
         robust_pca(np.ones((3, 3)))
 
 

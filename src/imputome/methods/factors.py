@@ -1,4 +1,4 @@
-"""Low-rank models and the truncated SVD of a low-rank plus sparse matrix, shared by every method that factorises.
+"""Low-rank models, and the truncated SVD of a matrix that is low rank plus sparse, for all factorisation methods.
 
 Letters: ``n`` rows, ``G`` columns, ``r`` rank, ``k`` block width, ``Omega`` the observed entries as a CSR pattern.
 Kernels take raw CSR arrays, run in parallel over rows, and add up sums of squares in float64.
@@ -19,23 +19,42 @@ from threadpoolctl import threadpool_limits
 
 from imputome.core.imputation import Output
 
-SMALL = 400  # min(n, G) up to which the exact Gram matrix costs next to nothing
-_PIECE = 2**19  # values a temporary float64 piece may hold (4 MiB)
+SMALL_SIDE = 400  # if min(n, G) is at most this, the exact Gram matrix costs almost nothing
+FLOAT64_PIECE = 2**19  # largest number of values in a temporary float64 array (4 MiB)
+LATENT_COLUMNS = 50  # methods return this many leading columns of the row factors as the latent representation
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class LowRank:
-    """Values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, made on request (a `Model`).
+    """A `Model` with values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, computed on request.
 
     Parameters
     ----------
-    left, right : (n, r) and (G, r) factors; ``r`` may be 0.
-    offset : (G,) added to the product.
-    threshold : (G,) products at or below it become 0 (biological zeros put back).
-    floor : smallest product allowed, None for no bound.
-    link : ``"expm1"`` for factors of log1p values.
-    row_scale, gene_scale : (n,) and (G,) multipliers after the link.
+    left : ndarray of shape (n, r)
+        Factors of the rows; ``r`` may be 0.
+    right : ndarray of shape (G, r)
+        Factors of the columns.
+    offset : ndarray of shape (G,), optional
+        Added to the product.
+    threshold : ndarray of shape (G,), optional
+        Products at or below it become 0 (this restores biological zeros).
+    floor : float or None, default=0.0
+        Smallest product allowed; None for no bound.
+    link : {"identity", "expm1"}, default="identity"
+        ``"expm1"`` for factors of log1p values.
+    row_scale : ndarray of shape (n,), optional
+        Multipliers of the rows, after the link.
+    gene_scale : ndarray of shape (G,), optional
+        Multipliers of the columns, after the link.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = LowRank(np.array([[1.0], [2.0]]), np.array([[3.0], [-1.0]]))
+    >>> model.rows(np.array([0, 1]), None)
+    array([[3., 0.],
+           [6., 0.]])
     """
 
     left: np.ndarray
@@ -55,7 +74,7 @@ class LowRank:
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output = "value") -> np.ndarray:
         values = np.empty(len(i), self.left.dtype)
-        step = max(1, _PIECE // max(1, self.left.shape[1]))
+        step = max(1, FLOAT64_PIECE // max(1, self.left.shape[1]))
         for start in range(0, len(i), step):
             part = slice(start, start + step)
             values[part] = np.einsum("kr,kr->k", self.left[i[part]], self.right[j[part]])
@@ -77,9 +96,9 @@ class LowRank:
         return values
 
     def column_totals(self, chunk: int | None = None) -> np.ndarray:
-        """(G,) sums over all rows, made in row blocks."""
+        """(G,) sums over all rows, computed in blocks of rows."""
         n, G = len(self.left), len(self.right)
-        step = chunk or max(1, 8 * _PIECE // G)
+        step = chunk or max(1, 8 * FLOAT64_PIECE // G)
         total = np.zeros(G)
         for start in range(0, n, step):
             total += self.rows(np.arange(start, min(n, start + step)), None).sum(axis=0, dtype=np.float64)
@@ -89,7 +108,7 @@ class LowRank:
 # -- kernels ----------------------------------------------------------------------------------------------------------
 @njit(parallel=True, fastmath=True, cache=True)
 def _add_product(indptr, indices, order, data, X, out):  # type: ignore[no-untyped-def]
-    """out += S X for a sparse S whose p-th stored value is data[order[p]] (an empty ``order``: data[p])."""
+    """out += S X for a sparse S. Its stored value number p is data[order[p]], or data[p] if ``order`` is empty."""
     k = X.shape[1]
     for i in prange(indptr.size - 1):
         row = out[i]
@@ -102,7 +121,7 @@ def _add_product(indptr, indices, order, data, X, out):  # type: ignore[no-untyp
 
 @njit(parallel=True, fastmath=True, cache=True)
 def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # type: ignore[no-untyped-def]
-    """out += S S' from the rows of S and the rows of S'; every row of ``out`` has one writer."""
+    """out += S S' from the rows of S and the rows of S'; only one thread writes to each row of ``out``."""
     for i in prange(indptr.size - 1):
         row = out[i]
         for p in range(indptr[i], indptr[i + 1]):
@@ -113,11 +132,12 @@ def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # typ
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # type: ignore[no-untyped-def]
-    """One pass over Omega after a new A = left right': residual, multiplier and sparse part.
+def split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # type: ignore[no-untyped-def]
+    """Update the multiplier and the sparse part in one pass over Omega, after a new A = left right'.
 
-    With T = D + Y / mu: Y += mu (D - A) and mu *= rho amount to T = D + (T - A) / rho (``shrink`` = 1 / rho), and the
-    sparse part of the next W is S = T - A. Returns the sum of (D - A)^2.
+    With T = D + Y / mu, the steps Y += mu (D - A) and mu *= rho are T = D + (T - A) / rho (``shrink`` = 1 / rho), and
+    the sparse part of the next W is S = T - A. T (only if ``advance``) and S are overwritten. Returns the sum of (D -
+    A)^2.
     """
     n = indptr.size - 1
     r = left.shape[1]
@@ -141,7 +161,7 @@ def _split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # 
 
 # -- operators --------------------------------------------------------------------------------------------------------
 class Operator(Protocol):
-    """What the SVD needs of a matrix W."""
+    """What the SVD needs from a matrix W."""
 
     shape: tuple[int, int]
     dtype: np.dtype
@@ -162,16 +182,32 @@ class Operator(Protocol):
 class LowRankPlusSparse:
     """W = left right' + S with S on the pattern of Omega; no n x G array is ever made.
 
-    Memory beside the factors: one value and three index arrays of length nnz (the pattern by rows, the same by
-    columns, and where each value of the latter stands in the former).
+    Parameters
+    ----------
+    pattern : csr_array of shape (n, G)
+        Its stored entries are Omega; their values are not used.
+    dtype : dtype
+        Working precision.
+
+    Attributes
+    ----------
+    values : ndarray of shape (nnz,)
+        Stored values of S, 0 at first.
+    left, right : ndarray of shapes (n, r) and (G, r)
+        Factors, of rank 0 at first.
+
+    Notes
+    -----
+    Memory in addition to the factors: one array of values and three of indices, each of length nnz (the pattern by
+    rows, the pattern by columns, and the position by rows of each value by columns).
     """
 
     def __init__(self, pattern: sp.csr_array, dtype: np.dtype) -> None:
         self.shape = pattern.shape
         self.dtype = np.dtype(dtype)
         self.indptr, self.indices = pattern.indptr, pattern.indices
-        places = sp.csr_array((np.arange(pattern.nnz, dtype=np.int32), self.indices, self.indptr), shape=self.shape)
-        columns = places.tocsc()
+        positions = sp.csr_array((np.arange(pattern.nnz, dtype=np.int32), self.indices, self.indptr), shape=self.shape)
+        columns = positions.tocsc()
         self._tptr, self._tindices, self._torder = columns.indptr, columns.indices, columns.data
         self._order = np.empty(0, np.int32)
         self.values = np.zeros(pattern.nnz, self.dtype)
@@ -205,7 +241,7 @@ class LowRankPlusSparse:
 
 
 class DenseOperator:
-    """A dense W, for small or nearly complete matrices."""
+    """A dense W, for small or nearly complete matrices; ``array`` is the (n, G) matrix itself, not a copy."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -227,29 +263,33 @@ class DenseOperator:
 # -- the SVD ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Triplets:
-    """Leading singular values (float64, decreasing), and the vectors of as many of them as are asked for."""
+    """Leading singular values ``s`` (float64, decreasing); their vectors are computed on request."""
 
     s: np.ndarray
     _vectors: Callable[[int], tuple[np.ndarray, np.ndarray]]
 
     def vectors(self, r: int) -> tuple[np.ndarray, np.ndarray]:
-        """Left (n, r) and right (G, r) singular vectors."""
+        """The first r left (n, r) and right (G, r) singular vectors."""
         return self._vectors(r)
 
 
 class WarmSVD:
-    """Leading singular triplets of a slowly changing matrix, each call warm-started from the one before.
+    """Leading singular triplets of a slowly changing matrix; each call starts from the result of the previous call.
 
-    Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small
-    ``B' B`` (float64) rotate both sides. All vectors ever found are kept as the next start, so that a block that
-    shrinks and grows again does not start from noise. Where min(n, G) is small, or the block is over three
-    quarters of it, the eigenvectors of the Gram matrix of W cost less and are exact.
+    Subspace iteration on the smaller side: ``Q = orth(W' P)``, ``B = W Q``, and the eigenvectors of the small ``B' B``
+    (float64) rotate both sides. All vectors of earlier calls are kept for the next start, so that a block that shrinks
+    and grows again does not start from noise. If min(n, G) is small, or the block is wider than three quarters of it,
+    the eigenvectors of the Gram matrix of W cost less and are exact.
 
     Parameters
     ----------
-    method : ``"auto"``, ``"block"`` (always subspace iteration), ``"gram"`` or ``"full"`` (LAPACK's dense SVD of a
-        `DenseOperator`, accurate for the smallest singular values too).
-    passes : subspace passes for a start that is already warm; one more where a tenth of it is new.
+    rng : numpy.random.Generator
+        Source of the random start.
+    method : {"auto", "block", "gram", "full"}, default="auto"
+        ``"block"`` is subspace iteration, ``"gram"`` the exact Gram matrix, and ``"full"`` LAPACK's dense SVD of a
+        `DenseOperator`, which is also accurate for the smallest singular values.
+    passes : int, default=1
+        Subspace passes per call; one more is made if more than a tenth of the start is new.
     """
 
     def __init__(
@@ -271,7 +311,7 @@ class WarmSVD:
         width = min(d, k + 10 + k // 8)
         if self.method == "full":
             return self._full(W, k)
-        if self.method == "gram" or (self.method == "auto" and (d <= SMALL or 4 * width > 3 * d)):
+        if self.method == "gram" or (self.method == "auto" and (d <= SMALL_SIDE or 4 * width > 3 * d)):
             return self._gram(W, k)
         return self._block(W, k, width)
 
@@ -284,7 +324,7 @@ class WarmSVD:
         s = np.sqrt(np.maximum(roots[::-1], 0))
         vectors = vectors[:, ::-1].astype(W.dtype, copy=False)
         wide = W.shape[0] <= W.shape[1]
-        self._basis = None  # the next block start would have to be rotated: cheaper from these
+        self._basis = None  # starting from these vectors is cheaper than rotating the old start
         if 2 * k < len(s):
             self._basis = np.ascontiguousarray(vectors[:, : k + 10 + k // 8])
 
@@ -307,7 +347,7 @@ class WarmSVD:
         roots, rotation = np.linalg.eigh(_gram(B))
         s = np.sqrt(np.maximum(roots[::-1], 0))
         rotation = rotation[:, ::-1].astype(W.dtype, order="C")
-        # directions that W does not have would be divided by nothing: they stay as noise, made orthogonal next time
+        # no division by 0 for directions that W does not have: they stay noise, which the next call orthogonalises
         near = B @ rotation
         near /= np.maximum(s, s[0] * np.finfo(W.dtype).eps + np.finfo(W.dtype).tiny).astype(W.dtype)
         if self._basis is None or self._basis.shape[1] <= width:
@@ -330,7 +370,7 @@ class WarmSVD:
         new = self.rng.standard_normal((d, width - known), dtype=np.float32).astype(dtype, copy=False)
         if self._basis is None:
             return new, width
-        # without its part along the known vectors, noise is not drowned by the largest singular values of W
+        # remove the part along the known vectors, or the largest singular values of W would dominate the new columns
         new -= self._basis[:, :known] @ (self._basis[:, :known].T @ new)
         return np.hstack([self._basis[:, :known], new]), width - known
 
@@ -338,8 +378,8 @@ class WarmSVD:
 def orthonormal(Y: np.ndarray) -> np.ndarray:
     """An orthonormal basis of the columns of Y (overwritten), by Cholesky QR on scaled columns.
 
-    After a warm start the columns are nearly orthogonal, so that their scaled Gram matrix is close to the identity and
-    the Cholesky factor loses nothing; Householder QR takes over where that does not hold.
+    After a warm start the columns are nearly orthogonal: their scaled Gram matrix is close to the identity, and the
+    Cholesky factor is accurate. If the Cholesky factorisation fails, Householder QR is used.
     """
     length = np.sqrt(np.einsum("ij,ij->j", Y, Y, dtype=np.float64))
     if not length.all():
@@ -364,10 +404,10 @@ def orthonormal(Y: np.ndarray) -> np.ndarray:
 
 
 def _gram(B: np.ndarray) -> np.ndarray:
-    """Lower triangle of B' B in float64, added up over row pieces so that no float64 copy of B is made."""
+    """Lower triangle of B' B in float64, summed over pieces of rows so that no float64 copy of B is made."""
     k = B.shape[1]
     out = np.zeros((k, k), order="F")
-    step = max(1, _PIECE // max(1, k))
+    step = max(1, FLOAT64_PIECE // max(1, k))
     for start in range(0, len(B), step):
         part = B[start : start + step].astype(np.float64)
         out = la.blas.dsyrk(1.0, part.T, beta=1.0, c=out, lower=True, overwrite_c=True)
@@ -376,7 +416,7 @@ def _gram(B: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def few_threads(small: bool) -> Iterator[None]:
-    """One thread for problems too small to gain from two: idle BLAS and OpenMP threads spin, and steal from others."""
+    """Use one thread if the problem is ``small``: idle BLAS and OpenMP threads keep spinning and slow down others."""
     if not small:
         yield
         return

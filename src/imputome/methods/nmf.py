@@ -1,4 +1,4 @@
-"""Poisson non-negative matrix factorisation on the nonzero counts alone.
+"""Poisson non-negative matrix factorisation that reads only the nonzero counts.
 
 Letters: ``n`` cells, ``G`` genes, ``k`` factors, ``W`` (n, k) and ``H`` (G, k) with rate ``W H'``.
 """
@@ -14,20 +14,26 @@ from numba import njit, prange
 
 from imputome.errors import InputError
 
-CHECK = 10  # iterations between looks at the objective
-TINY = np.float32(1e-12)
+CHECK_EVERY = 10  # iterations between two evaluations of the objective
+MIN_SUM = np.float32(1e-12)  # avoids divisions by 0
 
 
 @dataclass(frozen=True)
 class Factorization:
-    """What `poisson_nmf` found.
+    """Result of `poisson_nmf`.
 
     Attributes
     ----------
-    left, right : (n, k) and (G, k), float32; cells and genes without counts have zeros.
-    iterations : updates of both factors that were made.
-    objective : ``sum(W H') - sum_x x log(W H')``, where it ended.
-    converged : whether ``tol`` was reached.
+    left : ndarray of shape (n, k), float32
+        Factors of the cells, zeros for cells without counts.
+    right : ndarray of shape (G, k), float32
+        Factors of the genes, zeros for genes without counts.
+    iterations : int
+        Number of updates of both factors.
+    objective : float
+        Final value of ``sum(W H') - sum_x x log(W H')``.
+    converged : bool
+        Whether ``tol`` was reached.
     """
 
     left: np.ndarray
@@ -48,19 +54,25 @@ def poisson_nmf(
 ) -> Factorization:
     """Minimise ``sum(W H') - sum_x x log(W H')`` over non-negative factors (Lee & Seung 1999, multiplicative updates).
 
-    A zero count enters only through the column sums of the factors, so that an iteration costs about 4 nnz k
-    multiplications and no n x G array is made. It begins at the positive or negative parts of the singular vectors of
-    X, whichever are larger, with zeros at the mean of X (NNDSVDa, Boutsidis & Gallopoulos 2008).
+    Zero counts enter only through the column sums of the factors, so an iteration costs about 4 nnz k multiplications
+    and no n x G array is made. The start is NNDSVDa (Boutsidis & Gallopoulos 2008): for each pair of singular vectors
+    of X the larger of their positive and negative parts, with zeros replaced by the mean of X.
 
     Parameters
     ----------
-    X : (n, G) ``csr_array`` of counts, of any number type; the factors are float32.
-    rank : k, at most min(n, G).
-    max_iter : most updates of both factors.
-    tol : stop when an iteration, in the mean of the last `CHECK`, lowered the objective by less than ``tol`` times all
-        that was gained since the start.
-    random_state : seed of the randomised SVD.
-    progress : told the share done and where it stands, every `CHECK` iterations.
+    X : csr_array of shape (n, G)
+        Counts, of any number type; the factors are float32.
+    rank : int
+        k, from 1 to min(n, G).
+    max_iter : int
+        Largest number of updates of both factors.
+    tol : float
+        Stop when the objective decreased, on average over the last `CHECK_EVERY` iterations, by less than ``tol`` times
+        the total decrease since the start.
+    random_state : int
+        Seed of the randomised SVD.
+    progress : callable, optional
+        Called every `CHECK_EVERY` iterations with the share of work done (0 to 1) and a short text.
 
     Raises
     ------
@@ -68,16 +80,20 @@ def poisson_nmf(
         The rank is below 1 or above min(n, G).
     """
     if not 1 <= rank <= min(X.shape):
-        raise InputError(f"the rank {rank} must lie between 1 and {min(X.shape)}, the smaller side of the counts")
+        raise InputError(
+            f"the rank {rank} must be from 1 to {min(X.shape)}, the smaller of the numbers of cells and genes",
+            code="parameter-value",
+            parameter="rank",
+        )
     W, H = _start(X, rank, random_state)
     rows = (X.indptr, X.indices, X.data.astype(np.float32, copy=False))
     by_gene = X.tocsc()
     columns = (by_gene.indptr, by_gene.indices, by_gene.data.astype(np.float32, copy=False))
     objectives: list[float] = []
     for iteration in range(max_iter):
-        if iteration % CHECK == 0:
+        if iteration % CHECK_EVERY == 0:
             objectives.append(_objective(rows, W, H))
-            if len(objectives) > 1 and _settled(objectives, tol):
+            if len(objectives) > 1 and _converged(objectives, tol):
                 return Factorization(W, H, iteration, objectives[-1], True)
             if progress is not None:
                 progress(iteration / max_iter, f"update {iteration} of {max_iter} at most")
@@ -87,14 +103,22 @@ def poisson_nmf(
 
 
 def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
-    """(n, k) float32: the left factor of rows for a given right one, by ``max_iter`` of the same updates.
+    """The left factor of new rows for a fixed right factor, by ``max_iter`` of the same updates.
 
-    A row's result depends on that row alone: each starts with its molecules in equal shares on all factors.
+    The result for a row depends on that row only: its molecules start in equal shares on all factors.
 
     Parameters
     ----------
-    X : (n, G) ``csr_array`` of counts.
-    right : (G, k).
+    X : csr_array of shape (n, G)
+        Counts.
+    right : ndarray of shape (G, k)
+        Factors of the genes.
+    max_iter : int, default=50
+        Number of updates.
+
+    Returns
+    -------
+    ndarray of shape (n, k), float32
     """
     H = np.ascontiguousarray(right, dtype=np.float32)
     data = X.data.astype(np.float32, copy=False)
@@ -103,22 +127,22 @@ def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
 
 
 def _sums(factor: np.ndarray) -> np.ndarray:
-    """(k,) column sums, which divide the updates; added up in float64, as there may be millions of rows."""
-    return np.maximum(factor.sum(axis=0, dtype=np.float64), TINY).astype(np.float32)
+    """(k,) column sums, the divisors of the updates; summed in float64, because there may be millions of rows."""
+    return np.maximum(factor.sum(axis=0, dtype=np.float64), MIN_SUM).astype(np.float32)
 
 
 def _objective(rows: tuple[np.ndarray, np.ndarray, np.ndarray], W: np.ndarray, H: np.ndarray) -> float:
-    """The sum of W H' over all entries - the sum of x log(W H') over the nonzeros."""
+    """The sum of W H' over all entries minus the sum of x log(W H') over the nonzeros."""
     return float(W.sum(axis=0, dtype=np.float64) @ H.sum(axis=0, dtype=np.float64)) - float(_log_fit(*rows, W, H))
 
 
-def _settled(objectives: list[float], tol: float) -> bool:
-    gained = max(objectives[0] - objectives[-1], 1e-12)
-    return objectives[-2] - objectives[-1] < tol * CHECK * gained
+def _converged(objectives: list[float], tol: float) -> bool:
+    decrease = max(objectives[0] - objectives[-1], 1e-12)
+    return objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease
 
 
 def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
-    """NNDSVDa: of each pair of singular vectors the larger of the positive and negative parts, zeros at the mean."""
+    """NNDSVDa: for each pair of singular vectors the larger of their positive and negative parts, zeros at the mean."""
     from sklearn.utils.extmath import randomized_svd
 
     U, s, Vt = randomized_svd(X, rank, random_state=random_state)
@@ -130,8 +154,8 @@ def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray
         a, b = parts[int(sizes[1] > sizes[0])]
         size = max(sizes)
         scale = np.sqrt(s[k] / size) if size > 0 else 0.0
-        W[:, k] = a * scale * np.sqrt(np.linalg.norm(b) / max(np.linalg.norm(a), TINY))
-        H[:, k] = b * scale * np.sqrt(np.linalg.norm(a) / max(np.linalg.norm(b), TINY))
+        W[:, k] = a * scale * np.sqrt(np.linalg.norm(b) / max(np.linalg.norm(a), MIN_SUM))
+        H[:, k] = b * scale * np.sqrt(np.linalg.norm(a) / max(np.linalg.norm(b), MIN_SUM))
     mean = np.float32(X.sum() / (X.shape[0] * X.shape[1]))
     W[W <= 0] = mean
     H[H <= 0] = mean
@@ -154,7 +178,7 @@ def _log_fit(indptr, indices, data, W, H):  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _update(indptr, indices, data, left, right, sums):  # type: ignore[no-untyped-def]
-    """Multiply ``left`` by the sum over a row's nonzeros of x / rate times the factor there, over the column sums."""
+    """Multiply ``left`` by (sum over the nonzeros of the row of x / rate * right) / (column sums of right)."""
     k = left.shape[1]
     for i in prange(len(indptr) - 1):
         new = np.zeros(k, np.float32)
@@ -172,17 +196,17 @@ def _update(indptr, indices, data, left, right, sums):  # type: ignore[no-untype
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _projected(indptr, indices, data, H, sums, max_iter):  # type: ignore[no-untyped-def]
-    """Row by row, with the rows of H that a row meets gathered once: all updates then stay in the cache."""
+    """Row by row; the rows of H at the nonzeros of a row are copied once, so that all updates stay in the CPU cache."""
     n, k = len(indptr) - 1, H.shape[1]
     W = np.zeros((n, k), np.float32)
     for i in prange(n):
         begin, end = indptr[i], indptr[i + 1]
-        met = np.empty((end - begin, k), np.float32)
+        nonzero_H = np.empty((end - begin, k), np.float32)
         total = np.float32(0)
         for p in range(begin, end):
             total += data[p]
             for c in range(k):
-                met[p - begin, c] = H[indices[p], c]
+                nonzero_H[p - begin, c] = H[indices[p], c]
         w = total / (sums * np.float32(k))
         new = np.empty(k, np.float32)
         for _ in range(max_iter):
@@ -191,10 +215,10 @@ def _projected(indptr, indices, data, H, sums, max_iter):  # type: ignore[no-unt
             for p in range(end - begin):
                 rate = np.float32(1e-12)
                 for c in range(k):
-                    rate += w[c] * met[p, c]
+                    rate += w[c] * nonzero_H[p, c]
                 ratio = data[begin + p] / rate
                 for c in range(k):
-                    new[c] += ratio * met[p, c]
+                    new[c] += ratio * nonzero_H[p, c]
             for c in range(k):
                 w[c] *= new[c] / sums[c]
         for c in range(k):

@@ -11,7 +11,7 @@ from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
 from imputome.methods import get, names
-from imputome.methods.controls.bars import BARS
+from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.studies.runner import MethodSpec
 from imputome.studies.study import TOGETHER, Claim, ClaimKind, Hiding, Study, Subset
 
@@ -44,7 +44,7 @@ def check_study(study: Study) -> None:
         for name, spec in study.specs(split).items():
             _check_method(name, spec, together=study.together)
     for name in study.controls:
-        if name not in (*BARS, *names()):
+        if name not in (*REFERENCE_PREDICTIONS, *names()):
             raise InputError(f"controls: there is no method {name!r}")
     for claim in study.claims:
         _check_claim(claim)

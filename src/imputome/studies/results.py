@@ -12,7 +12,7 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.methods.controls.bars import BARS
+from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,7 @@ def is_control(method: str) -> bool:
     """Whether a row's method is a control."""
     from imputome.methods import info, names
 
-    return method in (*BARS, "gene_mean+posterior") or (method in names() and info(method).control)
+    return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 
 def costs(scores: pd.Series, metric: str) -> Any:

@@ -25,7 +25,7 @@ from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_option
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.inspection.state import inspect
 from imputome.methods import controls, create, get, info
-from imputome.methods.controls.bars import BARS
+from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.studies.results import KEY, Journal, table_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def parse_method(text: str) -> MethodSpec:
             params[key] = json.loads(value)
         except json.JSONDecodeError:
             params[key] = value
-    if name not in BARS:
+    if name not in REFERENCE_PREDICTIONS:
         check_parameters(get(name), params)
     return MethodSpec(name, params)
 
@@ -258,8 +258,8 @@ def _rows_of(
 
 
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
-    if spec.name in BARS:
-        return BARS[spec.name](split.train)
+    if spec.name in REFERENCE_PREDICTIONS:
+        return REFERENCE_PREDICTIONS[spec.name](split.train)
     estimator = create(spec.name, spec.params, random_state=seed % 2**31)
     if split.apply is None:
         result = estimator.fit_transform(split.train)
@@ -342,14 +342,14 @@ def _check(
 
 
 def standard_controls(kind: Kind) -> tuple[str, ...]:
-    """The controls of every study: those of `imputome.methods.controls`, and for counts the bar ``all_zeros``."""
+    """The controls of every study: those of `imputome.methods.controls`, and for counts ``all_zeros``."""
     return (*(("all_zeros",) if kind == "counts" else ()), *controls(kind))
 
 
 def with_controls(wanted: list[MethodSpec], kind: Kind) -> list[MethodSpec]:
     """The methods and, before them, the controls that are not among them."""
     for spec in wanted:
-        kinds = {"counts"} if spec.name in BARS else info(spec.name).kinds
+        kinds = {"counts"} if spec.name in REFERENCE_PREDICTIONS else info(spec.name).kinds
         if kind not in kinds:
             raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
     every = [MethodSpec(name) for name in standard_controls(kind)] + wanted

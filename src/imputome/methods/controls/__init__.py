@@ -1,4 +1,4 @@
-"""Controls: what a method has to beat before its values are worth having."""
+"""Controls: simple predictions that a method must beat before its values are useful."""
 
 from __future__ import annotations
 

@@ -1,14 +1,20 @@
-"""Controls: the bars that any method has to clear. All but the random draws are low-rank models of rank 0, 1 or 16."""
+"""Controls: simple predictions that a method must beat.
+
+Most are registered methods (classes). `REFERENCE_PREDICTIONS` are two more for the tables of studies: functions,
+because nobody would impute with them. Letters: ``n`` cells, ``G`` genes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.core.imputation import Model, Output, Status
+from imputome.core.imputation import Imputation, Model, Output, Status
 from imputome.core.imputer import Imputer
+from imputome.core.scales import TARGET
 from imputome.errors import InputError
 from imputome.methods.controls import (
     GENE_MEAN_INFO,
@@ -22,11 +28,20 @@ from imputome.methods.controls import (
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
-BLOCK = 2**22  # values of a block of features
+FEATURE_BLOCK_VALUES = 2**22  # values in a block of features
+FEW_PRODUCTS = 2**20  # with fewer products per update, one thread is faster
 
 
 class NoImputation(Imputer):
-    """The counts as they are: what not imputing scores."""
+    """The counts as they are: the score of not imputing.
+
+    Examples
+    --------
+    >>> from imputome import methods
+    >>> methods.get("no_imputation")().fit_transform([[2, 0], [1, 3]]).to_array()
+    array([[2., 0.],
+           [1., 3.]], dtype=float32)
+    """
 
     info = NO_IMPUTATION_INFO
 
@@ -34,13 +49,13 @@ class NoImputation(Imputer):
         pass
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        return _Unchanged(data), {}
+        return _InputCounts(data), {}
 
     def _new_rows(self, data: Data) -> Model:
-        return _Unchanged(data)
+        return _InputCounts(data)
 
 
-class _Unchanged:
+class _InputCounts:
     outputs: frozenset[Output] = frozenset({"value", "rate"})
 
     def __init__(self, data: Data) -> None:
@@ -54,16 +69,27 @@ class _Unchanged:
 
 
 class GeneMean(Imputer):
-    """Rate of a gene in a cell = the cell's library size x the gene's share in all molecules.
+    """The rate of a gene in a cell is the library size of the cell times the share of the gene in all molecules.
 
     Parameters
     ----------
-    posterior : combine the rate with the cell's own counts (`imputome.core.posterior`); ``gene_mean_posterior`` is
-        this class with the switch on.
+    posterior : bool, default=False
+        Combine the rate with the cell's own counts (`imputome.core.posterior`). The method ``gene_mean_posterior`` does
+        this by default.
+    random_state : int, default=0
+        Seed of the posterior step.
 
     Attributes
     ----------
-    share_ : (G,) share of each gene in the molecules of the training cells.
+    share_ : ndarray of shape (G,)
+        Share of each gene in the molecules of the training cells.
+
+    Examples
+    --------
+    >>> from imputome import methods
+    >>> methods.get("gene_mean")().fit_transform([[4, 0], [2, 2]]).to_array()
+    array([[3., 1.],
+           [3., 1.]], dtype=float32)
     """
 
     info = GENE_MEAN_INFO
@@ -88,7 +114,10 @@ class GeneMean(Imputer):
 
 
 class GeneMeanPosterior(GeneMean):
-    """The cell's own counts shrunk towards the gene mean: the honest form of not imputing."""
+    """The cell's own counts, shrunk towards the gene mean.
+
+    It is `GeneMean` with ``posterior=True``; see there for parameters and attributes.
+    """
 
     info = GENE_MEAN_POSTERIOR_INFO
 
@@ -101,8 +130,29 @@ class PoissonNMF(Imputer):
 
     Parameters
     ----------
-    n_components : number of factors, at most the number of cells and of genes.
-    max_iter, tol : of the multiplicative updates (Lee & Seung 1999).
+    n_components : int, default=16
+        Number of factors; fewer are used if there are fewer cells or genes.
+    max_iter : int, default=200
+        Largest number of multiplicative updates (Lee & Seung 1999).
+    tol : float, default=1e-4
+        Stop when the objective improves by less than this share; see `imputome.methods.nmf.poisson_nmf`.
+    posterior : bool, default=False
+        Combine the rates with the cell's own counts (`imputome.core.posterior`).
+    random_state : int, default=0
+        Seed of the randomised SVD for the start, and of the posterior step.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (G, n_components), float32
+        Factors of the genes.
+
+    Examples
+    --------
+    >>> from imputome import methods
+    >>> estimator = methods.get("poisson_nmf")(n_components=1)
+    >>> estimator.fit_transform([[4, 0], [2, 2]]).to_array(keep_observed=False).round(2)  # doctest: +SKIP
+    array([[3., 1.],
+           [3., 1.]], dtype=float32)
     """
 
     info = POISSON_NMF_INFO
@@ -124,23 +174,28 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        if self.n_components < 1 or self.max_iter < 1:
-            raise InputError("poisson_nmf: n_components and max_iter must be at least 1")
+        for name in ("n_components", "max_iter"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"poisson_nmf: {name}={getattr(self, name)!r} must be at least 1",
+                    code="parameter-value",
+                    parameter=name,
+                )
         rank = min(self.n_components, *data.shape)
-        with few_threads(data.X.nnz * rank < 2**20):
+        with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}
-            found = poisson_nmf(data.X, rank, **options, progress=self.progress)
-        self.components_ = found.right
+            factors = poisson_nmf(data.X, rank, **options, progress=self.progress)
+        self.components_ = factors.right
         status = Status(
-            "converged" if found.converged else "max_iter",
-            f"{found.iterations} multiplicative updates"
-            + ("" if found.converged else f", tol={self.tol:g} not reached"),
-            {"iterations": found.iterations, "objective": found.objective},
+            "converged" if factors.converged else "max_iter",
+            f"{factors.iterations} multiplicative updates"
+            + ("" if factors.converged else f", tol={self.tol:g} not reached"),
+            {"iterations": factors.iterations, "objective": factors.objective},
         )
-        return LowRank(found.left, found.right), {"status": status, "latent": found.left}
+        return LowRank(factors.left, factors.right), {"status": status, "latent": factors.left}
 
     def _new_rows(self, data: Data) -> Model:
-        with few_threads(data.X.nnz * self.components_.shape[1] < 2**20):
+        with few_threads(data.X.nnz * self.components_.shape[1] < FEW_PRODUCTS):
             return LowRank(project(data.X, self.components_), self.components_)
 
     def _state(self) -> dict[str, np.ndarray]:
@@ -151,7 +206,22 @@ class PoissonNMF(Imputer):
 
 
 class FeatureMean(Imputer):
-    """Missing values filled with the mean of the feature; features never observed with the mean of all values."""
+    """Fill missing values with the mean of the feature; use the mean of all values if it was never observed.
+
+    Attributes
+    ----------
+    center_ : ndarray of shape (G,)
+        The value of each feature.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> methods.get("mean")().fit_transform(np.array([[1.0, 5.0], [3.0, np.nan], [np.nan, 7.0]])).to_array()
+    array([[1., 5.],
+           [3., 6.],
+           [2., 7.]])
+    """
 
     info = MEAN_INFO
 
@@ -162,12 +232,12 @@ class FeatureMean(Imputer):
         X = data.known_values()
         n, G = X.shape
         self.center_, total, known = np.full(G, np.nan), 0.0, 0
-        step = max(1, BLOCK // n)
-        for start in range(0, G, step):  # in blocks, or a copy of the matrix would be made
+        step = max(1, FEATURE_BLOCK_VALUES // n)
+        for start in range(0, G, step):  # in blocks: no copy of the whole matrix is made
             block = X[:, start : start + step]
             counts = np.count_nonzero(~np.isnan(block), axis=0)
-            seen = np.flatnonzero(counts)
-            self.center_[start + seen] = self._centre(block[:, seen])
+            observed = np.flatnonzero(counts)
+            self.center_[start + observed] = self._centre(block[:, observed])
             total += float(np.nansum(block, dtype=np.float64))
             known += int(counts.sum())
         self.center_[np.isnan(self.center_)] = total / known
@@ -188,7 +258,21 @@ class FeatureMean(Imputer):
 
 
 class FeatureMedian(FeatureMean):
-    """Missing values filled with the median of the feature; features never observed with the mean of all values."""
+    """Fill missing values with the median of the feature; use the mean of all values if it was never observed.
+
+    Attributes
+    ----------
+    center_ : ndarray of shape (G,)
+        The value of each feature.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> X = np.array([[1.0, 5.0], [2.0, 6.0], [9.0, 7.0], [np.nan, 8.0]])
+    >>> methods.get("median")().fit_transform(X).to_array()[3]
+    array([2., 8.])
+    """
 
     info = MEDIAN_INFO
 
@@ -198,11 +282,32 @@ class FeatureMedian(FeatureMean):
 
 
 class RandomDraws(Imputer):
-    """Each value a random draw from the gene's own: what knowing the distribution alone scores.
+    """Draw each value at random from the values of the gene: the score of knowing its distribution only.
 
-    For counts: the gene's share in a random training cell (zeros included) x this cell's library size. For real-valued
-    data: one of the feature's observed values. The draw of an entry depends on the seed and its place alone, so that
-    rows, blocks and single entries agree.
+    For counts, the share of the gene in a random training cell (zeros included) is multiplied by the library size of
+    the cell to impute. For real values, one of the observed values of the feature is drawn. A draw depends only on the
+    seed and the position of the entry, so rows, blocks and single entries agree.
+
+    Parameters
+    ----------
+    random_state : int, default=0
+        Seed of the draws, not negative.
+
+    Attributes
+    ----------
+    values_ : ndarray
+        Stored values of all genes, one gene after another (for counts, without zeros).
+    starts_ : ndarray of shape (G + 1,)
+        Where the values of each gene start in ``values_``.
+    drawn_from_ : ndarray of shape (G,)
+        Number of values to draw from, for counts with zeros.
+
+    Examples
+    --------
+    >>> from imputome import methods
+    >>> result = methods.get("random")().fit_transform([[4, 0], [2, 2]])
+    >>> result.to_array(keep_observed=False).shape
+    (2, 2)
     """
 
     info = RANDOM_INFO
@@ -221,17 +326,17 @@ class RandomDraws(Imputer):
             X = data.known_values()
             known = ~np.isnan(X)
             drawn_from = known.sum(axis=0).astype(np.int64)
-            fallback = np.nanmean(X, dtype=np.float64)  # of a feature that was never observed
-            kept = [X[known[:, j], j] if drawn_from[j] else [fallback] for j in range(X.shape[1])]
+            fallback = np.nanmean(X, dtype=np.float64)  # for a feature that was never observed
+            columns = [X[known[:, j], j] if drawn_from[j] else [fallback] for j in range(X.shape[1])]
             drawn_from = np.maximum(drawn_from, 1)
-            self.values_ = np.concatenate(kept).astype(np.float64)
+            self.values_ = np.concatenate(columns).astype(np.float64)
             self.starts_ = np.concatenate([[0], np.cumsum(drawn_from)])
         self.drawn_from_ = drawn_from
         return self._new_rows(data), {}
 
     def _new_rows(self, data: Data) -> Model:
         scale = data.depth if data.kind == "counts" else np.ones(data.shape[0])
-        return _Draws(self.values_, self.starts_, self.drawn_from_, scale, self.random_state)
+        return _RandomValues(self.values_, self.starts_, self.drawn_from_, scale, self.random_state)
 
     def _state(self) -> dict[str, np.ndarray]:
         return {"values": self.values_, "starts": self.starts_, "drawn_from": self.drawn_from_}
@@ -240,8 +345,8 @@ class RandomDraws(Imputer):
         self.values_, self.starts_, self.drawn_from_ = arrays["values"], arrays["starts"], arrays["drawn_from"]
 
 
-class _Draws:
-    """Entry (i, j) is the ``hash(seed, i, j) mod drawn_from_j``-th value of gene j; past the stored ones it is 0."""
+class _RandomValues:
+    """Entry (i, j) is value number ``hash(seed, i, j) mod drawn_from_j`` of gene j; beyond the stored ones it is 0."""
 
     outputs: frozenset[Output] = frozenset({"value", "rate"})
 
@@ -249,22 +354,26 @@ class _Draws:
         self, values: np.ndarray, starts: np.ndarray, drawn_from: np.ndarray, scale: np.ndarray, seed: int
     ) -> None:
         if not isinstance(seed, int | np.integer) or seed < 0:
-            raise InputError(f"random_state={seed!r} must be a non-negative integer")
+            raise InputError(
+                f"random_state={seed!r} must be an integer of at least 0",
+                code="parameter-value",
+                parameter="random_state",
+            )
         self.values, self.starts, self.drawn_from, self.scale, self.seed = values, starts, drawn_from, scale, seed
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         j = np.arange(len(self.drawn_from)) if genes is None else genes
         out = np.empty((len(rows), len(j)))
-        for place, i in enumerate(rows):  # a row at a time keeps the 64-bit hashes small
-            out[place] = self.at(np.full(len(j), i), j, output)
+        for position, i in enumerate(rows):  # one row at a time keeps the array of 64-bit hashes small
+            out[position] = self.at(np.full(len(j), i), j, output)
         return out
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         draw = _hash(self.seed, i, j) % self.drawn_from[j].astype(np.uint64)
-        place = self.starts[j] + draw.astype(np.int64)
-        stored = place < self.starts[j + 1]
+        position = self.starts[j] + draw.astype(np.int64)
+        stored = position < self.starts[j + 1]
         values = np.zeros(len(i))
-        values[stored] = self.values[place[stored]]
+        values[stored] = self.values[position[stored]]
         return values * self.scale[i]
 
 
@@ -277,3 +386,30 @@ def _hash(seed: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state ^= state >> np.uint64(31)
     return state
+
+
+# -- reference predictions for the tables of studies ------------------------------------------------------------------
+def all_zeros(data: Data) -> Imputation:
+    """Predict 0 for every gene in every cell."""
+    n, G = data.shape
+    zeros = LowRank(np.zeros((n, 0), np.float32), np.zeros((G, 0), np.float32))
+    return Imputation(zeros, data, scale="counts", keeps_observed=False)
+
+
+def nonzero_mean(data: Data) -> Imputation:
+    """Predict in every cell the mean of each gene's nonzero values on the scale log1p.
+
+    This is the best prediction (least squares) of nonzero values that ignores the cell; an autoencoder that has
+    collapsed predicts it. It is the control for scores over hidden nonzeros on this scale: a gene mean that includes
+    the zeros is always too low there.
+    """
+    X, G = data.X, data.shape[1]
+    per_cell = data.depth / TARGET  # (n,)
+    values = np.log1p(X.data / np.repeat(per_cell, np.diff(X.indptr)))
+    nonzeros = np.bincount(X.indices, minlength=G)
+    mean = np.bincount(X.indices, values, minlength=G) / np.maximum(nonzeros, 1)  # (G,)
+    model = LowRank(per_cell[:, None].astype(np.float32), np.expm1(mean)[:, None].astype(np.float32))
+    return Imputation(model, data, scale="counts", keeps_observed=False)
+
+
+REFERENCE_PREDICTIONS: dict[str, Callable[[Data], Imputation]] = {"all_zeros": all_zeros, "nonzero_mean": nonzero_mean}

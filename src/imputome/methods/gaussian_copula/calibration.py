@@ -1,4 +1,11 @@
-"""Weights of the members, and residual quantiles: from training rows alone, with values hidden as in the input."""
+"""Residual quantiles and the weights of the predictors, learned from training rows only.
+
+Three steps: the leave-one-out residuals of all training values give a `ResidualDistribution`; values hidden in training
+rows then give the weights of the predictors (`tune`); the same values correct the quantiles (`QuantileCalibration`).
+
+A standardised residual is written as a normal score: the score s stands for the quantile Phi(s) of the residuals.
+"Transformed" values are those of `marginals`; ``predicted`` is always a prediction in the input's unit.
+"""
 
 from __future__ import annotations
 
@@ -9,340 +16,380 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import ndtri
 
-from imputome.methods.gaussian_copula.conditional import PRIOR, SURPRISE, Conditional
+from imputome.methods.gaussian_copula.conditional import MAX_RESIDUAL, PRIOR_FEATURES, Conditional
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out, refill
 
-LEVELS = (np.arange(10) + 0.5) / 10  # of all quantiles: 5 % to 95 %
-NORMAL = ndtri(LEVELS)
-FAR = 4.0  # times the outer scores: scores beyond it count as it
-LEVEL_BINS = 10  # of the predicted values
-PER_LEVEL_BIN = 200  # hidden values that a bin needs
-LEVEL_SHRINK = 50.0  # hidden values that those of all bins count for in each
-STEEPEST = 0.1  # least reach of the outer quantiles, as a share of what lies between them
+QUANTILES = (np.arange(10) + 0.5) / 10  # all distributions are given by these: 5 % to 95 %
+NORMAL_SCORES = ndtri(QUANTILES)
+OUTER_SCORE = NORMAL_SCORES[-1]
+MAX_SCORE = 4.0 * OUTER_SCORE  # larger scores count as this
+MIN_REACH = 0.1  # smallest distance of an outer quantile from 0, relative to the distance between the outer quantiles
+
+# bins of leave-one-out residuals, by the transformed prediction
+RESIDUAL_BINS = 12
+RESIDUALS_PER_BIN = 200
+PRIOR_RESIDUALS = 20.0  # the quantiles of all features count as much as this many residuals of one feature
+
+# values hidden in training rows
+HIDDEN_ROWS = 120
+HIDDEN_PER_PREDICTOR = 50  # fewer hidden values per predictor than this are not enough for weights
+MIN_WEIGHT = 0.03  # predictors with a smaller weight are removed
+CALIBRATION_BINS = 10  # by the prediction in the input's unit
+HIDDEN_PER_BIN = 200
+PRIOR_HIDDEN = 50.0  # the hidden values of all bins count as much as this many in each bin
+
+
+# -- quantiles and normal scores --------------------------------------------------------------------------------------
+def residuals_at(scores: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """(k, m) residuals at (k, m) normal scores, where ``quantiles``, (10, m), are the residuals at `NORMAL_SCORES`.
+
+    Outside of the outer quantiles, residuals grow in proportion to the score.
+    """
+    inner = interpolate(scores, np.broadcast_to(NORMAL_SCORES[:, None], quantiles.shape), quantiles)
+    low, high = _reach(quantiles)
+    outside = np.maximum(scores / OUTER_SCORE - 1, 0) * high + np.minimum(scores / OUTER_SCORE + 1, 0) * low
+    return np.asarray(inner + outside)
+
+
+def scores_of(residuals: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """(m,) normal scores of (m,) residuals: the inverse of `residuals_at`, bounded by `MAX_SCORE`."""
+    inner = interpolate(residuals[None], quantiles, np.broadcast_to(NORMAL_SCORES[:, None], quantiles.shape))[0]
+    low, high = _reach(quantiles)
+    above, below = np.maximum(residuals - quantiles[-1], 0) / high, np.minimum(residuals - quantiles[0], 0) / low
+    limit = MAX_SCORE / OUTER_SCORE - 1
+    return np.asarray(inner + OUTER_SCORE * np.clip(above + below, -limit, limit))
+
+
+def _reach(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) distances of the outer quantiles from 0, down and up, made positive (all may lie on one side of 0)."""
+    least = np.maximum(MIN_REACH * (quantiles[-1] - quantiles[0]), 1e-6)
+    return np.maximum(-quantiles[0], least), np.maximum(quantiles[-1], least)
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Normal scores to take in place of nominal ones.
+class QuantileCalibration:
+    """Corrected normal scores and variances, by the prediction.
 
     Attributes
     ----------
-    at : (B,) predictions transformed back to the input's unit, increasing.
-    instead : (10, B) scores that stand for `NORMAL` there, increasing.
-    spread : (B,) factor there on the variance, which large errors beyond the outer quantiles have a part in.
+    predicted : ndarray of shape (B,)
+        Predictions in the input's unit, increasing.
+    scores : ndarray of shape (10, B)
+        Scores to use there instead of `NORMAL_SCORES`, increasing.
+    variance_factor : ndarray of shape (B,)
+        Factor on the variance there. It includes the large errors outside of the outer quantiles.
     """
 
-    at: np.ndarray
-    instead: np.ndarray
-    spread: np.ndarray
+    predicted: np.ndarray
+    scores: np.ndarray
+    variance_factor: np.ndarray
 
     @classmethod
-    def nominal(cls) -> Levels:
-        """Scores as they are."""
-        return cls(np.zeros(1), NORMAL[:, None].copy(), np.ones(1))
+    def none(cls) -> QuantileCalibration:
+        """No correction."""
+        return cls(np.zeros(1), NORMAL_SCORES[:, None].copy(), np.ones(1))
 
     @classmethod
-    def learn(cls, plain: np.ndarray, scores: np.ndarray) -> Levels:
-        """From (k,) hidden values: their predictions, and the scores of the truth under the quantiles predicted.
+    def learn(cls, predicted: np.ndarray, scores: np.ndarray) -> QuantileCalibration:
+        """Learn from (k,) hidden values: their predictions, and the scores of the truth under the predicted quantiles.
 
-        Every bin of predictions, equally filled, has the quantiles of its scores, drawn to those of all scores.
+        Each bin of predictions gets the quantiles of its scores, shrunk towards those of all scores.
         """
-        every = np.quantile(scores, LEVELS)
-        at, instead = [], []
-        for mine in _bins(plain):
-            share = mine.sum() / (mine.sum() + LEVEL_SHRINK)
-            at.append(np.median(plain[mine]))
-            instead.append(share * np.quantile(scores[mine], LEVELS) + (1 - share) * every)
-        return cls(np.array(at), np.array(instead).T, np.ones(len(at)))
+        overall = np.quantile(scores, QUANTILES)
+        centres, corrected = [], []
+        for in_bin in _bins(predicted):
+            share = in_bin.sum() / (in_bin.sum() + PRIOR_HIDDEN)
+            centres.append(np.median(predicted[in_bin]))
+            corrected.append(share * np.quantile(scores[in_bin], QUANTILES) + (1 - share) * overall)
+        return cls(np.array(centres), np.array(corrected).T, np.ones(len(centres)))
 
-    def spread_for(self, plain: np.ndarray, squares: np.ndarray, variance: np.ndarray) -> Levels:
-        """With the factors that (k,) variances need for the squared errors of the hidden values learned from."""
-        spread = []
-        for mine in _bins(plain):
-            share = mine.sum() / (mine.sum() + LEVEL_SHRINK)
-            spread.append(share * squares[mine].sum() / max(variance[mine].sum(), 1e-12) + 1 - share)
-        return replace(self, spread=np.array(spread))
+    def with_variance(self, predicted: np.ndarray, squares: np.ndarray, variance: np.ndarray) -> QuantileCalibration:
+        """Add the factors on (k,) variances that match the (k,) squared errors of the hidden values."""
+        factors = []
+        for in_bin in _bins(predicted):
+            share = in_bin.sum() / (in_bin.sum() + PRIOR_HIDDEN)
+            factors.append(share * squares[in_bin].sum() / max(variance[in_bin].sum(), 1e-12) + 1 - share)
+        return replace(self, variance_factor=np.array(factors))
 
-    def scores(self, nominal: np.ndarray, plain: np.ndarray) -> np.ndarray:
-        """(k, m) scores for ``nominal``, (k, m), where the predictions are ``plain``, (m,)."""
-        curves = np.stack([np.interp(plain, self.at, level) for level in self.instead])
-        return stretch(nominal, curves)
-
-
-def _bins(plain: np.ndarray) -> list[np.ndarray]:
-    """Masks over (k,) predictions, of equally many in order; fewer where one prediction is that of many."""
-    bins = int(np.clip(len(plain) // PER_LEVEL_BIN, 1, LEVEL_BINS))
-    edges = np.unique(np.quantile(plain, np.arange(1, bins) / bins))
-    where = np.searchsorted(edges, plain)
-    return [where == b for b in np.unique(where)]
+    def correct(self, scores: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """(k, m) corrected scores for ``scores``, (k, m), where the predictions are ``predicted``, (m,)."""
+        return residuals_at(scores, np.stack([np.interp(predicted, self.predicted, row) for row in self.scores]))
 
 
-def stretch(scores: np.ndarray, fan: np.ndarray) -> np.ndarray:
-    """(k, m) residuals at (k, m) normal scores, of which ``fan``, (10, m), has those at `NORMAL`.
-
-    Beyond the outer quantiles residuals go on in proportion to the score.
-    """
-    inner = interpolate(scores, np.broadcast_to(NORMAL[:, None], fan.shape), fan)
-    low, high = _reach(fan)
-    beyond = np.maximum(scores / NORMAL[-1] - 1, 0) * high + np.minimum(scores / NORMAL[-1] + 1, 0) * low
-    return np.asarray(inner + beyond)
+def _bins(predicted: np.ndarray) -> list[np.ndarray]:
+    """Masks over (k,) predictions, of equal size and in order; there are fewer bins if many predictions are equal."""
+    n_bins = int(np.clip(len(predicted) // HIDDEN_PER_BIN, 1, CALIBRATION_BINS))
+    edges = np.unique(np.quantile(predicted, np.arange(1, n_bins) / n_bins))
+    bins = np.searchsorted(edges, predicted)
+    return [bins == b for b in np.unique(bins)]
 
 
-def scores_under(residuals: np.ndarray, fan: np.ndarray) -> np.ndarray:
-    """(m,) normal scores of (m,) residuals: the inverse of `stretch`, cut off at `FAR` times the outer scores."""
-    inner = interpolate(residuals[None], fan, np.broadcast_to(NORMAL[:, None], fan.shape))[0]
-    low, high = _reach(fan)
-    above, below = np.maximum(residuals - fan[-1], 0) / high, np.minimum(residuals - fan[0], 0) / low
-    return np.asarray(inner + NORMAL[-1] * np.clip(above + below, 1 - FAR, FAR - 1))
-
-
-def _reach(fan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) how far the outer quantiles reach down and up: it may be nothing, or less, where all lie on one side."""
-    least = np.maximum(STEEPEST * (fan[-1] - fan[0]), 1e-6)
-    return np.maximum(-fan[0], least), np.maximum(fan[-1], least)
-
-
-BINS = 12  # of the height of predictions
-PER_BIN = 200  # residuals that a bin needs
-TUNING_ROWS = 120
-LEAST = 0.03  # members with a smaller weight are left out
-ENOUGH = 50  # hidden entries per member that weights need
-SHRINK = 20.0  # residuals that the pooled quantiles count for in those of a feature
-
-
+# -- the distribution of residuals ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Residuals:
-    """How far truth lies from prediction.
+class ResidualDistribution:
+    """Quantiles of the truth around a prediction.
 
-    A residual over its standard deviation has quantiles that depend on how high the prediction is, the same for all
-    features, and on the feature: the latter are kept as normal scores under the former.
+    The quantiles of a residual over its standard deviation depend on the prediction (in the same way for all features)
+    and on the feature. The latter are stored as normal scores under the former.
 
     Attributes
     ----------
-    heights : (B,) predictions on the transformed scale, increasing.
-    pooled : (10, B) residual quantiles there, at `LEVELS`, over all features.
-    scores : (10, G) quantiles of each feature's residuals, as normal scores under ``pooled``.
-    explained : (G,) variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
-    unit : (G,) standard deviation of each feature in the input's unit.
-    width : factor on residuals with which 90 % of the hidden entries lie between the outer two quantiles.
-    spread, least : variances are ``spread`` times that of the quantiles, plus ``least`` times ``unit`` squared.
-    bend : share of the way from the prediction transformed back to the mean of the quantiles at which the mean is put.
-    levels : of which scores the quantiles are given, by the prediction transformed back. The value is not: it is of
-        the quantiles as they come.
+    heights : ndarray of shape (B,)
+        Transformed predictions, increasing.
+    pooled : ndarray of shape (10, B)
+        Residual quantiles there over all features.
+    feature_scores : ndarray of shape (10, G)
+        Quantiles of the residuals of each feature, as normal scores under ``pooled``.
+    explained : ndarray of shape (G,)
+        Variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
+    feature_sd : ndarray of shape (G,)
+        Standard deviation of each feature in the input's unit.
+    width : float, default=1.0
+        Factor on residuals; with it 90 % of the hidden entries lie between the two outer quantiles.
+    variance_factor, extra_variance : float, default=1.0 and 0.0
+        The variance is ``variance_factor`` times that of the quantiles plus ``extra_variance`` times ``feature_sd``
+        squared.
+    mean_shift : float, default=1.0
+        The value lies this share of the way from the prediction to the mean of the quantiles.
+    calibration : QuantileCalibration
+        Correction of the quantiles. The value is made from the quantiles before this correction.
     """
 
     heights: np.ndarray
     pooled: np.ndarray
-    scores: np.ndarray
+    feature_scores: np.ndarray
     explained: np.ndarray
-    unit: np.ndarray
+    feature_sd: np.ndarray
     width: float = 1.0
-    spread: float = 1.0
-    least: float = 0.0
-    bend: float = 1.0
-    levels: Levels = field(default_factory=Levels.nominal)
+    variance_factor: float = 1.0
+    extra_variance: float = 0.0
+    mean_shift: float = 1.0
+    calibration: QuantileCalibration = field(default_factory=QuantileCalibration.none)
 
-    def residual(self, scores: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """(k, m) standardised residuals of normal scores (k, m), where the predictions are ``mean``, (m,)."""
-        curves = np.stack([np.interp(mean, self.heights, level) for level in self.pooled])
-        inner = interpolate(scores, np.broadcast_to(NORMAL[:, None], curves.shape), curves)
-        # beyond the outer quantiles, in proportion to the score
-        return inner * np.maximum(np.abs(scores) / NORMAL[-1], 1)
+    def standardised(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(10, m) residual quantiles of the features ``columns`` over the standard deviation, at predictions (m,)."""
+        scores = self.feature_scores[:, columns]
+        pooled = np.stack([np.interp(mean, self.heights, row) for row in self.pooled])
+        inner = interpolate(scores, np.broadcast_to(NORMAL_SCORES[:, None], pooled.shape), pooled)
+        # outside of the outer quantiles, in proportion to the score
+        return inner * np.maximum(np.abs(scores) / OUTER_SCORE, 1)
 
-    def fan(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(10, m) residual quantiles of the features ``columns``, before ``levels``."""
-        return np.maximum.accumulate(self.residual(self.scores[:, columns], mean), axis=0)
+    def ordered(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The same, made to be non-decreasing."""
+        return np.maximum.accumulate(self.standardised(mean, columns), axis=0)
 
-    def values(self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(10, m) quantiles that the value is of, in the input's unit, from (m,) transformed predictions."""
-        residual = self.residual(self.scores[:, columns], mean)
-        return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
+    def uncorrected(
+        self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """(10, m) quantiles in the input's unit before the correction, from (m,) transformed predictions."""
+        residual = self.standardised(mean, columns)
+        return marginals.back_extended(mean + self.width * deviation * residual, columns, self.feature_sd[columns])
 
     def quantiles(
-        self, marginals: Marginals, plain: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
+        self, marginals: Marginals, predicted: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
     ) -> np.ndarray:
-        """(10, m) quantiles of the truth in the input's unit; ``plain`` are the predictions transformed back."""
-        scores = self.levels.scores(np.broadcast_to(NORMAL[:, None], (len(NORMAL), len(mean))), plain)
-        residual = stretch(scores, self.fan(mean, columns))
-        return marginals.beyond(mean + self.width * deviation * residual, columns, self.unit[columns])
+        """(10, m) quantiles of the truth in the input's unit."""
+        nominal = np.broadcast_to(NORMAL_SCORES[:, None], (len(NORMAL_SCORES), len(mean)))
+        residual = residuals_at(self.calibration.correct(nominal, predicted), self.ordered(mean, columns))
+        return marginals.back_extended(mean + self.width * deviation * residual, columns, self.feature_sd[columns])
 
-    def mean(self, plain: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """(m,) means in the input's unit, from ``values`` and the predictions transformed back."""
-        return np.asarray(plain + self.bend * (levels.mean(axis=0) - plain))
+    def mean(self, predicted: np.ndarray, uncorrected: np.ndarray) -> np.ndarray:
+        """(m,) means in the input's unit, from the quantiles `uncorrected`."""
+        return np.asarray(predicted + self.mean_shift * (uncorrected.mean(axis=0) - predicted))
 
-    def variance(self, plain: np.ndarray, quantiles: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(m,) in the input's unit squared, from ``quantiles`` and the predictions transformed back."""
-        everywhere = self.spread * quantiles.var(axis=0) + self.least * self.unit[columns] ** 2
-        return np.asarray(np.interp(plain, self.levels.at, self.levels.spread) * everywhere)
+    def variance(self, predicted: np.ndarray, quantiles: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(m,) variances in the input's unit squared, from `quantiles`."""
+        variance = self.variance_factor * quantiles.var(axis=0) + self.extra_variance * self.feature_sd[columns] ** 2
+        factor = np.interp(predicted, self.calibration.predicted, self.calibration.variance_factor)
+        return np.asarray(factor * variance)
 
 
-def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, unit: np.ndarray) -> float:
-    """Mean squared leave-one-out error of the observed values in the input's unit over ``unit``, (G,)."""
+def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, feature_sd: np.ndarray) -> float:
+    """Mean squared leave-one-out error of the observed values, in the input's unit over ``feature_sd``, (G,)."""
     total, count = 0.0, 0
     for part, error, _ in leave_one_out(gaussian.Z, gaussian.noise, gaussian.ridge):
         known = ~np.isnan(T[:, part])
-        gap = (marginals.back(T[:, part] - error, part) - marginals.back(T[:, part], part)) / unit[part]
+        gap = (marginals.back(T[:, part] - error, part) - marginals.back(T[:, part], part)) / feature_sd[part]
         total += float(np.square(gap[known]).sum())
         count += int(known.sum())
     return total / count
 
 
-def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, unit: np.ndarray) -> Residuals:
-    """Quantiles of the Gaussian's leave-one-out residuals, each row's over its own scale, as for new rows.
+def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, feature_sd: np.ndarray) -> ResidualDistribution:
+    """The distribution of the leave-one-out residuals; those of a row are divided by its scale, as for new rows.
 
     Parameters
     ----------
-    missing : (n, G) which values were filled, and say nothing here.
-    unit : (G,) standard deviations in the input's unit.
+    gaussian : Gaussian
+        The fitted Gaussian.
+    missing : ndarray of shape (n, G), bool
+        Which values were filled; they are not used.
+    feature_sd : ndarray of shape (G,)
+        Standard deviations in the input's unit.
     """
     n, G = gaussian.Z.shape
-    total, count = np.zeros(n), np.zeros(n)
-    standardised = np.full((n, G), np.nan, np.float32)
+    squares, count = np.zeros(n), np.zeros(n)
+    residuals = np.full((n, G), np.nan, np.float32)
     predicted = np.empty((n, G), np.float32)
     explained = np.empty(G)
     for part, error, variance in leave_one_out(gaussian.Z, gaussian.noise, gaussian.ridge):
-        here = np.where(missing[:, part], np.nan, error / np.sqrt(variance))
-        standardised[:, part] = here
+        standardised = np.where(missing[:, part], np.nan, error / np.sqrt(variance))
+        residuals[:, part] = standardised
         predicted[:, part] = gaussian.Z[:, part] - error
-        total += np.nansum(np.minimum(here**2, SURPRISE**2), axis=1)
+        squares += np.nansum(np.minimum(standardised**2, MAX_RESIDUAL**2), axis=1)
         count += (~missing[:, part]).sum(axis=1)
         explained[part] = gaussian.noise[part] - gaussian.noise[part] ** 2 / variance.mean(axis=0)
-    standardised /= np.sqrt((PRIOR + total) / (PRIOR + count))[:, None].astype(np.float32)
-    known = ~np.isnan(standardised)
-    bins = int(np.clip(known.sum() // PER_BIN, 1, BINS))
-    edges = np.quantile(predicted[known], np.arange(1, bins) / bins)
+    residuals /= np.sqrt((PRIOR_FEATURES + squares) / (PRIOR_FEATURES + count))[:, None].astype(np.float32)
+    known = ~np.isnan(residuals)
+    n_bins = int(np.clip(known.sum() // RESIDUALS_PER_BIN, 1, RESIDUAL_BINS))
+    edges = np.quantile(predicted[known], np.arange(1, n_bins) / n_bins)
+    bins = np.searchsorted(edges, predicted)
     scores = np.full((n, G), np.nan, np.float32)
-    heights, pooled = np.empty(bins), np.empty((len(LEVELS), bins))
-    where = np.searchsorted(edges, predicted)
-    for b in range(bins):
-        mine = known & (where == b)
-        heights[b] = np.median(predicted[mine]) if mine.any() else edges[b - 1]
-        pooled[:, b] = np.quantile(standardised[mine] if mine.any() else standardised[known], LEVELS)
-        far = np.where(standardised[mine] > 0, standardised[mine] / pooled[-1, b], standardised[mine] / pooled[0, b])
-        inner = np.interp(standardised[mine], pooled[:, b], NORMAL)
-        scores[mine] = inner * np.clip(far, 1, SURPRISE)
-    every = known.sum(axis=0)
-    own = np.tile(NORMAL[:, None], (1, G))
-    own[:, every > 0] = np.nanquantile(scores[:, every > 0], LEVELS, axis=0)
-    share = every / (every + SHRINK)
-    return Residuals(heights, pooled, own * share + NORMAL[:, None] * (1 - share), explained, unit)
+    heights, pooled = np.empty(n_bins), np.empty((len(QUANTILES), n_bins))
+    for b in range(n_bins):
+        in_bin = known & (bins == b)
+        part = residuals[in_bin]
+        heights[b] = np.median(predicted[in_bin]) if part.size else edges[b - 1]
+        pooled[:, b] = np.quantile(part if part.size else residuals[known], QUANTILES)
+        outside = np.where(part > 0, part / pooled[-1, b], part / pooled[0, b])
+        scores[in_bin] = np.interp(part, pooled[:, b], NORMAL_SCORES) * np.clip(outside, 1, MAX_RESIDUAL)
+    n_known = known.sum(axis=0)
+    feature_scores = np.tile(NORMAL_SCORES[:, None], (1, G))
+    feature_scores[:, n_known > 0] = np.nanquantile(scores[:, n_known > 0], QUANTILES, axis=0)
+    share = n_known / (n_known + PRIOR_RESIDUALS)
+    feature_scores = feature_scores * share + NORMAL_SCORES[:, None] * (1 - share)
+    return ResidualDistribution(heights, pooled, feature_scores, explained, feature_sd)
 
 
-def tune(
-    conditional: Conditional,
-    residuals: Residuals,
-    marginals: Marginals,
-    T: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[Conditional, Residuals]:
-    """The members' weights, then the width, levels and spread of the residuals, on values hidden in training rows.
-
-    The values are hidden at the input's own rate of missing ones (10 % where there are hardly any), and the row is left
-    out of its own system. The weights are non-negative least squares of the error in the input's unit over the
-    feature's standard deviation, to first order. Other rows' missing values were filled by what is hidden here: for
-    levels and spread they are filled without.
-
-    Parameters
-    ----------
-    T : (n, G) transformed training rows, NaN for missing.
-    """
-    rate = float(np.isnan(T).mean())
-    rate = 0.1 if rate < 0.02 else min(rate, 0.5)
-    seen = np.flatnonzero((~np.isnan(T)).sum(axis=1) > 1)
-    rows = np.sort(rng.permutation(seen)[:TUNING_ROWS])
-    if not len(rows):  # no row has two known values, one to hide and one to predict it from
-        return conditional, residuals
-    apart = Conditional(
-        conditional.gaussian, conditional.members, np.eye(len(conditional.members)), residuals.explained
-    )
-    hidden = np.zeros(T.shape, bool)
-    for i in rows:
-        hidden[i] = ~np.isnan(T[i]) & (rng.random(T.shape[1]) < rate)
-    unaware = _filled_without(conditional, T, hidden)
-    places, truths, guesses, honest, deviations = [], [], [], [], []
-    for i in rows:
-        columns = np.flatnonzero(hidden[i])
-        t = T[i].astype(np.float64)
-        t[columns] = np.nan
-        found = apart.predict(t, own=int(i))
-        places.append(columns)
-        truths.append(T[i, columns].astype(np.float64))
-        guesses.append(np.atleast_2d(found.mean)[:, columns])
-        honest.append(np.atleast_2d(found.shares) @ unaware[np.ix_(found.rows, columns)])
-        deviations.append(found.scale * np.sqrt(found.variance[columns]))
-    place, truth, guess, fair, deviation = (
-        np.concatenate(p, axis=-1) for p in (places, truths, guesses, honest, deviations)
-    )
-    if len(place) < ENOUGH * len(conditional.members):
-        return conditional, residuals
-    middle, step = guess.mean(axis=0), 0.1
-    low, high = marginals.back(np.stack([middle - step, middle + step]), place)
-    slope = high - low
-    importance = np.maximum(slope / (2 * step * residuals.unit[place]), 0.05)
-    weights = nnls(guess.T * importance[:, None], truth * importance)[0]
-    kept = weights >= LEAST
-    if not kept.any():
-        return conditional, residuals
-    members = tuple(member for member, keep in zip(conditional.members, kept, strict=True) if keep)
-    final = Conditional(
-        conditional.gaussian,
-        members,
-        nnls(guess[kept].T * importance[:, None], truth * importance)[0],
-        residuals.explained,
-    )
-    held = _Held(final.weights @ guess[kept], truth, deviation, place)
-    calibrated = _calibrated(residuals, marginals, held)
-    return final, _levelled(calibrated, marginals, held._replace(mean=final.weights @ fair[kept]))
-
-
-class _Held(NamedTuple):
-    """Values that were hidden, (m,) each: what was predicted, what they are, and the features they are of."""
+# -- tuning on hidden values ------------------------------------------------------------------------------------------
+class _HiddenValues(NamedTuple):
+    """Values hidden in training rows, (m,) each: prediction, truth, standard deviation (transformed), and feature."""
 
     mean: np.ndarray
     truth: np.ndarray
     deviation: np.ndarray
-    place: np.ndarray
+    columns: np.ndarray
+
+
+def tune(
+    conditional: Conditional,
+    residuals: ResidualDistribution,
+    marginals: Marginals,
+    T: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[Conditional, ResidualDistribution]:
+    """Fit the weights of the predictors, then the width and the calibration of residuals, on hidden training values.
+
+    The values are hidden at the rate of missing values in the input (10 % if there are hardly any), and each row is
+    predicted from the others. The weights are non-negative least squares of the error in the input's unit over the
+    standard deviation of the feature, to first order. The missing values of other rows were filled with the help of the
+    hidden values; for the calibration they are filled without.
+
+    Parameters
+    ----------
+    conditional : Conditional
+        With all predictors.
+    residuals : ResidualDistribution
+        From `leave_one_out_residuals`.
+    marginals : Marginals
+        The transforms.
+    T : ndarray of shape (n, G)
+        Transformed training rows, NaN for missing.
+    rng : numpy.random.Generator
+        Source of the hidden values.
+
+    Returns
+    -------
+    Conditional
+        With the predictors that were kept, and their weights.
+    ResidualDistribution
+        Calibrated. Both are returned unchanged if too few values could be hidden.
+    """
+    rate = float(np.isnan(T).mean())
+    rate = 0.1 if rate < 0.02 else min(rate, 0.5)
+    candidates = np.flatnonzero((~np.isnan(T)).sum(axis=1) > 1)  # one value to hide and one to predict it from
+    rows = np.sort(rng.permutation(candidates)[:HIDDEN_ROWS])
+    if not len(rows):
+        return conditional, residuals
+    gaussian, predictors = conditional.gaussian, conditional.predictors
+    separate = Conditional(gaussian, predictors, np.eye(len(predictors)), residuals.explained)
+    hidden = np.zeros(T.shape, bool)
+    for i in rows:
+        hidden[i] = ~np.isnan(T[i]) & (rng.random(T.shape[1]) < rate)
+    independent_Z = _filled_without(conditional, T, hidden)
+    parts = []
+    for i in rows:
+        in_row = np.flatnonzero(hidden[i])
+        t = T[i].astype(np.float64)
+        t[in_row] = np.nan
+        prediction = separate.predict(t, int(i))
+        independent = np.atleast_2d(prediction.row_weights) @ independent_Z[np.ix_(prediction.rows, in_row)]
+        deviation = prediction.scale * np.sqrt(prediction.variance[in_row])
+        means = np.atleast_2d(prediction.mean)[:, in_row]
+        parts.append((in_row, T[i, in_row].astype(np.float64), means, independent, deviation))
+    columns, truth, means, independent_means, deviation = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
+    if len(columns) < HIDDEN_PER_PREDICTOR * len(predictors):
+        return conditional, residuals
+    centre, step = means.mean(axis=0), 0.1
+    low, high = marginals.back(np.stack([centre - step, centre + step]), columns)
+    importance = np.maximum((high - low) / (2 * step * residuals.feature_sd[columns]), 0.05)
+    kept = nnls(means.T * importance[:, None], truth * importance)[0] >= MIN_WEIGHT
+    if not kept.any():
+        return conditional, residuals
+    weights = nnls(means[kept].T * importance[:, None], truth * importance)[0]
+    final = Conditional(
+        gaussian,
+        tuple(predictor for predictor, keep in zip(predictors, kept, strict=True) if keep),
+        weights,
+        residuals.explained,
+    )
+    values = _HiddenValues(weights @ means[kept], truth, deviation, columns)
+    residuals = _with_width(residuals, marginals, values)
+    return final, _with_calibration(residuals, marginals, values._replace(mean=weights @ independent_means[kept]))
 
 
 def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """(n, G) training rows, their missing values filled as if ``hidden`` were not known.
+    """(n, G) training rows whose missing values are filled as if ``hidden`` were not known.
 
-    Where a row's system does not hold all rows, one value hardly tells in the fill of others: they stay as they are.
+    If the system of a row does not have all rows, a single value has little influence on the other filled values, and
+    the rows are returned as they are.
     """
-    gap = np.isnan(T)
-    if not gap.any() or not conditional.small:
+    missing = np.isnan(T)
+    if not missing.any() or not conditional.uses_all_rows:
         return conditional.gaussian.Z
-    return np.where(gap, refill(conditional.gaussian, gap | hidden), conditional.gaussian.Z)
+    return np.where(missing, refill(conditional.gaussian, missing | hidden), conditional.gaussian.Z)
 
 
-def _calibrated(residuals: Residuals, marginals: Marginals, held: _Held) -> Residuals:
-    """With the width and bend that the value is made with."""
-    mean, truth, deviation, place = held
-    residual = residuals.residual(residuals.scores[:, place], mean)
-    outer = np.where(truth > mean, residual[-1], residual[0])
-    reach = (truth - mean) / (deviation * np.where(np.abs(outer) > 1e-3, outer, np.inf))
-    out = replace(residuals, width=float(np.clip(np.quantile(reach, 0.9), 0.3, 3)))
-    unit = residuals.unit[place]
-    plain, goal = marginals.back(np.stack([mean, truth]), place) / unit
-    moved = out.values(marginals, mean, deviation, place).mean(axis=0) / unit - plain
-    bend = float(np.clip(moved @ (goal - plain) / max(moved @ moved, 1e-12), 0, 1))
-    return replace(out, bend=bend)
+def _with_width(residuals: ResidualDistribution, marginals: Marginals, values: _HiddenValues) -> ResidualDistribution:
+    """Set ``width`` and ``mean_shift``, which the value depends on."""
+    mean, truth, deviation, columns = values
+    quantiles = residuals.standardised(mean, columns)
+    outer = np.where(truth > mean, quantiles[-1], quantiles[0])
+    needed = (truth - mean) / (deviation * np.where(np.abs(outer) > 1e-3, outer, np.inf))
+    residuals = replace(residuals, width=float(np.clip(np.quantile(needed, 0.9), 0.3, 3)))
+    unit = residuals.feature_sd[columns]
+    predicted, target = marginals.back(np.stack([mean, truth]), columns) / unit
+    shift = residuals.uncorrected(marginals, mean, deviation, columns).mean(axis=0) / unit - predicted
+    share = float(np.clip(shift @ (target - predicted) / max(shift @ shift, 1e-12), 0, 1))
+    return replace(residuals, mean_shift=share)
 
 
-def _levelled(residuals: Residuals, marginals: Marginals, held: _Held) -> Residuals:
-    """With the levels at which the truth lies, and the spread that variances then have."""
-    mean, truth, deviation, place = held
-    plain, goal = marginals.back(np.stack([mean, truth]), place)
-    scores = scores_under((truth - mean) / (residuals.width * deviation), residuals.fan(mean, place))
-    out = replace(residuals, levels=Levels.learn(plain, scores))
-    value = residuals.mean(plain, residuals.values(marginals, mean, deviation, place))
-    unit = residuals.unit[place]
-    squares = np.square((goal - value) / unit)
-    quantiles = out.quantiles(marginals, plain, mean, deviation, place)
+def _with_calibration(
+    residuals: ResidualDistribution, marginals: Marginals, values: _HiddenValues
+) -> ResidualDistribution:
+    """Set the calibration of the quantiles, and the factors on the variances that they then need."""
+    mean, truth, deviation, columns = values
+    predicted, target = marginals.back(np.stack([mean, truth]), columns)
+    scores = scores_of((truth - mean) / (residuals.width * deviation), residuals.ordered(mean, columns))
+    out = replace(residuals, calibration=QuantileCalibration.learn(predicted, scores))
+    value = residuals.mean(predicted, residuals.uncorrected(marginals, mean, deviation, columns))
+    unit = residuals.feature_sd[columns]
+    squares = np.square((target - value) / unit)
+    quantiles = out.quantiles(marginals, predicted, mean, deviation, columns)
     variance = quantiles.var(axis=0) / unit**2
     weight = 1 / (variance + 0.05)  # errors vary with their variance
-    spread, least = nnls(np.stack([variance, np.ones_like(variance)], axis=1) * weight[:, None], squares * weight)[0]
-    out = replace(out, spread=float(spread), least=float(least))
-    found = out.variance(plain, quantiles, place) / unit**2
-    return replace(out, levels=out.levels.spread_for(plain, squares, found))
+    factor, extra = nnls(np.stack([variance, np.ones_like(variance)], axis=1) * weight[:, None], squares * weight)[0]
+    out = replace(out, variance_factor=float(factor), extra_variance=float(extra))
+    variance = out.variance(predicted, quantiles, columns) / unit**2
+    return replace(out, calibration=out.calibration.with_variance(predicted, squares, variance))

@@ -1,11 +1,10 @@
-"""What a row's observed features say about its others: Gaussian, kernel and local predictors over the training rows.
+"""Predicts the missing features of a row from its observed ones: Gaussian, kernel and local predictors.
 
-Letters: n training rows (or as many of them as are used), G features that vary, O the observed features of a row t,
-d the noise per feature, c the ridge. With K = Z_O D_O^-1 Z_O' (n x n) and k = Z_O D_O^-1 t_O, the Gaussian with
-covariance Z'Z / c + D has the conditional mean Z_M' (K + c I)^-1 k for the features M that are missing (the Woodbury
-identity turns the solve over |O| features into one over n rows). Every predictor here is such a vector of n weights on
-the training rows; they differ in the kernel that takes the place of K. A row that was trained on is left out of its
-own system.
+Letters: n training rows (all, or those that are used), G features that vary, O the observed features of a row t, M its
+missing features, d the noise per feature, c the ridge. With K = Z_O D_O^-1 Z_O' (n x n) and k = Z_O D_O^-1 t_O, the
+Gaussian with covariance Z'Z / c + D has the conditional mean Z_M' (K + c I)^-1 k (the Woodbury identity turns the solve
+over |O| features into one over n rows). Every predictor here is such a vector of n weights on the training rows; they
+differ in the kernel that replaces K. A training row is not used to predict itself.
 """
 
 from __future__ import annotations
@@ -17,21 +16,27 @@ import scipy.linalg as la
 
 from imputome.methods.gaussian_copula.noise import Gaussian, gram
 
-LARGE = 1000  # training rows up to which a row's system holds all of them
-ANCHORS = 256  # training rows in a row's system where there are more
-GUIDES = 1024  # features that decide which training rows are near, where there are more
-SURPRISE = 4.0  # standardised residuals beyond it count as it
-PRIOR = 20.0  # features that the prior scale of a row's residuals counts for
+MAX_ROWS_IN_SYSTEM = 1000  # up to this many training rows, the system of a row has all of them
+NEAREST_ROWS = 256  # otherwise it has this many
+DISTANCE_FEATURES = 1024  # the nearest training rows are found on at most this many features
+MAX_RESIDUAL = 4.0  # larger standardised residuals count as this
+PRIOR_FEATURES = 20.0  # the prior of the scale of a row counts as much as this many features
 
 
 @dataclass(frozen=True)
-class Member:
-    """One predictor: its kernel and its own noise.
+class BasePredictor:
+    """One of the predictors that are stacked.
 
-    ``gaussian``: K. ``sum``: K + height c exp(-r / length), a Gaussian process over rows whose second part is a Laplace
-    kernel of r, the noise-weighted root mean squared distance of two rows over O. ``laplace``: exp(-r / length) alone,
-    ``noise`` then in units of that kernel. ``local``: a ridge regression centred and weighted with exp(-r / length).
-    ``noise`` is in units of c otherwise.
+    Attributes
+    ----------
+    kind : {"gaussian", "sum", "laplace", "local"}
+        ``gaussian``: the kernel is K. ``sum``: K + height c exp(-r / length), a Gaussian process over rows whose second
+        part is a Laplace kernel of r, the noise-weighted root mean squared distance of two rows over O. ``laplace``:
+        exp(-r / length) only. ``local``: a ridge regression centred and weighted with exp(-r / length).
+    noise : float
+        Ridge in units of c; for ``laplace`` in units of the kernel.
+    length, height : float, default=0.0
+        Parameters of the kernel.
     """
 
     kind: str
@@ -39,20 +44,32 @@ class Member:
     length: float = 0.0
     height: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """Its name in `GaussianCopula.members_` and in saved models."""
+        return f"{self.kind} {self.noise:g}"
+
 
 @dataclass(frozen=True)
-class Row:
+class RowPrediction:
     """Prediction of one row on the transformed scale.
 
     Attributes
     ----------
-    mean : (G,), or (k, G) under k sets of weights, for all features; an observed one is informed by its own value.
-    variance : (G,) of the Gaussian, noise included, before the row's scale.
-    scale : standard deviation of this row's observed residuals over what the Gaussian expects.
-    missing : (m,) positions of the features that are not observed.
-    roots : (n, m) with roots' roots the covariance of the missing beyond their noise.
-    rows : training rows that the mean is made of.
-    shares : their weights, (len(rows),) or (k, len(rows)).
+    mean : ndarray of shape (G,) or (k, G)
+        For all features, under one or k sets of weights. The value for an observed feature uses the feature itself.
+    variance : ndarray of shape (G,)
+        Of the Gaussian, noise included, before the scale of the row.
+    scale : float
+        Standard deviation of the observed residuals of this row, relative to that of the Gaussian.
+    missing : ndarray of shape (m,)
+        Positions of the missing features.
+    roots : ndarray of shape (n, m)
+        roots' roots is the covariance of the missing features without their noise.
+    rows : ndarray of int
+        Training rows that were used.
+    row_weights : ndarray of shape (len(rows),) or (k, len(rows))
+        Weights of the training rows in the mean.
     """
 
     mean: np.ndarray
@@ -61,70 +78,85 @@ class Row:
     missing: np.ndarray
     roots: np.ndarray
     rows: np.ndarray
-    shares: np.ndarray
+    row_weights: np.ndarray
 
 
 class Conditional:
     """Predicts rows from the training rows.
 
-    Cost of a row with m missing features: O(n^2 m) for K, by taking the missing features out of the full Gram matrix
-    (or from the observed ones, if they are fewer), and O(n^3) for each member. Above `LARGE` training rows the
-    `ANCHORS` nearest take the place of all (the ridge scaled down to their number): O(ANCHORS^2 G) a row.
+    Cost of a row with m missing features: O(n^2 m) for K, by subtracting the missing features from the full Gram matrix
+    (or by adding up the observed ones, if they are fewer), and O(n^3) for each predictor. With more than
+    `MAX_ROWS_IN_SYSTEM` training rows only the `NEAREST_ROWS` nearest are used (the ridge is scaled down to their
+    number): O(NEAREST_ROWS^2 G) per row.
+
+    Parameters
+    ----------
+    gaussian : Gaussian
+        Training rows with noise and ridge.
+    predictors : tuple of BasePredictor
+        The predictors that are stacked.
+    weights : ndarray of shape (len(predictors),) or (k, len(predictors))
+        Their weights.
+    explained : ndarray of shape (G,)
+        Variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
     """
 
-    def __init__(self, gaussian: Gaussian, members: tuple[Member, ...], weights: np.ndarray, explained: np.ndarray):
-        self.gaussian, self.members, self.weights, self.explained = gaussian, members, weights, explained
+    def __init__(
+        self, gaussian: Gaussian, predictors: tuple[BasePredictor, ...], weights: np.ndarray, explained: np.ndarray
+    ) -> None:
+        self.gaussian, self.predictors, self.weights, self.explained = gaussian, predictors, weights, explained
         self.scale = (1 / np.sqrt(gaussian.noise)).astype(np.float32)
-        self.small = len(gaussian.Z) <= LARGE
-        if self.small:
+        self.uses_all_rows = len(gaussian.Z) <= MAX_ROWS_IN_SYSTEM
+        if self.uses_all_rows:
             self.scaled = gaussian.Z / np.sqrt(gaussian.noise)
             self.gram = gram(gaussian.Z, gaussian.noise)
         else:
-            self.guides = np.sort(np.argsort(gaussian.noise, kind="stable")[:GUIDES])
-            self.near = gaussian.Z[:, self.guides] * self.scale[self.guides]
+            self.distance_features = np.sort(np.argsort(gaussian.noise, kind="stable")[:DISTANCE_FEATURES])
+            self.distance_values = gaussian.Z[:, self.distance_features] * self.scale[self.distance_features]
 
-    def predict(self, t: np.ndarray, own: int | None = None) -> Row:
-        """The row ``t``, (G,) with NaN for missing; ``own`` is its place among the training rows, if it has one."""
-        rows, ridge, prior, k, own_norm = self._system(t, own)
+    def predict(self, t: np.ndarray, training_row: int | None = None) -> RowPrediction:
+        """Predict the row ``t``, (G,) with NaN for missing; give its position if it is a training row."""
+        rows, ridge, K, k, norm = self._system(t, training_row)
         observed = ~np.isnan(t)
         missing = np.flatnonzero(~observed)
         noise = self.gaussian.noise
-        total = float((1 / noise[observed]).sum())
+        precision = float((1 / noise[observed]).sum())
         Z = self.gaussian.Z[rows]
-        if total == 0:
-            # nothing is known: the training rows' own covariance, as the ridge leaves too little of it
+        if precision == 0:
+            # no feature is observed: the ridge would make the covariance too small, so take that of the training rows
             roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
             sets = self.weights.shape[:-1]
-            nothing = np.zeros((*sets, len(rows)))
-            return Row(np.zeros((*sets, len(t))), np.ones(len(t)), 1.0, missing, roots, rows, nothing)
-        found = solve_members(
-            prior, k, own_norm, self.members, ridge=ridge, total=total, whole=float((1 / noise).sum())
-        )
-        shares = self.weights @ found
-        mean = shares @ Z
-        base = la.cholesky(prior + ridge * np.eye(len(prior)), lower=True, check_finite=False)
-        roots = la.solve_triangular(base, Z[:, missing].astype(np.float64), lower=True, check_finite=False)
-        simple = la.cho_solve((base, True), k, check_finite=False) @ Z
-        # leave-one-feature-out residuals of the observed, over their standard deviations
-        left = np.maximum(1 - self.explained / noise, 1e-6)
-        surprise = np.minimum((t - simple)[observed] ** 2 / (noise * left)[observed], SURPRISE**2)
-        scale = float(np.sqrt((PRIOR + surprise.sum()) / (PRIOR + len(surprise))))
-        variance = noise / left
+            no_weights = np.zeros((*sets, len(rows)))
+            return RowPrediction(np.zeros((*sets, len(t))), np.ones(len(t)), 1.0, missing, roots, rows, no_weights)
+        total = float((1 / noise).sum())
+        solved = solve_predictors(K, k, norm, self.predictors, ridge=ridge, precision=precision, total_precision=total)
+        row_weights = self.weights @ solved
+        mean = row_weights @ Z
+        factor = la.cholesky(K + ridge * np.eye(len(K)), lower=True, check_finite=False)
+        roots = la.solve_triangular(factor, Z[:, missing].astype(np.float64), lower=True, check_finite=False)
+        gaussian_mean = la.cho_solve((factor, True), k, check_finite=False) @ Z
+        # leave-one-feature-out residuals of the observed features, relative to their standard deviations
+        unexplained = np.maximum(1 - self.explained / noise, 1e-6)
+        squares = np.minimum((t - gaussian_mean)[observed] ** 2 / (noise * unexplained)[observed], MAX_RESIDUAL**2)
+        scale = float(np.sqrt((PRIOR_FEATURES + squares.sum()) / (PRIOR_FEATURES + len(squares))))
+        variance = noise / unexplained
         variance[missing] = noise[missing] + np.einsum("nm,nm->m", roots, roots)
-        return Row(mean, variance, scale, missing, roots, rows, shares)
+        return RowPrediction(mean, variance, scale, missing, roots, rows, row_weights)
 
-    def _system(self, t: np.ndarray, own: int | None) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, float]:
-        """The training rows used, their ridge, K, k and |t|^2, all over the observed features."""
+    def _system(
+        self, t: np.ndarray, training_row: int | None
+    ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, float]:
+        """The training rows used, their ridge, K, k and t_O' D_O^-1 t_O."""
         Z, noise = self.gaussian.Z, self.gaussian.noise
         observed = ~np.isnan(t)
         filled = np.where(observed, t, 0) / np.sqrt(noise)
         norm = float(filled @ filled)
-        if not self.small:
-            rows = self._nearest(t, own)
+        if not self.uses_all_rows:
+            rows = self._nearest(t, training_row)
             part = Z[rows] * (self.scale * observed)
             K = (part @ part.T).astype(np.float64)
             return rows, self.gaussian.ridge * len(rows) / len(Z), K, part @ filled, norm
-        rows = np.arange(len(Z)) if own is None else np.delete(np.arange(len(Z)), own)
+        rows = np.arange(len(Z)) if training_row is None else np.delete(np.arange(len(Z)), training_row)
         fewer = ~observed if 2 * observed.sum() > len(t) else observed
         part = self.scaled[:, fewer]
         K = part @ part.T
@@ -132,69 +164,85 @@ class Conditional:
             K = self.gram - K
         return rows, self.gaussian.ridge, K[np.ix_(rows, rows)], (self.scaled @ filled)[rows], norm
 
-    def _nearest(self, t: np.ndarray, own: int | None) -> np.ndarray:
-        known = ~np.isnan(t[self.guides])
-        place = np.where(known, t[self.guides], 0).astype(np.float32) * self.scale[self.guides]
-        gaps = np.square(self.near - place) @ known.astype(np.float32)
-        if own is not None:
-            gaps[own] = np.inf
-        return np.sort(np.argsort(gaps, kind="stable")[:ANCHORS])
+    def _nearest(self, t: np.ndarray, training_row: int | None) -> np.ndarray:
+        values = t[self.distance_features]
+        known = ~np.isnan(values)
+        scaled = np.where(known, values, 0).astype(np.float32) * self.scale[self.distance_features]
+        distances = np.square(self.distance_values - scaled) @ known.astype(np.float32)
+        if training_row is not None:
+            distances[training_row] = np.inf
+        return np.sort(np.argsort(distances, kind="stable")[:NEAREST_ROWS])
 
 
-def solve_members(
+def solve_predictors(
     K: np.ndarray,
     k: np.ndarray,
     norm: float,
-    members: tuple[Member, ...],
+    predictors: tuple[BasePredictor, ...],
     *,
     ridge: float,
-    total: float,
-    whole: float,
+    precision: float,
+    total_precision: float,
 ) -> np.ndarray:
-    """(members, n) weights on the training rows.
+    """Weights of the training rows under each predictor.
 
     Parameters
     ----------
-    K, k, norm : inner products over O, divided by the noise: of the training rows, of these with the row, of the row.
-    ridge : c.
-    total, whole : sums of 1 / d over O and over all features; distances are per unit of ``total``.
+    K : ndarray of shape (n, n)
+        Inner products of the training rows over O, divided by the noise.
+    k : ndarray of shape (n,)
+        The same of the training rows with the row to predict.
+    norm : float
+        The same of the row to predict with itself.
+    predictors : tuple of BasePredictor
+        The predictors.
+    ridge : float
+        c.
+    precision, total_precision : float
+        Sums of 1 / d over O, and over all features; distances are per unit of ``precision``.
+
+    Returns
+    -------
+    ndarray of shape (len(predictors), n)
     """
     diagonal = np.diag(K)
     between, to_row = np.empty(0), np.empty(0)
-    if any(member.kind != "gaussian" for member in members):
-        between = np.maximum(diagonal[:, None] + diagonal - 2 * K, 0) / total
+    if any(predictor.kind != "gaussian" for predictor in predictors):
+        between = np.maximum(diagonal[:, None] + diagonal - 2 * K, 0) / precision
         between = np.sqrt(between, out=between)
         np.fill_diagonal(between, 0)
-        to_row = np.sqrt(np.maximum(diagonal + norm - 2 * k, 0) / total)
-    out = np.empty((len(members), len(k)))
-    for place, member in enumerate(members):
-        if member.kind == "gaussian":
-            out[place] = _solve(K.copy(), k, member.noise * ridge)
-        elif member.kind == "sum":
-            kernel = np.exp(between / -member.length)
-            near = np.exp(to_row / -member.length)
-            height = member.height * ridge
-            out[place] = _solve(kernel * height + K, near * height + k, member.noise * ridge)
-        elif member.kind == "laplace":
-            kernel = np.exp(between / -member.length)
-            # a distance over few features says little
-            out[place] = _solve(kernel, np.exp(to_row / -member.length), member.noise * whole / total)
+        to_row = np.sqrt(np.maximum(diagonal + norm - 2 * k, 0) / precision)
+    out = np.empty((len(predictors), len(k)))
+    for weights, predictor in zip(out, predictors, strict=True):
+        if predictor.kind == "gaussian":
+            weights[:] = _solve(K.copy(), k, predictor.noise * ridge)
+        elif predictor.kind == "sum":
+            kernel = np.exp(between / -predictor.length)
+            near = np.exp(to_row / -predictor.length)
+            height = predictor.height * ridge
+            weights[:] = _solve(kernel * height + K, near * height + k, predictor.noise * ridge)
+        elif predictor.kind == "laplace":
+            kernel = np.exp(between / -predictor.length)
+            # distances over few features are uncertain, so their noise is larger
+            noise = predictor.noise * total_precision / precision
+            weights[:] = _solve(kernel, np.exp(to_row / -predictor.length), noise)
         else:
-            out[place] = _local(K, k, to_row, member.length, member.noise * ridge)
+            weights[:] = _local(K, k, to_row, predictor.length, predictor.noise * ridge)
     return out
 
 
-def _solve(kernel: np.ndarray, right: np.ndarray, noise: float) -> np.ndarray:
+def _solve(kernel: np.ndarray, target: np.ndarray, noise: float) -> np.ndarray:
     kernel[np.diag_indices_from(kernel)] += noise
-    return la.solve(kernel, right, assume_a="pos", overwrite_a=True, check_finite=False)
+    return la.solve(kernel, target, assume_a="pos", overwrite_a=True, check_finite=False)
 
 
 def _local(K: np.ndarray, k: np.ndarray, to_row: np.ndarray, length: float, noise: float) -> np.ndarray:
+    """Weights of a ridge regression that is centred at the weighted mean of the training rows."""
     near = np.exp((to_row - to_row.min()) / -length)
     root, share = np.sqrt(near), near / near.sum()
-    lean = K @ share
-    centred = K - lean[:, None] - lean + share @ lean
+    with_mean = K @ share
+    centred = K - with_mean[:, None] - with_mean + share @ with_mean
     centred *= root[:, None] * root
-    right = root * (k - lean - share @ k + share @ lean)
-    weights = _solve(centred, right, noise) * root
+    target = root * (k - with_mean - share @ k + share @ with_mean)
+    weights = _solve(centred, target, noise) * root
     return weights + share * (1 - weights.sum())

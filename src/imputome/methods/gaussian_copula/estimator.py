@@ -1,81 +1,108 @@
-"""The ``gaussian_copula`` method: transform, condition on the observed features, transform back."""
+"""The ``gaussian_copula`` method: transform the features, condition on the observed ones, transform back."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.core.imputation import Status
+from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Standard
-from imputome.errors import InputError
+from imputome.errors import InputError, ModelFormatError
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
-    Levels,
-    Residuals,
+    QuantileCalibration,
+    ResidualDistribution,
     leave_one_out_loss,
     leave_one_out_residuals,
+    residuals_at,
     tune,
 )
-from imputome.methods.gaussian_copula.conditional import LARGE, Conditional, Member
+from imputome.methods.gaussian_copula.conditional import (
+    MAX_ROWS_IN_SYSTEM,
+    BasePredictor,
+    Conditional,
+    RowPrediction,
+)
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
-from imputome.methods.gaussian_copula.rows import CopulaRows, Predictor
 
-SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
-GAUSSIAN = (Member("gaussian", 1.0), Member("gaussian", 0.5), Member("gaussian", 0.25))
-MEMBERS: dict[str, tuple[Member, ...]] = {
+NORMAL_SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
+GAUSSIAN = tuple(BasePredictor("gaussian", noise) for noise in (1.0, 0.5, 0.25))
+PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
     "fast": GAUSSIAN,
     "accurate": (
         *GAUSSIAN,
-        Member("sum", 0.5, length=1.0, height=1.0),
-        Member("laplace", 0.1, length=4.0),
-        Member("local", 0.25, length=0.2),
+        BasePredictor("sum", 0.5, length=1.0, height=1.0),
+        BasePredictor("laplace", 0.1, length=4.0),
+        BasePredictor("local", 0.25, length=0.2),
     ),
 }
+# models saved by version 0.1.0 hold positions in this list
+NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
+NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
+CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
 
 class GaussianCopula(Imputer):
-    """Conditional expectation of the missing features of a row, given its observed ones, under a Gaussian copula.
+    """Conditional mean of the missing features of a row, given its observed ones, under a Gaussian copula.
 
-    Each feature is transformed (a part normal score, a part z-score, see `marginals`); on that scale rows are Gaussian
-    with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing training values
-    come from leave-one-out errors in closed form (see `noise`), and a row's missing features from a solve over
-    training rows, not features (see `conditional`). With ``mode="accurate"`` processes with a Laplace kernel and a
-    local ridge are stacked with it, by non-negative weights fitted on values hidden in training rows. Back in the
-    input's unit a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
+    Each feature is transformed (partly a normal score, partly a z-score, see `marginals`). On that scale rows are
+    Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing
+    training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
+    a solve over training rows, not features (see `conditional`). ``mode="accurate"`` adds processes with a Laplace
+    kernel and a local ridge; all are stacked with non-negative weights, fitted on values hidden in training rows. In
+    the input's unit, a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
 
-    A row that was trained on, recognised by its values, is predicted from the other rows and its own observed values; a
-    row without any gets the feature means. Features that do not vary come back constant, features never observed as
-    the mean of all values. Values may lie somewhat beyond the training range of their feature.
-
-    Cost, for n rows and G features: O(n^2 (n + G)) a pass to fit, of which there are ten to thirty, then
-    O(n^2 (n + m)) for a row with m missing features. Above 1,000 training rows the covariance is learned from a random
-    1,000 and a row is conditioned on the 256 nearest of all, at O(n + 256^2 G) each.
+    A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
+    without any observed value gets the feature means. Constant features stay constant; features that were never
+    observed get the mean of all values. Values may lie slightly outside of the training range of their feature.
 
     Parameters
     ----------
-    mode : ``"accurate"``, or ``"fast"``: the Gaussian alone.
-    center : what of the predictive distribution is the value: ``"mean"`` (least squared error) or ``"median"`` (least
-        absolute error).
-    normal_share : share of the normal score in the transform, 0 to 1; ``"auto"`` takes 0.25 or 0.5, whichever has the
-        lower leave-one-out error in the input's unit.
-    random_state : decides which training values are hidden for tuning, and the draws.
+    mode : {"accurate", "fast"}, default="accurate"
+        ``"fast"`` uses the Gaussian only.
+    center : {"mean", "median"}, default="mean"
+        What the value is of the predictive distribution: its mean (least squared error) or its median (least absolute
+        error).
+    normal_share : float or "auto", default="auto"
+        Share of the normal score in the transform, 0 to 1. ``"auto"`` takes 0.25 or 0.5, whichever has the lower
+        leave-one-out error in the input's unit.
+    random_state : int, default=0
+        Seed of the hidden training values and of the draws.
 
     Attributes
     ----------
-    noise_ : (G,) noise of each feature as a share of its variance on the transformed scale; 0 where it does not vary.
-    members_ : predictors that were kept, with their weights.
+    noise_ : ndarray of shape (G,)
+        Noise of each feature, as a share of its variance on the transformed scale; 0 for constant features.
+    members_ : dict of str to float
+        Weights of the predictors that were kept.
 
     Notes
     -----
-    Outputs: ``value``; ``variance``, of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
-    joint over a row's missing features. Hoff 2007 (doi:10.1214/07-AOAS107), Zhao & Udell 2020
-    (doi:10.1145/3394486.3403106) for the copula; Rasmussen & Williams 2006 for processes; Breiman 1996 for stacking.
+    Cost, for n rows and G features: O(n^2 (n + G)) per pass of the fit, with ten to thirty passes, then
+    O(n^2 (n + m)) for a row with m missing features. With more than 1,000 training rows the covariance is learned from
+    1,000 random ones, and a row is predicted from the 256 nearest of all, at O(n + 256^2 G) each.
+
+    Outputs: ``value``; ``variance`` of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
+    joint over the missing features of a row. Copula: Hoff 2007 (doi:10.1214/07-AOAS107), Zhao & Udell 2020
+    (doi:10.1145/3394486.3403106). Processes: Rasmussen & Williams 2006. Stacking: Breiman 1996.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> a = np.linspace(0, 1, 40)
+    >>> X = np.column_stack([a, 2 * a, 1 - a])
+    >>> X[20, 1] = np.nan
+    >>> result = methods.get("gaussian_copula")(mode="fast").fit_transform(X)
+    >>> bool(abs(result.to_array()[20, 1] - 2 * a[20]) < 0.1)
+    True
     """
 
     info = GAUSSIAN_COPULA_INFO
@@ -96,48 +123,47 @@ class GaussianCopula(Imputer):
 
     conditional_: Conditional | None
 
-    def _fit(self, data: Data) -> tuple[CopulaRows, dict[str, Any]]:
+    def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
         self._validate()
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)
         self.fallback_variance_ = _variance(X)
-        self.prints_ = _prints(X)
+        self.prints_ = _fingerprints(X)
         rng = np.random.default_rng(self.random_state)
         with few_threads(X.size < 2**16):
             if self.usable_.any():
                 self._learn(X[:, self.usable_], rng)
             else:
                 self.conditional_ = None
-        model = self._new_rows(data)
-        status = Status("exact", "no feature varies" if self.conditional_ is None else self._summary())
-        noise = self.noise_
-        return model, {"status": status, "gene_columns": {"noise": noise}}
+        weights = "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items())
+        status = Status("exact", "no feature varies" if self.conditional_ is None else weights)
+        return self._new_rows(data), {"status": status, "gene_columns": {"noise": self.noise_}}
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         n = len(X)
-        rows = np.arange(n) if n <= LARGE else np.sort(rng.permutation(n)[:LARGE])
-        unit = Standard.of(X).scale
-        shares = SHARES if self.normal_share == "auto" else (float(self.normal_share),)
-        best = np.inf
+        rows = np.arange(n) if n <= MAX_ROWS_IN_SYSTEM else np.sort(rng.permutation(n)[:MAX_ROWS_IN_SYSTEM])
+        feature_sd = Standard.of(X).scale
+        shares = NORMAL_SHARES if self.normal_share == "auto" else (float(self.normal_share),)
+        lowest = np.inf
         for number, share in enumerate(shares):
             self._tell(0.6 * number / len(shares), f"correlations, marginals {number + 1} of {len(shares)}")
             marginals = Marginals.fit(X, share)
             T = marginals.forward(X[rows])
             gaussian = fit_gaussian(T)
-            error = leave_one_out_loss(gaussian, marginals, T, unit) if len(shares) > 1 else 0.0
-            if error < best:
-                best, chosen = error, (marginals, T, gaussian)
-        self.marginals_, T, gaussian = chosen
+            error = leave_one_out_loss(gaussian, marginals, T, feature_sd) if len(shares) > 1 else 0.0
+            if error < lowest:
+                lowest, best = error, (marginals, T, gaussian)
+        self.marginals_, T, gaussian = best
         self._tell(0.6, "residuals of the training rows")
-        residuals = leave_one_out_residuals(gaussian, np.isnan(T), unit)
-        if n > LARGE:
+        residuals = leave_one_out_residuals(gaussian, np.isnan(T), feature_sd)
+        if n > MAX_ROWS_IN_SYSTEM:
             T = self.marginals_.forward(X)
             gaussian = complete_rows(gaussian, T)
         self._tell(0.7, "calibration on hidden values")
-        members = MEMBERS[self.mode]
-        alone = np.eye(len(members))[0]
-        start = Conditional(gaussian, members, alone, residuals.explained)
+        predictors = PREDICTORS[self.mode]
+        first_only = np.eye(len(predictors))[0]
+        start = Conditional(gaussian, predictors, first_only, residuals.explained)
         self.conditional_, self.residuals_ = tune(start, residuals, self.marginals_, T, rng)
 
     @property
@@ -151,28 +177,23 @@ class GaussianCopula(Imputer):
     def members_(self) -> dict[str, float]:
         if self.conditional_ is None:
             return {}
-        return {
-            f"{member.kind} {member.noise:g}": float(weight)
-            for member, weight in zip(self.conditional_.members, self.conditional_.weights, strict=True)
-        }
+        pairs = zip(self.conditional_.predictors, self.conditional_.weights, strict=True)
+        return {predictor.name: float(weight) for predictor, weight in pairs}
 
-    def _summary(self) -> str:
-        return "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items())
-
-    def _new_rows(self, data: Data) -> CopulaRows:
+    def _new_rows(self, data: Data) -> CopulaModel:
         X = data.known_values()
-        places = {int(mark): place for place, mark in reversed(list(enumerate(self.prints_)))}
-        own = np.array([places.get(int(mark), -1) for mark in _prints(X)])
-        return CopulaRows(
+        positions = {int(mark): position for position, mark in reversed(list(enumerate(self.prints_)))}
+        copula = None
+        if self.conditional_ is not None:
+            copula = FittedCopula(self.marginals_, self.conditional_, self.residuals_, self.center)
+        return CopulaModel(
             X,
-            own,
+            np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]),
             centre=self.centre_,
             usable=np.flatnonzero(self.usable_),
             constant=self.seen_ & ~self.usable_,
             fallback_variance=self.fallback_variance_,
-            predictor=None
-            if self.conditional_ is None
-            else Predictor(self.marginals_, self.conditional_, self.residuals_, self.center),
+            copula=copula,
             random_state=self.random_state,
         )
 
@@ -186,7 +207,7 @@ class GaussianCopula(Imputer):
         }
         if self.conditional_ is None:
             return state
-        gaussian, members, residuals = self.conditional_.gaussian, self.conditional_.members, self.residuals_
+        gaussian, residuals, calibration = self.conditional_.gaussian, self.residuals_, self.residuals_.calibration
         return state | {
             "x_knots": self.marginals_.x,
             "t_knots": self.marginals_.t,
@@ -194,17 +215,19 @@ class GaussianCopula(Imputer):
             "rows": gaussian.Z,
             "noise": gaussian.noise,
             "ridge": np.array(gaussian.ridge),
-            "members": np.array([MEMBERS["accurate"].index(member) for member in members]),
+            "members": np.array(list(self.members_)),
             "weights": self.conditional_.weights,
             "heights": residuals.heights,
             "pooled": residuals.pooled,
-            "scores": residuals.scores,
+            "scores": residuals.feature_scores,
             "explained": residuals.explained,
-            "unit": residuals.unit,
-            "calibration": np.array([residuals.width, residuals.spread, residuals.least, residuals.bend]),
-            "levels_at": residuals.levels.at,
-            "levels": residuals.levels.instead,
-            "levels_spread": residuals.levels.spread,
+            "unit": residuals.feature_sd,
+            "calibration": np.array(
+                [residuals.width, residuals.variance_factor, residuals.extra_variance, residuals.mean_shift]
+            ),
+            "levels_at": calibration.predicted,
+            "levels": calibration.scores,
+            "levels_spread": calibration.variance_factor,
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -216,58 +239,242 @@ class GaussianCopula(Imputer):
             return
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
-        members = tuple(MEMBERS["accurate"][place] for place in arrays["members"])
-        width, spread, least, bend = (float(value) for value in arrays["calibration"])
-        self.residuals_ = Residuals(
+        width, variance_factor, extra_variance, mean_shift = (float(value) for value in arrays["calibration"])
+        # early models have no calibration
+        calibration = QuantileCalibration.none()
+        if "levels" in arrays:
+            calibration = QuantileCalibration(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
+        self.residuals_ = ResidualDistribution(
             arrays["heights"],
             arrays["pooled"],
             arrays["scores"],
             arrays["explained"],
             arrays["unit"],
             width=width,
-            spread=spread,
-            least=least,
-            bend=bend,
-            # a model saved before there were levels takes them as they are
-            levels=Levels(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
-            if "levels" in arrays
-            else Levels.nominal(),
+            variance_factor=variance_factor,
+            extra_variance=extra_variance,
+            mean_shift=mean_shift,
+            calibration=calibration,
         )
-        self.conditional_ = Conditional(gaussian, members, arrays["weights"], self.residuals_.explained)
+        predictors = _predictors_named(arrays["members"])
+        self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained)
 
     def _validate(self) -> None:
-        if self.mode not in MEMBERS:
-            raise InputError(f"gaussian_copula: mode={self.mode!r} is not one of {', '.join(MEMBERS)}")
+        wrong = {}
+        if self.mode not in PREDICTORS:
+            wrong["mode"] = "'accurate' or 'fast'"
         if self.center not in ("mean", "median"):
-            raise InputError(f"gaussian_copula: center={self.center!r} is not one of mean, median")
+            wrong["center"] = "'mean' or 'median'"
         share = self.normal_share
         if share != "auto" and not (isinstance(share, int | float) and 0 <= share <= 1):
-            raise InputError(f"gaussian_copula: normal_share={share!r} is neither 'auto' nor a number from 0 to 1")
+            wrong["normal_share"] = "'auto' or a number from 0 to 1"
+        for name, condition in wrong.items():
+            raise InputError(
+                f"gaussian_copula: {name}={getattr(self, name)!r} must be {condition}",
+                code="parameter-value",
+                parameter=name,
+            )
+
+
+def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
+    """The predictors of a saved model, from their names, or from the positions that version 0.1.0 saved."""
+    names = [NAMES_0_1_0[position] for position in stored] if stored.dtype.kind == "i" else [str(s) for s in stored]
+    known = {predictor.name: predictor for predictor in PREDICTORS["accurate"]}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ModelFormatError(
+            f"the saved copula has predictors that this version does not know ({', '.join(unknown)}): "
+            "load it with the version that saved it",
+            code="model-version",
+        )
+    return tuple(known[name] for name in names)
 
 
 def _centres(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) feature means, the mean of all values where there is none; and which features vary."""
+    """(G,) feature means (the mean of all values for features without any), and which features vary."""
     known = ~np.isnan(X)
     count = known.sum(axis=0)
     centre = np.full(X.shape[1], np.nanmean(X, dtype=np.float64))
     np.divide(np.nansum(X, axis=0, dtype=np.float64), count, out=centre, where=count > 0)
     low, high = np.where(known, X, np.inf).min(axis=0), np.where(known, X, -np.inf).max(axis=0)
-    # a spread within rounding of the values cannot be standardised
+    # a range that is only rounding error cannot be standardised
     with np.errstate(invalid="ignore"):
         return centre, high - low > 1e-6 * np.maximum(np.abs(low), np.abs(high))
 
 
 def _variance(X: np.ndarray) -> float:
-    """Of all known values, in float64 (NumPy squares float32 as it is)."""
-    level = float(np.nanmean(X, dtype=np.float64))
-    squares = sum(float(np.nansum(np.square(row.astype(np.float64) - level))) for row in X)
+    """Variance of all known values, in float64 (NumPy squares float32 values in float32)."""
+    mean = float(np.nanmean(X, dtype=np.float64))
+    squares = sum(float(np.nansum(np.square(row.astype(np.float64) - mean))) for row in X)
     return squares / max(1, int((~np.isnan(X)).sum()))
 
 
-def _prints(X: np.ndarray) -> np.ndarray:
-    """(n,) 64-bit fingerprints of rows: the same values, and the same ones missing."""
+def _fingerprints(X: np.ndarray) -> np.ndarray:
+    """(n,) 64-bit fingerprints; equal for rows with the same values and the same missing ones."""
     marks = np.empty(len(X), np.uint64)
     for i, row in enumerate(X):
-        plain = np.where(np.isnan(row), np.nan, row + 0.0).astype(np.float32)  # tables are read in either precision
-        marks[i] = int.from_bytes(blake2b(plain.tobytes(), digest_size=8).digest(), "little")
+        # float32, because a table may be read in either precision; + 0.0 turns -0.0 into 0.0
+        values = np.where(np.isnan(row), np.nan, row + 0.0).astype(np.float32)
+        marks[i] = int.from_bytes(blake2b(values.tobytes(), digest_size=8).digest(), "little")
     return marks
+
+
+# -- the model of some rows -------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class FittedCopula:
+    """What was learned about the features that vary.
+
+    Attributes
+    ----------
+    marginals : Marginals
+        Transforms of the features.
+    conditional : Conditional
+        Predicts rows on the transformed scale.
+    residuals : ResidualDistribution
+        Quantiles of the truth around a prediction.
+    center : {"mean", "median"}
+        What the value is of the predictive distribution.
+    """
+
+    marginals: Marginals
+    conditional: Conditional
+    residuals: ResidualDistribution
+    center: Literal["mean", "median"]
+
+    def predict(self, x: np.ndarray, training_row: int | None) -> RowPrediction:
+        """Predict the row x, (G,) with NaN for missing, on the transformed scale."""
+        t = self.marginals.forward(x[None])[0].astype(np.float64)
+        return self.conditional.predict(t, training_row)
+
+    def output(self, row: RowPrediction, columns: np.ndarray, output: Output) -> np.ndarray:
+        """(len(columns),) values, variances or bounds in the input's unit."""
+        mean, deviation = row.mean[columns], row.scale * np.sqrt(row.variance[columns])
+        predicted = self.marginals.back(mean[None], columns)[0]
+        if output == "value":
+            uncorrected = self.residuals.uncorrected(self.marginals, mean, deviation, columns)
+            if self.center == "mean":
+                return self.residuals.mean(predicted, uncorrected)
+            return np.asarray(uncorrected[4:6].mean(axis=0))
+        quantiles = self.residuals.quantiles(self.marginals, predicted, mean, deviation, columns)
+        if output == "variance":
+            return self.residuals.variance(predicted, quantiles, columns)
+        return np.asarray(quantiles[0 if output == "lower" else -1])
+
+    def draw(self, row: RowPrediction, rng: np.random.Generator) -> np.ndarray:
+        """(G,) one joint draw of the missing features; the others have their means."""
+        missing, residuals = row.missing, self.residuals
+        independent = rng.standard_normal(len(missing)) * np.sqrt(self.conditional.gaussian.noise[missing])
+        shared = rng.standard_normal(len(row.roots)) @ row.roots
+        mean, variance = row.mean[missing], row.variance[missing]
+        predicted = self.marginals.back(mean[None], missing)[0]
+        scores = residuals.calibration.correct(((independent + shared) / np.sqrt(variance))[None], predicted)
+        residual = residuals_at(scores, residuals.ordered(mean, missing))[0]
+        t = row.mean.copy()
+        t[missing] += residuals.width * row.scale * np.sqrt(variance) * residual
+        return np.asarray(self.marginals.back_extended(t[None], np.arange(len(t)), residuals.feature_sd)[0])
+
+
+class CopulaModel:
+    """A `Model` of some rows: values, variances, intervals and draws, computed on request.
+
+    Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or
+    for several draws. Most of the memory is needed for draws only, so these have their own cache.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, G)
+        The rows, with NaN for missing.
+    training_rows : ndarray of shape (n,), int
+        Their positions among the training rows, -1 for new rows.
+    centre : ndarray of shape (G,)
+        Feature means.
+    usable : ndarray of int
+        Features that vary.
+    constant : ndarray of shape (G,), bool
+        Features that were observed and do not vary.
+    fallback_variance : float
+        Variance of all values, for features that were never observed.
+    copula : FittedCopula or None
+        None if no feature varies.
+    random_state : int
+        Seed of the draws.
+    """
+
+    outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        training_rows: np.ndarray,
+        *,
+        centre: np.ndarray,
+        usable: np.ndarray,
+        constant: np.ndarray,
+        fallback_variance: float,
+        copula: FittedCopula | None,
+        random_state: int,
+    ) -> None:
+        self.X, self.training_rows, self.centre, self.usable = X, training_rows, centre, usable
+        self.constant, self.fallback_variance = constant, fallback_variance
+        self.copula, self.random_state = copula, random_state
+        self._position = np.full(X.shape[1], -1)  # of a feature among those that vary
+        self._position[usable] = np.arange(len(usable))
+        self._predicted: dict[int, RowPrediction] = {}
+        self._predicted_with_roots: dict[int, RowPrediction] = {}
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        columns = np.arange(self.X.shape[1]) if genes is None else genes
+        out = np.empty((len(rows), len(columns)))
+        for position, i in enumerate(rows):
+            out[position] = self._row(int(i), columns, output)
+        return out
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        out = np.empty(len(i))
+        order = np.argsort(i, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(i[order])) + 1):
+            if len(part):
+                out[part] = self._row(int(i[part[0]]), j[part], output)
+        return out
+
+    def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """(len(rows), G) completed rows; they depend on random_state, the position of the row and ``number``."""
+        out = np.tile(self.centre, (len(rows), 1))
+        if self.copula is not None:
+            for position, i in enumerate(rows):
+                rng = np.random.default_rng([self.random_state, number, int(i)])
+                prediction = self._predict(self.copula, int(i), with_roots=True)
+                out[position, self.usable] = self.copula.draw(prediction, rng)
+        return out
+
+    def _row(self, i: int, columns: np.ndarray, output: Output) -> np.ndarray:
+        out = self._fallback(columns, output)
+        varying = self._position[columns] >= 0
+        if self.copula is None or not varying.any():
+            return out
+        prediction = self._predict(self.copula, i)
+        if output == "value" and len(prediction.missing) == len(self.usable):
+            return out  # nothing is known about this row: the feature means
+        out[varying] = self.copula.output(prediction, self._position[columns[varying]], output)
+        return out
+
+    def _fallback(self, columns: np.ndarray, output: Output) -> np.ndarray:
+        """For features that do not vary: variance 0 if they were observed, else the variance of all values."""
+        variance = np.where(self.constant[columns], 0.0, self.fallback_variance)
+        if output == "variance":
+            return variance
+        side = {"lower": -NORMAL_90, "upper": NORMAL_90}.get(output, 0.0)
+        return np.asarray(self.centre[columns] + side * np.sqrt(variance))
+
+    def _predict(self, copula: FittedCopula, i: int, *, with_roots: bool = False) -> RowPrediction:
+        cache = self._predicted_with_roots if with_roots else self._predicted
+        if i not in cache:
+            position = int(self.training_rows[i])
+            row = copula.predict(self.X[i, self.usable], None if position < 0 else position)
+            if not with_roots:
+                row = replace(row, roots=np.empty((0, len(row.missing))))
+            size = 2 * row.mean.size + row.row_weights.size + row.roots.size
+            if size * (len(cache) + 1) > CACHED_VALUES:
+                cache.clear()
+            cache[i] = row
+        return cache[i]

@@ -1,9 +1,11 @@
-"""Per-feature transforms t(x): a part normal score, a part z-score, with an exact inverse within the training range.
+"""Transforms t(x) of each feature: partly a normal score, partly a z-score, with an exact inverse.
 
 t(x) = a phi(x) + (1 - a) z(x), centred and scaled to unit variance, where phi is the normal score of the rank and z the
-standard score. With a = 0 nothing is bent, with a = 1 every feature becomes normal (a Gaussian copula); between the two
-outliers lose their grip on the fit and the error on the input's own scale still counts. phi is linear between knots
-(distinct training values), hence so is t, and its inverse needs no search beyond the knots.
+standard score. With a = 0 the transform is linear; with a = 1 every feature becomes normal (a Gaussian copula). Between
+the two, outliers have less influence on the fit, and errors on the input's own scale still count. phi is linear between
+knots (distinct training values), hence so is t, and its inverse is a linear interpolation too.
+
+Letters: n rows, G features that vary, K knots.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-KNOTS = 101  # most distinct values of a feature that are kept
-_PIECE = 2**20  # entries transformed at a time
+MAX_KNOTS = 101  # distinct values that are kept per feature
+TRANSFORM_BLOCK_VALUES = 2**20  # entries transformed at a time
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,12 @@ class Marginals:
 
     Attributes
     ----------
-    x, t : (K, G) knots in the input's unit and transformed; increasing, the last one repeated to fill the table.
-    slope : (G,) dt/dx outside of the knots.
+    x : ndarray of shape (K, G)
+        Knots in the input's unit, increasing; the last one is repeated to fill the table.
+    t : ndarray of shape (K, G)
+        The same knots transformed.
+    slope : ndarray of shape (G,)
+        dt/dx outside of the knots.
     """
 
     x: np.ndarray
@@ -33,56 +39,67 @@ class Marginals:
 
     @classmethod
     def fit(cls, X: np.ndarray, share: float) -> Marginals:
-        """Knots of the columns of X, (n, G) with NaN for missing and two distinct values in each; a = ``share``."""
+        """Learn from X, (n, G) with NaN for missing and two distinct values in each column; ``share`` is a."""
         G = X.shape[1]
-        count = min(KNOTS, len(X))
-        x, t, slope = np.empty((count, G)), np.empty((count, G)), np.empty(G)
+        n_knots = min(MAX_KNOTS, len(X))
+        x, t, slope = np.empty((n_knots, G)), np.empty((n_knots, G)), np.empty(G)
         for j in range(G):
             known = np.sort(X[:, j][~np.isnan(X[:, j])]).astype(np.float64)
             values, ties = np.unique(known, return_counts=True)
             ends = np.cumsum(ties)
-            # the score of tied values (zeros, say) is that of the middle of their ranks
+            # tied values (zeros, for example) get the score of the middle of their ranks
             scores = ndtri((ends - ties / 2) / len(known))
             scores /= np.sqrt(np.average(scores**2, weights=ties)) or 1.0
-            place = np.arange(len(values))
-            if len(values) > count:
-                place = np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))
-            mean, spread = known.mean(), known.std()
-            bent = share * scores[place] + (1 - share) * (values[place] - mean) / spread
-            every = np.interp(known, values[place], bent)
-            centre, scale = every.mean(), every.std()
-            here = np.minimum(np.arange(count), len(place) - 1)
-            x[:, j], t[:, j] = values[place][here], ((bent - centre) / scale)[here]
-            slope[j] = (1 - share) / (spread * scale)
+            kept = np.arange(len(values))
+            if len(values) > n_knots:
+                kept = np.unique(np.linspace(0, len(values) - 1, n_knots).round().astype(int))
+            mean, sd = known.mean(), known.std()
+            mixed = share * scores[kept] + (1 - share) * (values[kept] - mean) / sd
+            transformed = np.interp(known, values[kept], mixed)
+            centre, scale = transformed.mean(), transformed.std()
+            filled = np.minimum(np.arange(n_knots), len(kept) - 1)
+            x[:, j], t[:, j] = values[kept][filled], ((mixed - centre) / scale)[filled]
+            slope[j] = (1 - share) / (sd * scale)
         return cls(x, t, slope)
 
     def forward(self, X: np.ndarray) -> np.ndarray:
-        """(m, G) values transformed, float32; beyond the training range t goes on as its z-score part does."""
+        """(m, G) transformed values, float32; outside of the training range t continues like its z-score part."""
         out = np.empty(X.shape, np.float32)
-        step = max(1, _PIECE // X.shape[1])
+        step = max(1, TRANSFORM_BLOCK_VALUES // X.shape[1])
         for start in range(0, len(X), step):
             block = X[start : start + step]
-            beyond = np.maximum(block - self.x[-1], 0) + np.minimum(block - self.x[0], 0)
-            out[start : start + step] = interpolate(block, self.x, self.t) + self.slope * beyond
+            outside = np.maximum(block - self.x[-1], 0) + np.minimum(block - self.x[0], 0)
+            out[start : start + step] = interpolate(block, self.x, self.t) + self.slope * outside
         return out
 
     def back(self, T: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(m, len(columns)) values in the input's unit; never outside of the training range of their feature."""
+        """(m, len(columns)) values in the input's unit, always within the training range of their feature."""
         return interpolate(T, self.t[:, columns], self.x[:, columns])
 
-    def beyond(self, T: np.ndarray, columns: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """`back`, but going on beyond the training range, by ``unit`` (the feature's standard deviation) per 1 of t.
+    def back_extended(self, T: np.ndarray, columns: np.ndarray, feature_sd: np.ndarray) -> np.ndarray:
+        """As `back`, but continued outside of the training range, by ``feature_sd`` per 1 of t.
 
-        For quantiles: cut off at the range, they would make a prediction near its end look certain.
+        For quantiles: if they ended at the range, a prediction near its end would look too certain.
         """
         outside = np.maximum(T - self.t[-1, columns], 0) + np.minimum(T - self.t[0, columns], 0)
-        return self.back(T, columns) + unit * outside
+        return self.back(T, columns) + feature_sd * outside
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Each column's own `numpy.interp`: ``values`` (m, G), knots ``at`` (K, G) not decreasing, ``to`` (K, G).
+    """`numpy.interp` for each column, by one bisection for all columns; NaN stays NaN.
 
-    One bisection for all columns; NaN stays NaN.
+    Parameters
+    ----------
+    values : ndarray of shape (m, G)
+        Where to interpolate.
+    at : ndarray of shape (K, G)
+        Knots, not decreasing.
+    to : ndarray of shape (K, G)
+        Values at the knots.
+
+    Returns
+    -------
+    ndarray of shape (m, G)
     """
     columns = np.arange(at.shape[1])
     low = np.zeros(values.shape, np.intp)

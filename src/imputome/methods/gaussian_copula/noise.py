@@ -1,12 +1,12 @@
-"""The Gaussian's noise per feature, its ridge, and the missing training values, all from leave-one-out residuals.
+"""The noise of each feature, the ridge, and the missing training values, all from leave-one-out residuals.
 
-Rows z ~ N(0, S) with S = Z'Z / c + D: Z the n x G transformed training rows, D = diag(d) the noise of each feature and
-c the ridge. With C = (Z D^-1 Z' + c I)^-1 (n x n), U = C Z and q_j = z_j' U_j, the error of predicting entry (i, j)
-from the *other* features of row i, with row i itself taken out of Z, is in closed form (block inverses)
+Rows are z ~ N(0, S) with S = Z'Z / c + D: Z the n x G transformed training rows, D = diag(d) the noise of each feature
+and c the ridge. With C = (Z D^-1 Z' + c I)^-1 (n x n), U = C Z and q_j = z_j' U_j, the error of predicting entry (i, j)
+from the *other* features of row i, with row i itself removed from Z, has a closed form (block inverses)
 
     e_ij = v_ij U_ij / (d_j C_ii),    v_ij = d_j / (1 - (q_j - U_ij^2 / C_ii) / d_j),
 
-v_ij being the Gaussian's own variance of it. One Cholesky factor thus gives n G honest residuals, in O(n^2 (n + G)).
+where v_ij is its variance under the Gaussian. One Cholesky factor therefore gives all n G residuals, in O(n^2 (n + G)).
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as la
 
-RIDGES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # candidates, in units of n
-PASSES = 6
-TOLERANCE = 1e-3
-REFINE = 5
-FLOOR = 0.02  # least noise of a feature, as a share of the median one
-_PIECE = 2**22  # entries of a block of columns
+RIDGES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # candidates for c, in units of n
+FIRST_RIDGE = 4.0
+NOISE_PASSES = 6  # after this many passes other ridges are tried even if the noise still changes
+LOSS_TOLERANCE = 1e-3  # relative change of the mean squared error
+FILL_STEPS = 5  # Jacobi steps that fill rows which were not fitted
+MIN_NOISE_SHARE = 0.02  # smallest noise of a feature, relative to the median
+MAX_FILL = 10.0  # filled values lie within this many standard deviations
+BLOCK_VALUES = 2**22  # entries in a block of columns or rows
 
 
 @dataclass
 class Gaussian:
-    """Transformed training rows without gaps, and the noise that goes with them.
+    """Transformed training rows without missing values, and the noise that belongs to them.
 
     Attributes
     ----------
-    Z : (n, G) float32, missing values filled by their leave-one-out predictions.
-    noise : (G,) d, in units of the transformed features (variance 1).
-    ridge : c.
+    Z : ndarray of shape (n, G), float32
+        Training rows; missing values are filled with their leave-one-out predictions.
+    noise : ndarray of shape (G,)
+        d, in units of the transformed features (variance 1).
+    ridge : float
+        c.
     """
 
     Z: np.ndarray
@@ -42,58 +47,63 @@ class Gaussian:
 
 
 def gram(Z: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Z D^-1 Z', (n, n) float64; added up over blocks of columns, so that no float64 copy of Z is made."""
+    """Z D^-1 Z', (n, n) float64, summed over blocks of columns so that no float64 copy of Z is made."""
     n, G = Z.shape
     out = np.zeros((n, n))
-    for part in _blocks(n, G):
+    for part in _column_blocks(n, G):
         block = Z[:, part] / np.sqrt(noise[part])
         out += block @ block.T
     return out
 
 
 def leave_one_out(Z: np.ndarray, noise: np.ndarray, ridge: float) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """(columns, errors e, variances v) in blocks of columns, each (n, len(columns)); see the module."""
+    """(columns, errors e, variances v) in blocks of columns, each (n, len(columns)); see the top of the module."""
     K = gram(Z, noise)
     K[np.diag_indices_from(K)] += ridge
     C = la.cho_solve(la.cho_factor(K, overwrite_a=True, check_finite=False), np.eye(len(K)), check_finite=False)
-    own = np.diag(C)[:, None]
-    for part in _blocks(*Z.shape):
+    diagonal = np.diag(C)[:, None]
+    for part in _column_blocks(*Z.shape):
         block = Z[:, part].astype(np.float64)
         U = C @ block
         q = np.einsum("ij,ij->j", block, U)
-        # q_j < d_j always; rounding must not turn that round for a feature that others copy
-        v = noise[part] / np.maximum(1 - (q - U**2 / own) / noise[part], 1e-6)
-        yield part, v * U / (noise[part] * own), v
+        # q_j < d_j always; the bound keeps this true after rounding, for a feature that others copy
+        v = noise[part] / np.maximum(1 - (q - U**2 / diagonal) / noise[part], 1e-6)
+        yield part, v * U / (noise[part] * diagonal), v
 
 
 def fit_gaussian(T: np.ndarray) -> Gaussian:
-    """Noise, ridge and fill of ``T``, (n, G) transformed with NaN, by passes of `leave_one_out`.
+    """Fit noise, ridge and missing values by passes of `leave_one_out`.
 
-    Each pass replaces the missing values by their predictions, the noise of a feature by its mean squared error (over
-    observed entries), and then moves the ridge to the neighbour on its grid with the lower error, if there is one. It
-    stops when neither the ridge nor the error moves. Cost: three to fourteen passes of O(n^2 (n + G)).
+    Each pass replaces the missing values with their predictions, and the noise of a feature with its mean squared error
+    over observed entries. It then moves the ridge to a neighbour on its grid if the error is lower there. The fit ends
+    when neither the ridge nor the error changes. Cost: three to fourteen passes of O(n^2 (n + G)).
+
+    Parameters
+    ----------
+    T : ndarray of shape (n, G)
+        Transformed rows with NaN for missing.
     """
     missing = np.isnan(T)
     known = (~missing).sum(axis=0)
     Z = np.where(missing, 0, T).astype(np.float32)
     n, G = Z.shape
     noise = np.ones(G)
-    place = RIDGES.index(4.0)
+    place = RIDGES.index(FIRST_RIDGE)
     losses: dict[int, float] = {}
-    before = np.inf
-    for number in range(PASSES + len(RIDGES)):
-        Z, squares = _pass(Gaussian(Z, noise, RIDGES[place] * n), missing)
-        loss = np.divide(squares, known, out=np.ones(G), where=known > 0)
-        total = float(loss.mean())
-        losses[place] = total
-        settled = number >= 2 and abs(before - total) <= TOLERANCE * total
-        before = total
+    previous_loss = np.inf
+    for number in range(NOISE_PASSES + len(RIDGES)):
+        Z, squares = _fill(Gaussian(Z, noise, RIDGES[place] * n), missing)
+        feature_loss = np.divide(squares, known, out=np.ones(G), where=known > 0)
+        loss = float(feature_loss.mean())
+        losses[place] = loss
+        converged = number >= 2 and abs(previous_loss - loss) <= LOSS_TOLERANCE * loss
+        previous_loss = loss
         untried = [p for p in (place + 1, place - 1) if p not in losses and 0 <= p < len(RIDGES)]
         best = min(losses, key=lambda p: losses[p])
-        if settled and best == place and not untried:
+        if converged and best == place and not untried:
             break
-        # while the noise still moves, losses of other ridges are not comparable: they are tried afterwards
-        if settled or number >= PASSES:
+        # other ridges are tried only after the noise has converged: before that, losses are not comparable
+        if converged or number >= NOISE_PASSES:
             if best == place and untried:
                 place = untried[0]
             elif best != place:
@@ -102,41 +112,48 @@ def fit_gaussian(T: np.ndarray) -> Gaussian:
                     break
             else:
                 break
-        noise = loss + FLOOR * float(np.median(loss)) + 1e-4
+        noise = feature_loss + MIN_NOISE_SHARE * float(np.median(feature_loss)) + 1e-4
     return Gaussian(Z, noise, RIDGES[place] * n)
 
 
 def refill(gaussian: Gaussian, missing: np.ndarray, *, passes: int = 2) -> np.ndarray:
-    """(n, G) rows in which ``missing`` are predicted anew, and no more from what they were filled with before.
+    """(n, G) rows in which the entries ``missing`` are predicted again, whatever was filled before.
 
-    With values marked as missing that were not when ``gaussian`` was learned, the fill of all others forgets them: the
-    first pass gives them their own predictions, the second makes the others' from these.
+    ``missing`` may include values that were known when ``gaussian`` was fitted. Other filled values then no longer
+    depend on them: the first pass replaces these values with predictions, the second uses the predictions for the
+    others.
     """
     Z = gaussian.Z
     for _ in range(passes):
-        Z, _ = _pass(Gaussian(Z, gaussian.noise, gaussian.ridge), missing)
+        Z, _ = _fill(Gaussian(Z, gaussian.noise, gaussian.ridge), missing)
     return Z
 
 
-def _pass(gaussian: Gaussian, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with ``missing`` predicted, each from the others as they were, and (G,) sums of the squared errors."""
+def _fill(gaussian: Gaussian, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with ``missing`` predicted from the previous rows, and (G,) sums of the squared errors of the others."""
     Z = gaussian.Z
     squares = np.zeros(Z.shape[1])
     filled = Z.copy() if missing.any() else Z
     for part, error, _ in leave_one_out(Z, gaussian.noise, gaussian.ridge):
-        gap = missing[:, part]
-        squares[part] = np.where(gap, 0, error**2).sum(axis=0)
-        if gap.any():
-            filled[:, part] = np.where(gap, np.clip(Z[:, part] - error, -10, 10), Z[:, part])
+        to_fill = missing[:, part]
+        squares[part] = np.where(to_fill, 0, error**2).sum(axis=0)
+        if to_fill.any():
+            filled[:, part] = np.where(to_fill, np.clip(Z[:, part] - error, -MAX_FILL, MAX_FILL), Z[:, part])
     return filled, squares
 
 
 def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
-    """The same Gaussian with the rows ``T``, (n, G) with NaN for missing, in place of the fewer it was learned from.
+    """The same Gaussian with more rows than it was fitted on.
 
-    The missing values are those at which (S^-1 z)_M = 0, which is their conditional mean. `REFINE` Jacobi steps (each
-    the leave-one-feature-out prediction from the last fill) get near it but need not reach it. Cost: O(n r G) for r
-    rows of ``gaussian``.
+    Missing values are filled near their conditional means, where (S^-1 z)_M = 0, by `FILL_STEPS` Jacobi steps; each
+    predicts every feature from the previous values of the others. Cost: O(n r G) for the r rows of ``gaussian``.
+
+    Parameters
+    ----------
+    gaussian : Gaussian
+        Fitted on fewer rows.
+    T : ndarray of shape (n, G)
+        All transformed rows, with NaN for missing.
     """
     Z, noise = gaussian.Z, gaussian.noise
     K = gram(Z, noise)
@@ -144,21 +161,21 @@ def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
     scaled = (Z / noise).astype(np.float32)  # Z D^-1
     factor = la.cholesky(K, lower=True, check_finite=False)
     solved = la.cho_solve((factor, True), Z.astype(np.float64), check_finite=False)
-    left = np.maximum(1 - np.einsum("ij,ij->j", Z, solved) / noise, 1e-6)
+    unexplained = np.maximum(1 - np.einsum("ij,ij->j", Z, solved) / noise, 1e-6)
     solved = solved.astype(np.float32)
     out = np.where(np.isnan(T), 0, T).astype(np.float32)
-    step = max(1, _PIECE // Z.shape[1])
+    step = max(1, BLOCK_VALUES // Z.shape[1])
     for start in range(0, len(T), step):
-        gap = np.isnan(T[start : start + step])
+        missing = np.isnan(T[start : start + step])
         block = out[start : start + step]
-        for _ in range(REFINE if gap.any() else 0):
-            error = (block - (block @ scaled.T) @ solved) / left
-            block = np.where(gap, np.clip(block - error, -10, 10), block)
+        for _ in range(FILL_STEPS if missing.any() else 0):
+            error = (block - (block @ scaled.T) @ solved) / unexplained
+            block = np.where(missing, np.clip(block - error, -MAX_FILL, MAX_FILL), block)
         out[start : start + step] = block
     return Gaussian(out, noise, gaussian.ridge * len(T) / len(Z))
 
 
-def _blocks(n: int, G: int) -> Iterator[slice]:
-    step = max(1, _PIECE // n)
+def _column_blocks(n: int, G: int) -> Iterator[slice]:
+    step = max(1, BLOCK_VALUES // n)
     for start in range(0, G, step):
         yield slice(start, min(G, start + step))

@@ -1,4 +1,4 @@
-"""scIALM: nuclear-norm matrix completion (paper 002)."""
+"""scIALM: nuclear-norm matrix completion (paper 002). The solvers are in `imputome.methods.ialm.solver`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``ialm`` method: scales, new cells, biological zeros and validated stopping around the solver."""
+"""The ``ialm`` method: adds scales, new cells, biological zeros and validated stopping to the solver."""
 
 from __future__ import annotations
 
@@ -15,43 +15,68 @@ from imputome.core.imputation import Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import TARGET
 from imputome.errors import InputError
-from imputome.methods.factors import LowRank
+from imputome.methods.factors import LATENT_COLUMNS, LowRank
 from imputome.methods.ialm import IALM_INFO
 from imputome.methods.ialm.solver import RankStep, Solution, complete
 
-LATENT = 50  # leading columns of U S that are given as the latent representation
-DENSE_SHARE = 0.3  # real-valued data with a larger share of known entries take the dense path
-PATIENCE = 3  # iterations without a lower held-out error before the validated stop
+DENSE_SHARE = 0.3  # with a larger share of known entries, real values are completed as a dense matrix
+PATIENCE_ITERATIONS = 3  # the validated stop comes after this many iterations without a lower held-out error
+COLUMN_BLOCK_VALUES = 2**23  # values in a block of columns of A
 
 
 class IALM(Imputer):
     """scIALM: nuclear-norm matrix completion by an inexact augmented Lagrangian (Liu, Wang & Gao 2024).
 
     Minimises the nuclear norm of A subject to A = D on the observed entries (eq. 7, Algorithm 3). For counts the
-    observed entries are the nonzeros, so that what is filled in estimates the value *given that it is not zero*: totals
-    come out larger than the data's, and expression appears where there is none.
+    observed entries are the nonzeros. A filled value therefore estimates the expression *given that it is not zero*:
+    totals become larger than in the data, and expression appears where there is none.
 
     Parameters
     ----------
-    normalization : scale that the solver works on, for counts. ``"median"``: counts over library size times the
-        median library size, not logged (the paper's); ``"log1p"``: log1p of counts per 10,000, inverted and rescaled to
-        each gene's total afterwards; None: counts as they are. Real-valued data are centred by column instead.
-    tol, max_iter : stop at ||P_Omega(D - A)||_F / ||D||_F < tol, or after max_iter iterations (with a warning).
-    rank_step : R of eq. (13), or ``"adaptive"``.
-    max_rank : largest rank, None for no bound.
-    inner : ``"inexact"`` (Algorithm 3) or ``"exact"`` (Algorithm 2: sub-problems solved before Y moves).
-    stop : ``"residual"``, or ``"validated"``: 5 % of the observed entries are held out, the iteration with the lowest
-        error on them is found (3 iterations of patience), and the fit is repeated on all entries up to it.
-    zeros : ``"impute"``, or ``"preserve"``: products at or below the absolute 0.001 quantile of their gene become 0
-        (ALRA's rule for biological zeros).
-    ridge : strength of the ridge for new rows, as a share of the mean variance that the factors explain per entry.
-    dtype : ``"float32"`` or ``"float64"``.
-    posterior : combine with the cell's own counts (`imputome.core.posterior`).
+    normalization : {"median", "log1p"} or None, default="median"
+        Scale for the solver, for counts. ``"median"``: counts over library size times the median library size, without
+        a logarithm (as in the paper). ``"log1p"``: log1p of counts per 10,000; the result is transformed back and
+        rescaled to the total of each gene. None: counts as they are. Real values are centred by column instead.
+    tol : float, default=1e-4
+        Stop when ||P_Omega(D - A)||_F / ||D||_F is below it.
+    max_iter : int, default=1000
+        Largest number of iterations.
+    rank_step : int or "adaptive", default=200
+        R of eq. (13), see `imputome.methods.ialm.solver.complete`.
+    max_rank : int, optional
+        Largest rank; by default there is no bound.
+    inner : {"inexact", "exact"}, default="inexact"
+        Algorithm 3, or Algorithm 2, which solves the sub-problem before each update of Y.
+    stop : {"residual", "validated"}, default="residual"
+        ``"residual"`` stops by ``tol``. ``"validated"`` holds out 5 % of the observed entries, finds the iteration with
+        the lowest error on them (it waits 3 iterations for a lower one), and fits all entries up to that iteration.
+    zeros : {"impute", "preserve"}, default="impute"
+        ``"preserve"`` sets a value to 0 if it is at or below the absolute 0.001 quantile of its gene (ALRA's rule for
+        biological zeros). For counts only.
+    ridge : float, default=0.03
+        Strength of the ridge for new rows, relative to the mean variance that the factors explain per entry.
+    dtype : {"float32", "float64"}, default="float32"
+        Working precision.
+    posterior : bool, default=False
+        Combine the rates with the cell's own counts (`imputome.core.posterior`).
+    random_state : int, default=0
+        Seed of the SVD, the held-out entries and the posterior step.
 
     Attributes
     ----------
-    singular_values_ : (r,) of the completed matrix.
-    components_ : (G, r) right singular vectors (zero rows for unusable genes).
+    singular_values_ : ndarray of shape (r,)
+        Singular values of the completed matrix.
+    components_ : ndarray of shape (G, r)
+        Right singular vectors (zero rows for genes without an observed entry).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
+    >>> X[2, 1] = np.nan
+    >>> methods.get("ialm")().fit_transform(X).to_array()[2].round(1)
+    array([ 3. ,  6.5,  9. , 12. ])
     """
 
     info = IALM_INFO
@@ -88,18 +113,22 @@ class IALM(Imputer):
     def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
         self._validate()
         if data.kind == "real" and self.zeros == "preserve":
-            raise InputError("ialm: zeros='preserve' is for counts, where a zero may be real: leave it out")
-        task = _Task.counts(data, self) if data.kind == "counts" else _Task.real(data, self)
-        solution = self._solve(task.D)
+            raise InputError(
+                "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}",
+                code="counts-only",
+                zeros="impute",
+            )
+        problem = _SolverInput.of_counts(data, self) if data.kind == "counts" else _SolverInput.of_reals(data)
+        solution = self._solve(problem.D)
         n, G = data.shape
-        left = _expanded(solution.left, task.rows, n)
-        self.components_ = _expanded(solution.right, task.columns, G)
+        left = _expanded(solution.left, problem.rows, n)
+        self.components_ = _expanded(solution.right, problem.columns, G)
         self.singular_values_ = solution.singular_values
-        self.n_rows_ = task.D.shape[0]
-        self.median_library_ = task.median_library
-        self.offset_, self.threshold_, self.gene_scale_ = task.offset, None, None
+        self.n_rows_ = problem.D.shape[0]
+        self.median_library_ = problem.median_library
+        self.offset_, self.threshold_, self.gene_scale_ = problem.offset, None, None
         if self.zeros == "preserve":
-            self.threshold_ = _expanded(_zero_thresholds(solution), task.columns, G)
+            self.threshold_ = _expanded(_zero_thresholds(solution), problem.columns, G)
         if self._link == "expm1" and data.kind == "counts":
             self.gene_scale_ = self._gene_scale(left, data)
         model = self._model(left, data)
@@ -108,7 +137,7 @@ class IALM(Imputer):
             "gene_columns": columns,
             "status": solution.status,
             "history": solution.history,
-            "latent": left[:, :LATENT].copy() if solution.rank else None,
+            "latent": left[:, :LATENT_COLUMNS].copy() if solution.rank else None,
         }
 
     def _solve(self, D: sp.csr_array | np.ndarray) -> Solution:
@@ -126,22 +155,22 @@ class IALM(Imputer):
         known = D.nnz if isinstance(D, sp.csr_array) else int((~np.isnan(D)).sum())
         share = max(0.05, 1 / known)
         train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, share, rng)
-        watch = _HeldOut(i, j, truth)
-        complete(train, **options, random_state=self.random_state, callback=watch)
-        if not watch.errors:  # the known values that were left are all zero: there was nothing to watch
+        held_out = _HeldOutErrors(i, j, truth)
+        complete(train, **options, random_state=self.random_state, callback=held_out)
+        if not held_out.errors:  # all known values that were left are 0, so the solver did not iterate
             return complete(D, **options, random_state=self.random_state)
-        options["max_iter"] = watch.best_iteration
+        options["max_iter"] = held_out.best_iteration
         final = complete(D, **options, random_state=self.random_state, callback=self._report)
-        details = {**final.status.details, "held_out_mse": min(watch.errors)}
-        message = f"stopped at iteration {watch.best_iteration}, where the error on held-out entries was lowest"
+        details = {**final.status.details, "held_out_mse": min(held_out.errors)}
+        message = f"stopped at iteration {held_out.best_iteration}, where the error on held-out entries was lowest"
         final.status = Status("validated", message, details)
         return final
 
     def _report(self, solution: Solution) -> bool:
         residual = solution.history["residual"][-1]
-        done = min(1.0, max(0.0, np.log(residual) / np.log(self.tol)))
+        share = min(1.0, max(0.0, np.log(residual) / np.log(self.tol)))
         iteration = len(solution.history["residual"])
-        self._tell(float(done), f"iteration {iteration}, rank {solution.rank}, residual {residual:.1e}")
+        self._tell(float(share), f"iteration {iteration}, rank {solution.rank}, residual {residual:.1e}")
         return False
 
     @property
@@ -149,7 +178,7 @@ class IALM(Imputer):
         return "expm1" if self.normalization == "log1p" else "identity"
 
     def _row_scale(self, data: Data) -> np.ndarray | None:
-        """(n,) what a row of the solver's matrix is multiplied by to be counts again."""
+        """(n,) factors that turn the rows of the solver's matrix into counts."""
         if data.kind == "real" or self.normalization is None:
             return None
         return data.depth / (self.median_library_ if self.normalization == "median" else TARGET)
@@ -168,12 +197,12 @@ class IALM(Imputer):
         )
 
     def _gene_scale(self, left: np.ndarray, data: Data) -> np.ndarray:
-        """(G,) factors that give every gene its training total: inverting a log-scale fit alone is biased."""
+        """(G,) factors that give each gene its training total: a fit on the log scale is biased after the inverse."""
         fitted = self._model(left, data).column_totals()
         return np.divide(data.gene_totals, fitted, out=np.zeros_like(fitted), where=fitted > 0)
 
     def _new_rows(self, data: Data) -> LowRank:
-        """Regress each new row's observed entries on the factors, with a ridge (their prior is N(0, s^2 / n))."""
+        """Regress the observed entries of each new row on the factors, with a ridge (their prior is N(0, s^2 / n))."""
         loadings = self.components_ * (self.singular_values_ / np.sqrt(self.n_rows_))
         variance = float(np.mean(np.einsum("gr,gr->g", loadings, loadings)))
         left = np.zeros((data.shape[0], len(self.singular_values_)), self.components_.dtype)
@@ -183,7 +212,7 @@ class IALM(Imputer):
         return self._model(left, data)
 
     def _row_matrix(self, data: Data) -> Any:
-        """The values that the solver would see of these rows."""
+        """The rows as the solver would get them."""
         if data.kind == "real":
             return data.known_values() - self.offset_
         return _normalized(_with_known_zeros(data), self._row_scale(data), self._link)
@@ -215,22 +244,28 @@ class IALM(Imputer):
             "zeros": ("impute", "preserve"),
             "dtype": ("float32", "float64"),
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"ialm: {name}={getattr(self, name)!r} is not one of {', '.join(map(str, allowed))}")
+        wrong = {
+            name: f"one of {', '.join(map(repr, allowed))}"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
+        }
         if self.rank_step != "adaptive" and not (isinstance(self.rank_step, int) and self.rank_step > 0):
-            raise InputError(f"ialm: rank_step={self.rank_step!r} is neither a positive integer nor 'adaptive'")
+            wrong["rank_step"] = "a positive integer or 'adaptive'"
         for name in ("tol", "max_iter", "max_rank"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise InputError(f"ialm: {name}={value!r} must be positive")
+                wrong[name] = "positive"
         if not self.ridge >= 0:
-            raise InputError(f"ialm: ridge={self.ridge!r} must not be negative")
+            wrong["ridge"] = "0 or larger"
+        for name, condition in wrong.items():
+            raise InputError(
+                f"ialm: {name}={getattr(self, name)!r} must be {condition}", code="parameter-value", parameter=name
+            )
 
 
 @dataclass(frozen=True)
-class _Task:
-    """The matrix for the solver, without the rows and columns that have no observed entry."""
+class _SolverInput:
+    """The matrix D for the solver, without rows and columns that have no observed entry; what to restore afterwards."""
 
     D: sp.csr_array | np.ndarray
     rows: np.ndarray
@@ -239,9 +274,9 @@ class _Task:
     offset: np.ndarray | None = None
 
     @classmethod
-    def counts(cls, data: Data, method: IALM) -> _Task:
-        seen_rows, seen_columns = data.observed_counts()
-        rows, columns = np.flatnonzero(seen_rows), np.flatnonzero(seen_columns)
+    def of_counts(cls, data: Data, method: IALM) -> _SolverInput:
+        row_counts, column_counts = data.observed_counts()
+        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
         depth = data.depth
         median = float(np.median(depth[depth > 0]))
         scale = {"median": depth / median, "log1p": depth / TARGET, None: None}[method.normalization]
@@ -253,10 +288,10 @@ class _Task:
         return cls(sp.csr_array(D), rows, columns, median_library=median)
 
     @classmethod
-    def real(cls, data: Data, method: IALM) -> _Task:
+    def of_reals(cls, data: Data) -> _SolverInput:
         X = data.known_values()
-        seen_rows, seen_columns = data.observed_counts()
-        rows, columns = np.flatnonzero(seen_rows), np.flatnonzero(seen_columns)
+        row_counts, column_counts = data.observed_counts()
+        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
         used = X[np.ix_(rows, columns)]
         means = np.nanmean(used, axis=0, dtype=np.float64)
         offset = np.full(X.shape[1], np.nanmean(used, dtype=np.float64))
@@ -269,8 +304,8 @@ class _Task:
         return cls(D, rows, columns, offset=offset)
 
 
-class _HeldOut:
-    """Callback of the solver: the error on held-out entries after each iteration, and when to stop."""
+class _HeldOutErrors:
+    """A callback for the solver: records the error on held-out entries and stops when it no longer decreases."""
 
     def __init__(self, i: np.ndarray, j: np.ndarray, truth: np.ndarray) -> None:
         self.i, self.j, self.truth = i, j, truth
@@ -283,11 +318,11 @@ class _HeldOut:
     def __call__(self, solution: Solution) -> bool:
         values = LowRank(solution.left, solution.right, floor=None).at(self.i, self.j)
         self.errors.append(float(np.mean((values - self.truth) ** 2, dtype=np.float64)))
-        return solution.rank > 0 and len(self.errors) - self.best_iteration >= PATIENCE
+        return solution.rank > 0 and len(self.errors) - self.best_iteration >= PATIENCE_ITERATIONS
 
 
 def _with_known_zeros(data: Data) -> sp.csr_array:
-    """The counts on the pattern of the observed entries; zeros that are known stay stored."""
+    """The counts on the pattern of the observed entries; known zeros are stored entries."""
     if data.observed is None:
         return data.X
     pattern = sp.coo_array(data.observed)
@@ -296,10 +331,10 @@ def _with_known_zeros(data: Data) -> sp.csr_array:
 
 
 def _normalized(X: sp.csr_array, row_scale: np.ndarray | None, link: str) -> sp.csr_array:
-    """Rows divided by their scale, logged where the link says so; the pattern is shared, not copied."""
+    """Rows divided by their scale, then log1p for ``link="expm1"``; the pattern is shared, not copied."""
     values = X.data.astype(np.float64)
     if row_scale is not None:
-        # a cell without molecules has nothing but known zeros, which stay zeros
+        # a cell without molecules has only known zeros, which stay zeros
         values /= np.repeat(np.where(row_scale > 0, row_scale, 1.0), np.diff(X.indptr))
     if link == "expm1":
         np.log1p(values, out=values)
@@ -307,7 +342,7 @@ def _normalized(X: sp.csr_array, row_scale: np.ndarray | None, link: str) -> sp.
 
 
 def _observed_rows(data: Data, matrix: Any) -> Any:
-    """(row, observed columns, their values) for each row with any."""
+    """(row, observed columns, their values) for each row that has any."""
     for row in range(data.shape[0]):
         if isinstance(matrix, np.ndarray):
             columns = np.flatnonzero(~np.isnan(matrix[row]))
@@ -329,15 +364,15 @@ def _ridge(F: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _zero_thresholds(solution: Solution) -> np.ndarray:
-    """(G,) absolute 0.001 quantile of each column of A, made in column blocks."""
+    """(G,) absolute 0.001 quantile of each column of A, computed in blocks of columns."""
     n, G = len(solution.left), len(solution.right)
-    step = max(1, 2**23 // n)
+    step = max(1, COLUMN_BLOCK_VALUES // n)
     blocks = (solution.left @ solution.right[start : start + step].T for start in range(0, G, step))
     return np.concatenate([np.abs(np.quantile(block, 0.001, axis=0)) for block in blocks])
 
 
 def _expanded(part: np.ndarray, where: np.ndarray, size: int) -> np.ndarray:
-    """``part`` at the rows ``where`` of an array of ``size`` rows, zeros elsewhere."""
+    """An array of ``size`` rows with ``part`` at the rows ``where`` and zeros elsewhere."""
     if len(where) == size:
         return part
     out = np.zeros((size, *part.shape[1:]), part.dtype)

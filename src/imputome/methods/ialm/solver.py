@@ -1,9 +1,9 @@
-"""Augmented Lagrangian solvers: matrix completion (scIALM, Algorithm 3) and robust PCA, exact and inexact, on one loop.
+"""Augmented Lagrangian solvers: matrix completion (scIALM, Algorithm 3) and robust PCA, exact and inexact.
 
 Problem (7) of Liu, Wang & Gao (2024): minimise ||A||_* subject to A + E = D with E = 0 on Omega. Problem (1): minimise
 ||A||_* + lam ||E||_1 subject to A + E = D. Both alternate ``A = SVT(W, 1 / mu)`` with an update of E, then of the
-multiplier Y, with mu growing by rho (Algorithms 2 and 3; Lin, Chen & Ma 2010). What differs between them, the matrix W
-and the updates of E and Y, is in the problem classes; the loop, `solve`, knows neither.
+multiplier Y, with mu growing by rho (Algorithms 2 and 3; Lin, Chen & Ma 2010). They differ in the matrix W and in the
+updates of E and Y, which are in the problem classes. Both use the same loop, `solve`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,37 @@ import scipy.sparse.linalg as spla
 from imputome.core.imputation import Status
 from imputome.errors import InputError
 from imputome.methods.factors import (
-    SMALL,
+    SMALL_SIDE,
     DenseOperator,
     LowRankPlusSparse,
     Operator,
     Triplets,
     WarmSVD,
-    _split_residual,
     few_threads,
+    split_residual,
 )
 
 RankStep = int | Literal["adaptive"]
 Inner = Literal["inexact", "exact"]
-DENSE_LIMIT = 2**31  # bytes of one dense array that robust PCA may make
+MAX_DENSE_BYTES = 2**31  # largest dense array that robust PCA makes
 
 
 @dataclass
 class Solution:
-    """A = left right' with singular values inside ``left``; how the iteration went.
+    """The solution A = left right', and how the iteration went.
 
     Attributes
     ----------
-    left, right : (n, r) and (G, r); the columns of ``right`` are orthonormal.
-    singular_values : (r,) of A, float64.
-    history : iteration, sv, rank, residual, mu: one value per iteration each.
+    left : ndarray of shape (n, r)
+        Left singular vectors times singular values.
+    right : ndarray of shape (G, r)
+        Right singular vectors.
+    singular_values : ndarray of shape (r,), float64
+        Singular values of A.
+    status : Status
+        Why the iteration ended.
+    history : dict of str to list of float
+        ``iteration``, ``sv`` (predicted rank), ``rank``, ``residual``, ``mu``: one value per iteration.
     """
 
     left: np.ndarray
@@ -58,7 +65,7 @@ class Solution:
 
 
 class Problem(Protocol):
-    """W for the next SVD, and what follows a new A."""
+    """The matrix W for the next SVD, and the updates after a new A."""
 
     norm: float
 
@@ -71,7 +78,7 @@ class Problem(Protocol):
 
 
 class SparseCompletion:
-    """Completion on the pattern of a sparse matrix: W is kept as low rank plus sparse."""
+    """Completion on the pattern of a sparse matrix: W is low rank plus sparse."""
 
     def __init__(self, D: sp.csr_array, dtype: np.dtype) -> None:
         self.D = D.data.astype(dtype, copy=False)
@@ -84,12 +91,12 @@ class SparseCompletion:
         W = self.W
         W.left, W.right = left, right
         shrink = W.dtype.type(1 / rho)
-        squares = _split_residual(W.indptr, W.indices, self.D, self.T, W.values, left, right, shrink, advance)
+        squares = split_residual(W.indptr, W.indices, self.D, self.T, W.values, left, right, shrink, advance)
         return math.sqrt(squares)
 
 
 class DenseCompletion:
-    """Completion of a nearly complete matrix: Omega is most of it, so dense arrays cost less than index arrays."""
+    """Completion of a matrix of which much is known: dense arrays then cost less than index arrays."""
 
     def __init__(self, D: np.ndarray, known: np.ndarray) -> None:
         self.D, self.known = D, known
@@ -107,7 +114,7 @@ class DenseCompletion:
 
 
 class DenseRobust:
-    """Robust PCA, eq. (5): E is the soft-thresholded rest, and the multiplier is dense."""
+    """Robust PCA, eq. (5): E is the soft-thresholded remainder D - A + Y / mu, and the multiplier Y is dense."""
 
     def __init__(self, D: np.ndarray, lam: float) -> None:
         self.D, self.lam = D, lam
@@ -119,10 +126,10 @@ class DenseRobust:
         self.W = DenseOperator(D + self.Y / self.mu0)
 
     def step(self, left: np.ndarray, right: np.ndarray, mu: float, rho: float, advance: bool) -> float:
-        rest = self.D - left @ right.T
-        shifted = rest + self.Y / mu
+        remainder = self.D - left @ right.T
+        shifted = remainder + self.Y / mu
         self.E = np.sign(shifted) * np.maximum(np.abs(shifted) - self.lam / mu, 0)
-        gap = rest - self.E
+        gap = remainder - self.E
         if advance:
             self.Y += mu * gap
             mu *= rho
@@ -147,26 +154,48 @@ def complete(
 
     Parameters
     ----------
-    D : (n, G) ``csr_array``, whose stored entries are the observed ones (a stored zero is a known zero), or an
-        ndarray with NaN for missing.
-    tol : stop when ||P_Omega(D - A)||_F / ||D||_F is below it.
-    rank_step : R of eq. (13), by how much the predicted rank grows when all computed singular values pass the
-        threshold; ``"adaptive"`` predicts it from the decay of the last singular values.
-    max_rank : largest rank of A; may make the constraint unreachable (status ``rank_limited``).
-    inner : ``"exact"`` repeats the updates of A and E until they settle before Y is updated (Algorithm 2).
-    dtype : working precision; eigenvectors, thresholds and sums of squares are float64 always.
-    callback : called after each iteration; returning True stops.
+    D : csr_array or ndarray of shape (n, G)
+        The stored entries of a sparse matrix are the observed ones (a stored zero is a known zero). In a dense array
+        NaN is missing.
+    tol : float, default=1e-4
+        Stop when ||P_Omega(D - A)||_F / ||D||_F is below it.
+    max_iter : int, default=1000
+        Largest number of iterations.
+    rank_step : int or "adaptive", default=200
+        R of eq. (13): by how much the predicted rank grows if all computed singular values are above the threshold.
+        ``"adaptive"`` predicts the rank from the decay of the last singular values.
+    max_rank : int, optional
+        Largest rank of A. A small value may make the constraint unreachable (status ``rank_limited``).
+    inner : {"inexact", "exact"}, default="inexact"
+        ``"exact"`` repeats the updates of A and E until they converge before Y is updated (Algorithm 2).
+    dtype : dtype, default=float32
+        Working precision; eigenvectors, thresholds and sums of squares are always float64.
+    svd : {"auto", "block", "gram"}, default="auto"
+        Method of `imputome.methods.factors.WarmSVD`.
+    random_state : int or numpy.random.Generator, default=0
+        Source of the random start of the SVD.
+    callback : callable, optional
+        Called with the `Solution` after each iteration; the iteration stops if it returns True.
 
     Notes
     -----
-    The inexact iteration stops at a matrix that matches D but does not have the smallest nuclear norm: mu grows before
-    the multiplier has settled (measured: a noiseless rank-3 matrix with 60 % known is recovered to 4 %, by the
-    authors' algorithm alike). ``inner="exact"`` solves problem (7), and recovers it to the tolerance, in several times
-    the time.
+    The inexact iteration ends at a matrix that matches D but does not have the smallest nuclear norm, because mu grows
+    before the multiplier has converged. Measured: a noiseless rank-3 matrix with 60 % known is recovered with an error
+    of 4 %, as by the authors' algorithm. ``inner="exact"`` solves problem (7) and recovers it to the tolerance, but
+    takes several times longer.
 
     Per iteration: two or four products with W, each ``2 k (nnz + (n + G) r)`` multiply-adds at block width k, and the
     eigenvectors of one k x k matrix. Memory: two values and three indices per observed entry, and about five blocks of
     (n + G) k / 2 values; never n x G for sparse D.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> D = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
+    >>> D[2, 1] = np.nan
+    >>> solution = complete(D, dtype=np.float64)
+    >>> (solution.left @ solution.right.T)[2].round(1)
+    array([ 3.,  6.,  9., 12.])
     """
     if isinstance(D, np.ndarray):
         known = ~np.isnan(D)
@@ -177,8 +206,8 @@ def complete(
         n_known = D.nnz
     n, G = D.shape
     rng = np.random.default_rng(random_state)
-    with few_threads(min(n, G) <= SMALL):
-        if problem.norm == 0:  # all known values are 0, and so is the matrix of the smallest nuclear norm
+    with few_threads(min(n, G) <= SMALL_SIDE):
+        if problem.norm == 0:  # all known values are 0, so the matrix with the smallest nuclear norm is 0
             left, right = (np.zeros((size, 0), dtype) for size in D.shape)
             return Solution(left, right, np.empty(0), Status("converged", "every known value is 0"))
         return solve(
@@ -190,7 +219,7 @@ def complete(
             rank_step=rank_step,
             max_rank=max_rank,
             inner=inner,
-            # the exact variant needs vectors that settle, which one pass does not give
+            # the exact variant needs converged vectors, for which one pass is not enough
             svd=WarmSVD(rng, method=svd, passes=1 if inner == "inexact" else 2),
             callback=callback,
         )
@@ -208,24 +237,54 @@ def robust_pca(
 
     Parameters
     ----------
-    D : (n, G) array without NaN. Its multiplier is dense, so everything here is.
-    lam : weight of the L1 norm; None takes 1 / sqrt(max(n, G)).
+    D : ndarray of shape (n, G)
+        Values without NaN. All arrays here are dense, as the multiplier is.
+    lam : float, optional
+        Weight of the L1 norm; by default 1 / sqrt(max(n, G)).
+    tol : float, default=1e-7
+        Stop when ||D - A - E||_F / ||D||_F is below it.
+    max_iter : int, default=1000
+        Largest number of iterations.
+    inner : {"inexact", "exact"}, default="inexact"
+        As in `complete`.
 
     Returns
     -------
-    A, E : (n, G) float64.
-    solution : factors of A, status and history.
+    A : ndarray of shape (n, G), float64
+        Low-rank part.
+    E : ndarray of shape (n, G), float64
+        Sparse part.
+    solution : Solution
+        Factors of A, status and history.
+
+    Raises
+    ------
+    InputError
+        D is larger than `MAX_DENSE_BYTES`, has missing or infinite values, or is 0 everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> D = np.outer(np.arange(1.0, 9.0), np.ones(8))
+    >>> D[2, 5] += 10
+    >>> A, E, solution = robust_pca(D)
+    >>> solution.rank, E[2].round(1).tolist()
+    (1, [0.0, 0.0, 0.0, 0.0, 0.0, 10.0, 0.0, 0.0])
     """
     D = np.asarray(D, dtype=np.float64)
-    if D.nbytes > DENSE_LIMIT:
+    if D.nbytes > MAX_DENSE_BYTES:
         raise InputError(
-            f"robust PCA keeps six dense arrays of {D.nbytes / 2**30:.1f} GiB each: select features first "
-            f"(at most {DENSE_LIMIT / 2**30:.0f} GiB an array)"
+            f"robust PCA needs six dense arrays of {D.nbytes / 2**30:.1f} GiB each, and the limit is "
+            f"{MAX_DENSE_BYTES / 2**30:.0f} GiB per array: select fewer features",
+            code="too-large",
         )
     if not np.isfinite(D).all():
-        raise InputError("robust PCA needs a matrix without missing or infinite values")
+        raise InputError(
+            "the matrix has missing or infinite values, and robust PCA needs a complete one: impute it first",
+            code="not-finite",
+        )
     if not D.any():
-        raise InputError("every value is 0: there is nothing to split")
+        raise InputError("every value is 0, so there is nothing to split: check the input", code="all-zero")
     lam = 1 / math.sqrt(max(D.shape)) if lam is None else lam
     problem = DenseRobust(D, lam)
     solution = solve(
@@ -257,7 +316,7 @@ def solve(
     inner_tol: float = 1e-6,
     max_inner: int = 100,
 ) -> Solution:
-    """The loop of Algorithms 2 and 3: threshold singular values, update E, then Y and mu, until D is matched."""
+    """The loop of Algorithms 2 and 3: threshold the singular values, update E, then Y and mu, until A + E matches D."""
     W = problem.W
     limit = min(W.shape) if max_rank is None else min(max_rank, *W.shape)
     sv = min(5, limit) if rank_step != limit else limit
@@ -267,12 +326,12 @@ def solve(
     for iteration in range(1, max_iter + 1):
         for _ in range(max_inner if inner == "exact" else 1):
             triplets = svd.top(problem.W, sv)
-            before = solution
+            previous = solution
             solution = _shrink(triplets, 1 / mu, W.dtype)
             if inner == "inexact":
                 break
             problem.step(solution.left, solution.right, mu, rho, advance=False)
-            if _distance(solution, before) <= inner_tol * problem.norm:
+            if _distance(solution, previous) <= inner_tol * problem.norm:
                 break
         residual = problem.step(solution.left, solution.right, mu, rho, advance=True) / problem.norm
         for name, value in zip(history, (iteration, sv, solution.rank, residual, mu), strict=True):
@@ -300,7 +359,7 @@ def solve(
 
 
 def _shrink(triplets: Triplets, threshold: float, dtype: np.dtype) -> Solution:
-    """Singular value thresholding (line 6 of Algorithm 3): keep what is above the threshold, less the threshold."""
+    """Singular value thresholding (line 6 of Algorithm 3): subtract the threshold, and keep what stays positive."""
     rank = int((triplets.s > threshold).sum())
     kept = triplets.s[:rank] - threshold
     u, v = triplets.vectors(rank)
@@ -308,7 +367,7 @@ def _shrink(triplets: Triplets, threshold: float, dtype: np.dtype) -> Solution:
 
 
 def _next_rank(s: np.ndarray, rank: int, sv: int, limit: int, rank_step: RankStep, threshold: float) -> int:
-    """Predicted rank of the next A: eq. (13), or from the decay of the singular values."""
+    """Predicted rank of the next A, by eq. (13) or from the decay of the singular values."""
     if rank < sv:
         return min(rank + 1, limit)
     if rank_step != "adaptive":
@@ -316,12 +375,12 @@ def _next_rank(s: np.ndarray, rank: int, sv: int, limit: int, rank_step: RankSte
     tail = s[len(s) // 2 :]
     slope = (math.log(tail[0]) - math.log(tail[-1])) / max(1, len(tail) - 1) if len(tail) > 1 else 0.0
     ahead = math.log(s[-1] / threshold) / slope if slope > 0 else 200.0
-    # the decay flattens out towards the tail, so twice the extrapolated number
+    # the decay is slower in the tail, so take twice the extrapolated number
     return min(rank + int(np.clip(2 * ahead, 10, 200)), limit)
 
 
 def _unreachable(residuals: list[float], ranks: list[float], limit: int, next_mu: float) -> str:
-    """Why going on is no use, or nothing."""
+    """Why more iterations would not help; empty if they might."""
     if not math.isfinite(next_mu) or next_mu > 1e300:
         return "mu would overflow"
     capped = ranks[-1] >= limit

@@ -1,4 +1,4 @@
-"""The ``knn`` method: weighted means over the nearest rows that have the value, distances by matrix products."""
+"""The ``knn`` method: weighted means over the nearest rows that have the value; distances come from matrix products."""
 
 from __future__ import annotations
 
@@ -16,34 +16,44 @@ from imputome.errors import InputError
 from imputome.methods.factors import few_threads
 from imputome.methods.knn import KNN_INFO
 
-HEAD = 64  # nearest rows of each row whose distances are taken again, exactly
-NEAR = 0.01  # float32 products lose the digits of a mean squared difference below this, so it is taken again too
-_PIECE = 2**23  # values of a block of rows, or of distances (32 MiB in float32)
+EXACT_NEIGHBORS = 64  # distances to this many nearest rows are computed again in float64
+EXACT_BELOW = 0.01  # so are mean squared differences below this: float32 products lose their digits
+BLOCK_VALUES = 2**23  # values in a block of rows, or of distances (32 MiB in float32)
 
 
 class KNN(Imputer):
     """Mean over the k nearest rows that have the value, with weights 1 / d^2 (Troyanskaya et al. 2001).
 
-    d^2 is the mean squared difference of two rows over the features that both have, in z-scores of the training rows;
-    rows without a common feature are never neighbours, and a training row is not its own. Rows at d = 0 take all the
-    weight, in equal parts. A row without neighbours gets the mean of the feature; a feature that no training row has,
-    the mean of all known values.
+    d^2 is the mean squared difference of two rows over the features that both have, in z-scores of the training rows.
+    Rows without a common feature are never neighbours, and a training row is not its own neighbour. If rows at d = 0
+    have the value, the result is their mean. A row without neighbours gets the mean of the feature. A feature that no
+    training row has gets the mean of all known values.
 
     Parameters
     ----------
-    k : number of neighbours; fewer are used where fewer have the value.
+    k : int, default=10
+        Number of neighbours; fewer are used if fewer rows have the value.
 
     Attributes
     ----------
-    training_ : (n, G) float32 z-scores of the training rows, NaN for missing.
+    training_ : ndarray of shape (n, G), float32
+        z-scores of the training rows, NaN for missing.
 
     Notes
     -----
     Cost for m rows: ``8 m n G`` flops (four float32 products, for sums of squares and counts over the common features)
-    and a sort of n distances each; nothing is computed before values are asked for, and nothing is kept. Memory:
-    ``4 n G`` bytes for the training rows, as many for the rows asked about, and about 0.3 GB for blocks; never
-    n x n x G, nor n x n. The nearest 64 or 4 k rows, and all that are nearly equal, are measured again in float64, as a
-    small difference of large float32 sums has no digits.
+    and a sort of n distances each. Nothing is computed before values are requested, and nothing is kept. Memory:
+    ``4 n G`` bytes for the training rows, ``4 m G`` for the requested rows, and about 0.3 GB for blocks; never
+    n x n x G, nor n x n. Distances to the nearest 64 or 4 k rows, and all very small distances, are computed again in
+    float64, because the small difference of large float32 sums has no correct digits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> X = np.array([[1.0, 10.0], [2.0, 20.0], [9.0, 90.0], [2.0, np.nan]])
+    >>> methods.get("knn")(k=2).fit_transform(X).to_array()[3].round(3)  # doctest: +SKIP
+    array([ 2., 20.])
     """
 
     info = KNN_INFO
@@ -54,16 +64,16 @@ class KNN(Imputer):
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         if self.k < 1:
-            raise InputError(f"knn: k={self.k} must be at least 1")
+            raise InputError(f"knn: k={self.k} must be at least 1", code="parameter-value", parameter="k")
         X = data.known_values()
         self.standard_ = Standard.of(X)
         self.training_ = self.standard_.forward(X)
-        return NeighborMean(self.training_, self, X.dtype, own=True), {}
+        return NeighborMean(self.training_, self, X.dtype, exclude_self=True), {}
 
     def _new_rows(self, data: Data) -> Model:
         X = data.known_values()
         Z = self.standard_.forward(X)
-        # a feature that did not vary has no unit: another value of it says nothing of how far rows are apart
+        # a feature that is constant in training has no unit, so its values must not change the distances
         constant = ~varying(self.training_)
         Z[:, constant] = np.where(np.isnan(Z[:, constant]), np.nan, 0.0)
         return NeighborMean(Z, self, X.dtype)
@@ -77,23 +87,29 @@ class KNN(Imputer):
 
 
 class NeighborMean:
-    """Values of some rows as weighted means over training rows (a `Model`), observed ones predicted like the missing.
+    """A `Model` whose values are weighted means over training rows; observed values are predicted like missing ones.
 
     Parameters
     ----------
-    rows : (m, G) float32 z-scores with NaN.
-    own : the rows are the training rows themselves, and none may be its own neighbour.
+    rows : ndarray of shape (m, G), float32
+        z-scores with NaN for missing.
+    method : KNN
+        The fitted method.
+    dtype : dtype
+        Type of the values.
+    exclude_self : bool, default=False
+        The rows are the training rows themselves, and no row may be its own neighbour.
     """
 
     outputs: frozenset[Output] = frozenset({"value"})
 
-    def __init__(self, rows: np.ndarray, method: KNN, dtype: np.dtype, *, own: bool = False) -> None:
+    def __init__(self, rows: np.ndarray, method: KNN, dtype: np.dtype, *, exclude_self: bool = False) -> None:
         self._rows = rows
         self._training = method.training_
         self._standard = method.standard_
         self._k = method.k
         self._dtype = dtype
-        self._own = own
+        self._exclude_self = exclude_self
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         columns = np.arange(self._rows.shape[1]) if genes is None else np.asarray(genes, dtype=np.intp)
@@ -103,8 +119,8 @@ class NeighborMean:
         for part in self._batches(len(rows)):
             number = len(values[part])
             starts = np.arange(number + 1) * len(columns)
-            found = self._means(rows[part], starts, np.tile(columns, number))
-            values[part] = found.reshape(number, -1) * self._standard.scale[columns] + self._standard.center[columns]
+            z_scores = self._means(rows[part], starts, np.tile(columns, number))
+            values[part] = z_scores.reshape(number, -1) * self._standard.scale[columns] + self._standard.center[columns]
         return values
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
@@ -116,12 +132,12 @@ class NeighborMean:
             first, last = starts[part.start], starts[min(part.stop, len(rows))]
             entries = order[first:last]
             columns = j[entries]
-            found = self._means(rows[part], starts[part.start : part.stop + 1] - first, columns)
-            values[entries] = found * self._standard.scale[columns] + self._standard.center[columns]
+            z_scores = self._means(rows[part], starts[part.start : part.stop + 1] - first, columns)
+            values[entries] = z_scores * self._standard.scale[columns] + self._standard.center[columns]
         return values
 
     def _batches(self, number: int) -> Iterator[slice]:
-        step = max(1, _PIECE // max(self._training.shape))
+        step = max(1, BLOCK_VALUES // max(self._training.shape))
         return (slice(start, start + step) for start in range(0, number, step))
 
     def _means(self, rows: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -129,32 +145,40 @@ class NeighborMean:
         Z = self._rows[rows]
         with few_threads(Z.size * len(self._training) < 2**24):
             squares = mean_squares(Z, self._training)
-            if self._own:
+            if self._exclude_self:
                 squares[np.arange(len(rows)), rows] = np.inf
             order = np.argsort(squares, axis=1, kind="stable")
             squares = np.take_along_axis(squares, order, axis=1).astype(np.float64)
-            _measure_nearest(Z, self._training, order, squares, max(HEAD, 4 * self._k), NEAR)
+            _measure_nearest(Z, self._training, order, squares, max(EXACT_NEIGHBORS, 4 * self._k), EXACT_BELOW)
             return _weighted_means(self._training, order, squares, starts, columns, self._k)
 
 
 def mean_squares(Z: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """(m, n) mean squared differences of rows over the features that both have; inf where there is none.
+    """Mean squared differences of rows over the features that both have.
 
     With M the mask of known values and 0 for missing in Z: sum d^2 = (Z * Z) M' + M (Z * Z)' - 2 Z Z', counts = M M'.
 
     Parameters
     ----------
-    Z, training : (m, G) and (n, G) float32 with NaN, centred by feature, or the differences drown in the sums.
+    Z : ndarray of shape (m, G), float32
+        z-scores with NaN. They must be centred by feature: the difference of large sums would not be accurate.
+    training : ndarray of shape (n, G), float32
+        z-scores of the training rows.
+
+    Returns
+    -------
+    ndarray of shape (m, n), float32
+        inf for two rows without a common feature.
     """
     values, known = _parts(Z)  # (m, G) each
     squared = values * values
     out = np.empty((len(Z), len(training)), np.float32)
-    step = max(1, _PIECE // Z.shape[1])
+    step = max(1, BLOCK_VALUES // Z.shape[1])
     for start in range(0, len(training), step):
         block = slice(start, start + step)
-        other, there = _parts(training[block])  # (step, G) each
-        count = known @ there.T
-        total = squared @ there.T
+        other, other_known = _parts(training[block])  # (step, G) each
+        count = known @ other_known.T
+        total = squared @ other_known.T
         total -= 2 * (values @ other.T)
         np.multiply(other, other, out=other)
         total += known @ other.T
@@ -172,12 +196,14 @@ def _parts(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(parallel=True, cache=True)
-def _measure_nearest(Z, training, order, squares, head, near):  # type: ignore[no-untyped-def]
-    """Exact mean squares for the nearest rows of each row, put in order again (ties: by position)."""
+def _measure_nearest(Z, training, order, squares, min_count, exact_below):  # type: ignore[no-untyped-def]
+    """Compute the mean squares of the nearest rows again in float64 and sort these rows again (ties: by position)."""
     G = Z.shape[1]
     for q in prange(Z.shape[0]):
         size = 0
-        while size < order.shape[1] and squares[q, size] < np.inf and (size < head or squares[q, size] < near):
+        while (
+            size < order.shape[1] and squares[q, size] < np.inf and (size < min_count or squares[q, size] < exact_below)
+        ):
             size += 1
         candidates = np.sort(order[q, :size])
         exact = np.empty(size)
@@ -198,12 +224,12 @@ def _measure_nearest(Z, training, order, squares, head, near):  # type: ignore[n
 
 @njit(parallel=True, cache=True)
 def _weighted_means(training, order, squares, starts, columns, k):  # type: ignore[no-untyped-def]
-    """For each entry, the mean over the first k rows of ``order`` that have its feature; 0 where none has."""
+    """For each entry, the mean over the first k rows of ``order`` that have its feature; 0 if no row has it."""
     out = np.zeros(columns.size)
     for q in prange(starts.size - 1):
         first = starts[q]
         size = starts[q + 1] - first
-        open_entries = np.arange(size)  # those with fewer than k values so far
+        open_entries = np.arange(size)  # entries with fewer than k values so far
         count = np.zeros(size, np.int64)
         same = np.zeros(size, np.int64)
         weight = np.zeros(size)
