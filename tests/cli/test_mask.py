@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from imputome.cli import run
 from imputome.core.data import as_data
 from imputome.errors import InputError
-from imputome.evaluation.masked import KEY, mask, read_mask
+from imputome.evaluation.masked import MASK_KEY, mask, read_mask
 from imputome.evaluation.splits import SCHEMES, make_split
 from imputome.io.reading import read
 
@@ -144,7 +144,7 @@ def test_nothing_else_shows_what_is_hidden(counts, tmp_path):
     assert masked.raw is None
     for slot in ("obsm", "varm", "obsp", "varp"):
         assert len(getattr(masked, slot)) == 0
-    assert sorted(masked.uns) == sorted([KEY, "note"])
+    assert sorted(masked.uns) == sorted([MASK_KEY, "note"])
 
 
 @pytest.mark.parametrize("scheme", ["random", "thin", "mcar"])
@@ -185,7 +185,7 @@ def test_summary(counts, tmp_path, capsys):
     assert (summary["scheme"], summary["kind"], summary["seed"]) == ("random", "counts", 3)
     assert (summary["fraction_asked"], summary["layer"]) == (0.25, "raw")
     assert summary["fraction_realised"] == pytest.approx(0.25, abs=0.01)
-    record = ad.read_h5ad(output).uns[KEY]
+    record = ad.read_h5ad(output).uns[MASK_KEY]
     assert {name: record[name] for name in summary if name not in ("output", "shape")} == {
         name: value for name, value in summary.items() if name not in ("output", "shape")
     }
@@ -195,7 +195,7 @@ def test_summary(counts, tmp_path, capsys):
     assert "of the molecules of X (seed 0)" in out
     assert mask_file(counts, tmp_path / "three.h5ad", "median", "--quiet") == 0
     assert capsys.readouterr().out == ""
-    assert "fraction_asked" not in ad.read_h5ad(tmp_path / "three.h5ad").uns[KEY]
+    assert "fraction_asked" not in ad.read_h5ad(tmp_path / "three.h5ad").uns[MASK_KEY]
 
 
 def test_options_and_labels(counts, real, tmp_path):
@@ -209,7 +209,7 @@ def test_options_and_labels(counts, real, tmp_path):
     assert len(set(split.j.tolist())) == 4
     rows = np.array(sorted(set(split.i.tolist())))
     assert ((rows < 30).sum(), (rows >= 30).sum()) == (6, 2)
-    assert json.loads(ad.read_h5ad(tmp_path / "b.h5ad").uns[KEY]["options"]) == {"labels": "grade"}
+    assert json.loads(ad.read_h5ad(tmp_path / "b.h5ad").uns[MASK_KEY]["options"]) == {"labels": "grade"}
 
 
 def test_a_table(tmp_path):
@@ -269,9 +269,9 @@ def test_outputs(counts, tmp_path, capsys):
     assert mask_file(counts, output, "thin") == 0
     capsys.readouterr()
     refused(capsys, mask_file(counts, output, "median"), "exists already", "--force")
-    assert ad.read_h5ad(output).uns[KEY]["scheme"] == "thin"
+    assert ad.read_h5ad(output).uns[MASK_KEY]["scheme"] == "thin"
     assert mask_file(counts, output, "median", "--force") == 0
-    assert ad.read_h5ad(output).uns[KEY]["scheme"] == "median"
+    assert ad.read_h5ad(output).uns[MASK_KEY]["scheme"] == "median"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
 
 

@@ -17,8 +17,7 @@ from imputome.core.imputation import Imputation
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.evaluation.splits import Split, make_split
-from imputome.evaluation.streaming import calibration, score_hidden, score_thinned
-from imputome.evaluation.units import Units
+from imputome.evaluation.streaming import Units, calibration, score_hidden, score_thinned
 from imputome.trust.mixing import Mixing, label_mixing
 from imputome.trust.null import NullCorrelation, null_correlation
 from imputome.trust.reliability import Reliability, gene_reliability

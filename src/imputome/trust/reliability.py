@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit, xlogy
 from scipy.stats import false_discovery_control
 
 from imputome.errors import InputError
-from imputome.evaluation.units import Units
+from imputome.evaluation.streaming import Units
 
 if TYPE_CHECKING:
     import pandas as pd
