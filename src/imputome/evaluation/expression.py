@@ -262,11 +262,11 @@ def de_by_count_splitting(
     if not 0 < keep < 1:
         raise InputError(
             f"keep is {keep}: pass {{keep}} between 0 and 1, so that both parts have molecules",
-            code="out-of-range",
+            code="parameter-value",
             keep=...,
         )
     if test not in ("wilcoxon", "hurdle"):
-        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="unknown-choice", parameter="test")
+        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
     if names is None and hasattr(X, "iloc"):
         names = X.columns
     counts = clean_csr(in_memory(X))

@@ -169,9 +169,9 @@ def _resolved(adata: AnnData, scheme: str, label: str | None, options: dict[str,
                 code="labels-without-test-rows",
                 parameter="label",
             )
-        options["labels"] = _entry(adata.obs, "obs has no column", label, "label", "obs-column-missing")
+        options["labels"] = _entry(adata.obs, "obs has no column", label, "label", "no-obs-column")
     if isinstance(name := options.get("gc"), str):
-        options["gc"] = _entry(adata.var, "var has no column", name, "gc", "var-column-missing")
+        options["gc"] = _entry(adata.var, "var has no column", name, "gc", "no-var-column")
     if isinstance(name := options.get("coverage"), str):
         options["coverage"] = in_memory(_entry(adata.layers, "there is no layer", name, "coverage", "layer-missing"))
     return options

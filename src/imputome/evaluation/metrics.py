@@ -527,7 +527,7 @@ def leaderboard_denoising(
     if training_total is not None and not training_total > 0:
         raise InputError(
             f"training_total is {training_total}: pass the number of molecules in the training part",
-            code="out-of-range",
+            code="parameter-value",
             parameter="training_total",
         )
     factor = 1.0 if training_total is None else float(truth.sum()) / training_total

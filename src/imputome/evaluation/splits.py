@@ -164,7 +164,7 @@ def median(data: Data, rng: np.random.Generator, *, scale: Literal["counts", "lo
     if scale not in ("counts", "log1p"):
         raise InputError(
             f'the scale of the median is {scale!r}: choose "counts" or "log1p"',
-            code="unknown-choice",
+            code="parameter-value",
             parameter="scale",
         )
     values = X.data
@@ -205,7 +205,7 @@ def negative_binomial(
         if overdispersion not in ("gene", "global"):
             raise InputError(
                 f'overdispersion is {overdispersion!r}: pass "gene", "global", a number or one for each gene',
-                code="unknown-choice",
+                code="parameter-value",
                 parameter="overdispersion",
             )
         phi = moment_overdispersion(data, pooled=overdispersion == "global")
@@ -214,7 +214,7 @@ def negative_binomial(
         if phi.shape not in ((), (X.shape[1],)) or not np.isfinite(phi).all() or (phi < 0).any():
             raise InputError(
                 f"overdispersion must be finite and at least 0: pass one number, or one for each of {X.shape[1]} genes",
-                code="out-of-range",
+                code="parameter-value",
                 parameter="overdispersion",
             )
     phi = np.broadcast_to(phi, X.shape[1])
@@ -547,7 +547,7 @@ def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
     number = isinstance(value, int | float | np.number)
     if not number or not (0 < value < 1 or (allow_one and value == 1)):
         raise InputError(
-            f"{name} is {value!r}: pass {{{name}}} with a number between 0 and 1", code="out-of-range", **{name: ...}
+            f"{name} is {value!r}: pass {{{name}}} with a number between 0 and 1", code="parameter-value", **{name: ...}
         )
 
 
@@ -650,7 +650,7 @@ def _hide(
     if rows not in ("test", "all"):
         raise InputError(
             f'rows is {rows!r}: pass "test" or "all", the rows to hide values in',
-            code="unknown-choice",
+            code="parameter-value",
             parameter="rows",
         )
     check_share("fraction", fraction, allow_one=scheme == "features")

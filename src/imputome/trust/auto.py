@@ -14,7 +14,7 @@ from imputome.evaluation.splits import seed_for
 from imputome.methods import DEFAULT, controls, info
 from imputome.result.adapt import chosen_link, inspect_layer, to_data
 from imputome.trust.check import check, label_columns
-from imputome.trust.evidence import CELLS, SPLITS
+from imputome.trust.evidence import MAX_CELLS, N_SPLITS
 from imputome.trust.race import CANDIDATES, Race, make, run_race
 from imputome.trust.verdict import DO_NOT, Verdict
 
@@ -144,12 +144,12 @@ def choose(
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
     """Splits and cells of a check that takes about that long, by the times of the race; at least 1 x 200."""
     n = data.shape[0]
-    cells = min(CELLS[data.kind], n)
+    cells = min(MAX_CELLS[data.kind], n)
 
     def per_cell(splits: int) -> float:
         return ((splits + 2) * race.seconds_for_all + splits * race.seconds_for_controls) / n
 
-    for splits in range(SPLITS, 0, -1):
+    for splits in range(N_SPLITS, 0, -1):
         if per_cell(splits) * cells <= seconds:
             return splits, cells
     return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))

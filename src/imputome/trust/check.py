@@ -13,7 +13,7 @@ from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
 from imputome.result.adapt import covariate_columns
 from imputome.result.layout import default_key
-from imputome.trust.evidence import CELLS, SPLITS, Predict, check_size, gather, number_of_fits
+from imputome.trust.evidence import MAX_CELLS, N_SPLITS, Predict, check_size, gather, number_of_fits
 from imputome.trust.verdict import Verdict, judge, record
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check(
     *,
     labels: dict[str, Any] | None = None,
     seed: int = 0,
-    n_splits: int = SPLITS,
+    n_splits: int = N_SPLITS,
     max_cells: int | None = None,
     keep_observed: bool | None = None,
     progress: Progress | None = None,
@@ -128,7 +128,7 @@ def brief(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> str:
+def cost(report: InputReport, estimator: Imputer, *, n_splits: int = N_SPLITS) -> str:
     """What the check is going to do, in a sentence for a person."""
     n_controls = len(controls(report.kind))
     n = report.shape[0]
@@ -136,7 +136,7 @@ def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> 
     more = number_of_fits(report.kind, n_splits, 0)
     return (
         f"the check fits {estimator.name} {more} more times, and {n_controls} controls {n_splits} times, on "
-        f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"
+        f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from imputome.core.data import Kind
-from imputome.evaluation.metrics import ENOUGH
+from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
 from imputome.trust.evidence import LOSS, Evidence
 
 RULE = "5"  # its version: any change of a criterion or a number raises it
@@ -236,7 +236,7 @@ def judge(evidence: Evidence) -> Verdict:
     found = evidence.reliability
     what = "genes" if evidence.kind == "counts" else "features"
     further = [
-        f"{found.evident.sum():,} of {found.judged.sum():,} {what} with enough held out are shown to be predicted "
+        f"{found.evident.sum():,} of {found.measured.sum():,} {what} with enough held out are shown to be predicted "
         f"better than by {evidence.reference}; the table of {what} names the others"
     ]
     for name, mixing in evidence.mixing.items():
@@ -262,7 +262,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
     loss = LOSS[evidence.kind]
     gains = evidence.gains(loss).mean()
     explained, lower, _ = evidence.reliability.overall
-    seen = evidence.reliability.judged
+    seen = evidence.reliability.measured
     part = evidence.scores[evidence.scores["method"] == evidence.method]
     total = part.loc[part["metric"] == "total_ratio", "value"].mean()
     found = {"explained": explained, "explained_lower": lower}
@@ -278,7 +278,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
     }
     coverage = [float("nan")] * 2
     if evidence.calibration is not None:
-        filled = evidence.calibration[evidence.calibration["entries"] >= ENOUGH]["coverage"]
+        filled = evidence.calibration[evidence.calibration["entries"] >= MIN_ENTRIES_PER_STRATUM]["coverage"]
         if len(filled):
             coverage = [float(filled.min()), float(filled.max())]
     found |= {"coverage_lowest": coverage[0], "coverage_highest": coverage[1]}
