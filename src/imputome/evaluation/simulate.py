@@ -163,7 +163,7 @@ def simulate_counts(
         for name, value in parameters.items():
             if value < lowest:
                 raise InputError(
-                    f"{name} is {value}: pass {{{name}}} of at least {lowest}", code="parameter-value", **{name: ...}
+                    f"{name} is {value}: it must be at least {lowest}", code="parameter-value", parameter=name
                 )
     if not 0 <= dropout < 1 or not 0 <= de_share <= 1:
         raise InputError(

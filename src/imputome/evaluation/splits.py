@@ -547,7 +547,7 @@ def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
     number = isinstance(value, int | float | np.number)
     if not number or not (0 < value < 1 or (allow_one and value == 1)):
         raise InputError(
-            f"{name} is {value!r}: pass {{{name}}} with a number between 0 and 1", code="parameter-value", **{name: ...}
+            f"{name} is {value!r}: it must be a number between 0 and 1", code="parameter-value", parameter=name
         )
 
 
