@@ -20,7 +20,7 @@ from imputome.errors import InputError
 MAX_GENES = 300  # genes that are correlated: 44,850 pairs
 CONSTANT_RELATIVE_SD = 1e-5  # up to this SD over the mean a gene counts as constant: float32 rounding is no variation
 MIN_KNOWN = 10  # with fewer known values the correlations of a feature are noise
-STRONG_CORRELATION = 0.5  # from this absolute value on, a correlation would be read as co-expression
+STRONG = 0.5  # from this absolute value on, a correlation would be read as co-expression
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class NullCorrelation:
     @property
     def strong(self) -> float:
         """Share of pairs with an absolute correlation of 0.5 or more after imputing."""
-        return float((np.abs(self.after) >= STRONG_CORRELATION).mean())
+        return float((np.abs(self.after) >= STRONG).mean())
 
 
 def permute_genes(data: Data, rng: np.random.Generator) -> Data:

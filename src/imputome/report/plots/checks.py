@@ -13,7 +13,7 @@ from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import stored
 from imputome.report.plots import style
 from imputome.result.record import find_record, find_verdict, meant
-from imputome.trust.null import STRONG_CORRELATION
+from imputome.trust.null import STRONG
 from imputome.trust.zeros import zeros_before_and_after
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def key_figures(found: Mapping[str, Any]) -> list[str]:
     if "null" in found and len(found["null"]):
         before, after = strong_shares(found["null"])
         out.append(
-            f"Unrelated (permuted) pairs that correlate by {STRONG_CORRELATION:g} or more: {style.share(before)} "
-            f"before, {style.share(after)} after imputing"
+            f"Unrelated (permuted) pairs that correlate by {STRONG:g} or more: {style.share(before)} before, "
+            f"{style.share(after)} after imputing"
         )
     if "confident" in genes and genes["confident"].sum():
         number = int(genes["confident"].sum())
@@ -150,7 +150,7 @@ def key_figures(found: Mapping[str, Any]) -> list[str]:
 
 def strong_shares(null: pd.DataFrame) -> tuple[float, float]:
     """Share of pairs of permuted genes whose correlation is 0.5 or more, either way, before and after imputing."""
-    strong = (null["low"] >= STRONG_CORRELATION - 1e-9) | (null["high"] <= -STRONG_CORRELATION + 1e-9)
+    strong = (null["low"] >= STRONG - 1e-9) | (null["high"] <= -STRONG + 1e-9)
     return float(null["before"][strong].sum()), float(null["after"][strong].sum())
 
 
