@@ -123,7 +123,7 @@ def check_possible(data: Data) -> None:
         raise InputError(
             "the check holds out molecules and needs raw counts (integers): pass {layer} with them, or leave out the "
             "check",
-            code="not-integers",
+            code="check-needs-counts",
             layer=...,
         )
 
