@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from imputome import datasets
-from imputome.evaluation.simulate import mean_variance_zero_curves, simulate_counts
-from imputome.evaluation.simulate_scdesign import fit_scdesign
+from imputome.evaluation.simulate import fit_scdesign, mean_variance_zero_curves, simulate_counts
 from imputome.report.plots.demo import simulation_curves
 
 FOLDER = Path(__file__).parent / "figures"

@@ -15,7 +15,7 @@ from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.clinical import cox_univariate
 from imputome.evaluation.splits import row_split, seed_for
-from imputome.evaluation.units import Units
+from imputome.evaluation.streaming import Units
 from imputome.methods import get
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec

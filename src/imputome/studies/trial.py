@@ -25,7 +25,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import make_split, scheme_options, seed_for
-from imputome.evaluation.units import Units
+from imputome.evaluation.streaming import Units
 from imputome.methods import create
 from imputome.studies.results import Journal, table_of
 from imputome.studies.runner import Dataset, MethodSpec, Progress, key_of, numbers_of, peak_memory, with_controls

@@ -10,7 +10,7 @@ from imputome.evaluation.metrics import COVERAGE
 from imputome.report.html import charts
 from imputome.report.html.parts import Chart, Live, Section, Table, column, percent, table_of, terms_table, text_of
 from imputome.report.html.vega import POINTS
-from imputome.trust.reliability import LEAST
+from imputome.trust.reliability import MIN_HELD_OUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ def _genes(content: Content) -> Section:
     ]
     if known:
         evident = int(table["evident"].eq(True).sum())
-        judged = int((table["held_out"].ge(LEAST) & table["explained"].notna()).sum())
+        judged = int((table["held_out"].ge(MIN_HELD_OUT) & table["explained"].notna()).sum())
         text.append(
             f"{evident:,} of {judged:,} {many} with enough held out have evidence that the method explains more than "
             "the reference, at a false discovery rate of 5 %. The others were not shown to be better."
