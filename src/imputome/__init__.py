@@ -46,7 +46,7 @@ _HOMES = {
     "de": "imputome.api.differential",
     "evaluate": "imputome.api.evaluate",
     "fit_model": "imputome.api.models",
-    "impute": "imputome.result.run",
+    "impute": "imputome.api.impute",
     "inspect": "imputome.inspection.state",
 }
 _MODULES = {"datasets": "imputome.datasets", "methods": "imputome.methods", "pl": "imputome.report.plots"}
