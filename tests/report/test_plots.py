@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import imputome
+from codes import has_code
 from imputome import InputError, pl
 from imputome.evaluation.clustering import expression_components
 from imputome.report.plots.style import BLUE, GREY, SKY
@@ -52,7 +53,7 @@ def in_order(places):
 
 
 # -- verdict -----------------------------------------------------------------------------------------------------------
-def test_verdict_says_all_in_words(counts):
+def test_verdict_is_written_out(counts):
     axes = pl.verdict(counts, "nmf")
     found = counts.uns["imputome"]["nmf"]["verdict"]
     said = unbroken(words(axes))

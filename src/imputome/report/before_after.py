@@ -254,7 +254,7 @@ def stored_result(
             var_names=names,
             kind="counts" if str(given["kind"]) == "counts" else "real",
             state=str(given["state"]),
-            scale=scale,  # type: ignore[arg-type]
+            scale=scale,
             columns=columns,
             where="X" if layer is None else f"layers[{layer!r}]",
         ),

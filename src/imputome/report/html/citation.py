@@ -69,7 +69,7 @@ def _papers() -> dict[tuple[str, str], tuple[str, str]]:
         fields = {name: field.value for name, field in entry.fields_dict.items()}
         for kind in URLS:
             if kind in fields:
-                papers[kind, fields[kind].lower()] = (_in_words(fields), entry.raw.strip())
+                papers[kind, fields[kind].lower()] = (_in_words(fields), str(entry.raw).strip())
     return papers
 
 

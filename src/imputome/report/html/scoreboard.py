@@ -91,9 +91,12 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
     control = dict(zip(_methods(means, names), map(is_control, means["method"]), strict=True))
 
     def positions(rows: pd.DataFrame) -> list[list[int]]:
-        columns = ((rows["dataset"], choices["datasets"]), (_settings(rows), choices["settings"]))
-        columns += ((rows["metric"], metrics), (_methods(rows, names), methods))
-        return [_positions(values, known) for values, known in columns]
+        return [
+            _positions(rows["dataset"], choices["datasets"]),
+            _positions(_settings(rows), choices["settings"]),
+            _positions(rows["metric"], metrics),
+            _positions(_methods(rows, names), methods),
+        ]
 
     columns = (
         ("method", "text", ""),
