@@ -112,7 +112,7 @@ class MissingExtraError(ImputomeError, ImportError):
 class ControlsWinError(ImputomeError):
     """No method is better than the controls on these data, so nothing is written; the command line exits with 3.
 
-    ``record`` holds the race, and the verdict if there is one, as they would stand in ``uns["imputome"][key]``.
+    ``record`` holds the race (`imputome.result.record.Race`) and, if there is one, the verdict (`Verdict`).
     """
 
     default_code = "controls-win"

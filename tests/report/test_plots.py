@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import imputome
-from codes import has_code
 from imputome import InputError, pl
 from imputome.evaluation.clustering import expression_components
 from imputome.report.plots.style import BLUE, GREY, SKY

@@ -132,7 +132,7 @@ def run_fine_tune(
     messages = [*report.warnings, *matched.messages]
     if result.status.message and not result.status.converged:
         messages.append(f"{estimator.name}: {result.status.message}")
-    run = Run(result, estimator, report, scale, result.keeps_observed, seconds, tuple(messages))
+    run = Run(result, estimator, report, scale, result.keeps_observed, seconds, tuple(messages), layer=layer)
     estimator.provenance = {**_story(run), "fine_tuned_from": estimator.provenance or {}}
     return run
 
@@ -144,7 +144,7 @@ def check_reusable(estimator: Imputer) -> None:
 
 
 def _story(run: Run) -> dict[str, Any]:
-    record = run.provenance()
+    record = run.record().to_uns()
     convergence = {name: record["convergence"][name] for name in ("status", "message")}
     kept = {name: record[name] for name in ("input", "versions", "seconds")}
     return {**kept, "convergence": convergence, "shape": list(run.imputation.shape)}
@@ -251,12 +251,21 @@ def run_model(
     further = {
         "model": "" if source is None else str(source),
         "trained": estimator.provenance or {},
-        "genes_missing_from_input": np.array(matched.missing, dtype=str),
-        "unusable_genes": np.array(result.unusable.var_names.union(unknown, sort=False), dtype=str),
+        "genes_missing_from_input": tuple(matched.missing.astype(str)),
+        "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": filled_with,
     }
     return Run(
-        result, estimator, report, out_scale, keeps, seconds, (*report.warnings, *matched.messages), outputs, further
+        result,
+        estimator,
+        report,
+        out_scale,
+        keeps,
+        seconds,
+        (*report.warnings, *matched.messages),
+        outputs,
+        further,
+        layer,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.inspection.state import InputReport
+    from imputome.result.record import Race, Verdict
     from imputome.result.run import Run
     from imputome.trust.auto import Chosen
 
@@ -117,7 +118,6 @@ def chosen_method(
 ) -> Chosen:
     """Who is to impute, by ``--method auto``; what that costs is said first; where nobody is, how that was found."""
     from imputome.trust.auto import budget_line, choose
-    from imputome.trust.check import brief
 
     if not quiet:
         typer.echo(budget_line(report, budget), err=True)
@@ -126,39 +126,36 @@ def chosen_method(
             return choose(adata, report=report, budget=budget, progress=show, **options)
     except ControlsWinError as error:
         if as_json:
-            print_json({"output": None, **brief(error.record)})
+            print_json({"output": None, **{name: part.brief() for name, part in error.record.items()}})
         elif not quiet:
-            say_judged(error.record)
+            say_verdict(error.record.get("race"), error.record.get("verdict"))
         raise
 
 
-def say_judged(record: dict[str, Any]) -> None:
-    """The race and the verdict, as far as there are any."""
-    for name, lines in (("race", race_lines), ("verdict", verdict_lines)):
-        for line in lines(record) if name in record else []:
-            typer.echo(line)
+def say_verdict(race: Race | None, verdict: Verdict | None) -> None:
+    """Print the race and the verdict, as far as there are any."""
+    for line in [*(race_lines(race) if race else []), *(verdict_lines(verdict) if verdict else [])]:
+        typer.echo(line)
 
 
-def race_lines(record: dict[str, Any]) -> list[str]:
+def race_lines(race: Race) -> list[str]:
     """The race, the best first."""
-    race = record["race"]
-    table = race["candidates"]
-    lines = [f"race on {race['cells']:,} x {race['genes']:,} values, {race['metric']}, less is better:"]
+    table = race.candidates
+    lines = [f"race on {race.cells:,} x {race.genes:,} values, {race.metric}, lower is better:"]
     for row in table.head(SHOWN).to_dict("records"):
         score = f"{row['score']:.5f}" if row["splits"] else "-"
         mark = " (control)" if row["control"] else ""
         lines.append(f"  {score:>9}  {row['name']}{mark}: {row['outcome']}")
     if len(table) > SHOWN:
         lines.append(f"  and {len(table) - SHOWN} more")
-    if "instead" in race:
-        lines.append(race["instead"])
+    if race.instead:
+        lines.append(race.instead)
     return lines
 
 
-def verdict_lines(record: dict[str, Any]) -> list[str]:
+def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict and its reasons."""
-    found = record["verdict"]
-    what = "cells" if found["kind"] == "counts" else "samples"
-    first = f"verdict on {found['method']}: {found['verdict'].upper()}"
-    size = f"({found['cells']:,} {what}, {found['fits']} fits, {found['seconds']:.0f} s, rule {found['rule']})"
-    return [f"{first} {size}", *(f"  - {reason}" for reason in found["reasons"])]
+    what = "cells" if verdict.kind == "counts" else "samples"
+    first = f"verdict on {verdict.method}: {verdict.verdict.upper()}"
+    size = f"({verdict.cells:,} {what}, {verdict.fits} fits, {verdict.seconds:.0f} s, rule {verdict.rule})"
+    return [f"{first} {size}", *(f"  - {reason}" for reason in verdict.reasons)]

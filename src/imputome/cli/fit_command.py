@@ -115,7 +115,7 @@ def command(
         for message in run.messages:
             warning_line(message)
     if as_json:
-        record = run.provenance()
+        record = run.record().brief()
         record.pop("history")
         print_json({"model": str(model), "shape": list(run.imputation.shape), **record})
     elif not quiet:

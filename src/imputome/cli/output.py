@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from imputome.cli.console import print_json, progress, say_judged, warning_line
+from imputome.cli.console import print_json, progress, say_verdict, warning_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from imputome.core.imputation import Output
     from imputome.core.imputer import Imputer
     from imputome.result.matrices import Shown
+    from imputome.result.record import Record
     from imputome.result.run import Run
 
 MAX_DRAWS = 999
@@ -280,15 +281,14 @@ class Target:
     ) -> None:
         """Warn, write, and say what was done; ``further`` goes into the summary of ``--json``."""
         from imputome.core.atomic import atomic_path
-        from imputome.trust.check import brief
 
         if not self.quiet:
             for message in run.messages:
                 warning_line(message)
-        provenance = run.provenance()
+        record = replace(run.record(), draws=len(self.beside.layers))
         n, n_genes = self.adata.n_obs, self.adata.n_vars
         if self.genes is not None:
-            provenance["genes"] = [str(name) for name in self.adata.var_names[self.genes]]
+            record = replace(record, genes=tuple(self.adata.var_names[self.genes].astype(str)))
             n_genes = len(self.genes)
         table = Table(self.source, self.genes_in or "columns", self.genes)
         with ExitStack() as files:
@@ -304,14 +304,14 @@ class Target:
                     partial = files.enter_context(atomic_path(self.output))
                     table.fill(partial, self.output, run, run.imputation, progress=advance)
                 else:
-                    self._write_result(run, keep_observed, provenance, advance)
+                    self._write_result(run, keep_observed, record, advance)
         if self.report is not None:
             with progress(f"writing {self.report.name}", quiet=self.quiet) as show:
                 show(0.0, "")
-                self._write_report(self.report, run, keep_observed, provenance)
+                self._write_report(self.report, run, keep_observed, record)
         if as_json:
             summary = {"output": str(self.output), "key": self.key, "shape": [n, n_genes]}
-            print_json({**summary, **self.beside.summary(), **(further or {}), **brief(provenance)})
+            print_json({**summary, **record.brief(), **self.beside.summary(), **(further or {})})
         elif not self.quiet:
             for line in _summary(run, n, n_genes, self.output, self.key):
                 typer.echo(line)
@@ -319,42 +319,38 @@ class Target:
                 typer.echo(line)
             if self.report is not None:
                 typer.echo(f"report: {self.report}")
-            say_judged(run.further)
+            say_verdict(record.race, record.verdict)
 
-    def _write_report(self, path: Path, run: Run, keep_observed: bool | None, provenance: dict[str, Any]) -> None:
+    def _write_report(self, path: Path, run: Run, keep_observed: bool | None, record: Record) -> None:
         from imputome.report.html.content import of_imputation
         from imputome.report.html.page import write_report
 
         content = of_imputation(
             run.imputation.data,
             run.imputation,
-            record=provenance,
+            record=record,
             key=self.key,
             scale=run.scale,
             labels=self.adata.obs,
             label=self.label,
             source=self.source.name,
-            command=provenance.get("command", ""),
+            command=record.command,
             genes=self.genes,
             keep_observed=keep_observed,
         )
         write_report(path, content, overwrite=self.force)
 
     def _write_result(
-        self, run: Run, keep_observed: bool | None, provenance: dict[str, Any], advance: Callable[[int, int], object]
+        self, run: Run, keep_observed: bool | None, record: Record, advance: Callable[[int, int], object]
     ) -> None:
-        import numpy as np
-
         from imputome.io.store import write_result
 
-        # these layers are the result's own too, to be removed with it
-        provenance["outputs"] = np.array([*run.outputs, *self.beside.layers], dtype=str)
         write_result(
             self.output,
             self.adata,
             run.imputation,
             key=self.key,
-            provenance=provenance,
+            record=record,
             genes=self.genes,
             scale=run.scale,
             keep_observed=keep_observed,

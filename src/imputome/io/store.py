@@ -19,8 +19,8 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
-from imputome.result.layout import layer_names
 from imputome.result.matrices import Drawn, draw_names
+from imputome.result.record import Record, layer_names, places_to_remove
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -148,7 +148,7 @@ def write_result(
     imputation: Imputation,
     *,
     key: str,
-    provenance: dict[str, Any],
+    record: Record,
     genes: Any = None,
     scale: Scale | None = None,
     keep_observed: bool | None = None,
@@ -163,7 +163,7 @@ def write_result(
 
     The imputation becomes ``layers[key]`` (dense float32), ``layers["<key>_<output>"]`` for each of ``outputs``,
     ``obsm["X_<key>"]`` (if it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its
-    gene and cell columns, and ``uns["imputome"][key]`` (the provenance).
+    gene and cell columns, and ``uns["imputome"][key]`` (the record).
 
     Parameters
     ----------
@@ -171,9 +171,8 @@ def write_result(
         The output; see `check_output`.
     adata, imputation
         The input, and its imputation with the same cells and genes in the same order.
-    key, provenance
-        Name of the result, and what to remember of it: nested dictionaries of texts, numbers and arrays of texts. Its
-        ``outputs`` and ``cell_columns`` are the names by which `remove_key` finds these again.
+    key, record
+        Name of the result, and its record; what is written is listed in it, so that `remove_key` finds it again.
     genes
         Positions of the genes to write; None means all. The AnnData written has these genes only.
     scale, keep_observed
@@ -218,6 +217,7 @@ def write_result(
     if source is not None:
         with opened(Path(source), "r") as root:
             taken += [name for name in names.values() if f"layers/{name}" in root]
+            earlier = _records(root)
             source = source if same_names(root, adata) else None
     if taken and not overwrite:
         raise InputError(
@@ -226,16 +226,16 @@ def write_result(
     with atomic_path(path) as partial:
         if source is None:
             _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
-        elif taken:
+        elif taken or key in earlier:
             _copy_without(Path(source), partial, key, set(names.values()))
         else:
             _copy(Path(source), partial)
         with opened(partial, "r+") as root:
-            _add(root, imputation, key, provenance, genes)
+            _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, options, progress, _CHUNK_BYTES[store])
 
 
-def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any], genes: np.ndarray | None) -> None:
+def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
     """Everything but the layers, which come last."""
     from anndata.io import write_elem
 
@@ -253,7 +253,7 @@ def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any]
             order = [*order, column] if column not in order else order
         if columns:
             root[table].attrs["column-order"] = order
-    write_elem(_mapping(_mapping(root, "uns"), "imputome"), key, provenance)
+    write_elem(_mapping(_mapping(root, "uns"), "imputome"), key, record.to_uns())
 
 
 def _stream_layers(
@@ -328,55 +328,64 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-# -- taking out again --------------------------------------------------------------------------------------------------
+# -- removing ----------------------------------------------------------------------------------------------------------
 def remove_key(path: str | Path, key: str) -> None:
-    """Take what `write_result` wrote under ``key`` out of an ``.h5ad`` or ``.zarr`` again; the file shrinks.
+    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks.
 
-    That is ``layers[key]``, ``layers["<key>_<output>"]``, ``obsm["X_<key>"]``, the columns ``var["<key>_*"]``, the cell
-    columns in ``obs`` and ``uns["imputome"][key]``.
+    Parameters
+    ----------
+    path : str or Path
+        The file; it is replaced when the new one is complete.
+    key : str
+        Name of the result.
 
     Raises
     ------
     InputError
-        imputome wrote nothing under ``key``, or the file cannot be opened.
+        imputome wrote nothing under ``key``, its record cannot be read, or the file cannot be opened.
     """
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
-        raise InputError(f"results can be taken out of .h5ad and .zarr only, not of {path}")
+        raise InputError(
+            f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file",
+            code="format-not-supported",
+        )
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to: change its permissions first")
+        raise InputError(
+            f"the folder {path.parent} cannot be written to: change its permissions first", code="folder-not-writable"
+        )
     with opened(path, "r") as root:
-        keys = sorted(_results(root))
-    # layers that imputome did not write have no provenance, and are not ours to remove
-    if key not in keys:
-        raise InputError(f"{path} has no imputome result {key!r}; it has {', '.join(keys) or 'none'}")
+        records = _records(root)
+        if key not in records:  # a layer that imputome did not write has no record, and belongs to the user
+            raise InputError(
+                f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}",
+                code="no-such-result",
+                parameter="key",
+            )
+        places_to_remove(key, records)
     with atomic_path(path) as partial:
-        _copy_without(path, partial, key, {key})
+        _copy_without(path, partial, key, set())
 
 
 def _copy_without(source: Path, target: Path, key: str, layers: set[str]) -> None:
-    """Copy a store without ``layers`` and what else belongs to ``key``."""
-    if source.is_dir():
-        _copy(source, target)
-        with opened(target, "r+") as root:
-            _drop(root, key, layers)
-        return
-    with opened(source, "r") as old:
-        # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
-        linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
-        if not linked:
-            without = {f"/layers/{name}" for name in layers | _layers_of(old, key)}
-            with opened(target, "w") as new:
-                _copy_parts(old, new, without, inside=("/", "/layers"))
-                _drop(new, key, layers)
-            return
+    """Copy a store without ``layers`` and without the result ``key``."""
+    if not source.is_dir():
+        with opened(source, "r") as old:
+            # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
+            linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
+            if not linked:
+                left_out = {f"/{element}/{name}" for element, name in _places(old, key, layers) if element == "layers"}
+                with opened(target, "w") as new:
+                    _copy_parts(old, new, left_out, inside=("/", "/layers"))
+                    _drop(new, key, layers)
+                return
     _copy(source, target)
     with opened(target, "r+") as root:
         _drop(root, key, layers)
 
 
 def _copy_parts(old: Any, new: Any, without: set[str], inside: tuple[str, ...]) -> None:
-    """Copy the members of an HDF5 group but some: deleting them afterwards would leave their space in the file."""
+    """Copy some members of an HDF5 group: to delete them afterwards would leave their space in the file."""
     for name in old.attrs:
         new.attrs.create(name, old.attrs[name], dtype=old.attrs.get_id(name).dtype)
     for name in old:
@@ -386,49 +395,35 @@ def _copy_parts(old: Any, new: Any, without: set[str], inside: tuple[str, ...]) 
             old.copy(name, new)
 
 
-def _results(root: Any) -> list[str]:
-    return list(root["uns/imputome"].keys()) if "uns/imputome" in root else []
-
-
-def _recorded(root: Any, key: str, what: str) -> list[str]:
-    """A list of names in the provenance of ``key``."""
+def _records(root: Any) -> dict[str, Any]:
+    """The stored records of all results."""
     from anndata.io import read_elem
 
-    place = f"uns/imputome/{key}/{what}"
-    return [str(name) for name in read_elem(root[place])] if place in root else []
+    records = read_elem(root["uns/imputome"]) if "uns/imputome" in root else {}
+    return records if isinstance(records, dict) else {}
 
 
-def _layers_of(root: Any, key: str) -> set[str]:
-    """Layers that the result ``key`` has, without those that other results have been given since."""
-    names = layer_names(key, _recorded(root, key, "outputs")).values()
-    return {key} | (set(names) - set(_results(root)))
+def _places(root: Any, key: str, layers: set[str]) -> set[tuple[str, str]]:
+    """``layers`` and what belongs to the result ``key``."""
+    return {("layers", name) for name in layers} | set(places_to_remove(key, _records(root)))
 
 
 def _drop(root: Any, key: str, layers: set[str]) -> None:
-    written = _results(root)
-    # a layer that imputome did not write has nothing else of ours beside it
-    ours = key in written
-    gone = {f"layers/{name}" for name in layers | (_layers_of(root, key) if ours else set())}
-    cell_columns = [f"{key}_{name}" for name in _recorded(root, key, "cell_columns")]
-    for name in gone | ({f"obsm/X_{key}", f"uns/imputome/{key}"} if ours else set()):
-        if name in root:
-            del root[name]
-    if not ours:
-        return
-    if written == [key]:
-        del root["uns/imputome"]
-    longer = tuple(f"{other}_" for other in written if other.startswith(f"{key}_"))
-    _drop_columns(root["var"], lambda name: name.startswith(f"{key}_") and not (longer and name.startswith(longer)))
-    _drop_columns(root["obs"], lambda name: name in cell_columns)
+    keys = list(_records(root))
+    for element, name in _places(root, key, layers):
+        if element in ("obs", "var"):
+            _drop_column(root[element], name)
+        elif f"{element}/{name}" in root:
+            del root[f"{element}/{name}"]
+    if key in keys:
+        del root["uns/imputome" if keys == [key] else f"uns/imputome/{key}"]
 
 
-def _drop_columns(table: Any, which: Callable[[str], bool]) -> None:
-    order = [str(name) for name in table.attrs["column-order"]]
-    gone = [name for name in order if which(name)]
-    for name in gone:
+def _drop_column(table: Any, name: str) -> None:
+    order = [str(column) for column in table.attrs["column-order"]]
+    if name in order:
         del table[name]
-    if gone:
-        table.attrs["column-order"] = [name for name in order if name not in gone]
+        table.attrs["column-order"] = [column for column in order if column != name]
 
 
 SUFFIXES = (".h5ad", ".zarr")

@@ -5,7 +5,7 @@ Letters: ``n`` cells, ``G`` imputed genes, ``s`` cells of a sample. Of real valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.core.imputation import Imputation, Output
-from imputome.core.scales import SCALES, TARGET, Scale, counts_to_scale, is_integer, scale_to_counts
+from imputome.core.scales import TARGET, Scale, counts_to_scale, is_integer, scale_to_counts
 from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates, expression_components
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.result.record import find_record, imputed_from, meant
+from imputome.result.record import Record, find_record, meant
 from imputome.trust.null import STRONG
 from imputome.trust.zeros import Zeros, zeros_before_and_after
 
@@ -186,9 +186,7 @@ class _Stored:
         return np.asarray(self.rows(rows, None)[place, j])
 
 
-def stored_result(
-    adata: AnnData, key: str | None, before: str | None = None
-) -> tuple[str, Mapping[str, Any], BeforeAfter]:
+def stored_result(adata: AnnData, key: str | None, before: str | None = None) -> tuple[str, Record, BeforeAfter]:
     """Key, record and values of a result that an AnnData holds.
 
     Parameters
@@ -206,7 +204,7 @@ def stored_result(
         No such result, or its values or its input are not in ``adata`` any more.
     """
     key, record = find_record(adata, key)
-    layer = imputed_from(record) if before is None else before
+    layer = record.input.layer if before is None else before
     if layer is not None and layer not in adata.layers:
         raise InputError(
             f"there is no layer {layer!r} with the values before imputing: pass {{before}} with another layer, or "
@@ -220,13 +218,10 @@ def stored_result(
             code="layer-missing",
             before=...,
         )
-    given, scale = record["input"], str(record["scale"])
-    if scale not in SCALES:
-        raise InputError(f"this version does not know the scale {scale!r} of {key!r}", code="scale-unknown")
     names, columns = adata.var_names, None
     if key in adata.layers:
         imputed = adata.layers[key]
-        if "genes" in record and given["state"] == "counts" and scale in ("normalized", "log1p"):
+        if record.genes is not None and record.input.state == "counts" and record.scale in ("normalized", "log1p"):
             raise InputError(
                 f"library sizes are not known, because only the imputed genes of {key!r} were kept: impute all genes, "
                 "or pass {scale}",
@@ -252,9 +247,9 @@ def stored_result(
             read_imputed=lambda cells, genes: _dense(imputed, cells, genes),
             obs_names=adata.obs_names,
             var_names=names,
-            kind="counts" if str(given["kind"]) == "counts" else "real",
-            state=str(given["state"]),
-            scale=scale,
+            kind=record.input.kind,
+            state=record.input.state,
+            scale=record.scale,
             columns=columns,
             where="X" if layer is None else f"layers[{layer!r}]",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from imputome.result.adapt import (
     covariate_columns,
     to_data,
 )
+from imputome.result.record import Input, Record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,7 +45,8 @@ class Run:
     seconds: float
     messages: tuple[str, ...]
     outputs: tuple[Output, ...] = ()
-    further: dict[str, Any] = field(default_factory=dict)  # what the provenance says beside, or instead
+    further: dict[str, Any] = field(default_factory=dict)  # fields of the record that only the caller knows
+    layer: str | None = None  # that was imputed
 
     @property
     def size(self) -> str:
@@ -53,36 +54,28 @@ class Run:
         rows, columns = ("cells", "genes") if self.imputation.data.kind == "counts" else ("samples", "features")
         return f"{self.imputation.shape[0]:,} {rows} x {self.imputation.shape[1]:,} {columns}"
 
-    def provenance(self) -> dict[str, Any]:
-        """What goes to ``uns["imputome"][key]``: plain values and string arrays that every AnnData format can hold."""
-        result, status = self.imputation, self.imputation.status
-        return {
-            "method": self.estimator.name,
-            "params": json.dumps(self.estimator.get_params()),
-            "random_state": getattr(self.estimator, "random_state", 0),
-            "versions": {name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
-            "input": {"where": self.report.where, "state": self.report.state, "kind": result.data.kind},
-            "scale": self.scale,
-            "transform": self.estimator.link,
-            "keep_observed": self.keep_observed,
-            "posterior": self.estimator.posterior,
-            "outputs": np.array(self.outputs, dtype=str),
-            "gene_columns": np.array(list(result.gene_columns), dtype=str),
-            "cell_columns": np.array(list(result.cell_columns), dtype=str),
-            "unusable_cells": np.array(result.unusable.obs_names, dtype=str),
-            "unusable_genes": np.array(result.unusable.var_names, dtype=str),
-            "unusable_filled_with": result.unusable.fallback,
-            "seconds": self.seconds,
-            "peak_memory_bytes": peak_memory(),
-            "convergence": {
-                "status": status.name,
-                "converged": status.converged,
-                "message": status.message,
-                **status.details,
-            },
-            "history": {name: np.asarray(values) for name, values in result.history.items()},
-            **self.further,
-        }
+    def record(self) -> Record:
+        """What is kept of the result."""
+        result = self.imputation
+        record = Record(
+            method=self.estimator.name,
+            input=Input(self.report.state, result.data.kind, self.layer, self.report.where),
+            scale=self.scale,
+            params=self.estimator.get_params(),
+            random_state=getattr(self.estimator, "random_state", 0),
+            versions={name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
+            transform=self.estimator.link,
+            keep_observed=self.keep_observed,
+            posterior=self.estimator.posterior,
+            unusable_cells=tuple(result.unusable.obs_names.astype(str)),
+            unusable_genes=tuple(result.unusable.var_names.astype(str)),
+            unusable_filled_with=result.unusable.fallback,
+            seconds=self.seconds,
+            peak_memory_bytes=peak_memory(),
+            convergence=result.status,
+            history={name: np.asarray(values) for name, values in result.history.items()},
+        )
+        return replace(record.listing(result, outputs=self.outputs), **self.further)
 
 
 def run_method(
@@ -118,7 +111,7 @@ def run_method(
     if result.status.message and not result.status.converged:
         messages.append(f"{estimator.name}: {result.status.message}")
     keeps = result.keeps_observed if keep_observed is None else keep_observed
-    return Run(result, estimator, report, out_scale, keeps, seconds, tuple(messages), outputs)
+    return Run(result, estimator, report, out_scale, keeps, seconds, tuple(messages), outputs, layer=layer)
 
 
 def make_estimator(method: str, *, params: dict[str, Any] | None, posterior: bool | None, random_state: int) -> Imputer:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from imputome.core.scales import Scale
 from imputome.errors import InputError
 from imputome.report.before_after import BeforeAfter, Map, Measured, measure, stored_result, usual_labels
 from imputome.report.html import citation
-from imputome.report.html.facts import Checked, Race, checked, facts, history, parameters, race, record_of, versions
+from imputome.report.html.facts import facts, history, parameters, race_basis, verdict_basis
 from imputome.report.html.parts import Words
+from imputome.result.record import Race, Record, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +50,12 @@ class Content:
         Command that made this page, if it is another one.
     facts, parameters, versions : list of tuple of str
         (term, text).
-    checked : Checked
+    verdict : Verdict or None
         Verdict, and the tables of the check.
     race : Race or None
         How the method was chosen.
+    verdict_basis, race_basis : list of tuple of str
+        Size of the check and of the race: (term, text).
     history : pandas.DataFrame or None
         A row for each step of the fit.
     measured : Measured
@@ -80,8 +82,10 @@ class Content:
     facts: list[tuple[str, str]]
     parameters: list[tuple[str, str]]
     versions: list[tuple[str, str]]
-    checked: Checked
+    verdict: Verdict | None
     race: Race | None
+    verdict_basis: list[tuple[str, str]]
+    race_basis: list[tuple[str, str]]
     history: pd.DataFrame | None
     measured: Measured
     label: str
@@ -95,9 +99,9 @@ class Content:
         measured = self.measured.genes
         if not self.counted:
             measured = measured.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
-        table = self.checked.genes
-        if table is None:
+        if self.verdict is None or self.verdict.genes.empty:
             return measured
+        table = self.verdict.genes
         if table.index.is_unique and measured.index.is_unique:
             table = table.set_axis(table.index.astype(str)).reindex(measured.index)
         elif len(table) != len(measured):  # some genes share a name, so rows of the check cannot be assigned to them
@@ -146,9 +150,8 @@ def of_result(
     InputError
         No such result, its values or its input are not there any more, or no such column.
     """
-    key, record = record_of(adata, key)
-    _, _, values = stored_result(adata, key)
-    origin = {"source": source, "command": command or str(record.get("command", "")), "made_by": made_by}
+    key, record, values = stored_result(adata, key)
+    origin = {"source": source, "command": command or record.command, "made_by": made_by}
     return _content(values, record, key=key, obs=adata.obs, label=label, map=map, seed=seed, **origin)
 
 
@@ -156,7 +159,7 @@ def of_imputation(
     data: Data,
     imputation: Imputation,
     *,
-    record: Mapping[str, Any],
+    record: Record,
     key: str,
     scale: Scale,
     labels: pd.DataFrame | None = None,
@@ -176,7 +179,7 @@ def of_imputation(
         Input of the method.
     imputation : Imputation
         Its output.
-    record : mapping
+    record : Record
         What goes to ``uns["imputome"][key]``.
     key, label, source, command, map, seed
         As in `of_result`.
@@ -199,7 +202,7 @@ def of_imputation(
         return imputation.rows(cells, genes=chosen, scale=scale, keep_observed=keep_observed)
 
     counts = data.kind == "counts"
-    state = str(record["input"].get("state"))
+    state = record.input.state
     values = BeforeAfter(
         matrix=data.X if counts else data.known_values(),
         read_imputed=read_imputed,
@@ -212,12 +215,12 @@ def of_imputation(
         library_size=data.depth if counts else None,
     )
     origin = {"source": source, "command": command, "made_by": ""}
-    return _content(values, dict(record), key=key, obs=labels, label=label, map=map, seed=seed, **origin)
+    return _content(values, record, key=key, obs=labels, label=label, map=map, seed=seed, **origin)
 
 
 def _content(
     values: BeforeAfter,
-    record: dict[str, Any],
+    record: Record,
     *,
     key: str,
     obs: pd.DataFrame | None,
@@ -230,7 +233,7 @@ def _content(
 ) -> Content:
     words = Words("cells", "genes") if values.kind == "counts" else Words("samples", "features")
     if obs is not None:
-        written = [f"{key}_{name}" for name in np.atleast_1d(record.get("cell_columns", ()))]
+        written = [f"{key}_{name}" for name in record.cell_columns]
         label = chosen_label(obs.drop(columns=written, errors="ignore"), label)
     measured = measure(values, map=map, seed=seed)
     labels = None
@@ -238,10 +241,9 @@ def _content(
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
     shape = (len(values.obs_names), len(values.var_names))
-    method = str(record["method"])
     return Content(
         key=key,
-        method=method,
+        method=record.method,
         kind=values.kind,
         counted=values.kind == "counts" and values.state == "counts",
         words=words,
@@ -251,14 +253,16 @@ def _content(
         made_by=made_by,
         facts=facts(record, shape=shape, words=words),
         parameters=parameters(record),
-        versions=versions(record),
-        checked=checked(record, words=words),
-        race=race(record, words=words),
+        versions=list(record.versions.items()),
+        verdict=record.verdict,
+        race=record.race,
+        verdict_basis=verdict_basis(record.verdict, words=words) if record.verdict else [],
+        race_basis=race_basis(record.race, words=words) if record.race else [],
         history=history(record),
         measured=measured,
         label=label or "",
         labels=labels,
-        citation=citation.of_method(method),
+        citation=citation.of_method(record.method),
         software=citation.of_imputome(),
     )
 

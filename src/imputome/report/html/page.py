@@ -106,7 +106,7 @@ def render(content: Content | Scoreboard) -> str:
     script = _script()
     shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
     if isinstance(content, Content):
-        verdict = content.checked.verdict
+        verdict = content.verdict
         tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
         numbers = (
             [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()] if verdict else []

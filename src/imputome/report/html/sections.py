@@ -49,9 +49,9 @@ def _done(content: Content) -> Section:
 
 
 def _scores(content: Content) -> Section | None:
-    table = content.checked.scores
-    if table is None or not len(table):
+    if content.verdict is None or content.verdict.scores.empty:
         return None
+    table = content.verdict.scores
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
     table = table.assign(name=table["method"].astype(str))
     groups = table.groupby(["name", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
@@ -101,7 +101,9 @@ def _race(content: Content) -> Section | None:
         drawn = (Chart("race", charts.race(scored[names], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
-    return Section("race", "How the method was chosen", tuple(text), drawn, (candidates,), terms=race.basis)
+    return Section(
+        "race", "How the method was chosen", tuple(text), drawn, (candidates,), terms=tuple(content.race_basis)
+    )
 
 
 def _zeros(content: Content) -> Section | None:
@@ -139,7 +141,7 @@ def _genes(content: Content) -> Section:
     table, words = content.genes, content.words
     unit = "molecules" if content.kind == "counts" else "values"
     checked = "explained" in table
-    reference = content.checked.verdict.reference if content.checked.verdict else "the reference"
+    reference = content.verdict.reference if content.verdict else "the reference"
     # (column, title, kind, meaning)
     columns = [
         ("explained", "error reduction", "percent", f"share of the held-out error of {reference} that is removed"),
@@ -245,9 +247,9 @@ def _embedding(content: Content) -> Section | None:
 
 
 def _null(content: Content) -> Section | None:
-    table, words = content.checked.null, content.words
-    if table is None or not len(table):
+    if content.verdict is None or content.verdict.null.empty:
         return None
+    table, words = content.verdict.null, content.words
     middle = ((table["low"] + table["high"]) / 2).abs()
     rows = []
     for when, strong in zip(("before", "after"), strong_shares(table), strict=True):
@@ -270,9 +272,9 @@ def _null(content: Content) -> Section | None:
 
 
 def _calibration(content: Content) -> Section | None:
-    table = content.checked.calibration
-    if table is None or not len(table):
+    if content.verdict is None or content.verdict.calibration.empty:
         return None
+    table = content.verdict.calibration
     ends = zip(table["low"], table["high"], strict=True)
     strata = [f"{text_of(float(low))} to {text_of(float(high))}" for low, high in ends]
     table = table.assign(stratum=strata)[["stratum", "entries", "coverage"]]
@@ -285,7 +287,7 @@ def _calibration(content: Content) -> Section | None:
 
 def _mixing(content: Content) -> Section | None:
     drawn, tables = [], []
-    for place, (name, table) in enumerate(content.checked.mixing.items()):
+    for place, (name, table) in enumerate(content.verdict.mixing.items() if content.verdict else ()):
         if not len(table):
             continue
         table = table.assign(label=table.index.astype(str))

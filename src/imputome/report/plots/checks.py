@@ -12,7 +12,7 @@ from imputome.errors import InputError
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.report.before_after import direction, stored_result, strong_shares
 from imputome.report.plots import style
-from imputome.result.record import find_record, find_verdict, meant
+from imputome.result.record import Verdict, find_record, find_verdict, meant
 from imputome.trust.null import STRONG
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     from matplotlib.patches import Rectangle
 
     key, record = find_record(adata, key)
-    found = find_verdict(key, record)
-    lines = _verdict_lines(key, found)
+    checked = find_verdict(key, record)
+    lines = _verdict_lines(key, checked)
     if ax is None:
         ax = style.one_axes(None, (7.5, 1))
         ax.set_position((0.02, 0.04, 0.96, 0.92))
@@ -87,7 +87,7 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
             if sum(_points(block, line.size) + space for line, space, block in wrapped) <= room:
                 break
     ax.set_axis_off()
-    sign, color = SIGNS.get(str(found["verdict"]), ("?", style.GREY))
+    sign, color = SIGNS.get(checked.verdict, ("?", style.GREY))
     ax.add_patch(Rectangle((0, 0), 0.012, 1, transform=ax.transAxes, color=color, linewidth=0))
     down = 0.0
     for place, (line, space, block) in enumerate(wrapped):
@@ -99,19 +99,19 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     return ax
 
 
-def _verdict_lines(key: str, found: Mapping[str, Any]) -> list[_Line]:
-    rows = "cells" if str(found["kind"]) == "counts" else "samples"
+def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
+    rows = "cells" if checked.kind == "counts" else "samples"
     lines = [
-        _Line(str(found["verdict"]), 16, "bold"),
-        _Line(f"{found['method']}, layer {key!r}, checked on {int(found['cells']):,} {rows}", 10, space=0.2),
+        _Line(checked.verdict, 16, "bold"),
+        _Line(f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}", 10, space=0.2),
     ]
     lines += [
         _Line(f"\u2022 {reason}", 11, space=0.7 if place == 0 else 0.25, indent="  ")
-        for place, reason in enumerate(np.atleast_1d(found["reasons"]))
+        for place, reason in enumerate(checked.reasons)
     ]
     lines += [
         _Line(text, 9.5, space=1.0 if place == 0 else 0.25, indent="    ")
-        for place, text in enumerate(_main_scores(found))
+        for place, text in enumerate(_main_scores(checked))
     ]
     return lines
 
@@ -131,11 +131,11 @@ def _points(block: str, size: float) -> float:
     return (block.count("\n") + 1) * size * 1.4
 
 
-def _main_scores(found: Mapping[str, Any]) -> list[str]:
+def _main_scores(checked: Verdict) -> list[str]:
     """The numbers that matter most for the verdict, a line each."""
-    counts = str(found["kind"]) == "counts"
-    method, lines = str(found["method"]), []
-    scores, metric = found["scores"], _main_metric(found)
+    counts = checked.kind == "counts"
+    method, lines = checked.method, []
+    scores, metric = checked.scores, _main_metric(checked)
     if metric in set(scores["metric"]):
         means = scores[scores["metric"] == metric].groupby("method")["value"].mean()
         score = float(means[method])
@@ -144,15 +144,15 @@ def _main_scores(found: Mapping[str, Any]) -> list[str]:
             for name, value in means.drop(method).sort_values().items()
         ]
         lines.append(f"Held-out {_metric_name(metric)} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
-    genes = found["genes"]
+    genes = checked.genes
     if len(genes):
         tested = int(np.isfinite(genes["explained"]).sum())
         lines.append(
-            f"{'Genes' if counts else 'Features'} shown to be predicted better than by {found['reference']}: "
+            f"{'Genes' if counts else 'Features'} shown to be predicted better than by {checked.reference}: "
             f"{int(genes['evident'].sum()):,} of {tested:,}"
         )
-    if "null" in found and len(found["null"]):
-        before, after = strong_shares(found["null"])
+    if len(checked.null):
+        before, after = strong_shares(checked.null)
         lines.append(
             f"False correlations (\u00b1{STRONG:g} or stronger, in permuted data): {style.percent(before)} of the "
             f"pairs before, {style.percent(after)} after imputing"
@@ -173,8 +173,8 @@ def _difference(score: float, control: float) -> str:
     return f"{percent:.{0 if percent >= 10 else 1}f} % {'lower' if score < control else 'higher'}"
 
 
-def _main_metric(found: Mapping[str, Any]) -> str:
-    return "poisson_deviance" if str(found["kind"]) == "counts" else "rmse"
+def _main_metric(checked: Verdict) -> str:
+    return "poisson_deviance" if checked.kind == "counts" else "rmse"
 
 
 def _metric_name(metric: str) -> str:
@@ -216,9 +216,9 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     'Poisson deviance per entry (lower is better)'
     """
     key, record = find_record(adata, key)
-    found = find_verdict(key, record)
-    table = found["scores"]
-    metric = metric or _main_metric(found)
+    checked = find_verdict(key, record)
+    table = checked.scores
+    metric = metric or _main_metric(checked)
     part = table[table["metric"] == metric]
     if part.empty:
         raise InputError(
@@ -250,8 +250,8 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
         label.set_fontweight("normal" if control[name] else "bold")
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set_xlabel(f"{_metric_name(metric)} ({direction(metric)})")
-    hidden = "molecules" if str(found["kind"]) == "counts" else "values"
-    ax.set_title(f"{found['method']} on held-out {hidden}\npoints: {part['split'].nunique()} splits, line: mean")
+    hidden = "molecules" if checked.kind == "counts" else "values"
+    ax.set_title(f"{checked.method} on held-out {hidden}\npoints: {part['split'].nunique()} splits, line: mean")
     style.tidy(ax, grid="x")
     return ax
 
@@ -294,13 +294,13 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     Zeros of 50 genes in 100 cells
     """
     key, record = find_record(adata, key)
-    if str(record["input"]["kind"]) != "counts":
+    if record.input.kind != "counts":
         raise InputError(
             f"{key!r} was made from real values, where zeros have no special meaning: plot pl.before_after",
             code="zeros-need-counts",
         )
-    if "verdict" in record and before is None and "zeros_before" in record["verdict"]["genes"]:
-        genes, cells = record["verdict"]["genes"], int(record["verdict"]["cells"])
+    if record.verdict is not None and before is None and "zeros_before" in record.verdict.genes:
+        genes, cells = record.verdict.genes, record.verdict.cells
         x, y = genes["zeros_before"].to_numpy(), genes["zeros_after"].to_numpy()
         confident, raised = int(genes["confident"].sum()), int(genes["raised"].sum())
     else:
@@ -371,8 +371,8 @@ def reliability(
     'genes, the largest reduction first'
     """
     key, record = find_record(adata, key)
-    found = find_verdict(key, record)
-    table = found["genes"]
+    checked = find_verdict(key, record)
+    table = checked.genes
     tested = table[np.isfinite(table["explained"])].sort_values("explained", ascending=False, kind="stable")
     if tested.empty:
         raise InputError(f"no gene of {key!r} has held-out values: check it on more cells", code="nothing-held-out")
@@ -410,12 +410,12 @@ def reliability(
     ax.set_xlim(0, len(tested) + 1)
     style.whole_numbers(ax)
     _label_genes(ax, {name: int(np.flatnonzero(tested.index == name)[0]) for name in names}, np.clip(y, low, high))
-    columns = "genes" if str(found["kind"]) == "counts" else "features"
+    columns = "genes" if checked.kind == "counts" else "features"
     ax.set_xlabel(f"{columns}, the largest reduction first")
-    ax.set_ylabel(f"reduction of the held-out error\nof {found['reference']}, 95 % interval")
+    ax.set_ylabel(f"reduction of the held-out error\nof {checked.reference}, 95 % interval")
     untested = len(table) - len(tested)
     note = f"\n{untested:,} without held-out values are not shown" if untested else ""
-    ax.set_title(f"{found['method']}: {int(better.sum()):,} of {len(tested):,} {columns} shown to be better{note}")
+    ax.set_title(f"{checked.method}: {int(better.sum()):,} of {len(tested):,} {columns} shown to be better{note}")
     ax.legend(frameon=False, markerscale=max(1.0, (40 / size) ** 0.5), loc="upper right")
     style.percent_axis(ax, "y")
     style.tidy(ax, grid="y")
@@ -480,11 +480,11 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     'ialm: 3 iterations'
     """
     key, record = find_record(adata, key)
-    columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.get("history", {}).items()}
+    columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.history.items()}
     losses = [name for name in columns if name.endswith("loss")] or [name for name in PROGRESS if name in columns]
     if not losses:
         raise InputError(
-            f"{record['method']} recorded no history: only methods that work in epochs or iterations have one",
+            f"{record.method} recorded no history: only methods that work in epochs or iterations have one",
             code="no-history",
         )
     unit = next((name for name in ("epoch", "iteration") if name in columns), "iteration")
@@ -506,7 +506,7 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
         if len(values) and values.min() > 0 and values.max() > 30 * values.min():
             axes.set_yscale("log")
     ax.set_ylabel(" and ".join(_in_words(name) for name in losses if name not in apart))
-    title = f"{record['method']}: {len(steps):,} {unit}s"
+    title = f"{record.method}: {len(steps):,} {unit}s"
     if "validation_loss" in losses and np.isfinite(columns["validation_loss"]).any():
         best = steps[int(np.nanargmin(columns["validation_loss"]))]
         style.reference_line(ax, x=best, linestyle=":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
 from imputome.report.before_after import stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
-from imputome.result.record import meant
+from imputome.result.record import Record, meant
 from imputome.trust.null import STRONG
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def _components(values: np.ndarray, kind: str, seed: int) -> np.ndarray:
     return points if points.shape[1] == 2 else np.column_stack([points, np.zeros(len(points))])
 
 
-def _usual_color(adata: AnnData, record: Mapping[str, Any]) -> str | None:
+def _usual_color(adata: AnnData, record: Record) -> str | None:
     """The first column whose mixing was checked, else the first with a usual name for groups."""
-    names = [*record.get("verdict", {}).get("mixing", {}), *usual_labels(adata.obs)]
+    names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
     return next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
 
 
@@ -273,11 +273,11 @@ def _correlation(pair: np.ndarray) -> str:
     return f"r = {np.corrcoef(pair.T)[0, 1]:.2f}"
 
 
-def _false_correlation_note(record: Mapping[str, Any]) -> str | None:
+def _false_correlation_note(record: Record) -> str | None:
     """A warning, if more permuted genes correlate strongly after imputing than before."""
-    if "verdict" not in record or "null" not in record["verdict"]:
+    if record.verdict is None or record.verdict.null.empty:
         return None
-    strong_before, strong_after = strong_shares(record["verdict"]["null"])
+    strong_before, strong_after = strong_shares(record.verdict.null)
     if strong_after - strong_before <= MIN_FALSE_SHARE:
         return None
     return (
