@@ -286,7 +286,7 @@ def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
             raise InputError(
                 f"obs[{label!r}] has {number} different values, more than colours can tell apart: choose a column with "
                 f"at most {MAX_LABELS}",
-                code="too-many-labels",
+                code="label-with-many-values",
                 parameter="label",
             )
         return label
