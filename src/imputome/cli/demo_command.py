@@ -76,9 +76,9 @@ def command(
             f"{score.pearson:10.3f}{score.seconds:10.1f}{'  control' if score.control else '':9}{mark}"
         )
     typer.echo(
-        "\nLower Poisson loss is better. Held-out molecules test all entries, so a method that fills true zeros scores\n"
-        "worse. A total of 1 keeps the amount of RNA. Hidden nonzeros test only genes that were detected. Do not use\n"
-        "the values of a method as counts if it is worse than a control on the left, whatever its scores on the right."
+        "\nLower Poisson loss is better. Held-out molecules test all entries: filling true zeros worsens the scores.\n"
+        "A total of 1 keeps the amount of RNA. Hidden nonzeros test only genes that were detected. If a method is\n"
+        "worse than a control on the left, do not use its values as counts, whatever its scores on the right."
     )
     typer.echo("")
     for line in verdict_lines(verdict):

@@ -346,7 +346,7 @@ def _without_far(chart: Any, table: pd.DataFrame) -> Any:
     """The chart, with a box above it that hides the rows marked ``far``, if there are any."""
     if not table["far"].any():
         return chart
-    box = alt.param(name="near", value=False, bind=alt.binding_checkbox(name="Hide methods far from the others "))
+    box = alt.param(name="near", value=False, bind=alt.binding_checkbox(name="Hide outlying methods "))
     return chart.transform_filter("!(near && datum.far)").add_params(box)
 
 
