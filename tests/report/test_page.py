@@ -143,7 +143,7 @@ def test_a_live_imputation_gives_the_page_of_its_stored_result(plain):
         data, imputation, record=record, key="gene_mean", scale="counts", labels=plain.obs, source="in.h5ad", map="pca"
     )
     stored = of_result(plain, source="in.h5ad", map="pca")
-    assert live.facts == stored.facts
+    assert live.record == stored.record
     assert live.label == stored.label == "cell_type"
     pd.testing.assert_frame_equal(live.genes, stored.genes, rtol=1e-5)
     pd.testing.assert_frame_equal(live.measured.totals, stored.measured.totals, rtol=1e-5)

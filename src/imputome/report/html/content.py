@@ -12,10 +12,8 @@ from imputome.core.imputation import Imputation
 from imputome.core.scales import Scale
 from imputome.errors import InputError
 from imputome.report.before_after import BeforeAfter, Map, Measured, measure, stored_result, usual_labels
-from imputome.report.html import citation
-from imputome.report.html.facts import facts, history, parameters, race_basis, verdict_basis
 from imputome.report.html.parts import Words
-from imputome.result.record import Race, Record, Verdict
+from imputome.result.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +30,8 @@ class Content:
     ----------
     key : str
         Key of the result.
-    method : str
-        Name of the method.
+    record : Record
+        How the result was made and checked.
     kind : {"counts", "real"}
         Kind of data.
     counted : bool
@@ -48,30 +46,16 @@ class Content:
         Command that made the result; empty if it is not known.
     made_by : str
         Command that made this page, if it is another one.
-    facts, parameters, versions : list of tuple of str
-        (term, text).
-    verdict : Verdict or None
-        Verdict, and the tables of the check.
-    race : Race or None
-        How the method was chosen.
-    verdict_basis, race_basis : list of tuple of str
-        Size of the check and of the race: (term, text).
-    history : pandas.DataFrame or None
-        A row for each step of the fit.
     measured : Measured
         A sample of the values before and after.
     label : str
         Column of ``obs`` that cells are coloured by; empty for their library size, or mean.
     labels : ndarray or None
         Label of each cell of the sample.
-    citation : Citation or None
-        Paper of the method.
-    software : str
-        How to cite imputome.
     """
 
     key: str
-    method: str
+    record: Record
     kind: str
     counted: bool
     words: Words
@@ -79,19 +63,9 @@ class Content:
     source: str
     command: str
     made_by: str
-    facts: list[tuple[str, str]]
-    parameters: list[tuple[str, str]]
-    versions: list[tuple[str, str]]
-    verdict: Verdict | None
-    race: Race | None
-    verdict_basis: list[tuple[str, str]]
-    race_basis: list[tuple[str, str]]
-    history: pd.DataFrame | None
     measured: Measured
     label: str
     labels: np.ndarray | None
-    citation: citation.Citation | None
-    software: str
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -99,9 +73,9 @@ class Content:
         measured = self.measured.genes
         if not self.counted:
             measured = measured.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
-        if self.verdict is None or self.verdict.genes.empty:
+        if self.record.verdict is None or self.record.verdict.genes.empty:
             return measured
-        table = self.verdict.genes
+        table = self.record.verdict.genes
         if table.index.is_unique and measured.index.is_unique:
             table = table.set_axis(table.index.astype(str)).reindex(measured.index)
         elif len(table) != len(measured):  # some genes share a name, so rows of the check cannot be assigned to them
@@ -240,30 +214,19 @@ def _content(
     if label is not None and obs is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    shape = (len(values.obs_names), len(values.var_names))
     return Content(
         key=key,
-        method=record.method,
+        record=record,
         kind=values.kind,
         counted=values.kind == "counts" and values.state == "counts",
         words=words,
-        shape=shape,
+        shape=(len(values.obs_names), len(values.var_names)),
         source=source,
         command=command,
         made_by=made_by,
-        facts=facts(record, shape=shape, words=words),
-        parameters=parameters(record),
-        versions=list(record.versions.items()),
-        verdict=record.verdict,
-        race=record.race,
-        verdict_basis=verdict_basis(record.verdict, words=words) if record.verdict else [],
-        race_basis=race_basis(record.race, words=words) if record.race else [],
-        history=history(record),
         measured=measured,
         label=label or "",
         labels=labels,
-        citation=citation.of_method(record.method),
-        software=citation.of_imputome(),
     )
 
 

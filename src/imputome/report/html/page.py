@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.report.html.content import Content
+from imputome.report.html.facts import verdict_basis
 from imputome.report.html.parts import Table, sentence, terms_table, text_of
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def render(content: Content | Scoreboard) -> str:
     script = _script()
     shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
     if isinstance(content, Content):
-        verdict = content.verdict
+        verdict = content.record.verdict
         tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
         numbers = (
             [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()] if verdict else []
@@ -114,6 +115,7 @@ def render(content: Content | Scoreboard) -> str:
         return environment.get_template("result.html").render(
             content=content,
             sections=sections(content),
+            basis=verdict_basis(verdict, words=content.words) if verdict else [],
             figures=terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
             tone=tone,
             sign=sign,

@@ -8,7 +8,8 @@ import numpy as np
 
 from imputome.evaluation.metrics import COVERAGE
 from imputome.report.before_after import direction, strong_shares
-from imputome.report.html import charts
+from imputome.report.html import charts, citation
+from imputome.report.html.facts import facts, history, parameters, race_basis
 from imputome.report.html.parts import (
     Chart,
     Live,
@@ -40,18 +41,20 @@ def sections(content: Content) -> list[Section]:
 
 def _done(content: Content) -> Section:
     folded = []
-    if content.parameters:
-        folded.append(("Parameters", terms_table(content.parameters, "Parameters of the method", "parameter", "value")))
-    terms = [("Result", content.key), *([("File", content.source)] if content.source else []), *content.facts]
+    values = parameters(content.record)
+    if values:
+        folded.append(("Parameters", terms_table(values, "Parameters of the method", "parameter", "value")))
+    terms = [("Result", content.key), *([("File", content.source)] if content.source else [])]
+    terms += facts(content.record, shape=content.shape, words=content.words)
     if "missing" in content.measured.genes:
         terms.append(("Missing values before", percent(float(content.measured.genes["missing"].mean()))))
     return Section("done", "What was done", terms=tuple(terms), folded=tuple(folded))
 
 
 def _scores(content: Content) -> Section | None:
-    if content.verdict is None or content.verdict.scores.empty:
+    if content.record.verdict is None or content.record.verdict.scores.empty:
         return None
-    table = content.verdict.scores
+    table = content.record.verdict.scores
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
     table = table.assign(name=table["method"].astype(str))
     groups = table.groupby(["name", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
@@ -81,8 +84,8 @@ def _scores(content: Content) -> Section | None:
 
 
 def _race(content: Content) -> Section | None:
-    race = content.race
-    if race is None or not len(race.candidates):
+    race = content.record.race
+    if race is None or race.candidates.empty:
         return None
     table = race.candidates.assign(control=race.candidates["control"].astype(bool))
     marked = [_marked(name, control) for name, control in zip(table["name"], table["control"], strict=True)]
@@ -101,9 +104,8 @@ def _race(content: Content) -> Section | None:
         drawn = (Chart("race", charts.race(scored[names], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
-    return Section(
-        "race", "How the method was chosen", tuple(text), drawn, (candidates,), terms=tuple(content.race_basis)
-    )
+    terms = tuple(race_basis(race, words=content.words))
+    return Section("race", "How the method was chosen", tuple(text), drawn, (candidates,), terms=terms)
 
 
 def _zeros(content: Content) -> Section | None:
@@ -141,7 +143,7 @@ def _genes(content: Content) -> Section:
     table, words = content.genes, content.words
     unit = "molecules" if content.kind == "counts" else "values"
     checked = "explained" in table
-    reference = content.verdict.reference if content.verdict else "the reference"
+    reference = content.record.verdict.reference if content.record.verdict else "the reference"
     # (column, title, kind, meaning)
     columns = [
         ("explained", "error reduction", "percent", f"share of the held-out error of {reference} that is removed"),
@@ -247,9 +249,9 @@ def _embedding(content: Content) -> Section | None:
 
 
 def _null(content: Content) -> Section | None:
-    if content.verdict is None or content.verdict.null.empty:
+    if content.record.verdict is None or content.record.verdict.null.empty:
         return None
-    table, words = content.verdict.null, content.words
+    table, words = content.record.verdict.null, content.words
     middle = ((table["low"] + table["high"]) / 2).abs()
     rows = []
     for when, strong in zip(("before", "after"), strong_shares(table), strict=True):
@@ -272,9 +274,9 @@ def _null(content: Content) -> Section | None:
 
 
 def _calibration(content: Content) -> Section | None:
-    if content.verdict is None or content.verdict.calibration.empty:
+    if content.record.verdict is None or content.record.verdict.calibration.empty:
         return None
-    table = content.verdict.calibration
+    table = content.record.verdict.calibration
     ends = zip(table["low"], table["high"], strict=True)
     strata = [f"{text_of(float(low))} to {text_of(float(high))}" for low, high in ends]
     table = table.assign(stratum=strata)[["stratum", "entries", "coverage"]]
@@ -287,7 +289,7 @@ def _calibration(content: Content) -> Section | None:
 
 def _mixing(content: Content) -> Section | None:
     drawn, tables = [], []
-    for place, (name, table) in enumerate(content.verdict.mixing.items() if content.verdict else ()):
+    for place, (name, table) in enumerate(content.record.verdict.mixing.items() if content.record.verdict else ()):
         if not len(table):
             continue
         table = table.assign(label=table.index.astype(str))
@@ -304,7 +306,7 @@ def _mixing(content: Content) -> Section | None:
 
 
 def _history(content: Content) -> Section | None:
-    table = content.history
+    table = history(content.record)
     if table is None:
         return None
     rows = [[str(name), *(text_of(float(values.iloc[end])) for end in (0, -1))] for name, values in table.items()]
@@ -321,16 +323,18 @@ def _cite(content: Content) -> Section:
         raw.append(("Command that made this page", content.made_by))
     if content.command:
         raw.append(("Command that imputed", content.command))
-    if content.citation is not None:
-        links.append((content.citation.text, content.citation.link))
-        if content.citation.bibtex:
-            raw.append((f"BibTeX entry of {content.method}", content.citation.bibtex))
-    if content.software:
-        raw.append(("CITATION.cff of imputome", content.software))
+    paper, software = citation.of_method(content.record.method), citation.of_imputome()
+    if paper is not None:
+        links.append((paper.text, paper.link))
+        if paper.bibtex:
+            raw.append((f"BibTeX entry of {content.record.method}", paper.bibtex))
+    if software:
+        raw.append(("CITATION.cff of imputome", software))
     text = ["Please cite imputome and the paper of the method." if links else "Please cite imputome."]
     if not content.command:
         text.append("The command that imputed was not recorded.")
-    packages = terms_table(content.versions, "Versions of the packages that were used", "package", "version")
+    versions = list(content.record.versions.items())
+    packages = terms_table(versions, "Versions of the packages that were used", "package", "version")
     folded = (("Versions", packages),)
     return Section("cite", "How to cite and repeat", tuple(text), folded=folded, raw=tuple(raw), links=tuple(links))
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.report.before_after import direction, stored_result, strong_shares
+from imputome.report.before_after import STRONG, direction, stored_result, strong_shares
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
-from imputome.trust.null import STRONG
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,10 +10,9 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import stored_result, strong_shares, usual_labels
+from imputome.report.before_after import STRONG, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
-from imputome.trust.null import STRONG
 
 if TYPE_CHECKING:
     from anndata import AnnData
