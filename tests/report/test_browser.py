@@ -311,9 +311,9 @@ def test_a_cell_is_found_in_the_other_map(browser, result):
 def test_methods_far_from_the_others_can_be_hidden(browser, result):
     browser.open(result)
     points = "return document.querySelectorAll('#plot-scores .layer_1_marks path').length"
-    assert browser.run(points) == 8
+    assert browser.run(points) == 12
     browser.run("document.querySelector('#plot-scores input[type=checkbox]').click()")
-    browser.wait(points.replace("return", "return 6 ==="))
+    browser.wait(points.replace("return", "return 9 ==="))
     assert browser.console() == []
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imputome.report.html.parts import Words
 
-# the style sheet gives each a light and a dark value (after Okabe and Ito, whom colour-blind readers can tell apart)
+# the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
 BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"
 CATEGORIES = tuple(f"var(--c{number})" for number in range(1, 9))
 SHAPES = ("circle", "triangle-up", "square")  # beyond eight labels the colours are used again with the next shape
