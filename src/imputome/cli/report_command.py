@@ -72,6 +72,6 @@ def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> S
             raise InputError(
                 f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}",
                 code="option-unused",
-                **{name: value},
+                **{name: ...},
             )
     return of_file(source, made_by=made_by)
