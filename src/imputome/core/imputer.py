@@ -174,6 +174,7 @@ class Imputer(ABC):
         header, arrays = read_model(Path(path))
         if header["method"] != cls.name:
             raise ModelFormatError(f"{path} holds a {header['method']!r} model, not {cls.name!r}: use methods.load")
+        header["params"] = cls._params_from_saved(header["params"])
         unknown = set(header["params"]) - set(cls.parameter_defaults())
         if unknown:
             raise ModelFormatError(f"{path} has parameters this version does not know: {', '.join(sorted(unknown))}")
@@ -194,6 +195,11 @@ class Imputer(ABC):
         except KeyError as error:
             raise ModelFormatError(f"{path} is incomplete: the array {error} is missing") from error
         return estimator
+
+    @classmethod
+    def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Constructor parameters, from those of a saved model; a subclass may drop what older versions stored."""
+        return params
 
     def _accept(self, data: Any, kind: Kind | None = None) -> Data:
         kinds = self.info.kinds

@@ -412,7 +412,7 @@ class BetaVAE(DeepImputer):
             design.schedule,
             train_rows=train,
             validation_rows=rows,
-            watched=watched,
+            validation_batches=watched,
             member=member,
         )
 

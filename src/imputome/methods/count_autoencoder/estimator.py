@@ -17,10 +17,10 @@ from imputome.core.posterior import deal, likelihood_at, pooled_shape, split
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
-from imputome.methods.count_autoencoder.encode import encode, top_genes
+from imputome.methods.count_autoencoder.fitted import encode, top_genes
 from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
-from imputome.methods.deep.rates import Head, LogLinearModel
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 from imputome.methods.deep.training import Schedule, Training
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
@@ -168,7 +168,7 @@ class CountAutoencoder(CountFamily):
                 self._schedule(),
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                watched=watched,
+                validation_batches=watched,
                 member=k,
             )
             for k, network in enumerate(networks)
@@ -375,7 +375,7 @@ def _stacked(models: list[LogLinearModel]) -> LogLinearModel:
         log_offset=np.sum(offsets, axis=0),
         library=models[0].library,
         latent=np.hstack([model.latent for model in models if model.latent is not None]),
-        mean=Head(np.vstack(weights), np.sum(biases, axis=0)),
+        mean=LinearOutput(np.vstack(weights), np.sum(biases, axis=0)),
     )
 
 
