@@ -14,11 +14,12 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
+from imputome.methods.count_autoencoder.encode import encode  # noqa: E402
+
 from imputome import methods  # noqa: E402
 from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError  # noqa: E402
 from imputome.methods.count_autoencoder import estimator as default  # noqa: E402
-from imputome.methods.count_autoencoder.encode import encode  # noqa: E402
 from imputome.methods.count_autoencoder.estimator import AveragedRates, CountAutoencoder  # noqa: E402
 from imputome.methods.deep.rates import Head, LogLinearModel  # noqa: E402
 

@@ -123,7 +123,7 @@ class DCA(SingleNetworkImputer):
 
 
 class DCAPaper001(SingleNetworkImputer):
-    """DCA as paper 001 compares it with ZiPo (section III-G): 128-64-128, negative binomial, log1p of normalised counts.
+    """DCA as set up in paper 001 (section III-G): 128-64-128, negative binomial, log1p of counts per 10,000.
 
     What the paper does not state is that of `DCA`.
 

@@ -73,9 +73,7 @@ class CountFamily(DeepImputer):
                 parameter="batch_size",
             )
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
-            raise InputError(
-                f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells"
-            )
+            raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()

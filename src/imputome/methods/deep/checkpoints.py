@@ -175,7 +175,9 @@ def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str
             f"{path} cannot be read ({error}): delete {folder} to start again", code="checkpoint-damaged"
         ) from error
     if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
-        raise ModelFormatError(f"{path} is not a checkpoint of imputome: choose another folder", code="not-a-checkpoint")
+        raise ModelFormatError(
+            f"{path} is not a checkpoint of imputome: choose another folder", code="not-a-checkpoint"
+        )
     if header.get("version") != CHECKPOINT_VERSION:
         raise ModelFormatError(
             f"{folder} has checkpoint version {header.get('version')}, this version of imputome reads "
