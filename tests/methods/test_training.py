@@ -430,7 +430,7 @@ def test_resuming_changes_nothing(name, tmp_path):
     assert (resumed.status.name, resumed.best_epoch) == (expected.status.name, expected.best_epoch)
 
 
-LONGEST = Schedule(max_epochs=120, learning_rate=0.01, patience=None, plateau_patience=3)
+LONGEST = Schedule(max_epochs=80, learning_rate=0.01, patience=None, plateau_patience=3)
 
 
 def start(code: str) -> subprocess.Popen:

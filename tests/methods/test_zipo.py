@@ -23,7 +23,7 @@ from imputome.methods.count_autoencoder.zipo import Zipo
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 
 SMALL = {"encoder": "12-6", "max_epochs": 12, "learning_rate": 0.01, "batch_size": 64}
-LONGER = {**SMALL, "max_epochs": 60, "batch_size": 32, "learning_rate": 0.02}
+LONGER = {**SMALL, "max_epochs": 15, "batch_size": 32, "learning_rate": 0.02}
 
 
 def simulated(n=240, G=50, *, seed=0):
@@ -112,7 +112,7 @@ def test_defaults_of_the_penalties_follow_the_distribution():
     """NB: 0.01 and 0.1 (sections II-D and III-F); Poisson has neither."""
     for distribution, theta, rate in (("zip", 0, 0), ("zinb", 0.01, 0.1), ("nb", 0.01, 0.1)):
         design = ready(simulated(20, 11)[0], distribution=distribution)[1].design
-        assert (design.alpha_z, design.alpha_w, design.alpha_theta, design.alpha_rate) == (0.1, 0.1, theta, rate)
+        assert (design.alpha_z, design.alpha_w, design.theta_strength, design.rate_strength) == (0.1, 0.1, theta, rate)
 
 
 def test_observed_library_and_poisson_take_the_fused_loss():

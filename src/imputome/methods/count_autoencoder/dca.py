@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import DCA_INFO, DCA_PAPER001_INFO, TUNED_DCA_INFO, ZIP_DCA_INFO
-from imputome.methods.count_autoencoder.family import Distribution, Settings, SingleNetworkImputer, Widths
-from imputome.methods.count_autoencoder.network import InputTransform
+from imputome.methods.count_autoencoder.family import Settings, SingleNetworkImputer
+from imputome.methods.count_autoencoder.network import Distribution, InputTransform, Widths
 from imputome.methods.count_autoencoder.zipo import Zipo
 
 Device = Literal["auto", "cpu", "cuda"]

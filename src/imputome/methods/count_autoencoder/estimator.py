@@ -263,29 +263,19 @@ class CountAutoencoder(CountFamily):
             return poisson_nmf(data.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
 
     def _network(self) -> nn.Module:
-        return nn.ModuleList(CountNetwork(self._design(), self._statistics) for _ in range(self.n_networks))
+        return nn.ModuleList(super(CountAutoencoder, self)._network() for _ in range(self.n_networks))
 
     def _design(self) -> Design:
         return Design(
-            n_genes=len(self.share_),
-            n_covariates=0 if self.coding_ is None else len(self.coding_.columns),
             encoder=(self.n_hidden, self.n_latent),
-            decoder=(),
             residual=False,
             activation="relu",
-            batch_norm=True,
             batch_norm_place="before",
-            negative_binomial=False,
-            zero_inflation=False,
-            dispersion="odds",
+            distribution="poisson",
             library="observed",
             input_transform="log1p_normalized",
             alpha_z=0.0,
             alpha_w=0.0,
-            alpha_theta=0.0,
-            alpha_rate=0.0,
-            rate_penalty="entries",
-            loss_over="cells",
             dropout=self.dropout,
             input_dropout=self.input_dropout,
             linear_latent=True,

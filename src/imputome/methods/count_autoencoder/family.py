@@ -26,23 +26,11 @@ from imputome.methods.count_autoencoder.fitted import (
     scale_warning,
     top_genes,
 )
-from imputome.methods.count_autoencoder.network import (
-    Activation,
-    CountNetwork,
-    Design,
-    Dispersion,
-    InputTransform,
-    Library,
-    Statistics,
-    widths,
-)
+from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.training import Schedule
-
-Distribution = Literal["poisson", "nb", "zip", "zinb"]
-Widths = str | int | tuple[int, ...]
 
 
 class CountFamily(DeepImputer):
@@ -61,7 +49,7 @@ class CountFamily(DeepImputer):
 
     @abstractmethod
     def _design(self) -> Design:
-        """What is built and minimised, for the genes and covariates learned so far."""
+        """What is built and minimised."""
 
     def _prepare(self, data: Data) -> None:
         """Check the parameters, and learn everything that is needed before training."""
@@ -120,7 +108,12 @@ class CountFamily(DeepImputer):
         )
 
     def _network(self) -> nn.Module:
-        return CountNetwork(self._design(), self._statistics)
+        return CountNetwork(self._design(), self._statistics, self._n_covariates)
+
+    @property
+    def _n_covariates(self) -> int:
+        """Number of columns of the coded covariates."""
+        return 0 if self.coding_ is None else len(self.coding_.columns)
 
     def _state(self) -> dict[str, np.ndarray]:
         coding = None if self.coding_ is None else self.coding_.to_json()
@@ -154,29 +147,12 @@ def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Network, objective and training schedule of ZiPo or DCA; the defaults are ZiPo's.
+class Settings(Design):
+    """Network, objective and training schedule; the defaults are ZiPo's.
 
     The attributes are explained as parameters of `imputome.methods.count_autoencoder.zipo.Zipo`.
     """
 
-    encoder: Widths = "2048-1024-512-256-128"
-    decoder: Widths = ""
-    residual: bool = True
-    activation: Activation = "sigmoid"
-    batch_norm: bool = True
-    batch_norm_place: Literal["after", "before"] = "after"
-    distribution: Distribution = "zip"
-    zero_inflation: bool | None = None
-    dispersion: Dispersion = "odds"
-    library: Library = "network"
-    input_transform: InputTransform = "log1p"
-    alpha_z: float = 0.1
-    alpha_w: float = 0.1
-    alpha_theta: float | None = None
-    alpha_rate: float | None = None
-    rate_penalty: Literal["entries", "library"] = "entries"
-    loss_over: Literal["cells", "entries"] = "cells"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: float = 0.0212
     decay: float = 0.9
@@ -186,35 +162,6 @@ class Settings:
     patience_from: int = 30
     clip_value: float | None = None
     max_epochs: int = 500
-
-    def design(self, n_genes: int, n_covariates: int) -> Design:
-        """What is built and minimised, for G genes and C coded covariates."""
-        negative_binomial = self.distribution in ("nb", "zinb")
-        zero_inflation = self.zero_inflation
-        if zero_inflation is None:
-            zero_inflation = self.distribution in ("zip", "zinb")
-        by_odds = negative_binomial and self.dispersion == "odds"
-        return Design(
-            n_genes=n_genes,
-            n_covariates=n_covariates,
-            encoder=widths(self.encoder, "encoder"),
-            decoder=widths(self.decoder, "decoder"),
-            residual=self.residual,
-            activation=self.activation,
-            batch_norm=self.batch_norm,
-            batch_norm_place=self.batch_norm_place,
-            negative_binomial=negative_binomial,
-            zero_inflation=zero_inflation,
-            dispersion=self.dispersion,
-            library=self.library,
-            input_transform=self.input_transform,
-            alpha_z=self.alpha_z,
-            alpha_w=self.alpha_w,
-            alpha_theta=(1e-2 if by_odds else 0.0) if self.alpha_theta is None else self.alpha_theta,
-            alpha_rate=(0.1 if by_odds else 0.0) if self.alpha_rate is None else self.alpha_rate,
-            rate_penalty=self.rate_penalty,
-            loss_over=self.loss_over,
-        )
 
     def schedule(self) -> Schedule:
         """Length and learning rates of the training."""
@@ -332,21 +279,20 @@ class SingleNetworkImputer(CountFamily):
         }
 
     def _design(self) -> Design:
-        n_covariates = 0 if self.coding_ is None else len(self.coding_.columns)
-        return self.settings.design(len(self.share_), n_covariates)
+        return self.settings
 
     def _schedule(self) -> Schedule:
         return self.settings.schedule()
 
     def _check(self) -> None:
         settings = self.settings
-        if not widths(settings.encoder, "encoder"):
+        if not settings.encoder_widths:
             raise InputError(
                 f"{self.name}: the encoder needs at least one layer, the latent: pass {{encoder}}",
                 code="parameter-value",
                 encoder="64",
             )
-        widths(settings.decoder, "decoder")
+        _ = settings.decoder_widths  # raises an error if they are not widths
         for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
             value = getattr(settings, name)
             if value is not None and value < 0:

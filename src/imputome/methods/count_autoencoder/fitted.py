@@ -72,7 +72,7 @@ def encode(
     bias = network.mean_head.bias.clone()
     bias[torch.from_numpy(~usable).to(bias.device)] = -torch.inf
     K = network.mean_head.in_features
-    hidden, latent = np.empty((n, K), np.float32), np.empty((n, d.encoder[-1]), np.float32)
+    hidden, latent = np.empty((n, K), np.float32), np.empty((n, d.encoder_widths[-1]), np.float32)
     offset, library, full_library = (np.empty(n, np.float32) for _ in range(3))
     for batch in batches:
         encoded = network(batch)

@@ -24,6 +24,8 @@ from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomia
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
 
+Widths = str | int | tuple[int, ...]
+Distribution = Literal["poisson", "nb", "zip", "zinb"]
 Activation = Literal["sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"]
 InputTransform = Literal["counts", "log1p", "log1p_normalized", "zscore"]
 Library = Literal["network", "observed", "size_factor"]
@@ -44,35 +46,68 @@ LIBRARY_WIDTHS = (16, 4)  # hidden layers of the library network (section II-G)
 
 @dataclass(frozen=True)
 class Design:
-    """What is built and what is minimised.
+    """What is built and what is minimised; the defaults are ZiPo's.
 
-    Most attributes are parameters of `imputome.methods.count_autoencoder.zipo.Zipo`, without None. ``dropout`` and
+    The attributes up to ``loss_over`` are parameters of `imputome.methods.count_autoencoder.zipo.Zipo`. ``dropout`` and
     ``input_dropout`` are the shares of hidden units and of nonzero inputs dropped in training; with ``linear_latent``
     the latent layer has no activation.
     """
 
-    n_genes: int
-    n_covariates: int
-    encoder: tuple[int, ...]
-    decoder: tuple[int, ...]
-    residual: bool
-    activation: Activation
-    batch_norm: bool
-    batch_norm_place: Literal["after", "before"]
-    negative_binomial: bool
-    zero_inflation: bool
-    dispersion: Dispersion
-    library: Library
-    input_transform: InputTransform
-    alpha_z: float
-    alpha_w: float
-    alpha_theta: float
-    alpha_rate: float
-    rate_penalty: Literal["entries", "library"]
-    loss_over: Literal["cells", "entries"]
+    encoder: Widths = "2048-1024-512-256-128"
+    decoder: Widths = ""
+    residual: bool = True
+    activation: Activation = "sigmoid"
+    batch_norm: bool = True
+    batch_norm_place: Literal["after", "before"] = "after"
+    distribution: Distribution = "zip"
+    zero_inflation: bool | None = None
+    dispersion: Dispersion = "odds"
+    library: Library = "network"
+    input_transform: InputTransform = "log1p"
+    alpha_z: float = 0.1
+    alpha_w: float = 0.1
+    alpha_theta: float | None = None
+    alpha_rate: float | None = None
+    rate_penalty: Literal["entries", "library"] = "entries"
+    loss_over: Literal["cells", "entries"] = "cells"
     dropout: float = 0.0
     input_dropout: float = 0.0
     linear_latent: bool = False
+
+    @property
+    def encoder_widths(self) -> tuple[int, ...]:
+        """Widths of the encoder's layers; the last is the latent."""
+        return widths(self.encoder, "encoder")
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Widths of the decoder's hidden layers."""
+        return widths(self.decoder, "decoder")
+
+    @property
+    def is_negative_binomial(self) -> bool:
+        """Whether the distribution is a negative binomial, with or without zero inflation."""
+        return self.distribution in ("nb", "zinb")
+
+    @property
+    def has_zero_inflation(self) -> bool:
+        """Whether the distribution has zero inflation."""
+        return self.distribution in ("zip", "zinb") if self.zero_inflation is None else self.zero_inflation
+
+    @property
+    def theta_strength(self) -> float:
+        """``alpha_theta``, or its default for this distribution."""
+        return self._strength(self.alpha_theta, 1e-2)
+
+    @property
+    def rate_strength(self) -> float:
+        """``alpha_rate``, or its default for this distribution."""
+        return self._strength(self.alpha_rate, 0.1)
+
+    def _strength(self, alpha: float | None, default: float) -> float:
+        if alpha is not None:
+            return alpha
+        return default if self.is_negative_binomial and self.dispersion == "odds" else 0.0
 
 
 @dataclass(frozen=True)
@@ -125,43 +160,45 @@ class CountNetwork(nn.Module):
         What is built and minimised.
     statistics : Statistics
         Of the training cells.
+    n_covariates : int, default=0
+        C.
     """
 
     mean: Tensor
     inverse_sd: Tensor
     median_library: Tensor
 
-    def __init__(self, design: Design, statistics: Statistics) -> None:
+    def __init__(self, design: Design, statistics: Statistics, n_covariates: int = 0) -> None:
         super().__init__()
         self.design = design
-        d, widths = design, design.encoder
-        self.first = SparseLinear(d.n_genes, widths[0])
-        linear = [False] * (len(widths) - 1) + [d.linear_latent]
-        self.first_rest = _AfterLinear(widths[0], d, linear=linear[0])
+        d, encoder, decoder, G = design, design.encoder_widths, design.decoder_widths, len(statistics.share)
+        self.first = SparseLinear(G, encoder[0])
+        linear = [False] * (len(encoder) - 1) + [d.linear_latent]
+        self.first_rest = _AfterLinear(encoder[0], d, linear=linear[0])
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d, linear=last))
-            for (a, b), last in zip(pairwise(widths), linear[1:], strict=True)
+            for (a, b), last in zip(pairwise(encoder), linear[1:], strict=True)
         )
         self.residuals = nn.ModuleList(
-            nn.Linear(size, widths[-1], bias=False) for size in (widths[:-1] if d.residual else ())
+            nn.Linear(size, encoder[-1], bias=False) for size in (encoder[:-1] if d.residual else ())
         )
-        width = widths[-1] + d.n_covariates  # of V
+        width = encoder[-1] + n_covariates  # of V
         self.decoder = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d)) for a, b in pairwise((width, *d.decoder)))
+            *(nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d)) for a, b in pairwise((width, *decoder)))
         )
-        K = d.decoder[-1] if d.decoder else width
+        K = decoder[-1] if decoder else width
         self.library = _library_network(width, statistics.mean_log_total) if d.library == "network" else None
-        self.mean_head = nn.Linear(K, d.n_genes)
+        self.mean_head = nn.Linear(K, G)
         # genes without molecules start at a hundredth of the smallest positive share
         start = np.log(np.maximum(statistics.share, 0.01 * statistics.share[statistics.share > 0].min()))
         start += np.log(statistics.median_library) if d.library == "size_factor" else 0.0
         with torch.no_grad():
             self.mean_head.bias.copy_(torch.from_numpy(start))
-        self.zero_head = nn.Linear(K, d.n_genes) if d.zero_inflation else None
-        conditional = d.negative_binomial and d.dispersion != "gene"
-        self.dispersion_head = nn.Linear(K, d.n_genes) if conditional else None
-        by_gene = d.negative_binomial and d.dispersion == "gene"
-        self.log_size = nn.Parameter(torch.zeros(d.n_genes)) if by_gene else None
+        self.zero_head = nn.Linear(K, G) if d.has_zero_inflation else None
+        conditional = d.is_negative_binomial and d.dispersion != "gene"
+        self.dispersion_head = nn.Linear(K, G) if conditional else None
+        by_gene = d.is_negative_binomial and d.dispersion == "gene"
+        self.log_size = nn.Parameter(torch.zeros(G)) if by_gene else None
         self.register_buffer("median_library", torch.tensor(statistics.median_library, dtype=torch.float32))
         zscored = d.input_transform == "zscore"
         mean, sd = (statistics.mean, statistics.sd) if zscored else (None, None)
@@ -239,7 +276,7 @@ class CountNetwork(nn.Module):
         """
         d = self.design
         encoded = self(batch)
-        weight = 1 / (len(batch) * (d.n_genes if d.loss_over == "entries" else 1))
+        weight = 1 / (len(batch) * (self.mean_head.out_features if d.loss_over == "entries" else 1))
         terms: dict[str, Tensor] = {}
         if self._is_multinomial:
             # the constants are left out: their log factorials cost as much as the encoder
@@ -250,10 +287,10 @@ class CountNetwork(nn.Module):
             if d.alpha_z and isinstance(likelihood, ZeroInflated):
                 terms["zero_inflation"] = d.alpha_z * torch.sigmoid(likelihood.logit).square().mean()
             base = likelihood.base if isinstance(likelihood, ZeroInflated) else likelihood
-            if d.alpha_theta and isinstance(base, NegativeBinomial):
-                terms["dispersion"] = d.alpha_theta * base.log_odds.square().mean()
-            if d.alpha_rate:
-                terms["rate"] = d.alpha_rate * self._rate_penalty(encoded, base, batch)
+            if d.theta_strength and isinstance(base, NegativeBinomial):
+                terms["dispersion"] = d.theta_strength * base.log_odds.square().mean()
+            if d.rate_strength:
+                terms["rate"] = d.rate_strength * self._rate_penalty(encoded, base, batch)
         if d.alpha_w:
             terms["sparsity"] = d.alpha_w * sparsity(self.first.weight)
         return terms
@@ -270,7 +307,7 @@ class CountNetwork(nn.Module):
     def _is_multinomial(self) -> bool:
         """Whether the loss is that of a Poisson at the observed library size, which needs no rates."""
         d = self.design
-        return d.library == "observed" and not (d.negative_binomial or d.zero_inflation or d.alpha_rate)
+        return d.library == "observed" and not (d.is_negative_binomial or d.has_zero_inflation or d.rate_strength)
 
     def _multinomial_loss(self, encoded: Encoded, batch: Batch) -> Tensor:
         return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import ZIPO_INFO
-from imputome.methods.count_autoencoder.family import Distribution, SingleNetworkImputer, Widths
-from imputome.methods.count_autoencoder.network import Activation, Dispersion, InputTransform, Library
+from imputome.methods.count_autoencoder.family import SingleNetworkImputer
+from imputome.methods.count_autoencoder.network import (
+    Activation,
+    Dispersion,
+    Distribution,
+    InputTransform,
+    Library,
+    Widths,
+)
 
 
 class Zipo(SingleNetworkImputer):
