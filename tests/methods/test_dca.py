@@ -216,8 +216,8 @@ def test_zipo_schedule_and_encoder_of_tuned_dca():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_preset_learns(preset):
     """More likely validation cells than one share per gene at each cell's depth, and totals on the data's scale."""
-    X = simulated(300)
-    params = {"encoder": "16-6", "max_epochs": 30} | ({"learning_rate": 3e-3} if preset is not TunedDCA else {})
+    X = simulated(200)
+    params = {"encoder": "16-6", "max_epochs": 15} | ({"learning_rate": 3e-3} if preset is not TunedDCA else {})
     params |= {"batch_size": 32}
     estimator = preset(**params)
     result = estimator.fit_transform(X)

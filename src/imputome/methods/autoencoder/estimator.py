@@ -234,7 +234,8 @@ class PlainAutoencoder(DeepImputer):
     >>> import numpy as np
     >>> from imputome.methods.autoencoder.estimator import PlainAutoencoder
     >>> counts = np.random.default_rng(0).poisson(3.0, (40, 6))
-    >>> result = PlainAutoencoder(width=4, max_epochs=2, device="cpu").fit_transform(counts)
+    >>> method = PlainAutoencoder(width=4, max_epochs=10, learning_rate=0.1, device="cpu")
+    >>> result = method.fit_transform(counts)
     >>> result.latent.shape
     (40, 4)
     """

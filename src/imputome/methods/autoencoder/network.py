@@ -17,6 +17,7 @@ from torch import nn
 from imputome.core.imputation import Output
 from imputome.core.scales import TARGET
 from imputome.methods.deep.batches import Batch, Block
+from imputome.methods.deep.rates import ENTRIES_PER_STEP
 from imputome.methods.deep.sparse_layers import SparseLinear
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu_0.01", "leaky_relu_0.2", "elu", "selu"]
@@ -35,7 +36,6 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {  # section 4.7
 
 LARGEST_LOG_VALUE = float(np.log1p(TARGET))  # of a gene that has all molecules of its cell
 VALUES_PER_BLOCK = 2**22  # dense values computed at once
-ENTRIES_PER_STEP = 2**16  # single entries computed at once
 
 
 class Autoencoder(nn.Module):
