@@ -49,10 +49,10 @@ def run(name: str, budget: float, seed: int) -> dict:
     begun = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        chosen = choose(train, budget=budget, accept_control=True, checked=False)
+        link = chosen_link(split.train, info(DEFAULT[kind]), None)[0]  # errors are measured on it
+        chosen = choose(split.train, link=link, budget=budget, accept_control=True, checked=False)
         choosing = time.perf_counter() - begun
         report = inspect_layer(train, None)
-        link = chosen_link(split.train, info(DEFAULT[kind]), None)[0]  # errors are measured on it
     begun = time.perf_counter()
     imputed = chosen.estimator.fit_transform(split.train)
     fitting = time.perf_counter() - begun
@@ -68,7 +68,7 @@ def run(name: str, budget: float, seed: int) -> dict:
     best = min(controls, key=lambda control: controls[control])
     return {
         "data": f"{name} ({data.shape[0]} x {data.shape[1]}), {report.state}",
-        "chosen": chosen.race.winner.name,
+        "chosen": chosen.race.winner,
         "error": error,
         "control": best,
         "control_error": controls[best],
@@ -76,7 +76,7 @@ def run(name: str, budget: float, seed: int) -> dict:
         "gain": 1 - error / controls[best],
         "choosing": choosing,
         "fitting": fitting,
-        "race": chosen.race.table[["name", "score", "splits", "seconds", "outcome"]].to_dict("records"),
+        "race": chosen.race.candidates[["name", "score", "splits", "seconds", "outcome"]].to_dict("records"),
     }
 
 

@@ -137,7 +137,7 @@ def run(case: str, methods: list[str]) -> list[dict]:
         method, params = METHODS[name]
         begun = time.perf_counter()
         found = score(imputed_by(get(method)(**params).fit_transform(data)))
-        verdict, _ = check(data, get(method)(**params), labels=labels)
+        verdict = check(data, get(method)(**params), labels=labels)
         gain = found - max(raw, control)
         agrees = "tie" if abs(gain) <= TIE else str((verdict.verdict == "use") == (gain > 0))
         rows.append(

@@ -90,7 +90,7 @@ def run(output: Path, simulators: list[str], cases: list[str], seeds: range) -> 
                 if case == "permuted":
                     data = permute_genes(data, rng)
                 begun = time.perf_counter()
-                verdict, _ = check(data, get(DEFAULT["counts"])(random_state=seed), seed=seed)
+                verdict = check(data, get(DEFAULT["counts"])(random_state=seed), seed=seed)
                 line = {
                     "simulator": simulator,
                     "case": case,

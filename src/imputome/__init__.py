@@ -32,13 +32,14 @@ __all__ = [
     "inspect",
     "methods",
     "pl",
+    "sklearn",
 ]
 __version__ = version("imputome")
 
 # where each public name lives: imported on first use, so that `import imputome` stays fast
 _HOMES = {
-    "Data": "imputome.core.imputer",
-    "Imputation": "imputome.core.imputer",
+    "Data": "imputome.core.data",
+    "Imputation": "imputome.core.imputation",
     "ImputedLayerWarning": "imputome.errors",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
@@ -46,10 +47,15 @@ _HOMES = {
     "de": "imputome.api.differential",
     "evaluate": "imputome.api.evaluate",
     "fit_model": "imputome.api.models",
-    "impute": "imputome.result.run",
+    "impute": "imputome.api.impute",
     "inspect": "imputome.inspection.state",
 }
-_MODULES = {"datasets": "imputome.datasets", "methods": "imputome.methods", "pl": "imputome.report.plots"}
+_MODULES = {
+    "datasets": "imputome.datasets",
+    "methods": "imputome.methods",
+    "pl": "imputome.report.plots",
+    "sklearn": "imputome.sklearn",
+}
 
 
 def __getattr__(name: str) -> Any:

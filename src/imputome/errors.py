@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 
 
 def in_python(name: str, value: Any) -> str:
-    """A parameter as it is passed in Python: ``layer='counts'``, or ``layer=...`` where any value would do."""
-    return f"{name}=..." if value is ... else f"{name}={value!r}"
+    """A parameter as it is passed in Python: ``layer='counts'``, or its name alone if no value is given (``...``)."""
+    return name if value is ... else f"{name}={value!r}"
 
 
 class Message(str):
@@ -26,7 +26,7 @@ class Message(str):
     parameter : str, optional
         The parameter that is at fault; by default the first of ``options``.
     **options : object
-        For each ``{name}`` the value to pass; ``...`` where any value would do.
+        For each ``{name}`` the value to pass; ``...`` names the parameter without a value.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class MissingExtraError(ImputomeError, ImportError):
 class ControlsWinError(ImputomeError):
     """No method is better than the controls on these data, so nothing is written; the command line exits with 3.
 
-    ``record`` holds the race, and the verdict if there is one, as they would stand in ``uns["imputome"][key]``.
+    ``record`` holds the race (`imputome.result.record.Race`) and, if there is one, the verdict (`Verdict`).
     """
 
     default_code = "controls-win"

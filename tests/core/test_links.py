@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.links import LINKS, link
@@ -32,7 +33,7 @@ def test_inverse_and_slope(name, dtype):
     assert np.isnan(known.forward(np.array([np.nan], dtype))).all()
 
 
-def test_far_away_nothing_overflows():
+def test_extreme_values_do_not_overflow():
     far = np.array([-1e30, 1e30], np.float32)
     for known in LINKS.values():
         assert np.isfinite(known.inverse(far)).all()
@@ -44,15 +45,15 @@ def test_m_values_are_logits_to_base_two():
     np.testing.assert_allclose(link("logit").forward(beta), expected, rtol=1e-12, atol=1e-15)
 
 
-def test_refusals():
-    with pytest.raises(InputError, match=r"lie in \[0, 1\]"):
+def test_errors():
+    with pytest.raises(InputError, check=has_code("not-beta-values")):
         link("logit").forward(np.array([0.5, 1.2]))
-    with pytest.raises(InputError, match="choose one of identity, asinh"):
+    with pytest.raises(InputError, check=has_code("unknown-transform")):
         link("sqrt")
 
 
-def test_a_linked_method_gives_the_unit_of_its_input(tmp_path):
-    """The mean on the asinh scale is that of arcsinh values, taken back; what is observed stays exactly."""
+def test_a_linked_method_returns_the_unit_of_the_input(tmp_path):
+    """The mean on the asinh scale is the sinh of the mean of arcsinh values; observed values do not change."""
     rng = np.random.default_rng(0)
     X = np.sinh(rng.normal(size=(30, 6)) * 3)
     X[rng.random(X.shape) < 0.2] = np.nan
@@ -76,7 +77,7 @@ def test_counts_have_no_link():
         estimator.fit_transform(np.array([[1, 2], [3, 4]]))
 
 
-class _Known:
+class _TwoByTwo:
     outputs = frozenset({"value", "variance"})
 
     def rows(self, rows, genes, output):
@@ -91,7 +92,7 @@ def test_variance_and_draws_on_a_link():
     from imputome.core.imputation import Imputation, LinkedModel
 
     X = np.array([[1.0, np.nan], [np.nan, 2.0]])
-    model = LinkedModel(_Known(), link("asinh"))
+    model = LinkedModel(_TwoByTwo(), link("asinh"))
     result = Imputation(model, as_data(X, kind="real"), scale="input", keeps_observed=True)
     draws = np.random.default_rng(1).normal(size=200_000)
     spread = np.sinh(0.5 + 1e-3 * draws).var()  # of a normal with that variance, taken back
@@ -99,7 +100,7 @@ def test_variance_and_draws_on_a_link():
     drawn = result.draw(1)
     assert drawn[0, 0] == 1.0  # observed
     assert drawn[0, 1] == pytest.approx(np.sinh(0.0))
-    with pytest.raises(InputError, match="no draws"):
+    with pytest.raises(InputError, check=has_code("no-draws")):
         Imputation(_NoDraws(), as_data(X, kind="real"), scale="input", keeps_observed=True).draw(0)
 
 

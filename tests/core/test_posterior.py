@@ -13,7 +13,7 @@ from imputome.core.data import as_data
 from imputome.core.imputer import fit_shape
 from imputome.core.posterior import (
     FOLDS,
-    GRID,
+    SHAPE_GRID,
     PosteriorModel,
     deal,
     likelihood_at,
@@ -73,7 +73,7 @@ def test_values_and_intervals_are_those_of_the_gamma(problem):
 
 
 def test_posterior_mean_by_integration(problem):
-    """The mean as a ratio of integrals over the rate: no formula of a conjugate pair enters."""
+    """The mean as a ratio of integrals over the rate, without the conjugate formulas."""
     X, rate, shape = problem
     model = PosteriorModel(Dense(rate), as_data(X, kind="counts"), shape)
     for i, j in [(0, 4), (1, 6), (2, 8), (5, 10), (7, 11)]:
@@ -85,7 +85,7 @@ def test_posterior_mean_by_integration(problem):
         assert model.at(np.array([i]), np.array([j]), "value")[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_float32_rates_lose_little(problem):
+def test_float32_rates_lose_little_precision(problem):
     X, rate, shape = problem
     data = as_data(X, kind="counts")
     every = np.arange(len(X))
@@ -97,7 +97,7 @@ def test_float32_rates_lose_little(problem):
         np.testing.assert_allclose(got, exact.rows(every, None, output), rtol=2e-3, atol=1e-30)
 
 
-def test_shape_goes_from_the_data_to_the_model(problem):
+def test_small_shape_returns_the_counts_and_large_shape_the_rate(problem):
     X, rate, _ = problem
     data, every = as_data(X, kind="counts"), np.arange(len(X))
     model = PosteriorModel(Dense(rate), data, np.full(12, 1e12))
@@ -120,7 +120,7 @@ def test_matched_to_total(problem, monkeypatch):
     X, rate, shape = problem
     data, every = as_data(X, kind="counts"), np.arange(len(X))
     plain = PosteriorModel(Dense(rate), data, shape)
-    monkeypatch.setattr("imputome.core.posterior.BLOCK", 12 * 7)  # several blocks, the last one shorter
+    monkeypatch.setattr("imputome.core.posterior.VALUES_PER_BLOCK", 12 * 7)  # several blocks, the last one shorter
     matched = plain.matched_to_total()
     factor = X.sum() / plain.rows(every, None, "value").sum()
     assert abs(factor - 1) > 1e-3
@@ -134,8 +134,8 @@ def test_matched_to_total(problem, monkeypatch):
 
 # -- predictive likelihood ---------------------------------------------------------------------------------------------
 def brute_likelihood(rate, x1, x2, ratio):
-    total = np.zeros((rate.shape[1], len(GRID)))
-    for k, phi in enumerate(GRID):
+    total = np.zeros((rate.shape[1], len(SHAPE_GRID)))
+    for k, phi in enumerate(SHAPE_GRID):
         size = phi + x1
         mean = ratio * rate * (phi + x1) / (phi + rate)
         total[:, k] = stats.nbinom.logpmf(x2, size, size / (size + mean)).sum(axis=0)
@@ -156,10 +156,10 @@ def test_predictive_likelihood(case, monkeypatch):
         assert (x2 > 1000).sum() > 20
         assert ((x2 > 0) & (x2 <= 16)).sum() > 20
         x1[:50, 0] = 0  # unseen in the first part, many in the second
-    monkeypatch.setattr("imputome.core.posterior.BLOCK", G * 77)  # several blocks
+    monkeypatch.setattr("imputome.core.posterior.VALUES_PER_BLOCK", G * 77)  # several blocks
     got = predictive_likelihood(Dense(rate), sp.csr_array(x1), sp.csr_array(x2), ratio=1 / 9)
     expected = brute_likelihood(rate, x1, x2, 1 / 9)
-    assert got.shape == (G, len(GRID))
+    assert got.shape == (G, len(SHAPE_GRID))
     got, expected = got - got[:, :1], expected - expected[:, :1]  # up to a constant per gene
     scale = np.abs(expected).max(axis=1, keepdims=True)
     assert (scale > 1e-3).all()
@@ -169,8 +169,8 @@ def test_predictive_likelihood(case, monkeypatch):
 
 
 @pytest.mark.parametrize("ratio", [1 / 9, 0.25, 0.26, 1.0])
-def test_predictive_likelihood_to_all_digits(ratio):
-    """Where no entry is empty there is no histogram, and the logarithms by series and by log1p are both exact."""
+def test_predictive_likelihood_is_exact_without_empty_entries(ratio):
+    """Without empty entries there is no histogram, and both ways to compute the logarithm are exact."""
     rng = np.random.default_rng(0)
     n, G = 200, 5
     rate = np.exp(rng.uniform(np.log(1e-3), np.log(1e4), size=(n, G))).astype(np.float32)
@@ -216,7 +216,7 @@ def test_the_parts_are_multinomial():
 
 @pytest.mark.parametrize(("entries", "used"), [(10**9, 10), (10_000 * 7, 7), (10_000 * 7 - 1, 6), (10_000, 1), (1, 1)])
 def test_large_data_use_fewer_parts(entries, used, monkeypatch):
-    monkeypatch.setattr(posterior, "ENTRIES", entries)
+    monkeypatch.setattr(posterior, "MAX_ENTRIES", entries)
     data = some_counts()
     parts = deal(data, np.random.default_rng(0))
     assert len(parts) == used
@@ -225,7 +225,7 @@ def test_large_data_use_fewer_parts(entries, used, monkeypatch):
         assert part.mean() == pytest.approx(5, abs=0.15)
 
 
-def test_parts_depend_on_the_generator_alone():
+def test_parts_depend_only_on_the_generator():
     data = some_counts(n=10)
     one, again, other = (np.array(deal(data, np.random.default_rng(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
@@ -252,7 +252,7 @@ def test_split(dtype):
     assert split(bare, part)[0].library_size is None
 
 
-def test_integers_to_a_tolerance_are_dealt_as_integers():
+def test_almost_integers_are_dealt_as_integers():
     X = np.nextafter(np.full((30, 20), 3, np.float32), 0)  # 2.9999998 is taken for 3
     data = as_data(X, kind="counts")
     parts = deal(data, np.random.default_rng(0))
@@ -263,29 +263,31 @@ def test_integers_to_a_tolerance_are_dealt_as_integers():
         assert (seen.X.data > 0).all()
 
 
-# -- reading the likelihood --------------------------------------------------------------------------------------------
-def test_likelihood_at_reads_between_grid_points():
+# -- likelihood between grid points ------------------------------------------------------------------------------------
+def test_likelihood_at_interpolates():
     rng = np.random.default_rng(0)
-    likelihood = rng.normal(size=(9, len(GRID)))
-    shape = np.array([0.01, 0.05, 0.06, 1.0, 7.0, GRID[12], 999.0, 1e3, 1e9])  # the first and last beyond the grid
-    expected = sum(np.interp(np.log(s), np.log(GRID), row) for s, row in zip(shape, likelihood, strict=True))
+    likelihood = rng.normal(size=(9, len(SHAPE_GRID)))
+    shape = np.array(
+        [0.01, 0.05, 0.06, 1.0, 7.0, SHAPE_GRID[12], 999.0, 1e3, 1e9]
+    )  # the first and last beyond the grid
+    expected = sum(np.interp(np.log(s), np.log(SHAPE_GRID), row) for s, row in zip(shape, likelihood, strict=True))
     assert likelihood_at(likelihood, shape) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.75, 1.0, 1.6, 4.0])
-def test_a_common_factor_is_found(factor):
+def test_common_factor_is_recovered(factor):
     rng = np.random.default_rng(0)
     shape = np.exp(rng.uniform(np.log(2), np.log(30), size=200))
     weight = rng.gamma(2, size=(200, 1))
-    likelihood = -weight * (np.log(GRID) - np.log(shape * factor)[:, None]) ** 2
+    likelihood = -weight * (np.log(SHAPE_GRID) - np.log(shape * factor)[:, None]) ** 2
     assert posterior._common_factor(likelihood, shape) == pytest.approx(factor, rel=0.02)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_a_common_factor_has_its_limits(sign):
+def test_common_factor_is_limited(sign):
     shape = np.full(5, 7.0)
-    likelihood = np.tile(sign * np.log(GRID), (5, 1))
-    step = np.log(GRID[1] / GRID[0])
+    likelihood = np.tile(sign * np.log(SHAPE_GRID), (5, 1))
+    step = np.log(SHAPE_GRID[1] / SHAPE_GRID[0])
     assert posterior._common_factor(likelihood, shape) == pytest.approx(np.exp(sign * 6 * step))
 
 
@@ -310,8 +312,8 @@ def test_fit_shape_recovers_the_shape():
     assert shape[phi == 0.5].max() < shape[phi == 50].min()
 
 
-def test_more_parts_tell_the_shapes_better():
-    """Rates that the counts have not made: the true ones, at the depth of nine tenths of the molecules."""
+def test_more_parts_improve_the_shapes():
+    """With the true rates, which do not depend on the counts, at the depth of nine tenths of the molecules."""
     errors = {1: [], FOLDS: []}
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -320,9 +322,9 @@ def test_more_parts_tell_the_shapes_better():
         X = rng.poisson(mean * rng.gamma(phi, 1 / phi, size=mean.shape)).astype(np.float64)
         data = as_data(X, kind="counts")
         dealt = deal(data, rng)
-        for used, found in errors.items():
+        for used, rmse in errors.items():
             shape, first = pooled_shape(data, dealt[:used], lambda seen, mean=mean: Dense(0.9 * mean))
-            found.append(np.sqrt(np.mean((np.log(shape) - np.log(phi)) ** 2)))
+            rmse.append(np.sqrt(np.mean((np.log(shape) - np.log(phi)) ** 2)))
             seen, rest = split(data, dealt[0])
             expected = predictive_likelihood(Dense(0.9 * mean), seen.X, rest, ratio=1 / 9)
             np.testing.assert_array_equal(first, expected)
@@ -330,8 +332,8 @@ def test_more_parts_tell_the_shapes_better():
     assert np.mean(errors[FOLDS]) < 0.5
 
 
-def test_a_method_for_these_rows_alone_is_asked_for_one_part(monkeypatch):
-    """Of poisson_nmf, whose new rows are projected, only the part that its fit did not see."""
+def test_methods_without_exact_new_rows_use_one_part(monkeypatch):
+    """poisson_nmf projects new rows, so only the part that was held out from its fit is used."""
     asked = []
     monkeypatch.setattr(posterior, "pooled_shape", lambda data, dealt, rate: (asked.append(len(dealt)), None))
     data, _ = simulate(np.full(12, 2.0), n=40)
@@ -348,7 +350,7 @@ def test_fit_shape_with_few_genes_shares_one(phi):
     assert phi / 2 < shape[0] < 2 * phi
 
 
-def test_fit_shape_depends_on_the_seed_alone():
+def test_fit_shape_depends_only_on_the_seed():
     data, _ = simulate(np.full(30, 2.0), n=100)
     one = fit_shape(methods.get("gene_mean")(), data, random_state=1)
     np.testing.assert_array_equal(one, fit_shape(methods.get("gene_mean")(), data, random_state=1))
@@ -356,7 +358,7 @@ def test_fit_shape_depends_on_the_seed_alone():
 
 
 def test_intervals_cover_the_true_rate():
-    """Nine in ten true rates lie inside, where the gamma-Poisson model holds."""
+    """Nine in ten true rates lie in the interval if the gamma-Poisson model holds."""
     rng = np.random.default_rng(0)
     n, G, phi = 400, 40, 2.0
     library = np.full(n, 200.0)
@@ -376,7 +378,7 @@ BRIEF = {"max_epochs": 3}
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if "posterior" in methods.get(n).parameter_defaults()])
-def test_totals_agree_and_what_it_cannot_take_is_refused(name):
+def test_totals_agree_and_other_data_are_an_error(name):
     rng = np.random.default_rng(0)
     X = rng.poisson(rng.gamma(0.5, 4, size=(50, 30))).astype(np.float64) + np.eye(50, 30)
     brief = BRIEF if methods.info(name).extra == "deep" else {}

@@ -1,4 +1,4 @@
-"""Scales of count data: the formulas, both ways."""
+"""Scales of count data: the formulas and their inverses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from imputome.core import scales
 from imputome.core.scales import SCALES, TARGET, counts_to_scale, is_integer, scale_to_counts
 
 VALUES = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1e5))
@@ -42,20 +43,20 @@ def test_same_as_scanpy():
 
 @pytest.mark.parametrize("scale", SCALES)
 @given(counts=VALUES, library=LIBRARIES)
-def test_there_and_back(scale, counts, library):
+def test_inverse(scale, counts, library):
     back = scale_to_counts(counts_to_scale(counts, library, scale), library, scale)
     np.testing.assert_allclose(back, counts, rtol=1e-12, atol=1e-9)
 
 
 @given(counts=VALUES, library=LIBRARIES)
-def test_back_and_there(counts, library):
+def test_inverse_of_logs(counts, library):
     logs = np.log1p(counts)
     there = counts_to_scale(scale_to_counts(logs, library, "log1p"), library, "log1p")
     np.testing.assert_allclose(there, logs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", ["counts", "input"])
-def test_own_scale_is_untouched(scale):
+def test_counts_and_input_return_the_same_array(scale):
     counts = np.array([[1.0, 2.0]])
     assert counts_to_scale(counts, np.array([[3.0]]), scale) is counts
     assert scale_to_counts(counts, np.array([[3.0]]), scale) is counts
@@ -90,9 +91,12 @@ def test_is_integer(values, expected):
     assert is_integer(np.array(values)) == expected
 
 
-@pytest.mark.parametrize("where", [0, 2**20 - 1, 2**20, 2**20 + 5])
-def test_is_integer_looks_at_every_piece(where):
-    values = np.ones(2**20 + 6, dtype=np.float32)
+PIECE = scales._VALUES_PER_PIECE
+
+
+@pytest.mark.parametrize("where", [0, PIECE - 1, PIECE, PIECE + 5])
+def test_is_integer_reads_every_piece(where):
+    values = np.ones(PIECE + 6, dtype=np.float32)
     assert is_integer(values)
     values[where] = 0.5
     assert not is_integer(values)
@@ -100,5 +104,5 @@ def test_is_integer_looks_at_every_piece(where):
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(np.int64, True), (np.uint8, True), (bool, True)])
-def test_is_integer_takes_integer_types(dtype, expected):
+def test_is_integer_accepts_integer_types(dtype, expected):
     assert is_integer(np.array([0, 1], dtype=dtype)) == expected

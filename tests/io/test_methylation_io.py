@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from codes import has_code
 from imputome.errors import InputError
 from imputome.io.methylation_counts import counts_from_frame, read_counts
 
@@ -66,22 +67,22 @@ def test_dtype_of_the_table_is_kept_and_empty_fields_are_nan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "words"),
+    ("change", "options", "code"),
     [
-        (lambda t: t.drop(columns="Cov.b"), {}, "a column 'M.b' but no 'Cov.b'"),
-        (lambda t: t.drop(columns="M.a"), {}, "a column 'Cov.a' but no 'M.a'"),
-        (lambda t: t[["pos"]], {}, "no column begins with 'M.' or 'Cov.'.*pos"),
-        (lambda t: t, {"position": ("start",)}, r"no column 'start' .*--position \(position=\.\.\.\)"),
-        (lambda t: t, {"position": ()}, r"--position \(position=\.\.\.\) names no column"),
-        (lambda t: t, {"methylated": ""}, "two different prefixes"),
-        (lambda t: t, {"methylated": "Cov."}, "two different prefixes"),
-        (lambda t: t.iloc[:0], {}, "no rows"),
-        (lambda t: t.assign(**{"M.a": ["x", "y", "z"]}), {}, "column 'M.a' holds values that are no counts"),
-        (lambda t: pd.concat([t, t[["M.a"]]], axis=1), {}, "'M.a' is there twice"),
+        (lambda t: t.drop(columns="Cov.b"), {}, "one-column-of-sample"),
+        (lambda t: t.drop(columns="M.a"), {}, "one-column-of-sample"),
+        (lambda t: t[["pos"]], {}, "no-samples"),
+        (lambda t: t, {"position": ("start",)}, "no-position"),
+        (lambda t: t, {"position": ()}, "no-position"),
+        (lambda t: t, {"methylated": ""}, "same-prefix"),
+        (lambda t: t, {"methylated": "Cov."}, "same-prefix"),
+        (lambda t: t.iloc[:0], {}, "empty"),
+        (lambda t: t.assign(**{"M.a": ["x", "y", "z"]}), {}, "not-numeric"),
+        (lambda t: pd.concat([t, t[["M.a"]]], axis=1), {}, "columns-not-unique"),
     ],
 )
-def test_what_cannot_be_used_is_refused(change, options, words):
-    with pytest.raises(InputError, match=words):
+def test_what_cannot_be_used_is_refused(change, options, code):
+    with pytest.raises(InputError, check=has_code(code)):
         counts_from_frame(change(table()), **options)
 
 
@@ -99,30 +100,40 @@ def test_another_separator_than_the_name_promises(tmp_path, name, separator):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code"),
     [
-        (b"pos,M.a,Cov.a\n1,2,3\n2,0\n", "line 3 of .* has 2 fields, the header 3"),
-        (b"pos,M.a,Cov.a\n1,2,3\n2,0,1,2,3\n", "line 3 of .* has 5 fields, the header 3"),
-        (b"pos,M.\xe9,Cov.\xe9\n1,2,3\n", "line 1 of .* is not in UTF-8"),
-        (gzip.compress(b"pos,M.a,Cov.a\n1,2,3\n", mtime=0), "is gzipped: rename it"),
-        (b"", "is empty"),
+        (b"pos,M.a,Cov.a\n1,2,3\n2,0\n", "ragged"),
+        (b"pos,M.a,Cov.a\n1,2,3\n2,0,1,2,3\n", "ragged"),
+        (b"pos,M.\xe9,Cov.\xe9\n1,2,3\n", "not-utf8"),
+        (gzip.compress(b"pos,M.a,Cov.a\n1,2,3\n", mtime=0), "gzipped"),
+        (b"", "empty"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, content, message):
+def test_what_is_wrong_with_a_file_is_said(tmp_path, content, code):
     (tmp_path / "c.csv").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, check=has_code(code)):
         read_counts(tmp_path / "c.csv")
 
 
 @pytest.mark.parametrize(
-    "name", ["no.csv", "folder.csv", "counts.h5ad", "empty.csv", "long.csv", "cut.csv.gz", "text.parquet"]
+    ("name", "code"),
+    [
+        ("missing.csv", "no-file"),
+        ("folder.csv", "no-file"),
+        ("counts.h5ad", "not-a-table"),
+        ("empty.csv", "empty"),
+        ("long.csv", "ragged"),
+        ("cut.csv.gz", "damaged"),
+        ("text.parquet", "unreadable"),
+    ],
 )
-def test_files_that_cannot_be_read(tmp_path, name):
+def test_files_that_cannot_be_read(tmp_path, name, code):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "empty.csv").touch()
     (tmp_path / "counts.h5ad").touch()
     (tmp_path / "long.csv").write_text("pos,M.a,Cov.a\n1,2,3\n1,2,3,4\n")
     (tmp_path / "text.parquet").write_text("no parquet")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"pos,M.a,Cov.a\n" + b"1,2,3\n" * 1000, mtime=0)[:-20])
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, check=has_code(code)) as caught:
         read_counts(tmp_path / name)
+    assert name in str(caught.value)

@@ -13,6 +13,7 @@ import scanpy as sc
 import scipy.io
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.reading import read
 
@@ -84,7 +85,7 @@ def test_backed(tmp_path):
     example().write_zarr(tmp_path / "a.zarr")
     (tmp_path / "t.csv").write_text("cell,a\nc1,1\n")
     for name in ("a.zarr", "t.csv"):
-        with pytest.raises(InputError, match=r"only \.h5ad files can be opened backed"):
+        with pytest.raises(InputError, check=has_code("backed-needs-h5ad")):
             read(tmp_path / name, backed=True)
 
 
@@ -121,22 +122,22 @@ def test_10x_folder(tmp_path, version, packed):
 def test_10x_folder_that_does_not_fit_together(tmp_path):
     write_folder(tmp_path / "mtx", version=2, packed=False)
     (tmp_path / "mtx" / "barcodes.tsv").write_text("AAAC-1\n")
-    with pytest.raises(InputError, match="4 genes x 3 cells, the names are 4 x 1"):
+    with pytest.raises(InputError, check=has_code("inconsistent-10x-folder")):
         read(tmp_path / "mtx")
     (tmp_path / "mtx" / "barcodes.tsv").unlink()
-    with pytest.raises(InputError, match=r"lacks barcodes\.tsv"):
+    with pytest.raises(InputError, check=has_code("incomplete-10x-folder")):
         read(tmp_path / "mtx")
 
 
 def test_tables_and_only_they_take_an_orientation(tmp_path):
     pd.DataFrame(COUNTS.T, index=IDS, columns=CELLS).to_csv(tmp_path / "t.csv.gz")
-    with pytest.raises(InputError, match="pass --genes-in rows or --genes-in columns"):
+    with pytest.raises(InputError, check=has_code("no-orientation")):
         read(tmp_path / "t.csv.gz")
     adata = read(tmp_path / "t.csv.gz", genes_in="rows")
     np.testing.assert_array_equal(adata.X.toarray(), COUNTS)
     assert (list(adata.obs_names), list(adata.var_names)) == (CELLS, IDS)
     example().write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(InputError, match="only tables take --genes-in"):
+    with pytest.raises(InputError, check=has_code("option-unused")):
         read(tmp_path / "a.h5ad", genes_in="rows")
 
 
@@ -145,7 +146,7 @@ def test_damaged_file(tmp_path, name, monkeypatch):
     if "loompy" not in sys.modules:
         monkeypatch.setitem(sys.modules, "loompy", types.ModuleType("loompy"))
     (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 200)
-    with pytest.raises(InputError, match=r"cannot be read as .*, it may be damaged") as caught:
+    with pytest.raises(InputError, check=has_code("unreadable")) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
 
@@ -154,21 +155,21 @@ def test_truncated_h5ad_and_foreign_hdf5(tmp_path):
     example().write_h5ad(tmp_path / "a.h5ad")
     whole = (tmp_path / "a.h5ad").read_bytes()
     (tmp_path / "a.h5ad").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cannot be read as an \.h5ad file"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         read(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["something"] = [1, 2]
-    with pytest.raises(InputError, match=r"cannot be read as a 10x \.h5 file"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         read(tmp_path / "b.h5")
 
 
 def test_what_is_no_input(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, check=has_code("no-file")):
         read(tmp_path / "none.h5ad")
-    with pytest.raises(InputError, match=r"neither a \.zarr store nor a 10x folder"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         read(tmp_path)
     (tmp_path / "a.xlsx").write_text("x")
-    with pytest.raises(InputError, match=r"no known format: give one of \.h5ad, \.zarr"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         read(tmp_path / "a.xlsx")
 
 
@@ -188,5 +189,5 @@ def test_loom(tmp_path):
 def test_loom_without_loompy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "loompy", None)
     (tmp_path / "a.loom").write_bytes(b"")
-    with pytest.raises(MissingExtraError, match=r'reading \.loom needs loompy: run pip install "imputome\[loom\]"'):
+    with pytest.raises(MissingExtraError, check=has_code("missing-extra")):
         read(tmp_path / "a.loom")

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import tracemalloc
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -18,24 +19,27 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
+from codes import has_code
 from imputome.core.atomic import atomic_path
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.io import store as stream
 from imputome.io.store import check_output, check_space, remove_key, write_result
+from imputome.result.record import Input, Record
 
 pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data", "ignore:zarr v3 autosharding")
 STORES = ["h5ad", "zarr"]
 N, G = 23, 9
-PROVENANCE = {
-    "method": "fake",
-    "version": "0.1.0",
-    "seconds": 1.5,
-    "converged": True,
-    "params": {"rank": 3, "tol": 1e-4},
-    "messages": np.array(["one", "two"]),
-}
+RECORD = Record(
+    "fake",
+    Input("counts", "counts"),
+    "counts",
+    params={"rank": 3, "tol": 1e-4},
+    seconds=1.5,
+    unusable_cells=("one", "two"),
+)
+NEW = replace(RECORD, seconds=2.5)
 
 
 class Linear:
@@ -229,7 +233,7 @@ def test_a_folder_moved_away_by_a_dead_process_comes_back(tmp_path, dead_pid):
 
 
 def test_atomic_path_needs_the_folder(tmp_path):
-    with pytest.raises(InputError, match=r"the folder .* does not exist"), atomic_path(tmp_path / "no" / "a.h5ad"):
+    with pytest.raises(InputError, check=has_code("no-folder")), atomic_path(tmp_path / "no" / "a.h5ad"):
         pass
 
 
@@ -248,7 +252,7 @@ def test_everything_is_kept_and_the_result_added(tmp_path, adata, store, with_so
         adata,
         result,
         key="fake",
-        provenance=PROVENANCE,
+        record=RECORD,
         source=path if with_source else None,
         progress=lambda *step: done.append(step),
     )
@@ -262,9 +266,8 @@ def test_everything_is_kept_and_the_result_added(tmp_path, adata, store, with_so
     assert list(back.var.columns) == ["length", "fake_shape", "fake_kept"]
     np.testing.assert_array_equal(back.var["fake_shape"], columns["shape"])
     np.testing.assert_array_equal(back.var["fake_kept"], columns["kept"])
-    told = back.uns["imputome"]["fake"]
-    assert list(told.pop("messages")) == ["one", "two"]
-    assert told == {key: value for key, value in PROVENANCE.items() if key != "messages"}
+    record = Record.from_uns(back.uns["imputome"]["fake"])
+    assert record == replace(RECORD, gene_columns=("shape", "kept"), latent=True)
     assert done[-1] == (N, N)
     assert leftovers(tmp_path) == []
 
@@ -277,7 +280,7 @@ def test_a_copied_file_is_the_same_to_the_bit(tmp_path, adata):
         file["layers/spliced/data"].attrs["lab"] = "note"
     adata = read(path)
     adata.X = adata.X * 2
-    write_result(tmp_path / "out.h5ad", adata, imputation(adata.X), key="fake", provenance={"a": 1}, source=path)
+    write_result(tmp_path / "out.h5ad", adata, imputation(adata.X), key="fake", record=RECORD, source=path)
     with h5py.File(path) as old, h5py.File(tmp_path / "out.h5ad") as new:
         seen = []
         old.visititems(lambda name, item: seen.append(name) if isinstance(item, h5py.Dataset) else None)
@@ -296,7 +299,7 @@ def test_a_copied_file_is_the_same_to_the_bit(tmp_path, adata):
 def test_the_object_wins_where_the_source_has_other_names(tmp_path, adata, store):
     path = write(adata, tmp_path / f"in.{store}")
     adata.var_names = [f"renamed{k}" for k in range(G)]
-    write_result(tmp_path / f"o.{store}", adata, imputation(adata.X), key="k", provenance={"a": 1}, source=path)
+    write_result(tmp_path / f"o.{store}", adata, imputation(adata.X), key="k", record=RECORD, source=path)
     assert list(read(tmp_path / f"o.{store}").var_names) == [f"renamed{k}" for k in range(G)]
 
 
@@ -304,7 +307,7 @@ def test_the_object_wins_where_the_source_has_other_names(tmp_path, adata, store
 def test_another_format_than_the_input(tmp_path, adata, store, other):
     path = write(adata, tmp_path / f"in.{store}")
     adata = read(path)
-    write_result(tmp_path / f"o.{other}", adata, imputation(adata.X), key="k", provenance={"a": 1}, source=path)
+    write_result(tmp_path / f"o.{other}", adata, imputation(adata.X), key="k", record=RECORD, source=path)
     back = read(tmp_path / f"o.{other}")
     same_but_for(back, adata, added=["k"])
     np.testing.assert_array_equal(back.layers["k"], expected())
@@ -313,7 +316,7 @@ def test_another_format_than_the_input(tmp_path, adata, store, other):
 def test_the_callers_object_is_not_changed(tmp_path, adata):
     adata.obs["text"] = pd.Series(["a", "b"] * 11 + ["a"], index=adata.obs_names, dtype=object)
     adata.layers["k"] = np.ones((N, G))
-    write_result(tmp_path / "o.h5ad", adata, imputation(adata.X), key="k", provenance={"a": 1}, overwrite=True)
+    write_result(tmp_path / "o.h5ad", adata, imputation(adata.X), key="k", record=RECORD, overwrite=True)
     assert adata.obs["text"].dtype == object  # write_h5ad would have made it categorical
     assert (adata.layers["k"] == 1).all()
     assert list(adata.uns["imputome"]) == ["earlier"]
@@ -324,9 +327,7 @@ def test_the_callers_object_is_not_changed(tmp_path, adata):
 def test_some_genes(tmp_path, adata, store):
     path, wanted = write(adata, tmp_path / f"in.{store}"), np.array([7, 2, 3])
     result = imputation(adata.X, gene_columns={"shape": np.arange(G) / 2})
-    write_result(
-        tmp_path / f"o.{store}", adata, result, key="k", provenance={"a": 1}, genes=wanted.tolist(), source=path
-    )
+    write_result(tmp_path / f"o.{store}", adata, result, key="k", record=RECORD, genes=wanted.tolist(), source=path)
     back = read(tmp_path / f"o.{store}")
     assert list(back.var_names) == ["gene7", "gene2", "gene3"]
     np.testing.assert_array_equal(back.layers["k"], expected()[:, wanted])
@@ -338,8 +339,8 @@ def test_some_genes(tmp_path, adata, store):
 def test_backed_input_and_backed_reading_of_the_output(tmp_path, adata):
     path = write(adata, tmp_path / "in.h5ad")
     backed = anndata.read_h5ad(path, backed="r")
-    write_result(tmp_path / "a.h5ad", backed, imputation(adata.X), key="k", provenance={"a": 1}, source=path)
-    write_result(tmp_path / "b.h5ad", backed, imputation(adata.X), key="k", provenance={"a": 1}, genes=[1, 2])
+    write_result(tmp_path / "a.h5ad", backed, imputation(adata.X), key="k", record=RECORD, source=path)
+    write_result(tmp_path / "b.h5ad", backed, imputation(adata.X), key="k", record=RECORD, genes=[1, 2])
     backed.file.close()
     same_but_for(read(tmp_path / "a.h5ad"), adata, added=["k"])
     np.testing.assert_array_equal(read(tmp_path / "b.h5ad").X.toarray(), adata.X.toarray()[:, [1, 2]])
@@ -354,8 +355,8 @@ def test_backed_input_and_backed_reading_of_the_output(tmp_path, adata):
 def test_both_zarr_formats(tmp_path, adata, zarr_format):
     with anndata.settings.override(zarr_write_format=zarr_format):
         path = write(adata, tmp_path / "in.zarr")
-        write_result(tmp_path / "a.zarr", adata, imputation(adata.X), key="k", provenance={"a": 1}, genes=[0, 4])
-    write_result(tmp_path / "b.zarr", adata, imputation(adata.X), key="k", provenance={"a": 1}, source=path)
+        write_result(tmp_path / "a.zarr", adata, imputation(adata.X), key="k", record=RECORD, genes=[0, 4])
+    write_result(tmp_path / "b.zarr", adata, imputation(adata.X), key="k", record=RECORD, source=path)
     for name, columns in (("a.zarr", [0, 4]), ("b.zarr", list(range(G)))):
         assert zarr.open_group(tmp_path / name, mode="r").metadata.zarr_format == zarr_format
         # a reader that trusts the consolidated metadata sees the new layer
@@ -366,13 +367,13 @@ def test_both_zarr_formats(tmp_path, adata, zarr_format):
 
 @pytest.mark.parametrize("key", ["", "a/b"])
 def test_keys_that_cannot_be(tmp_path, adata, key):
-    with pytest.raises(InputError, match="cannot name a layer"):
-        write_result(tmp_path / "o.h5ad", adata, imputation(adata.X), key=key, provenance={})
+    with pytest.raises(InputError, check=has_code("bad-key")):
+        write_result(tmp_path / "o.h5ad", adata, imputation(adata.X), key=key, record=RECORD)
 
 
 def test_an_imputation_of_other_data(tmp_path, adata):
-    with pytest.raises(InputError, match=r"the imputation is \(23, 8\) and the data \(23, 9\)"):
-        write_result(tmp_path / "o.h5ad", adata, imputation(adata.X[:, :8]), key="k", provenance={})
+    with pytest.raises(InputError, check=has_code("shape")):
+        write_result(tmp_path / "o.h5ad", adata, imputation(adata.X[:, :8]), key="k", record=RECORD)
 
 
 @pytest.mark.parametrize("name", ["o.csv.gz", "o.parquet"])
@@ -383,7 +384,7 @@ def test_tables(tmp_path, adata, name):
         adata,
         result,
         key="k",
-        provenance={},
+        record=RECORD,
         genes=[3, 1],
         genes_in="rows",
         progress=lambda *step: done.append(step),
@@ -401,16 +402,16 @@ def test_an_existing_layer_is_replaced_only_if_asked(tmp_path, adata, store, wit
     first, second = tmp_path / f"first.{store}", tmp_path / f"second.{store}"
     latent = np.ones((N, 2))
     result = imputation(adata.X, latent=latent, gene_columns={"gone": np.ones(G)})
-    write_result(first, adata, result, key="k", provenance={"old": 1})
+    write_result(first, adata, result, key="k", record=RECORD)
     adata = read(first)
     source = first if with_source else None
-    with pytest.raises(InputError, match=r"layers\['k'\] exists already: pass --force \(overwrite=True\)"):
-        write_result(second, adata, imputation(adata.X, 0.5), key="k", provenance={"new": 1}, source=source)
+    with pytest.raises(InputError, check=has_code("key-exists")):
+        write_result(second, adata, imputation(adata.X, 0.5), key="k", record=RECORD, source=source)
     assert not second.exists()
-    write_result(second, adata, imputation(adata.X, 0.5), key="k", provenance={"new": 1}, source=source, overwrite=True)
+    write_result(second, adata, imputation(adata.X, 0.5), key="k", record=NEW, source=source, overwrite=True)
     back = read(second)
     np.testing.assert_array_equal(back.layers["k"], expected(offset=0.5))
-    assert dict(back.uns["imputome"]["k"]) == {"new": 1}
+    assert Record.from_uns(back.uns["imputome"]["k"]) == NEW
     assert "X_k" not in back.obsm  # of the replaced result, which had a latent representation
     assert list(back.var.columns) == ["length"]
     np.testing.assert_array_equal(read(first).layers["k"], expected())
@@ -424,7 +425,7 @@ def test_replacing_a_layer_of_the_users_own_touches_nothing_else(tmp_path, adata
     path = write(adata, tmp_path / "in.h5ad")
     for source in (path, None):
         out = tmp_path / f"out{source is None}.h5ad"
-        write_result(out, adata, imputation(adata.X), key="length", provenance={"a": 1}, source=source, overwrite=True)
+        write_result(out, adata, imputation(adata.X), key="length", record=RECORD, source=source, overwrite=True)
         back = read(out)
         np.testing.assert_array_equal(back.layers["length"], expected())
         assert list(back.var.columns) == ["length", "length_kb"]
@@ -442,7 +443,7 @@ def test_replacing_does_not_leave_the_old_layer_in_the_file(tmp_path, with_sourc
         adata,
         imputation(sp.csr_matrix(np.ones((400, 500)))),
         key="k",
-        provenance={"a": 1},
+        record=RECORD,
         source=path if with_source else None,
         overwrite=True,
     )
@@ -453,11 +454,11 @@ def test_replacing_does_not_leave_the_old_layer_in_the_file(tmp_path, with_sourc
 @pytest.mark.parametrize("store", STORES)
 def test_an_existing_output_is_replaced_only_if_asked(tmp_path, adata, store):
     out = tmp_path / f"o.{store}"
-    write_result(out, adata, imputation(adata.X), key="k", provenance={"a": 1})
-    with pytest.raises(InputError, match=r"exists already: pass --force"):
-        write_result(out, adata, imputation(adata.X, 1.0), key="k", provenance={"a": 1})
+    write_result(out, adata, imputation(adata.X), key="k", record=RECORD)
+    with pytest.raises(InputError, check=has_code("output-exists")):
+        write_result(out, adata, imputation(adata.X, 1.0), key="k", record=RECORD)
     np.testing.assert_array_equal(read(out).layers["k"], expected())
-    write_result(out, adata, imputation(adata.X, 1.0), key="k", provenance={"a": 1}, overwrite=True)
+    write_result(out, adata, imputation(adata.X, 1.0), key="k", record=RECORD, overwrite=True)
     np.testing.assert_array_equal(read(out).layers["k"], expected(offset=1.0))
 
 
@@ -467,7 +468,7 @@ def test_an_interrupted_write_leaves_the_old_output(tmp_path, adata, store, monk
     monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
     monkeypatch.setattr(stream, "_CHUNK_BYTES", {".h5ad": 4 * G, ".zarr": 4 * G})
     out = tmp_path / f"o.{store}"
-    write_result(out, adata, imputation(adata.X), key="k", provenance={"a": 1})
+    write_result(out, adata, imputation(adata.X), key="k", record=RECORD)
 
     def interrupt(done, total):
         assert leftovers(tmp_path) != []
@@ -481,7 +482,7 @@ def test_an_interrupted_write_leaves_the_old_output(tmp_path, adata, store, monk
                 adata,
                 imputation(adata.X, 1.0),
                 key="k",
-                provenance={"a": 1},
+                record=RECORD,
                 overwrite=True,
                 progress=interrupt,
             )
@@ -492,8 +493,10 @@ def test_an_interrupted_write_leaves_the_old_output(tmp_path, adata, store, monk
 SLOW = """
     import sys, time
     import anndata, numpy as np
-    from imputome.io import stream
-    from imputome.core.imputer import Imputation, as_data
+    from imputome.io import store as stream
+    from imputome.core.data import as_data
+    from imputome.core.imputation import Imputation
+    from imputome.result.record import Input, Record
 
     class Slow:
         outputs = frozenset({"value"})
@@ -507,7 +510,8 @@ SLOW = """
     source, out = sys.argv[1:]
     adata = (anndata.read_h5ad if source.endswith("h5ad") else anndata.read_zarr)(source)
     result = Imputation(Slow(), as_data(adata.X, kind="counts"), scale="counts", keeps_observed=False)
-    stream.write_result(out, adata, result, key="k", provenance={"a": 1}, source=source, overwrite=True)
+    record = Record("fake", Input("counts", "counts"), "counts")
+    stream.write_result(out, adata, result, key="k", record=record, source=source, overwrite=True)
 """
 
 
@@ -522,7 +526,7 @@ def tree(path):
 def test_a_killed_writer_leaves_the_old_output_whole(tmp_path, adata, store):
     source = write(adata, tmp_path / f"in.{store}")
     old, new = tmp_path / f"old.{store}", tmp_path / f"new.{store}"
-    write_result(old, adata, imputation(adata.X), key="k", provenance={"a": 1})
+    write_result(old, adata, imputation(adata.X), key="k", record=RECORD)
     before = tree(old)
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent(SLOW))
@@ -538,7 +542,7 @@ def test_a_killed_writer_leaves_the_old_output_whole(tmp_path, adata, store):
     assert not new.exists()
     # the next writer clears up and succeeds
     for out in (old, new):
-        write_result(out, adata, imputation(adata.X, 2.0), key="k", provenance={"a": 1}, overwrite=True)
+        write_result(out, adata, imputation(adata.X, 2.0), key="k", record=RECORD, overwrite=True)
         np.testing.assert_array_equal(read(out).layers["k"], expected(offset=2.0))
     assert leftovers(tmp_path) == []
 
@@ -552,10 +556,10 @@ def test_memory_stays_far_below_the_dense_matrix(tmp_path, name, monkeypatch):
         monkeypatch.setattr("imputome.io.tables._PARQUET_BLOCK_BYTES", 2**17)
     adata = anndata.AnnData(sp.random(n, n_genes, density=0.001, format="csr", dtype=np.float32, random_state=0))
     result = imputation(adata.X)
-    write_result(tmp_path / f"first_{name}", adata[:5].copy(), imputation(adata.X[:5]), key="k", provenance={"a": 1})
+    write_result(tmp_path / f"first_{name}", adata[:5].copy(), imputation(adata.X[:5]), key="k", record=RECORD)
     tracemalloc.start()
     try:
-        write_result(tmp_path / name, adata, result, key="k", provenance={"a": 1})
+        write_result(tmp_path / name, adata, result, key="k", record=RECORD)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -567,10 +571,10 @@ def test_memory_stays_far_below_the_dense_matrix(tmp_path, name, monkeypatch):
 # -- checks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["o.xlsx", "o", "o.h5", "o.loom", "o.csv.zip"])
 def test_unknown_suffix(tmp_path, adata, name):
-    with pytest.raises(InputError, match=r"end it in one of \.h5ad, \.zarr, \.csv.*csv\.gz.*\.parquet"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         check_output(tmp_path / name)
-    with pytest.raises(InputError, match="end it in one of"):
-        write_result(tmp_path / name, adata, imputation(adata.X), key="k", provenance={})
+    with pytest.raises(InputError, check=has_code("unknown-format")):
+        write_result(tmp_path / name, adata, imputation(adata.X), key="k", record=RECORD)
 
 
 @pytest.mark.parametrize("name", ["o.h5ad", "o.zarr", "o.csv", "o.tsv.gz", "O.TXT", "o.parquet"])
@@ -584,24 +588,24 @@ def test_the_input_is_never_the_output(tmp_path, adata, monkeypatch):
     os.link(path, tmp_path / "hard.h5ad")
     monkeypatch.chdir(tmp_path)
     for same in (path, "in.h5ad", tmp_path / "." / "soft.h5ad", tmp_path / "hard.h5ad"):
-        with pytest.raises(InputError, match="is the input itself"):
+        with pytest.raises(InputError, check=has_code("output-is-input")):
             check_output(same, path, overwrite=True)
-        with pytest.raises(InputError, match="is the input itself"):
-            write_result(same, adata, imputation(adata.X), key="k", provenance={}, source=path, overwrite=True)
+        with pytest.raises(InputError, check=has_code("output-is-input")):
+            write_result(same, adata, imputation(adata.X), key="k", record=RECORD, source=path, overwrite=True)
 
 
 def test_what_is_not_ours_is_not_replaced(tmp_path):
     (tmp_path / "data.zarr").mkdir()
     (tmp_path / "data.zarr" / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match=r"folder that is no \.zarr store and will not be replaced"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "data.zarr", overwrite=True)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match="will not be replaced"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "folder.csv", overwrite=True)
     (tmp_path / "file.zarr").write_text("x")
-    with pytest.raises(InputError, match=r"is a file, not a \.zarr store"):
+    with pytest.raises(InputError, check=has_code("not-replaceable")):
         check_output(tmp_path / "file.zarr", overwrite=True)
-    with pytest.raises(InputError, match=r"the folder .* does not exist"):
+    with pytest.raises(InputError, check=has_code("no-folder")):
         check_output(tmp_path / "no" / "o.csv")
 
 
@@ -609,9 +613,9 @@ def test_check_space(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 4_000_000_000))
     check_space(tmp_path / "o.h5ad", 100_000, 10_000)
-    with pytest.raises(InputError, match=r"are 4\.00 GB of dense values .* has 4\.00 GB free: pass --genes"):
+    with pytest.raises(InputError, check=has_code("disk-too-small")):
         check_space(tmp_path / "o.h5ad", 100_001, 10_000)
-    with pytest.raises(InputError, match=r"8\.00 GB"):
+    with pytest.raises(InputError, check=has_code("disk-too-small")):
         check_space(tmp_path / "o.h5ad", 100_000, 10_000, bytes_per_value=8)
 
 
@@ -624,8 +628,8 @@ def test_remove_gives_the_input_back(tmp_path, adata, store):
     both = tmp_path / f"both.{store}"
     one = imputation(adata.X, latent=latent, gene_columns=columns)
     other = imputation(adata.X, 0.5, latent=2 * latent, gene_columns={"shape": 2 * np.ones(G)})
-    write_result(out, adata, one, key="k", provenance=PROVENANCE, source=path)
-    write_result(both, read(out), other, key="k_two", provenance=PROVENANCE, source=out)
+    write_result(out, adata, one, key="k", record=RECORD, source=path)
+    write_result(both, read(out), other, key="k_two", record=RECORD, source=out)
     remove_key(both, "k")
     back = read(both)
     same_but_for(back, adata, added=["k_two"])
@@ -654,8 +658,7 @@ def test_layers_beside_the_value_and_cell_columns_come_and_go(tmp_path, adata, s
     rows = result.model.rows
     factors = {"value": 1, "variance": 2, "upper": 3}
     result.model.rows = lambda i, j, output: factors[output] * rows(i, j, output)
-    record = {"outputs": np.array(["variance", "upper"]), "cell_columns": np.array(["size"])}
-    options = {"key": "k", "provenance": record, "source": path if with_source else None}
+    options = {"key": "k", "record": RECORD, "source": path if with_source else None}
     write_result(out, adata, result, outputs=("variance", "upper"), **options)
     back = read(out)
     for output, name in (("value", "k"), ("variance", "k_variance"), ("upper", "k_upper")):
@@ -664,7 +667,7 @@ def test_layers_beside_the_value_and_cell_columns_come_and_go(tmp_path, adata, s
     assert list(back.obs.columns) == ["batch", "note", "k_mine", "k_size"]
     # replaced by a result that has neither
     again = tmp_path / f"again.{store}"
-    options = {"key": "k", "provenance": {"a": 1}, "source": out if with_source else None, "overwrite": True}
+    options = {"key": "k", "record": RECORD, "source": out if with_source else None, "overwrite": True}
     write_result(again, back, imputation(adata.X), **options)
     second = read(again)
     assert set(second.layers) == {"spliced", "dense", "k"}
@@ -674,8 +677,8 @@ def test_layers_beside_the_value_and_cell_columns_come_and_go(tmp_path, adata, s
 
 
 def test_a_table_holds_the_value_alone(tmp_path, adata):
-    with pytest.raises(InputError, match="is a table and holds the values alone"):
-        write_result(tmp_path / "o.csv", adata, imputation(adata.X), key="k", provenance={}, outputs=("upper",))
+    with pytest.raises(InputError, check=has_code("table-without-layers")):
+        write_result(tmp_path / "o.csv", adata, imputation(adata.X), key="k", record=RECORD, outputs=("upper",))
 
 
 def test_remove_leaves_no_empty_rooms(tmp_path):
@@ -683,7 +686,7 @@ def test_remove_leaves_no_empty_rooms(tmp_path):
     result = imputation(adata.X, gene_columns={"only": np.ones(4)})
     for store in STORES:
         out = tmp_path / f"o.{store}"
-        write_result(out, adata, result, key="k", provenance={"a": 1})
+        write_result(out, adata, result, key="k", record=RECORD)
         remove_key(out, "k")
         back = read(out)
         assert (dict(back.uns), list(back.layers), list(back.var.columns)) == ({}, [], [])
@@ -695,7 +698,7 @@ def test_remove_makes_the_file_smaller(tmp_path):
     result = imputation(adata.X)
     result.model.rows = lambda rows, genes, output: noise[rows]
     plain, out = write(adata, tmp_path / "plain.h5ad"), tmp_path / "o.h5ad"
-    write_result(out, adata, result, key="k", provenance={"a": 1}, source=plain)
+    write_result(out, adata, result, key="k", record=RECORD, source=plain)
     assert out.stat().st_size > 300_000
     remove_key(out, "k")
     assert out.stat().st_size < plain.stat().st_size + 20_000
@@ -715,7 +718,7 @@ def test_categories_of_old_files_survive(tmp_path, adata):
         old = read(path)
     assert list(old.obs["batch"]) == list(adata.obs["batch"])
     out = tmp_path / "o.h5ad"
-    write_result(out, old, imputation(adata.X), key="k", provenance={"a": 1}, source=path)
+    write_result(out, old, imputation(adata.X), key="k", record=RECORD, source=path)
     remove_key(out, "k")
     with pytest.warns(anndata.OldFormatWarning):
         back = read(out)
@@ -725,16 +728,16 @@ def test_categories_of_old_files_survive(tmp_path, adata):
 
 def test_remove_what_is_not_there(tmp_path, adata):
     out = tmp_path / "o.h5ad"
-    write_result(out, adata, imputation(adata.X), key="k", provenance={"a": 1})
+    write_result(out, adata, imputation(adata.X), key="k", record=RECORD)
     before = out.read_bytes()
     for key in ("none", "spliced"):  # the second is a layer, but not ours
-        with pytest.raises(InputError, match=f"no imputome result '{key}'; it has earlier, k"):
+        with pytest.raises(InputError, check=has_code("no-such-result")):
             remove_key(out, key)
     assert out.read_bytes() == before
-    with pytest.raises(InputError, match=r"\.h5ad and \.zarr only"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         remove_key(tmp_path / "o.csv", "k")
-    with pytest.raises(InputError, match=r"cannot be opened as \.h5ad: it does not exist"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         remove_key(tmp_path / "none.h5ad", "k")
     (tmp_path / "bad.h5ad").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"bad\.h5ad cannot be opened"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         remove_key(tmp_path / "bad.h5ad", "k")

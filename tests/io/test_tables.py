@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import gzip
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError, MissingExtraError
@@ -48,9 +48,9 @@ def dense(adata):
 def test_orientation_is_never_guessed(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("cell,g1,g2\nc1,1,2\n")
-    with pytest.raises(InputError, match=r"does not say where its genes are: pass --genes-in rows or --genes-in col"):
+    with pytest.raises(InputError, check=has_code("no-orientation")):
         read_table(path, genes_in=None)
-    with pytest.raises(InputError, match='"rows" or "columns", not \'genes\''):
+    with pytest.raises(InputError, check=has_code("no-orientation")):
         read_table(path, genes_in="genes")
 
 
@@ -113,10 +113,10 @@ def test_names_stay_as_they_are(tmp_path):
 def test_names_of_the_other_side_are_named_in_errors(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b,c\n0.5,1,2\n1.5,3,4\n")
-    with pytest.raises(InputError, match="not names of genes: add a column"):
+    with pytest.raises(InputError, check=has_code("no-row-names")):
         read_table(path, genes_in="rows")
     path.write_text("g1,0.5,1.5\ng2,3,4\n")
-    with pytest.raises(InputError, match="not names of samples: add a header"):
+    with pytest.raises(InputError, check=has_code("no-header")):
         read_table(path, genes_in="rows")
 
 
@@ -130,10 +130,7 @@ def test_whole_numbers_do_as_names(tmp_path):
 @pytest.mark.parametrize("marker", [".", "-", "?", "ND", "#DIV/0!", "missing", "  "])
 def test_a_marker_among_numbers_is_to_be_replaced(tmp_path, marker):
     (tmp_path / "t.csv").write_text(f"id,a,b\nc1,1,2\nc2,3,{marker}\nc3,5,6\nc4,7,8\n")
-    words = (
-        rf"column 'b' of .* replace {re.escape(repr(marker))} by NA \(or leave the cell empty\) where it means missing"
-    )
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, check=has_code("not-a-number")):
         read_table(tmp_path / "t.csv", genes_in="columns")
 
 
@@ -143,10 +140,9 @@ def test_a_number_that_probably_means_missing_is_warned_of(tmp_path, code, suffi
     path = tmp_path / f"t{suffix}"
     table = pd.DataFrame({"a": [1.5, code, np.nan], "b": [code, -3.0, 60000.0]}, index=["x", "y", "z"])
     table.to_csv(path) if suffix == ".csv" else table.to_parquet(path)
-    words = rf"^2 values of .* are exactly {code}, far below all others: if that means missing, replace it by NA$"
-    with pytest.warns(UserWarning, match=words) as caught:
+    with pytest.warns(UserWarning, match=r".") as caught:
         adata = read_table(path, genes_in="columns")
-    assert len(caught) == 1
+    assert [warning.message.args[0].code for warning in caught] == ["missing-as-number"]
     np.testing.assert_array_equal(adata.X, table.to_numpy())
 
 
@@ -170,40 +166,40 @@ def test_header_without_a_corner(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
-        ("\n", "is empty"),
-        ("\n\ncell,a,b\nc1,1,2\n", "begins with an empty line: take it out"),
-        ("  \ncell,a,b\nc1,1,2\n", "begins with an empty line: take it out"),
-        ("cell,a,b\n", "is empty: it has no line of values"),
-        ("cell,a,b\nc1,1,2\nc2,1\n", r"line 3 of .*t\.csv has 2 fields, the header 3"),
-        ("cell,a,b\nc1,1,2\nc2,1,2,3\n", r"line 3 of .*t\.csv has 4 fields, the header 3"),
-        ("cell,a,b\nc1,1,2,3\nc2,1,2\nc3,1,2\n", r"line 2 of .*t\.csv has 4 fields, the header 3"),
-        ('cell,a,b\n"c\n1",1,2\n\nc2,1\n', r"line 5 of .*t\.csv has 2 fields, the header 3"),
-        ("a,b\nc1,1,2\nc2,1,2\nc3,1\n", r"line 4 of .*t\.csv has 2 fields, most lines 3"),
-        ("cell,a,b\nc1,1\nc2,1\n", r"first line of .* fields \(3\) than all others \(2\): correct it, or take it out"),
-        ("cell,a,b,c,d\nc1,1,2\n", r"first line of .* fields \(5\) than all others \(3\): correct it, or take it out"),
-        ('cell,a,b\nc1,1,2\n"c2,1,2\nc3,1,2\n', "a quote is opened in line 3 of .* and never closed"),
-        ("# made by R, today\ncell,a,b,c\nc1,1,2,3\n", "line 1 of .* is a comment, not the header: take it out"),
-        ("# made by R\ncell;a;b\nc1;1;2\n", "line 1 of .* is a comment, not the header: take it out"),
-        ("cell a b\nc1 1 2\n", "separated by blanks: put commas or tabs"),
-        ("cell,a,b\nc1,1,2\n,,\n", "line 3 of .* holds no name and no value: take it out"),
-        ("cell,a,b\nc1,1,2\n,3,\n", "line 3 of .* begins with no name: give all samples a name"),
-        ("cell,a,,b\nc1,1,2,3\n", "the header of .* has no name in field 3: give all genes a name"),
-        ("a,,b\nc1,1,2,3\n", "the header of .* has no name in field 2: give all genes a name"),
+        ("", "empty"),
+        ("\n", "empty"),
+        ("\n\ncell,a,b\nc1,1,2\n", "no-header"),
+        ("  \ncell,a,b\nc1,1,2\n", "no-header"),
+        ("cell,a,b\n", "empty"),
+        ("cell,a,b\nc1,1,2\nc2,1\n", "ragged"),
+        ("cell,a,b\nc1,1,2\nc2,1,2,3\n", "ragged"),
+        ("cell,a,b\nc1,1,2,3\nc2,1,2\nc3,1,2\n", "ragged"),
+        ('cell,a,b\n"c\n1",1,2\n\nc2,1\n', "ragged"),
+        ("a,b\nc1,1,2\nc2,1,2\nc3,1\n", "ragged"),
+        ("cell,a,b\nc1,1\nc2,1\n", "ragged"),
+        ("cell,a,b,c,d\nc1,1,2\n", "ragged"),
+        ('cell,a,b\nc1,1,2\n"c2,1,2\nc3,1,2\n', "open-quote"),
+        ("# made by R, today\ncell,a,b,c\nc1,1,2,3\n", "no-header"),
+        ("# made by R\ncell;a;b\nc1;1;2\n", "no-header"),
+        ("cell a b\nc1 1 2\n", "separator"),
+        ("cell,a,b\nc1,1,2\n,,\n", "empty-line"),
+        ("cell,a,b\nc1,1,2\n,3,\n", "empty-name"),
+        ("cell,a,,b\nc1,1,2,3\n", "empty-name"),
+        ("a,,b\nc1,1,2,3\n", "empty-name"),
         (
             "a,b,c\n0.5,1,2\n-1e-3,3,4\n1,5,6\n",
-            r"the first column of .*t\.csv \('a'\) holds values, not names of samples: add a column of names in front",
+            "no-row-names",
         ),
-        ("c1,0.5,,2,1.\nc2,1,2,3,4\n", "the first line of .* holds values, not names of genes: add a header line"),
-        ("cell|a|b\nc1|1|2\n", "has one column when split at"),
-        ("cell,a,b\nc1,1,high\nc2,1,low\n", "column 'b' of .* holds 'high', not a number: take the column out"),
-        ("cell,a,b\nc1,1,True\nc2,1,False\n", "column 'b' of .* holds True, not a number"),
+        ("c1,0.5,,2,1.\nc2,1,2,3,4\n", "no-header"),
+        ("cell|a|b\nc1|1|2\n", "separator"),
+        ("cell,a,b\nc1,1,high\nc2,1,low\n", "not-a-number"),
+        ("cell,a,b\nc1,1,True\nc2,1,False\n", "not-a-number"),
     ],
 )
 def test_a_bad_table_is_refused_in_one_sentence(tmp_path, text, message):
     path = tmp_path / "t.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, check=has_code(message)) as caught:
         read_table(path, genes_in="columns")
     assert "\n" not in str(caught.value)
 
@@ -212,7 +208,7 @@ def test_a_short_line_is_not_a_missing_value(tmp_path):
     """pandas fills both up with NaN; only the second is a table."""
     path = tmp_path / "t.csv"
     path.write_text("cell,a,b\nc1,1,2\nc2,1\n")
-    with pytest.raises(InputError, match="line 3 of"):
+    with pytest.raises(InputError, check=has_code("ragged")):
         read_table(path, genes_in="columns")
     path.write_text("cell,a,b\nc1,1,2\nc2,1,\n")
     np.testing.assert_array_equal(read_table(path, genes_in="columns").X, [[1, 2], [1, np.nan]])
@@ -221,7 +217,7 @@ def test_a_short_line_is_not_a_missing_value(tmp_path):
 @pytest.mark.parametrize("damage", [gzip.compress(b"cell,a\nc1,1\n" * 1000, mtime=0)[:60], b"\x1f\x8b" * 40])
 def test_damaged_gzip(tmp_path, damage):
     (tmp_path / "t.csv.gz").write_bytes(damage)
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(InputError, check=has_code("damaged")):
         read_table(tmp_path / "t.csv.gz", genes_in="columns")
 
 
@@ -231,34 +227,34 @@ TABLE = "cell,a,b\nc1,1,2\n\u00e91,3,4\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", bytes(range(256)), "is binary data or text in UTF-16: save it as CSV in UTF-8"),
-        ("t.csv", TABLE.encode("utf-16"), "is text in UTF-16, .*: save it as CSV in UTF-8"),
-        ("t.csv", TABLE.encode("utf-16-le"), "or text in UTF-16: save it as CSV in UTF-8"),
-        ("t.csv", TABLE.encode("latin-1"), r"line 3 of .* is not in UTF-8 \(byte 0xe9\): save it as CSV in UTF-8"),
+        ("t.csv", bytes(range(256)), "not-text"),
+        ("t.csv", TABLE.encode("utf-16"), "not-text"),
+        ("t.csv", TABLE.encode("utf-16-le"), "not-text"),
+        ("t.csv", TABLE.encode("latin-1"), "not-utf8"),
         (
             "t.csv",
             b"cell,a,b\n" + b"c1,1,2\n" * 50000 + b"\xe9,3,4\n",
-            r"line 50002 of .* is not in UTF-8 \(byte 0xe9\)",
+            "not-utf8",
         ),
-        ("t.csv", b"cell,a,b\nc1,1,2,3\n" + b"c1,1,2\n" * 50000 + b"\xe9,3,4\n", "line 50003 of .* is not in UTF-8"),
-        ("t.csv.gz", gzip.compress(TABLE.encode("latin-1"), mtime=0), r"line 3 of .* is not in UTF-8 \(byte 0xe9\)"),
-        ("t.csv", b"PK\x03\x04" + bytes(100), "is an Excel workbook .*: save it as CSV in UTF-8"),
-        ("t.csv", gzip.compress(TABLE.encode(), mtime=0), r"t\.csv is gzipped: rename it to t\.csv\.gz"),
-        ("t.csv.gz", TABLE.encode(), r"t\.csv\.gz is not gzipped, as its name says: rename it to t\.csv$"),
+        ("t.csv", b"cell,a,b\nc1,1,2,3\n" + b"c1,1,2\n" * 50000 + b"\xe9,3,4\n", "not-utf8"),
+        ("t.csv.gz", gzip.compress(TABLE.encode("latin-1"), mtime=0), "not-utf8"),
+        ("t.csv", b"PK\x03\x04" + bytes(100), "not-text"),
+        ("t.csv", gzip.compress(TABLE.encode(), mtime=0), "gzipped"),
+        ("t.csv.gz", TABLE.encode(), "not-gzipped"),
     ],
 )
 def test_another_kind_of_file_than_its_name_says(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, check=has_code(message)) as caught:
         read_table(tmp_path / name, genes_in="columns")
     assert "codec" not in str(caught.value)
 
 
 def test_damaged_parquet_and_no_file(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(InputError, match="cannot be read as Parquet"):
+    with pytest.raises(InputError, check=has_code("unreadable")):
         read_table(tmp_path / "t.parquet", genes_in="columns")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, check=has_code("no-file")):
         read_table(tmp_path / "none.csv", genes_in="columns")
 
 
@@ -269,7 +265,7 @@ def test_parquet_names_from_a_column_of_strings(tmp_path):
     assert (list(adata.obs_names), list(adata.var_names)) == (["c1", "c2"], ["a", "b"])
     np.testing.assert_array_equal(adata.X, [[1.5, 3], [2, 4]])
     table[["a", "b"]].to_parquet(tmp_path / "bare.parquet", index=False)
-    with pytest.raises(InputError, match="has no row names"):
+    with pytest.raises(InputError, check=has_code("no-row-names")):
         read_table(tmp_path / "bare.parquet", genes_in="columns")
 
 
@@ -279,7 +275,7 @@ def test_parquet_with_nulls_and_a_text_column(tmp_path):
     np.testing.assert_array_equal(read_table(tmp_path / "t.parquet", genes_in="columns").X, [[1, 1], [np.nan, 2]])
     table["type"] = ["T cell", "B cell"]
     table.to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"column 'type' of .* holds 'T cell'"):
+    with pytest.raises(InputError, check=has_code("not-a-number")):
         read_table(tmp_path / "t.parquet", genes_in="columns")
 
 
@@ -349,7 +345,7 @@ def test_scale_and_observed_reach_the_values(tmp_path):
     assert (pd.read_csv(tmp_path / "a.csv", index_col=0).to_numpy() == 2 * 1e4 / 4).all()
     write_table(tmp_path / "b.csv", result, keep_observed=True)
     assert (pd.read_csv(tmp_path / "b.csv", index_col=0).to_numpy() == 1).all()
-    with pytest.raises(InputError, match="output 'variance'"):
+    with pytest.raises(InputError, check=has_code("unknown-output")):
         write_table(tmp_path / "c.csv", result, output="variance")
     assert not (tmp_path / "c.csv").exists()
 
@@ -364,7 +360,7 @@ def test_gzip_has_the_same_bytes_every_time(tmp_path, values, monkeypatch):
 
 def test_parquet_refuses_duplicated_columns_and_allows_a_gene_called_index(tmp_path):
     result = imputation(np.ones((2, 2), dtype=np.float32), ["a", "b"], ["g", "g"])
-    with pytest.raises(InputError, match="unique column names"):
+    with pytest.raises(InputError, check=has_code("names-not-unique")):
         write_table(tmp_path / "o.parquet", result)
     assert list(tmp_path.iterdir()) == []
     write_table(tmp_path / "o.parquet", imputation(np.eye(2, dtype=np.float32), ["a", "b"], ["index", "g"]))
@@ -374,12 +370,10 @@ def test_parquet_refuses_duplicated_columns_and_allows_a_gene_called_index(tmp_p
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(
-        MissingExtraError, match=r'writing .parquet needs pyarrow: run pip install "imputome\[parquet\]"'
-    ):
+    with pytest.raises(MissingExtraError, check=has_code("missing-extra")):
         write_table(tmp_path / "o.parquet", imputation(np.eye(2)))
     pd.DataFrame({"a": [1]}).to_csv(tmp_path / "t.parquet")
-    with pytest.raises(MissingExtraError, match=r"reading \.parquet"):
+    with pytest.raises(MissingExtraError, check=has_code("missing-extra")):
         read_table(tmp_path / "t.parquet", genes_in="rows")
 
 
@@ -413,21 +407,20 @@ def test_another_separator_than_the_name_promises(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "code"),
     [
-        ("t.csv", "id;a;b\nc1;1,5;2\nc2;3,25;4\n", ["column 'a'", "'1,5'", "decimals with a point"]),
-        ("t.tsv", "id\ta\tb\nc1\t1\t2\nc2\t3\t-,5e3\n", ["column 'b'", "decimals with a point"]),
-        ("t.csv", 'id,a,b\nc1,1,"2,5"\nc2,1,2\n', ["column 'b'", "decimals with a point"]),
-        ("t.csv", "id,a,b\nc1,1,0.1.2\nc2,1,2\n", ["column 'b'", "'0.1.2'", "take the column out"]),
-        ("t.csv", "id,a,b\nc1,1,2,\nc2,3,4,\n", ["end in a separator"]),
-        ("t.csv", "id,a,b,\nc1,1,2,\nc2,3,4,\n", ["end in a separator"]),
+        ("t.csv", "id;a;b\nc1;1,5;2\nc2;3,25;4\n", "decimal-comma"),
+        ("t.tsv", "id\ta\tb\nc1\t1\t2\nc2\t3\t-,5e3\n", "decimal-comma"),
+        ("t.csv", 'id,a,b\nc1,1,"2,5"\nc2,1,2\n', "decimal-comma"),
+        ("t.csv", "id,a,b\nc1,1,0.1.2\nc2,1,2\n", "not-a-number"),
+        ("t.csv", "id,a,b\nc1,1,2,\nc2,3,4,\n", "empty-last-column"),
+        ("t.csv", "id,a,b,\nc1,1,2,\nc2,3,4,\n", "empty-last-column"),
     ],
 )
-def test_what_cannot_be_guessed_is_refused_by_name(tmp_path, name, text, words):
+def test_what_cannot_be_guessed_is_refused(tmp_path, name, text, code):
     (tmp_path / name).write_text(text)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, check=has_code(code)):
         read_table(tmp_path / name, genes_in="columns")
-    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_a_last_sample_without_values_is_no_separator_too_many(tmp_path):

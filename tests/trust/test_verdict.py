@@ -11,9 +11,22 @@ import scipy.sparse as sp
 
 from imputome import methods
 from imputome.core.data import as_data
+from imputome.result.record import Verdict
 from imputome.trust.evidence import gather
 from imputome.trust.null import permute_genes
-from imputome.trust.verdict import BINS, CRITERIA, DO_NOT, LOOK, USE, VERDICTS, decide, figures, judge, record
+from imputome.trust.verdict import (
+    CRITERIA,
+    DO_NOT,
+    LOOK,
+    NOTHING,
+    NULL_BINS,
+    RULE,
+    USE,
+    VERDICTS,
+    decide,
+    figures,
+    verdict_of,
+)
 
 GOOD = {
     "counts": {
@@ -56,7 +69,7 @@ GOOD = {
 def test_what_could_not_be_measured_is_no_reason_to_impute(kind):
     verdict = decide({**GOOD[kind], "explained": np.nan, "explained_lower": np.nan}, kind)
     assert verdict.verdict == DO_NOT
-    assert "nothing could be measured" in verdict.reasons[0]
+    assert verdict.reasons[0] == NOTHING
 
 
 @pytest.mark.parametrize("kind", ["counts", "real"])
@@ -102,7 +115,6 @@ def test_the_worst_decides():
     verdict = decide(found, "counts")
     assert verdict.verdict == DO_NOT
     assert verdict.failed == ("structure", "null")
-    assert "was not shown" in verdict.reasons[0]
     assert decide(found, "counts", without=["structure"]).verdict == LOOK
 
 
@@ -166,12 +178,12 @@ def evidence():
 
 
 def test_structure_is_used_and_noise_is_not(evidence):
-    assert judge(evidence["structure"]).verdict == USE
-    assert judge(evidence["permuted"]).verdict == DO_NOT
+    assert verdict_of(evidence["structure"]).verdict == USE
+    assert verdict_of(evidence["permuted"]).verdict == DO_NOT
 
 
 def test_correlations_from_nothing_are_flagged_and_the_gene_mean_is_not(evidence):
-    smooth = judge(evidence["smooth"])
+    smooth = verdict_of(evidence["smooth"])
     assert "null" in smooth.failed
     rng = np.random.default_rng(0)
     data = as_data(sp.csr_array(rng.poisson(rng.gamma(2.0, 1.0, 60), (200, 60)).astype(np.float32)), kind="counts")
@@ -181,13 +193,13 @@ def test_correlations_from_nothing_are_flagged_and_the_gene_mean_is_not(evidence
     mean = gather(
         data,
         lambda data: methods.get("gene_mean")().fit_transform(data),
-        method="judged",
+        method="the gene mean",
         controls=controls,
         reference="gene_mean_posterior",
         rng=rng,
         n_splits=1,
     )
-    assert "null" not in judge(mean).failed
+    assert "null" not in verdict_of(mean).failed
 
 
 def test_figures_are_those_of_the_evidence(evidence):
@@ -206,18 +218,19 @@ def test_the_record_goes_into_a_file(evidence, tmp_path):
     import anndata as ad
 
     one = evidence["structure"]
-    verdict = judge(one)
-    kept = record(one, verdict, seed=3)
-    assert kept["null"]["before"].sum() == pytest.approx(1)
-    assert len(kept["null"]) == BINS
-    assert {"explained", "evident", "zeros_before", "zeros_after", "confident", "raised"} <= set(kept["genes"])
-    adata = ad.AnnData(np.zeros((2, 2)), uns={"imputome": {"key": {"verdict": kept}}})
+    verdict = verdict_of(one, seed=3)
+    assert verdict.null["before"].sum() == pytest.approx(1)
+    assert len(verdict.null) == NULL_BINS
+    assert {"explained", "evident", "zeros_before", "zeros_after", "confident", "raised"} <= set(verdict.genes)
+    adata = ad.AnnData(np.zeros((2, 2)), uns={"imputome": {"key": {"verdict": verdict.to_uns()}}})
     adata.write_h5ad(tmp_path / "a.h5ad")
-    read = ad.read_h5ad(tmp_path / "a.h5ad").uns["imputome"]["key"]["verdict"]
-    assert read["verdict"] == USE
-    assert list(read["reasons"]) == list(verdict.reasons)
-    assert read["figures"]["explained"] == pytest.approx(verdict.figures["explained"])
-    pd.testing.assert_frame_equal(read["genes"], kept["genes"], check_names=False)
-    twice = record(replace(one, genes=pd.Index(["same"] * len(one.genes))), verdict, seed=3)["genes"]
-    np.testing.assert_array_equal(twice["zeros_before"], kept["genes"]["zeros_before"])
-    assert set(read["mixing"]["type"].columns) == {"sizes", "before", "after", "chance"}
+    read = Verdict.from_uns(ad.read_h5ad(tmp_path / "a.h5ad").uns["imputome"]["key"]["verdict"])
+    assert (read.verdict, read.reasons, read.failed) == (USE, verdict.reasons, ())
+    assert (read.rule, read.method, read.seed, read.fits) == (RULE, "factors", 3, one.fits)
+    assert read.figures == pytest.approx(verdict.figures, nan_ok=True)
+    pd.testing.assert_frame_equal(read.genes, verdict.genes, check_names=False)
+    pd.testing.assert_frame_equal(read.scores, verdict.scores, check_names=False, check_index_type=False)
+    pd.testing.assert_frame_equal(read.calibration, verdict.calibration, check_names=False, check_index_type=False)
+    assert set(read.mixing["type"].columns) == {"sizes", "before", "after", "chance"}
+    twice = verdict_of(replace(one, genes=pd.Index(["same"] * len(one.genes)))).genes
+    np.testing.assert_array_equal(twice["zeros_before"], verdict.genes["zeros_before"])

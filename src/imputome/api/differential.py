@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from imputome.core.scales import counts_to_scale
 from imputome.errors import ImputedLayerWarning, InputError
 from imputome.evaluation.expression import de_by_count_splitting, hurdle_lrt, log_normalized, wilcoxon
 from imputome.result.adapt import covariate_columns, inspect_layer
-from imputome.result.record import imputed_from, imputed_layer
+from imputome.result.record import Record, imputed_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +93,7 @@ def de(
     if count_splitting:
         find, found = _finder(adata, groups, tested)
         if source is not None:
-            how = _origin(adata.uns["imputome"][source[0]])
+            how = _origin(source[0])
             raise InputError(f"layers[{layer!r}] was imputed, and only counts can be split: {how}")
         report = inspect_layer(adata, layer)
         if report.state != "counts":
@@ -123,22 +122,22 @@ def de(
         )
     labels = two_groups(_labels(adata, groups), tested)
     if layer is not None and source is not None:
-        warnings.warn(_warning(layer, adata.uns["imputome"][source[0]]), ImputedLayerWarning, stacklevel=2)
+        warnings.warn(_warning(layer, source[0]), ImputedLayerWarning, stacklevel=2)
     values = _values(adata, layer, source)
     if test == "wilcoxon":
         return wilcoxon(values, labels, names=adata.var_names)
     return hurdle_lrt(values, labels, detection_rate=detection_rate, names=adata.var_names)
 
 
-def _origin(record: Mapping[str, Any]) -> str:
+def _origin(record: Record) -> str:
     """How to test what an imputed layer was made from."""
-    layer = imputed_from(record)
+    layer = record.input.layer
     return "leave layer out" if layer is None else f"pass layer={layer!r}"
 
 
-def _warning(layer: str, record: Mapping[str, Any]) -> str:
+def _warning(layer: str, record: Record) -> str:
     """Why tests on that layer are not to be believed, and what to do instead."""
-    if str(record["input"]["kind"]) == "counts":
+    if record.input.kind == "counts":
         return (
             f"layers[{layer!r}] was imputed: its values are smoothed over cells, and tests on them call genes that do "
             f"not differ; test the counts it was made from, {_origin(record)} (with count_splitting=True and no labels "
@@ -151,16 +150,16 @@ def _warning(layer: str, record: Mapping[str, Any]) -> str:
     )
 
 
-def _values(adata: AnnData, layer: str | None, source: tuple[str, str] | None) -> Any:
+def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None) -> Any:
     """The matrix on the scale that it is tested on."""
     scale: str | None
     if source is None:
         report = inspect_layer(adata, layer)
         scale = report.state if report.kind == "counts" else None
     else:
-        record = adata.uns["imputome"][source[0]]
-        counts = str(record["input"]["kind"]) == "counts" and source[1] not in AS_THEY_ARE
-        scale = None if not counts else str(record["scale"])
+        record = source[0]
+        counts = record.input.kind == "counts" and source[1] not in AS_THEY_ARE
+        scale = None if not counts else record.scale
         scale = "counts" if scale == "input" else scale
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     if scale == "counts" and not isinstance(X, np.ndarray):

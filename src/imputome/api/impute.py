@@ -1,30 +1,31 @@
-"""`imputome.impute`: AnnData -> recipe -> estimator -> new layer and provenance."""
+"""`imputome.impute`: from an AnnData to a new layer and the record of what was done."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
 from imputome.core.scales import Scale
-from imputome.errors import InputError
-from imputome.result.adapt import (
-    gene_positions,
-    inspect_layer,
-)
-from imputome.result.layout import check_free, checked_key, checked_outputs, default_key, store
-from imputome.result.run import check_memory, default_method, make_estimator, refuse_with_auto, run_method
-from imputome.trust.auto import BUDGET, choose
+from imputome.methods import Method
+from imputome.result.layout import default_key, store
+from imputome.result.run import Progress, Run, fit_run
+from imputome.trust.auto import budget_sentence, choose
+from imputome.trust.check import check_run, cost
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+Stage = Callable[[str, str], AbstractContextManager[Progress | None]]  # (what begins, what it will cost)
 
 
 def impute(
     adata: AnnData,
     *,
-    method: str | None = None,
+    method: Method | None = None,
     layer: str | None = None,
     key_added: str | None = None,
     genes: Any = None,
@@ -32,7 +33,7 @@ def impute(
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     transform: str | None = None,
-    outputs: Iterable[str] = (),
+    outputs: str | Iterable[str] = (),
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
     check: bool | None = None,
@@ -43,108 +44,168 @@ def impute(
     random_state: int = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Impute the missing values of an AnnData into a new layer; ``X`` is never touched.
+    """Impute the missing values of an AnnData into a new layer; ``X`` is never changed.
 
     Parameters
     ----------
-    adata : n cells x G genes. Counts (a zero may be a dropout), or real values with NaN for missing.
-    method : a registered name, see ``imputome.methods.names()``; None takes the default for this kind of data
-        (``imputome.methods.DEFAULT``), or for real values too few to learn from the mean. ``"auto"`` lets methods race
-        against controls on held-out values of a sample (`imputome.trust.auto.choose`).
-    layer : layer to impute; None takes ``X``.
-    key_added : name of the new layer; None takes the method's name (``<method>_posterior`` with ``posterior=True``).
-    genes : names, positions or a boolean mask: only these are written, though all are fitted. A layer cannot hold some
-        genes only, so they go to ``obsm[key]`` as a DataFrame; with ``copy=True`` the copy has only these genes and
-        they go to its layer.
-    covariates : names of columns of ``obs``, for the methods that use them.
-    keep_observed : whether observed values stay as they are; None takes the method's habit.
-    scale : scale of what is written: ``"counts"`` (this cell's depth), ``"normalized"`` (per 10,000), ``"log1p"`` or
-        ``"input"``. If the input itself is normalised or logged, naming its scale here is the consent to impute on it.
-    transform : what real values are imputed on, ``"asinh"``, ``"clip"``, ``"logit"`` or ``"none"`` (see
-        `imputome.core.links`); results are in the input's own unit. None takes asinh for values with heavy
-        tails, unless the method is a control, and says so.
-    outputs : what is written beside the value, each to a layer ``<key>_<output>``: ``"variance"``, ``"lower"``,
-        ``"upper"``, ... as far as the method has them (the posterior step has these three).
-    params : parameters of the method, by name.
-    posterior : combine the method's rate with the cell's own counts; None takes the method's default.
-    check : judge the imputation on held-out values of a sample of the cells, beside controls, and put the verdict into
-        the record. A few fits more; None: only with ``method="auto"``.
-    labels : columns of ``obs`` with types or batches, of which the check looks whether they move together.
-    budget, accept_control : minutes for ``"auto"`` (None: 5), and whether to take the best control where nothing beats
+    adata : AnnData of n cells x G genes
+        Counts (a zero may be a dropout), or real values with NaN for missing.
+    method : str, class or estimator, optional
+        A registered name (see ``imputome.methods.names()``), a class derived from `imputome.core.imputer.Imputer`, or
+        an unfitted estimator. By default the default method for this kind of data
+        (``imputome.methods.DEFAULT``); the mean for real values that are too few to learn from. ``"auto"`` lets methods
+        and controls race on held-out values of a sample and takes the best (`imputome.trust.auto.choose`).
+    layer : str, optional
+        Layer to impute; by default ``X``.
+    key_added : str, optional
+        Name of the new layer; by default the name of the method (``<method>_posterior`` with ``posterior=True``).
+    genes : array-like, optional
+        Names, positions or a boolean mask of the genes to write; the method is fitted on all genes. A layer cannot
+        hold some genes only, so they go to ``obsm[key]`` as a DataFrame; with ``copy=True`` the copy has these genes
+        only and they go to its layer.
+    covariates : iterable of str, optional
+        Columns of ``obs``, for methods that use covariates.
+    keep_observed : bool, optional
+        Whether observed values stay as they are; by default what the method usually does.
+    scale : {"counts", "normalized", "log1p", "input"}, optional
+        Scale of the values to write: ``"counts"`` (depth of the cell), ``"normalized"`` (per 10,000), ``"log1p"`` of
+        that, or ``"input"``. If the input itself is normalised or logged, naming its scale is the consent to impute on
         it.
-    overwrite : replace an existing layer of that name.
-    random_state : seed.
-    copy : return a changed copy instead of changing ``adata``.
+    transform : {"asinh", "clip", "logit", "none"}, optional
+        What real values are imputed on (see `imputome.core.links`); results are in the unit of the input. By default
+        arcsinh for values with heavy tails, unless the method is a control; a warning says so.
+    outputs : iterable of str, default=()
+        Outputs to write beside the value, each to a layer ``<key>_<output>``: ``"variance"``, ``"lower"``,
+        ``"upper"``, ... as far as the method has them (the posterior step has these three).
+    params : dict, optional
+        Parameters of the method, by name.
+    posterior : bool, optional
+        Whether to combine the method's rate with the cell's own counts; by default as the method does.
+    check : bool, optional
+        Whether to check the imputation on held-out values of a sample of cells, beside controls, and to put the
+        verdict into the record. It costs a few more fits. By default only with ``method="auto"``.
+    labels : str or iterable of str, default=()
+        Columns of ``obs`` with cell types or batches; the check measures whether imputing mixes them.
+    budget : float, optional
+        Minutes for ``method="auto"``; by default 5.
+    accept_control : bool, default=False
+        With ``method="auto"``: take the best control if no method is better than the controls.
+    overwrite : bool, default=False
+        Whether to replace an existing result of that name.
+    random_state : int, default=0
+        Seed.
+    copy : bool, default=False
+        Whether to return a changed copy instead of changing ``adata``.
 
     Returns
     -------
-    None, or the copy. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, where there is one),
-    ``var["<key>_..."]`` (per gene), ``obs["<key>_..."]`` (per cell) and ``uns["imputome"][key]``: method, parameters,
-    seed, versions, state of the input, scale, rows and columns without an observed value, seconds, peak memory,
-    convergence, and of a check the verdict with all it rests on.
+    AnnData or None
+        The copy, or None. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, if the method has
+        one), ``var["<key>_..."]`` (per gene), ``obs["<key>_..."]`` (per cell) and ``uns["imputome"][key]``: the record
+        with method, parameters, seed, versions, state of the input, scale, seconds, memory, convergence, and the
+        verdict if there was a check.
 
     Raises
     ------
     InputError
         The input cannot be imputed as it is; the message says what was seen and what to pass.
     ControlsWinError
-        With ``"auto"``, where no method beats the controls.
-    """
-    from imputome.trust.check import check_run, label_columns, refuse_uncheckable
+        With ``method="auto"``, if no method is better than the controls.
 
-    automatic = method == "auto"
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    if labels and not (check or (automatic and check is None)):
-        raise InputError("labels are for the check, which is not made: pass check=True, or leave them out")
-    if not automatic and (accept_control or budget is not None):
-        name = "accept_control" if accept_control else "budget"
-        raise InputError(f"{name} is for method='auto': leave it out")
-    report = inspect_layer(adata, layer)
-    further: dict[str, Any] = {}
-    columns = None if genes is None else gene_positions(adata, genes)
-    room = "obsm" if genes is not None and not copy else "layers"
-    if check:
-        refuse_uncheckable(report)
-        label_columns(adata, labels)
-    if automatic:
-        if key_added is not None:  # before the race, not after it
-            check_free(adata, checked_key(adata, key_added), (), room=room, overwrite=overwrite)
-        refuse_with_auto(params=params, posterior=posterior is not None, covariates=covariates, outputs=outputs)
-        chosen = choose(
-            adata,
-            layer=layer,
-            scale=scale,
-            transform=transform,
-            report=report,
-            budget=BUDGET if budget is None else budget,
-            accept_control=accept_control,
-            checked=check is not False,
-            labels=labels,
-            keep_observed=keep_observed,
-            seed=random_state,
-        )
-        estimator, further, check = chosen.estimator, chosen.record, False
-    else:
-        name = default_method(report) if method is None else method
-        estimator = make_estimator(name, params=params, posterior=posterior, random_state=random_state)
-    key = checked_key(adata, key_added or default_key(estimator))
-    wanted = checked_outputs(estimator, outputs)
-    check_free(adata, key, wanted, room=room, overwrite=overwrite)
-    check_memory(adata.n_obs, (adata.n_vars if columns is None else len(columns)) * (1 + len(wanted)))
-    run = run_method(
-        adata,
-        estimator,
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()
+    >>> imputome.impute(adata, method="gene_mean", posterior=True, key_added="shrunk")
+    >>> adata.layers["shrunk"].shape == adata.shape
+    True
+    >>> adata.uns["imputome"]["shrunk"]["scale"]
+    'counts'
+    """
+    options = Options(
+        method=method,
+        params=params or {},
+        posterior=posterior,
+        random_state=random_state,
         layer=layer,
-        covariates=covariates,
-        keep_observed=keep_observed,
+        covariates=None if covariates is None else names_of(covariates),
         scale=scale,
         transform=transform,
-        outputs=wanted,
-        report=report,
+        keep_observed=keep_observed,
+        outputs=names_of(outputs),
+        genes=genes,
+        key_added=key_added,
+        check=check,
+        labels=names_of(labels),
+        budget=budget,
+        accept_control=accept_control,
     )
-    run = replace(run, further=further)
-    if check:
-        run = check_run(run, adata, labels=labels, seed=random_state)
+    estimator = checked_options(options)
+    plan = plan_impute(adata, options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
+    plan, run = run_plan(plan)
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
-    return store(adata, run, key, genes=columns, keep_observed=keep_observed, copy=copy)
+    return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
+
+
+def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
+    """One name, or several, as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+@contextmanager
+def _silent(what: str, cost: str) -> Iterator[None]:
+    yield None
+
+
+def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
+    """Carry out the plan of an imputation: choose the method if that is asked for, fit, check. Nothing is written.
+
+    Parameters
+    ----------
+    plan : Plan
+        What `imputome.api.plan.plan_impute` returned.
+    stage : callable
+        Opened as a context for each stage, with its name and a sentence on its cost; yields the callable that is told
+        about progress, or None.
+
+    Returns
+    -------
+    plan : Plan
+        The plan with the method and the key that were chosen.
+    run : Run
+        The lazy result.
+    """
+    options, estimator, further = plan.options, plan.estimator, {}
+    if estimator is None:
+        with stage("choosing a method", budget_sentence(plan.report.kind, plan.budget)) as progress:
+            chosen = choose(
+                plan.data,
+                labels=plan.labels,
+                link=plan.link,
+                budget=plan.budget,
+                accept_control=options.accept_control,
+                checked=options.checked,
+                keep_observed=options.keep_observed,
+                seed=options.random_state,
+                progress=progress,
+            )
+        estimator, further = chosen.estimator, chosen.record
+        plan = replace(plan, estimator=estimator, key=plan.key or default_key(estimator), link=estimator.link)
+    estimator.link = plan.link
+    with stage(f"fitting {estimator.name}", "") as progress:
+        run = fit_run(
+            estimator,
+            plan.data,
+            plan.report,
+            scale=plan.scale,
+            keep_observed=options.keep_observed,
+            outputs=plan.outputs,
+            messages=plan.messages,
+            progress=progress,
+        )
+    run = replace(run, further=further)
+    if options.checked and not options.automatic:
+        with stage("checking", cost(plan.report, estimator)) as progress:
+            run = check_run(run, plan.data, labels=plan.labels, seed=options.random_state, progress=progress)
+    return plan, run

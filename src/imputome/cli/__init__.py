@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -26,8 +28,8 @@ from imputome.cli import (
     study_command,
     tune_command,
 )
-from imputome.cli.console import error_line
-from imputome.errors import ControlsWinError, ImputomeError
+from imputome.cli.console import error_line, interruption, keeps_partial_work, show_traceback, shows_traceback
+from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -43,20 +45,46 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("impute")(impute_command.command)
-app.command("fit")(fit_command.command)
-app.command("apply")(apply_command.command)
-app.command("tune")(tune_command.command)
-app.command("inspect")(inspect_command.command)
-app.command("evaluate")(evaluate_command.command)
-app.command("study")(study_command.command)
-app.command("mask")(mask_command.command)
-app.command("methylation")(methylation_command.command)
-app.command("methods")(methods_command.command)
-app.command("datasets")(datasets_command.command)
-app.command("demo")(demo_command.command)
-app.command("report")(report_command.command)
-app.command("remove")(remove_command.command)
+
+
+def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option ``--debug``, which shows the traceback of an error."""
+    signature = inspect.signature(function, eval_str=True)
+    debug = inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+    )
+
+    def command(*, debug: bool, **given: Any) -> Any:
+        show_traceback(debug)
+        return function(**given)
+
+    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
+    command.__annotations__ = {entry.name: entry.annotation for entry in (*parameters, debug)}
+    command.__doc__ = function.__doc__
+    return command
+
+
+for module in (
+    impute_command,
+    fit_command,
+    apply_command,
+    tune_command,
+    inspect_command,
+    evaluate_command,
+    study_command,
+    mask_command,
+    methylation_command,
+    methods_command,
+    datasets_command,
+    demo_command,
+    report_command,
+    remove_command,
+):
+    app.command(module.__name__.rpartition(".")[2].removesuffix("_command"))(_with_debug(module.command))
 
 
 def _print_version(value: bool) -> None:
@@ -72,21 +100,18 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
-    ] = False,
 ) -> None:
     pass
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 bad input, 2 usage, 3 nothing beats the controls, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 bad input, 2 usage, 3 no method beats the controls, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
-    # idle BLAS and OpenMP threads should sleep, not spin: beside any other busy process spinning costs many times the
+    # idle BLAS and OpenMP threads should sleep, not spin: beside another busy process, spinning costs many times the
     # work itself; both are read when those libraries load, which is later than this
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some microseconds: sleeping at once costs torch a third
@@ -95,47 +120,40 @@ def run(arguments: list[str]) -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    keeps_partial_work(False)
+    show_traceback(False)
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line(_interrupted(arguments))
+            error_line(interruption())
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        error_line(_interrupted(arguments))
+        error_line(interruption())
         return INTERRUPTED
     except UsageError as error:
         error.show()
         return error.exit_code
     except Exception as error:
-        if debug:
+        if shows_traceback():
             traceback.print_exc()
-        expected = isinstance(error, ImputomeError)
-        text = str(error) if expected else _unexpected(error)
-        error_line(text)
+        error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _interrupted(arguments: list[str]) -> str:
-    """What is left behind: some commands keep what they have done so far."""
-    command = arguments[0] if arguments else ""
-    wrote = any(argument.startswith(("-o", "--output")) for argument in arguments)
-    checkpoints = any(argument.startswith("--checkpoint") for argument in arguments)
-    if command == "tune" or checkpoints or (command in ("evaluate", "study") and wrote):
-        return "interrupted; what was done so far is kept, and the same command goes on from there"
-    return "interrupted; nothing was written"
-
-
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: Exception) -> Message:
     if isinstance(error, MemoryError):
-        return "the machine's memory is full: write fewer genes with --genes, or set a smaller max_rank"
+        return Message(
+            "the machine's memory is full: pass {genes} to write fewer genes, or a smaller {max_rank}",
+            code="out-of-memory",
+            genes=...,
+            max_rank=...,
+        )
     if isinstance(error, OSError):
-        return str(error)
-    return f"{type(error).__name__}: {error} (unexpected: --debug shows where)"
+        return Message(str(error), code="system")
+    return Message(f"{type(error).__name__}: {error} (not expected: --debug shows where)", code="unexpected")
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -1,45 +1,47 @@
-"""What the command line prints, and where: results to stdout, progress and warnings to stderr."""
+"""What the command line prints: results on stdout, progress, warnings and errors on stderr."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from imputome.errors import ControlsWinError
+from imputome.cli.options import flag
+from imputome.errors import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from imputome.result.record import Race, Verdict
 
-    from anndata import AnnData
-
-    from imputome.inspection.state import InputReport
-    from imputome.result.run import Run
-    from imputome.trust.auto import Chosen
-
-EVERY = 10.0  # seconds between plain progress lines
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
+RACE_ROWS = 8  # candidates of a race that are printed
 
 
+# -- lines -------------------------------------------------------------------------------------------------------------
 def error_line(text: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"error: {in_options(text)}", err=True)
+    """One line on stderr, with the code of the message at its end."""
+    typer.echo(f"error: {_with_code(text)}", err=True)
 
 
 def warning_line(text: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"warning: {in_options(text)}", err=True)
+    """One line on stderr, with the code of the message at its end."""
+    typer.echo(f"warning: {_with_code(text)}", err=True)
 
 
-def in_options(text: str) -> str:
-    """A message of the library on one line, its keyword arguments written as options of the command line."""
-    return re.sub(r"\b(layer|scale|method)='([^']*)'", r"--\1 \2", " ".join(text.split()))
+def spelled(text: str) -> str:
+    """A sentence on one line, the parameters in it written as flags."""
+    return " ".join((text.spelled(flag) if isinstance(text, Message) else text).split())
+
+
+def _with_code(text: str) -> str:
+    code = getattr(text, "code", "")
+    return f"{spelled(text)} [{code}]" if code else spelled(text)
 
 
 def print_json(summary: dict[str, Any]) -> None:
@@ -48,11 +50,11 @@ def print_json(summary: dict[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity, which are no JSON, as null."""
+    """NaN and infinity, which JSON does not have, as null."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -60,9 +62,44 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+# -- what happens if the command fails ---------------------------------------------------------------------------------
+NOTHING_WRITTEN = "interrupted; nothing was written"
+PARTIAL_WORK = "interrupted; what was done so far is kept, and the same command continues from there"
+
+
+@dataclass
+class _Failure:
+    interruption: str = NOTHING_WRITTEN
+    traceback: bool = False
+
+
+_failure = _Failure()
+
+
+def keeps_partial_work(yes: bool = True) -> None:
+    """Called by a command: whether an interruption keeps what was done so far."""
+    _failure.interruption = PARTIAL_WORK if yes else NOTHING_WRITTEN
+
+
+def interruption() -> str:
+    """What to print when the user interrupts the command that runs."""
+    return _failure.interruption
+
+
+def show_traceback(yes: bool) -> None:
+    """Whether the traceback of an error is printed."""
+    _failure.traceback = yes
+
+
+def shows_traceback() -> bool:
+    """Whether the traceback of an error is printed."""
+    return _failure.traceback
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
 @contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """A callable (share done, where it stands): a bar on a terminal, plain lines now and then elsewhere."""
+    """Yield a callable (share done, short text): a bar on a terminal, a plain line now and then elsewhere."""
     if quiet:
         yield lambda share, text: None
     elif sys.stderr is not None and sys.stderr.isatty():
@@ -89,76 +126,41 @@ def _plain_lines(what: str) -> Callable[[float, str], None]:
 
     def show(share: float, text: str) -> None:
         nonlocal last
-        if last is None:  # said when the work begins, not before the input was looked at
+        if last is None:  # printed when the work begins, not while the input is still being looked at
             typer.echo(f"{what} ...", err=True)
             last = time.monotonic()
-        if time.monotonic() - last >= EVERY:
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             typer.echo(f"{what}: {share:.0%} {text}", err=True)
 
     return show
 
 
-SHOWN = 8  # lines of the race
+# -- race and verdict --------------------------------------------------------------------------------------------------
+def print_check(race: Race | None, verdict: Verdict | None) -> None:
+    """Print the race and the verdict, as far as there are any."""
+    for line in [*(race_lines(race) if race else []), *(verdict_lines(verdict) if verdict else [])]:
+        typer.echo(line)
 
 
-def checked_run(run: Run, adata: AnnData, *, labels: Sequence[str], seed: int, quiet: bool) -> Run:
-    """The run with its verdict; what that costs is said first."""
-    from imputome.trust.check import check_run, cost
-
-    if not quiet:
-        typer.echo(cost(run.report, run.estimator), err=True)
-    with progress("checking", quiet=quiet) as show:
-        return check_run(run, adata, labels=labels, seed=seed, progress=show)
-
-
-def chosen_method(
-    adata: AnnData, report: InputReport, *, quiet: bool, as_json: bool, budget: float, **options: Any
-) -> Chosen:
-    """Who is to impute, by ``--method auto``; what that costs is said first; where nobody is, how that was found."""
-    from imputome.trust.auto import budget_line, choose
-    from imputome.trust.check import brief
-
-    if not quiet:
-        typer.echo(budget_line(report, budget), err=True)
-    try:
-        with progress("choosing a method", quiet=quiet) as show:
-            return choose(adata, report=report, budget=budget, progress=show, **options)
-    except ControlsWinError as error:
-        if as_json:
-            print_json({"output": None, **brief(error.record)})
-        elif not quiet:
-            say_judged(error.record)
-        raise
-
-
-def say_judged(record: dict[str, Any]) -> None:
-    """The race and the verdict, as far as there are any."""
-    for name, lines in (("race", race_lines), ("verdict", verdict_lines)):
-        for line in lines(record) if name in record else []:
-            typer.echo(line)
-
-
-def race_lines(record: dict[str, Any]) -> list[str]:
-    """The race, the best first."""
-    race = record["race"]
-    table = race["candidates"]
-    lines = [f"race on {race['cells']:,} x {race['genes']:,} values, {race['metric']}, less is better:"]
-    for row in table.head(SHOWN).to_dict("records"):
+def race_lines(race: Race) -> list[str]:
+    """The race, the best candidate first."""
+    table = race.candidates
+    lines = [f"race on {race.cells:,} x {race.genes:,} values, {race.metric}, lower is better:"]
+    for row in table.head(RACE_ROWS).to_dict("records"):
         score = f"{row['score']:.5f}" if row["splits"] else "-"
         mark = " (control)" if row["control"] else ""
         lines.append(f"  {score:>9}  {row['name']}{mark}: {row['outcome']}")
-    if len(table) > SHOWN:
-        lines.append(f"  and {len(table) - SHOWN} more")
-    if "instead" in race:
-        lines.append(race["instead"])
+    if len(table) > RACE_ROWS:
+        lines.append(f"  and {len(table) - RACE_ROWS} more")
+    if race.instead:
+        lines.append(race.instead)
     return lines
 
 
-def verdict_lines(record: dict[str, Any]) -> list[str]:
+def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict and its reasons."""
-    found = record["verdict"]
-    what = "cells" if found["kind"] == "counts" else "samples"
-    first = f"verdict on {found['method']}: {found['verdict'].upper()}"
-    size = f"({found['cells']:,} {what}, {found['fits']} fits, {found['seconds']:.0f} s, rule {found['rule']})"
-    return [f"{first} {size}", *(f"  - {reason}" for reason in found["reasons"])]
+    rows = "cells" if verdict.kind == "counts" else "samples"
+    first = f"verdict on {verdict.method}: {verdict.verdict.upper()}"
+    size = f"({verdict.cells:,} {rows}, {verdict.fits} fits, {verdict.seconds:.0f} s, rule {verdict.rule})"
+    return [f"{first} {size}", *(f"  - {reason}" for reason in verdict.reasons)]

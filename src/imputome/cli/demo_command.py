@@ -26,7 +26,7 @@ def command(
     from imputome.report.html.content import of_result
     from imputome.report.html.page import check_installed, write_report
     from imputome.report.plots.demo import demo_figure, run_demo
-    from imputome.trust.check import brief
+    from imputome.result.record import find_record, find_verdict
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def command(
         show(0.0, "")
         # of the methods that need no more than the base installation, the best on held-out molecules
         impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)
-    record = adata.uns["imputome"]["poisson_nmf_posterior"]
+    verdict = find_verdict(*find_record(adata, "poisson_nmf_posterior"))
     with atomic_path(table) as partial:
         adata.write_h5ad(partial)
     with atomic_path(picture) as partial:
@@ -59,7 +59,7 @@ def command(
         write_report(page, content, overwrite=True)
     if as_json:
         summary = {"scores": [asdict(score) for score in result.scores], "output": str(table), "picture": str(picture)}
-        print_json({**summary, "report": None if page is None else str(page), "verdict": brief(record)["verdict"]})
+        print_json({**summary, "report": None if page is None else str(page), "verdict": verdict.brief()})
         return
     if quiet:
         return
@@ -79,7 +79,7 @@ def command(
         "not worth its values as counts, however well it does on the right."
     )
     typer.echo("")
-    for line in verdict_lines(record):
+    for line in verdict_lines(verdict):
         typer.echo(line)
     layers = "ialm, gene_mean_posterior, poisson_nmf_posterior"
     typer.echo(f"\nwrote {table} (layers {layers}), {picture}" + (f" and {page}" if page else ""))

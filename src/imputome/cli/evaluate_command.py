@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imputome.cli.console import print_json, progress, warning_line
+from imputome.cli import options as opt
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
+from imputome.cli.options import parse_settings
 
 COLUMNS = 5  # metrics side by side in a printed table
 
@@ -30,19 +32,19 @@ def command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
-    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
-    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+    layer: opt.Layer = None,
+    genes_in: opt.GenesIn = None,
+    seed: opt.Seed = 0,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Score methods beside the controls on hidden values; an interrupted run goes on where it was."""
-    from imputome.cli.output import parse_settings
+    """Score methods beside the controls on hidden values; an interrupted run continues where it was."""
     from imputome.io.reading import read
     from imputome.studies.results import check_path, summary
     from imputome.studies.runner import run_study, to_dataset
 
     check_path(output)
+    keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
     datasets = [
         to_dataset(
@@ -66,7 +68,7 @@ def command(
             downstream=downstream.split(",") if downstream else (),
             protocol=protocol,
             output=output,
-            options=parse_settings(settings or []),
+            options=parse_settings(settings),
             progress=show,
         )
     scores = summary(table)

@@ -1,254 +1,201 @@
-"""``imputome impute``: read, fit, write."""
+"""``imputome impute``: read, impute, write."""
 
 from __future__ import annotations
 
 import math
 import shlex
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imputome.cli.console import checked_run, chosen_method, progress, warning_line
-from imputome.cli.output import (
-    MAX_DRAWS,
-    Table,
-    check_offered,
-    check_report,
-    checked_beside,
-    checked_target,
-    numbers_as_names,
-    parse_settings,
-    read_input,
-    say_complete,
-    split_names,
-    write_complete,
-)
-from imputome.errors import InputError
-
-BUDGET = 5.0  # minutes for --method auto; `imputome.trust.auto` would be slow to import here
+from imputome.cli import options as opt
+from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
+from imputome.cli.options import gene_list, parse_settings, split_names, takes_options
+from imputome.cli.output import OutputFiles, read_input
+from imputome.errors import ControlsWinError, InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from imputome.api.plan import Options
     from imputome.core.imputer import Imputer
     from imputome.inspection.state import InputReport
+    from imputome.result.run import Progress
 
 
-def command(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")],
+@dataclass(frozen=True)
+class Arguments:
+    """The options of the command."""
+
+    source: opt.Source
+    output: opt.Output
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="A name from `imputome methods`, or auto (default: by data).")
-    ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer to impute instead of X.")] = None,
-    key_added: Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")] = None,
-    scale: Annotated[str | None, typer.Option(help="counts, normalized, log1p or input.")] = None,
-    genes: Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file, one a line.")] = None,
-    gene_column: Annotated[
-        str | None, typer.Option(help="Column of var that --genes names (default: var_names).")
-    ] = None,
-    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")] = None,
-    posterior: Annotated[
-        bool | None, typer.Option("--posterior/--no-posterior", help="Combine with each cell's own counts.")
-    ] = None,
-    keep_observed: Annotated[
-        bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
-    ] = None,
-    outputs: Annotated[
-        str | None, typer.Option(help="More layers beside the value, where the method has them: variance,lower,upper.")
-    ] = None,
-    uncertainty: Annotated[
-        Path | None, typer.Option(help="A table for the standard deviation of each imputed value, 0 where observed.")
-    ] = None,
-    draws: Annotated[
-        int, typer.Option(min=0, max=MAX_DRAWS, help="Multiple imputations: as tables beside a table, else as layers.")
-    ] = 0,
-    transform: Annotated[
-        str, typer.Option(help="What real values are imputed on: auto, none, asinh, clip or logit.")
-    ] = "auto",
+    ] = None
+    layer: opt.Layer = None
+    key_added: opt.KeyAdded = None
+    scale: opt.Scale = None
+    genes: opt.Genes = None
+    gene_column: opt.GeneColumn = None
+    genes_in: opt.GenesIn = None
+    settings: opt.Settings = None
+    posterior: opt.Posterior = None
+    keep_observed: opt.KeepObserved = None
+    outputs: opt.Outputs = None
+    uncertainty: opt.Uncertainty = None
+    draws: opt.Draws = 0
+    transform: opt.Transform = "auto"
     shift: Annotated[
         str | None, typer.Option("--shift-correction", metavar="auto|LAMBDA", help="For values missing because low.")
-    ] = None,
+    ] = None
     samples: Annotated[
         Path | None, typer.Option(help="Table of samples whose columns go to obs (.h5ad, .zarr), joined by name.")
-    ] = None,
+    ] = None
     sample_id: Annotated[
         str | None, typer.Option(help="Column of --samples with the names of the samples (default: the first).")
-    ] = None,
-    covariates: Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")] = None,
+    ] = None
+    covariates: opt.Covariates = None
     check: Annotated[
-        bool | None, typer.Option("--check/--no-check", help="Judge it on held-out values (default: with auto only).")
-    ] = None,
+        bool | None, typer.Option("--check/--no-check", help="Check on held-out values (default: with auto only).")
+    ] = None
     labels: Annotated[
-        str | None, typer.Option("--label", help="Columns of obs, A,B: do their cells move together? Colours a report.")
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0.01, help=f"Minutes for --method auto (default: {BUDGET:g}).")
-    ] = None,
+        str | None, typer.Option("--label", help="Columns of obs, A,B: does imputing mix them? Colours a report.")
+    ] = None
+    budget: Annotated[float | None, typer.Option(min=0.01, help="Minutes for --method auto (default: 5).")] = None
     accept_control: Annotated[
-        bool, typer.Option("--accept-control", help="With auto: write the best control's output if nothing beats it.")
-    ] = False,
+        bool, typer.Option("--accept-control", help="With auto: write the best control if nothing beats it.")
+    ] = False
     report_to: Annotated[
         Path | None, typer.Option("--report", metavar="PAGE.html", help="One page to look at, without a network.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output or layer.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
-) -> None:
+    ] = None
+    seed: opt.Seed = 0
+    force: opt.Force = False
+    quiet: opt.Quiet = False
+    as_json: opt.AsJson = False
+
+    def options(self) -> Options:
+        """What is asked of the library."""
+        from imputome.api.plan import Options
+
+        params = parse_settings(self.settings)
+        if self.shift is not None:
+            if "shift" in params:
+                raise InputError("the shift correction is given twice: leave one out", code="given-twice", shift=...)
+            params["shift"] = _shift(self.shift)
+        labels = tuple(split_names(self.labels))
+        unchecked_report = self.report_to is not None and not (self.check or self.method == "auto")
+        return Options(
+            method=self.method,
+            params=params,
+            posterior=self.posterior,
+            random_state=self.seed,
+            layer=self.layer,
+            covariates=tuple(split_names(self.covariates)) or None,
+            scale=self.scale,  # type: ignore[arg-type]
+            transform=None if self.transform == "auto" else self.transform,
+            keep_observed=self.keep_observed,
+            outputs=tuple(split_names(self.outputs)),
+            draws=self.draws,
+            uncertainty=self.uncertainty is not None,
+            genes=None if self.genes is None else gene_list(self.genes),
+            gene_column=self.gene_column,
+            key_added=self.key_added,
+            check=self.check,
+            labels=() if unchecked_report else labels,  # they colour the report, whether or not there is a check
+            budget=self.budget,
+            accept_control=self.accept_control,
+        )
+
+
+@takes_options
+def command(given: Arguments) -> None:
     """Impute IN with a method and write the result to OUT.
 
     With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
-    written, if nothing beats the controls. A table of real values comes back as the same text, in which nothing is
-    changed but the missing values.
+    written, if no method beats the controls. A table of real values comes back as the same text, in which only the
+    missing values have changed.
     """
-    from imputome.io.samples import join_samples
+    from imputome.api.impute import run_plan
+    from imputome.api.plan import checked_options, plan_impute
     from imputome.result.adapt import inspect_layer
-    from imputome.result.layout import checked_outputs, default_key
-    from imputome.result.run import default_method, refuse_with_auto, run_method
-    from imputome.trust.check import label_columns, refuse_uncheckable
 
-    # all that can be refused is refused before anything is computed
-    if gene_column is not None and genes is None:
-        raise typer.BadParameter("it says what --genes names: give --genes too", param_hint="--gene-column")
-    if sample_id is not None and samples is None:
-        raise typer.BadParameter("it is a column of --samples: give --samples too", param_hint="--sample-id")
-    params, extra = parse_settings(settings or []), split_names(outputs)
-    _check_transform(transform)
-    options: dict[str, Any] = {"params": params, "shift": _shift(shift, params), "posterior": posterior, "seed": seed}
-    automatic = method == "auto"
-    if automatic:
-        refuse_with_auto(
-            **{"--set": params, "--shift-correction": shift, "--posterior": posterior is not None},
-            **{"--covariates": covariates, "--outputs": extra, "--uncertainty": uncertainty, "--draws": draws},
-        )
-    elif accept_control or budget is not None:
-        hint = "--accept-control" if accept_control else "--budget"
-        raise typer.BadParameter("it goes with --method auto", param_hint=hint)
-    if labels is not None and not (check or automatic or report_to):
-        raise typer.BadParameter("it goes with --check, --method auto or --report", param_hint="--label")
-    estimator = None if method is None or automatic else _estimator(method, **options)
-    beside = checked_beside(output, source, uncertainty=uncertainty, draws=draws, outputs=extra, force=force)
-    if estimator is not None:
-        check_offered(beside, estimator)
-    if samples is not None and output.suffix.lower() not in (".h5ad", ".zarr"):
-        raise InputError(f"--samples goes to obs, and the table {output} has none: end it in .h5ad or .zarr")
-    table = Table(source, genes_in or "columns")
-    same = table.keeps_text(output) and genes is None and keep_observed is not False and scale in (None, "input")
-    adata = read_input(source, (output, uncertainty), genes_in, narrow=same, quiet=quiet)
-    report = inspect_layer(adata, layer)
-    if same and _is_complete(report, estimator):
-        if (check or automatic or report_to) and not quiet:
-            warning_line("nothing is missing, so there is nothing to check or to report")
-        write_complete(adata, table, output, beside)
-        say_complete(adata, source, output, beside, quiet=quiet, as_json=as_json)
-        return
-    warnings = []
-    further: dict[str, Any] = {}
-    record: dict[str, Any] = {}
-    if samples is not None:
-        joined = join_samples(adata, samples, column=sample_id)
-        warnings += joined.lines()
-        further["samples"] = asdict(joined)
-    by_name = split_names(labels)
-    label = by_name[0] if by_name else None
-    if check or automatic:
-        refuse_uncheckable(report)
-        label_columns(adata, by_name)
-    if report_to is not None:
-        check_report(report_to, adata, label, overwrite=force)
-    if estimator is None and not automatic:
-        estimator = _estimator(default_method(report), **options)
-    offered = () if estimator is None else checked_outputs(estimator, extra)
-    target = checked_target(
-        adata,
-        output=output,
-        source=source,
-        key=key_added or ("" if estimator is None else default_key(estimator)),
-        genes=genes,
-        gene_column=gene_column,
-        genes_in=genes_in,
-        outputs=offered,
-        beside=beside,
-        force=force,
-        quiet=quiet,
-        changed=samples is not None,
-        report=report_to,
-        label=label,
+    options = given.options()
+    estimator = checked_options(options)
+    files = _files(given).check_paths(options.outputs)
+    # a table of real values comes back as the same text
+    keeps_text = files.keeps_text(given.output, options.genes) and given.keep_observed is not False
+    keeps_text = keeps_text and given.scale in (None, "input")
+    adata = read_input(
+        given.source, (given.output, given.uncertainty), given.genes_in, keeps_text=keeps_text, quiet=given.quiet
     )
-    if automatic:
-        chosen = chosen_method(
-            adata,
-            report,
-            layer=layer,
-            scale=scale,
-            transform=None if transform == "auto" else transform,
-            budget=BUDGET if budget is None else budget,
-            accept_control=accept_control,
-            checked=check is not False,
-            labels=by_name,
-            keep_observed=keep_observed,
-            seed=seed,
-            quiet=quiet,
-            as_json=as_json,
+    report = inspect_layer(adata, given.layer)
+    if keeps_text and _is_complete(report, estimator):
+        if (options.checked or given.report_to) and not given.quiet:
+            warning_line("nothing is missing, so there is nothing to check or to report")
+        files.write_unchanged(adata, as_json=given.as_json)
+        return
+    summary: dict[str, Any] = {}
+    if given.samples is not None:
+        summary["samples"] = _join_samples(adata, given)
+    files.check_report(adata)
+    plan = plan_impute(adata, options, files, estimator=estimator, report=report)
+    values_only = plan.report.kind == "real" and given.scale in (None, "input")
+    if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
+        summary |= _missingness(adata, given.layer, as_json=given.as_json)
+
+    @contextmanager
+    def stage(what: str, cost: str) -> Iterator[Progress]:
+        if cost and not given.quiet:
+            typer.echo(cost, err=True)
+        with progress(what, quiet=given.quiet) as show:
+            yield show
+
+    try:
+        plan, run = run_plan(plan, stage)
+    except ControlsWinError as error:
+        _print_race(error, given)
+        raise
+    run = replace(run, further={**run.further, "command": shlex.join(["imputome", *sys.argv[1:]])})
+    files.write(plan, run, as_json=given.as_json, summary=summary)
+
+
+def _files(given: Arguments) -> OutputFiles:
+    if given.sample_id is not None and given.samples is None:
+        raise InputError(
+            "sample_id is a column of the table of samples: pass {samples} too",
+            code="option-unused",
+            parameter="sample_id",
+            samples=...,
         )
-        estimator, record = chosen.estimator, chosen.record
-        if key_added is None:
-            target = target.under(default_key(estimator))
-    assert estimator is not None  # noqa: S101
-    needed = check_offered(beside, estimator)
-    warnings += [text for text in [numbers_as_names(adata, source, genes_in)] if text is not None]
-    if not quiet:
-        for text in warnings:
-            warning_line(text)
-    if "real" in estimator.info.kinds and scale in (None, "input") and (as_json or not quiet):
-        further |= _missingness(adata, layer, report, as_json=as_json)
-    with progress(f"fitting {estimator.name}", quiet=quiet) as show:
-        run = run_method(
-            adata,
-            estimator,
-            layer=layer,
-            covariates=split_names(covariates) or None,
-            keep_observed=keep_observed,
-            scale=scale,  # type: ignore[arg-type]
-            transform=None if transform == "auto" else transform,
-            outputs=tuple(dict.fromkeys((*offered, *needed))),
-            report=report,
-            progress=show,
+    files = OutputFiles(
+        source=given.source,
+        output=given.output,
+        genes_in=given.genes_in,
+        uncertainty=given.uncertainty,
+        draws=given.draws,
+        report=given.report_to,
+        label=next(iter(split_names(given.labels)), None),
+        force=given.force,
+        quiet=given.quiet,
+        changed=given.samples is not None,
+    )
+    if given.samples is not None and not files.is_store:
+        raise InputError(
+            f"the columns of {given.samples} go to obs, and the table {given.output} has no obs: end it in .h5ad or "
+            ".zarr",
+            code="table-without-obs",
+            parameter="samples",
         )
-    record["command"] = shlex.join(["imputome", *sys.argv[1:]])
-    run = replace(run, outputs=offered, further=record)
-    if check and not automatic:
-        run = checked_run(run, adata, labels=by_name, seed=seed, quiet=quiet)
-    target.write(run, keep_observed=keep_observed, as_json=as_json, further=further)
+    return files
 
 
-def _estimator(
-    method: str, *, params: dict[str, Any], shift: float | str | None, posterior: bool | None, seed: int
-) -> Imputer:
-    from imputome.methods import get
-    from imputome.result.run import make_estimator
-
-    if shift is not None:
-        if "shift" not in get(method).parameter_defaults():
-            raise InputError(f"{method} has no shift correction: leave --shift-correction out, or choose beta_vae")
-        params = {**params, "shift": shift}
-    return make_estimator(method, params=params, posterior=posterior, random_state=seed)
-
-
-def _shift(text: str | None, params: dict[str, Any]) -> float | str | None:
+def _shift(text: str) -> float | str:
     """``auto`` or a number."""
-    if text is None:
-        return None
-    hint = "--shift-correction"
-    if "shift" in params:
-        raise typer.BadParameter("--set shift=... says the same: leave one out", param_hint=hint)
     if text.lower() == "auto":
         return "auto"
     try:
@@ -256,16 +203,8 @@ def _shift(text: str | None, params: dict[str, Any]) -> float | str | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint=hint)
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint="--shift-correction")
     return value
-
-
-def _check_transform(transform: str) -> None:
-    from imputome.core.links import LINKS
-
-    known = ["auto", "none", *(name for name in LINKS if name != "identity")]
-    if transform not in known:
-        raise typer.BadParameter(f"{transform!r} is not one of {', '.join(known)}", param_hint="--transform")
 
 
 def _is_complete(report: InputReport, estimator: Imputer | None) -> bool:
@@ -274,20 +213,37 @@ def _is_complete(report: InputReport, estimator: Imputer | None) -> bool:
     return real and report.n_nan == report.n_infinite == 0
 
 
-def _missingness(adata: AnnData, layer: str | None, report: InputReport, *, as_json: bool) -> dict[str, Any]:
-    """Say what is missing before anything is filled, or give it for the summary."""
+def _join_samples(adata: AnnData, given: Arguments) -> dict[str, Any]:
+    from imputome.io.samples import join_samples
+
+    assert given.samples is not None  # noqa: S101
+    joined = join_samples(adata, given.samples, column=given.sample_id)
+    if not given.quiet:
+        for message in joined.messages():
+            warning_line(message)
+    return asdict(joined)
+
+
+def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[str, Any]:
+    """Print what is missing before anything is imputed, or return it for the summary."""
     import numpy as np
 
     from imputome.core.data import in_memory
     from imputome.inspection.missingness import missingness
 
-    if report.kind != "real" or report.n_nan == 0 or report.errors:
-        return {}
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     dense = X if isinstance(X, np.ndarray) else X.toarray()
-    found = missingness(dense, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
+    missing = missingness(dense, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
     if as_json:
-        return {"missingness": found.to_dict()}
-    for line in found.lines():
-        typer.echo(line)
+        return {"missingness": missing.to_dict()}
+    for line in missing.lines():
+        typer.echo(spelled(line))
     return {}
+
+
+def _print_race(error: ControlsWinError, given: Arguments) -> None:
+    """Print how the race went where no method won."""
+    if given.as_json:
+        print_json({"output": None, **{name: part.brief() for name, part in error.record.items()}})
+    elif not given.quiet:
+        print_check(error.record.get("race"), error.record.get("verdict"))

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from imputome.cli import options as opt
 from imputome.cli.console import print_json
-from imputome.cli.output import parse_settings
+from imputome.cli.options import parse_settings
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")],
+    source: opt.Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad or .zarr.")],
     scheme: Annotated[
         str,
@@ -23,9 +24,9 @@ def command(
         ),
     ],
     fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
-    layer: Annotated[str | None, typer.Option(help="Layer to mask instead of X.")] = None,
-    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    seed: opt.Seed = 0,
+    layer: opt.Layer = None,
+    genes_in: opt.GenesIn = None,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
     ] = None,
@@ -33,9 +34,9 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Option of the scheme: key=value (gc: a column of var; coverage: a layer)."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Hide values of IN and write what is left to OUT, with the truth in its layer "truth"."""
     from imputome.core.atomic import atomic_path
@@ -45,15 +46,16 @@ def command(
     from imputome.io.reading import read
     from imputome.io.store import check_output
 
-    # all that can be refused is refused before anything is read
     scheme_options(scheme)
-    options = parse_settings(settings or [])
+    options = parse_settings(settings)
     check_output(output, source, overwrite=force)
     store = output.suffix.lower()
     if store not in (".h5ad", ".zarr"):
-        raise InputError(f"a table cannot hold the truth beside the data: end {output} in .h5ad or .zarr")
+        raise InputError(
+            f"a table cannot hold the truth beside the data: end {output} in .h5ad or .zarr", code="not-a-store"
+        )
     adata = read(source, genes_in=genes_in)
-    with warnings.catch_warnings():  # nothing that the reader of this file has to act on
+    with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imputome.cli import options as opt
 from imputome.cli.console import print_json, warning_line
-from imputome.cli.output import split_names
+from imputome.cli.options import split_names
+from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,46 +21,55 @@ _CHROMOSOME = ("chr", "chrom", "chromosome", "seqname", "seqnames", "contig", "s
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="COUNTS", help="Table of reads, a row a site: .parquet, .csv, .tsv (also .gz).")
+        Path,
+        typer.Argument(metavar="COUNTS", help="Table of reads, one row per site: .parquet, .csv, .tsv (also .gz)."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad or .zarr.")],
     min_coverage: Annotated[
-        int, typer.Option(min=0, help="Sites under this many reads count as missing in that sample.")
+        int, typer.Option(min=0, help="Sites with fewer reads count as missing in that sample.")
     ] = 6,
-    methylated: Annotated[str, typer.Option(help="What the columns of methylated reads begin with.")] = "M.",
-    coverage: Annotated[str, typer.Option(help="What the columns of coverage begin with.")] = "Cov.",
-    position: Annotated[str, typer.Option(help="Columns that say where a site is: chr,pos.")] = "pos",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+    methylated: Annotated[str, typer.Option(help="Start of the names of the columns with methylated reads.")] = "M.",
+    coverage: Annotated[str, typer.Option(help="Start of the names of the columns with coverage.")] = "Cov.",
+    position: Annotated[str, typer.Option(help="Columns with the position of a site: chr,pos.")] = "pos",
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Make beta values (samples x sites) of methylated reads and coverage, ready for `imputome impute`."""
+    """Compute beta values (samples x sites) from methylated reads and coverage, ready for `imputome impute`."""
     import numpy as np
 
     from imputome.core.atomic import atomic_path
     from imputome.core.methylation import set_beta
-    from imputome.errors import InputError
     from imputome.io.methylation_counts import read_counts
     from imputome.io.store import check_output
 
     check_output(output, source, overwrite=force)
     store = output.suffix.lower()
     if store not in (".h5ad", ".zarr"):
-        raise InputError(f"a table cannot hold the coverage beside the beta values: end {output} in .h5ad or .zarr")
+        raise InputError(
+            f"a table cannot hold the coverage beside the beta values: end {output} in .h5ad or .zarr",
+            code="not-a-store",
+        )
     adata = read_counts(source, methylated=methylated, coverage=coverage, position=split_names(position))
     shared = _shared_names(adata, split_names(position))
     set_beta(adata, min_coverage=min_coverage)
     missing = float(np.isnan(adata.X).mean())
     if missing == 1:
         most = adata.layers["coverage"].max()
-        fix = (
-            f"lower --min-coverage, the most reads here are {most:g}" if most else "are these the columns of coverage?"
+        remedy = (
+            f"pass a lower {{min_coverage}}, the largest coverage is {most:g}"
+            if most
+            else "are these the columns of coverage?"
         )
-        raise InputError(f"no site has {max(min_coverage, 1)} reads in any sample, so no value would be left: {fix}")
+        raise InputError(
+            f"no site has {max(min_coverage, 1)} reads in any sample, so no value would be left: {remedy}",
+            code="no-coverage",
+            min_coverage=...,
+        )
     if shared and not quiet:
         warning_line(shared)
     uncovered = int((adata.layers["coverage"].max(axis=0) == 0).sum())
-    with warnings.catch_warnings():  # nothing that the reader of this file has to act on
+    with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
         with atomic_path(output) as partial:
@@ -76,15 +87,19 @@ def command(
         typer.echo(f"wrote {adata.n_obs:,} samples x {adata.n_vars:,} sites to {output}")
 
 
-def _shared_names(adata: AnnData, position: list[str]) -> str | None:
-    """The warning that sites have one name, or the error where another column would tell them apart."""
-    from imputome.errors import InputError
-
+def _shared_names(adata: AnnData, position: list[str]) -> Message | None:
+    """A warning that several sites have the same name; an error if another column would distinguish them."""
     number = int(adata.var_names.duplicated(keep=False).sum())
     if not number:
         return None
     text = f"{number:,} sites share their name ({adata.var_names[adata.var_names.duplicated()][0]}, ...) with another"
     for name in adata.var.columns:
         if name.lower().strip("#") in _CHROMOSOME and name not in position:
-            raise InputError(f"{text}: pass --position {','.join([name, *position])}")
-    return f"{text}: name more columns with --position if they tell them apart, or keep one row a site"
+            raise InputError(
+                f"{text}: pass {{position}}", code="sites-not-unique", position=",".join([name, *position])
+            )
+    return Message(
+        f"{text}: add columns to {{position}} that distinguish them, or keep one row per site",
+        code="sites-not-unique",
+        position=...,
+    )

@@ -1,4 +1,4 @@
-"""``imputome remove``: take a layer and its provenance out again."""
+"""``imputome remove``: remove a result."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def command(
     source: Annotated[
         Path, typer.Argument(metavar="IN", readable=False, help=".h5ad or .zarr that imputome wrote to.")
     ],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Name of the layer.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Name of the result.")],
 ) -> None:
-    """Remove an imputed layer with all that came with it; the file is replaced at once or not at all."""
+    """Remove an imputed layer with all that belongs to it; the file is replaced at once or not at all."""
     from imputome.io.store import remove_key
 
     remove_key(source, key)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli.console import print_json, progress
-from imputome.cli.output import parse_settings
+from imputome.cli.options import parse_settings
 
 
 def command(

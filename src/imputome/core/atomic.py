@@ -1,4 +1,4 @@
-"""All or nothing: an output is made under a hidden name in its folder and moved into place when it is complete."""
+"""Outputs that are complete or not there at all: written under a hidden name and moved into place at the end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from imputome.errors import InputError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A hidden partial path in the folder of ``path``, moved onto ``path`` if the block ends well, else removed.
+    """A hidden partial path in the folder of ``path``; it is moved to ``path`` if the block succeeds, else removed.
 
-    The partial ends in the suffix of ``path``. An older output stays whole until the move, which is atomic for files;
-    for folders the old one is renamed, the new one renamed into its place, and then the old one deleted, and the next
-    call puts the old one back if the machine stopped in between. Partials that a dead process left are removed.
+    The partial has the suffix of ``path``. An older output stays whole until the move. For files the move is atomic. A
+    folder is replaced by renaming: the old one aside, the new one into its place, and then the old one is deleted; if
+    the machine stops in between, the next call puts the old one back. Partials of dead processes are removed.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: make it first")
+        raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     _recover(path)
     suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
@@ -38,7 +38,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _move(partial: Path, path: Path) -> None:
     if partial.is_file():
-        with partial.open("rb") as handle:  # on disk before its name is, or a power cut could leave an empty file
+        with partial.open(
+            "rb"
+        ) as handle:  # the data must be on the disk before the name, or a power cut could leave an empty file
             os.fsync(handle.fileno())
     if path.is_symlink() or not path.is_dir():
         partial.replace(path)
@@ -55,13 +57,13 @@ def _move(partial: Path, path: Path) -> None:
 
 
 def _recover(path: Path) -> None:
-    """Clear up after processes that died while they wrote ``path``."""
+    """Clean up after processes that died while they wrote ``path``."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(partial.*|old)")
     for entry in path.parent.iterdir():
-        found = pattern.fullmatch(entry.name)
-        if found is None or _alive(int(found[1])):
+        match = pattern.fullmatch(entry.name)
+        if match is None or _alive(int(match[1])):
             continue
-        if found[2] == "old" and not path.exists():
+        if match[2] == "old" and not path.exists():
             entry.rename(path)
         else:
             _remove(entry)
@@ -87,12 +89,12 @@ def _remove(path: Path) -> None:
 
 
 def _remove_interrupted(path: Path) -> None:
-    """Remove a partial that others may still be writing to: zarr's own threads finish what they had begun."""
+    """Remove a partial that zarr's threads may still be writing to."""
     quiet = 0
     for _ in range(100):
         if path.exists():
             quiet = 0
-            with suppress(OSError):  # a file came or went meanwhile: the next round sees to it
+            with suppress(OSError):  # a file appeared or vanished meanwhile: the next round removes it
                 _remove(path)
         else:
             quiet += 1

@@ -1,4 +1,4 @@
-"""What a method is given: arrays and names (`Data`), made from any kind of matrix by `as_data`.
+"""The input of a method: `Data`, which holds arrays and names, and `as_data`, which makes it from any matrix.
 
 Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input.
 """
@@ -22,20 +22,40 @@ Kind = Literal["counts", "real"]
 
 @dataclass(frozen=True)
 class Data:
-    """What a method sees: arrays and names, no AnnData.
+    """The input of a method: arrays and names, no AnnData. `as_data` makes it.
 
     Attributes
     ----------
-    X : (n, G) ``csr_array`` without stored zeros for ``kind="counts"``, ndarray with NaN for missing for ``"real"``.
-    kind : ``"counts"`` or ``"real"``.
-    obs_names, var_names : names of rows and columns.
-    observed : (n, G) boolean array or sparse matrix, True where the value is known; None means nonzero (counts)
-        or not NaN (real). An explicit mask may mark a zero count as known.
-    covariates : per-cell covariates for the methods that use them.
-    library_size : (n,) molecules per cell over *all* genes of the experiment; None means the row sums of ``X``.
-        It defines the scales ``normalized`` and ``log1p``.
-    bounds : range that real values cannot leave: no imputed value is below 0 where the input never is, nor outside
-        [0, 1] where the input never is (methylation beta values).
+    X : csr_array or ndarray of shape (n, G)
+        For ``kind="counts"`` a ``csr_array`` without stored zeros; for ``"real"`` an ndarray with NaN for missing.
+    kind : {"counts", "real"}
+        Counts, in which a zero may be a dropout, or real values, in which NaN is missing.
+    obs_names, var_names : pandas.Index
+        Names of rows and columns, as text.
+    observed : bool ndarray or csr_array of shape (n, G), optional
+        True where the value is known. None means nonzero (counts) or not NaN (real). A mask may mark a zero count as
+        known.
+    covariates : pandas.DataFrame, optional
+        Covariates of the cells, for the methods that use them.
+    library_size : ndarray of shape (n,), optional
+        Molecules per cell over *all* genes of the experiment. None means the row sums of ``X``. It defines the scales
+        ``normalized`` and ``log1p``.
+    bounds : tuple of float, default=(-inf, inf)
+        Range of the real values; imputed values are clipped to it. It is (0, inf) if the input is never negative and
+        (0, 1) if the input lies in [0, 1], as methylation beta values do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.core.data import as_data
+    >>> data = as_data(np.array([[0, 3], [1, 5]]), var_names=["CD3E", "CD19"])
+    >>> data.kind, data.shape
+    ('counts', (2, 2))
+    >>> data.depth
+    array([3., 6.])
+    >>> per_cell, per_gene = data.observed_counts()
+    >>> per_gene
+    array([1, 2])
     """
 
     X: Any
@@ -49,24 +69,25 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
         return self.X.shape
 
     @property
     def depth(self) -> np.ndarray:
-        """(n,) library size of each cell, float64: as given, else the row sums of ``X``."""
+        """(n,) library sizes, float64: ``library_size``, or else the row sums of ``X``."""
         if self.library_size is not None:
             return self.library_size
         return np.asarray(self.X @ np.ones(self.shape[1]))
 
     @property
     def gene_totals(self) -> np.ndarray:
-        """(G,) column sums of ``X``, float64; summed in float32 they would lose molecules above 2^24."""
+        """(G,) column sums of ``X``, in float64, because float32 sums lose molecules above 2^24."""
         if isinstance(self.X, np.ndarray):
             return np.asarray(self.X.sum(axis=0, dtype=np.float64))
         return np.bincount(self.X.indices, weights=self.X.data, minlength=self.shape[1])
 
     def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number of observed entries per row (n,) and per column (G,)."""
+        """Numbers of observed entries in each row, (n,), and in each column, (G,)."""
         known = self.observed
         if known is None and self.kind == "counts":
             return np.diff(self.X.indptr), np.bincount(self.X.indices, minlength=self.shape[1])
@@ -77,7 +98,13 @@ class Data:
         return rows, columns
 
     def subset(self, *, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Data:
-        """Some rows and columns, by position; a library size that was given stays that of all genes."""
+        """Data of some rows and columns.
+
+        Parameters
+        ----------
+        rows, columns : ndarray of int or bool, optional
+            Positions or mask; None means all. ``library_size`` still counts the molecules of all genes.
+        """
         i = slice(None) if rows is None else rows
         j = slice(None) if columns is None else columns
 
@@ -97,11 +124,11 @@ class Data:
         )
 
     def known_values(self) -> np.ndarray:
-        """Real values, NaN wherever they are not observed."""
+        """(n, G) real values with NaN wherever the value is not observed."""
         return self.X if self.observed is None else np.where(self.observed, self.X, np.nan)
 
     def block(self, rows: Any, genes: Any = None) -> np.ndarray:
-        """Dense values of some rows and genes, in the precision of ``X``; NaN stays NaN."""
+        """Dense (rows, genes) values in the precision of ``X``; ``genes=None`` means all; NaN stays NaN."""
         part = self.X[rows]
         if not isinstance(part, np.ndarray):
             part = part.toarray() if genes is None else part[:, genes].toarray()
@@ -110,7 +137,7 @@ class Data:
         return np.asarray(part)
 
     def observed_block(self, rows: Any, genes: Any, values: np.ndarray) -> np.ndarray:
-        """Boolean mask of the observed among ``values = block(rows, genes)``."""
+        """Mask of the observed entries of ``values``, which `block` returned for these rows and genes."""
         if self.observed is None:
             return values != 0 if self.kind == "counts" else ~np.isnan(values)
         known = self.observed[rows]
@@ -119,32 +146,47 @@ class Data:
         return np.asarray(known if genes is None else known[:, genes], dtype=bool)
 
     def entries(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Values of the entries ``(i, j)``, float64, without a dense matrix."""
+        """Values of the entries ``(i[k], j[k])``, flat, float64; makes no dense matrix."""
         if isinstance(self.X, np.ndarray):
             return self.X[i, j].astype(np.float64)
-        return sparse_entries(self.X, i, j)
+        return _sparse_entries(self.X, i, j)
 
     def observed_entries(self, i: np.ndarray, j: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Boolean mask of the observed among ``values = entries(i, j)``."""
+        """Mask of the observed entries of ``values``, which `entries` returned for these positions."""
         if self.observed is None:
             return values != 0 if self.kind == "counts" else ~np.isnan(values)
         if isinstance(self.observed, np.ndarray):
             return self.observed[i, j].astype(bool)
-        return sparse_entries(self.observed, i, j) != 0
+        return _sparse_entries(self.observed, i, j) != 0
 
 
-def sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Entries ``(i, j)`` of a sparse matrix as a flat float64 array (no dense row is made)."""
+def _sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Entries ``(i, j)`` of a sparse matrix as a flat float64 array; no row is made dense."""
     import scipy.sparse as sp
 
     if len(i) == 0:
         return np.empty(0)
-    # the matrix class shares the arrays and still has vectorised sampling that returns flat values
+    # csr_matrix shares the arrays, and its index (i, j) returns all the values at once
     return np.asarray(sp.csr_matrix(X, copy=False)[i, j], dtype=np.float64).ravel()
 
 
 def in_memory(X: Any) -> Any:
-    """An ndarray or ``csr_array`` from anything array-like: ndarray, sparse, backed AnnData matrix, h5py or dask."""
+    """Load a matrix into memory.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, G)
+        ndarray, DataFrame, sparse matrix, backed AnnData matrix, h5py dataset or dask array.
+
+    Returns
+    -------
+    ndarray or csr_array of shape (n, G)
+
+    Raises
+    ------
+    InputError
+        ``X`` is not 2-d (``not-a-matrix``) or holds text or objects (``not-numeric``).
+    """
     import scipy.sparse as sp
 
     if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
@@ -157,9 +199,11 @@ def in_memory(X: Any) -> Any:
         X = X.to_numpy()
     array = np.asarray(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
     if array.ndim != 2:
-        raise InputError(f"a matrix of cells x genes is needed, not an array of shape {array.shape}")
+        raise InputError(
+            f"the input must be a matrix of cells x genes, not an array of shape {array.shape}", code="not-a-matrix"
+        )
     if array.dtype == object or array.dtype.kind in "US":
-        raise InputError(f"the matrix holds {array.dtype} values, not numbers: convert it first")
+        raise InputError(f"the matrix holds {array.dtype} values: convert them to numbers", code="not-numeric")
     return array
 
 
@@ -173,40 +217,68 @@ def as_data(
     covariates: pd.DataFrame | None = None,
     library_size: np.ndarray | None = None,
 ) -> Data:
-    """Wrap an array, sparse matrix, backed matrix, dask array or DataFrame into `Data`.
+    """Make `Data` from a matrix, check it, and convert it to the type that methods take.
 
     Parameters
     ----------
-    X : (n, G) matrix, cells in rows.
-    kind : ``"counts"`` or ``"real"``; None takes ``"real"`` where a NaN is found and ``"counts"`` otherwise.
+    X : array-like of shape (n, G), or Data
+        Cells in rows: ndarray, sparse matrix, backed matrix, dask array or DataFrame. `Data` is returned as it is.
+    kind : {"counts", "real"}, optional
+        None means ``"real"`` if the matrix holds NaN, and ``"counts"`` otherwise.
+    obs_names, var_names : sequence of str, optional
+        Names of cells and genes. None means those of a DataFrame, or else positions.
+    observed, covariates, library_size
+        See `Data`.
+
+    Returns
+    -------
+    Data
 
     Raises
     ------
     InputError
-        Negative or infinite counts, NaN in counts, infinite real values, an empty matrix.
+        Negative or infinite counts, NaN in counts, infinite real values, an empty matrix, or names, a mask or library
+        sizes that do not fit the matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.core.data import as_data
+    >>> as_data(np.array([[0, 3], [1, 5]])).kind
+    'counts'
+    >>> beta = as_data(np.array([[0.1, np.nan], [0.7, 0.2]]))
+    >>> beta.kind, beta.bounds
+    ('real', (0.0, 1.0))
     """
     import scipy.sparse as sp
 
     if isinstance(X, Data):
         return X
-    if hasattr(X, "iloc"):  # a DataFrame brings its names
+    if hasattr(X, "iloc"):
         obs_names = X.index if obs_names is None else obs_names
         var_names = X.columns if var_names is None else var_names
     array = in_memory(X)
     n, G = array.shape
     if n == 0 or G == 0:
-        raise InputError(f"the matrix is empty ({n} cells x {G} genes)")
+        raise InputError(f"the matrix is empty ({n} cells x {G} genes)", code="empty-matrix")
     values = array.data if sp.issparse(array) else array
     if kind is None:
         kind = "real" if np.isnan(values).any() else "counts"
     if np.isinf(values).any():
-        raise InputError("the matrix holds infinite values: replace them by NaN or by a finite value first")
+        raise InputError(
+            "the matrix holds infinite values: replace them with NaN or with finite values", code="infinite-values"
+        )
     if kind == "counts":
         if np.isnan(values).any():
-            raise InputError('the matrix holds NaN: for real-valued data with missing values pass kind="real"')
+            raise InputError(
+                "the matrix holds NaN, which counts cannot: for real values pass {kind}",
+                code="nan-in-counts",
+                kind="real",
+            )
         if values.size and values.min() < 0:
             raise InputError(
-                f"counts cannot be negative (minimum {values.min():g}): is this a scaled matrix? Pass the raw counts"
+                f"counts cannot be negative (minimum {values.min():g}): pass the raw counts, not scaled values",
+                code="negative-counts",
             )
         array = clean_csr(array)
     else:
@@ -222,10 +294,18 @@ def as_data(
     if library_size is not None:
         library_size = np.asarray(library_size, dtype=np.float64)
         if library_size.shape != (n,):
-            raise InputError(f"library_size has shape {library_size.shape}; one number for each of {n} cells is needed")
-        filled = np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool)
-        if not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[filled] == 0).any():
-            raise InputError("library_size must be finite, not negative, and positive for every cell with counts")
+            raise InputError(
+                f"library_size has shape {library_size.shape}: pass one number for each of the {n} cells",
+                code="library-size",
+                parameter="library_size",
+            )
+        has_counts = np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool)
+        if not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[has_counts] == 0).any():
+            raise InputError(
+                "library_size must be finite, never negative, and above 0 for every cell with counts",
+                code="library-size",
+                parameter="library_size",
+            )
     return Data(
         X=array,
         kind=kind,
@@ -239,7 +319,7 @@ def as_data(
 
 
 def _mask(observed: Any, shape: tuple[int, int], *, dense: bool) -> Any:
-    """A boolean mask: ndarray, or ``csr_array`` that stores nothing but True."""
+    """The mask as a boolean ndarray, or as a ``csr_array`` that stores only True."""
     import scipy.sparse as sp
 
     if sp.issparse(observed):
@@ -249,29 +329,33 @@ def _mask(observed: Any, shape: tuple[int, int], *, dense: bool) -> Any:
     else:
         observed = np.asarray(observed, dtype=bool)
     if observed.shape != shape:
-        raise InputError(f"the mask of observed values has shape {observed.shape}, the matrix {shape}")
+        raise InputError(
+            f"observed has shape {observed.shape}, the matrix {shape}: pass a mask of the same shape",
+            code="mask-shape",
+            parameter="observed",
+        )
     return observed
 
 
 def _names(names: Any, size: int, what: str) -> pd.Index:
-    """Names as text: numbers would not survive a saved model."""
+    """Names as text, because a saved model stores text; positions where there are no names."""
     import pandas as pd
 
     index = pd.RangeIndex(size) if names is None else pd.Index(names)
     if len(index) != size:
-        raise InputError(f"{len(index)} names were given for {size} {what}")
+        raise InputError(f"there are {size} {what} but {len(index)} names: pass one name each", code="name-count")
     return index.astype(str)
 
 
 def clean_csr(X: Any) -> sp.csr_array:
-    """A floating-point ``csr_array`` with sorted indices, no duplicates and no stored zeros; copies only if needed."""
+    """A floating-point ``csr_array`` with sorted indices, no duplicates and no stored zeros; copies only if it must."""
     import scipy.sparse as sp
 
     csr = sp.csr_array(X)
     if csr.dtype.kind != "f":
         csr = csr.astype(np.float32 if csr.nnz == 0 or csr.data.max() < 2**24 else np.float64)
     if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
-        csr = csr.copy()  # what is sorted and dropped below is done in place
+        csr = csr.copy()  # the next two lines work in place
         csr.sum_duplicates()
         csr.eliminate_zeros()
     return csr

@@ -1,4 +1,4 @@
-"""What a method returns: a lazy `Imputation` around a `Model`, and how the fit ended (`Status`)."""
+"""The result of a method: a lazy `Imputation` around a `Model`, and how the fit ended (`Status`)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ class Status:
 
     Attributes
     ----------
-    name : ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback)
-        or ``"exact"`` (no iteration needed).
-    message : one line for the user.
-    details : figures (iterations, rank, residual, ...), JSON-able.
+    name : str, default="exact"
+        ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback) or
+        ``"exact"`` (no iteration needed).
+    message : str, default=""
+        One line for the user.
+    details : dict
+        Figures, such as iterations, rank or residual; can be written as JSON.
     """
 
     name: str = "exact"
@@ -38,12 +41,21 @@ class Status:
 
     @property
     def converged(self) -> bool:
+        """Whether the fit reached its stopping rule."""
         return self.name in ("converged", "validated", "exact")
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """Rows and columns without a single observed value: returned by the stated fallback, never dropped."""
+    """Rows and columns without observed values. They stay in the result, filled with a fallback.
+
+    Attributes
+    ----------
+    obs_names, var_names : pandas.Index
+        Names of these rows and columns.
+    fallback : str
+        What they are filled with.
+    """
 
     obs_names: pd.Index
     var_names: pd.Index
@@ -54,26 +66,36 @@ class Unusable:
 
 
 class Model(Protocol):
-    """What a method hands to `Imputation`: values on the method's own scale, made on request.
+    """The values of a fitted method on its own scale, computed on request by an `Imputation`.
 
-    A model that knows how its values spread may also have ``draw(rows, number)``: the ``number``-th random completion
-    of some rows, (len(rows), G), which depends on the estimator's seed, the number and the row alone.
+    A model that knows the distribution of its values may also have ``draw(rows, number)``: the ``number``-th random
+    completion of some rows, (len(rows), G), which depends only on the seed of the estimator, the number and the row.
     """
 
     @property
-    def outputs(self) -> frozenset[Output]: ...
+    def outputs(self) -> frozenset[Output]:
+        """The outputs that the model can compute."""
+        ...
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         """Dense (len(rows), len(genes)) values; ``genes=None`` means all."""
         ...
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        """Values of single entries."""
+        """Values of the entries ``(i[k], j[k])``, flat."""
         ...
 
 
 class LinkedModel:
-    """The model of transformed values, on the unit that they came in (`imputome.core.links`)."""
+    """A model of transformed values that returns values in the unit of the input.
+
+    Parameters
+    ----------
+    model : Model
+        Model of the transformed values.
+    link : Link
+        The transform (`imputome.core.links`).
+    """
 
     def __init__(self, model: Model, link: Link) -> None:
         self.model = model
@@ -87,28 +109,57 @@ class LinkedModel:
         return self.model.outputs
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
-        return self._back(output, lambda wanted: self.model.rows(rows, genes, wanted))
+        return self._inverse(output, lambda name: self.model.rows(rows, genes, name))
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        return self._back(output, lambda wanted: self.model.at(i, j, wanted))
+        return self._inverse(output, lambda name: self.model.at(i, j, name))
 
-    def _back(self, output: Output, make: Callable[[Output], np.ndarray]) -> np.ndarray:
+    def _inverse(self, output: Output, compute: Callable[[Output], np.ndarray]) -> np.ndarray:
         if output == "variance":  # the delta method
-            return make("variance") * self.link.slope(make("value")) ** 2
-        return self.link.inverse(make(output))
+            return compute("variance") * self.link.slope(compute("value")) ** 2
+        return self.link.inverse(compute(output))
 
 
 class Imputation:
-    """A lazy result: owns a model and a read-only view of the input, and makes dense values only when asked.
+    """The result of an imputation. It is lazy: dense values are computed only for the rows or entries asked for.
 
     Attributes
     ----------
-    obs_names, var_names : as in the input, in the same order.
-    scale : the scale of values when none is asked for: ``"counts"`` or ``"input"``.
-    status, history : how the fit ended; one row per iteration.
-    unusable : rows and columns without an observed value.
-    latent : (n, k) representation of the cells, or None.
-    gene_columns, cell_columns : per-gene results, each (G,), and per-cell results, each (n,).
+    model : Model
+        The fitted model.
+    data : Data
+        The input, read only.
+    scale : {"counts", "input"}
+        Scale of the values unless another is asked for.
+    keeps_observed : bool
+        Whether observed values stay as they are unless asked otherwise.
+    status : Status
+        How the fit ended.
+    unusable : Unusable
+        Rows and columns without observed values.
+    latent : ndarray of shape (n, k) or None
+        Latent representation of the cells.
+    gene_columns, cell_columns : dict of str to ndarray
+        Results per gene, each (G,), and per cell, each (n,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> values = np.array([[1.0, 2.0], [3.0, np.nan], [np.nan, 4.0]])
+    >>> imputation = methods.get("mean")().fit_transform(values)
+    >>> imputation.shape, imputation.scale
+    ((3, 2), 'input')
+    >>> imputation.rows([1])
+    array([[3., 3.]])
+    >>> imputation.at([1, 2], [1, 0])
+    array([3., 2.])
+    >>> imputation.to_array()
+    array([[1., 2.],
+           [3., 3.],
+           [2., 4.]])
+    >>> imputation.rows([0], keep_observed=False)
+    array([[2., 3.]])
     """
 
     def __init__(
@@ -133,31 +184,36 @@ class Imputation:
         self.gene_columns = gene_columns or {}
         self.cell_columns = cell_columns or {}
         self._history = history or {}
-        seen_rows, seen_columns = data.observed_counts()
+        per_row, per_column = data.observed_counts()
         self.unusable = Unusable(
-            data.obs_names[seen_rows == 0],
-            data.var_names[seen_columns == 0],
+            data.obs_names[per_row == 0],
+            data.var_names[per_column == 0],
             "zeros" if data.kind == "counts" else "mean of the feature, else of all observed values",
         )
 
     @property
     def obs_names(self) -> pd.Index:
+        """Names of the rows, in the order of the input."""
         return self.data.obs_names
 
     @property
     def var_names(self) -> pd.Index:
+        """Names of the columns, in the order of the input."""
         return self.data.var_names
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of rows and columns."""
         return self.data.shape
 
     @property
     def outputs(self) -> frozenset[Output]:
+        """The outputs that `rows` and `at` can return."""
         return self.model.outputs
 
     @property
     def history(self) -> pd.DataFrame:
+        """Figures of the fit, one row per iteration."""
         import pandas as pd
 
         return pd.DataFrame(self._history)
@@ -175,23 +231,35 @@ class Imputation:
 
         Parameters
         ----------
-        rows : slice, integers, names or a boolean mask.
-        genes : integers, names or a boolean mask; None means all.
-        output : one of `outputs`.
-        scale : ``"counts"``, ``"normalized"`` (per 10,000 of the cell's library), ``"log1p"`` of that, or ``"input"``.
-        keep_observed : put the observed values back as they are; None takes the method's own habit.
+        rows : slice or array-like of int, str or bool
+            Positions, names or a mask of the rows.
+        genes : slice or array-like of int, str or bool, optional
+            Positions, names or a mask of the columns; None means all.
+        output : str, default="value"
+            One of `outputs`.
+        scale : {"counts", "normalized", "log1p", "input"}, optional
+            ``"normalized"`` is per 10,000 molecules of the cell's library, ``"log1p"`` the natural log of one plus
+            that. None means the scale of the result.
+        keep_observed : bool, optional
+            Whether observed values stay as they are. None means the default of the method.
 
         Returns
         -------
-        ndarray of shape (len(rows), len(genes)), never NaN, never negative for counts.
+        ndarray of shape (len(rows), len(genes))
+            Never NaN; never negative for counts.
+
+        Raises
+        ------
+        InputError
+            An unknown name, position, output or scale, or a scale that the output does not have.
         """
         i = self._positions(rows, self.obs_names, "cell")
         j = None if genes is None else self._positions(genes, self.var_names, "gene")
         self._check(output, scale)
         values = self._bounded(self.model.rows(i, j, output), output)
         if self._keeps(output, keep_observed):
-            given = self.data.block(i, j)
-            values = self._with_observed(values, given, self.data.observed_block(i, j, given))
+            inputs = self.data.block(i, j)
+            values = self._with_observed(values, inputs, self.data.observed_block(i, j, inputs))
         return self._convert(values, i[:, None], output, scale)
 
     def at(
@@ -203,34 +271,65 @@ class Imputation:
         scale: Scale | None = None,
         keep_observed: bool | None = None,
     ) -> np.ndarray:
-        """Values of the entries ``(i[k], j[k])``, flat: scoring without a dense matrix."""
-        i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
-        if i.shape != j.shape:
-            raise InputError(f"at() needs two flat index arrays of one length, got {len(i)} rows and {len(j)} columns")
-        self._check(output, scale)
-        values = self._bounded(self.model.at(i, j, output), output)
-        if self._keeps(output, keep_observed):
-            given = self.data.entries(i, j)
-            values = self._with_observed(values, given, self.data.observed_entries(i, j, given))
-        return self._convert(values, i, output, scale)
+        """Values of single entries, for example to score held-out values without a dense matrix.
 
-    def draw(self, number: int, *, rows: Any = slice(None)) -> np.ndarray:
-        """The ``number``-th multiple imputation of some rows, (len(rows), G): drawn, not predicted, values.
+        Parameters
+        ----------
+        i, j : array-like of int or str
+            Rows and columns of the entries ``(i[k], j[k])``, of equal length.
+        output, scale, keep_observed
+            See `rows`.
 
-        Observed values stay as they are; an analysis repeated over several draws shows how far it rests on what was
-        filled in (Rubin 1987).
+        Returns
+        -------
+        ndarray of shape (len(i),)
 
         Raises
         ------
         InputError
-            The method knows no distribution to draw from.
+            As in `rows`; ``i`` and ``j`` differ in length.
+        """
+        i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
+        if i.shape != j.shape:
+            raise InputError(
+                f"the entries have {len(i)} rows and {len(j)} columns: pass two flat arrays of one length",
+                code="entries-shape",
+            )
+        self._check(output, scale)
+        values = self._bounded(self.model.at(i, j, output), output)
+        if self._keeps(output, keep_observed):
+            inputs = self.data.entries(i, j)
+            values = self._with_observed(values, inputs, self.data.observed_entries(i, j, inputs))
+        return self._convert(values, i, output, scale)
+
+    def draw(self, number: int, *, rows: Any = slice(None)) -> np.ndarray:
+        """A multiple imputation of some rows: missing values are drawn from their distribution, not predicted.
+
+        Observed values stay as they are. Repeat an analysis over several draws to see how much its result depends on
+        the imputed values (Rubin 1987).
+
+        Parameters
+        ----------
+        number : int
+            Number of the draw; the same number gives the same values.
+        rows : slice or array-like of int, str or bool, default=all rows
+            Positions, names or a mask of the rows.
+
+        Returns
+        -------
+        ndarray of shape (len(rows), G)
+
+        Raises
+        ------
+        InputError
+            The method has no distribution to draw from.
         """
         if not self.can_draw:
-            raise InputError("this method predicts values but knows no distribution of them: there are no draws")
+            raise InputError("this method has no distribution of the missing values to draw from", code="no-draws")
         i = self._positions(rows, self.obs_names, "cell")
         values = self._bounded(self.model.draw(i, number), "value")  # type: ignore[attr-defined]
-        given = self.data.block(i)
-        return self._with_observed(values, given, self.data.observed_block(i, None, given))
+        inputs = self.data.block(i)
+        return self._with_observed(values, inputs, self.data.observed_block(i, None, inputs))
 
     @property
     def can_draw(self) -> bool:
@@ -238,7 +337,20 @@ class Imputation:
         return hasattr(self.model, "draw")
 
     def blocks(self, chunk: int | None = None, **options: Any) -> Iterator[tuple[slice, np.ndarray]]:
-        """Row blocks ``(slice, dense values)``, in order, of ``chunk`` rows (None: 32 MiB each); options as `rows`."""
+        """Dense values of all rows, in order, one block of rows at a time.
+
+        Parameters
+        ----------
+        chunk : int, optional
+            Rows per block; None means blocks of 32 MiB in float32.
+        **options
+            See `rows`.
+
+        Yields
+        ------
+        rows : slice
+        values : ndarray of shape (len(rows), len(genes))
+        """
         n, G = self.shape
         if chunk is None:
             chunk = max(1, 2**25 // (4 * G))
@@ -247,24 +359,34 @@ class Imputation:
             yield part, self.rows(part, **options)
 
     def to_array(self, **options: Any) -> np.ndarray:
-        """The whole dense matrix, made block by block, in the precision of the method; options as `rows`."""
-        out: np.ndarray | None = None
+        """The whole dense matrix, in the precision of the method.
+
+        Parameters
+        ----------
+        **options
+            See `rows`.
+
+        Returns
+        -------
+        ndarray of shape (n, len(genes))
+        """
+        array: np.ndarray | None = None
         for rows, block in self.blocks(**options):
-            if out is None:
-                out = np.empty((self.shape[0], block.shape[1]), block.dtype)
-            out[rows] = block
-        assert out is not None  # noqa: S101  (there is no input without rows)
-        return out
+            if array is None:
+                array = np.empty((self.shape[0], block.shape[1]), block.dtype)
+            array[rows] = block
+        assert array is not None  # noqa: S101  (data have at least one row)
+        return array
 
     def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
         if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
             return values
         return np.clip(values, *self.data.bounds, out=values)
 
-    def _with_observed(self, values: np.ndarray, given: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Observed values put back exactly, in the input's precision where it is the higher one."""
+    def _with_observed(self, values: np.ndarray, inputs: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """``values`` with the observed inputs, unchanged; in the precision of the input if that is higher."""
         values = values.astype(np.result_type(values.dtype, self.data.X.dtype), copy=False)
-        np.copyto(values, given, where=known, casting="same_kind")
+        np.copyto(values, inputs, where=observed, casting="same_kind")
         return values
 
     def _keeps(self, output: Output, keep_observed: bool | None) -> bool:
@@ -272,19 +394,33 @@ class Imputation:
 
     def _check(self, output: Output, scale: Scale | None) -> None:
         if output not in self.outputs:
-            raise InputError(f"output {output!r} is not one of this result's: {', '.join(sorted(self.outputs))}")
+            raise InputError(
+                f"this result has no output {output!r}: choose one of {', '.join(sorted(self.outputs))}",
+                code="unknown-output",
+                parameter="output",
+            )
         if scale is not None and scale not in SCALES:
-            raise InputError(f"scale {scale!r} is not one of {', '.join(SCALES)}")
+            raise InputError(
+                f"there is no scale {scale!r}: choose one of {', '.join(SCALES)}",
+                code="unknown-scale",
+                parameter="scale",
+            )
         if scale not in (None, "input") and self.data.kind == "real":
-            raise InputError(f"scale {scale!r} needs counts; this result is real-valued, on scale 'input'")
+            raise InputError(
+                f"scale {scale!r} needs counts, and these values are real: pass {{scale}}",
+                code="scale-needs-counts",
+                scale="input",
+            )
 
     def _convert(self, values: np.ndarray, i: np.ndarray, output: Output, scale: Scale | None) -> np.ndarray:
-        if output == "normalized" and scale is not None:  # a model's own, which is on that scale already
+        if output == "normalized" and scale is not None:  # this output is on the scale "normalized" already
             values = scale_to_counts(values, self._depth[i], "normalized")
         if scale in (None, "input", "counts") or output == "dropout_probability":
             return values
         if output == "variance":
-            raise InputError(f"the variance is given on scale 'counts' only, not {scale!r}")
+            raise InputError(
+                f"there is no variance on scale {scale!r}: pass {{scale}}", code="variance-scale", scale="counts"
+            )
         return counts_to_scale(values, self._depth[i], scale)
 
     @cached_property
@@ -292,27 +428,32 @@ class Imputation:
         return self.data.depth
 
     @staticmethod
-    def _positions(which: Any, names: pd.Index, what: str) -> np.ndarray:
-        """Non-negative positions from a slice, a boolean mask, integers or names."""
+    def _positions(selection: Any, names: pd.Index, what: str) -> np.ndarray:
+        """Non-negative positions of a slice, a boolean mask, integers or names."""
         size = len(names)
-        if isinstance(which, slice):
-            return np.arange(*which.indices(size))
-        array = np.atleast_1d(np.asarray(which))
+        if isinstance(selection, slice):
+            return np.arange(*selection.indices(size))
+        array = np.atleast_1d(np.asarray(selection))
         if array.ndim != 1:
-            raise InputError(f"{what}s are chosen by a flat list, not by an array of shape {array.shape}")
+            raise InputError(
+                f"the selection of {what}s has shape {array.shape}: pass a flat list", code="selection-shape"
+            )
         if array.size == 0:
             return np.empty(0, dtype=np.intp)
         if array.dtype == bool:
             if len(array) != size:
-                raise InputError(f"the {what} mask has {len(array)} values for {size} {what}s")
+                raise InputError(
+                    f"the {what} mask has {len(array)} values for {size} {what}s: pass one value each",
+                    code="mask-length",
+                )
             return np.flatnonzero(array)
         if array.dtype.kind in "iu":
             if array.min() < -size or array.max() >= size:
-                raise InputError(f"{what} positions must lie in {-size} to {size - 1}")
+                raise InputError(f"{what} positions must lie in {-size} to {size - 1}", code="position-out-of-range")
             return np.where(array < 0, array + size, array)
         if not names.is_unique:
-            raise InputError(f"{what} names are not unique, so none can be chosen by name: use positions")
-        found = names.get_indexer(array)
-        if (found < 0).any():
-            raise InputError(f"unknown {what} {array[found < 0][0]!r}")
-        return found
+            raise InputError(f"{what} names are not unique: select {what}s by position", code="names-not-unique")
+        positions = names.get_indexer(array)
+        if (positions < 0).any():
+            raise InputError(f"there is no {what} {array[positions < 0][0]!r}", code=f"unknown-{what}")
+        return positions

@@ -1,9 +1,10 @@
-"""Links: strictly increasing transforms that real values are imputed on, with their inverses.
+"""Links: strictly increasing transforms on which real values are imputed, with their inverses.
 
-A method standardises features, so that a few values far out decide over all the others. On a link they do not. `LINKS`
-names them: ``identity``; ``asinh``, for z-scores and other values with heavy tails on both sides; ``clip``, which cuts
-what a method learns from at +-10 and inverts nothing; ``logit``, methylation beta values to M-values, in which 0 and 1
-stay finite by an offset (`imputome.core.methylation`; Du et al. 2010 compare both scales).
+Methods standardise features, so a few extreme values can dominate all others. A link reduces their influence. `LINKS`
+holds ``identity``; ``asinh``, for z-scores and other values with heavy tails on both sides; ``clip``, which limits the
+values that a method learns from to +-10 (its inverse changes nothing); and ``logit``, which turns methylation beta
+values into M-values and keeps 0 and 1 finite by an offset (`imputome.core.methylation`; Du et al. 2010 compare both
+scales).
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ import numpy as np
 from imputome.core.methylation import OFFSET, beta_to_m, m_to_beta
 from imputome.errors import InputError
 
-BOUND = 10.0  # of ``clip``
-FAR = 80.0  # asinh of a value that float32 still holds
+CLIP_LIMIT = 10.0
+MAX_ASINH = 80.0  # float32 can still hold the sinh of this
 
 
 @dataclass(frozen=True)
 class Link:
-    """A transform of values of any shape; NaN stays NaN, and the precision is kept.
+    """A transform of values of any shape; NaN stays NaN, and float32 stays float32.
 
     Attributes
     ----------
-    forward : from the input's unit.
-    inverse : back to it.
-    slope : derivative of ``inverse``, at transformed values: variances are multiplied by its square.
+    name : str
+        One of `LINKS`.
+    forward : callable
+        From the unit of the input to the transformed unit.
+    inverse : callable
+        From the transformed unit back to that of the input.
+    slope : callable
+        Derivative of ``inverse`` at transformed values; variances are multiplied by its square.
     """
 
     name: str
@@ -38,9 +44,28 @@ class Link:
 
 
 def link(name: str) -> Link:
-    """The link of that name; an unknown one is refused."""
+    """The link of that name.
+
+    Parameters
+    ----------
+    name : {"identity", "asinh", "clip", "logit"}
+        Name in `LINKS`.
+
+    Returns
+    -------
+    Link
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+    """
     if name not in LINKS:
-        raise InputError(f"there is no transform {name!r}: choose one of {', '.join(LINKS)}")
+        raise InputError(
+            f"there is no transform {name!r}: choose one of {', '.join(LINKS)}",
+            code="unknown-transform",
+            parameter="transform",
+        )
     return LINKS[name]
 
 
@@ -49,16 +74,16 @@ def _slope_of_m_values(m: np.ndarray) -> np.ndarray:
     return np.log(2).astype(m.dtype) * (1 + 2 * OFFSET) * half / (1 + half) ** 2
 
 
-def _within(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, -FAR, FAR)
+def _limited(t: np.ndarray) -> np.ndarray:
+    return np.clip(t, -MAX_ASINH, MAX_ASINH)
 
 
 LINKS: dict[str, Link] = {
-    known.name: known
-    for known in (
+    link_.name: link_
+    for link_ in (
         Link("identity", np.asarray, np.asarray, np.ones_like),
-        Link("asinh", np.arcsinh, lambda t: np.sinh(_within(t)), lambda t: np.cosh(_within(t))),
-        Link("clip", lambda x: np.clip(x, -BOUND, BOUND), np.asarray, np.ones_like),
+        Link("asinh", np.arcsinh, lambda t: np.sinh(_limited(t)), lambda t: np.cosh(_limited(t))),
+        Link("clip", lambda x: np.clip(x, -CLIP_LIMIT, CLIP_LIMIT), np.asarray, np.ones_like),
         Link("logit", beta_to_m, m_to_beta, _slope_of_m_values),
     )
 }

@@ -1,4 +1,4 @@
-"""DNA methylation: beta values and M-values, and beta values from the reads of bisulfite sequencing."""
+"""DNA methylation: conversion between beta values and M-values, and beta values from bisulfite sequencing reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
-OFFSET = 0.001  # M-values then reach from -10 to 10
-MIN_COVERAGE = 6  # reads; the standard error of a beta value is then 0.2 at most
+OFFSET = 0.001  # keeps M-values within -10 to 10
+MIN_COVERAGE = 6  # reads; the standard error of a beta value is then at most 0.2
 
 
 def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
@@ -21,96 +21,137 @@ def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
 
     Parameters
     ----------
-    beta : any shape, in [0, 1]; NaN stays NaN.
-    offset : what keeps 0 and 1 finite; 0 gives infinite M-values there.
+    beta : array-like
+        Beta values in [0, 1], of any shape; NaN stays NaN.
+    offset : float, default=0.001
+        Keeps the M-values of 0 and 1 finite; with 0 they are infinite.
 
     Returns
     -------
-    ndarray of that shape, unit log2 odds; float32 stays float32, all else becomes float64.
+    ndarray
+        M-values (log2 odds) of the same shape; float32 stays float32, other types become float64.
 
     Raises
     ------
     InputError
-        A value outside [0, 1]; a negative offset.
+        A value is outside [0, 1], or the offset is negative.
+
+    Examples
+    --------
+    >>> from imputome.core.methylation import beta_to_m
+    >>> beta_to_m([0.2, 0.5, 0.8], offset=0)
+    array([-2.,  0.,  2.])
     """
     _check_offset(offset)
     values = _floats(beta)
     outside = (values < 0) | (values > 1)
     if outside.any():
         raise InputError(
-            f"beta values lie in [0, 1], and {outside.sum():,} here do not (first: {values[outside].flat[0]:.6g}): "
-            "divide percentages by 100, or leave M-values as they are"
+            f"beta values lie in [0, 1], but {outside.sum():,} values do not (first: {values[outside].flat[0]:.6g}): "
+            "divide percentages by 100; do not transform M-values again",
+            code="not-beta-values",
         )
     with np.errstate(divide="ignore"):
         return np.log2(values + values.dtype.type(offset)) - np.log2(1 - values + values.dtype.type(offset))
 
 
 def m_to_beta(m: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
-    """The inverse of `beta_to_m` with the same ``offset``; M-values that no beta value has become 0 or 1.
+    """Beta values of M-values: the inverse of `beta_to_m`.
 
     Parameters
     ----------
-    m : any shape, log2 odds; NaN stays NaN, infinite becomes 0 or 1.
-    offset : as given to `beta_to_m`.
+    m : array-like
+        M-values (log2 odds), of any shape; NaN stays NaN.
+    offset : float, default=0.001
+        The offset that `beta_to_m` used.
 
     Returns
     -------
-    ndarray of that shape, in [0, 1]; float32 stays float32, all else becomes float64.
+    ndarray
+        Beta values of the same shape, clipped to [0, 1]; float32 stays float32, other types become float64.
+
+    Raises
+    ------
+    InputError
+        The offset is negative.
+
+    Examples
+    --------
+    >>> from imputome.core.methylation import m_to_beta
+    >>> m_to_beta([-2.0, 0.0, 2.0], offset=0)
+    array([0.2, 0.5, 0.8])
     """
     from scipy.special import expit
 
     _check_offset(offset)
     values = _floats(m)
-    odds_share = expit(values * values.dtype.type(np.log(2.0)))  # 2^m / (1 + 2^m), which cannot overflow
-    return np.clip(odds_share * values.dtype.type(1 + 2 * offset) - values.dtype.type(offset), 0, 1)
+    share = expit(values * values.dtype.type(np.log(2.0)))  # 2^m / (1 + 2^m), which cannot overflow
+    return np.clip(share * values.dtype.type(1 + 2 * offset) - values.dtype.type(offset), 0, 1)
 
 
 def counts_to_beta(
     methylated: ArrayLike, coverage: ArrayLike, *, min_coverage: float = MIN_COVERAGE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Beta values of read counts: methylated / coverage where enough reads cover the site, else NaN.
+    """Beta values of read counts: methylated / coverage if enough reads cover the site, NaN otherwise.
 
     Parameters
     ----------
-    methylated, coverage : equal shapes; reads that show methylation, and all reads. NaN in both means no reads.
-    min_coverage : reads from which a beta value counts as measured; a site without reads is NaN in any case.
+    methylated, coverage : array-like of equal shapes
+        Methylated reads and all reads at each site. NaN in both means no reads.
+    min_coverage : float, default=6
+        Fewest reads that give a beta value. A site without reads is NaN in any case.
 
     Returns
     -------
-    beta : float64 if one of the inputs is, else float32.
-    coverage : as given, NaN replaced by 0.
+    beta : ndarray
+        Beta values; float64 if one of the inputs is, float32 otherwise.
+    coverage : ndarray
+        The coverage, with 0 for NaN.
 
     Raises
     ------
     InputError
-        Shapes that differ; negative counts or fractions; more methylated reads than reads; a count without its partner.
+        The shapes differ; counts are negative or not integers; a site has more methylated reads than reads, or only
+        one of the two numbers.
     """
     reads, depth = np.asarray(methylated), np.asarray(coverage)
     if reads.shape != depth.shape:
-        raise InputError(f"methylated has shape {reads.shape} and coverage {depth.shape}: they must be the same")
+        raise InputError(
+            f"methylated has shape {reads.shape} and coverage {depth.shape}: both need the same shape",
+            code="shape-mismatch",
+        )
     if not min_coverage >= 0:
-        raise InputError(f"min_coverage is a number of reads, 0 or more, not {min_coverage!r}")
+        raise InputError(
+            f"min_coverage={min_coverage!r} is not a number of reads: pass 0 or more",
+            code="min-coverage",
+            parameter="min_coverage",
+        )
     for name, counts in (("methylated", reads), ("coverage", depth)):
         if counts.dtype.kind not in "iuf":
-            raise InputError(f"{name} holds {counts.dtype} values, not counts: convert it first")
+            raise InputError(f"{name} holds {counts.dtype} values: convert them to numbers", code="not-numeric")
     unknown = np.isnan(depth)
     if (unknown != np.isnan(reads)).any():
-        raise InputError("a site has methylated reads or coverage without the other: give both, or neither (NaN)")
+        raise InputError(
+            "some sites have only one of methylated reads and coverage: give both, or NaN for both",
+            code="incomplete-read-counts",
+        )
     if (depth < 0).any() or (reads < 0).any():
-        raise InputError("there are negative read counts: methylated and coverage are 0 or more")
+        raise InputError("read counts cannot be negative: give 0 or more reads", code="negative-counts")
     for name, counts in (("methylated", reads), ("coverage", depth)):
-        broken = counts[np.isfinite(counts) & (counts % 1 != 0)] if counts.dtype.kind == "f" else counts[:0]
-        if broken.size:
+        fractions = counts[np.isfinite(counts) & (counts % 1 != 0)] if counts.dtype.kind == "f" else counts[:0]
+        if fractions.size:
             raise InputError(
-                f"{broken.size:,} values of {name} are no whole numbers (first: {broken.flat[0]:.6g}): give numbers of "
-                "reads, not fractions or percentages"
+                f"{fractions.size:,} values of {name} are not integers (first: {fractions.flat[0]:.6g}): give numbers "
+                "of reads, not fractions or percentages",
+                code="not-integers",
             )
     above = reads > depth
     if above.any():
         at = tuple(int(k) for k in np.argwhere(above)[0])
         raise InputError(
             f"{above.sum():,} entries have more methylated reads than reads (first at {at}: {reads[at]} of "
-            f"{depth[at]}): are the two swapped, or is the coverage that of the unmethylated reads alone?"
+            f"{depth[at]}): check whether the two are swapped, or whether coverage counts only unmethylated reads",
+            code="methylated-above-coverage",
         )
     depth = np.where(unknown, depth.dtype.type(0), depth)
     dtype = np.float64 if np.float64 in (reads.dtype, depth.dtype) else np.float32
@@ -121,22 +162,27 @@ def counts_to_beta(
 
 
 def set_beta(adata: AnnData, *, min_coverage: float = MIN_COVERAGE) -> None:
-    """Put beta values into ``X`` of an AnnData of read counts, as `imputome.io.methylation_counts` reads them.
+    """Write beta values to ``X`` of an AnnData of read counts, which `imputome.io.methylation_counts` reads.
 
     Parameters
     ----------
-    adata : samples x sites with layers ``"methylated"`` and ``"coverage"``; its ``X`` is replaced, and the rule is
-        written to ``uns["methylation"]``.
-    min_coverage : as in `counts_to_beta`. Sites that no sample covers stay, as columns of NaN.
+    adata : AnnData of shape (samples, sites)
+        Has the layers ``"methylated"`` and ``"coverage"``. ``X`` is replaced, and ``min_coverage`` is written to
+        ``uns["methylation"]``.
+    min_coverage : float, default=6
+        See `counts_to_beta`. Sites without enough reads in any sample stay, as columns of NaN.
 
     Raises
     ------
     InputError
-        A layer is not there; counts that `counts_to_beta` refuses.
+        A layer is missing, or `counts_to_beta` cannot use the counts.
     """
-    lacking = [name for name in ("methylated", "coverage") if name not in adata.layers]
-    if lacking:
-        raise InputError(f"there is no layer {lacking[0]!r}; layers here: {', '.join(adata.layers) or 'none'}")
+    absent = [name for name in ("methylated", "coverage") if name not in adata.layers]
+    if absent:
+        raise InputError(
+            f"there is no layer {absent[0]!r} (layers: {', '.join(adata.layers) or 'none'}): add it",
+            code="layer-missing",
+        )
     adata.X, adata.layers["coverage"] = counts_to_beta(
         adata.layers["methylated"], adata.layers["coverage"], min_coverage=min_coverage
     )
@@ -150,4 +196,4 @@ def _floats(values: ArrayLike) -> np.ndarray:
 
 def _check_offset(offset: float) -> None:
     if not 0 <= offset < np.inf:
-        raise InputError(f"offset is a small number, 0 or more, not {offset!r}")
+        raise InputError(f"offset={offset!r} is not a small number: pass 0 or more", code="offset", parameter="offset")

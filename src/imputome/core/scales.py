@@ -1,7 +1,7 @@
-"""Library sizes and the three scales of count data, as exact functions and their inverses.
+"""Scales of the data: the three scales of counts, and z-scores of real values, each with its inverse.
 
-``counts`` is at the depth of this cell; ``normalized`` is per `TARGET` molecules of the cell's input library over all
-genes; ``log1p`` is the natural log of one plus that.
+``counts`` is at the sequencing depth of the cell; ``normalized`` is per `TARGET` molecules of the cell's library, which
+counts all genes of the input; ``log1p`` is the natural log of one plus that; ``input`` is the scale of the input.
 """
 
 from __future__ import annotations
@@ -14,11 +14,27 @@ import numpy as np
 
 Scale = Literal["counts", "normalized", "log1p", "input"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
-TARGET = 1e4
+TARGET = 1e4  # molecules per cell on the scale ``normalized``
+_VALUES_PER_PIECE = 2**21  # of temporary arrays: 16 MiB in float64
 
 
 def counts_to_scale(values: np.ndarray, library: np.ndarray, scale: Scale) -> np.ndarray:
-    """Counts to ``scale``; ``library`` broadcasts against ``values``. A cell with an empty library stays zero."""
+    """Convert counts to another scale.
+
+    Parameters
+    ----------
+    values : ndarray
+        Counts, of any shape.
+    library : ndarray
+        Library sizes, which broadcast against ``values``. The values of a cell with library size 0 become 0.
+    scale : {"counts", "normalized", "log1p", "input"}
+        Target scale; ``"counts"`` and ``"input"`` return ``values`` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and precision of ``values``.
+    """
     if scale in ("counts", "input"):
         return values
     normalized = values * (TARGET / np.where(library > 0, library, np.inf)).astype(values.dtype)
@@ -26,7 +42,7 @@ def counts_to_scale(values: np.ndarray, library: np.ndarray, scale: Scale) -> np
 
 
 def scale_to_counts(values: np.ndarray, library: np.ndarray, scale: Scale) -> np.ndarray:
-    """The inverse of `counts_to_scale` for cells with a non-empty library."""
+    """The inverse of `counts_to_scale`, with the same parameters, for cells with a library size above 0."""
     if scale in ("counts", "input"):
         return values
     normalized = np.expm1(values) if scale == "log1p" else values
@@ -34,27 +50,24 @@ def scale_to_counts(values: np.ndarray, library: np.ndarray, scale: Scale) -> np
 
 
 def is_integer(values: np.ndarray, tolerance: float = 1e-6) -> bool:
-    """Whether every value is an integer to within ``tolerance``, looked at in pieces to save memory."""
-    step = 2**20
+    """Whether every value is an integer to within ``tolerance``; works in pieces, to save memory."""
     flat = values.reshape(-1)
     return all(
         np.abs(part - np.rint(part)).max() <= tolerance
-        for part in (flat[start : start + step] for start in range(0, flat.size, step))
+        for part in (flat[start : start + _VALUES_PER_PIECE] for start in range(0, flat.size, _VALUES_PER_PIECE))
     )
-
-
-_VARIES = 0.5
-_PIECE = 2**21  # values a temporary float64 piece may hold (16 MiB)
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What makes z-scores of a matrix of n rows and G features, and values in the input's unit of these again.
+    """Mean and standard deviation of the features of a matrix of n rows and G features with NaN, for z-scores.
 
     Attributes
     ----------
-    center : (G,) mean of the known values, float64; of a feature without any, the mean of all known values.
-    scale : (G,) standard deviation (divisor: number of known values), float64; 1 for a feature that does not vary.
+    center : ndarray of shape (G,)
+        Mean of the known values, float64; of a feature without known values, the mean of all known values.
+    scale : ndarray of shape (G,)
+        Standard deviation (divisor: number of known values), float64; 1 for a constant feature.
     """
 
     center: np.ndarray
@@ -62,42 +75,42 @@ class Standard:
 
     @classmethod
     def of(cls, X: np.ndarray) -> Self:
-        """Learn from (n, G) values with NaN; two passes, so that a large mean costs no digits of the deviation."""
+        """Compute both for (n, G) values; takes two passes, so that a large mean costs no digits of the deviation."""
         G = X.shape[1]
         count, total, squares = np.zeros(G), np.zeros(G), np.zeros(G)
-        for part in _pieces(X):
+        for part in _row_pieces(X):
             values = X[part].astype(np.float64)
             known = ~np.isnan(values)
             count += known.sum(axis=0)
             total += np.where(known, values, 0).sum(axis=0)
         center = np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(1.0, count.sum()))
-        for part in _pieces(X):
-            gap = X[part] - center
-            squares += np.where(np.isnan(gap), 0, gap * gap).sum(axis=0)
+        for part in _row_pieces(X):
+            deviation = X[part] - center
+            squares += np.where(np.isnan(deviation), 0, deviation * deviation).sum(axis=0)
         scale = np.sqrt(squares / np.maximum(count, 1))
-        # a constant feature is left with the rounding of its mean
+        # the deviation of a constant feature is not exactly 0: its mean is rounded
         varies = scale > 1e-12 * np.abs(center)
         return cls(center, np.where(varies, scale, 1.0))
 
     def forward(self, X: np.ndarray) -> np.ndarray:
-        """(n, G) float32 z-scores, C order, NaN where X has it; taken in float64, as X may lie far from 0."""
+        """(n, G) float32 z-scores with NaN as in ``X``, in C order; computed in float64, as ``X`` may be far from 0."""
         Z = np.empty(X.shape, np.float32)
-        for part in _pieces(X):
+        for part in _row_pieces(X):
             Z[part] = (X[part] - self.center) / self.scale
         return Z
 
 
 def varying(Z: np.ndarray) -> np.ndarray:
-    """(G,) True for the columns of (n, G) z-scores with NaN, of the rows they were learned from, that vary.
+    """(G,) mask of the features that vary, from the (n, G) z-scores of the rows that `Standard.of` used.
 
-    One that varies has a z-score of at least 1 somewhere, one that does not has 0 everywhere but for rounding.
+    A feature that varies has a z-score of size 1 or more; a constant feature has only zeros, except for rounding.
     """
-    found = np.zeros(Z.shape[1], dtype=bool)
-    for part in _pieces(Z):
-        found |= (np.abs(Z[part]) > _VARIES).any(axis=0)
-    return found
+    varies = np.zeros(Z.shape[1], dtype=bool)
+    for part in _row_pieces(Z):
+        varies |= (np.abs(Z[part]) > 0.5).any(axis=0)
+    return varies
 
 
-def _pieces(X: np.ndarray) -> Iterator[slice]:
-    step = max(1, _PIECE // X.shape[1])
+def _row_pieces(X: np.ndarray) -> Iterator[slice]:
+    step = max(1, _VALUES_PER_PIECE // X.shape[1])
     return (slice(start, start + step) for start in range(0, len(X), step))

@@ -1,1 +1,1 @@
-"""."""
+"""Inspection of the input: its state, what is missing, and which method suits."""

@@ -1,40 +1,39 @@
-"""Which method suits real values with missing entries: the rules, each with its reason, in one place."""
+"""Which method suits real values with missing entries: the rules and the reason for each."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-FEW_SAMPLES = 10
-FEW_FEATURES = 3
-MOSTLY_MISSING = 0.8
-PER_VALUE = 1e-5  # seconds of one core that gaussian_copula takes for a value of the matrix (benchmarks/bulk.md)
-LONGEST = 3600.0  # seconds
+from imputome.errors import Message
+
+MIN_SAMPLES_TO_LEARN = 10
+MIN_FEATURES_TO_LEARN = 3
+MOSTLY_MISSING = 0.8  # share of missing values
+COPULA_SECONDS_PER_VALUE = 1e-5  # of one core, for each value of the matrix (benchmarks/bulk.md)
+MAX_COPULA_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to run.
+    """The method to use.
 
     Attributes
     ----------
-    method : name of a method, None where there is nothing to fill.
-    reason : why this one.
-    notes : what else should be known or decided first.
+    method : str or None
+        Name of the method; None if nothing is missing.
+    reason : Message
+        Why this method.
+    notes : tuple of Message
+        What to know or decide before the imputation.
     """
 
     method: str | None
-    reason: str
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return {**asdict(self), "notes": list(self.notes)}
+    reason: Message
+    notes: tuple[Message, ...]
 
     def lines(self) -> list[str]:
-        """Sentences."""
-        first = f"advised: {self.method} ({self.reason})" if self.method else f"advised: nothing ({self.reason})"
-        return [first, *(f"  {note}" for note in self.notes)]
+        """The advice as sentences; each note is a `Message`."""
+        return [f"advised method: {self.method or 'none'} ({self.reason})", *self.notes]
 
 
 def advise(
@@ -44,42 +43,80 @@ def advise(
 
     Parameters
     ----------
-    share : missing, of all values.
-    mostly_missing : features of which more than `MOSTLY_MISSING` is missing, those without any value included.
-    empty_features, empty_samples : without any value.
-    low_values : whether values are suspected to be missing because they are low.
+    n, G : int
+        Numbers of samples and features.
+    share : float
+        Missing values, as a share of all.
+    mostly_missing : int
+        Features with more than a share `MOSTLY_MISSING` missing, including those without values.
+    empty_features, empty_samples : int
+        Features and samples without values.
+    low_values : bool
+        Whether values may be missing because they are low.
+
+    Returns
+    -------
+    Advice
     """
     method, reason = advised_method(n, G, share)
     notes = []
     if mostly_missing:
         notes.append(
-            f"{mostly_missing:,} features are missing in over {100 * MOSTLY_MISSING:.0f} % of the samples: "
-            "consider dropping them, what is filled in there is hardly measured"
+            Message(
+                f"{mostly_missing:,} features are missing in over {100 * MOSTLY_MISSING:.0f} % of the samples: "
+                "consider removing them, because few measurements support the values imputed there",
+                code="mostly-missing-features",
+            )
         )
     if empty_features or empty_samples:
         notes.append(
-            f"{empty_features:,} features and {empty_samples:,} samples hold no value at all: they get a stated "
-            "fallback, which is not an estimate"
+            Message(
+                f"{empty_features:,} features and {empty_samples:,} samples hold no value: they get a fallback, which "
+                "is not an estimate",
+                code="no-observed-values",
+            )
         )
     if low_values and method not in (None, "mean"):
         notes.append(
-            "beta_vae with --shift-correction auto lowers what it fills in; use it only if you know that values are "
-            "missing because they are low, for the data alone cannot show it"
+            Message(
+                "beta_vae with {shift} lowers the imputed values: use it only if you know that values are "
+                "missing because they are low, because the data cannot show this",
+                code="low-values",
+                shift="auto",
+            )
         )
     return Advice(method, reason, tuple(notes))
 
 
-def advised_method(n: int, G: int, share: float) -> tuple[str | None, str]:
-    """The method for n samples x G features with a share missing, None where nothing is; and why."""
+def advised_method(n: int, G: int, share: float) -> tuple[str | None, Message]:
+    """The advised method and the reason.
+
+    Parameters
+    ----------
+    n, G : int
+        Numbers of samples and features.
+    share : float
+        Missing values, as a share of all.
+
+    Returns
+    -------
+    method : str or None
+        Name of the method; None if nothing is missing.
+    reason : Message
+        Why this method.
+    """
     if share == 0:
-        return None, "no value is missing"
-    if n < FEW_SAMPLES:
-        return "mean", f"{n} samples are too few to learn from how features vary together"
-    if G < FEW_FEATURES:
-        return "mean", f"{G} features are too few to predict one from the others"
+        return None, Message("no value is missing", code="nothing-missing")
+    if n < MIN_SAMPLES_TO_LEARN:
+        return "mean", Message(f"{n} samples are too few to learn how features are correlated", code="few-samples")
+    if G < MIN_FEATURES_TO_LEARN:
+        return "mean", Message(f"{G} features are too few to predict one from the others", code="few-features")
     if share > MOSTLY_MISSING:
-        return "mean", f"{100 * share:.0f} % missing leaves too few samples in which two features are both known"
-    hours = PER_VALUE * n * G / 3600
-    if PER_VALUE * n * G > LONGEST:
-        return "soft_impute", f"gaussian_copula, more exact, would take about {hours:.1f} hours of one core"
-    return "gaussian_copula", "the lowest error of all methods measured on real-valued data"
+        text = f"{100 * share:.0f} % of the values are missing, so too few samples have both of two features"
+        return "mean", Message(text, code="mostly-missing")
+    seconds = COPULA_SECONDS_PER_VALUE * n * G
+    if seconds > MAX_COPULA_SECONDS:
+        text = f"gaussian_copula is more accurate but would take about {seconds / 3600:.1f} hours on one core"
+        return "soft_impute", Message(text, code="copula-too-slow")
+    text = "the lowest error of all methods in our benchmarks on real values"
+    return "gaussian_copula", Message(text, code="lowest-error")

@@ -1,4 +1,4 @@
-"""Reads of bisulfite sequencing, one row a site, into AnnData (samples x sites)."""
+"""Read counts of bisulfite sequencing, one row per site, into AnnData (samples x sites)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.io.tables import own_separator, require_pyarrow, table_suffix
+from imputome.io.tables import require_pyarrow, suffix_separator, table_suffix
 from imputome.io.text import explained, misfit, open_text, separator_of
 
 if TYPE_CHECKING:
@@ -21,48 +21,58 @@ if TYPE_CHECKING:
 def read_counts(
     path: str | Path, *, methylated: str = "M.", coverage: str = "Cov.", position: Sequence[str] = ("pos",)
 ) -> AnnData:
-    """Read a wide table of read counts: a row a site, two columns a sample.
+    """Read a wide table of read counts: one row per site, two columns per sample.
 
     Parameters
     ----------
-    path : ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``; another separator is found as
-        `imputome.io.tables.read_table` finds it.
-    methylated, coverage : what the names of the two columns of a sample begin with; the rest is the sample's name.
-    position : columns that say where the site is; joined by ``:`` they are its name.
+    path : str or Path
+        ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``; another separator is detected as
+        in `imputome.io.tables.read_table`.
+    methylated, coverage : str, default="M." and "Cov."
+        Start of the names of the two columns of a sample; the rest is the name of the sample.
+    position : sequence of str, default=("pos",)
+        Columns with the position of the site; joined by ``:`` they become its name.
 
     Returns
     -------
-    AnnData as of `counts_from_frame`, without ``X``.
+    AnnData
+        As from `counts_from_frame`, without ``X``.
 
     Raises
     ------
     InputError
-        The file is missing or damaged; columns that `counts_from_frame` refuses.
+        The file is missing or damaged, or `counts_from_frame` refuses its columns.
     """
     path = Path(path)
     suffix = table_suffix(path)
     if suffix is None:
-        raise InputError(f"{path} is no table: read counts come as .parquet, .csv, .tsv or .txt (also .gz)")
+        raise InputError(
+            f"{path} is no table: give read counts as .parquet, .csv, .tsv or .txt (also .gz)", code="not-a-table"
+        )
     if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table")
+        raise InputError(
+            f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table", code="no-file"
+        )
     return counts_from_frame(_frame(path, suffix), methylated=methylated, coverage=coverage, position=position)
 
 
 def counts_from_frame(
     frame: pd.DataFrame, *, methylated: str = "M.", coverage: str = "Cov.", position: Sequence[str] = ("pos",)
 ) -> AnnData:
-    """A table of read counts as AnnData; the options are those of `read_counts`.
+    """A table of read counts as AnnData; the parameters are those of `read_counts`.
 
     Returns
     -------
-    AnnData, samples x sites in the order of the table, with layers ``"methylated"`` and ``"coverage"`` in the dtype of
-    the table and all other columns in ``var``. Sites without a read stay. ``X`` is empty: see
-    `imputome.core.methylation.set_beta`.
+    AnnData
+        Samples x sites in the order of the table, with layers ``"methylated"`` and ``"coverage"`` in the dtype of the
+        table, and all other columns in ``var``. Sites without a read are kept. ``X`` is empty: see
+        `imputome.core.methylation.set_beta`.
 
     Raises
     ------
     InputError
-        No site; no sample; a sample with one of its two columns only; no such position; a column that is not numeric.
+        There is no site or no sample; a sample has only one of its two columns; there is no such position column; a
+        column is not numeric.
     """
     import pandas as pd
     from anndata import AnnData
@@ -71,14 +81,16 @@ def counts_from_frame(
     samples = _samples(columns, methylated, coverage)
     lacking = [name for name in position if name not in columns]
     if lacking or not position:
+        shown = f"{', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
         raise InputError(
-            f"there is no column {lacking[0]!r} that says where the sites are: name it with --position "
-            f"(position=...), columns here: {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
+            f"there is no column {lacking[0]!r} with the positions of the sites: pass {{position}} with one of {shown}"
             if lacking
-            else "--position (position=...) names no column: say which columns tell where a site is"
+            else "no column has the positions of the sites: pass {position}",
+            code="no-position",
+            position=...,
         )
     if len(frame) == 0:
-        raise InputError("the table of read counts has no rows: nothing was measured")
+        raise InputError("the table of read counts has no rows: nothing was measured", code="empty")
     frame = frame.set_axis(columns, axis="columns")
     layers = {
         layer: _matrix(frame, [prefix + sample for sample in samples])
@@ -90,38 +102,49 @@ def counts_from_frame(
     for name in position[1:]:
         names = names + ":" + var[name].astype(str)
     var = var.set_axis(pd.Index(names.to_numpy(dtype=object)), axis="index")
-    with warnings.catch_warnings():  # sites named twice stay as they are here and are reported when inspected
+    with warnings.catch_warnings():  # the inspection of the input reports duplicated names
         warnings.filterwarnings("ignore", message=".*names are not unique")
         return AnnData(obs=pd.DataFrame(index=pd.Index(samples, dtype=object)), var=var, layers=layers)
 
 
 def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:
     if not methylated or not coverage or methylated == coverage:
-        raise InputError("the columns of methylated reads and of coverage need two different prefixes")
+        raise InputError(
+            "the columns of methylated reads and of coverage need two different prefixes", code="same-prefix"
+        )
     if len(set(columns)) != len(columns):
         twice = next(name for k, name in enumerate(columns) if name in columns[:k])
-        raise InputError(f"the column {twice!r} is there twice: give each column a name of its own")
-    found = {
+        raise InputError(
+            f"the column {twice!r} is there twice: give each column its own name", code="columns-not-unique"
+        )
+    names = {
         prefix: [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
         for prefix in (methylated, coverage)
     }
-    if not found[methylated] and not found[coverage]:
+    if not names[methylated] and not names[coverage]:
         raise InputError(
             f"no column begins with {methylated!r} or {coverage!r}: give the prefixes of the columns of methylated "
-            f"reads and of coverage, columns here: {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
+            f"reads and of coverage, columns here: {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}",
+            code="no-samples",
         )
-    for one, other in ((methylated, coverage), (coverage, methylated)):
-        alone = [sample for sample in found[one] if sample not in found[other]]
+    for first, second in ((methylated, coverage), (coverage, methylated)):
+        alone = [sample for sample in names[first] if sample not in names[second]]
         if alone:
-            raise InputError(f"there is a column {one + alone[0]!r} but no {other + alone[0]!r}: both are needed")
-    return found[methylated]
+            raise InputError(
+                f"there is a column {first + alone[0]!r} but no {second + alone[0]!r}: both are needed",
+                code="one-column-of-sample",
+            )
+    return names[methylated]
 
 
 def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
     """Samples x sites, in the narrowest type that holds all of these columns."""
     for name in columns:
         if frame[name].dtype.kind not in "iuf":
-            raise InputError(f"column {name!r} holds values that are no counts: leave sites without reads 0 or empty")
+            raise InputError(
+                f"column {name!r} holds values that are no counts: leave sites without reads 0 or empty",
+                code="not-numeric",
+            )
     return np.ascontiguousarray(frame[columns].to_numpy().T)
 
 
@@ -133,13 +156,15 @@ def _frame(path: Path, suffix: str) -> pd.DataFrame:
         try:
             return pq.ParquetFile(path).read().to_pandas()
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    own = own_separator(suffix)
-    with explained(path, own):
-        separator = separator_of(path, own)
+            raise InputError(
+                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}", code="unreadable"
+            ) from error
+    expected = suffix_separator(suffix)
+    with explained(path, expected):
+        separator = separator_of(path, expected)
         with open_text(path) as handle:
             frame = pd.read_csv(handle, sep=separator, low_memory=False)
         # pandas fills short lines up with NaN, which would turn a truncated file into sites without reads
         if frame.iloc[:, -1].isna().any() and (reason := misfit(path, separator)):
-            raise InputError(reason)
+            raise InputError(reason, code="ragged")
         return frame

@@ -1,4 +1,4 @@
-"""Inputs of every supported format, read into AnnData (cells x genes) with their names as they are in the file."""
+"""Reading inputs of every supported format into AnnData (cells x genes), with the names of the file."""
 
 from __future__ import annotations
 
@@ -23,51 +23,65 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
 
     Parameters
     ----------
-    path
+    path : str or Path
         ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
         gzipped or not), ``.loom``, or a table (see `imputome.io.tables.read_table`).
-    genes_in
-        Where the genes of a table are, ``"rows"`` or ``"columns"``; only for tables, and needed there.
-    backed
-        Leave the matrix of an ``.h5ad`` on disk.
+    genes_in : {"rows", "columns"}, optional
+        Where the genes of a table are; required for tables, and only for them.
+    backed : bool, default=False
+        Whether the matrix of an ``.h5ad`` stays on disk.
+
+    Returns
+    -------
+    AnnData
 
     Raises
     ------
     InputError
-        The file is missing, of no known format or damaged, or an option does not fit it.
+        The file is missing, damaged or of an unknown format, or an option does not fit it.
     MissingExtraError
         The format needs a package that is not installed.
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist", code="no-file")
     if backed and (path.suffix.lower() != ".h5ad" or path.is_dir()):
-        raise InputError(f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it")
+        raise InputError(
+            f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it",
+            code="backed-needs-h5ad",
+            parameter="backed",
+        )
     if table_suffix(path) is not None and path.is_file():
         check_genes_in(genes_in)
         return read_table(path, genes_in=genes_in)
     if genes_in is not None:
-        raise InputError(f"only tables take --genes-in (genes_in=...), and {path} is none: leave it out")
+        raise InputError(
+            f"{{genes_in}} is for tables, and {path} is none: leave it out", code="option-unused", genes_in=...
+        )
     what, reader = _reader(path, backed)
     try:
-        with warnings.catch_warnings():  # duplicates stay as they are here and are reported when the input is inspected
+        with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
             return reader()
     except (ImputomeError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}") from error
+        raise InputError(
+            f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}", code="unreadable"
+        ) from error
 
 
 def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
-    """What ``path`` is said to be, and the call that reads it."""
+    """The format that the name of ``path`` says, and the call that reads it."""
     if path.is_dir():
         if is_zarr(path):
             return "a .zarr store", lambda: _read_zarr(path)
         if _part(path, "matrix.mtx") is not None:
             return "a 10x folder", lambda: _read_10x_folder(path)
-        raise InputError(f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)")
+        raise InputError(
+            f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)", code="unknown-format"
+        )
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
         return "an .h5ad file", lambda: _read_h5ad(path, backed)
@@ -75,7 +89,7 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
         return "a 10x .h5 file", lambda: _read_10x_h5(path)
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
-    raise InputError(f"{path} is of no known format: give one of {READABLE}")
+    raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
 
 
 def _read_h5ad(path: Path, backed: bool) -> AnnData:
@@ -103,7 +117,7 @@ def _read_loom(path: Path) -> AnnData:
         raise missing_extra("reading .loom", "loompy", "loom") from error
     from anndata.io import read_loom
 
-    # the main matrix, where anndata would prefer a layer called "spliced"
+    # the main matrix; anndata would prefer a layer called "spliced"
     return read_loom(path, X_name="")
 
 
@@ -116,7 +130,7 @@ def _part(folder: Path, *names: str) -> Path | None:
 def _read_10x_folder(folder: Path) -> AnnData:
     """A 10x folder of any version, each file gzipped or not; of several feature types only gene expression is kept.
 
-    Not `scanpy.read_10x_mtx`, which insists on gzipped files for ``features.tsv`` and plain ones for ``genes.tsv``
+    `scanpy.read_10x_mtx` is not used: it needs gzipped files with ``features.tsv`` and plain ones with ``genes.tsv``
     (STARsolo, kallisto and GEO mix them), and reads a gene called NA as missing.
     """
     import pandas as pd
@@ -128,13 +142,14 @@ def _read_10x_folder(folder: Path) -> AnnData:
     features, barcodes = _part(folder, "features.tsv", "genes.tsv"), _part(folder, "barcodes.tsv")
     if matrix is None or features is None or barcodes is None:
         lacking = "barcodes.tsv" if features is not None else "features.tsv or genes.tsv"
-        raise InputError(f"the 10x folder {folder} lacks {lacking} (plain or .gz)")
+        raise InputError(f"the 10x folder {folder} lacks {lacking} (plain or .gz)", code="incomplete-10x-folder")
     genes, cells = _columns(features), _columns(barcodes)
     X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
     if X.shape != (len(cells), len(genes)):
         raise InputError(
             f"the 10x folder {folder} does not fit together: matrix.mtx has {X.shape[1]} genes x {X.shape[0]} cells, "
-            f"the names are {len(genes)} x {len(cells)}"
+            f"the names are {len(genes)} x {len(cells)}",
+            code="inconsistent-10x-folder",
         )
     symbol = genes[1] if 1 in genes else genes[0]
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}

@@ -1,4 +1,4 @@
-"""What a second table says of the samples (clinical columns), joined to ``obs`` by their names."""
+"""A second table with columns about the samples (clinical data), joined to ``obs`` by their names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imputome.errors import InputError
-from imputome.io.tables import own_separator, table_suffix
+from imputome.errors import InputError, Message
+from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import open_text, separator_of
 
 if TYPE_CHECKING:
@@ -18,42 +18,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Joined:
-    """What came of a join.
+    """The result of a join.
 
     Attributes
     ----------
-    columns : that ``obs`` got.
-    without : samples of the matrix of which the table says nothing.
-    unused : samples of the table that the matrix does not have.
+    columns : tuple of str
+        Columns that were added to ``obs``.
+    without : tuple of str
+        Samples of the matrix that are not in the table.
+    unused : tuple of str
+        Samples of the table that are not in the matrix.
     """
 
     columns: tuple[str, ...]
     without: tuple[str, ...]
     unused: tuple[str, ...]
 
-    def lines(self) -> list[str]:
-        """What did not match, as sentences."""
-        said = []
+    def messages(self) -> list[Message]:
+        """What did not match."""
+        messages = []
         if self.without:
-            said.append(f"{len(self.without):,} samples have no row in the table of samples ({_some(self.without)})")
+            text = f"{len(self.without):,} samples have no row in the table of samples ({_some(self.without)})"
+            messages.append(Message(text, code="samples-without-row"))
         if self.unused:
-            said.append(f"{len(self.unused):,} rows of the table of samples match none here ({_some(self.unused)})")
-        return said
+            text = f"{len(self.unused):,} rows of the table of samples match no sample ({_some(self.unused)})"
+            messages.append(Message(text, code="rows-without-sample"))
+        return messages
 
 
 def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None) -> Joined:
-    """Add the columns of the table ``path`` to ``adata.obs``; samples that it lacks get missing values.
+    """Add the columns of the table ``path`` to ``adata.obs``; samples that are not in it get missing values.
+
+    Columns of text become categorical. A "/" in a name becomes "_", because AnnData files cannot hold it.
 
     Parameters
     ----------
-    column : of the table, with the names that ``obs_names`` has; None takes the first.
+    path : str or Path
+        ``.csv``, ``.tsv`` or ``.txt``, also ``.gz``.
+    column : str, optional
+        Column of the table with the names of ``obs_names``; by default the first.
 
-    Columns of text become categories, and a "/" in a name, which files of AnnData cannot hold, becomes "_".
+    Returns
+    -------
+    Joined
 
     Raises
     ------
     InputError
-        No such file or column; a sample twice on either side; no match at all; a name that ``obs`` has already.
+        There is no such file or column; a sample is there twice; no sample matches; ``obs`` has a column of that name.
     """
     import pandas as pd
 
@@ -63,17 +75,23 @@ def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None)
     for what, index in ((f"the table of samples {path}", names), ("the input", adata.obs_names)):
         if index.has_duplicates:
             twice = index[index.duplicated()][0]
-            raise InputError(f"{what} has the sample {twice!r} more than once, so rows cannot be matched: keep one")
+            raise InputError(
+                f"{what} has the sample {twice!r} more than once, so rows cannot be matched: keep one",
+                code="samples-not-unique",
+                parameter="samples",
+            )
     known = adata.obs_names.isin(names)
     if not known.any():
         raise InputError(
             f"no sample of the input ({_some(tuple(adata.obs_names))}) is in column {names.name!r} of {path} "
-            f"({_some(tuple(names))}): name the right column with --sample-id"
+            f"({_some(tuple(names))}): pass the right column as {{sample_id}}",
+            code="no-sample-matches",
+            sample_id=...,
         )
     table.columns = [str(name).replace("/", "_") for name in table.columns]
     clash = [name for name in table.columns if name in adata.obs or list(table.columns).count(name) > 1]
     if clash:
-        raise InputError(f"obs has a column {clash[0]!r} already: rename that of {path}")
+        raise InputError(f"obs has a column {clash[0]!r} already: rename that of {path}", code="obs-column-exists")
     matched = table.reindex(adata.obs_names)
     for name in matched.columns:
         values = matched[name]
@@ -89,11 +107,15 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
 
     suffix = table_suffix(path)
     if suffix is None or suffix == ".parquet":
-        raise InputError(f"the table of samples {path} is no text table: end it in .csv, .tsv or .txt (also .gz)")
+        raise InputError(
+            f"the table of samples {path} is no text table: end it in .csv, .tsv or .txt (also .gz)",
+            code="not-a-table",
+            parameter="samples",
+        )
     if not path.is_file():
-        raise InputError(f"the table of samples {path} does not exist")
+        raise InputError(f"the table of samples {path} does not exist", code="no-file", parameter="samples")
     try:
-        separator = separator_of(path, own_separator(suffix))
+        separator = separator_of(path, suffix_separator(suffix))
         with open_text(path) as handle, warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # names that look like numbers, or like a missing value, stay as they are
@@ -103,12 +125,19 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
     except pd.errors.ParserWarning as error:
         raise InputError(
             f"the header of the table of samples {path} has fewer fields than its lines (R writes such tables): give "
-            "the first column a name too"
+            "the first column a name too",
+            code="header-too-short",
         ) from error
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"the table of samples {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"the table of samples {path} cannot be read: {str(error).splitlines()[0]}", code="unreadable"
+        ) from error
     if column is not None and column not in table:
-        raise InputError(f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}")
+        raise InputError(
+            f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}",
+            code="no-column",
+            parameter="sample_id",
+        )
     table = table.set_index(table.columns[0] if column is None else column)
     table.index = table.index.str.strip()
     return table[table.index != ""]

@@ -1,7 +1,7 @@
-"""Results out: the whole AnnData plus the imputed layer, streamed in row chunks, complete or not at all.
+"""Result files: an AnnData with its imputed layers, written in row chunks, complete or not at all; and read again.
 
-Nothing here makes the dense n x G matrix: a block of rows is imputed, written and forgotten. Every file is written
-under a hidden name in its folder and moved into place when it is complete.
+The dense n x G matrix is never made: a block of rows is imputed, written and freed. Every file is written under a
+hidden name in its folder and moved into place when it is complete.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
-from imputome.result.layout import layer_names
 from imputome.result.matrices import Drawn, draw_names
+from imputome.result.record import Record, layer_names, places_to_remove
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
-    """The root group of an ``.h5ad`` or ``.zarr``; a zarr that was changed has its metadata consolidated at the end."""
+    """The root group of an ``.h5ad`` or ``.zarr``; the metadata of a changed zarr are consolidated at the end."""
     if path.suffix.lower() == ".h5ad":
         import h5py
 
@@ -45,14 +45,14 @@ def opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
 
     options: dict[str, Any] = {}
     if int(zarr.__version__.split(".")[0]) >= 3:
-        options["use_consolidated"] = False  # it would not know of what is being added
+        options["use_consolidated"] = False  # consolidated metadata would not show what is being added
         if mode == "w":
             options["zarr_format"] = getattr(anndata.settings, "zarr_write_format", 2)
     with _readable(path):
         root = zarr.open_group(str(path), mode=mode, **options)
     yield root
     if mode != "r":
-        with warnings.catch_warnings():  # anndata does the same, and readers without this feature ignore it
+        with warnings.catch_warnings():  # as anndata does; readers without this feature ignore it
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(root.store)
 
@@ -63,16 +63,16 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = "it does not exist" if not path.exists() else (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be opened as {path.suffix}: {reason}") from error
+        raise InputError(f"{path} cannot be opened as {path.suffix}: {reason}", code="unreadable") from error
 
 
 def same_names(root: Any, adata: AnnData) -> bool:
-    """Whether a store has the cells and genes of ``adata``, and a layout that can be added to."""
+    """Whether a store has the cells and genes of ``adata``, in a layout to which columns can be added."""
     from anndata.io import read_elem
 
     for name, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         if name not in root or "_index" not in root[name].attrs or "column-order" not in root[name].attrs:
-            return False  # before anndata 0.7 these were tables of records, which take no further column
+            return False  # before anndata 0.7 these were record arrays, to which no column can be added
         written = read_elem(root[name][root[name].attrs["_index"]])
         if [str(value) for value in written] != [str(value) for value in names]:
             return False
@@ -80,8 +80,8 @@ def same_names(root: Any, adata: AnnData) -> bool:
 
 
 WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
-# h5py's chunk cache holds 1 MiB, so larger chunks would be unpacked again for every row read; a zarr chunk is a file
-MAX_NAME = 220  # bytes of a file name, so that the name of its partial fits the usual 255
+MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
+# h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
 _CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
 
 
@@ -94,50 +94,74 @@ def is_zarr(path: Path) -> bool:
 def check_output(
     path: str | Path, source: str | Path | None = None, *, overwrite: bool = False, outputs: Sequence[str] = ()
 ) -> None:
-    """Refuse, before any work, an output that could not or should not be written.
+    """Check, before any work, that an output can be written.
+
+    Parameters
+    ----------
+    path : str or Path
+        The output.
+    source : str or Path, optional
+        The input.
+    overwrite : bool, default=False
+        Whether an existing output may be replaced.
+    outputs : sequence of str, default=()
+        Outputs to write beside the value.
 
     Raises
     ------
     InputError
-        Unknown suffix, no such folder, the same file as ``source``, an existing file without ``overwrite``,
-        something that is not ours to replace, or ``outputs`` beside the value for a table, which is one matrix.
+        The suffix is unknown, the folder does not exist, the output is the input, the output exists and ``overwrite``
+        is not given or it is nothing that may be replaced, or a table is to hold more than the values.
     """
     path = Path(path)
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES and table_suffix(path) is None:
-        raise InputError(f"{path} has no format that can be written: end it in one of {WRITABLE}")
+        raise InputError(
+            f"{path} has no format that can be written: end it in one of {WRITABLE}", code="unknown-format"
+        )
     if outputs and store not in _CHUNK_BYTES:
         raise InputError(
-            f"{path} is a table and holds the values alone: end it in .h5ad or .zarr to have outputs beside them"
+            f"{path} is a table, which holds the values only: end it in .h5ad or .zarr to write outputs beside them",
+            code="table-without-layers",
+            parameter="outputs",
         )
     if store == ".parquet":
         require_pyarrow("writing .parquet")
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: make it first")
+        raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to: choose another, or change its permissions")
+        raise InputError(
+            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
+            code="folder-not-writable",
+        )
     if len(path.name.encode()) > MAX_NAME:
-        raise InputError(f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters")
+        raise InputError(
+            f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters", code="name-too-long"
+        )
     if source is not None and path.resolve() == Path(source).resolve():
-        raise InputError(f"the output {path} is the input itself: give another path")
+        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not path.exists():
         return
     if source is not None and Path(source).exists() and path.samefile(source):
-        raise InputError(f"the output {path} is the input itself: give another path")
+        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not overwrite:
-        raise InputError(f"{path} exists already: pass --force (overwrite=True) to replace it")
+        raise InputError(
+            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
+        )
     if path.is_dir() != (store == ".zarr") or (path.is_dir() and not is_zarr(path)):
         kind = "folder that is no .zarr store" if path.is_dir() else "file, not a .zarr store"
-        raise InputError(f"{path} is a {kind} and will not be replaced: choose another path")
+        raise InputError(f"{path} is a {kind} and will not be replaced: choose another path", code="not-replaceable")
 
 
 def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int = 4) -> None:
-    """Refuse a dense n x n_genes layer that does not fit on the disk of ``path``, compression left aside."""
+    """Check that n x n_genes values fit on the disk of ``path``, without compression."""
     needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
     if needed > free:
         raise InputError(
             f"{n} cells x {n_genes} genes are {needed / 1e9:.2f} GB of dense values and {Path(path).parent} has "
-            f"{free / 1e9:.2f} GB free: pass --genes (genes=...) to write fewer genes, or choose another disk"
+            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk",
+            code="disk-too-small",
+            genes=...,
         )
 
 
@@ -148,7 +172,7 @@ def write_result(
     imputation: Imputation,
     *,
     key: str,
-    provenance: dict[str, Any],
+    record: Record,
     genes: Any = None,
     scale: Scale | None = None,
     keep_observed: bool | None = None,
@@ -163,47 +187,51 @@ def write_result(
 
     The imputation becomes ``layers[key]`` (dense float32), ``layers["<key>_<output>"]`` for each of ``outputs``,
     ``obsm["X_<key>"]`` (if it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its
-    gene and cell columns, and ``uns["imputome"][key]`` (the provenance).
+    gene and cell columns, and ``uns["imputome"][key]`` (the record).
 
     Parameters
     ----------
-    path
+    path : str or Path
         The output; see `check_output`.
-    adata, imputation
-        The input, and its imputation with the same cells and genes in the same order.
-    key, provenance
-        Name of the result, and what to remember of it: nested dictionaries of texts, numbers and arrays of texts. Its
-        ``outputs`` and ``cell_columns`` are the names by which `remove_key` finds these again.
-    genes
-        Positions of the genes to write; None means all. The AnnData written has these genes only.
+    adata : AnnData
+        The input.
+    imputation : Imputation
+        Its imputation, with the same cells and genes in the same order.
+    key : str
+        Name of the result.
+    record : Record
+        Its record. What is written is listed in it, so that `remove_key` finds it again.
+    genes : ndarray of int, optional
+        Positions of the genes to write; by default all. The written AnnData has these genes only.
     scale, keep_observed
         As in `Imputation.rows`.
-    source
-        File that ``adata`` was read from. Where it has the output's format and the same names, and no ``genes`` are
-        asked for, it is copied, so that all else stays as it is to the bit; ``adata`` itself is then not written.
-    progress
-        Called with (rows written, rows in all) after each block.
-    overwrite
-        Replace an existing ``path``, and an existing ``layers[key]``.
-    genes_in
-        Orientation of a table, ``"columns"`` unless given; the other formats have only one and ignore it.
-    outputs
-        What is written beside the value; a table has no room for it.
-    draws
-        Number of multiple imputations in ``layers["<key>_draw01"]`` and so on; a table has no room for them either.
+    source : str or Path, optional
+        File that ``adata`` was read from. If it has the format of the output and the same names, and no ``genes`` are
+        given, it is copied, so that everything else stays as it is, bit by bit.
+    progress : callable, optional
+        Called with (rows written, number of rows) after each block.
+    overwrite : bool, default=False
+        Whether an existing ``path``, and an existing ``layers[key]``, may be replaced.
+    genes_in : {"columns", "rows"}, optional
+        Orientation of a table; by default ``"columns"``. Ignored for other formats.
+    outputs : sequence of str, default=()
+        Outputs to write beside the value; a table cannot hold them.
+    draws : int, default=0
+        Number of multiple imputations, in ``layers["<key>_draw01"]`` and so on; a table cannot hold them.
 
     Raises
     ------
     InputError
-        What `check_output` refuses; a key that is taken; an imputation of another shape than ``adata``; a table with
-        more outputs than the value.
+        `check_output` refuses the path; the key is taken; the imputation has another shape than ``adata``.
     """
     path = Path(path)
     drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
     names = layer_names(key, [*outputs, *drawn])
     check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
     if imputation.shape != adata.shape:
-        raise InputError(f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)")
+        raise InputError(
+            f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)", code="shape"
+        )
     genes = None if genes is None else np.asarray(genes)
     options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
     store = path.suffix.lower()
@@ -211,32 +239,38 @@ def write_result(
         write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
         return
     if not key or "/" in key:
-        raise InputError(f'the key {key!r} cannot name a layer: give one without "/"')
+        raise InputError(
+            f'the key {key!r} cannot name a layer: give one without "/"', code="bad-key", parameter="key_added"
+        )
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
         source = None
     taken = [name for name in names.values() if name in adata.layers]
     if source is not None:
         with opened(Path(source), "r") as root:
             taken += [name for name in names.values() if f"layers/{name}" in root]
+            earlier = _records(root)
             source = source if same_names(root, adata) else None
     if taken and not overwrite:
         raise InputError(
-            f"layers[{taken[0]!r}] exists already: pass --force (overwrite=True) to replace it, or another key"
+            f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
+            code="key-exists",
+            overwrite=True,
+            key_added=...,
         )
     with atomic_path(path) as partial:
         if source is None:
             _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
-        elif taken:
+        elif taken or key in earlier:
             _copy_without(Path(source), partial, key, set(names.values()))
         else:
             _copy(Path(source), partial)
         with opened(partial, "r+") as root:
-            _add(root, imputation, key, provenance, genes)
+            _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, options, progress, _CHUNK_BYTES[store])
 
 
-def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any], genes: np.ndarray | None) -> None:
-    """Everything but the layers, which come last."""
+def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
+    """Write everything but the layers, which come last."""
     from anndata.io import write_elem
 
     if imputation.latent is not None:
@@ -253,7 +287,7 @@ def _add(root: Any, imputation: Imputation, key: str, provenance: dict[str, Any]
             order = [*order, column] if column not in order else order
         if columns:
             root[table].attrs["column-order"] = order
-    write_elem(_mapping(_mapping(root, "uns"), "imputome"), key, provenance)
+    write_elem(_mapping(_mapping(root, "uns"), "imputome"), key, record.to_uns())
 
 
 def _stream_layers(
@@ -271,12 +305,12 @@ def _stream_layers(
     n, n_genes = imputation.shape[0], imputation.shape[1] if options["genes"] is None else len(options["genes"])
     row_bytes = 4 * max(1, n_genes)
     chunk = min(max(1, chunk_bytes // row_bytes), max(1, n))
-    step = chunk * max(1, BLOCK_BYTES // (row_bytes * chunk))  # whole chunks, so that none is packed twice
+    step = chunk * max(1, BLOCK_BYTES // (row_bytes * chunk))  # whole chunks, so that none is compressed twice
     layout: dict[str, Any] = {"shape": (n, n_genes), "dtype": np.float32, "chunks": (chunk, max(1, n_genes))}
     create = getattr(layers, "create_array", layers.create_dataset)  # the latter in zarr-python 2 too
     if isinstance(root, h5py.Group):
-        # 2700 x 32738 float32, 2 cores: 5.5 s and 221 MB of 354 MB where half are zeros, 5.2 s and 309 MB for dense
-        # rates. lzf takes 2 s, but for 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
+        # 2700 x 32738 float32, 2 cores: 5.5 s and 221 MB of 354 MB if half are zeros, 5.2 s and 309 MB for dense
+        # rates. lzf takes 2 s, but 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
         layout |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     made = {output: create(name, **layout) for output, name in names.items()}
     for layer in made.values():
@@ -294,7 +328,7 @@ def _stream_layers(
 
 
 def _mapping(parent: Any, name: str) -> Any:
-    """The group ``name``, made as anndata makes it where there is none."""
+    """The group ``name``, created as anndata does if it does not exist."""
     from anndata.io import write_elem
 
     if name not in parent:
@@ -303,7 +337,7 @@ def _mapping(parent: Any, name: str) -> Any:
 
 
 def _write_anndata(path: Path, adata: AnnData, key: str, layers: set[str]) -> None:
-    """Write ``adata`` without ``layers``; unlike ``write_h5ad`` this leaves the caller's text columns alone."""
+    """Write ``adata`` without ``layers``; unlike ``write_h5ad`` this does not change the caller's text columns."""
     from anndata.experimental import write_dispatched
 
     left_out = {f"layers/{name}" for name in layers}
@@ -328,55 +362,64 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-# -- taking out again --------------------------------------------------------------------------------------------------
+# -- removing ----------------------------------------------------------------------------------------------------------
 def remove_key(path: str | Path, key: str) -> None:
-    """Take what `write_result` wrote under ``key`` out of an ``.h5ad`` or ``.zarr`` again; the file shrinks.
+    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks.
 
-    That is ``layers[key]``, ``layers["<key>_<output>"]``, ``obsm["X_<key>"]``, the columns ``var["<key>_*"]``, the cell
-    columns in ``obs`` and ``uns["imputome"][key]``.
+    Parameters
+    ----------
+    path : str or Path
+        The file; it is replaced when the new one is complete.
+    key : str
+        Name of the result.
 
     Raises
     ------
     InputError
-        imputome wrote nothing under ``key``, or the file cannot be opened.
+        imputome wrote nothing under ``key``, its record cannot be read, or the file cannot be opened.
     """
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
-        raise InputError(f"results can be taken out of .h5ad and .zarr only, not of {path}")
+        raise InputError(
+            f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file",
+            code="unknown-format",
+        )
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to: change its permissions first")
+        raise InputError(
+            f"the folder {path.parent} cannot be written to: change its permissions first", code="folder-not-writable"
+        )
     with opened(path, "r") as root:
-        keys = sorted(_results(root))
-    # layers that imputome did not write have no provenance, and are not ours to remove
-    if key not in keys:
-        raise InputError(f"{path} has no imputome result {key!r}; it has {', '.join(keys) or 'none'}")
+        records = _records(root)
+        if key not in records:  # a layer that imputome did not write has no record, and belongs to the user
+            raise InputError(
+                f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}",
+                code="no-such-result",
+                parameter="key",
+            )
+        places_to_remove(key, records)
     with atomic_path(path) as partial:
-        _copy_without(path, partial, key, {key})
+        _copy_without(path, partial, key, set())
 
 
 def _copy_without(source: Path, target: Path, key: str, layers: set[str]) -> None:
-    """Copy a store without ``layers`` and what else belongs to ``key``."""
-    if source.is_dir():
-        _copy(source, target)
-        with opened(target, "r+") as root:
-            _drop(root, key, layers)
-        return
-    with opened(source, "r") as old:
-        # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
-        linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
-        if not linked:
-            without = {f"/layers/{name}" for name in layers | _layers_of(old, key)}
-            with opened(target, "w") as new:
-                _copy_parts(old, new, without, inside=("/", "/layers"))
-                _drop(new, key, layers)
-            return
+    """Copy a store without ``layers`` and without the result ``key``."""
+    if not source.is_dir():
+        with opened(source, "r") as old:
+            # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
+            linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
+            if not linked:
+                left_out = {f"/{element}/{name}" for element, name in _places(old, key, layers) if element == "layers"}
+                with opened(target, "w") as new:
+                    _copy_parts(old, new, left_out, inside=("/", "/layers"))
+                    _drop(new, key, layers)
+                return
     _copy(source, target)
     with opened(target, "r+") as root:
         _drop(root, key, layers)
 
 
 def _copy_parts(old: Any, new: Any, without: set[str], inside: tuple[str, ...]) -> None:
-    """Copy the members of an HDF5 group but some: deleting them afterwards would leave their space in the file."""
+    """Copy some members of an HDF5 group: to delete them afterwards would leave their space in the file."""
     for name in old.attrs:
         new.attrs.create(name, old.attrs[name], dtype=old.attrs.get_id(name).dtype)
     for name in old:
@@ -386,57 +429,41 @@ def _copy_parts(old: Any, new: Any, without: set[str], inside: tuple[str, ...]) 
             old.copy(name, new)
 
 
-def _results(root: Any) -> list[str]:
-    return list(root["uns/imputome"].keys()) if "uns/imputome" in root else []
-
-
-def _recorded(root: Any, key: str, what: str) -> list[str]:
-    """A list of names in the provenance of ``key``."""
+def _records(root: Any) -> dict[str, Any]:
+    """The stored records of all results."""
     from anndata.io import read_elem
 
-    place = f"uns/imputome/{key}/{what}"
-    return [str(name) for name in read_elem(root[place])] if place in root else []
+    records = read_elem(root["uns/imputome"]) if "uns/imputome" in root else {}
+    return records if isinstance(records, dict) else {}
 
 
-def _layers_of(root: Any, key: str) -> set[str]:
-    """Layers that the result ``key`` has, without those that other results have been given since."""
-    names = layer_names(key, _recorded(root, key, "outputs")).values()
-    return {key} | (set(names) - set(_results(root)))
+def _places(root: Any, key: str, layers: set[str]) -> set[tuple[str, str]]:
+    """``layers`` and what belongs to the result ``key``."""
+    return {("layers", name) for name in layers} | set(places_to_remove(key, _records(root)))
 
 
 def _drop(root: Any, key: str, layers: set[str]) -> None:
-    written = _results(root)
-    # a layer that imputome did not write has nothing else of ours beside it
-    ours = key in written
-    gone = {f"layers/{name}" for name in layers | (_layers_of(root, key) if ours else set())}
-    cell_columns = [f"{key}_{name}" for name in _recorded(root, key, "cell_columns")]
-    for name in gone | ({f"obsm/X_{key}", f"uns/imputome/{key}"} if ours else set()):
-        if name in root:
-            del root[name]
-    if not ours:
-        return
-    if written == [key]:
-        del root["uns/imputome"]
-    longer = tuple(f"{other}_" for other in written if other.startswith(f"{key}_"))
-    _drop_columns(root["var"], lambda name: name.startswith(f"{key}_") and not (longer and name.startswith(longer)))
-    _drop_columns(root["obs"], lambda name: name in cell_columns)
+    keys = list(_records(root))
+    for element, name in _places(root, key, layers):
+        if element in ("obs", "var"):
+            _drop_column(root[element], name)
+        elif f"{element}/{name}" in root:
+            del root[f"{element}/{name}"]
+    if key in keys:
+        del root["uns/imputome" if keys == [key] else f"uns/imputome/{key}"]
 
 
-def _drop_columns(table: Any, which: Callable[[str], bool]) -> None:
-    order = [str(name) for name in table.attrs["column-order"]]
-    gone = [name for name in order if which(name)]
-    for name in gone:
+def _drop_column(table: Any, name: str) -> None:
+    order = [str(column) for column in table.attrs["column-order"]]
+    if name in order:
         del table[name]
-    if gone:
-        table.attrs["column-order"] = [name for name in order if name not in gone]
+        table.attrs["column-order"] = [column for column in order if column != name]
 
 
-SUFFIXES = (".h5ad", ".zarr")
-
-
+# -- reading again -----------------------------------------------------------------------------------------------------
 @contextmanager
 def open_result(path: str | Path) -> Iterator[AnnData]:
-    """An AnnData with ``X`` and layers to be read in rows while the file is open; obsp and varm are left out.
+    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; without obsp and varm.
 
     Raises
     ------
@@ -444,10 +471,10 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
         The file is missing, damaged, or no AnnData.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} is no result: give a file that ends in {' or '.join(SUFFIXES)}")
+    if path.suffix.lower() not in _CHUNK_BYTES:
+        raise InputError(f"{path} is no result: give a file that ends in .h5ad or .zarr", code="unknown-format")
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist", code="no-file")
     with opened(path, "r") as root:
         try:
             adata = _lazy(root)
@@ -455,7 +482,9 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
             raise
         except Exception as error:  # damaged files make the libraries fail in too many ways to list
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}") from error
+            raise InputError(
+                f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}", code="unreadable"
+            ) from error
         yield adata
 
 
@@ -464,10 +493,10 @@ def _lazy(root: Any) -> AnnData:
     from anndata.io import read_elem
 
     if "obs" not in root or "var" not in root:
-        raise InputError("the file holds no AnnData: give one that imputome wrote")
+        raise InputError("the file holds no AnnData: give one that imputome wrote", code="no-anndata")
     parts = {name: read_elem(root[name]) for name in ("obs", "var", "uns") if name in root}
     records = parts.get("uns", {}).get("imputome", {})
-    # results of some genes only are tables in obsm; whatever else is there is not needed
+    # results for some genes only are tables in obsm; nothing else in obsm is needed
     tables = {name: read_elem(root["obsm"][name]) for name in records if name in root.get("obsm", {})}
     layers = {name: _matrix(root["layers"][name]) for name in root.get("layers", {})}
     X = _matrix(root["X"]) if "X" in root else None
@@ -475,7 +504,7 @@ def _lazy(root: Any) -> AnnData:
 
 
 def _matrix(element: Any) -> Any:
-    """A matrix of a store, unread: rows are read when they are asked for."""
+    """A matrix of a store, whose rows are read when they are asked for."""
     from anndata.io import sparse_dataset
 
     return element if hasattr(element, "shape") else sparse_dataset(element)

@@ -1,7 +1,7 @@
-"""A text table in, the same text table out: only what was missing in it is written anew.
+"""Write a text table again with only its missing values replaced.
 
-Header, order, separator, quotes, line ends and every other cell are copied as they stand, record by record, so that the
-text is never held in memory; values are made in blocks.
+Header, order, separator, quotes, line ends and all other cells are copied byte by byte, record by record, so the text
+is never in memory as a whole. This is written by hand because no library keeps the text of a table.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.io.tables import BLOCK_BYTES, own_separator, table_suffix
+from imputome.io.tables import BLOCK_BYTES, suffix_separator, table_suffix
 from imputome.io.text import fields, is_blank, open_text, records, separator_of, text_writer
 
 if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
-    from imputome.result.matrices import Shown
+    from imputome.result.matrices import Matrix
 
-Line = tuple[np.ndarray, np.ndarray]  # positions of the missing values in a row of the table, and what to write there
+Line = tuple[np.ndarray, np.ndarray]  # positions of the missing values in a row of the table, and their values
 
 
 def keeps_text(source: Path, path: Path) -> bool:
-    """Whether a table ``source`` can be written to ``path`` with its text as it is: both text, of one kind."""
+    """Whether the text of the table ``source`` can be kept in ``path``: both are text tables of the same kind."""
     kinds = [(table_suffix(each) or "").removesuffix(".gz").replace(".tsv", ".txt") for each in (source, path)]
     return kinds[0] == kinds[1] and kinds[0] in (".csv", ".txt")
 
 
 def copy_text(source: Path, partial: Path) -> None:
-    """The text of ``source`` byte by byte, packed or not as the name of ``partial`` says."""
+    """Copy the text of ``source``, gzipped or not as the name of ``partial`` says."""
     if str(source).lower().endswith(".gz") == str(partial).lower().endswith(".gz"):
         shutil.copyfile(source, partial)
         return
@@ -45,29 +45,37 @@ def rewrite(
     lines: Iterable[Line],
     *,
     shape: tuple[int, int],
-    known: str | None = None,
+    observed: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Write the table ``source`` to ``partial`` with other values in place of the missing ones.
+    """Write the table ``source`` to ``partial`` with its missing values replaced.
 
     Parameters
     ----------
-    source : a text table.
-    lines : what is missing in each of its rows, and what to write there, with 7 significant digits; see `missing`.
-    shape : rows and columns of ``source`` without its names.
-    known : written for each value that was there; None leaves it as it is.
-    progress : called with (rows written, rows in all) after each row.
+    source : Path
+        A text table.
+    partial : Path
+        File to write.
+    lines : iterable of (ndarray, ndarray)
+        For each row the positions of its missing values and what to write there, with 7 significant digits; see
+        `missing`.
+    shape : tuple of int
+        Rows and columns of ``source`` without its names.
+    observed : str, optional
+        Text to write for each observed value; by default its own text.
+    progress : callable, optional
+        Called with (rows written, number of rows) after each row.
 
     Raises
     ------
     InputError
-        ``source`` is not what it was when it was read.
+        ``source`` has changed since it was read.
     """
     rows, width = shape
     lines = iter(lines)
-    changed = InputError(f"{source} changed while it was imputed: run this again")
-    separator = separator_of(source, own_separator(table_suffix(source) or ""))
-    empty: set[str] = set()  # the ways in which a missing value was seen to be written
+    changed = InputError(f"{source} changed while it was imputed: run this again", code="input-changed")
+    separator = separator_of(source, suffix_separator(table_suffix(source) or ""))
+    missing_texts: set[str] = set()  # texts that stand for a missing value in this table
     done = 0
     with open_text(source, with_mark=True) as handle, text_writer(partial) as out:
         text = records(handle, separator)
@@ -79,20 +87,20 @@ def rewrite(
             positions, values = next(lines, (None, None))
             if positions is None or values is None:
                 raise changed
-            if known is None and not len(positions):
+            if observed is None and not len(positions):
                 out.write(record)
             else:
                 cells = fields(record, separator)
                 if cells is None or len(cells) != width + 1:
                     raise changed
-                if known is not None:
-                    cells[1:] = [known] * width
+                if observed is not None:
+                    cells[1:] = [observed] * width
                 for position, value in zip((positions + 1).tolist(), _texts(values), strict=True):
                     old = cells[position]
-                    if known is None and old not in empty:
+                    if observed is None and old not in missing_texts:
                         if _is_number(old):
                             raise changed
-                        empty.add(old)
+                        missing_texts.add(old)
                     cells[position] = f'"{value}"' if old.startswith('"') else value
                 out.write(separator.join(cells) + record[len(record.rstrip("\r\n")) :])
             done += 1
@@ -103,7 +111,7 @@ def rewrite(
 
 
 def _texts(values: np.ndarray) -> list[str]:
-    # + 0.0 makes 0 of -0; one format for all is three times as fast as one each
+    # + 0.0 turns -0 into 0; one format for all values is three times as fast as one for each
     return ("%.7g " * len(values) % tuple((values + 0.0).tolist())).split()
 
 
@@ -115,52 +123,57 @@ def _is_number(text: str) -> bool:
     return value == value
 
 
-def missing(imputation: Imputation, shown: Shown, *, genes_in: str) -> Iterator[Line]:
-    """The missing values of real-valued data row by row of its table, and for each what ``shown`` makes of it.
+def missing(imputation: Imputation, matrix: Matrix, *, genes_in: str) -> Iterator[Line]:
+    """For each row of the table, the positions of the missing values and their values in ``matrix``.
 
     Parameters
     ----------
-    imputation : says which values were missing, n x G.
-    shown : makes the values: the imputation itself, or what stands beside it.
-    genes_in : ``"columns"`` or ``"rows"`` of the table.
+    imputation : Imputation of n cells x G genes
+        Knows which values were missing.
+    matrix : Matrix
+        Gives the values: the imputation itself, its standard deviations, or a multiple imputation.
+    genes_in : {"columns", "rows"}
+        Where the genes are in the table.
 
+    Notes
+    -----
     Cost: with genes in rows, the missing values are held twice, with their positions (16 bytes each).
     """
-    return _by_gene(imputation, shown) if genes_in == "rows" else _by_cell(imputation, shown)
+    return _by_gene(imputation, matrix) if genes_in == "rows" else _by_cell(imputation, matrix)
 
 
-def _blocks(imputation: Imputation, shown: Shown) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of cells: the mask of what is missing, and all values."""
+def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of cells: where values are missing, and all values."""
     n, G = imputation.shape
     step = max(1, BLOCK_BYTES // (4 * G))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         given = imputation.data.block(part)
         mask = ~imputation.data.observed_block(part, None, given)
-        # methods need not be asked for cells of which all is known
-        yield mask, shown.rows(part) if mask.any() else given
+        # no need to ask the method for cells without a missing value
+        yield mask, matrix.rows(part) if mask.any() else given
 
 
-def _by_cell(imputation: Imputation, shown: Shown) -> Iterator[Line]:
-    for masks, values in _blocks(imputation, shown):
+def _by_cell(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:
+    for masks, values in _blocks(imputation, matrix):
         for mask, row in zip(masks, values, strict=True):
             positions = np.flatnonzero(mask)
             yield positions, row[positions]
 
 
-def _by_gene(imputation: Imputation, shown: Shown) -> Iterator[Line]:
-    """The same by gene: models make all genes of a cell at once, so each cell is asked for once and then turned."""
+def _by_gene(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:
+    """The same by gene. Models give all genes of a cell at once, so each cell is asked for once and then transposed."""
     import scipy.sparse as sp
 
     n, G = imputation.shape
-    counts, columns, found = [np.zeros(1, dtype=np.int64)], [], []
-    for mask, values in _blocks(imputation, shown):
+    counts, columns, imputed = [np.zeros(1, dtype=np.int64)], [], []
+    for mask, values in _blocks(imputation, matrix):
         counts.append(mask.sum(axis=1))
         columns.append(np.nonzero(mask)[1].astype(np.int32))
-        found.append(values[mask])
-    by_cell = sp.csr_array((np.concatenate(found), np.concatenate(columns), np.concatenate(counts).cumsum()), (n, G))
-    del found, columns
-    turned = by_cell.tocsc()
+        imputed.append(values[mask])
+    by_cell = sp.csr_array((np.concatenate(imputed), np.concatenate(columns), np.concatenate(counts).cumsum()), (n, G))
+    del imputed, columns
+    by_gene = by_cell.tocsc()
     del by_cell
-    for start, stop in zip(turned.indptr, turned.indptr[1:], strict=False):
-        yield turned.indices[start:stop], turned.data[start:stop]
+    for start, stop in zip(by_gene.indptr, by_gene.indptr[1:], strict=False):
+        yield by_gene.indices[start:stop], by_gene.data[start:stop]

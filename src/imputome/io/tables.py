@@ -1,6 +1,6 @@
 """Tables in and out: CSV, TSV and Parquet to AnnData (always cells x genes), and an imputation to a table in chunks.
 
-A table does not say where its genes are, so ``genes_in`` does: ``"columns"`` (one row a cell) or ``"rows"``.
+``genes_in`` says where the genes of a table are: in ``"columns"`` (one row per cell) or in ``"rows"``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from imputome.core.imputation import Imputation, Output
     from imputome.core.scales import Scale
-    from imputome.result.matrices import Shown
+    from imputome.result.matrices import Matrix
 
 GenesIn = Literal["rows", "columns"]
 Progress = Callable[[int, int], object]
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 BLOCK_BYTES = 2**23  # dense values held at a time
-# a row group costs metadata for each column, and these tables have tens of thousands of columns
+# each row group needs metadata for each column, and these tables have tens of thousands of columns
 _PARQUET_BLOCK_BYTES = 2**27
 
 
@@ -42,13 +42,15 @@ def table_suffix(path: Path) -> str | None:
 
 
 def check_genes_in(genes_in: str | None) -> None:
-    """Refuse a table without a stated orientation."""
+    """Check that the orientation of a table is given."""
     if genes_in is None:
         raise InputError(
-            "a table does not say where its genes are: pass --genes-in rows or --genes-in columns (genes_in=...)"
+            "a table does not say where its genes are: pass {genes_in} with rows or columns",
+            code="no-orientation",
+            genes_in=...,
         )
     if genes_in not in get_args(GenesIn):
-        raise InputError(f'genes_in is "rows" or "columns", not {genes_in!r}')
+        raise InputError(f"{{genes_in}} is rows or columns, not {genes_in!r}", code="no-orientation", genes_in=...)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -57,52 +59,60 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
 
     Parameters
     ----------
-    path
+    path : str or Path
         ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
-        ``.parquet`` with the row names in its pandas index, else in its first column of strings. Text whose first lines
-        another of comma, semicolon and tab splits alike is taken to be separated by that.
-    genes_in
-        ``"columns"`` or ``"rows"``.
-    dtype
+        ``.parquet`` with the row names in its pandas index, else in its first column of strings. If the separator of
+        the suffix does not fit the first lines, a comma, semicolon or tab that fits is used.
+    genes_in : {"rows", "columns"}
+        Where the genes are.
+    dtype : dtype, default=float64
         ``np.float32`` halves the memory of text with missing values; see `imputome.io.text_reading.read_text`.
 
     Returns
     -------
-    AnnData, cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half are
-    zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise; empty cells, single
-    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999 far below all others, which probably means
-    missing, is warned of.
+    AnnData
+        Cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half are zero
+        (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single
+        blanks, and NA, NaN, N/A and null in any case are NaN.
+
+    Warns
+    -----
+    UserWarning
+        A number like -999 is far below all others; it probably means missing.
 
     Raises
     ------
     InputError
-        No or a wrong ``genes_in``; an empty, ragged or damaged file; a value that is no number; a name that is empty,
-        or values where the names should be.
+        ``genes_in`` is missing or wrong; the file is empty, ragged or damaged; a value is no number; a name is empty,
+        or values are where names should be.
     """
     path = Path(path)
     check_genes_in(genes_in)
     suffix = table_suffix(path)
     if suffix is None:
-        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
+        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
     if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table")
-    turned = genes_in == "rows"
+        raise InputError(
+            f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table", code="no-file"
+        )
+    transposed = genes_in == "rows"
     if suffix == ".parquet":
         row_names, column_names, frame = _parquet_frame(path)
         if frame.shape[0] == 0 or frame.shape[1] == 0:
             raise InputError(
-                f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
+                f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers",
+                code="empty",
             )
         values = numbers(frame, column_names, path)
-        values = np.ascontiguousarray(values.T if turned else values)
+        values = np.ascontiguousarray(values.T if transposed else values)
     else:
-        row_names, column_names, values = read_text(path, own_separator(suffix), turned=turned, dtype=dtype)
+        row_names, column_names, values = read_text(path, suffix_separator(suffix), transposed=transposed, dtype=dtype)
     warn_of_codes(values, path)
-    return _to_anndata(values, *((column_names, row_names) if turned else (row_names, column_names)))
+    return _to_anndata(values, *((column_names, row_names) if transposed else (row_names, column_names)))
 
 
-def own_separator(suffix: str) -> str:
-    """What the name of a text table promises."""
+def suffix_separator(suffix: str) -> str:
+    """The separator that the suffix of a text table promises."""
     return "," if suffix.startswith(".csv") else "\t"
 
 
@@ -116,7 +126,7 @@ def _to_anndata(values: np.ndarray, obs_names: list[str], var_names: list[str]) 
     if np.count_nonzero(values) * 2 < values.size and values.min() >= 0 and bool((values == np.rint(values)).all()):
         X = sp.csr_matrix(values, dtype=np.float32 if values.max() < 2**24 else np.float64)
     obs, var = (pd.DataFrame(index=pd.Index(names, dtype=object)) for names in (obs_names, var_names))
-    with warnings.catch_warnings():  # duplicates stay as they are here and are reported when the input is inspected
+    with warnings.catch_warnings():  # the inspection of the input reports duplicated names
         warnings.filterwarnings("ignore", message=".*names are not unique")
         return AnnData(X, obs=obs, var=var)
 
@@ -128,20 +138,24 @@ def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
     try:
         frame = pq.ParquetFile(path).read().to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}", code="unreadable"
+        ) from error
     if not isinstance(frame.index, pd.RangeIndex):
         names = frame.index
     else:
         strings = [k for k in range(frame.shape[1]) if pd.api.types.is_string_dtype(frame.iloc[:, k].dropna())]
         if not strings:
-            raise InputError(f"{path} has no row names: save it with its index, or with a first column of names")
+            raise InputError(
+                f"{path} has no row names: save it with its index, or with a first column of names", code="no-row-names"
+            )
         names = frame.iloc[:, strings[0]]
         frame = frame.iloc[:, [k for k in range(frame.shape[1]) if k != strings[0]]]
     return [str(name) for name in names], [str(name) for name in frame.columns], frame
 
 
 def require_pyarrow(what: str) -> tuple[Any, Any]:
-    """pyarrow and its Parquet module, or the error that says how to get them."""
+    """pyarrow and its Parquet module, or the error that says how to install them."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -166,25 +180,28 @@ def write_table(
 
     Parameters
     ----------
-    path
-        Ends in one of `TABLE_SUFFIXES`; an existing file is replaced.
-    imputation
-        Whose values to write.
-    genes
-        Positions of the genes to write; None means all.
-    genes_in
-        ``"columns"`` (one row a cell) or ``"rows"``.
+    path : str or Path
+        The table; its suffix is one of `TABLE_SUFFIXES`. An existing file is replaced.
+    imputation : Imputation
+        The values.
+    genes : ndarray of int, optional
+        Positions of the genes to write; by default all.
+    genes_in : {"columns", "rows"}, default="columns"
+        Where the genes are in the table.
     scale, keep_observed, output
         As in `Imputation.rows`.
-    progress
-        Called with (rows written, rows in all) after each chunk.
+    progress : callable, optional
+        Called with (rows written, number of rows) after each chunk.
 
-    Numbers are the shortest that read back as the same float32 or float64. The first column, ``index``, has the names.
+    Notes
+    -----
+    Numbers have the fewest digits that read back as the same float32 or float64. The first column, ``index``, has the
+    names.
     """
     path = Path(path)
     check_genes_in(genes_in)
     if table_suffix(path) is None:
-        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}")
+        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
     options = {"scale": scale, "keep_observed": keep_observed, "output": output}
     with atomic_path(path) as partial:
         fill_table(partial, imputation, genes=genes, genes_in=genes_in, options=options, progress=progress)
@@ -192,17 +209,17 @@ def write_table(
 
 def fill_table(
     partial: Path,
-    shown: Shown,
+    matrix: Matrix,
     *,
     genes: Any = None,
     genes_in: str = "columns",
     options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> None:
-    """`write_table` of any matrix that is made in blocks, ``options`` for its ``rows``; the caller moves the file."""
+    """Write any matrix that is made in blocks; ``options`` go to its ``rows``. The caller moves the file into place."""
     suffix = table_suffix(partial) or ""
-    genes = np.arange(shown.shape[1]) if genes is None else np.asarray(genes)
-    cells, gene_names = [str(name) for name in shown.obs_names], [str(n) for n in shown.var_names[genes]]
+    genes = np.arange(matrix.shape[1]) if genes is None else np.asarray(genes)
+    cells, gene_names = [str(name) for name in matrix.obs_names], [str(n) for n in matrix.var_names[genes]]
     by_gene = genes_in == "rows"
     row_names, column_names = (gene_names, cells) if by_gene else (cells, gene_names)
     block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES
@@ -212,9 +229,9 @@ def fill_table(
         for start in range(0, len(row_names), step):
             stop = min(start + step, len(row_names))
             if by_gene:
-                values = shown.rows(slice(None), genes=genes[start:stop], **options).T
+                values = matrix.rows(slice(None), genes=genes[start:stop], **options).T
             else:
-                values = shown.rows(slice(start, stop), genes=genes, **options)
+                values = matrix.rows(slice(start, stop), genes=genes, **options)
             yield row_names[start:stop], values
             if progress is not None:
                 progress(stop, len(row_names))
@@ -222,7 +239,7 @@ def fill_table(
     if suffix == ".parquet":
         _write_parquet(partial, column_names, blocks())
     else:
-        _write_text(partial, own_separator(suffix), column_names, blocks())
+        _write_text(partial, suffix_separator(suffix), column_names, blocks())
 
 
 def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
@@ -231,29 +248,32 @@ def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator
         writer.writerow(["index", *columns])
         rows = max(1, 2**13 // len(columns))
         for names, values in blocks:
-            # NumPy prints the shortest digits that round-trip in the array's own precision; Python's floats would
-            # show a float32 with the 17 digits of a float64. Few values at a time: each takes 128 bytes as a text.
+            # NumPy prints the fewest digits that round-trip in the precision of the array; Python would print a
+            # float32 with the 17 digits of a float64. Few values at a time, because each text takes 128 bytes.
             for k in range(0, len(names), rows):
                 texts = values[k : k + rows].astype(str).tolist()
                 writer.writerows([name, *row] for name, row in zip(names[k : k + rows], texts, strict=True))
 
 
 def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None) -> None:
-    """Refuse, before any work, names that Parquet cannot have as columns."""
+    """Check that Parquet can hold the names as columns."""
     names = adata.obs_names if genes_in == "rows" else adata.var_names if genes is None else adata.var_names[genes]
     _check_unique(list(names))
 
 
 def _check_unique(columns: list[str]) -> None:
     if len(set(columns)) != len(columns):
-        raise InputError("Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead")
+        raise InputError(
+            "Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead",
+            code="names-not-unique",
+        )
 
 
 def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
     pa, pq = require_pyarrow("writing .parquet")
     _check_unique(columns)
     writer = None
-    # "__index_level_0__" is what pandas would call it, for the case that a gene is called "index"
+    # pandas uses the name "__index_level_0__" if a gene is called "index"
     fields = ["__index_level_0__" if "index" in columns else "index", *columns]
     try:
         for names, values in blocks:

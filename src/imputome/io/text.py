@@ -1,7 +1,7 @@
-"""Delimited text as it stands in a file: separator, records, fields; gzipped where the name says so.
+"""Delimited text: separator, records and fields as they are in the file, and why a text cannot be read.
 
-A record is the text of one row with its line end; a field is the text between separators, with its quotes. What counts
-as either is what pandas makes of it, so that a field can be found again by the position of its number.
+A record is the text of one row with its line end; a field is the text between separators, with its quotes. Records and
+fields are those that pandas finds, so that the field of a value can be found by its position.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 
-MARK = "\ufeff"  # what spreadsheets put at the start of UTF-8
+BYTE_ORDER_MARK = "\ufeff"  # spreadsheets write it at the start of UTF-8
 
 
 def open_text(path: Path, *, with_mark: bool = False) -> io.TextIOWrapper:
-    """The text of ``path``, line ends as they are; the mark at its start is left out unless asked for."""
+    """The text of ``path`` with its line ends; without the byte-order mark, unless asked for."""
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
     return opener(path, "rt", encoding="utf-8" if with_mark else "utf-8-sig", newline="")
 
 
 def text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
-    """A file to write text to, line ends as given."""
+    """A file to write text to; line ends are written as given."""
     if not path.name.lower().endswith(".gz"):
         return path.open("w", encoding="utf-8", newline="")
     return _gzip_writer(path)
@@ -37,7 +37,7 @@ def text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
 
 @contextmanager
 def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
-    # no name and no time in the gzip header: the same table gives the same bytes
+    # no name and no time in the gzip header, so that the same table gives the same bytes
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) as packed,
@@ -48,33 +48,33 @@ def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
 
 @cache
 def _field(separator: str) -> re.Pattern[str]:
-    # quotes count at the start of a field only; in it, two of them stand for one
+    # a quote opens a field only at its start; inside, two quotes are one
     return re.compile(rf'"(?:[^"]++|"")*+"[^{separator}]*|(?!")[^{separator}]*')
 
 
 def fields(record: str, separator: str) -> list[str] | None:
-    """The fields of a record as they stand, without the line end; None where a quote is still open."""
+    """The fields of a record as they are in the file, without the line end; None if a quote is still open."""
     body = record.rstrip("\r\n")
     if '"' not in body:
         return body.split(separator)
-    found, start, field = [], 0, _field(separator)
+    texts, start, field = [], 0, _field(separator)
     while (match := field.match(body, start)) is not None:
-        found.append(match[0])
+        texts.append(match[0])
         if match.end() == len(body):
-            return found
+            return texts
         start = match.end() + 1
     return None
 
 
 def records(handle: io.TextIOBase, separator: str) -> Iterator[str]:
-    """The records of a text with their line ends; quoted names may run over several lines."""
+    """The records of a text with their line ends; a quoted name may contain line ends."""
     pending: list[str] = []
     for line in handle:
         if pending and '"' not in line:
             pending.append(line)
             continue
         record = "".join([*pending, line])
-        if '"' in record and fields(record.removeprefix(MARK), separator) is None:
+        if '"' in record and fields(record.removeprefix(BYTE_ORDER_MARK), separator) is None:
             pending = [record]
         else:
             pending = []
@@ -84,19 +84,19 @@ def records(handle: io.TextIOBase, separator: str) -> Iterator[str]:
 
 
 def is_blank(record: str, separator: str) -> bool:
-    """Whether a record is no row of the table."""
+    """Whether a record is empty, and so no row of the table."""
     return not record.strip(" \r\n" if separator == "\t" else " \t\r\n")
 
 
-def separator_of(path: Path, own: str) -> str:
-    """What splits the first two lines of ``path`` alike: ``own`` if it does, else a comma, semicolon or tab."""
-    for separator in dict.fromkeys((own, ",", ";", "\t")):
+def separator_of(path: Path, expected: str) -> str:
+    """The separator that gives the first two lines of ``path`` equally many fields; ``expected`` is tried first."""
+    for separator in dict.fromkeys((expected, ",", ";", "\t")):
         with open_text(path) as handle:
             lines = (record for record in records(handle, separator) if not is_blank(record, separator))
             header, first = (len(fields(record, separator) or ()) for record in (next(lines, ""), next(lines, "")))
         if header > 1 and header in (first, first - 1):
             return separator
-    return own
+    return expected
 
 
 _STARTS = (
@@ -110,13 +110,20 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @contextmanager
-def explained(path: Path, own: str) -> Iterator[None]:
-    """Say what is wrong with the text table ``path`` if it cannot be read; ``own`` is the separator it promises.
+def explained(path: Path, expected: str) -> Iterator[None]:
+    """Turn errors of the libraries that read the text table ``path`` into one that says what is wrong with it.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    expected : str
+        The separator that its name promises.
 
     Raises
     ------
     InputError
-        In place of what the libraries raise.
+        The table cannot be read.
     """
     import zlib
 
@@ -126,92 +133,97 @@ def explained(path: Path, own: str) -> Iterator[None]:
         _check_kind(path)
         try:
             yield
-        except (csv.Error, pd.errors.ParserError) as error:  # also what pandas makes of bytes that are no UTF-8
-            reason = misfit(path, separator_of(path, own))
-            if reason is None:
-                reason = f"{path} cannot be read as a table: {str(error).strip().splitlines()[-1]}"
+        except (csv.Error, pd.errors.ParserError) as error:  # pandas raises it for bytes that are no UTF-8 too
+            text = f"{path} cannot be read as a table: {str(error).strip().splitlines()[-1]}"
+            reason = misfit(path, separator_of(path, expected)) or Message(text, code="unreadable")
             raise InputError(reason) from error
     except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path} is empty: it has no line of values") from error
+        raise InputError(f"{path} is empty: it has no line of values", code="empty") from error
     except UnicodeDecodeError as error:
         raise InputError(_not_utf8(path)) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path} cannot be read as a table, it is cut off or damaged: copy or pack it again"
+            f"{path} cannot be read as a table, it is truncated or damaged: copy or compress it again", code="damaged"
         ) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", code="unreadable") from error
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is no text, or is packed though its name does not say so."""
+    """Check that the file is text, and gzipped only if its name says so."""
     with path.open("rb") as handle:
         start = handle.read(2)
     named = path.name.lower().endswith(".gz")
     if named and start and start != b"\x1f\x8b":
-        raise InputError(f"{path} is not gzipped, as its name says: rename it to {path.name[:-3]}")
+        raise InputError(
+            f"{path} is not gzipped, although its name says so: rename it to {path.name[:-3]}", code="not-gzipped"
+        )
     if not named and start == b"\x1f\x8b":
-        raise InputError(f"{path} is gzipped: rename it to {path.name}.gz")
+        raise InputError(f"{path} is gzipped: rename it to {path.name}.gz", code="gzipped")
     with _bytes(path) as content:
         start = content.read(2**12)
     for first, kind in _STARTS:
         if start.startswith(first):
-            raise InputError(f"{path} is {kind}, whatever its name: {_SAVE}")
+            raise InputError(f"{path} is {kind}, whatever its name: {_SAVE}", code="not-text")
     if b"\0" in start:
-        raise InputError(f"{path} is binary data or text in UTF-16: {_SAVE}")
+        raise InputError(f"{path} is binary data or text in UTF-16: {_SAVE}", code="not-text")
 
 
 def _bytes(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _not_utf8(path: Path) -> str:
+def _not_utf8(path: Path) -> Message:
     with _bytes(path) as content:
         for number, line in enumerate(content, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                return f"line {number} of {path} is not in UTF-8 (byte 0x{line[error.start]:02x}): {_SAVE}"
-    return f"{path} is not in UTF-8: {_SAVE}"
+                byte = f"byte 0x{line[error.start]:02x}"
+                return Message(f"line {number} of {path} is not in UTF-8 ({byte}): {_SAVE}", code="not-utf8")
+    return Message(f"{path} is not in UTF-8: {_SAVE}", code="not-utf8")
 
 
-def no_header(path: Path) -> str:
-    """Why the first line of ``path`` is empty."""
+def no_header(path: Path) -> Message:
+    """The message for a table whose first line is empty."""
     with open_text(path) as handle:
         empty = not any(line.strip() for line in handle)
-    return (
-        f"{path} is empty" if empty else f"{path} begins with an empty line: take it out, so that the header is first"
-    )
+    if empty:
+        return Message(f"{path} is empty", code="empty")
+    return Message(f"{path} begins with an empty line: remove it, so that the header is first", code="no-header")
 
 
-def one_column(path: Path, header: str, first: str) -> str:
-    """Why the lines of ``path``, which begin with ``header`` and ``first``, cannot be split."""
+def one_column(path: Path, header: str, first: str) -> Message:
+    """The message for a table with one column, whose lines begin with ``header`` and ``first``."""
     if header.startswith("#"):
         return _comment(path)
     if len(header.split()) > 1 and len(first.split()) > 1:
-        return f"the values of {path} are separated by blanks: put commas or tabs between them"
-    return f"{path} has one column when split at ',', ';' or tabs: what separates its values?"
+        return Message(f"the values of {path} are separated by blanks: use commas or tabs", code="separator")
+    text = f"{path} has one column only when split at ',', ';' or tabs: separate its values by one of these"
+    return Message(text, code="separator")
 
 
-def _comment(path: Path) -> str:
-    return f"line 1 of {path} is a comment, not the header: take it out, so that the header is first"
+def _comment(path: Path) -> Message:
+    text = f"line 1 of {path} is a comment, not the header: remove it, so that the header is first"
+    return Message(text, code="no-header")
 
 
-def misfit(path: Path, separator: str) -> str | None:
-    """Which line of ``path`` has another number of fields than the table, or None."""
+def misfit(path: Path, separator: str) -> Message | None:
+    """The message on the first line of ``path`` with another number of fields than the other lines, or None."""
     lines: dict[int, int] = {}  # number of fields -> the first line with so many
     number: Counter[int] = Counter()
     header, commented = 0, False
     for line, record in _numbered(path, separator):
-        found = [""] * (record.count(separator) + 1) if '"' not in record else fields(record, separator)
-        if found is None:
-            return f"a quote is opened in line {line} of {path} and never closed: take it out, or close it"
+        texts = [""] * (record.count(separator) + 1) if '"' not in record else fields(record, separator)
+        if texts is None:
+            text = f"a quote is opened in line {line} of {path} and never closed: remove it, or close it"
+            return Message(text, code="open-quote")
         if not header:
-            header, commented = len(found), record.startswith("#")
+            header, commented = len(texts), record.startswith("#")
             continue
-        lines.setdefault(len(found), line)
-        number[len(found)] += 1
-    # the header may be one field shorter than the lines: it then has no corner
+        lines.setdefault(len(texts), line)
+        number[len(texts)] += 1
+    # the header may be one field shorter than the lines, without a name for the first column
     width = header + 1 if number[header + 1] > number[header] else header
     odd = [k for k in lines if k != width]
     if not odd:
@@ -219,26 +231,28 @@ def misfit(path: Path, separator: str) -> str | None:
     if commented:
         return _comment(path)
     if len(lines) == 1:
-        return (
-            f"the first line of {path} has another number of fields ({header}) than all others ({odd[0]}): correct it, "
-            "or take it out if it is not the header"
+        text = (
+            f"the first line of {path} has {header} fields and all others have {odd[0]}: correct it, or remove it if "
+            "it is not the header"
         )
-    others = "the header" if width == header else "most lines"
-    return (
-        f"line {lines[odd[0]]} of {path} has {odd[0]} fields, {others} {width}: correct that line, or copy the file "
+        return Message(text, code="ragged")
+    others = "the header has" if width == header else "most lines have"
+    text = (
+        f"line {lines[odd[0]]} of {path} has {odd[0]} fields and {others} {width}: correct that line, or copy the file "
         "again if it is truncated"
     )
+    return Message(text, code="ragged")
 
 
 def line_of(path: Path, separator: str, row: int) -> int:
-    """The number of the line in which a row of the table begins, both the first line and the first row 1 and 0."""
+    """The number of the line (from 1) in which a row of the table (from 0) begins."""
     lines = _numbered(path, separator)
     next(lines)
     return next(line for k, (line, _) in enumerate(lines) if k == row)
 
 
 def _numbered(path: Path, separator: str) -> Iterator[tuple[int, str]]:
-    """The header and the rows of the table with the numbers of their first lines."""
+    """The header and the rows of the table, with the numbers of their first lines."""
     line = 1
     with open_text(path) as handle:
         for record in records(handle, separator):

@@ -1,4 +1,4 @@
-"""The numbers and names of a delimited text: read, and refused where they cannot be what they should be."""
+"""Reading the numbers and names of a delimited text, with a clear error if they cannot be numbers and names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 from imputome.io.text import (
     explained,
     is_blank,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK_VALUES = 2**22  # numbers read at a time
-# what is missing besides what pandas takes for it: these words in every case, and a single blank
+# texts for missing values beside those that pandas knows: these words in any case, and a single blank
 MISSING = [
     " ",
     *(
@@ -39,29 +39,41 @@ MISSING = [
 ]
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
-_CODES = (-99, -999, -9999)  # written for missing values by programs that have no other way
+_MISSING_CODES = (-99, -999, -9999)  # some programs write these numbers for missing values
 
 
 def read_text(
-    path: Path, own: str, *, turned: bool, dtype: type[np.floating[Any]] = np.float64
+    path: Path, expected: str, *, transposed: bool, dtype: type[np.floating[Any]] = np.float64
 ) -> tuple[list[str], list[str], np.ndarray]:
-    """Row names, column names and values, read in chunks.
+    """Row names, column names and values of a text table, read in chunks.
 
     Parameters
     ----------
-    own : the separator that the file's name promises; see `separator_of`.
-    turned : whether to return columns x rows.
-    dtype : ``np.float32`` is enough for a table with missing values whose text is kept elsewhere; one without, or with
-        values beyond 1e-30 to 1e30, is float64 all the same.
+    path : Path
+        The table.
+    expected : str
+        The separator that its name promises; see `imputome.io.text.separator_of`.
+    transposed : bool
+        Whether to return columns x rows.
+    dtype : dtype, default=float64
+        ``np.float32`` halves the memory of a table with missing values. A table without missing values, or with values
+        outside 1e-30 to 1e30, is float64 in any case.
 
-    Cost: the matrix twice, for a moment, in the dtype.
+    Returns
+    -------
+    row_names, column_names : list of str
+    values : ndarray
+
+    Notes
+    -----
+    Cost: for a moment the matrix is in memory twice, in the dtype.
     """
     import pandas as pd
 
-    with explained(path, own):
-        separator = separator_of(path, own)
+    with explained(path, expected):
+        separator = separator_of(path, expected)
         with open_text(path) as handle:
-            # the header is read apart because pandas would rename duplicated columns
+            # the header is read separately because pandas would rename duplicated columns
             header = next(csv.reader(handle, delimiter=separator), None)
             if not header or (len(header) == 1 and not header[0].strip()):
                 raise InputError(no_header(path))
@@ -72,21 +84,21 @@ def read_text(
                 low_memory=False,
                 converters={0: str},
                 na_values=MISSING,
-                # the default way to parse a float is faster and off by one in the last place
+                # the default parser of floats is faster, but wrong in the last digit
                 float_precision="round_trip",
                 chunksize=max(1, CHUNK_VALUES // len(header)),
             )
             with reader:
                 names, columns, chunks = _gather(reader, header, path, separator, narrow=dtype is np.float32)
-        open_end = any(np.isnan(chunk[:, -1]).any() for chunk in chunks)
+        last_missing = any(np.isnan(chunk[:, -1]).any() for chunk in chunks)
         # pandas fills short lines up with NaN, which would turn a truncated file into missing values
-        if open_end and (reason := misfit(path, separator)):
+        if last_missing and (reason := misfit(path, separator)):
             raise InputError(reason)
         if all(np.isnan(chunk[:, -1]).all() for chunk in chunks):
             _check_last_column(path, separator, named=len(header) > len(columns) and bool(columns[-1].strip()))
-        _check_header(header, columns, path, "samples" if turned else "genes")
-        _check_row_names(names, chunks, header, path, separator, "genes" if turned else "samples")
-    return names, columns, _stack(chunks, turned)
+        _check_header(header, columns, path, "samples" if transposed else "genes")
+        _check_row_names(names, chunks, header, path, separator, "genes" if transposed else "samples")
+    return names, columns, _stack(chunks, transposed)
 
 
 def _gather(
@@ -102,8 +114,10 @@ def _gather(
         if width < 2:
             raise InputError(one_column(path, header[0], frame.iat[0, 0]))
         if len(header) not in (width, width - 1):
-            raise InputError(misfit(path, separator) or f"{path} has lines with different numbers of fields")
-        # R's write.table leaves out the corner, so that the header is one field shorter than the lines
+            raise InputError(
+                misfit(path, separator) or Message(f"{path} has lines with different numbers of fields", code="ragged")
+            )
+        # R's write.table gives the first column no name, so the header is one field shorter than the lines
         columns = header[1:] if len(header) == width else header
         names += [str(name) for name in frame.pop(0)]
         values = numbers(frame, columns, path)
@@ -121,17 +135,17 @@ def _fits_float32(values: np.ndarray) -> bool:
     return largest < 1e30 and np.min(size, initial=1.0, where=size > 0) > 1e-30
 
 
-def _stack(chunks: list[np.ndarray], turned: bool) -> np.ndarray:
-    """One matrix of the chunks of rows, which are given up on the way."""
-    if len(chunks) == 1 and not turned:
+def _stack(chunks: list[np.ndarray], transposed: bool) -> np.ndarray:
+    """One matrix of the chunks of rows; the list is emptied to free their memory."""
+    if len(chunks) == 1 and not transposed:
         return chunks[0]
     n, width = sum(len(chunk) for chunk in chunks), chunks[0].shape[1]
-    out = np.empty((width, n) if turned else (n, width), np.result_type(*chunks))
+    out = np.empty((width, n) if transposed else (n, width), np.result_type(*chunks))
     stop = n
     while chunks:
         chunk = chunks.pop()
         start = stop - len(chunk)
-        if turned:
+        if transposed:
             out[:, start:stop] = chunk.T
         else:
             out[start:stop] = chunk
@@ -140,32 +154,40 @@ def _stack(chunks: list[np.ndarray], turned: bool) -> np.ndarray:
 
 
 def _check_last_column(path: Path, separator: str, *, named: bool) -> None:
-    """Refuse separators at the end of the lines, which look like one more column without values."""
+    """Refuse lines that end in a separator, which looks like one more column without values."""
     with open_text(path) as handle:
         lines = records(handle, separator)
         next(lines)
         first = next(record for record in lines if not is_blank(record, separator))
     if not named and first.rstrip("\r\n").endswith(separator):
-        raise InputError(f"the lines of {path} end in a separator, which makes a last column of nothing: take it out")
+        raise InputError(
+            f"the lines of {path} end in a separator, which adds an empty last column: remove it",
+            code="empty-last-column",
+        )
 
 
 def _check_header(header: list[str], columns: list[str], path: Path, what: str) -> None:
-    """Refuse a header that is none, or lacks a name; ``what`` it should name."""
+    """Check that the first line has names of ``what``, all of them."""
     if _are_values(columns):
-        raise InputError(f"the first line of {path} holds values, not names of {what}: add a header line")
+        raise InputError(
+            f"the first line of {path} holds values, not names of {what}: add a header line", code="no-header"
+        )
     for position, name in enumerate(columns, 1 + len(header) - len(columns)):
         if not name.strip():
-            raise InputError(f"the header of {path} has no name in field {position}: give all {what} a name")
+            raise InputError(
+                f"the header of {path} has no name in field {position}: give all {what} a name", code="empty-name"
+            )
 
 
 def _check_row_names(
     names: list[str], chunks: list[np.ndarray], header: list[str], path: Path, separator: str, what: str
 ) -> None:
-    """Refuse rows whose first fields are no names; ``what`` they should name."""
+    """Check that the first column has names of ``what``, all of them."""
     if _are_values(names):
         raise InputError(
             f"the first column of {path} ({header[0]!r}) holds values, not names of {what}: add a column of names in "
-            "front"
+            "front",
+            code="no-row-names",
         )
     row = next((row for row, name in enumerate(names) if not name.strip()), None)
     if row is None:
@@ -173,33 +195,33 @@ def _check_row_names(
     line = line_of(path, separator, row)
     values = next(itertools.islice(itertools.chain.from_iterable(chunks), row, None))
     if np.isnan(values).all():
-        raise InputError(f"line {line} of {path} holds no name and no value: take it out")
-    raise InputError(f"line {line} of {path} begins with no name: give all {what} a name")
+        raise InputError(f"line {line} of {path} has no name and no value: remove it", code="empty-line")
+    raise InputError(f"line {line} of {path} has no name: give all {what} a name", code="empty-name")
 
 
 def _are_values(names: list[str]) -> bool:
-    """Whether most names, but for missing ones, are numbers with a point or an exponent; whole numbers do as names."""
-    given = [name.strip() for name in names if name.strip() and name not in MISSING]
-    return 2 * sum(_DECIMAL.fullmatch(name) is not None for name in given) > len(given)
+    """Whether most names are numbers with a point or an exponent; integers may be names."""
+    present = [name.strip() for name in names if name.strip() and name not in MISSING]
+    return 2 * sum(_DECIMAL.fullmatch(name) is not None for name in present) > len(present)
 
 
 def warn_of_codes(values: np.ndarray, path: Path) -> None:
-    """Warn of a number like -999 that stands far below all others: it probably means missing."""
+    """Warn of a number like -999 far below all others: it probably means missing."""
     lowest = float(np.fmin.reduce(values, axis=None, initial=np.inf))
-    if lowest not in _CODES:
+    if lowest not in _MISSING_CODES:
         return
     others = float(np.fmin.reduce(values, axis=None, initial=np.inf, where=values != lowest))
     if lowest / 4 < others < np.inf:
         number = int((values == lowest).sum())
-        warnings.warn(
+        text = (
             f"{number:,} values of {path} are exactly {lowest:g}, far below all others: if that means missing, replace "
-            "it by NA",
-            stacklevel=3,
+            "it by NA"
         )
+        warnings.warn(Message(text, code="missing-as-number"), stacklevel=3)
 
 
 def numbers(frame: pd.DataFrame, names: list[str], path: Path) -> np.ndarray:
-    """The float64 values of ``frame``, or an error that names the first column that is not numeric."""
+    """The float64 values of ``frame``; an error names the first column that is not numeric."""
     import pandas as pd
 
     for position, dtype in enumerate(frame.dtypes):
@@ -212,17 +234,18 @@ def numbers(frame: pd.DataFrame, names: list[str], path: Path) -> np.ndarray:
         if bad.any():
             few = 2 * bad.sum() < column.notna().sum()
             raise InputError(_not_a_number(column[bad].iloc[0], names[position], path, marker=few))
-    # numbers that came as objects (decimals, nulls only) go through pandas; the rest is one plain conversion
+    # numbers stored as objects (decimals, only nulls) are converted by pandas, all others at once
     if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         return frame.to_numpy(dtype=np.float64)
     return frame.apply(pd.to_numeric).to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _not_a_number(value: object, column: str, path: Path, *, marker: bool) -> str:
-    """``marker``: whether most of the column are numbers, so that ``value`` may stand for a missing one."""
-    what = f"column {column!r} of {path} holds {value!r}, not a number: "
+def _not_a_number(value: object, column: str, path: Path, *, marker: bool) -> Message:
+    """The message; ``marker`` is whether most of the column are numbers, so that ``value`` may mean missing."""
+    what, code = f"column {column!r} of {path} holds {value!r}, not a number: ", "not-a-number"
     if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
-        return what + "write decimals with a point, not a comma (in R: write.csv, not write.csv2)"
+        text = "write decimals with a point, not a comma (in R: write.csv, not write.csv2)"
+        return Message(what + text, code="decimal-comma")
     if marker:
-        return what + f"replace {value!r} by NA (or leave the cell empty) where it means missing"
-    return what + "take the column out of the table, or leave missing values empty or NA"
+        return Message(f"{what}replace {value!r} by NA (or leave the cell empty) where it means missing", code=code)
+    return Message(f"{what}remove the column, or write missing values as NA or leave them empty", code=code)

@@ -17,12 +17,10 @@ from imputome.core.imputation import Imputation, Output
 from imputome.core.scales import TARGET, Scale, counts_to_scale, is_integer, scale_to_counts
 from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates, expression_components
-from imputome.result.record import find_record, imputed_from, meant
+from imputome.result.record import Record, find_record, meant
 from imputome.trust.zeros import Zeros, zeros_before_and_after
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
     from anndata import AnnData
 
@@ -38,17 +36,17 @@ class Stored:
 
     adata: AnnData
     key: str
-    record: Mapping[str, Any]
+    record: Record
     layer: str | None
 
     @property
     def counts(self) -> bool:
-        return str(self.record["input"]["kind"]) == "counts"
+        return self.record.input.kind == "counts"
 
     @property
     def state(self) -> str:
         """``counts``, ``log1p``, ``normalized``, or a state of real values."""
-        return str(self.record["input"]["state"])
+        return self.record.input.state
 
     @property
     def where(self) -> str:
@@ -101,7 +99,7 @@ class Stored:
     def after(self, rows: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
         """Dense values as imputed; counts on scale ``normalized``."""
         values = self.written(rows, genes)
-        return self._normalized(values, rows, str(self.record["scale"])) if self.counts else values
+        return self._normalized(values, rows, self.record.scale) if self.counts else values
 
     def written(self, rows: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
         """Dense values of the result as they are stored."""
@@ -160,8 +158,8 @@ class _Layer:
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output = "value") -> np.ndarray:
         values = self.stored.written(rows, genes)
-        scale = str(self.stored.record["scale"])
-        return scale_to_counts(values, self.stored._depth[rows, None], scale)  # type: ignore[arg-type]
+        scale = self.stored.record.scale
+        return scale_to_counts(values, self.stored._depth[rows, None], scale)
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output = "value") -> np.ndarray:
         return self.rows(i, None)[np.arange(len(i)), j]
@@ -170,7 +168,7 @@ class _Layer:
 def stored(adata: AnnData, key: str | None, before: str | None = None) -> Stored:
     """The result of that key, or the only one; ``before`` names another layer with the values it was made from."""
     key, record = find_record(adata, key)
-    layer = imputed_from(record) if before is None else before
+    layer = record.input.layer if before is None else before
     if layer is not None and layer not in adata.layers:
         there = ", ".join(adata.layers) or "none"
         raise InputError(f"there is no layer {layer!r} with the values before imputing; layers here: {there}")

@@ -1,7 +1,7 @@
-"""The genes of new cells and those of a fitted model, brought together by name.
+"""The genes of new cells and those of a fitted model, matched by name.
 
-What the two do not share is settled here, so that a method only ever sees its own genes. Letters: ``n`` new cells,
-``G`` genes of the input, ``M`` genes of the model.
+A method is always given exactly its own genes; what the input and the model do not share is handled here. Letters:
+``n`` new cells, ``G`` genes of the input, ``M`` genes of the model.
 """
 
 from __future__ import annotations
@@ -17,106 +17,125 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import counts_to_scale
-from imputome.errors import InputError, ModelFormatError
+from imputome.errors import InputError, Message, ModelFormatError
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-ENOUGH = 0.5  # share of the model's genes that the input must have
-SHOWN = 5  # names in a message
+MIN_SHARE = 0.5  # of the model's genes that the input must have
+NAMES_IN_MESSAGE = 5
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Where the genes of an input stand in a model.
+    """Where the genes of an input are in a model.
 
     Attributes
     ----------
-    places : (G,) position of each gene of the input among the model's M, -1 for one that the model does not know.
-    missing : genes of the model that the input lacks.
-    exact : whether both have the same genes in the same order.
-    filled : what missing values of genes that the model does not know become; empty for counts.
+    places : ndarray of int, shape (G,)
+        Position of each gene of the input among the model's M, -1 for a gene that the model does not know.
+    missing : Index of str
+        Genes of the model that the input lacks.
+    exact : bool
+        Whether both have the same genes in the same order.
+    fallback : str
+        What missing values of genes that the model does not know become; empty for counts.
     """
 
     places: np.ndarray
     missing: pd.Index
     exact: bool
-    filled: str = ""
+    fallback: str = ""
 
     @property
-    def messages(self) -> list[str]:
-        """What a user should know of it."""
-        texts = []
+    def messages(self) -> list[Message]:
+        """What the user should know."""
+        messages = []
         if len(self.missing):
-            texts.append(
-                f"{len(self.missing):,} genes of the model are not in the input ({_some(self.missing)}): they are "
-                "taken as not seen in any cell"
-            )
+            text = f"{len(self.missing):,} genes of the model are not in the input ({_some(self.missing)}): they are "
+            messages.append(Message(f"{text}treated as not seen in any cell", code="genes-missing"))
         unknown = int((self.places < 0).sum())
         if unknown:
-            filled = f", what is missing there is filled with {self.filled}" if self.filled else ""
-            texts.append(f"{unknown:,} genes of the input are unknown to the model: they stay as they are{filled}")
-        return texts
+            fallback = f", and their missing values become {self.fallback}" if self.fallback else ""
+            text = f"{unknown:,} genes of the input are unknown to the model: they stay as they are{fallback}"
+            messages.append(Message(text, code="genes-unknown"))
+        return messages
 
 
 def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None) -> Matched:
     """Find the genes of ``adata`` in a fitted model, by name.
 
+    Parameters
+    ----------
+    column : str, optional
+        Column of ``var`` with the names; by default ``var_names``.
+
     Raises
     ------
     InputError
-        Under half of the model's genes are there; the message says where else they seem to be. Or a gene of the model
-        stands there twice.
+        Fewer than half of the model's genes are in the input (the message says where they seem to be), or a gene of
+        the model is there twice.
     """
     import pandas as pd
 
     if column is not None and column not in adata.var:
-        there = ", ".join(map(str, adata.var.columns)) or "none"
-        raise InputError(f"var has no column {column!r}; columns: {there}")
-    names = pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
-    known = estimator.feature_names_
-    if names.equals(known):
-        return Matched(np.arange(len(names)), known[:0], exact=True)
-    if not known.is_unique:
-        raise ModelFormatError(
-            f"the model has several genes called {known[known.duplicated()][0]!r}: it takes the same genes in the same "
-            "order only"
-        )
-    places = known.get_indexer(names)
-    found = np.zeros(len(known), dtype=bool)
-    found[places[places >= 0]] = True
-    if found.mean() < ENOUGH:
+        columns = ", ".join(map(str, adata.var.columns)) or "none"
         raise InputError(
-            f"only {found.sum():,} of the model's {len(known):,} genes are in the input (it has {_some(names)}; the "
-            f"model {_some(known)}): {_elsewhere(adata, known, column)}"
+            f"var has no column {column!r}; columns: {columns}", code="no-var-column", parameter="gene_column"
         )
-    twice = names[(places >= 0) & names.duplicated()]
+    names = pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
+    model_names = estimator.feature_names_
+    if names.equals(model_names):
+        return Matched(np.arange(len(names)), model_names[:0], exact=True)
+    if not model_names.is_unique:
+        raise ModelFormatError(
+            f"the model has several genes called {model_names[model_names.duplicated()][0]!r}: it takes only the same "
+            "genes in the same order",
+            code="model-genes-not-unique",
+        )
+    places = model_names.get_indexer(names)
+    present = np.zeros(len(model_names), dtype=bool)
+    present[places[places >= 0]] = True
+    if present.mean() < MIN_SHARE:
+        raise _too_few_genes(adata, model_names, names, int(present.sum()), column)
+    twice = names[(places >= 0) & names.duplicated()].unique()
     if len(twice):
         raise InputError(
-            f"{len(twice.unique()):,} genes of the model stand more than once in the input ({_some(twice.unique())}): "
-            "leave one of each, or make the names unique"
+            f"{len(twice):,} genes of the model are in the input more than once ({_some(twice)}): keep one of each, or "
+            "make the names unique",
+            code="genes-not-unique",
         )
-    filled = "the feature's mean" if estimator.kind_ == "real" else ""
-    return Matched(places, known[~found], exact=False, filled=filled)
+    return Matched(places, model_names[~present], False, "the mean of the feature" if estimator.kind_ == "real" else "")
 
 
-def _elsewhere(adata: AnnData, known: pd.Index, column: str | None) -> str:
-    """Where the genes of the model seem to be, as advice."""
-    others = {name: adata.var[name].astype(str) for name in adata.var.columns if adata.var[name].dtype.kind == "O"}
-    if column is not None and known.isin(adata.var_names).mean() >= ENOUGH:
-        return "var_names has them, leave the gene column out"
-    for name, values in others.items():
-        if name != column and known.isin(values).mean() >= ENOUGH:
-            return f"var[{name!r}] has them, pass --gene-column {name} (gene_column={name!r})"
-    if known.isin(adata.obs_names).mean() >= ENOUGH:
-        return "obs_names has them, so the input is genes x cells: transpose it, or for a table see --genes-in"
-    return "is it the same organism and the same kind of names?"
+def _too_few_genes(
+    adata: AnnData, model_names: pd.Index, names: pd.Index, present: int, column: str | None
+) -> InputError:
+    """The error, with advice on where the genes of the model seem to be."""
+    text = (
+        f"only {present:,} of the model's {len(model_names):,} genes are in the input (the input has {_some(names)}; "
+        f"the model {_some(model_names)})"
+    )
+    code = "too-few-genes"
+    if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
+        return InputError(f"{text}: var_names has them, so leave gene_column out", code=code, parameter="gene_column")
+    for name in adata.var.columns:
+        values = adata.var[name]
+        if name != column and values.dtype.kind == "O" and model_names.isin(values.astype(str)).mean() >= MIN_SHARE:
+            return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, gene_column=str(name))
+    if model_names.isin(adata.obs_names).mean() >= MIN_SHARE:
+        return InputError(
+            f"{text}: obs_names has them, so the input is genes x cells: transpose it (for a table pass {{genes_in}})",
+            code=code,
+            genes_in="rows",
+        )
+    return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
 
 
 def _some(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:NAMES_IN_MESSAGE]) + (", ..." if len(names) > NAMES_IN_MESSAGE else "")
 
 
 def model_data(own: Data, estimator: Imputer, matched: Matched) -> Data:
@@ -146,7 +165,7 @@ def model_data(own: Data, estimator: Imputer, matched: Matched) -> Data:
 
 
 class OwnGenes:
-    """The model of the input's cells with the input's genes (a `Model`); unknown genes are given back as they came."""
+    """A fitted model's values for the genes of the input (a `Model`); genes that it does not know keep their values."""
 
     def __init__(self, inner: Model, own: Data, data: Data, places: np.ndarray) -> None:
         self.inner = inner
@@ -161,11 +180,11 @@ class OwnGenes:
         return self.inner.outputs
 
     def _draw(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """A draw of the model where it knows the genes; of the others there is one value only."""
-        found = self.inner.draw(rows, number)  # type: ignore[attr-defined]
-        values = np.empty((len(rows), len(self.places)), found.dtype)
+        """A draw from the model for the genes that it knows; the other genes have one value only."""
+        known_values = self.inner.draw(rows, number)  # type: ignore[attr-defined]
+        values = np.empty((len(rows), len(self.places)), known_values.dtype)
         unknown = np.flatnonzero(self.places < 0)
-        values[:, self.places >= 0] = found[:, self.places[self.places >= 0]]
+        values[:, self.places >= 0] = known_values[:, self.places[self.places >= 0]]
         values[:, unknown] = self._own(self.own.block(rows, unknown), rows[:, None], unknown, "value")
         return values
 
@@ -176,11 +195,11 @@ class OwnGenes:
         own = self._own(self.own.block(rows, genes[~known]), rows[:, None], genes[~known], output)
         if not known.any():
             return own
-        found = self._scaled(self.inner.rows(rows, places[known], output), rows[:, None], output)
+        known_values = self._scaled(self.inner.rows(rows, places[known], output), rows[:, None], output)
         if known.all():
-            return found
-        values = np.empty((len(rows), len(genes)), found.dtype)
-        values[:, known] = found
+            return known_values
+        values = np.empty((len(rows), len(genes)), known_values.dtype)
+        values[:, known] = known_values
         values[:, ~known] = own
         return values
 
@@ -193,7 +212,7 @@ class OwnGenes:
         return values
 
     def _own(self, values: np.ndarray, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        """What stands for genes that nothing is known of; no spread is claimed of what was observed."""
+        """Values of genes that the model does not know; their observed values have no uncertainty."""
         if self.own.kind == "real":
             filled = self._variances if output == "variance" else self._means
             return np.where(np.isnan(values), filled[j], 0 if output == "variance" else values)
@@ -202,7 +221,7 @@ class OwnGenes:
         return counts_to_scale(values, self.own.depth[i], "normalized") if output == "normalized" else values
 
     def _scaled(self, values: np.ndarray, i: np.ndarray, output: Output) -> np.ndarray:
-        """The model's "normalized" is per 10,000 molecules of its own genes, the result's of all in the input."""
+        """Rescale "normalized": the model's is per 10,000 molecules of its genes, the result's of all genes."""
         return values * self._share[i].astype(values.dtype) if output == "normalized" else values
 
     @cached_property

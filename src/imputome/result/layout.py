@@ -1,15 +1,17 @@
-"""Where a result goes in an AnnData: its layers, what stands beside them, and what is forgotten with them."""
+"""Where a result goes in an AnnData: names of its layers, checks before the computation, and writing it in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError
+from imputome.result.record import layer_names, places_to_remove
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,73 +19,153 @@ if TYPE_CHECKING:
     from imputome.result.run import Run
 
 
-def layer_names(key: str, outputs: Iterable[str] = ()) -> dict[Any, str]:
-    """Output -> layer: the value has the key's own name, what comes beside it ``<key>_<output>``."""
-    return {"value": key, **{name: f"{key}_{name}" for name in map(str, outputs)}}
-
-
 def default_key(estimator: Imputer) -> str:
-    """Name of the layer where the user gives none."""
+    """Name of the result where the user gives none: the method, with ``_posterior`` where that step was added."""
     added = estimator.posterior and not estimator.parameter_defaults().get("posterior")
     return f"{estimator.name}_posterior" if added else estimator.name
 
 
 def checked_key(adata: AnnData, key: str) -> str:
-    """The key, if a file can hold it and the record of results can take it."""
+    """Check that a result can have a name.
+
+    Parameters
+    ----------
+    adata : AnnData
+    key : str
+
+    Returns
+    -------
+    str
+        The key.
+
+    Raises
+    ------
+    InputError
+        A file cannot hold a layer of that name, or ``uns["imputome"]`` holds something else than records.
+    """
     if not key.strip() or "/" in key or key in (".", ".."):
-        raise InputError(f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter")
+        raise InputError(
+            f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter",
+            code="bad-key",
+            parameter="key_added",
+        )
     if not isinstance(adata.uns.get("imputome", {}), Mapping):
-        raise InputError("uns['imputome'] holds something else than imputome's records: rename or delete it first")
+        raise InputError(
+            "uns['imputome'] does not hold records of imputome: rename or delete it first", code="uns-taken"
+        )
     return key
 
 
 def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output, ...]:
-    """The outputs wanted beside the value, refused before anything is computed where the method does not have them."""
+    """Check, before any computation, that a method has the outputs asked for beside the value.
+
+    Parameters
+    ----------
+    estimator : Imputer
+    outputs : str or iterable of str
+
+    Returns
+    -------
+    tuple of str
+        Each once, without ``"value"``.
+
+    Raises
+    ------
+    InputError
+        The method does not have one of them.
+    """
     if isinstance(outputs, str):
         outputs = (outputs,)
-    wanted = tuple(dict.fromkeys(name for name in outputs if name != "value"))
-    if not wanted:
+    names = tuple(dict.fromkeys(name for name in outputs if name != "value"))
+    if not names:
         return ()
     from imputome.core.posterior import PosteriorModel
 
     defaults = estimator.parameter_defaults()
     offered: frozenset[str] = estimator.info.outputs
     if estimator.posterior:
-        offered |= PosteriorModel.own
+        offered |= PosteriorModel.posterior_outputs
     elif defaults.get("posterior"):
-        offered -= {"lower", "upper"}  # the posterior step, switched off here, is what gives them
-    for name in wanted:
+        offered -= {"lower", "upper"}  # only the posterior step gives them, and it is switched off
+    for name in names:
         if name not in offered:
-            there = ", ".join(sorted(offered - {"value"})) or "none"
-            fix = ""
-            if name in PosteriorModel.own and "posterior" in defaults and not estimator.posterior:
-                fix = "; the posterior step gives it: pass posterior=True (--posterior)"
-            raise InputError(f"{estimator.name} has no output {name!r}, its outputs beside the value: {there}{fix}")
-    return wanted  # type: ignore[return-value]
+            known = ", ".join(sorted(offered - {"value"})) or "none"
+            text = f"{estimator.name} has no output {name!r}; its outputs beside the value: {known}"
+            if name in PosteriorModel.posterior_outputs and "posterior" in defaults and not estimator.posterior:
+                text += "; the posterior step gives it: pass {posterior}"
+                raise InputError(text, code="output-needs-posterior", posterior=True)
+            raise InputError(text, code="no-output", parameter="outputs")
+    return names  # type: ignore[return-value]
 
 
 def check_free(
     adata: AnnData, key: str, outputs: Iterable[str] = (), *, room: str = "layers", overwrite: bool = False
 ) -> None:
-    """Refuse names that are taken: by anything without ``overwrite``, by another result in any case."""
+    """Check, before any computation, that a result can be written under a name.
+
+    Parameters
+    ----------
+    adata : AnnData
+    key : str
+        Name of the result.
+    outputs : iterable of str, default=()
+        What is written beside the value.
+    room : {"layers", "obsm"}, default="layers"
+        Where the matrices go.
+    overwrite : bool, default=False
+        Whether what has these names may be replaced. Another result is never replaced by an output.
+
+    Raises
+    ------
+    InputError
+        A name is taken, or the record of the result to be replaced cannot be read.
+    """
     names = list(layer_names(key, outputs).values())
-    for where, name in [*((room, name) for name in names), ("obsm", f"X_{key}")]:
-        if name in getattr(adata, where) and not overwrite:
+    records = adata.uns.get("imputome", {})
+    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}")]:
+        if name in getattr(adata, element) and not overwrite:
             raise InputError(
-                f"{where}[{name!r}] exists already: pass overwrite=True (--force) to replace it, or another key_added "
-                "(--key-added)"
+                f"{element}[{name!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
+                code="key-exists",
+                overwrite=True,
+                key_added=...,
             )
-    other = next((name for name in names[1:] if name in adata.uns.get("imputome", {})), None)
+    other = next((name for name in names[1:] if name in records), None)
     if other is not None:
-        raise InputError(f"{other!r} is the name of another result: pass another key_added (--key-added)")
+        raise InputError(
+            f"{other!r} is the name of another result: pass another {{key_added}}",
+            code="name-of-another-result",
+            key_added=...,
+        )
+    places_to_remove(key, records)
 
 
 def store(
     adata: AnnData, run: Run, key: str, *, genes: np.ndarray | None, keep_observed: bool | None, copy: bool
 ) -> AnnData | None:
-    """Make the values and put them and all that goes with them into ``adata``, or into a copy that is returned.
+    """Compute the values and write the result into an AnnData in memory.
 
-    Some genes only do not fit a layer: they go to ``obsm`` as a DataFrame, or to a layer of the copy with these genes.
+    A layer cannot hold some genes only. They go to ``obsm`` as a DataFrame, or to a layer of the copy, which then has
+    only these genes.
+
+    Parameters
+    ----------
+    adata : AnnData
+        n cells x G genes.
+    run : Run
+    key : str
+        Name of the result.
+    genes : ndarray of int, or None
+        Positions of the genes to write; None means all.
+    keep_observed : bool or None
+        Whether observed values stay as they are; None means the method's default.
+    copy : bool
+        Whether to write into a copy.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, if there is one.
     """
     import pandas as pd
 
@@ -92,12 +174,12 @@ def store(
         name: result.to_array(genes=genes, output=output, scale=run.scale, keep_observed=keep_observed)
         for output, name in layer_names(key, run.outputs).items()
     }
-    target = adata
+    target, element = adata, "layers" if genes is None or copy else "obsm"
     if copy:
         target = adata.copy() if genes is None else adata[:, genes].copy()
-    _forget(target, key)
+    _remove(target, key)
     for name, matrix in values.items():
-        if genes is not None and not copy:
+        if element == "obsm":
             target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=adata.var_names[genes])
         else:
             target.layers[name] = matrix
@@ -107,23 +189,17 @@ def store(
         target.var[f"{key}_{name}"] = per_gene if genes is None or not copy else per_gene[genes]
     for name, per_cell in result.cell_columns.items():
         target.obs[f"{key}_{name}"] = per_cell
-    record: dict[str, Any] = run.provenance()
+    record = run.record()
     if genes is not None:
-        record["genes"] = [str(name) for name in adata.var_names[genes]]
-    target.uns["imputome"] = {**target.uns.get("imputome", {}), key: record}
+        record = replace(record, genes=tuple(adata.var_names[genes].astype(str)), stored_in=(element,))
+    target.uns["imputome"] = {**target.uns.get("imputome", {}), key: record.to_uns()}
     return target if copy else None
 
 
-def _forget(adata: AnnData, key: str) -> None:
-    """Take out what an earlier result of that key left beside its layer."""
-    records = adata.uns.get("imputome", {})
-    if key not in records:
-        return
-    record = records[key]
-    adata.obsm.pop(f"X_{key}", None)
-    for name in layer_names(key, record.get("outputs", ())).values():
-        if name == key or name not in records:
-            adata.layers.pop(name, None)
-            adata.obsm.pop(name, None)
-    for table, kind in ((adata.var, "gene_columns"), (adata.obs, "cell_columns")):
-        table.drop(columns=[f"{key}_{name}" for name in record.get(kind, ())], errors="ignore", inplace=True)
+def _remove(adata: AnnData, key: str) -> None:
+    """Remove an earlier result of that name with all that its record lists."""
+    for element, name in places_to_remove(key, adata.uns.get("imputome", {})):
+        if element in ("obs", "var"):
+            getattr(adata, element).drop(columns=[name], errors="ignore", inplace=True)
+        else:
+            getattr(adata, element).pop(name, None)

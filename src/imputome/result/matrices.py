@@ -1,4 +1,4 @@
-"""What can stand beside imputed values, made in blocks as they are: standard deviations and draws."""
+"""Matrices that are made in blocks, as imputed values are: standard deviations and multiple imputations."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
 
 
-class Shown(Protocol):
-    """A matrix with names that is made in blocks: an imputation, or what stands beside it."""
+class Matrix(Protocol):
+    """A matrix with names that is made in blocks, such as an `Imputation`."""
 
     @property
     def obs_names(self) -> pd.Index: ...
@@ -30,7 +30,7 @@ class Shown(Protocol):
 
 
 @dataclass(frozen=True)
-class _Beside:
+class _OfImputation:
     imputation: Imputation
 
     @property
@@ -47,8 +47,8 @@ class _Beside:
 
 
 @dataclass(frozen=True)
-class Spread(_Beside):
-    """Standard deviation of each value, in the input's unit; 0 where an observed value was kept."""
+class Spread(_OfImputation):
+    """Standard deviation of each value, in the unit of the input; 0 where an observed value was kept."""
 
     keep_observed: bool
 
@@ -57,15 +57,15 @@ class Spread(_Beside):
         values = np.sqrt(np.maximum(variance, 0))
         if self.keep_observed:
             data = self.imputation.data
-            places = slice(None) if genes is None else genes
-            given = data.block(rows, places)
-            values[data.observed_block(rows, places, given)] = 0
+            columns = slice(None) if genes is None else genes
+            given = data.block(rows, columns)
+            values[data.observed_block(rows, columns, given)] = 0
         return values
 
 
 @dataclass(frozen=True)
-class Drawn(_Beside):
-    """One multiple imputation, with the observed values as they are."""
+class Drawn(_OfImputation):
+    """One multiple imputation; observed values are kept."""
 
     number: int
 
@@ -76,7 +76,7 @@ class Drawn(_Beside):
 
 @dataclass(frozen=True)
 class Zeros:
-    """The standard deviations of values of which none was missing."""
+    """Standard deviations where no value was missing."""
 
     obs_names: pd.Index
     var_names: pd.Index
@@ -91,7 +91,7 @@ class Zeros:
 
 
 def draw_names(draws: int) -> dict[int, str]:
-    """Number -> name of each draw: 1 is draw01."""
+    """Number -> name of each multiple imputation: 1 is draw01."""
     digits = max(2, len(str(draws)))
     return {number: f"draw{number:0{digits}d}" for number in range(1, draws + 1)}
 

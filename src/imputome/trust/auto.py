@@ -1,148 +1,179 @@
-"""``method="auto"``: a race of methods and controls on a sample, a check of the winner, and who is to impute."""
+"""``method="auto"``: methods and controls compete on a sample, the winner is checked, and one is chosen to impute."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import ControlsWinError, InputError
+from imputome.core.data import Kind
+from imputome.errors import ControlsWinError, Message
 from imputome.evaluation.splits import seed_for
-from imputome.methods import DEFAULT, controls, info
-from imputome.result.adapt import chosen_link, inspect_layer, to_data
-from imputome.trust.check import check, label_columns
+from imputome.methods import controls
+from imputome.result.layout import default_key
+from imputome.result.record import Race, Verdict
+from imputome.trust.check import check
 from imputome.trust.evidence import CELLS, SPLITS
-from imputome.trust.race import CANDIDATES, Race, make, run_race
-from imputome.trust.verdict import DO_NOT, Verdict
+from imputome.trust.race import CANDIDATES, Candidate, make, run_race
+from imputome.trust.verdict import DO_NOT
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from imputome.core.data import Data
     from imputome.core.imputer import Imputer
-    from imputome.core.scales import Scale
-    from imputome.inspection.state import InputReport
     from imputome.result.run import Progress
 
 BUDGET = 5.0  # minutes
-CLEAR = 0.002  # share by which a method must be better to be said to be
-RACE = 0.3  # share of the budget that the race may take
-RESERVE = 0.25  # share left for reading, writing, a report, and fits that take longer than the race says
+CLEAR = 0.002  # share by which an error must be lower to be called lower
+RACE_SHARE = 0.3  # of the budget
+RESERVE = 0.25  # share left for reading, writing, a report, and fits that take longer than expected
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Who is to impute, and why.
+    """The chosen method and the reason.
 
     Attributes
     ----------
-    estimator : unfitted, its link set.
-    race : how the race went.
-    verdict : of the race's winner; None where a control won, or no check was asked for.
-    record : ``race`` and ``verdict`` for ``uns["imputome"][key]``. Where a control is to be written although it did not
-        win, there is no verdict, and the race says why in ``instead``.
+    estimator : Imputer
+        Unfitted, its link set.
+    race : Race
+        How it was chosen. Where a control is written although it did not win, ``race.instead`` says why.
+    verdict : Verdict or None
+        On the chosen method; None where a control was chosen, or no check was asked for.
     """
 
     estimator: Imputer
     race: Race
     verdict: Verdict | None
-    record: dict[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Fields of the result's `Record`."""
+        return _parts(self.race, self.verdict)
+
+
+def _parts(race: Race, verdict: Verdict | None) -> dict[str, Any]:
+    return {"race": race} if verdict is None else {"race": race, "verdict": verdict}
 
 
 def choose(
-    adata: AnnData,
+    data: Data,
     *,
-    layer: str | None = None,
-    scale: Scale | None = None,
-    transform: str | None = None,
-    report: InputReport | None = None,
+    labels: Mapping[str, Any] | None = None,
+    link: str = "identity",
     budget: float = BUDGET,
     accept_control: bool = False,
     checked: bool = True,
-    labels: str | Iterable[str] = (),
     keep_observed: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Chosen:
-    """Find the method to impute with by held-out molecules, or values, in a bounded time.
+    """Find the method to impute with by held-out molecules (counts) or values (real values), in limited time.
 
-    The race takes at most three tenths of the budget; only what can be fitted on all data in the time left after it can
-    win; and the check is made on as many splits, or cells, as the rest allows. Fits that do not say how far they are
-    cannot be ended, so the bound holds to one such fit of the sample.
+    The race takes at most three tenths of the budget. Only a method that can be fitted to all data in the time left
+    can win. The check takes as many splits, or cells, as the rest of the time allows. A fit that does not report its
+    progress cannot be stopped, so the budget may be exceeded by one such fit of the sample.
 
     Parameters
     ----------
-    budget : minutes for the race, the check and the fit on everything together.
-    accept_control : take the best control where nothing beats the controls.
-    checked : judge the winner on other splits than those it won on.
-    labels : columns of ``obs`` for the check.
-    keep_observed : whether observed values are put back in what will be written; None: the method's habit.
+    data : Data
+        n cells x G genes.
+    labels : Mapping of str to array of shape (n,), optional
+        Types or batches of the cells, for the check.
+    link : str, default="identity"
+        On which real values are imputed and errors are measured.
+    budget : float, default=5.0
+        Minutes for the race, the check and the fit to all data together.
+    accept_control : bool, default=False
+        Choose the best control where no method beats the controls.
+    checked : bool, default=True
+        Check the winner, on other splits than those of the race.
+    keep_observed : bool, optional
+        Whether observed values are put back in what will be written; None means the method's default.
+    seed : int, default=0
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
+
+    Returns
+    -------
+    Chosen
 
     Raises
     ------
     ControlsWinError
-        No method is better than the controls, or the verdict on the winner is not to impute; unless
+        No method beats the controls (``controls-win``), none was finished or could be fitted in time
+        (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``); unless
         ``accept_control``.
     InputError
-        The input cannot be imputed, nothing of it can be held out, or the budget is no positive number.
+        Nothing of the data can be held out.
     """
-    if not (isinstance(budget, int | float) and 0 < budget < np.inf):
-        raise InputError(f"budget={budget!r} must be a positive number of minutes")
     begun = time.perf_counter()
-    report = report or inspect_layer(adata, layer)
-    if report.errors:
-        raise InputError(report.errors[0])
-    method = info(DEFAULT[report.kind])
-    data, report, _ = to_data(adata, method, layer=layer, scale=scale, report=report)
-    link, _ = chosen_link(data, method, transform)
-    columns = label_columns(adata, labels)
 
     def part(first: float, last: float) -> Progress | None:
         return None if progress is None else lambda share, text: progress(first + share * (last - first), text)
 
     race = run_race(
         data,
-        seconds=60 * budget * RACE,
-        seconds_after=60 * budget * (1 - RACE - RESERVE),
+        seconds=60 * budget * RACE_SHARE,
+        seconds_after=60 * budget * (1 - RACE_SHARE - RESERVE),
         rng=np.random.default_rng(seed_for("auto", base=seed)),
         seed=seed,
         link=link,
-        progress=part(0.0, RACE),
+        progress=part(0.0, RACE_SHARE),
     )
-    record: dict[str, Any] = {"race": {**race.record(), "budget_minutes": float(budget), "seed": seed}}
-    won = race.winner != race.control
-    estimator = make(race.winner, seed, link)
+    race = replace(race, budget_minutes=float(budget))
+    method_won = race.winner != race.control
     verdict = None
-    if won and checked:
-        left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
-        splits, cells = affordable(left, data, race)
-        verdict, record["verdict"] = check(
-            data,
-            estimator,
-            labels=columns,
-            seed=seed,
-            n_splits=splits,
-            max_cells=cells,
-            keep_observed=keep_observed,
-            progress=part(RACE, 1.0),
-        )
-    if won and (verdict is None or verdict.verdict != DO_NOT):
-        return Chosen(estimator, race, verdict, record)
-    why = _why(race, record)
+    if method_won:
+        winner = next(candidate for candidate in CANDIDATES[data.kind] if candidate.name == race.winner)
+        estimator = make(winner, seed, link)
+        if checked:
+            left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
+            splits, cells = affordable(left, data, race)
+            verdict = check(
+                data,
+                estimator,
+                labels=labels,
+                seed=seed,
+                n_splits=splits,
+                max_cells=cells,
+                keep_observed=keep_observed,
+                progress=part(RACE_SHARE, 1.0),
+            )
+        if verdict is None or verdict.verdict != DO_NOT:
+            return Chosen(estimator, race, verdict)
+    reason = _why_no_method(race, verdict)
     if not accept_control:
-        how = f"nothing was written; --accept-control (accept_control=True) writes the output of {race.control.name}"
-        raise ControlsWinError(f"{why}: {how} instead", record)
-    if won:  # the verdict is on another method than the one that is written
-        del record["verdict"]
-        record["race"]["instead"] = f"the control {race.control.name} was written instead: {why}"
-    return Chosen(make(race.control, seed), race, verdict, record)
+        raise ControlsWinError(
+            f"{reason.template}: nothing was written; {{accept_control}} writes the output of {race.control} instead",
+            _parts(race, verdict),
+            code=reason.code,
+            accept_control=True,
+            **reason.options,
+        )
+    if method_won:  # the verdict is on another method than the one that is written
+        race = replace(race, instead=f"the control {race.control} was written instead: {reason}")
+    return Chosen(make(Candidate(race.control, race.control), seed), race, None)
 
 
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
-    """Splits and cells of a check that takes about that long, by the times of the race; at least 1 x 200."""
+    """Splits and cells of a check that takes about that long, from the times of the race.
+
+    Parameters
+    ----------
+    seconds : float
+    data : Data
+        All n cells.
+    race : Race
+
+    Returns
+    -------
+    n_splits, n_cells : int
+        At least 1 and 200 (or n).
+    """
     n = data.shape[0]
     cells = min(CELLS[data.kind], n)
 
@@ -155,29 +186,43 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
     return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))
 
 
-def budget_line(report: InputReport, budget: float) -> str:
-    """What is going to be done, and for how long at most, in a sentence for a person."""
-    n, n_controls = len(CANDIDATES[report.kind]), len(controls(report.kind))
+def candidate_keys(kind: Kind) -> list[str]:
+    """Names that a result may get where the user names none."""
+    return list(dict.fromkeys(default_key(make(candidate, 0)) for candidate in CANDIDATES[kind]))
+
+
+def budget_sentence(kind: Kind, budget: float) -> str:
+    """What will be computed, and for how long at most."""
     return (
-        f"auto: {n} candidates and {n_controls} controls race on a sample, the winner is checked and fitted on "
-        f"everything; at most about {budget:g} minutes (--budget)"
+        f"auto: {len(CANDIDATES[kind])} methods and {len(controls(kind))} controls compete on a sample, then the "
+        f"winner is checked and fitted to all data; at most about {budget:g} minutes"
     )
 
 
-def _why(race: Race, record: dict[str, Any]) -> str:
-    """Why no candidate is to impute, in a sentence."""
-    if "verdict" in record:
-        found = record["verdict"]
-        on = f"on {found['cells']:,} {'cells' if found['kind'] == 'counts' else 'samples'}, {found['fits']} fits"
-        return f"the verdict on {race.winner.name}, the best method, is not to impute ({on}): {found['reasons'][0]}"
-    tried = race.table[~race.table["control"]]
-    if not tried["splits"].any():
-        return "no candidate was done in the time there was, give a larger --budget (budget=...)"
-    best = float(race.table.loc[race.table["name"] == race.control.name, "score"].iloc[0])
-    better = tried[tried["score"] < best * (1 - CLEAR)]
-    if len(better):  # the race is in the order of the scores
-        return (
-            f"{better['name'].iloc[0]} beats the controls, but cannot be fitted on everything in the time there is: "
-            "give a larger --budget (budget=...)"
+def _why_no_method(race: Race, verdict: Verdict | None) -> Message:
+    """Why no method is chosen, in a sentence."""
+    if verdict is not None:
+        sample = f"{verdict.cells:,} {'cells' if verdict.kind == 'counts' else 'samples'}, {verdict.fits} fits"
+        return Message(
+            f"the verdict on {race.winner}, the best method, is not to impute ({sample}): {verdict.reasons[0]}",
+            code="verdict-do-not-impute",
         )
-    return f"no method beats the controls on held-out values, {race.control.name} being the best"
+    methods = race.candidates[~race.candidates["control"]]
+    if not methods["splits"].any():
+        return Message(
+            "no method was finished in the time available, pass a larger {budget}",
+            code="budget-too-small",
+            budget=...,
+        )
+    best = float(race.candidates.loc[race.candidates["name"] == race.control, "score"].iloc[0])
+    better = methods[methods["score"] < best * (1 - CLEAR)]
+    if len(better):  # the table is in the order of the scores
+        return Message(
+            f"{better['name'].iloc[0]} beats the controls, but cannot be fitted to all data in the time available, "
+            "pass a larger {budget}",
+            code="budget-too-small",
+            budget=...,
+        )
+    return Message(
+        f"no method beats the controls on held-out values; the best control is {race.control}", code="controls-win"
+    )

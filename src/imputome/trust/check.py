@@ -1,8 +1,8 @@
-"""Checking an imputation: the same method, fitted again with values hidden, beside the controls; and the verdict."""
+"""The check of an imputation: the method is fitted again with values held out, beside controls, and gets a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
-from imputome.result.adapt import covariate_columns
 from imputome.result.layout import default_key
+from imputome.result.record import Verdict
 from imputome.trust.evidence import CELLS, SPLITS, Predict, check_size, gather, number_of_fits
-from imputome.trust.verdict import Verdict, judge, record
+from imputome.trust.verdict import verdict_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from imputome.inspection.state import InputReport
     from imputome.result.run import Progress, Run
 
-PER_LABEL = 3  # cells that a label must have on average
-JUDGED = "this imputation"  # its name in the tables where that is a control's too
+MIN_CELLS_PER_LABEL = 3  # on average
+THIS_IMPUTATION = "this imputation"  # name of the method in the tables where a control has the same name
 
 
 def predicting(estimator: Imputer) -> Predict:
-    """A callable that fits a fresh copy of the estimator and imputes what it was fitted on."""
+    """A callable that fits a fresh copy of the estimator and imputes the data that it was fitted to."""
 
     def predict(data: Data) -> Imputation:
         fresh = estimator.clone()
@@ -41,33 +41,52 @@ def predicting(estimator: Imputer) -> Predict:
 
 
 def control_estimators(kind: str, seed: int, link: str = "identity") -> dict[str, Imputer]:
-    """The controls for that kind of data, by name.
+    """The controls for one kind of data, unfitted, by name.
 
-    They are on the link on which errors are measured: the mean of heavy-tailed values is far from the mean of their
-    arcsinh, and everything that centres there would beat it, on pure noise too.
+    They are on the link on which errors are measured. The mean of heavy-tailed values is far from the mean of their
+    arcsinh, so every method that centres on the latter would beat a control without the link, on pure noise too.
     """
-    found = {name: create(name, random_state=seed) for name in controls(kind)}  # type: ignore[arg-type]
-    for control in found.values():
-        control.link = link
-    return found
+    estimators = {name: create(name, random_state=seed) for name in controls(kind)}  # type: ignore[arg-type]
+    for estimator in estimators.values():
+        estimator.link = link
+    return estimators
 
 
 def check(
     data: Data,
     estimator: Imputer,
     *,
-    labels: dict[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
     seed: int = 0,
     n_splits: int = SPLITS,
     max_cells: int | None = None,
     keep_observed: bool | None = None,
     progress: Progress | None = None,
-) -> tuple[Verdict, dict[str, Any]]:
-    """Judge an estimator on a sample of the data that it is to impute; the fitted one is left as it is.
+) -> Verdict:
+    """Check an estimator on a sample of the data that it is to impute; the estimator itself is not changed.
+
+    Parameters
+    ----------
+    data : Data
+        n cells x G genes.
+    estimator : Imputer
+        Fitted or not: copies of it are fitted.
+    labels : Mapping of str to array of shape (n,), optional
+        Types or batches of the cells.
+    seed : int, default=0
+    n_splits : int, default=3
+        How often values are held out.
+    max_cells : int, optional
+        Size of the sample; None takes `imputome.trust.evidence.CELLS`.
+    keep_observed : bool, optional
+        Whether observed values are put back in what will be written; None means the method's default.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
 
     Returns
     -------
-    The verdict, and its record for ``uns["imputome"][key]["verdict"]``.
+    Verdict
+        With the tables that it rests on.
 
     Raises
     ------
@@ -80,7 +99,7 @@ def check(
     evidence = gather(
         data,
         predicting(estimator),
-        method=JUDGED if name in controls else name,
+        method=THIS_IMPUTATION if name in controls else name,
         controls={name: predicting(control) for name, control in controls.items()},
         reference=REFERENCE[data.kind],
         rng=rng,
@@ -91,69 +110,101 @@ def check(
         keep_observed=keep_observed,
         progress=progress,
     )
-    verdict = judge(evidence)
-    return verdict, record(evidence, verdict, seed=seed)
+    return verdict_of(evidence, seed=seed)
 
 
 def check_run(
-    run: Run, adata: AnnData, *, labels: str | Iterable[str] = (), seed: int = 0, progress: Progress | None = None
+    run: Run, data: Data, *, labels: Mapping[str, Any] | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Run:
-    """The run with the verdict on it in its record."""
-    data, names = run.imputation.data, getattr(run.estimator, "covariate_names_", [])
-    if names:
-        data = replace(data, covariates=covariate_columns(adata, names))
-    columns = label_columns(adata, labels)
-    _, found = check(data, run.estimator, labels=columns, seed=seed, keep_observed=run.keep_observed, progress=progress)
-    return replace(run, further={**run.further, "verdict": found})
+    """Check a run.
+
+    Parameters
+    ----------
+    run : Run
+    data : Data
+        The data that it was fitted to.
+    labels, seed, progress
+        As in `check`.
+
+    Returns
+    -------
+    Run
+        The same, with the verdict for its record.
+    """
+    keep = run.keep_observed
+    verdict = check(data, run.estimator, labels=labels, seed=seed, keep_observed=keep, progress=progress)
+    return replace(run, further={**run.further, "verdict": verdict})
 
 
-def refuse_uncheckable(report: InputReport) -> None:
-    """Refuse, before any work, input of which nothing can be held out."""
+def check_state(report: InputReport) -> None:
+    """Check, before any computation, that values of the input can be held out.
+
+    Raises
+    ------
+    InputError
+        The matrix is too small, or holds normalised or logged counts.
+    """
     check_size(*report.shape)
     if report.kind == "counts" and report.state != "counts":
         raise InputError(
-            f"the check hides molecules, and {report.where} looks {report.state}: pass the layer with the raw counts, "
-            "or leave the check out"
+            f"the check holds out molecules, and {report.where} looks {report.state}: pass {{layer}} with the raw "
+            "counts, or leave the check out",
+            code="check-needs-counts",
+            layer=...,
         )
 
 
-def brief(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of a result without the long tables of its verdict, for a summary."""
-    kept = dict(record)
-    if "verdict" in kept:
-        names = ("verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds")
-        kept["verdict"] = {name: kept["verdict"][name] for name in names}
-    if "race" in kept:
-        kept["race"] = {**kept["race"], "candidates": kept["race"]["candidates"].to_dict("records")}
-    return kept
-
-
 def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> str:
-    """What the check is going to do, in a sentence for a person."""
+    """What the check is going to compute, in a sentence."""
     n_controls = len(controls(report.kind))
     n = report.shape[0]
     rows = "cells" if report.kind == "counts" else "samples"
-    more = number_of_fits(report.kind, n_splits, 0)
+    fits = number_of_fits(report.kind, n_splits, 0)
     return (
-        f"the check fits {estimator.name} {more} more times, and {n_controls} controls {n_splits} times, on "
+        f"the check fits {estimator.name} {fits} more times, and {n_controls} controls {n_splits} times, on "
         f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"
     )
 
 
 def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:
-    """Columns of ``obs`` whose labels are to be looked at."""
-    found = {}
+    """Columns of ``obs`` with labels for the check.
+
+    Parameters
+    ----------
+    adata : AnnData
+    names : str or iterable of str
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n,)
+
+    Raises
+    ------
+    InputError
+        There is no such column, or it has fewer than two labels, or about as many as there are cells.
+    """
+    labels = {}
     for name in [names] if isinstance(names, str) else names:
         if name not in adata.obs:
-            there = ", ".join(map(str, adata.obs.columns)) or "none"
-            raise InputError(f"obs has no column {name!r} to check for mixing; columns: {there}")
+            known = ", ".join(map(str, adata.obs.columns)) or "none"
+            raise InputError(
+                f"obs has no column {name!r} to check for mixing; columns: {known}",
+                code="no-obs-column",
+                parameter="labels",
+            )
         values = adata.obs[name]
         if values.nunique() < 2:
-            raise InputError(f"obs[{name!r}] has fewer than two labels: name another column, or none")
-        if values.nunique() > max(2, adata.n_obs // PER_LABEL):
+            raise InputError(
+                f"obs[{name!r}] has fewer than two labels: name another column, or none",
+                code="too-few-labels",
+                parameter="labels",
+            )
+        if values.nunique() > max(2, adata.n_obs // MIN_CELLS_PER_LABEL):
             raise InputError(
                 f"obs[{name!r}] has {values.nunique():,} different values in {adata.n_obs:,} cells, too many for "
-                "labels: name another column, or none"
+                "labels: name another column, or none",
+                code="too-many-labels",
+                parameter="labels",
             )
-        found[name] = np.asarray(values.astype(object))
-    return found
+        labels[name] = np.asarray(values.astype(object))
+    return labels

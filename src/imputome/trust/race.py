@@ -1,4 +1,4 @@
-"""A small race: candidate methods and the controls on a sample of cells and genes, by what they say of held-out values.
+"""A small race: methods and controls impute a sample of cells and genes, and are compared by held-out values.
 
 Letters: ``n`` cells, ``G`` genes.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,43 +16,63 @@ import numpy as np
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
 from imputome.errors import ImputomeError, InputError, MissingExtraError
-from imputome.methods import REFERENCE, controls, create
+from imputome.methods import REFERENCE, Method, controls, create, info
+from imputome.result.record import Race
 from imputome.trust.evidence import LOSS, check_possible, hold_out, sample_cells, scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[float, str], None]
+    from imputome.result.run import Progress
 
-# cells and genes of the sample, at most; some methods for real values cost the cube of the number of samples
-SAMPLE: dict[Kind, tuple[int, int]] = {"counts": (1000, 3000), "real": (400, 1000)}
-SPLITS = 2
-NEAR = 0.02  # of the best score of the first split: who is further off is not run again
-MARGIN = 1.5  # for what grows faster than the sample's size says
-FINAL = 0.75  # share of the time left that the winner's fit on everything may take
+# most cells and genes of the sample; the time of some methods for real values grows with the cube of the samples
+MAX_SAMPLE: dict[Kind, tuple[int, int]] = {"counts": (1000, 3000), "real": (400, 1000)}
+RACE_SPLITS = 2
+NEAR = 0.02  # a candidate whose score on the first split is further from the best, as a share, is not run again
+MARGIN = 1.5  # for methods whose time grows faster with the data than estimated
+FINAL = 0.75  # share of the time left that the winner's fit to all data may take
 
 
 class _OutOfTimeError(Exception):
-    """A fit went on past its time."""
+    """A fit took longer than the time left."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with parameters, under a name of its own."""
+    """A method with parameters.
+
+    Attributes
+    ----------
+    name : str
+        In the table of the race.
+    method : str, class or estimator
+        See `imputome.methods.create`.
+    params : dict
+    """
 
     name: str
-    method: str
+    method: Method
     params: dict[str, Any] = field(default_factory=dict)
 
 
 def _candidate(method: str, **params: Any) -> Candidate:
-    told = {name: value for name, value in params.items() if name != "posterior"}
-    inside = ", ".join(f"{name}={value}" for name, value in told.items())
+    inside = ", ".join(f"{name}={value}" for name, value in params.items() if name != "posterior")
     name = f"{method}{'+posterior' if params.get('posterior') else ''}"
     return Candidate(f"{name} ({inside})" if inside else name, method, params)
 
 
-# in the order in which they are run, the quick first: when time is short, those at the end are left out
+def as_candidate(method: Method | Candidate) -> Candidate:
+    """A candidate named after its method and, of an estimator, the parameters that differ from their defaults."""
+    if isinstance(method, Candidate):
+        return method
+    params = {}
+    if isinstance(method, Imputer):
+        defaults = method.parameter_defaults()
+        params = {name: value for name, value in method.get_params().items() if repr(value) != repr(defaults[name])}
+    return replace(_candidate(info(method).name, **params), method=method)
+
+
+# in the order in which they run, fast ones first: when time is short, the last are left out
 CANDIDATES: dict[Kind, tuple[Candidate, ...]] = {
     "counts": (
         _candidate("poisson_nmf", n_components=16, posterior=True),
@@ -81,47 +101,13 @@ CANDIDATES: dict[Kind, tuple[Candidate, ...]] = {
 class _Entry:
     candidate: Candidate
     control: bool
-    scores: list[float] = field(default_factory=list)  # each over the reference's on the same split
+    scores: list[float] = field(default_factory=list)  # each divided by the reference's on the same split
     seconds: float = float("nan")  # of one fit
     outcome: str = ""
 
     @property
     def score(self) -> float:
         return float(np.mean(self.scores)) if self.scores else float("inf")
-
-
-@dataclass(frozen=True)
-class Race:
-    """How a race went.
-
-    Attributes
-    ----------
-    winner : the best candidate that can be fitted on all data in the time there is; a control if none is better.
-    control : the best control.
-    gain : share by which the winner's error is below the best control's; 0 if a control won.
-    seconds_for_all, seconds_for_controls : what the winner's fit on all data is expected to take, and those of all
-        controls together.
-    table : a row for each candidate: ``name``, ``method``, ``parameters`` (JSON), ``control``, ``score``, ``sd``,
-        ``splits``, ``seconds``, ``outcome``; the best first. Scores are means of the error over that of the reference
-        control on the same split, times the latter's mean: who was run on one split only is compared fairly.
-    metric, cells, genes, seconds : what was measured, on how much, and how long that took.
-    """
-
-    winner: Candidate
-    control: Candidate
-    gain: float
-    seconds_for_all: float
-    seconds_for_controls: float
-    table: pd.DataFrame
-    metric: str
-    cells: int
-    genes: int
-    seconds: float
-
-    def record(self) -> dict[str, Any]:
-        """For ``uns["imputome"][key]["race"]``."""
-        kept = {name: getattr(self, name) for name in ("metric", "cells", "genes", "seconds")}
-        return {"candidates": self.table, "winner": self.winner.name, **kept}
 
 
 def run_race(
@@ -132,39 +118,57 @@ def run_race(
     rng: np.random.Generator,
     seed: int = 0,
     link: str = "identity",
-    candidates: Iterable[Candidate] | None = None,
-    n_splits: int = SPLITS,
+    candidates: Iterable[Candidate | Method] | None = None,
+    n_splits: int = RACE_SPLITS,
     max_cells: int | None = None,
     max_genes: int | None = None,
     progress: Progress | None = None,
 ) -> Race:
-    """Run candidates and controls on held-out molecules, or entries, of a sample.
+    """Compare candidates and controls by held-out molecules (counts) or values (real values) of a sample.
 
-    All are run on a first split; those within 2 % of the best, and the controls, on the others. A candidate is left out
-    when it would not be done in time by what the ones before took, and is ended where its fit says how far it is.
+    All run on a first split; the controls, and candidates within 2 % of the best, on the others too. A candidate is
+    left out when no time is left. Its fit is stopped when the time is over, if the fit reports its progress.
 
     Parameters
     ----------
-    data : all data. The sample are cells drawn at random, and the genes with most molecules (of real values: drawn at
-        random too); their numbers, if not given, from `SAMPLE`.
-    seconds : what there is for the race. Controls are always run.
-    seconds_after : what there is for the fit on all data and for the check.
-    link : what real values are imputed on, by candidates and controls alike, and what errors are measured on.
+    data : Data
+        All n cells x G genes.
+    seconds : float
+        Time for the race. Controls always run.
+    seconds_after : float
+        Time for the fit to all data and for the check.
+    rng : numpy.random.Generator
+    seed : int, default=0
+        Of the methods.
+    link : str, default="identity"
+        On which candidates and controls impute real values, and on which errors are measured.
+    candidates : iterable of Candidate, str, class or estimator, optional
+        None takes `CANDIDATES`.
+    n_splits : int, default=2
+    max_cells, max_genes : int, optional
+        Size of the sample, see `sample_of`; None takes `MAX_SAMPLE`.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
+
+    Returns
+    -------
+    Race
 
     Raises
     ------
     InputError
-        Nothing of the data can be held out.
+        Nothing of the data can be held out, or no control can be fitted.
     """
     check_possible(data)
     begun = time.perf_counter()
-    # errors of the first control, in which all others are told: splits differ by more than methods do
+    # all errors are divided by the first control's on the same split, since splits differ more than methods do
     reference: list[float] = []
     sample = sample_of(data, rng, max_cells, max_genes)
     metric = LOSS[data.kind]
     names = sorted(controls(data.kind), key=lambda name: name != REFERENCE[data.kind])  # the reference first
     entries = [_Entry(Candidate(name, name), True) for name in names]
-    entries += [_Entry(one, False) for one in (CANDIDATES[data.kind] if candidates is None else candidates)]
+    chosen = CANDIDATES[data.kind] if candidates is None else candidates
+    entries += [_Entry(as_candidate(candidate), False) for candidate in chosen]
     for number in range(n_splits):
         split = hold_out(sample, rng)
         best = min(entry.score for entry in entries)
@@ -181,7 +185,7 @@ def run_race(
                 if not entry.control:
                     if left <= 0 or entry.seconds > left:
                         if number == 0:
-                            entry.outcome = "left out: no time left (a larger --budget runs it)"
+                            entry.outcome = "left out: no time left"
                         continue
                     estimator.progress = _stop_after(left)
                 started = time.perf_counter()
@@ -193,7 +197,7 @@ def run_race(
                 entry.seconds = time.perf_counter() - started
             except _OutOfTimeError:
                 if number == 0:
-                    entry.outcome = "left out: not done in the time there was (a larger --budget runs it)"
+                    entry.outcome = "left out: not finished in the time available"
             except (ImputomeError, FloatingPointError, np.linalg.LinAlgError) as error:
                 if entry.control and not isinstance(error, MissingExtraError):
                     raise
@@ -202,12 +206,39 @@ def run_race(
     size = _times_larger(data, sample)
     taken = time.perf_counter() - begun
     longest = FINAL * (seconds + seconds_after - taken)
-    return _finish(entries, float(np.mean(reference)), size, longest, data, sample, taken)
+    winner, control = _decide(entries, size, longest)
+    return Race(
+        candidates=_table(entries, float(np.mean(reference))),
+        winner=winner.candidate.name,
+        control=control.candidate.name,
+        metric=metric,
+        cells=sample.shape[0],
+        genes=sample.shape[1],
+        seconds=taken,
+        gain=0.0 if winner.control else 1 - winner.score / control.score,
+        seconds_for_all=winner.seconds * size,
+        seconds_for_controls=size * sum(entry.seconds for entry in entries if entry.control),
+        seed=seed,
+    )
 
 
 def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None, max_genes: int | None = None) -> Data:
-    """Some cells, and the genes with most molecules; of real values, some samples and features."""
-    most_cells, most_genes = SAMPLE[data.kind]
+    """The sample of a race: cells drawn at random, and the genes with most molecules.
+
+    Of real values, features are drawn at random too.
+
+    Parameters
+    ----------
+    data : Data
+    rng : numpy.random.Generator
+    max_cells, max_genes : int, optional
+        None takes `MAX_SAMPLE`.
+
+    Returns
+    -------
+    Data
+    """
+    most_cells, most_genes = MAX_SAMPLE[data.kind]
     cells = sample_cells(data, max_cells or most_cells, rng)
     G, max_genes = data.shape[1], max_genes or most_genes
     if max_genes >= G:
@@ -219,7 +250,7 @@ def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None
 
 
 def make(candidate: Candidate, seed: int, link: str = "identity") -> Imputer:
-    """The unfitted estimator of a candidate."""
+    """The unfitted estimator of a candidate, its link set."""
     estimator = create(candidate.method, candidate.params, random_state=seed)
     estimator.link = link
     return estimator
@@ -240,28 +271,28 @@ def _stop_after(seconds: float) -> Progress:
 
 
 def _times_larger(data: Data, sample: Data) -> float:
-    """How many times longer a fit on all data takes.
+    """How many times longer a fit to all data takes than a fit to the sample.
 
-    Methods for counts pass over the nonzeros above all, and networks make every rate besides: told by three parts of
-    the one and one of the other. Those for real values compare rows, or solve a system of them.
+    Methods for counts mostly visit the nonzeros, and networks compute every rate too: the estimate is the weighted
+    geometric mean of both ratios, three to one. Methods for real values compare rows, or solve a system of them.
     """
-    (n, G), (few, some) = data.shape, sample.shape
+    (n, G), (n_sample, G_sample) = data.shape, sample.shape
     if data.kind == "counts":
         nonzeros = data.X.nnz / max(1, sample.X.nnz)
-        rates = n * np.count_nonzero(data.gene_totals) / (few * some)
+        rates = n * np.count_nonzero(data.gene_totals) / (n_sample * G_sample)
         return MARGIN * float(nonzeros**0.75 * rates**0.25)
-    return MARGIN * (n / few) ** 2 * G / some
+    return MARGIN * (n / n_sample) ** 2 * G / G_sample
 
 
-def _finish(
-    entries: list[_Entry], unit: float, size: float, longest: float, data: Data, sample: Data, taken: float
-) -> Race:
-    import pandas as pd
+def _decide(entries: list[_Entry], size: float, longest: float) -> tuple[_Entry, _Entry]:
+    """The winner and the best control; writes the outcome of each entry.
 
-    order = sorted(entries, key=lambda entry: entry.score)
+    A candidate whose fit to all data (``size`` times that of the sample) would take over ``longest`` seconds cannot
+    win.
+    """
     control = min((entry for entry in entries if entry.control), key=lambda entry: entry.score)
     winner = None
-    for entry in order:
+    for entry in sorted(entries, key=lambda entry: entry.score):
         if not entry.scores or entry.outcome:
             continue
         if winner is not None:
@@ -269,16 +300,22 @@ def _finish(
         elif entry.control or entry.seconds * size <= longest:
             winner, entry.outcome = entry, "won"
         else:
-            entry.outcome = (
-                f"left out: on all data it would take about {_time(entry.seconds * size)}, too long for the budget"
-            )
+            expected = _time(entry.seconds * size)
+            entry.outcome = f"left out: a fit to all data would take about {expected}, too long for the budget"
     if winner is None:
-        raise InputError("no control could be run on these data")
-    rows = [
+        raise InputError("no control could be fitted to these data: name the method", code="no-control")
+    return winner, control
+
+
+def _table(entries: list[_Entry], unit: float) -> pd.DataFrame:
+    """A row for each entry, the best first; scores are given in ``unit``, the mean error of the reference."""
+    import pandas as pd
+
+    return pd.DataFrame(
         {
             "name": entry.candidate.name,
-            "method": entry.candidate.method,
-            "parameters": json.dumps(entry.candidate.params),
+            "method": info(entry.candidate.method).name,
+            "parameters": json.dumps(entry.candidate.params, default=str),
             "control": entry.control,
             "score": unit * entry.score if entry.scores else float("nan"),
             "sd": unit * float(np.std(entry.scores, ddof=1)) if len(entry.scores) > 1 else float("nan"),
@@ -286,17 +323,5 @@ def _finish(
             "seconds": entry.seconds,
             "outcome": entry.outcome,
         }
-        for entry in order
-    ]
-    return Race(
-        winner=winner.candidate,
-        control=control.candidate,
-        gain=0.0 if winner.control else 1 - winner.score / control.score,
-        seconds_for_all=winner.seconds * size,
-        seconds_for_controls=size * sum(entry.seconds for entry in entries if entry.control),
-        table=pd.DataFrame(rows),
-        metric=LOSS[data.kind],
-        cells=sample.shape[0],
-        genes=sample.shape[1],
-        seconds=taken,
+        for entry in sorted(entries, key=lambda entry: entry.score)
     )

@@ -5,7 +5,6 @@ Letters: ``n`` cells, ``G`` genes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from imputome.core.scales import TARGET, Scale, scale_to_counts
 from imputome.errors import InputError
 from imputome.report.before_after import Map, Measured, Values, measure
 from imputome.report.html import citation
-from imputome.report.html.facts import Checked, Race, checked, facts, history, parameters, race, record_of, versions
-from imputome.result.record import imputed_from
+from imputome.report.html.facts import facts, history, parameters, race_basis, verdict_basis
+from imputome.result.record import Race, Record, Verdict, find_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +42,8 @@ class Content:
     made_by : what was typed to get this page, where that is another command.
     counted : whether values are counts, so that zeros and library sizes can be looked at.
     facts, parameters, versions : (term, text).
-    checked : verdict and what it rests on.
-    race : how the method was chosen.
+    verdict, verdict_basis : of the check, None if there was none, and what it rests on as (term, text).
+    race, race_basis : how the method was chosen.
     history : a row for each step of the fit.
     measured : a sample before and after.
     label : name of the labels that cells are coloured by; empty for their library size, or mean.
@@ -62,8 +61,10 @@ class Content:
     facts: list[tuple[str, str]]
     parameters: list[tuple[str, str]]
     versions: list[tuple[str, str]]
-    checked: Checked
+    verdict: Verdict | None
+    verdict_basis: list[tuple[str, str]]
     race: Race | None
+    race_basis: list[tuple[str, str]]
     history: pd.DataFrame | None
     measured: Measured
     label: str
@@ -83,9 +84,9 @@ class Content:
         found = self.measured.genes
         if not self.counted:
             found = found.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
-        table = self.checked.genes
-        if table is None:
+        if self.verdict is None or self.verdict.genes.empty:
             return found
+        table = self.verdict.genes
         if table.index.is_unique and found.index.is_unique:
             table = table.set_axis(table.index.astype(str)).reindex(found.index)
         elif len(table) != len(found):  # genes of one name, of which some were not looked at: which, nobody knows
@@ -121,9 +122,8 @@ def of_result(
         No such result, its values or what was imputed are not there any more, no such column.
     """
     where = source or "this AnnData"
-    key, record = record_of(adata, key)
-    given = dict(record["input"])
-    data = _input(adata, imputed_from(record), where)
+    key, record = find_record(adata, key)
+    data = _input(adata, record.input.layer, where)
     columns = None
     if key in adata.layers:
         matrix, var_names = adata.layers[key], adata.var_names
@@ -134,12 +134,12 @@ def of_result(
             raise InputError(f"the genes of obsm[{key!r}] are not those of {where}: impute again")
     else:
         raise InputError(f"{where} has a record of {key!r} but neither layers[{key!r}] nor obsm[{key!r}]: impute again")
-    kind, state = str(given.get("kind", "counts")), str(given.get("state", ""))
+    kind, state = record.input.kind, record.input.state
     counted = kind == "counts" and state == "counts"
     depth = None
-    if counted and columns is None and "genes" in record and _scale(record) in ("normalized", "log1p"):
+    if counted and columns is None and record.genes is not None and record.scale in ("normalized", "log1p"):
         raise InputError(
-            f"{where} holds some genes only, on scale {record['scale']}, and library sizes are not known: write all "
+            f"{where} holds some genes only, on scale {record.scale}, and library sizes are not known: write all "
             "genes, or impute on scale counts (--scale counts)"
         )
     if kind == "counts":
@@ -150,8 +150,8 @@ def of_result(
         imputed=lambda rows: _rows(matrix, rows),
         obs_names=adata.obs_names,
         var_names=var_names,
-        kind="counts" if kind == "counts" else "real",
-        scale=_scale(record),
+        kind=kind,
+        scale=record.scale,
         columns=columns,
         depth=depth,
     )
@@ -162,7 +162,7 @@ def of_result(
         obs=adata.obs,
         label=label,
         source=source,
-        command=command or str(record.get("command", "")),
+        command=command or record.command,
         made_by=made_by,
         counted=counted,
         map=map,
@@ -174,7 +174,7 @@ def of_imputation(
     data: Data,
     imputation: Imputation,
     *,
-    record: Mapping[str, Any],
+    record: Record,
     key: str,
     scale: Scale,
     labels: pd.DataFrame | None = None,
@@ -208,14 +208,14 @@ def of_imputation(
     )
     return _content(
         values,
-        dict(record),
+        record,
         key=key,
         obs=labels,
         label=label,
         source=source,
         command=command,
         made_by="",
-        counted=data.kind == "counts" and str(record["input"].get("state")) == "counts",
+        counted=data.kind == "counts" and record.input.state == "counts",
         map=map,
         seed=seed,
     )
@@ -223,7 +223,7 @@ def of_imputation(
 
 def _content(
     values: Values,
-    record: dict[str, Any],
+    record: Record,
     *,
     key: str,
     obs: pd.DataFrame | None,
@@ -237,7 +237,7 @@ def _content(
 ) -> Content:
     words = ("cells", "genes") if values.kind == "counts" else ("samples", "features")
     if obs is not None:
-        own = [f"{key}_{name}" for name in np.atleast_1d(record.get("cell_columns", ()))]
+        own = [f"{key}_{name}" for name in record.cell_columns]
         label = chosen_label(obs.drop(columns=own, errors="ignore"), label)
     measured = measure(values, map=map, seed=seed)
     labels = None
@@ -254,17 +254,19 @@ def _content(
         counted=counted,
         facts=facts(record, shape=shape, words=words),
         parameters=parameters(record),
-        versions=versions(record),
-        checked=checked(record, words=words),
-        race=race(record, words=words),
+        versions=list(record.versions.items()),
+        verdict=record.verdict,
+        verdict_basis=verdict_basis(record.verdict, words=words) if record.verdict else [],
+        race=record.race,
+        race_basis=race_basis(record.race, words=words) if record.race else [],
         history=history(record),
         measured=measured,
         label=label or "",
         labels=labels,
-        citation=citation.of_method(str(record["method"])),
+        citation=citation.of_method(record.method),
         software=citation.of_imputome(),
         shape=shape,
-        method=str(record["method"]),
+        method=record.method,
         words=words,
     )
 
@@ -332,10 +334,3 @@ def _rows(matrix: Any, rows: np.ndarray) -> np.ndarray:
     for part in np.split(rows, np.flatnonzero(np.diff(rows // chunks[0])) + 1):
         parts.append(np.asarray(matrix[int(part[0]) : int(part[-1]) + 1])[part - part[0]])
     return np.concatenate(parts)
-
-
-def _scale(record: Mapping[str, Any]) -> Scale:
-    scale = str(record["scale"])
-    if scale not in ("counts", "normalized", "log1p", "input"):
-        raise InputError(f"the record says that values are on scale {scale!r}, which this version does not know")
-    return scale  # type: ignore[return-value]

@@ -81,8 +81,8 @@ def render(content: Content | Scoreboard) -> str:
     script, style = _script(), _own("page.css")
     shared = {"script": script, "style": style, "policy": _policy(script)}
     if isinstance(content, Content):
-        tone, sign = VERDICTS.get(content.checked.verdict.verdict if content.checked.verdict else "", ("none", "?"))
-        figures = content.checked.verdict.figures if content.checked.verdict else {}
+        tone, sign = VERDICTS.get(content.verdict.verdict if content.verdict else "", ("none", "?"))
+        figures = content.verdict.figures if content.verdict else {}
         told = [(name.replace("_", " "), text_of(value)) for name, value in figures.items()]
         page = environment.get_template("result.html")
         return str(

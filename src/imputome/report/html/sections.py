@@ -51,7 +51,7 @@ def _done(content: Content) -> Section:
 
 
 def _scores(content: Content) -> Section | None:
-    table = content.checked.scores
+    table = content.verdict.scores if content.verdict else None
     if table is None or not len(table):
         return None
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
@@ -109,7 +109,13 @@ def _race(content: Content) -> Section | None:
     text = [f"The method was chosen by trying several on a sample; {told.winner} won."] if told.winner else []
     text += [f"{told.instead[:1].upper()}{told.instead[1:]}."] if told.instead else []
     return Section(
-        "race", "How the method was chosen", tuple(text), tuple(parts if len(drawn) else ()), (shown,), None, told.basis
+        "race",
+        "How the method was chosen",
+        tuple(text),
+        tuple(parts if len(drawn) else ()),
+        (shown,),
+        None,
+        tuple(content.race_basis),
     )
 
 
@@ -152,7 +158,7 @@ def _genes(content: Content) -> Section:
     known = "explained" in table
     wanted: list[tuple[str, str, str, str]] = []
     if known:
-        reference = content.checked.verdict.reference if content.checked.verdict else "the reference"
+        reference = content.verdict.reference if content.verdict else "the reference"
         wanted += [
             ("explained", "explained", "percent", f"share of the error of {reference} that the method takes away"),
             ("lower", "from", "percent", "lower end of the 95 % interval"),
@@ -262,7 +268,7 @@ def _embedding(content: Content) -> Section | None:
 
 
 def _null(content: Content) -> Section | None:
-    table = content.checked.null
+    table = content.verdict.null if content.verdict else None
     if table is None or not len(table):
         return None
     width = table["high"] - table["low"]
@@ -289,7 +295,7 @@ def _null(content: Content) -> Section | None:
 
 
 def _calibration(content: Content) -> Section | None:
-    table = content.checked.calibration
+    table = content.verdict.calibration if content.verdict else None
     if table is None or not len(table):
         return None
     names = [f"{_end(low)} to {_end(high)}" for low, high in zip(table["low"], table["high"], strict=True)]
@@ -303,7 +309,7 @@ def _calibration(content: Content) -> Section | None:
 
 def _mixing(content: Content) -> Section | None:
     parts, tables = [], []
-    for place, (name, table) in enumerate(content.checked.mixing.items()):
+    for place, (name, table) in enumerate(content.verdict.mixing.items() if content.verdict else ()):
         if not len(table):
             continue
         told = table.assign(label=table.index.astype(str))

@@ -12,7 +12,7 @@ from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import stored
 from imputome.report.plots import style
-from imputome.result.record import find_record, find_verdict, meant
+from imputome.result.record import Verdict, find_record, find_verdict, meant
 from imputome.trust.null import STRONG
 from imputome.trust.zeros import zeros_before_and_after
 
@@ -64,7 +64,7 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
             if sum(_points(block, size) + above for _, size, above, block in wrapped) <= room:
                 break
     ax.set_axis_off()
-    sign, color = SIGNS.get(str(found["verdict"]), ("?", style.GREY))
+    sign, color = SIGNS.get(found.verdict, ("?", style.GREY))
     from matplotlib.patches import Rectangle
 
     ax.add_patch(Rectangle((0, 0), 0.012, 1, transform=ax.transAxes, color=color, linewidth=0))
@@ -79,14 +79,14 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     return ax
 
 
-def _verdict_lines(key: str, found: Mapping[str, Any]) -> list[_Line]:
+def _verdict_lines(key: str, found: Verdict) -> list[_Line]:
     lines = [
-        _Line(str(found["verdict"]), 16, "bold"),
-        _Line(f"{found['method']}, layer {key!r}, looked at on {int(found['cells']):,} {_rows(found)}", 10, before=0.2),
+        _Line(found.verdict, 16, "bold"),
+        _Line(f"{found.method}, layer {key!r}, looked at on {found.cells:,} {_rows(found)}", 10, before=0.2),
     ]
     lines += [
         _Line(f"\u2022 {reason}", 11, before=0.7 if place == 0 else 0.25, hanging="  ")
-        for place, reason in enumerate(np.atleast_1d(found["reasons"]))
+        for place, reason in enumerate(found.reasons)
     ]
     figures = key_figures(found)
     lines += [
@@ -95,8 +95,8 @@ def _verdict_lines(key: str, found: Mapping[str, Any]) -> list[_Line]:
     return lines
 
 
-def _rows(found: Mapping[str, Any]) -> str:
-    return "cells" if str(found["kind"]) == "counts" else "samples"
+def _rows(found: Verdict) -> str:
+    return "cells" if found.kind == "counts" else "samples"
 
 
 def _wrapped(ax: Axes, lines: list[_Line]) -> list[tuple[_Line, float, float, str]]:
@@ -113,10 +113,10 @@ def _points(block: str, size: float) -> float:
     return (block.count("\n") + 1) * size * 1.4
 
 
-def key_figures(found: Mapping[str, Any]) -> list[str]:
+def key_figures(found: Verdict) -> list[str]:
     """The figures that a verdict rests on, each as a line with what it is to be compared with."""
-    method, out = str(found["method"]), []
-    scores = found["scores"]
+    method, out = found.method, []
+    scores = found.scores
     metric = _main_metric(found)
     if metric in set(scores["metric"]):
         mean = scores[scores["metric"] == metric].groupby("method")["value"].mean()
@@ -124,15 +124,13 @@ def key_figures(found: Mapping[str, Any]) -> list[str]:
         others = mean.drop(method).sort_values()
         beside = [f"{name} {value:.4g} ({_against(own, float(value))})" for name, value in others.items()]
         out.append(f"Held-out {_name(metric)}, less is better: {own:.4g}; controls: {', '.join(beside)}")
-    genes = found["genes"]
+    genes = found.genes
     if len(genes):
         judged = int(np.isfinite(genes["explained"]).sum())
-        what = "Genes" if str(found["kind"]) == "counts" else "Features"
-        out.append(
-            f"{what} explained beyond {found['reference']}: {int(genes['evident'].sum()):,} of {judged:,} judged"
-        )
-    if "null" in found and len(found["null"]):
-        before, after = strong_shares(found["null"])
+        what = "Genes" if found.kind == "counts" else "Features"
+        out.append(f"{what} explained beyond {found.reference}: {int(genes['evident'].sum()):,} of {judged:,} judged")
+    if len(found.null):
+        before, after = strong_shares(found.null)
         out.append(
             f"Unrelated (permuted) pairs that correlate by {STRONG:g} or more: {style.share(before)} before, "
             f"{style.share(after)} after imputing"
@@ -143,7 +141,7 @@ def key_figures(found: Mapping[str, Any]) -> list[str]:
         out.append(f"Confident biological zeros raised over one count: {raised} of {number:,}")
     coverage = scores[(scores["metric"] == "coverage_90") & (scores["method"] == method)]["value"]
     if len(coverage):
-        where = ", where it is furthest from that" if str(found["kind"]) == "counts" else ""
+        where = ", where it is furthest from that" if found.kind == "counts" else ""
         out.append(f"Coverage of 90 % intervals{where}: {style.share(float(coverage.mean()))}")
     return out
 
@@ -160,8 +158,8 @@ def _against(own: float, other: float) -> str:
     return f"{percent:.{0 if percent >= 10 else 1}f} % {'less' if gap < 0 else 'more'}"
 
 
-def _main_metric(found: Mapping[str, Any]) -> str:
-    return "poisson_deviance" if str(found["kind"]) == "counts" else "rmse"
+def _main_metric(found: Verdict) -> str:
+    return "poisson_deviance" if found.kind == "counts" else "rmse"
 
 
 def _name(metric: str) -> str:
@@ -185,7 +183,7 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     """
     key, record = find_record(adata, key)
     found = find_verdict(key, record)
-    table = found["scores"]
+    table = found.scores
     metric = metric or _main_metric(found)
     part = table[table["metric"] == metric]
     if part.empty:
@@ -216,8 +214,8 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     ax.set_ylim(len(order) - 0.5, -0.5)
     splits = part["split"].nunique()
     ax.set_xlabel(f"{_name(metric)} ({BEST[better]})")
-    hidden = "molecules" if str(found["kind"]) == "counts" else "values"
-    ax.set_title(f"{found['method']} on {hidden} it has not seen\npoints: {splits} splits, line: their mean")
+    hidden = "molecules" if found.kind == "counts" else "values"
+    ax.set_title(f"{found.method} on {hidden} it has not seen\npoints: {splits} splits, line: their mean")
     style.tidy(ax, grid="x")
     return ax
 
@@ -241,12 +239,12 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
         Real values, or counts that are not there any more.
     """
     key, record = find_record(adata, key)
-    if str(record["input"]["kind"]) != "counts":
+    if record.input.kind != "counts":
         raise InputError(
             f"zeros mean nothing special in real values, and {key!r} was made of such: plot pl.before_after"
         )
-    if "verdict" in record and before is None and "zeros_before" in record["verdict"]["genes"]:
-        genes, cells = record["verdict"]["genes"], int(record["verdict"]["cells"])
+    if record.verdict is not None and before is None and "zeros_before" in record.verdict.genes:
+        genes, cells = record.verdict.genes, record.verdict.cells
         x, y = genes["zeros_before"].to_numpy(), genes["zeros_after"].to_numpy()
         confident, raised = int(genes["confident"].sum()), int(genes["raised"].sum())
     else:
@@ -293,7 +291,7 @@ def reliability(
     """
     key, record = find_record(adata, key)
     found = find_verdict(key, record)
-    table = found["genes"]
+    table = found.genes
     judged = table[np.isfinite(table["explained"])].sort_values("explained", ascending=False, kind="stable")
     if judged.empty:
         raise InputError(f"no gene of {key!r} has held-out values: check it on more cells")
@@ -325,12 +323,12 @@ def reliability(
     ax.set_xlim(0, len(judged) + 1)
     style.whole_numbers(ax)
     _write_names(ax, {name: int(np.flatnonzero(judged.index == name)[0]) for name in named}, np.clip(y, low, high))
-    things = "genes" if str(found["kind"]) == "counts" else "features"
+    things = "genes" if found.kind == "counts" else "features"
     ax.set_xlabel(f"{things}, the best explained first")
-    ax.set_ylabel(f"held-out error taken away\nfrom {found['reference']}, 95 % interval")
+    ax.set_ylabel(f"held-out error taken away\nfrom {found.reference}, 95 % interval")
     out = len(table) - len(judged)
     left = f"; {out:,} without held-out values left out" if out else ""
-    ax.set_title(f"{found['method']}: {int(evident.sum()):,} of {len(judged):,} {things} evident{left}")
+    ax.set_title(f"{found.method}: {int(evident.sum()):,} of {len(judged):,} {things} evident{left}")
     ax.legend(frameon=False, markerscale=max(1.0, (40 / size) ** 0.5), loc="upper right")
     style.percent(ax, "y")
     style.tidy(ax, grid="y")
@@ -378,10 +376,10 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
         The method does not train.
     """
     key, record = find_record(adata, key)
-    columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.get("history", {}).items()}
+    columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.history.items()}
     shown = [name for name in columns if name.endswith("loss")] or [name for name in PROGRESS if name in columns]
     if not shown:
-        raise InputError(f"{record['method']} leaves no training history: only methods that train in steps have one")
+        raise InputError(f"{record.method} leaves no training history: only methods that train in steps have one")
     step = next((name for name in ("epoch", "iteration") if name in columns), None)
     steps = np.arange(1, len(columns[shown[0]]) + 1) if step is None else columns[step]
     ax = style.one_axes(ax, (6.5, 4))
@@ -409,7 +407,7 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     ax.set_ylabel(" and ".join(name.replace("_", " ") for name in shown if name not in apart))
     if apart:
         right.set_ylabel(" and ".join(name.replace("_", " ") for name in apart) + " (right axis)")
-    title = f"{record['method']}: {len(steps):,} {step or 'iteration'}s"
+    title = f"{record.method}: {len(steps):,} {step or 'iteration'}s"
     if "validation_loss" in shown and np.isfinite(columns["validation_loss"]).any():
         best = steps[int(np.nanargmin(columns["validation_loss"]))]
         ax.axvline(best, color=style.foreground(), linewidth=1, linestyle=":", alpha=0.7)

@@ -13,11 +13,9 @@ from imputome.evaluation.clustering import expression_components
 from imputome.report.before_after import Stored, stored
 from imputome.report.plots import style
 from imputome.report.plots.checks import strong_shares
-from imputome.result.record import meant
+from imputome.result.record import Record, meant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -127,7 +125,7 @@ def _is_number(column: Any) -> bool:
 def _usual_color(result: Stored) -> str | None:
     """The first of the columns that were checked for mixing, else one that looks like types of cells."""
     obs = result.adata.obs
-    checked = result.record.get("verdict", {}).get("mixing", {})
+    checked = result.record.verdict.mixing if result.record.verdict else {}
     names = [*checked, *(name for name in obs.columns if str(name).lower() in TYPES)]
     return next((str(name) for name in names if name in obs and obs[name].nunique() > 1), None)
 
@@ -253,11 +251,11 @@ def _correlation(pair: np.ndarray) -> str:
     return f"r = {np.corrcoef(pair.T)[0, 1]:.2f}"
 
 
-def null_note(record: Mapping[str, Any]) -> str | None:
+def null_note(record: Record) -> str | None:
     """What is to be said of correlations after imputing, where permuted genes correlate more than before."""
-    if "verdict" not in record or "null" not in record["verdict"]:
+    if record.verdict is None or not len(record.verdict.null):
         return None
-    strong_before, strong_after = strong_shares(record["verdict"]["null"])
+    strong_before, strong_after = strong_shares(record.verdict.null)
     if strong_after - strong_before <= EXCESS:
         return None
     return (

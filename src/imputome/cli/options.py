@@ -1,0 +1,168 @@
+"""Options that several commands share, each defined once, and the flags that stand for the library's parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from imputome.errors import InputError
+
+MAX_DRAWS = 999
+
+# -- shared options ----------------------------------------------------------------------------------------------------
+Source = Annotated[
+    Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")]
+Layer = Annotated[str | None, typer.Option(help="Layer to use instead of X.")]
+KeyAdded = Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")]
+Scale = Annotated[str | None, typer.Option(help="counts, normalized, log1p or input.")]
+Genes = Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file with one per line.")]
+GeneColumn = Annotated[str | None, typer.Option(help="Column of var with the gene names (default: var_names).")]
+GenesIn = Annotated[str | None, typer.Option(help="For tables: where the genes are, rows or columns.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")]
+Posterior = Annotated[
+    bool | None, typer.Option("--posterior/--no-posterior", help="Combine with each cell's own counts.")
+]
+KeepObserved = Annotated[
+    bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
+]
+Outputs = Annotated[
+    str | None, typer.Option(help="More layers beside the value, if the method has them: variance,lower,upper.")
+]
+Uncertainty = Annotated[
+    Path | None, typer.Option(help="Table for the standard deviation of each imputed value, 0 for observed values.")
+]
+Draws = Annotated[
+    int,
+    typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
+]
+Transform = Annotated[str, typer.Option(help="What real values are imputed on: auto, none, asinh, clip or logit.")]
+Covariates = Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")]
+
+# -- the library's parameters on the command line ----------------------------------------------------------------------
+FLAGS = {
+    "accept_control": "--accept-control",
+    "budget": "--budget",
+    "check": "--check",
+    "checkpoint": "--checkpoint",
+    "covariates": "--covariates",
+    "downstream": "--downstream",
+    "draws": "--draws",
+    "fraction": "--fraction",
+    "gene_column": "--gene-column",
+    "genes": "--genes",
+    "genes_in": "--genes-in",
+    "keep_observed": "--keep-observed",
+    "key": "--key",
+    "key_added": "--key-added",
+    "label": "--label",
+    "labels": "--label",
+    "layer": "--layer",
+    "method": "--method",
+    "methods": "--methods",
+    "min_coverage": "--min-coverage",
+    "n_trials": "--trials",
+    "output": "--output",
+    "outputs": "--outputs",
+    "overwrite": "--force",
+    "params": "--set",
+    "position": "--position",
+    "posterior": "--posterior",
+    "protocol": "--protocol",
+    "random_state": "--seed",
+    "sample_id": "--sample-id",
+    "samples": "--samples",
+    "scale": "--scale",
+    "scheme": "--scheme",
+    "seed": "--seed",
+    "shift": "--shift-correction",
+    "storage": "--storage",
+    "transform": "--transform",
+    "trials": "--trials",
+    "uncertainty": "--uncertainty",
+    "workers": "--workers",
+}
+OPPOSITES = {"--check": "--no-check", "--keep-observed": "--replace-observed", "--posterior": "--no-posterior"}
+
+
+def flag(name: str, value: Any) -> str:
+    """A parameter of the library as it is passed on the command line; one of a method alone goes through ``--set``."""
+    if name not in FLAGS:
+        return f"--set {name}={'...' if value is ... else value}"
+    if value is ... or value is True:
+        return FLAGS[name]
+    if value is False:
+        return OPPOSITES.get(FLAGS[name], FLAGS[name])
+    return f"{FLAGS[name]} {value}"
+
+
+# -- commands from dataclasses -----------------------------------------------------------------------------------------
+def takes_options(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A command whose options are the fields of a dataclass, from a function that takes one object of it."""
+    cls = next(iter(get_type_hints(function).values()))
+    hints = get_type_hints(cls, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
+            annotation=hints[entry.name],
+        )
+        for entry in fields(cls)
+    ]
+
+    def command(**given: Any) -> Any:
+        return function(cls(**given))
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = hints
+    command.__doc__ = function.__doc__
+    return command
+
+
+# -- values of options -------------------------------------------------------------------------------------------------
+def split_names(text: str | None) -> list[str]:
+    """``A,B,C`` as a list."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def gene_list(text: str) -> list[str]:
+    """Names from ``A,B,C`` or from a file with one name per line."""
+    if "," not in text and len(text) < 255 and Path(text).exists():
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the genes file {text} cannot be read as UTF-8 text: {error}", code="genes-file", parameter="genes"
+            ) from error
+        return [line.strip() for line in lines if line.strip()]
+    names = split_names(text)
+    if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
+        raise InputError(f"there is no genes file {text}", code="genes-file", parameter="genes")
+    return names
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    """``key=value`` pairs; values are read as Python literals, else as text."""
+    words = {"true": True, "false": False, "none": None}
+    parsed: dict[str, Any] = {}
+    for setting in settings or []:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise typer.BadParameter(f"{setting!r} is not of the form key=value", param_hint="--set")
+        try:
+            parsed[name] = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[name] = text
+    return parsed

@@ -1,0 +1,112 @@
+"""Removing or replacing a result takes what its record lists, and nothing that belongs to the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import imputome
+from imputome.cli import run
+
+pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data", "ignore:zarr v3 autosharding")
+OLD = Path(__file__).parent / "results_0.1.0.h5ad"
+STORES = ["h5ad", "zarr"]
+
+
+def write(adata, path):
+    (adata.write_h5ad if path.suffix == ".h5ad" else adata.write_zarr)(path)
+    return path
+
+
+def read(path):
+    return (ad.read_h5ad if path.suffix == ".h5ad" else ad.read_zarr)(path)
+
+
+def imputed(key="gene_mean"):
+    """A result of ``gene_mean``, and things of the user's own whose names begin with its key."""
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(sp.csr_matrix(rng.poisson(2.0, (30, 8)).astype(np.float32)))
+    adata.obs_names, adata.var_names = [f"cell{i}" for i in range(30)], [f"gene{j}" for j in range(8)]
+    imputome.impute(adata, method="gene_mean", key_added=key)
+    assert f"{key}_share" in adata.var
+    adata.var[f"{key}_note"] = [f"note {j}" for j in range(8)]
+    adata.obs[f"{key}_batch"] = ["a", "b"] * 15
+    adata.layers[f"{key}_variance"] = np.ones((30, 8))
+    adata.obsm[key] = np.ones((30, 2))
+    adata.obsm[f"X_{key}"] = np.ones((30, 3))  # the method has no latent representation
+    return adata
+
+
+def check_own(adata, key="gene_mean"):
+    """All that is the user's own is still there."""
+    assert list(adata.var[f"{key}_note"]) == [f"note {j}" for j in range(8)]
+    assert list(adata.obs[f"{key}_batch"]) == ["a", "b"] * 15
+    np.testing.assert_array_equal(adata.layers[f"{key}_variance"], np.ones((30, 8)))
+    np.testing.assert_array_equal(adata.obsm[key], np.ones((30, 2)))
+    np.testing.assert_array_equal(adata.obsm[f"X_{key}"], np.ones((30, 3)))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_remove_leaves_what_is_the_users_own(tmp_path, store):
+    path = write(imputed(), tmp_path / f"a.{store}")
+    assert run(["remove", str(path), "gene_mean"]) == 0
+    adata = read(path)
+    check_own(adata)
+    assert "gene_mean" not in adata.layers
+    assert "gene_mean_share" not in adata.var
+    assert "imputome" not in adata.uns
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("other", [False, True], ids=["same format", "other format"])
+def test_a_result_replaced_in_a_file_leaves_what_is_the_users_own(tmp_path, store, other):
+    path = write(imputed(), tmp_path / f"a.{store}")
+    out = tmp_path / (f"b.{STORES[1 - STORES.index(store)]}" if other else f"b.{store}")
+    command = ["impute", str(path), "-o", str(out), "-m", "no_imputation", "--key-added", "gene_mean"]
+    assert run(command) == 1
+    assert run([*command, "--force"]) == 0
+    adata = read(out)
+    check_own(adata)
+    np.testing.assert_array_equal(adata.layers["gene_mean"], adata.X.toarray())
+    assert "gene_mean_share" not in adata.var
+    assert adata.uns["imputome"]["gene_mean"]["method"] == "no_imputation"
+
+
+def test_a_result_replaced_in_memory_leaves_what_is_the_users_own():
+    adata = imputed()
+    imputome.impute(adata, method="no_imputation", key_added="gene_mean", overwrite=True)
+    check_own(adata)
+    assert "gene_mean_share" not in adata.var
+    assert adata.uns["imputome"]["gene_mean"]["method"] == "no_imputation"
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_results_of_the_first_version_are_removed_exactly(tmp_path, store):
+    before = ad.read_h5ad(OLD)
+    before.obsm["X_gene_mean"] = np.ones((50, 2))
+    path = write(before, tmp_path / f"a.{store}")
+    gone = {
+        "gene_mean": {"layers": ["gene_mean"], "var": ["gene_mean_share"]},
+        "checked": {
+            "layers": ["checked", "checked_variance"],
+            "obsm": ["X_checked"],
+            "var": ["checked_posterior_shape"],
+        },
+        "raced": {"layers": ["raced"], "obsm": ["X_raced"], "var": ["raced_posterior_shape"]},
+    }
+    for key, places in gone.items():
+        expected = {room: list(getattr(read(path), room).keys()) for room in ("layers", "obsm", "var", "obs")}
+        assert run(["remove", str(path), key]) == 0
+        for room, names in places.items():
+            assert set(names) <= set(expected[room])
+            expected[room] = [name for name in expected[room] if name not in names]
+        after = read(path)
+        assert {room: list(getattr(after, room).keys()) for room in expected} == expected
+        assert key not in after.uns.get("imputome", {})
+    pd.testing.assert_series_equal(after.var["gene_mean_note"], before.var["gene_mean_note"])
+    assert "protein_names" in after.uns
