@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,6 +11,7 @@ import scipy.sparse as sp
 torch = pytest.importorskip("torch")
 
 from codes import has_code  # noqa: E402
+from imputome import methods  # noqa: E402
 from imputome.core.data import Data, as_data  # noqa: E402
 from imputome.core.info import MethodInfo  # noqa: E402
 from imputome.errors import InputError, ModelFormatError  # noqa: E402
@@ -186,3 +189,10 @@ def test_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Shares(device="auto")._device() == torch.device("cuda")
     assert Shares(device="cpu")._device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.info(name).extra == "deep"])
+def test_every_parameter_is_described(name):
+    method = methods.get(name)
+    parameters = inspect.getdoc(method).split("\nParameters\n")[1].split("\nAttributes\n")[0]
+    assert [parameter for parameter in method.parameter_defaults() if parameter not in parameters] == []

@@ -229,6 +229,7 @@ class CountNetwork(nn.Module):
         return values if kind == "log1p_normalized" else values * self.inverse_sd[counts.columns]
 
     def forward(self, batch: Batch) -> Encoded:
+        """Latent, last hidden layer and log library size of a batch."""
         h = self.first_rest(self.read(batch.counts, batch.library))  # (B, first width)
         projections: list[Tensor] = []
         for i, block in enumerate(self.blocks):
