@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,10 +68,11 @@ def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> S
             code="not-a-result",
         )
     for name, value in (("key", key), ("label", label)):
+        option: dict[str, Any] = {name: ...}
         if value is not None:
             raise InputError(
                 f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}",
                 code="option-unused",
-                **{name: ...},
+                **option,
             )
     return of_file(source, made_by=made_by)

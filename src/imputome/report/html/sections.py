@@ -167,8 +167,8 @@ def _genes(content: Content) -> Section:
         text = [
             f"The error reduction is the share of the held-out error of {reference} that the method removes. Above 0, "
             f"the method predicts the {words.column} better than {reference}.",
-            f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be predicted "
-            "better, at a false discovery rate of 5 %. For the others there is no such evidence.",
+            f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be "
+            "predicted better, at a false discovery rate of 5 %. For the others there is no such evidence.",
         ]
         if (table["held_out"] > 0).any() and table["explained"].notna().any():
             some = f" A sample of {charts.MAX_POINTS:,} is drawn." if len(table) > charts.MAX_POINTS else ""
