@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import imputome.methods.controls  # noqa: F401  (first, or its import would later hide the function of this name)
 from imputome.core.data import Kind
 from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
