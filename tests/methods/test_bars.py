@@ -10,7 +10,8 @@ from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden
 from imputome.methods.controls.bars import BARS, nonzero_mean
-from imputome.studies.runner import Dataset, run_study
+from imputome.studies.inputs import Dataset
+from imputome.studies.runner import run_study
 
 
 @pytest.fixture(scope="module")

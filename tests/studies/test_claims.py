@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from imputome.studies.study import Claim, Configuration, Hiding, Study, Subset
 
 from imputome.studies.claims import claims_markdown, judge, paired
 from imputome.studies.results import COLUMNS, table_of
 from imputome.studies.runner import MethodSpec
-from imputome.studies.study import Claim, Configuration, Hiding, Study, Subset
 
 A, B, C = (Configuration(name, MethodSpec("poisson_nmf", {"n_components": k})) for k, name in enumerate("ABC", start=2))
 

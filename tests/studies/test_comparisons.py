@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset
 from scipy.stats import rankdata
 
 from imputome.studies.claims import COLUMNS, comparisons_markdown, wilcoxon_tests
 from imputome.studies.results import table_of
 from imputome.studies.runner import MethodSpec
-from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset
 from imputome.studies.summary import half_interval, markdown, published_markdown
 
 SPECS = {"base": MethodSpec("median"), "other": MethodSpec("ialm"), "mean": MethodSpec("mean")}

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from imputome.studies.study import Claim, Configuration, Hiding, Study, Subset
+from imputome.studies.subset import load_subset
 
 from imputome import datasets
 from imputome.errors import InputError
@@ -17,8 +19,6 @@ from imputome.studies import runner
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec, run_study
 from imputome.studies.spec import find_study
-from imputome.studies.study import Claim, Configuration, Hiding, Study, Subset
-from imputome.studies.subset import load_subset
 from imputome.studies.summary import by_configuration, markdown
 
 SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)

@@ -9,6 +9,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset
+from imputome.studies.subset import load_subset
+from imputome.studies.trial import Tables, coverage_like, options_of, read_gc, run_trial
 from scipy.stats import rankdata, spearmanr
 
 from imputome.core.data import as_data
@@ -19,9 +22,6 @@ from imputome.evaluation.units import Units
 from imputome.methods import get
 from imputome.studies.execute import execute, write_results
 from imputome.studies.runner import Dataset, MethodSpec
-from imputome.studies.study import Comparison, Configuration, Hiding, Published, Study, Subset
-from imputome.studies.subset import load_subset
-from imputome.studies.trial import Tables, coverage_like, options_of, read_gc, run_trial
 
 N, G = 60, 12
 GENES = [f"gene{j}" for j in range(G)]

@@ -39,8 +39,9 @@ def command(
     """Score methods beside the controls on hidden values; an interrupted run goes on where it was."""
     from imputome.cli.output import parse_settings
     from imputome.io.reading import read
+    from imputome.studies.inputs import to_dataset
     from imputome.studies.results import check_path, summary
-    from imputome.studies.runner import run_study, to_dataset
+    from imputome.studies.runner import run_study
 
     check_path(output)
     names = [name for name in methods.split(",") if name.strip()]
