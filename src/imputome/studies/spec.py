@@ -206,7 +206,7 @@ class Hiding:
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
-        defaults = scheme_options(self.scheme)
+        scheme_options(self.scheme)  # refuses an unknown scheme
         if self.scale != ZSCORE:
             if self.options or self.datasets or self.coverage:
                 raise _wrong(f"options, datasets and coverage need scale={ZSCORE!r}")
@@ -217,7 +217,8 @@ class Hiding:
             raise _wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
         if (self.scheme == "low_coverage") != bool(self.coverage):
             raise _wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")
-        _check_known(f"option of {self.scheme}", self.options, [name for name in defaults if name not in SET_BY_TRIAL])
+        options = [name for name in scheme_options(self.scheme) if name not in SET_BY_TRIAL]
+        _check_known("option", self.options, options, where=f"{self.scheme}: ")
         return self
 
     @property
@@ -482,7 +483,7 @@ def _check_known(what: str, given: Iterable[str], known: Iterable[str], where: s
         if name not in known:
             raise _wrong(
                 f"{where}there is no {what} {name!r}: choose from {', '.join(dict.fromkeys(known))}",
-                code=f"{what.split()[0]}-unknown",
+                code=f"{what}-unknown",
             )
 
 
@@ -551,6 +552,13 @@ class _MethodTables:
         return configurations
 
 
+# what TOML calls the types that pydantic names in Python's words
+EXPECTED = {
+    "tuple_type": "Input should be a list",
+    "dict_type": "Input should be a table",
+    "dataclass_type": "Input should be a table",
+    "too_short": "Input should have at least one entry",
+}
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
@@ -641,7 +649,7 @@ def _first_fault(error: ValidationError) -> InputError:
     if fault["type"] == "unexpected_keyword_argument":
         known = ", ".join(entry.name for entry in fields(model))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
-    return _wrong(f"{where}{name}={fault['input']!r} is not valid: {fault['msg']}")
+    return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
 
 
 def _none_or(value: Any) -> Any:
