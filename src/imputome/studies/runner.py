@@ -117,11 +117,11 @@ def run_study(
     >>> from imputome.studies.runner import run_study
     >>> counts = np.random.default_rng(0).poisson(3.0, size=(20, 8))
     >>> toy = Dataset("toy", as_data(counts, kind="counts"))
-    >>> table = run_study(toy, ["ialm"], trials=2)
-    >>> sorted(set(table["method"]))
-    ['all_zeros', 'gene_mean', 'gene_mean_posterior', 'ialm', 'no_imputation', 'poisson_nmf']
-    >>> table[(table["method"] == "ialm") & (table["metric"] == "mse_log1p")]["trial"].tolist()
-    [0, 1]
+    >>> table = run_study(toy, ["ialm"])
+    >>> {"ialm", "gene_mean"} <= set(table["method"])  # gene_mean is a control
+    True
+    >>> len(table[(table["method"] == "ialm") & (table["metric"] == "poisson_loss")])
+    1
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream, options = tuple(downstream), dict(options or {})

@@ -567,7 +567,14 @@ TABLES: dict[str, Any] = {
 
 
 def known_studies() -> dict[str, str]:
-    """Names and titles of the studies that come with the package."""
+    """Names and titles of the studies that come with the package.
+
+    Examples
+    --------
+    >>> from imputome.studies.spec import known_studies
+    >>> list(known_studies())
+    ['bulk_imputation', 'design_autoencoder', 'zipo_claims']
+    """
     paths = sorted(FOLDER.glob("*.toml"))
     return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["title"] for path in paths}
 
@@ -586,12 +593,6 @@ def find_study(name: str, *, quick: bool = False) -> Study:
     ------
     InputError
         There is no such study, or the file cannot be read or does not describe a study.
-
-    Examples
-    --------
-    >>> from imputome.studies.spec import find_study
-    >>> find_study("bulk_imputation", quick=True).trials
-    2
     """
     path = Path(name)
     if path.suffix != ".toml":
