@@ -117,6 +117,19 @@ def test_the_error_of_a_process_is_raised(tmp_path, monkeypatch):
         execute(study, tmp_path, load=datasets.load, workers=2)
 
 
+def test_processes_take_registered_methods_only(tmp_path):
+    class Unregistered(get("poisson_nmf")):
+        info = dataclasses.replace(get("poisson_nmf").info, name="unregistered", control=False)
+
+    study = dataclasses.replace(STUDY, configurations=(Configuration("own", MethodSpec(Unregistered)),), claims=())
+    with pytest.raises(InputError, check=has_code("method-not-registered")):
+        execute(study, tmp_path, load=datasets.load, workers=2)
+    study = dataclasses.replace(study, trials=1, splits=STUDY.splits[:1])
+    table = execute(study, tmp_path, load=datasets.load)
+    assert (table[table["method"] == "unregistered"]["status"] == "ok").all()
+    assert "unregistered" in set(table["method"])
+
+
 def test_a_missing_dataset_is_told_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_impute", lambda *a: pytest.fail("it began"))
     study = dataclasses.replace(STUDY, datasets=(SMALL, Subset("nothing_of_this_name")))

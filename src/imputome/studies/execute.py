@@ -255,14 +255,14 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
 
 def _columns(adata: Any, subset: Subset) -> dict[str, pd.Series]:
     """The columns of ``obs`` that a study uses."""
-    wanted = {**({"labels": subset.labels} if subset.labels else {}), **subset.clinical}
-    for column in wanted.values():
+    columns = {**({"labels": subset.labels} if subset.labels else {}), **subset.clinical}
+    for column in columns.values():
         if column not in adata.obs:
             known = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(
                 f"{subset.name}: obs has no column {column!r}: its columns are {known}", code="column-missing"
             )
-    return {name: adata.obs[column] for name, column in wanted.items()}
+    return {name: adata.obs[column] for name, column in columns.items()}
 
 
 def _numbers(column: pd.Series) -> np.ndarray:

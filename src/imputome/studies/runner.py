@@ -243,9 +243,9 @@ def _numbers_in(details: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in details.items() if isinstance(value, int | float | np.number)}
 
 
-def _downstream_scores(result: Imputation, dataset: Dataset, wanted: tuple[str, ...], seed: int) -> dict[str, float]:
+def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str, ...], seed: int) -> dict[str, float]:
     """Scores of analyses of the imputed matrix, which is made dense for them."""
-    if not wanted or dataset.labels is None:
+    if not analyses or dataset.labels is None:
         return {}
     from imputome.evaluation.clustering import cluster_scores, expression_components
     from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
@@ -256,7 +256,7 @@ def _downstream_scores(result: Imputation, dataset: Dataset, wanted: tuple[str, 
     values = result.to_array(scale="normalized" if counts else None)
     scores: dict[str, float] = {}
     clusterers: dict[str, Clusterer] = {"clustering": "kmeans", "leiden": "leiden"}
-    for analysis in [name for name in clusterers if name in wanted]:
+    for analysis in [name for name in clusterers if name in analyses]:
         prefix = "leiden_" if analysis == "leiden" else ""
         with warnings.catch_warnings():  # if all cells are equal there is one cluster, and the scores show it
             warnings.simplefilter("ignore")
@@ -265,7 +265,7 @@ def _downstream_scores(result: Imputation, dataset: Dataset, wanted: tuple[str, 
                 embedding=embedding, labels=labels, method=clusterers[analysis], random_state=seed % 2**31
             )
         scores |= {prefix + name: agreement[name] for name in ("ari", "ami", "nmi")}
-    if "de" in wanted:
+    if "de" in analyses:
         groups = labels == np.unique(labels)[0]
         whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
         tables = [wilcoxon(np.log1p(part), groups) for part in (whole, values)]

@@ -453,10 +453,10 @@ class Study:
         InputError
             No name is given, or the study has no dataset of that name.
         """
-        wanted = list(dataset_names) or [""]
+        chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
-        _check_known("dataset", wanted, known, where=f"study {self.name}: ")
-        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in wanted))
+        _check_known("dataset", chosen, known, where=f"study {self.name}: ")
+        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in chosen))
 
 
 def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
@@ -544,10 +544,10 @@ class _MethodTables:
         configurations = []
         for variant in self.variants():
             method = variant.method or self.base.method
-            own = self.base if method == self.base.method else _Base(method)
-            params = {**self.common, **own.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
+            base = self.base if method == self.base.method else _Base(method)
+            params = {**self.common, **base.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
             params = {key: _none_or(value) for key, value in params.items()}
-            after = own.after if variant.after is None else variant.after
+            after = base.after if variant.after is None else variant.after
             configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
         return configurations
 
