@@ -35,6 +35,7 @@ from imputome.studies.inputs import Progress
 Objective = Literal["nll", "poisson_loss"]
 
 STUDY_NAME = "imputome"  # of the study in its file
+OPEN_ATTEMPTS = 4
 HELD_OUT = 0.1  # share of the molecules that "poisson_loss" is computed on
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60  # between signs of life of a trial, and until one without them has failed
 # the median rule starts when there are trials to compare with, after the first epochs, which are noisy
@@ -409,29 +410,42 @@ def storage_path(storage: str | Path) -> Path:
     return path
 
 
+def _create_or_load(path: Path) -> Any:
+    import optuna
+
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{path}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+    )
+    return optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=storage,
+        direction="minimize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS),
+    )
+
+
 def _open_study(task: _Task, worker: int = 0) -> Any:
     """The Optuna study in the file of a task, created if there is none."""
     import optuna
 
-    try:
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{task.storage}",
-            engine_kwargs={"connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-        )
-        study = optuna.create_study(
-            study_name=STUDY_NAME,
-            storage=storage,
-            direction="minimize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS),
-        )
-    except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"the study in {task.storage} cannot be opened: {reason}", code="storage-unreadable", parameter="storage"
-        ) from error
+    for attempt in range(OPEN_ATTEMPTS):
+        try:
+            study = _create_or_load(task.storage)
+            break
+        except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
+            if attempt < OPEN_ATTEMPTS - 1:  # another call may be creating the same file at this moment
+                time.sleep(POLL_SECONDS)
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"the study in {task.storage} cannot be opened: {reason}",
+                code="storage-unreadable",
+                parameter="storage",
+            ) from error
     # a study that continues must not draw again what it drew first
     drawn = len(study.get_trials(deepcopy=False))
     seed = seed_for("tune", worker, drawn, base=task.seed) % 2**32
