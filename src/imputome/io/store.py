@@ -1,4 +1,4 @@
-"""Result files: an AnnData with its imputed layers, written in row chunks, complete or not at all; and read again.
+"""Result files: an AnnData with its imputed layers, written in blocks of rows; and read again.
 
 The dense n x G matrix is never made: a block of rows is imputed, written and freed. Every file is written under a
 hidden name in its folder and moved into place when it is complete.
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
     from imputome.core.imputation import Imputation, Output
     from imputome.core.scales import Scale
+
+WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
+MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
+# h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
+_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
 
 
 @contextmanager
@@ -79,12 +84,6 @@ def same_names(root: Any, adata: AnnData) -> bool:
     return True
 
 
-WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
-MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
-# h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
-_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
-
-
 # -- checks before the work --------------------------------------------------------------------------------------------
 def is_zarr(path: Path) -> bool:
     """Whether the folder ``path`` is a zarr group of either format."""
@@ -94,75 +93,57 @@ def is_zarr(path: Path) -> bool:
 def check_output(
     path: str | Path, source: str | Path | None = None, *, overwrite: bool = False, outputs: Sequence[str] = ()
 ) -> None:
-    """Check, before any work, that an output can be written.
+    """Check, before any work, that ``path`` can be written with these ``outputs`` beside the value.
 
-    Parameters
-    ----------
-    path : str or Path
-        The output.
-    source : str or Path, optional
-        The input.
-    overwrite : bool, default=False
-        Whether an existing output may be replaced.
-    outputs : sequence of str, default=()
-        Outputs to write beside the value.
-
-    Raises
-    ------
-    InputError
-        The suffix is unknown, the folder does not exist, the output is the input, the output exists and ``overwrite``
-        is not given or it is nothing that may be replaced, or a table is to hold more than the values.
+    It is refused if its suffix is unknown, its folder does not exist, it is the input (``source``), it exists and
+    ``overwrite`` is not given, it is nothing that may be replaced, or it is a table and is to hold more than the
+    values.
     """
     path = Path(path)
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES and table_suffix(path) is None:
-        raise InputError(
-            f"{path} has no format that can be written: end it in one of {WRITABLE}", code="unknown-format"
-        )
+        text = f"{path} has no format that can be written: end it in one of {WRITABLE}"
+        raise InputError(text, code="unknown-format")
     if outputs and store not in _CHUNK_BYTES:
-        raise InputError(
-            f"{path} is a table, which holds the values only: end it in .h5ad or .zarr to write outputs beside them",
-            code="table-without-layers",
-            parameter="outputs",
-        )
+        text = f"{path} is a table, which holds the values only: end it in .h5ad or .zarr to write other outputs"
+        raise InputError(text, code="table-without-layers", parameter="outputs")
     if store == ".parquet":
         require_pyarrow("writing .parquet")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
-            code="folder-not-writable",
-        )
+    _check_writable(path.parent)
     if len(path.name.encode()) > MAX_NAME:
-        raise InputError(
-            f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters", code="name-too-long"
-        )
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
+        text = f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters"
+        raise InputError(text, code="name-too-long")
+    if source is not None:
+        source = Path(source)
+        if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
+            raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not path.exists():
         return
-    if source is not None and Path(source).exists() and path.samefile(source):
-        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        text = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(text, code="output-exists", overwrite=True)
     if path.is_dir() != (store == ".zarr") or (path.is_dir() and not is_zarr(path)):
         kind = "folder that is no .zarr store" if path.is_dir() else "file, not a .zarr store"
         raise InputError(f"{path} is a {kind} and will not be replaced: choose another path", code="not-replaceable")
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        text = f"the folder {folder} cannot be written to: change its permissions, or choose another"
+        raise InputError(text, code="folder-not-writable")
 
 
 def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int = 4) -> None:
     """Check that n x n_genes values fit on the disk of ``path``, without compression."""
     needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
     if needed > free:
-        raise InputError(
+        text = (
             f"{n} cells x {n_genes} genes are {needed / 1e9:.2f} GB of dense values and {Path(path).parent} has "
-            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk",
-            code="disk-too-small",
-            genes=...,
+            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk"
         )
+        raise InputError(text, code="disk-too-small", genes=...)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -185,53 +166,23 @@ def write_result(
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
-    The imputation becomes ``layers[key]`` (dense float32), ``layers["<key>_<output>"]`` for each of ``outputs``,
-    ``obsm["X_<key>"]`` (if it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its
-    gene and cell columns, and ``uns["imputome"][key]`` (the record).
+    The imputation (same cells and genes in the same order) becomes ``layers[key]`` (dense float32),
+    ``layers["<key>_<output>"]`` for each of ``outputs``, ``layers["<key>_draw01"]`` and so on, ``obsm["X_<key>"]`` (if
+    it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its gene and cell columns,
+    and ``uns["imputome"][key]``: the record, which lists what is written so that `remove_key` finds it again.
 
-    Parameters
-    ----------
-    path : str or Path
-        The output; see `check_output`.
-    adata : AnnData
-        The input.
-    imputation : Imputation
-        Its imputation, with the same cells and genes in the same order.
-    key : str
-        Name of the result.
-    record : Record
-        Its record. What is written is listed in it, so that `remove_key` finds it again.
-    genes : ndarray of int, optional
-        Positions of the genes to write; by default all. The written AnnData has these genes only.
-    scale, keep_observed
-        As in `Imputation.rows`.
-    source : str or Path, optional
-        File that ``adata`` was read from. If it has the format of the output and the same names, and no ``genes`` are
-        given, it is copied, so that everything else stays as it is, bit by bit.
-    progress : callable, optional
-        Called with (rows written, number of rows) after each block.
-    overwrite : bool, default=False
-        Whether an existing ``path``, and an existing ``layers[key]``, may be replaced.
-    genes_in : {"columns", "rows"}, optional
-        Orientation of a table; by default ``"columns"``. Ignored for other formats.
-    outputs : sequence of str, default=()
-        Outputs to write beside the value; a table cannot hold them.
-    draws : int, default=0
-        Number of multiple imputations, in ``layers["<key>_draw01"]`` and so on; a table cannot hold them.
-
-    Raises
-    ------
-    InputError
-        `check_output` refuses the path; the key is taken; the imputation has another shape than ``adata``.
+    With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
+    read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
+    everything else stays as it is, bit by bit. ``genes_in`` is the orientation of a table. ``progress`` is called with
+    (rows written, number of rows) after each block.
     """
     path = Path(path)
     drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
     names = layer_names(key, [*outputs, *drawn])
     check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
     if imputation.shape != adata.shape:
-        raise InputError(
-            f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)", code="shape"
-        )
+        text = f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)"
+        raise InputError(text, code="shape")
     genes = None if genes is None else np.asarray(genes)
     options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
     store = path.suffix.lower()
@@ -239,9 +190,8 @@ def write_result(
         write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
         return
     if not key or "/" in key:
-        raise InputError(
-            f'the key {key!r} cannot name a layer: give one without "/"', code="bad-key", parameter="key_added"
-        )
+        text = f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter"
+        raise InputError(text, code="bad-key", parameter="key_added")
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
         source = None
     taken = [name for name in names.values() if name in adata.layers]
@@ -251,12 +201,8 @@ def write_result(
             earlier = _records(root)
             source = source if same_names(root, adata) else None
     if taken and not overwrite:
-        raise InputError(
-            f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
-            code="key-exists",
-            overwrite=True,
-            key_added=...,
-        )
+        text = f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
+        raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     with atomic_path(path) as partial:
         if source is None:
             _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
@@ -364,38 +310,19 @@ def _copy(source: Path, target: Path) -> None:
 
 # -- removing ----------------------------------------------------------------------------------------------------------
 def remove_key(path: str | Path, key: str) -> None:
-    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; it is replaced when the new one is complete.
-    key : str
-        Name of the result.
-
-    Raises
-    ------
-    InputError
-        imputome wrote nothing under ``key``, its record cannot be read, or the file cannot be opened.
+    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file is replaced, and
+    shrinks.
     """
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
-        raise InputError(
-            f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file",
-            code="unknown-format",
-        )
-    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: change its permissions first", code="folder-not-writable"
-        )
+        text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"
+        raise InputError(text, code="unknown-format")
+    _check_writable(path.resolve().parent)
     with opened(path, "r") as root:
         records = _records(root)
         if key not in records:  # a layer that imputome did not write has no record, and belongs to the user
-            raise InputError(
-                f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}",
-                code="no-such-result",
-                parameter="key",
-            )
+            text = f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}"
+            raise InputError(text, code="no-such-result", parameter="key")
         places_to_remove(key, records)
     with atomic_path(path) as partial:
         _copy_without(path, partial, key, set())
@@ -463,13 +390,7 @@ def _drop_column(table: Any, name: str) -> None:
 # -- reading again -----------------------------------------------------------------------------------------------------
 @contextmanager
 def open_result(path: str | Path) -> Iterator[AnnData]:
-    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; without obsp and varm.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or no AnnData.
-    """
+    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; without obsp and varm."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
         raise InputError(f"{path} is no result: give a file that ends in .h5ad or .zarr", code="unknown-format")
@@ -482,9 +403,8 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
             raise
         except Exception as error:  # damaged files make the libraries fail in too many ways to list
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}", code="unreadable"
-            ) from error
+            text = f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}"
+            raise InputError(text, code="unreadable") from error
         yield adata
 
 
