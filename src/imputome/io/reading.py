@@ -110,7 +110,7 @@ def _read_10x_folder(folder: Path) -> AnnData:
     X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
     if X.shape != (len(cells), len(genes)):
         text = (
-            f"{folder}: matrix.mtx has {X.shape[1]} genes x {X.shape[0]} cells, names are {len(genes)} x {len(cells)}"
+            f"{folder}: matrix.mtx is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
         )
         raise InputError(text, code="inconsistent-10x-folder")
     symbol = genes[1] if 1 in genes else genes[0]
