@@ -109,9 +109,7 @@ def _read_10x_folder(folder: Path) -> AnnData:
     genes, cells = _columns(features), _columns(barcodes)
     X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
     if X.shape != (len(cells), len(genes)):
-        text = (
-            f"{folder}: matrix.mtx is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
-        )
+        text = f"{folder}: matrix.mtx is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
         raise InputError(text, code="inconsistent-10x-folder")
     symbol = genes[1] if 1 in genes else genes[0]
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}

@@ -39,7 +39,8 @@ class Joined:
 def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None) -> Joined:
     """Add the columns of the text table ``path`` to ``adata.obs``; samples that are not in it get missing values.
 
-    ``column`` of the table has the names of ``obs_names``; by default it is the first. Columns of text become categorical. A "/" in a name becomes "_", because AnnData files cannot hold it.
+    ``column`` of the table has the names of ``obs_names``; by default it is the first. Columns of text become
+    categorical. A "/" in a name becomes "_", because AnnData files cannot hold it.
     """
     import pandas as pd
 

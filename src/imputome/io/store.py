@@ -390,7 +390,7 @@ def _drop_column(table: Any, name: str) -> None:
 # -- reading again -----------------------------------------------------------------------------------------------------
 @contextmanager
 def open_result(path: str | Path) -> Iterator[AnnData]:
-    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; without obsp and varm."""
+    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; no obsp, no varm."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
         raise InputError(f"{path} is no result: give a file that ends in .h5ad or .zarr", code="unknown-format")

@@ -113,17 +113,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def explained(path: Path, expected: str) -> Iterator[None]:
     """Turn errors of the libraries that read the text table ``path`` into one that says what is wrong with it.
 
-    Parameters
-    ----------
-    path : Path
-        The table.
-    expected : str
-        The separator that its name promises.
-
-    Raises
-    ------
-    InputError
-        The table cannot be read.
+    ``expected`` is the separator that its name promises.
     """
     import zlib
 
@@ -142,9 +132,8 @@ def explained(path: Path, expected: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise InputError(_not_utf8(path)) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} cannot be read as a table, it is truncated or damaged: copy or compress it again", code="damaged"
-        ) from error
+        text = f"{path} cannot be read as a table, it is truncated or damaged: copy or compress it again"
+        raise InputError(text, code="damaged") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", code="unreadable") from error
 
@@ -155,9 +144,8 @@ def _check_kind(path: Path) -> None:
         start = handle.read(2)
     named = path.name.lower().endswith(".gz")
     if named and start and start != b"\x1f\x8b":
-        raise InputError(
-            f"{path} is not gzipped, although its name says so: rename it to {path.name[:-3]}", code="not-gzipped"
-        )
+        text = f"{path} is not gzipped, although its name says so: rename it to {path.name[:-3]}"
+        raise InputError(text, code="not-gzipped")
     if not named and start == b"\x1f\x8b":
         raise InputError(f"{path} is gzipped: rename it to {path.name}.gz", code="gzipped")
     with _bytes(path) as content:
@@ -231,16 +219,10 @@ def misfit(path: Path, separator: str) -> Message | None:
     if commented:
         return _comment(path)
     if len(lines) == 1:
-        text = (
-            f"the first line of {path} has {header} fields and all others have {odd[0]}: correct it, or remove it if "
-            "it is not the header"
-        )
+        text = f"the first line of {path} has {header} fields, all others {odd[0]}: correct it, or remove it"
         return Message(text, code="ragged")
     others = "the header has" if width == header else "most lines have"
-    text = (
-        f"line {lines[odd[0]]} of {path} has {odd[0]} fields and {others} {width}: correct that line, or copy the file "
-        "again if it is truncated"
-    )
+    text = f"line {lines[odd[0]]} of {path} has {odd[0]} fields, {others} {width}: correct it, or copy a cut file again"
     return Message(text, code="ragged")
 
 

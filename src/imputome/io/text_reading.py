@@ -29,14 +29,9 @@ if TYPE_CHECKING:
 
 CHUNK_VALUES = 2**22  # numbers read at a time
 # texts for missing values beside those that pandas knows: these words in any case, and a single blank
-MISSING = [
-    " ",
-    *(
-        "".join(letters)
-        for word in ("na", "nan", "n/a", "null")
-        for letters in itertools.product(*zip(word, word.upper(), strict=True))
-    ),
-]
+MISSING = [" "]
+for _word in ("na", "nan", "n/a", "null"):
+    MISSING += map("".join, itertools.product(*zip(_word, _word.upper(), strict=True)))
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 _MISSING_CODES = (-99, -999, -9999)  # some programs write these numbers for missing values
@@ -47,26 +42,10 @@ def read_text(
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Row names, column names and values of a text table, read in chunks.
 
-    Parameters
-    ----------
-    path : Path
-        The table.
-    expected : str
-        The separator that its name promises; see `imputome.io.text.separator_of`.
-    transposed : bool
-        Whether to return columns x rows.
-    dtype : dtype, default=float64
-        ``np.float32`` halves the memory of a table with missing values. A table without missing values, or with values
-        outside 1e-30 to 1e30, is float64 in any case.
-
-    Returns
-    -------
-    row_names, column_names : list of str
-    values : ndarray
-
-    Notes
-    -----
-    Cost: for a moment the matrix is in memory twice, in the dtype.
+    ``expected`` is the separator that its name promises (`imputome.io.text.separator_of`); ``transposed`` returns the
+    values as columns x rows. ``dtype`` float32 halves the memory of a table with missing values. A table without
+    missing values, or with values outside 1e-30 to 1e30, is float64 in any case. Cost: for a moment the matrix is in
+    memory twice, in the dtype.
     """
     import pandas as pd
 
@@ -114,9 +93,8 @@ def _gather(
         if width < 2:
             raise InputError(one_column(path, header[0], frame.iat[0, 0]))
         if len(header) not in (width, width - 1):
-            raise InputError(
-                misfit(path, separator) or Message(f"{path} has lines with different numbers of fields", code="ragged")
-            )
+            ragged = Message(f"{path} has lines with different numbers of fields", code="ragged")
+            raise InputError(misfit(path, separator) or ragged)
         # R's write.table gives the first column no name, so the header is one field shorter than the lines
         columns = header[1:] if len(header) == width else header
         names += [str(name) for name in frame.pop(0)]
@@ -154,29 +132,25 @@ def _stack(chunks: list[np.ndarray], transposed: bool) -> np.ndarray:
 
 
 def _check_last_column(path: Path, separator: str, *, named: bool) -> None:
-    """Refuse lines that end in a separator, which looks like one more column without values."""
+    """Check that lines do not end in a separator, which looks like one more column without values."""
     with open_text(path) as handle:
         lines = records(handle, separator)
         next(lines)
         first = next(record for record in lines if not is_blank(record, separator))
     if not named and first.rstrip("\r\n").endswith(separator):
-        raise InputError(
-            f"the lines of {path} end in a separator, which adds an empty last column: remove it",
-            code="empty-last-column",
-        )
+        text = f"the lines of {path} end in a separator, which adds an empty last column: remove it"
+        raise InputError(text, code="empty-last-column")
 
 
 def _check_header(header: list[str], columns: list[str], path: Path, what: str) -> None:
     """Check that the first line has names of ``what``, all of them."""
     if _are_values(columns):
-        raise InputError(
-            f"the first line of {path} holds values, not names of {what}: add a header line", code="no-header"
-        )
+        text = f"the first line of {path} holds values, not names of {what}: add a header line"
+        raise InputError(text, code="no-header")
     for position, name in enumerate(columns, 1 + len(header) - len(columns)):
         if not name.strip():
-            raise InputError(
-                f"the header of {path} has no name in field {position}: give all {what} a name", code="empty-name"
-            )
+            text = f"the header of {path} has no name in field {position}: give all {what} a name"
+            raise InputError(text, code="empty-name")
 
 
 def _check_row_names(
@@ -184,11 +158,8 @@ def _check_row_names(
 ) -> None:
     """Check that the first column has names of ``what``, all of them."""
     if _are_values(names):
-        raise InputError(
-            f"the first column of {path} ({header[0]!r}) holds values, not names of {what}: add a column of names in "
-            "front",
-            code="no-row-names",
-        )
+        text = f"the first column of {path} ({header[0]!r}) holds values: add a column with the names of {what}"
+        raise InputError(text, code="no-row-names")
     row = next((row for row, name in enumerate(names) if not name.strip()), None)
     if row is None:
         return
@@ -213,10 +184,7 @@ def warn_of_codes(values: np.ndarray, path: Path) -> None:
     others = float(np.fmin.reduce(values, axis=None, initial=np.inf, where=values != lowest))
     if lowest / 4 < others < np.inf:
         number = int((values == lowest).sum())
-        text = (
-            f"{number:,} values of {path} are exactly {lowest:g}, far below all others: if that means missing, replace "
-            "it by NA"
-        )
+        text = f"{number:,} values of {path} are {lowest:g}, far below all others: replace it by NA if it means missing"
         warnings.warn(Message(text, code="missing-as-number"), stacklevel=3)
 
 
