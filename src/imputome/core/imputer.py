@@ -204,6 +204,12 @@ class Imputer(ABC):
         if self.progress is not None:
             self.progress(share, text)
 
+    def _require(self, name: str, valid: bool, condition: str) -> None:
+        """Check the value of a parameter; its type was checked before."""
+        if not valid:
+            text = f"{self.name}: {name}={getattr(self, name)!r} must be {condition}"
+            raise InputError(text, code="parameter-value", parameter=name)
+
     def fit(self, data: Any) -> Self:
         """Learn from ``data``.
 

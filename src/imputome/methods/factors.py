@@ -29,25 +29,6 @@ LATENT_COLUMNS = 50  # methods return this many leading columns of the row facto
 class LowRank:
     """A `Model` with values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, computed on request.
 
-    Parameters
-    ----------
-    left : ndarray of shape (n, r)
-        Factors of the rows; ``r`` may be 0.
-    right : ndarray of shape (G, r)
-        Factors of the columns.
-    offset : ndarray of shape (G,), optional
-        Added to the product.
-    threshold : ndarray of shape (G,), optional
-        Products at or below it become 0 (this restores biological zeros).
-    floor : float or None, default=0.0
-        Smallest product allowed; None for no bound.
-    link : {"identity", "expm1"}, default="identity"
-        ``"expm1"`` for factors of log1p values.
-    row_scale : ndarray of shape (n,), optional
-        Multipliers of the rows, after the link.
-    gene_scale : ndarray of shape (G,), optional
-        Multipliers of the columns, after the link.
-
     Examples
     --------
     >>> import numpy as np
@@ -57,14 +38,14 @@ class LowRank:
            [6., 0.]])
     """
 
-    left: np.ndarray
-    right: np.ndarray
-    offset: np.ndarray | None = None
-    threshold: np.ndarray | None = None
-    floor: float | None = 0.0
-    link: Literal["identity", "expm1"] = "identity"
-    row_scale: np.ndarray | None = None
-    gene_scale: np.ndarray | None = None
+    left: np.ndarray  # (n, r); r may be 0
+    right: np.ndarray  # (G, r)
+    offset: np.ndarray | None = None  # (G,)
+    threshold: np.ndarray | None = None  # (G,) products at or below it become 0 (this restores biological zeros)
+    floor: float | None = 0.0  # smallest product allowed; None for no bound
+    link: Literal["identity", "expm1"] = "identity"  # "expm1" for factors of log1p values
+    row_scale: np.ndarray | None = None  # (n,) multipliers of the rows, after the link
+    gene_scale: np.ndarray | None = None  # (G,) multipliers of the columns, after the link
 
     outputs: ClassVar[frozenset[Output]] = frozenset({"value", "rate"})
 
@@ -182,24 +163,9 @@ class Operator(Protocol):
 class LowRankPlusSparse:
     """W = left right' + S with S on the pattern of Omega; no n x G array is ever made.
 
-    Parameters
-    ----------
-    pattern : csr_array of shape (n, G)
-        Its stored entries are Omega; their values are not used.
-    dtype : dtype
-        Working precision.
-
-    Attributes
-    ----------
-    values : ndarray of shape (nnz,)
-        Stored values of S, 0 at first.
-    left, right : ndarray of shapes (n, r) and (G, r)
-        Factors, of rank 0 at first.
-
-    Notes
-    -----
-    Memory in addition to the factors: one array of values and three of indices, each of length nnz (the pattern by
-    rows, the pattern by columns, and the position by rows of each value by columns).
+    The stored entries of ``pattern``, (n, G), are Omega; their values are not used. Memory in addition to the factors:
+    one array of values and three of indices, each of length nnz (the pattern by rows, the pattern by columns, and the
+    position by rows of each value by columns).
     """
 
     def __init__(self, pattern: sp.csr_array, dtype: np.dtype) -> None:
@@ -210,9 +176,9 @@ class LowRankPlusSparse:
         columns = positions.tocsc()
         self._tptr, self._tindices, self._torder = columns.indptr, columns.indices, columns.data
         self._order = np.empty(0, np.int32)
-        self.values = np.zeros(pattern.nnz, self.dtype)
-        self.left = np.zeros((self.shape[0], 0), self.dtype)
-        self.right = np.zeros((self.shape[1], 0), self.dtype)
+        self.values = np.zeros(pattern.nnz, self.dtype)  # stored values of S
+        self.left = np.zeros((self.shape[0], 0), self.dtype)  # (n, r), of rank 0 at first
+        self.right = np.zeros((self.shape[1], 0), self.dtype)  # (G, r)
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         out = self.left @ (self.right.T @ X)
@@ -244,9 +210,7 @@ class DenseOperator:
     """A dense W, for small or nearly complete matrices; ``array`` is the (n, G) matrix itself, not a copy."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape = array.shape
-        self.dtype = array.dtype
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         return self.array @ X

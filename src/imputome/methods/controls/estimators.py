@@ -1,7 +1,7 @@
 """Controls: simple predictions that a method must beat.
 
-Most are registered methods (classes). `REFERENCE_PREDICTIONS` are two more for the tables of studies: functions,
-because nobody would impute with them. Letters: ``n`` cells, ``G`` genes.
+`REFERENCE_PREDICTIONS` are two more for the tables of studies: functions, because nobody would impute with them.
+Letters: ``n`` cells, ``G`` genes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import TARGET
-from imputome.errors import InputError
 from imputome.methods.controls import (
     GENE_MEAN_INFO,
     GENE_MEAN_POSTERIOR_INFO,
@@ -174,22 +173,17 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        for name in ("n_components", "max_iter"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"poisson_nmf: {name}={getattr(self, name)!r} must be at least 1",
-                    code="parameter-value",
-                    parameter=name,
-                )
+        self._require("n_components", self.n_components >= 1, "at least 1")
+        self._require("max_iter", self.max_iter >= 1, "at least 1")
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}
             factors = poisson_nmf(data.X, rank, **options, progress=self.progress)
         self.components_ = factors.right
+        reached = "" if factors.converged else f", tol={self.tol:g} not reached"
         status = Status(
             "converged" if factors.converged else "max_iter",
-            f"{factors.iterations} multiplicative updates"
-            + ("" if factors.converged else f", tol={self.tol:g} not reached"),
+            f"{factors.iterations} multiplicative updates{reached}",
             {"iterations": factors.iterations, "objective": factors.objective},
         )
         return LowRank(factors.left, factors.right), {"status": status, "latent": factors.left}
@@ -353,12 +347,6 @@ class _RandomValues:
     def __init__(
         self, values: np.ndarray, starts: np.ndarray, drawn_from: np.ndarray, scale: np.ndarray, seed: int
     ) -> None:
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise InputError(
-                f"random_state={seed!r} must be an integer of at least 0",
-                code="parameter-value",
-                parameter="random_state",
-            )
         self.values, self.starts, self.drawn_from, self.scale, self.seed = values, starts, drawn_from, scale, seed
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:

@@ -12,7 +12,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Standard
-from imputome.errors import InputError, ModelFormatError
+from imputome.errors import ModelFormatError
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
@@ -124,7 +124,8 @@ class GaussianCopula(Imputer):
     conditional_: Conditional | None
 
     def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
-        self._validate()
+        share = self.normal_share
+        self._require("normal_share", share == "auto" or 0 <= share <= 1, "'auto' or a number from 0 to 1")
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)
@@ -259,22 +260,6 @@ class GaussianCopula(Imputer):
         predictors = _predictors_named(arrays["members"])
         self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained)
 
-    def _validate(self) -> None:
-        wrong = {}
-        if self.mode not in PREDICTORS:
-            wrong["mode"] = "'accurate' or 'fast'"
-        if self.center not in ("mean", "median"):
-            wrong["center"] = "'mean' or 'median'"
-        share = self.normal_share
-        if share != "auto" and not (isinstance(share, int | float) and 0 <= share <= 1):
-            wrong["normal_share"] = "'auto' or a number from 0 to 1"
-        for name, condition in wrong.items():
-            raise InputError(
-                f"gaussian_copula: {name}={getattr(self, name)!r} must be {condition}",
-                code="parameter-value",
-                parameter=name,
-            )
-
 
 def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
     """The predictors of a saved model, from their names, or from the positions that version 0.1.0 saved."""
@@ -282,11 +267,8 @@ def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
     known = {predictor.name: predictor for predictor in PREDICTORS["accurate"]}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ModelFormatError(
-            f"the saved copula has predictors that this version does not know ({', '.join(unknown)}): "
-            "load it with the version that saved it",
-            code="model-version",
-        )
+        text = f"the saved copula has unknown predictors ({', '.join(unknown)}): load it with the version that saved it"
+        raise ModelFormatError(text, code="model-version")
     return tuple(known[name] for name in names)
 
 
@@ -322,24 +304,12 @@ def _fingerprints(X: np.ndarray) -> np.ndarray:
 # -- the model of some rows -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FittedCopula:
-    """What was learned about the features that vary.
-
-    Attributes
-    ----------
-    marginals : Marginals
-        Transforms of the features.
-    conditional : Conditional
-        Predicts rows on the transformed scale.
-    residuals : ResidualDistribution
-        Quantiles of the truth around a prediction.
-    center : {"mean", "median"}
-        What the value is of the predictive distribution.
-    """
+    """What was learned about the features that vary."""
 
     marginals: Marginals
     conditional: Conditional
     residuals: ResidualDistribution
-    center: Literal["mean", "median"]
+    center: Literal["mean", "median"]  # what the value is of the predictive distribution
 
     def predict(self, x: np.ndarray, training_row: int | None) -> RowPrediction:
         """Predict the row x, (G,) with NaN for missing, on the transformed scale."""
@@ -375,29 +345,15 @@ class FittedCopula:
 
 
 class CopulaModel:
-    """A `Model` of some rows: values, variances, intervals and draws, computed on request.
+    """A `Model` of some rows, X (n, G) with NaN for missing: values, variances, intervals and draws, on request.
+
+    ``training_rows``, (n,), are their positions among the training rows, -1 for new rows; ``centre`` (G,) are feature
+    means, ``usable`` the positions of features that vary, ``constant`` (G,) a mask of features that were observed and
+    do not vary. ``fallback_variance``, of all values, is for features that were never observed. ``copula`` is None if
+    no feature varies.
 
     Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or
     for several draws. Most of the memory is needed for draws only, so these have their own cache.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        The rows, with NaN for missing.
-    training_rows : ndarray of shape (n,), int
-        Their positions among the training rows, -1 for new rows.
-    centre : ndarray of shape (G,)
-        Feature means.
-    usable : ndarray of int
-        Features that vary.
-    constant : ndarray of shape (G,), bool
-        Features that were observed and do not vary.
-    fallback_variance : float
-        Variance of all values, for features that were never observed.
-    copula : FittedCopula or None
-        None if no feature varies.
-    random_state : int
-        Seed of the draws.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})

@@ -113,11 +113,8 @@ class IALM(Imputer):
     def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
         self._validate()
         if data.kind == "real" and self.zeros == "preserve":
-            raise InputError(
-                "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}",
-                code="counts-only",
-                zeros="impute",
-            )
+            text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
+            raise InputError(text, code="counts-only", zeros="impute")
         problem = _SolverInput.of_counts(data, self) if data.kind == "counts" else _SolverInput.of_reals(data)
         solution = self._solve(problem.D)
         n, G = data.shape
@@ -132,9 +129,8 @@ class IALM(Imputer):
         if self._link == "expm1" and data.kind == "counts":
             self.gene_scale_ = self._gene_scale(left, data)
         model = self._model(left, data)
-        columns = {} if self.gene_scale_ is None else {"total_factor": self.gene_scale_}
         return model, {
-            "gene_columns": columns,
+            "gene_columns": {} if self.gene_scale_ is None else {"total_factor": self.gene_scale_},
             "status": solution.status,
             "history": solution.history,
             "latent": left[:, :LATENT_COLUMNS].copy() if solution.rank else None,
@@ -223,9 +219,11 @@ class IALM(Imputer):
             "singular_values": self.singular_values_,
             "n_rows": np.array(self.n_rows_),
             "median_library": np.array(self.median_library_),
+            "offset": self.offset_,
+            "threshold": self.threshold_,
+            "gene_scale": self.gene_scale_,
         }
-        optional = {"offset": self.offset_, "threshold": self.threshold_, "gene_scale": self.gene_scale_}
-        return state | {name: array for name, array in optional.items() if array is not None}
+        return {name: array for name, array in state.items() if array is not None}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.components_ = arrays["components"]
@@ -237,30 +235,12 @@ class IALM(Imputer):
         self.gene_scale_ = arrays.get("gene_scale")
 
     def _validate(self) -> None:
-        choices = {
-            "normalization": ("median", "log1p", None),
-            "inner": ("inexact", "exact"),
-            "stop": ("residual", "validated"),
-            "zeros": ("impute", "preserve"),
-            "dtype": ("float32", "float64"),
-        }
-        wrong = {
-            name: f"one of {', '.join(map(repr, allowed))}"
-            for name, allowed in choices.items()
-            if getattr(self, name) not in allowed
-        }
-        if self.rank_step != "adaptive" and not (isinstance(self.rank_step, int) and self.rank_step > 0):
-            wrong["rank_step"] = "a positive integer or 'adaptive'"
+        steps_up = self.rank_step == "adaptive" or self.rank_step > 0
+        self._require("rank_step", steps_up, "a positive integer or 'adaptive'")
         for name in ("tol", "max_iter", "max_rank"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                wrong[name] = "positive"
-        if not self.ridge >= 0:
-            wrong["ridge"] = "0 or larger"
-        for name, condition in wrong.items():
-            raise InputError(
-                f"ialm: {name}={getattr(self, name)!r} must be {condition}", code="parameter-value", parameter=name
-            )
+            self._require(name, value is None or value > 0, "positive")
+        self._require("ridge", self.ridge >= 0, "0 or larger")
 
 
 @dataclass(frozen=True)
