@@ -19,6 +19,7 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
+from imputome.result.layout import checked_key
 from imputome.result.matrices import Drawn, draw_names
 from imputome.result.record import Record, layer_names, places_to_remove
 
@@ -189,9 +190,7 @@ def write_result(
     if store not in _CHUNK_BYTES:
         write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
         return
-    if not key or "/" in key:
-        text = f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter"
-        raise InputError(text, code="bad-key", parameter="key_added")
+    checked_key(adata, key)
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
         source = None
     taken = [name for name in names.values() if name in adata.layers]
@@ -310,9 +309,7 @@ def _copy(source: Path, target: Path) -> None:
 
 # -- removing ----------------------------------------------------------------------------------------------------------
 def remove_key(path: str | Path, key: str) -> None:
-    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file is replaced, and
-    shrinks.
-    """
+    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
         text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"

@@ -43,11 +43,10 @@ def table_suffix(path: Path) -> str | None:
 
 def check_genes_in(genes_in: str | None) -> None:
     """Check that the orientation of a table is given."""
-    if genes_in is None:
-        text = "a table does not say where its genes are: pass {genes_in} with rows or columns"
-        raise InputError(text, code="no-orientation", genes_in=...)
     if genes_in not in get_args(GenesIn):
-        raise InputError(f"{{genes_in}} is rows or columns, not {genes_in!r}", code="no-orientation", genes_in=...)
+        got = "" if genes_in is None else f", not {genes_in!r}"
+        text = f"a table does not say where its genes are: pass {{genes_in}} with rows or columns{got}"
+        raise InputError(text, code="no-orientation", genes_in=...)
 
 
 def suffix_of_table(path: Path) -> str:

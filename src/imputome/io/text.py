@@ -12,7 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,13 @@ def open_text(path: Path, *, with_mark: bool = False) -> io.TextIOWrapper:
     return opener(path, "rt", encoding="utf-8" if with_mark else "utf-8-sig", newline="")
 
 
-def text_writer(path: Path) -> AbstractContextManager[io.TextIOBase]:
+@contextmanager
+def text_writer(path: Path) -> Iterator[io.TextIOBase]:
     """A file to write text to; line ends are written as given."""
     if not path.name.lower().endswith(".gz"):
-        return path.open("w", encoding="utf-8", newline="")
-    return _gzip_writer(path)
-
-
-@contextmanager
-def _gzip_writer(path: Path) -> Iterator[io.TextIOBase]:
+        with path.open("w", encoding="utf-8", newline="") as handle:
+            yield handle
+        return
     # no name and no time in the gzip header, so that the same table gives the same bytes
     with (
         path.open("wb") as raw,

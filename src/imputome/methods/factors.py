@@ -245,27 +245,15 @@ class WarmSVD:
     and grows again does not start from noise. If min(n, G) is small, or the block is wider than three quarters of it,
     the eigenvectors of the Gram matrix of W cost less and are exact.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the random start.
-    method : {"auto", "block", "gram", "full"}, default="auto"
-        ``"block"`` is subspace iteration, ``"gram"`` the exact Gram matrix, and ``"full"`` LAPACK's dense SVD of a
-        `DenseOperator`, which is also accurate for the smallest singular values.
-    passes : int, default=1
-        Subspace passes per call; one more is made if more than a tenth of the start is new.
+    Methods: ``"block"`` is subspace iteration, ``"gram"`` the exact Gram matrix, and ``"full"`` LAPACK's dense SVD of a
+    `DenseOperator`, which is also accurate for the smallest singular values. ``passes`` are subspace passes per call;
+    one more is made if more than a tenth of the start is new.
     """
 
     def __init__(
-        self,
-        rng: np.random.Generator,
-        *,
-        method: Literal["auto", "block", "gram", "full"] = "auto",
-        passes: int = 1,
+        self, rng: np.random.Generator, *, method: Literal["auto", "block", "gram", "full"] = "auto", passes: int = 1
     ) -> None:
-        self.rng = rng
-        self.method = method
-        self.passes = passes
+        self.rng, self.method, self.passes = rng, method, passes
         self._basis: np.ndarray | None = None
 
     def top(self, W: Operator, k: int) -> Triplets:

@@ -59,8 +59,10 @@ def poisson_nmf(
     for iteration in range(max_iter):
         if iteration % CHECK_EVERY == 0:
             objectives.append(_objective(rows, W, H))
-            if len(objectives) > 1 and _converged(objectives, tol):
-                return Factorization(W, H, iteration, objectives[-1], True)
+            if len(objectives) > 1:
+                decrease = max(objectives[0] - objectives[-1], 1e-12)
+                if objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease:
+                    return Factorization(W, H, iteration, objectives[-1], True)
             if progress is not None:
                 progress(iteration / max_iter, f"update {iteration} of {max_iter} at most")
         _update(*rows, W, H, _sums(H))
@@ -88,11 +90,6 @@ def _sums(factor: np.ndarray) -> np.ndarray:
 def _objective(rows: tuple[np.ndarray, np.ndarray, np.ndarray], W: np.ndarray, H: np.ndarray) -> float:
     """The sum of W H' over all entries minus the sum of x log(W H') over the nonzeros."""
     return float(W.sum(axis=0, dtype=np.float64) @ H.sum(axis=0, dtype=np.float64)) - float(_log_fit(*rows, W, H))
-
-
-def _converged(objectives: list[float], tol: float) -> bool:
-    decrease = max(objectives[0] - objectives[-1], 1e-12)
-    return objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease
 
 
 def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:

@@ -92,6 +92,7 @@ class GeneMean(Imputer):
     """
 
     info = GENE_MEAN_INFO
+    learned = ("share",)
 
     def __init__(self, *, posterior: bool = False, random_state: int = 0) -> None:
         self.posterior = posterior
@@ -104,12 +105,6 @@ class GeneMean(Imputer):
     def _new_rows(self, data: Data) -> Model:
         dtype = data.X.dtype
         return LowRank(data.depth[:, None].astype(dtype), self.share_[:, None].astype(dtype))
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"share": self.share_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.share_ = arrays["share"]
 
 
 class GeneMeanPosterior(GeneMean):
@@ -155,6 +150,7 @@ class PoissonNMF(Imputer):
     """
 
     info = POISSON_NMF_INFO
+    learned = ("components",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"n_components": (2, 64, "log")}
 
     def __init__(
@@ -192,12 +188,6 @@ class PoissonNMF(Imputer):
         with few_threads(data.X.nnz * self.components_.shape[1] < FEW_PRODUCTS):
             return LowRank(project(data.X, self.components_), self.components_)
 
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"components": self.components_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.components_ = arrays["components"]
-
 
 class FeatureMean(Imputer):
     """Fill missing values with the mean of the feature; use the mean of all values if it was never observed.
@@ -218,6 +208,7 @@ class FeatureMean(Imputer):
     """
 
     info = MEAN_INFO
+    learned = ("center",)
 
     def __init__(self) -> None:
         pass
@@ -243,12 +234,6 @@ class FeatureMean(Imputer):
 
     def _new_rows(self, data: Data) -> Model:
         return LowRank(np.ones((data.shape[0], 1)), self.center_[:, None], floor=None)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"center": self.center_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.center_ = arrays["center"]
 
 
 class FeatureMedian(FeatureMean):
@@ -305,6 +290,7 @@ class RandomDraws(Imputer):
     """
 
     info = RANDOM_INFO
+    learned = ("values", "starts", "drawn_from")
 
     def __init__(self, *, random_state: int = 0) -> None:
         self.random_state = random_state
@@ -331,12 +317,6 @@ class RandomDraws(Imputer):
     def _new_rows(self, data: Data) -> Model:
         scale = data.depth if data.kind == "counts" else np.ones(data.shape[0])
         return _RandomValues(self.values_, self.starts_, self.drawn_from_, scale, self.random_state)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"values": self.values_, "starts": self.starts_, "drawn_from": self.drawn_from_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.values_, self.starts_, self.drawn_from_ = arrays["values"], arrays["starts"], arrays["drawn_from"]
 
 
 class _RandomValues:

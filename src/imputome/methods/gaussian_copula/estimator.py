@@ -23,12 +23,7 @@ from imputome.methods.gaussian_copula.calibration import (
     residuals_at,
     tune,
 )
-from imputome.methods.gaussian_copula.conditional import (
-    MAX_ROWS_IN_SYSTEM,
-    BasePredictor,
-    Conditional,
-    RowPrediction,
-)
+from imputome.methods.gaussian_copula.conditional import MAX_ROWS_IN_SYSTEM, BasePredictor, Conditional, RowPrediction
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
 
@@ -45,6 +40,15 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
 }
 # models saved by version 0.1.0 hold positions in this list
 NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
+# a `ResidualDistribution` in a saved model: name of the array -> attribute, and the factors in "calibration"
+RESIDUAL_ARRAYS = {
+    "heights": "heights",
+    "pooled": "pooled",
+    "scores": "feature_scores",
+    "explained": "explained",
+    "unit": "feature_sd",
+}
+RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
@@ -106,6 +110,7 @@ class GaussianCopula(Imputer):
     """
 
     info = GAUSSIAN_COPULA_INFO
+    learned = ("centre", "usable", "seen", "fallback_variance", "prints")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"normal_share": (0.0, 1.0, "linear")}
 
     def __init__(
@@ -199,13 +204,7 @@ class GaussianCopula(Imputer):
         )
 
     def _state(self) -> dict[str, np.ndarray]:
-        state = {
-            "centre": self.centre_,
-            "usable": self.usable_,
-            "seen": self.seen_,
-            "fallback_variance": np.array(self.fallback_variance_),
-            "prints": self.prints_,
-        }
+        state = super()._state()
         if self.conditional_ is None:
             return state
         gaussian, residuals, calibration = self.conditional_.gaussian, self.residuals_, self.residuals_.calibration
@@ -218,43 +217,27 @@ class GaussianCopula(Imputer):
             "ridge": np.array(gaussian.ridge),
             "members": np.array(list(self.members_)),
             "weights": self.conditional_.weights,
-            "heights": residuals.heights,
-            "pooled": residuals.pooled,
-            "scores": residuals.feature_scores,
-            "explained": residuals.explained,
-            "unit": residuals.feature_sd,
-            "calibration": np.array(
-                [residuals.width, residuals.variance_factor, residuals.extra_variance, residuals.mean_shift]
-            ),
+            **{name: getattr(residuals, attribute) for name, attribute in RESIDUAL_ARRAYS.items()},
+            "calibration": np.array([getattr(residuals, name) for name in RESIDUAL_FACTORS]),
             "levels_at": calibration.predicted,
             "levels": calibration.scores,
             "levels_spread": calibration.variance_factor,
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.centre_, self.usable_, self.seen_ = arrays["centre"], arrays["usable"], arrays["seen"]
-        self.prints_ = arrays["prints"]
-        self.fallback_variance_ = float(arrays["fallback_variance"])
+        super()._restore(arrays)
         self.conditional_ = None
         if not self.usable_.any():
             return
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
-        width, variance_factor, extra_variance, mean_shift = (float(value) for value in arrays["calibration"])
         # early models have no calibration
         calibration = QuantileCalibration.none()
         if "levels" in arrays:
             calibration = QuantileCalibration(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
         self.residuals_ = ResidualDistribution(
-            arrays["heights"],
-            arrays["pooled"],
-            arrays["scores"],
-            arrays["explained"],
-            arrays["unit"],
-            width=width,
-            variance_factor=variance_factor,
-            extra_variance=extra_variance,
-            mean_shift=mean_shift,
+            **{attribute: arrays[name] for name, attribute in RESIDUAL_ARRAYS.items()},
+            **dict(zip(RESIDUAL_FACTORS, arrays["calibration"].tolist(), strict=True)),
             calibration=calibration,
         )
         predictors = _predictors_named(arrays["members"])

@@ -56,6 +56,7 @@ class KNN(Imputer):
     """
 
     info = KNN_INFO
+    learned = ("training",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"k": (3, 50, "log")}
 
     def __init__(self, *, k: int = 10) -> None:
@@ -77,10 +78,10 @@ class KNN(Imputer):
         return NeighborMean(Z, self, X.dtype)
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {"training": self.training_, "center": self.standard_.center, "scale": self.standard_.scale}
+        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.training_ = arrays["training"]
+        super()._restore(arrays)
         self.standard_ = Standard(arrays["center"], arrays["scale"])
 
 

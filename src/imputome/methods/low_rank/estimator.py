@@ -342,16 +342,10 @@ class LowRankImputer(Imputer):
         return LowRank(left, right, offset=self.standard_.center, floor=None)
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {
-            "components": self.components_,
-            "penalty": self.penalty_,
-            "center": self.standard_.center,
-            "scale": self.standard_.scale,
-        }
+        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.components_ = arrays["components"]
-        self.penalty_ = arrays["penalty"]
+        super()._restore(arrays)
         self.standard_ = Standard(arrays["center"], arrays["scale"])
 
 
@@ -400,6 +394,7 @@ class IterativeSVD(LowRankImputer):
     """
 
     info = SVD_INFO
+    learned = ("components", "penalty", "rank")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (2, 128, "log")}
 
     def __init__(
@@ -440,13 +435,6 @@ class IterativeSVD(LowRankImputer):
         message = f"rank {self.rank_}, {rounds} rounds" + ("" if converged else f", tol={self.tol:g} not reached")
         fit.status = Status("converged" if converged else "max_iter", message, details)
         return fit
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "rank": np.array(self.rank_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        self.rank_ = int(arrays["rank"])
 
 
 class SoftImpute(LowRankImputer):
@@ -497,6 +485,7 @@ class SoftImpute(LowRankImputer):
     """
 
     info = SOFT_IMPUTE_INFO
+    learned = ("components", "penalty", "lam")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"lam": (1.0, 100.0, "log")}
 
     def __init__(
@@ -530,16 +519,8 @@ class SoftImpute(LowRankImputer):
                 history[name] += fit.history[name]
         details |= {"lam": self.lam_, "rank": len(fit.penalty), "iterations": int(sum(history["iterations"]))}
         converged = history["change"][-1] < self.tol**2
-        message = f"lambda {self.lam_:.3g}, rank {details['rank']}, {details['iterations']} iterations"
-        if not converged:
-            message += f", tol={self.tol:g} not reached"
+        reached = "" if converged else f", tol={self.tol:g} not reached"
+        message = f"lambda {self.lam_:.3g}, rank {details['rank']}, {details['iterations']} iterations{reached}"
         fit.status = Status("converged" if converged else "max_iter", message, details)
         fit.history = history
         return fit
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "lam": np.array(self.lam_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        self.lam_ = float(arrays["lam"])
