@@ -28,7 +28,8 @@ def read_counts(
     """
     path = Path(path)
     suffix = suffix_of_file(path)
-    return counts_from_frame(_frame(path, suffix), methylated=methylated, coverage=coverage, position=position)
+    frame = read_parquet(path) if suffix == ".parquet" else _text_frame(path, suffix_separator(suffix))
+    return counts_from_frame(frame, methylated=methylated, coverage=coverage, position=position)
 
 
 def counts_from_frame(
@@ -107,12 +108,9 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
     return np.ascontiguousarray(frame[columns].to_numpy().T)
 
 
-def _frame(path: Path, suffix: str) -> pd.DataFrame:
+def _text_frame(path: Path, expected: str) -> pd.DataFrame:
     import pandas as pd
 
-    if suffix == ".parquet":
-        return read_parquet(path)
-    expected = suffix_separator(suffix)
     with explained(path, expected):
         separator = separator_of(path, expected)
         with open_text(path) as handle:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from imputome.errors import InputError, Message
 from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import open_text, separator_of
+from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,14 +27,11 @@ class Joined:
 
     def messages(self) -> list[Message]:
         """What did not match."""
-        messages = []
-        if self.without:
-            text = f"{len(self.without):,} samples have no row in the table of samples ({_some(self.without)})"
-            messages.append(Message(text, code="samples-without-row"))
-        if self.unused:
-            text = f"{len(self.unused):,} rows of the table of samples match no sample ({_some(self.unused)})"
-            messages.append(Message(text, code="rows-without-sample"))
-        return messages
+        cases = (
+            (self.without, "samples have no row in the table of samples", "samples-without-row"),
+            (self.unused, "rows of the table of samples match no sample", "rows-without-sample"),
+        )
+        return [Message(f"{len(names):,} {text} ({some(names, 3)})", code=code) for names, text, code in cases if names]
 
 
 def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None) -> Joined:
@@ -55,8 +53,8 @@ def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None)
     known = adata.obs_names.isin(names)
     if not known.any():
         text = (
-            f"no sample of the input ({_some(tuple(adata.obs_names))}) is in column {names.name!r} of {path} "
-            f"({_some(tuple(names))}): pass the right column as {{sample_id}}"
+            f"no sample of the input ({some(adata.obs_names, 3)}) is in column {names.name!r} of {path} "
+            f"({some(names, 3)}): pass the right column as {{sample_id}}"
         )
         raise InputError(text, code="no-sample-matches", sample_id=...)
     table.columns = [str(name).replace("/", "_") for name in table.columns]
@@ -101,7 +99,3 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
     table = table.set_index(table.columns[0] if column is None else column)
     table.index = table.index.str.strip()
     return table[table.index != ""]
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

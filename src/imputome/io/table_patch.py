@@ -112,7 +112,13 @@ def missing(imputation: Imputation, matrix: Matrix, *, genes_in: str) -> Iterato
     ``matrix`` is the imputation itself, its standard deviations, or a multiple imputation. Cost: with genes in rows,
     the missing values are held twice, with their positions (16 bytes each).
     """
-    return _by_gene(imputation, matrix) if genes_in == "rows" else _by_cell(imputation, matrix)
+    if genes_in == "rows":
+        yield from _by_gene(imputation, matrix)
+        return
+    for masks, values in _blocks(imputation, matrix):
+        for mask, row in zip(masks, values, strict=True):
+            positions = np.flatnonzero(mask)
+            yield positions, row[positions]
 
 
 def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -125,13 +131,6 @@ def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray
         mask = ~imputation.data.observed_block(part, None, given)
         # no need to ask the method for cells without a missing value
         yield mask, matrix.rows(part) if mask.any() else given
-
-
-def _by_cell(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:
-    for masks, values in _blocks(imputation, matrix):
-        for mask, row in zip(masks, values, strict=True):
-            positions = np.flatnonzero(mask)
-            yield positions, row[positions]
 
 
 def _by_gene(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:

@@ -16,8 +16,7 @@ import numpy as np
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
-from imputome.io.text import text_writer
-from imputome.io.text_reading import numbers, read_text, warn_of_codes
+from imputome.io.text import numbers, read_text, text_writer, warn_of_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +72,7 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
     ``.csv``, ``.tsv`` and ``.txt`` (tabs), each also ``.gz``, have the row names in the first column; ``.parquet`` in
     its pandas index, else in its first column of strings. If the separator of the suffix does not fit the first lines,
     a comma, semicolon or tab that fits is used. ``dtype`` float32 halves the memory of text with missing values
-    (`imputome.io.text_reading.read_text`).
+    (`imputome.io.text.read_text`).
 
     The result is cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half
     are zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single

@@ -149,15 +149,12 @@ class Operator(Protocol):
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         """W X."""
-        ...
 
     def tdot(self, X: np.ndarray) -> np.ndarray:
         """W' X."""
-        ...
 
     def gram(self) -> np.ndarray:
         """W W' or W' W, whichever is smaller, float64."""
-        ...
 
 
 class LowRankPlusSparse:

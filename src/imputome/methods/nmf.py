@@ -78,8 +78,7 @@ def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
     """
     H = np.ascontiguousarray(right, dtype=np.float32)
     data = X.data.astype(np.float32, copy=False)
-    left: np.ndarray = _projected(X.indptr, X.indices, data, H, _sums(H), max_iter)
-    return left
+    return np.asarray(_projected(X.indptr, X.indices, data, H, _sums(H), max_iter))
 
 
 def _sums(factor: np.ndarray) -> np.ndarray:

@@ -25,9 +25,6 @@ Purpose = Literal["impute", "fit", "apply"]
 
 def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
     """What is known of the matrix to impute."""
-    if layer is not None and layer not in adata.layers:
-        layers = ", ".join(adata.layers) or "none"
-        raise InputError(f"there is no layer {layer!r}; layers here: {layers}", code="layer-missing", parameter="layer")
     return inspect(adata, layer=layer)
 
 
@@ -60,10 +57,8 @@ def checked_state(
         if state == "log1p" and "log-base" in warnings:
             raise InputError(warnings["log-base"])
         if scale not in (state, "input"):
-            raise InputError(
-                warnings.get(code)
-                or Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
-            )
+            message = Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
+            raise InputError(warnings.get(code, message))
     if report.kind == "counts" and "counts" not in method.kinds:
         text = f"{where} holds counts ({state}), and {method.name} imputes NaN: choose a method for counts"
         raise InputError(text, code="wrong-kind", parameter="method")

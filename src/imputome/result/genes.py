@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_SHARE = 0.5  # of the model's genes that the input must have
-NAMES_IN_MESSAGE = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Matched:
         """What the user should know."""
         messages = []
         if len(self.missing):
-            text = f"{len(self.missing):,} genes of the model are not in the input ({_some(self.missing)}): they are "
+            text = f"{len(self.missing):,} genes of the model are not in the input ({some(self.missing)}): they are "
             messages.append(Message(f"{text}treated as not seen in any cell", code="genes-missing"))
         unknown = int((self.places < 0).sum())
         if unknown:
@@ -69,7 +68,7 @@ def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None
         raise _too_few_genes(adata, model_names, names, int(present.sum()), column)
     twice = names[(places >= 0) & names.duplicated()].unique()
     if len(twice):
-        text = f"{len(twice):,} genes of the model are in the input more than once ({_some(twice)}): keep one of each"
+        text = f"{len(twice):,} genes of the model are in the input more than once ({some(twice)}): keep one of each"
         raise InputError(text, code="genes-not-unique")
     return Matched(places, model_names[~present], False, "the mean of the feature" if estimator.kind_ == "real" else "")
 
@@ -79,8 +78,8 @@ def _too_few_genes(
 ) -> InputError:
     """The error for an input with fewer than half of the model's genes; it says where these genes seem to be."""
     text = (
-        f"only {present:,} of the model's {len(model_names):,} genes are in the input (the input has {_some(names)}; "
-        f"the model {_some(model_names)})"
+        f"only {present:,} of the model's {len(model_names):,} genes are in the input (the input has {some(names)}; "
+        f"the model {some(model_names)})"
     )
     code = "too-few-genes"
     if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
@@ -95,9 +94,10 @@ def _too_few_genes(
     return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str], number: int = 5) -> str:
+    """The first of some names, for a message."""
     names = list(names)
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (", ..." if len(names) > NAMES_IN_MESSAGE else "")
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
 
 
 def model_data(own: Data, estimator: Imputer, matched: Matched) -> Data:

@@ -100,7 +100,11 @@ def store(
     target, element = adata, "layers" if genes is None or copy else "obsm"
     if copy:
         target = adata.copy() if genes is None else adata[:, genes].copy()
-    _remove(target, key)
+    for part, name in places_to_remove(key, target.uns.get("imputome", {})):  # an earlier result of that name
+        if part in ("obs", "var"):
+            getattr(target, part).drop(columns=[name], errors="ignore", inplace=True)
+        else:
+            getattr(target, part).pop(name, None)
     for name, matrix in values.items():
         if element == "obsm":
             target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=adata.var_names[genes])
@@ -117,12 +121,3 @@ def store(
         record = replace(record, genes=tuple(adata.var_names[genes].astype(str)), stored_in=(element,))
     target.uns["imputome"] = {**target.uns.get("imputome", {}), key: record.to_uns()}
     return target if copy else None
-
-
-def _remove(adata: AnnData, key: str) -> None:
-    """Remove an earlier result of that name with all that its record lists."""
-    for element, name in places_to_remove(key, adata.uns.get("imputome", {})):
-        if element in ("obs", "var"):
-            getattr(adata, element).drop(columns=[name], errors="ignore", inplace=True)
-        else:
-            getattr(adata, element).pop(name, None)

@@ -215,10 +215,8 @@ class Record(_Stored):
             except (TypeError, ValueError) as error:
                 raise _malformed(where, "its schema is not a number") from error
             if schema > SCHEMA:
-                raise InputError(
-                    f"{where} has schema {schema} and this version of imputome reads up to {SCHEMA}: update imputome",
-                    code="record-too-new",
-                )
+                text = f"{where} has schema {schema} and this version reads up to {SCHEMA}: update imputome"
+                raise InputError(text, code="record-too-new")
             if schema < SCHEMA:
                 values = _from_first(values)
         return super().from_uns(values, where=where)
@@ -409,18 +407,12 @@ def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Record]:
         raise InputError("uns['imputome'] holds no result: impute first", code="no-result")
     if key is None:
         if len(records) > 1:
-            raise InputError(
-                f"there are {len(records)} results: pass {{key}} with one of {', '.join(records)}",
-                code="several-results",
-                key=...,
-            )
+            text = f"there are {len(records)} results: pass {{key}} with one of {', '.join(records)}"
+            raise InputError(text, code="several-results", key=...)
         key = next(iter(records))
     if key not in records:
-        raise InputError(
-            f"there is no result {key!r}{meant(key, records)}; results here: {', '.join(records)}",
-            code="no-such-result",
-            parameter="key",
-        )
+        text = f"there is no result {key!r}{meant(key, records)}; results here: {', '.join(records)}"
+        raise InputError(text, code="no-such-result", parameter="key")
     return key, _read(records, key)
 
 

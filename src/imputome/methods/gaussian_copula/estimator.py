@@ -189,19 +189,7 @@ class GaussianCopula(Imputer):
     def _new_rows(self, data: Data) -> CopulaModel:
         X = data.known_values()
         positions = {int(mark): position for position, mark in reversed(list(enumerate(self.prints_)))}
-        copula = None
-        if self.conditional_ is not None:
-            copula = FittedCopula(self.marginals_, self.conditional_, self.residuals_, self.center)
-        return CopulaModel(
-            X,
-            np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]),
-            centre=self.centre_,
-            usable=np.flatnonzero(self.usable_),
-            constant=self.seen_ & ~self.usable_,
-            fallback_variance=self.fallback_variance_,
-            copula=copula,
-            random_state=self.random_state,
-        )
+        return CopulaModel(X, np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]), self)
 
     def _state(self) -> dict[str, np.ndarray]:
         state = super()._state()
@@ -235,11 +223,9 @@ class GaussianCopula(Imputer):
         calibration = QuantileCalibration.none()
         if "levels" in arrays:
             calibration = QuantileCalibration(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
-        self.residuals_ = ResidualDistribution(
-            **{attribute: arrays[name] for name, attribute in RESIDUAL_ARRAYS.items()},
-            **dict(zip(RESIDUAL_FACTORS, arrays["calibration"].tolist(), strict=True)),
-            calibration=calibration,
-        )
+        fitted: dict[str, Any] = {attribute: arrays[name] for name, attribute in RESIDUAL_ARRAYS.items()}
+        fitted |= zip(RESIDUAL_FACTORS, arrays["calibration"].tolist(), strict=True)
+        self.residuals_ = ResidualDistribution(**fitted, calibration=calibration)
         predictors = _predictors_named(arrays["members"])
         self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained)
 
@@ -330,10 +316,7 @@ class FittedCopula:
 class CopulaModel:
     """A `Model` of some rows, X (n, G) with NaN for missing: values, variances, intervals and draws, on request.
 
-    ``training_rows``, (n,), are their positions among the training rows, -1 for new rows; ``centre`` (G,) are feature
-    means, ``usable`` the positions of features that vary, ``constant`` (G,) a mask of features that were observed and
-    do not vary. ``fallback_variance``, of all values, is for features that were never observed. ``copula`` is None if
-    no feature varies.
+    ``training_rows``, (n,), are their positions among the training rows of ``method``, -1 for new rows.
 
     Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or
     for several draws. Most of the memory is needed for draws only, so these have their own cache.
@@ -341,23 +324,17 @@ class CopulaModel:
 
     outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
 
-    def __init__(
-        self,
-        X: np.ndarray,
-        training_rows: np.ndarray,
-        *,
-        centre: np.ndarray,
-        usable: np.ndarray,
-        constant: np.ndarray,
-        fallback_variance: float,
-        copula: FittedCopula | None,
-        random_state: int,
-    ) -> None:
-        self.X, self.training_rows, self.centre, self.usable = X, training_rows, centre, usable
-        self.constant, self.fallback_variance = constant, fallback_variance
-        self.copula, self.random_state = copula, random_state
+    def __init__(self, X: np.ndarray, training_rows: np.ndarray, method: GaussianCopula) -> None:
+        self.X, self.training_rows, self.random_state = X, training_rows, method.random_state
+        self.centre = method.centre_  # (G,) feature means
+        self.usable = np.flatnonzero(method.usable_)  # features that vary
+        self.constant = method.seen_ & ~method.usable_  # (G,) features that were observed and do not vary
+        self.fallback_variance = method.fallback_variance_  # of all values, for features that were never observed
+        self.copula: FittedCopula | None = None  # None if no feature varies
+        if method.conditional_ is not None:
+            self.copula = FittedCopula(method.marginals_, method.conditional_, method.residuals_, method.center)
         self._position = np.full(X.shape[1], -1)  # of a feature among those that vary
-        self._position[usable] = np.arange(len(usable))
+        self._position[self.usable] = np.arange(len(self.usable))
         self._predicted: dict[int, RowPrediction] = {}
         self._predicted_with_roots: dict[int, RowPrediction] = {}
 

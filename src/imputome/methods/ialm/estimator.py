@@ -112,10 +112,16 @@ class IALM(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
-        self._validate()
+        any_step = self.rank_step == "adaptive" or self.rank_step > 0
+        self._require("rank_step", any_step, "a positive integer or 'adaptive'")
+        for name in ("tol", "max_iter", "max_rank"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "positive")
+        self._require("ridge", self.ridge >= 0, "0 or larger")
         if data.kind == "real" and self.zeros == "preserve":
             text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
             raise InputError(text, code="counts-only", zeros="impute")
+        self.median_library_ = float(np.median(data.depth[data.depth > 0])) if data.kind == "counts" else 1.0
         problem = _SolverInput.of_counts(data, self) if data.kind == "counts" else _SolverInput.of_reals(data)
         solution = self._solve(problem.D)
         n, G = data.shape
@@ -123,7 +129,6 @@ class IALM(Imputer):
         self.components_ = _expanded(solution.right, problem.columns, G)
         self.singular_values_ = solution.singular_values
         self.n_rows_ = problem.D.shape[0]
-        self.median_library_ = problem.median_library
         self.offset_, self.threshold_, self.gene_scale_ = problem.offset, None, None
         if self.zeros == "preserve":
             self.threshold_ = _expanded(_zero_thresholds(solution), problem.columns, G)
@@ -144,7 +149,7 @@ class IALM(Imputer):
             return complete(D, **options, callback=self._report)
         rng = np.random.default_rng(self.random_state)
         dense = isinstance(D, np.ndarray)
-        known = int((~np.isnan(D)).sum()) if dense else D.nnz
+        known = int(np.count_nonzero(~np.isnan(D))) if isinstance(D, np.ndarray) else D.nnz
         train, i, j, truth = (hide_values if dense else hide_entries)(D, max(0.05, 1 / known), rng)
         errors: list[float] = []
 
@@ -221,14 +226,6 @@ class IALM(Imputer):
         optional: dict[str, Any] = {"offset": None, "threshold": None, "gene_scale": None}
         super()._restore(optional | arrays)
 
-    def _validate(self) -> None:
-        steps_up = self.rank_step == "adaptive" or self.rank_step > 0
-        self._require("rank_step", steps_up, "a positive integer or 'adaptive'")
-        for name in ("tol", "max_iter", "max_rank"):
-            value = getattr(self, name)
-            self._require(name, value is None or value > 0, "positive")
-        self._require("ridge", self.ridge >= 0, "0 or larger")
-
 
 @dataclass(frozen=True)
 class _SolverInput:
@@ -237,22 +234,18 @@ class _SolverInput:
     D: sp.csr_array | np.ndarray
     rows: np.ndarray
     columns: np.ndarray
-    median_library: float = 1.0
     offset: np.ndarray | None = None
 
     @classmethod
     def of_counts(cls, data: Data, method: IALM) -> _SolverInput:
         row_counts, column_counts = data.observed_counts()
         rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
-        depth = data.depth
-        median = float(np.median(depth[depth > 0]))
-        scale = {"median": depth / median, "log1p": depth / TARGET, None: None}[method.normalization]
-        D = _normalized(_with_known_zeros(data), scale, method._link)
+        D = method._row_matrix(data)
         if len(rows) < data.shape[0]:
             D = D[rows]
         if len(columns) < data.shape[1]:
             D = D[:, columns]
-        return cls(sp.csr_array(D), rows, columns, median_library=median)
+        return cls(sp.csr_array(D), rows, columns)
 
     @classmethod
     def of_reals(cls, data: Data) -> _SolverInput:

@@ -32,6 +32,7 @@ from imputome.methods.factors import (
 
 RankStep = int | Literal["adaptive"]
 Inner = Literal["inexact", "exact"]
+INNER_TOL, MAX_INNER = 1e-6, 100  # of the repeated updates of the exact variant
 MAX_DENSE_BYTES = 2**31  # largest dense array that robust PCA makes
 
 
@@ -61,7 +62,6 @@ class Problem(Protocol):
 
     def step(self, left: np.ndarray, right: np.ndarray, mu: float, rho: float, advance: bool) -> float:
         """Take A = left right', update E, and (``advance``) Y for the next mu; return ||D - A - E||_F."""
-        ...
 
 
 class SparseCompletion:
@@ -238,8 +238,6 @@ def solve(
     inner: Inner,
     svd: WarmSVD,
     callback: Callable[[Solution], bool] | None = None,
-    inner_tol: float = 1e-6,
-    max_inner: int = 100,
 ) -> Solution:
     """The loop of Algorithms 2 and 3: threshold the singular values, update E, then Y and mu, until A + E matches D."""
     W = problem.W
@@ -249,14 +247,14 @@ def solve(
     solution = Solution(np.zeros((W.shape[0], 0), W.dtype), np.zeros((W.shape[1], 0), W.dtype), np.empty(0), Status())
     status = Status("max_iter", f"stopped after {max_iter} iterations without reaching tol={tol:g}")
     for iteration in range(1, max_iter + 1):
-        for _ in range(max_inner if inner == "exact" else 1):
+        for _ in range(MAX_INNER if inner == "exact" else 1):
             triplets = svd.top(problem.W, sv)
             previous = solution
             solution = _shrink(triplets, 1 / mu, W.dtype)
             if inner == "inexact":
                 break
             problem.step(solution.left, solution.right, mu, rho, advance=False)
-            if _distance(solution, previous) <= inner_tol * problem.norm:
+            if _distance(solution, previous) <= INNER_TOL * problem.norm:
                 break
         residual = problem.step(solution.left, solution.right, mu, rho, advance=True) / problem.norm
         for name, value in zip(history, (iteration, sv, solution.rank, residual, mu), strict=True):

@@ -77,8 +77,8 @@ class FilledMatrix:
     def __init__(self, Z: np.ndarray) -> None:
         self._missing = np.isnan(Z)
         self._fill = np.zeros(np.count_nonzero(self._missing), Z.dtype)
-        np.copyto(Z, 0, where=self._missing)
         self.W = DenseOperator(Z)
+        self.restart()
         self.complete = not len(self._fill)  # nothing is missing, so the matrix never changes
 
     def restart(self) -> None:
