@@ -12,6 +12,7 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.io.tables import read_parquet, suffix_of_file, suffix_separator
 from imputome.io.text import explained, misfit, open_text, separator_of
+from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def counts_from_frame(
     lacking = [name for name in position if name not in columns]
     if lacking or not position:
         wrong = f"there is no column {lacking[0]!r}" if lacking else "no column is given"
-        text = f"{wrong} with the positions of the sites: pass {{position}} with some of {_first(columns)}"
+        text = f"{wrong} with the positions of the sites: pass {{position}} with some of {some(columns)}"
         raise InputError(text, code="no-position", position=...)
     if len(frame) == 0:
         raise InputError("the table of read counts has no rows: nothing was measured", code="empty")
@@ -85,7 +86,7 @@ def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:
         for prefix in (methylated, coverage)
     }
     if not names[methylated] and not names[coverage]:
-        text = f"no column begins with {methylated!r} or {coverage!r}: give the prefixes of {_first(columns)}"
+        text = f"no column begins with {methylated!r} or {coverage!r}: give the prefixes of {some(columns)}"
         raise InputError(text, code="no-samples")
     for first, second in ((methylated, coverage), (coverage, methylated)):
         alone = [sample for sample in names[first] if sample not in names[second]]
@@ -93,10 +94,6 @@ def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:
             text = f"there is a column {first + alone[0]!r} but no {second + alone[0]!r}: both are needed"
             raise InputError(text, code="one-column-of-sample")
     return names[methylated]
-
-
-def _first(columns: list[str]) -> str:
-    return ", ".join(columns[:5]) + (", ..." if len(columns) > 5 else "")
 
 
 def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:

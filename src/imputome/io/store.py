@@ -97,8 +97,7 @@ def check_output(
     """Check, before any work, that ``path`` can be written with these ``outputs`` beside the value.
 
     It is refused if its suffix is unknown, its folder does not exist, it is the input (``source``), it exists and
-    ``overwrite`` is not given, it is nothing that may be replaced, or it is a table and is to hold more than the
-    values.
+    ``overwrite`` is not given, it is nothing that may be replaced, or it is a table and there are ``outputs``.
     """
     path = Path(path)
     store = path.suffix.lower()

@@ -76,8 +76,7 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
 
     The result is cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half
     are zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single
-    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999, far below all others, gives a warning: it
-    probably means missing.
+    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999, far below all others, gives a warning.
     """
     path = Path(path)
     check_genes_in(genes_in)

@@ -117,8 +117,7 @@ def split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # t
     """Update the multiplier and the sparse part in one pass over Omega, after a new A = left right'.
 
     With T = D + Y / mu, the steps Y += mu (D - A) and mu *= rho are T = D + (T - A) / rho (``shrink`` = 1 / rho), and
-    the sparse part of the next W is S = T - A. T (only if ``advance``) and S are overwritten. Returns the sum of (D -
-    A)^2.
+    the sparse part of the next W is S = T - A. Overwrites T (only if ``advance``) and S; returns the sum of (D - A)^2.
     """
     n = indptr.size - 1
     r = left.shape[1]
@@ -174,8 +173,7 @@ class LowRankPlusSparse:
         self._tptr, self._tindices, self._torder = columns.indptr, columns.indices, columns.data
         self._order = np.empty(0, np.int32)
         self.values = np.zeros(pattern.nnz, self.dtype)  # stored values of S
-        self.left = np.zeros((self.shape[0], 0), self.dtype)  # (n, r), of rank 0 at first
-        self.right = np.zeros((self.shape[1], 0), self.dtype)  # (G, r)
+        self.left, self.right = (np.zeros((size, 0), self.dtype) for size in self.shape)  # of rank 0 at first
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         out = self.left @ (self.right.T @ X)

@@ -71,8 +71,7 @@ def poisson_nmf(
 
 
 def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
-    """The left factor, (n, k) float32, of new rows for a fixed right factor, (G, k), by ``max_iter`` of the same
-    updates.
+    """The left factor, (n, k) float32, of new rows for a fixed right factor, (G, k), by the same updates.
 
     The result for a row depends on that row only: its molecules start in equal shares on all factors.
     """

@@ -1,7 +1,6 @@
 """The record of a result in ``uns["imputome"][key]``: only this module writes, reads and searches it.
 
-A record lists every place in the AnnData where the result is (`places`), so that removing the result removes these
-and nothing else.
+A record lists every place in the AnnData where the result is (`places`), so that only these are removed with it.
 """
 
 from __future__ import annotations
@@ -80,9 +79,8 @@ class _Stored:
 
 
 def _malformed(where: str, reason: str) -> InputError:
-    return InputError(
-        f"{where} is not a record that imputome wrote: {reason}; delete it and impute again", code="record-malformed"
-    )
+    text = f"{where} is not a record that imputome wrote: {reason}; delete it and impute again"
+    return InputError(text, code="record-malformed")
 
 
 # -- the parts of a record ---------------------------------------------------------------------------------------------
@@ -235,8 +233,7 @@ class Record(_Stored):
     def brief(self) -> dict[str, Any]:
         """The record without long tables, for a summary in JSON."""
         parts = {"race": self.race, "verdict": self.verdict}
-        short = replace(self, race=None, verdict=None).to_uns()
-        return short | {name: part.brief() for name, part in parts.items() if part is not None}
+        return self.to_uns() | {name: part.brief() for name, part in parts.items() if part is not None}
 
 
 def _from_first(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,8 +259,7 @@ def _stored(value: Any) -> Any:
     if isinstance(value, tuple):
         return np.array(value, dtype=str)
     if isinstance(value, Status):
-        status = {"status": value.name, "converged": value.converged, "message": value.message}
-        return status | value.details
+        return {"status": value.name, "converged": value.converged, "message": value.message, **value.details}
     return value.to_uns() if isinstance(value, _Stored) else value
 
 

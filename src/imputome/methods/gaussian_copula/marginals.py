@@ -76,9 +76,7 @@ class Marginals:
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """`numpy.interp` for each column, by one bisection for all columns: (m, G) values, (K, G) knots ``at`` (not
-    decreasing) and ``to``; NaN stays NaN.
-    """
+    """`numpy.interp` of (m, G) values for each column, with (K, G) knots; one bisection for all. NaN stays NaN."""
     columns = np.arange(at.shape[1])
     low = np.zeros(values.shape, np.intp)
     high = np.full(values.shape, len(at) - 1)

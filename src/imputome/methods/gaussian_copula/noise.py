@@ -105,8 +105,7 @@ def refill(gaussian: Gaussian, missing: np.ndarray, *, passes: int = 2) -> np.nd
     """(n, G) rows in which the entries ``missing`` are predicted again, whatever was filled before.
 
     ``missing`` may include values that were known when ``gaussian`` was fitted. Other filled values then no longer
-    depend on them: the first pass replaces these values with predictions, the second uses the predictions for the
-    others.
+    depend on them: the first pass replaces these values with predictions, the second uses these for the others.
     """
     Z = gaussian.Z
     for _ in range(passes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -122,16 +121,16 @@ class IALM(Imputer):
             text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
             raise InputError(text, code="counts-only", zeros="impute")
         self.median_library_ = float(np.median(data.depth[data.depth > 0])) if data.kind == "counts" else 1.0
-        problem = _SolverInput.of_counts(data, self) if data.kind == "counts" else _SolverInput.of_reals(data)
-        solution = self._solve(problem.D)
+        rows, columns = (np.flatnonzero(counts) for counts in data.observed_counts())
+        D, self.offset_ = self._solver_matrix(data, rows, columns)
+        solution = self._solve(D)
         n, G = data.shape
-        left = _expanded(solution.left, problem.rows, n)
-        self.components_ = _expanded(solution.right, problem.columns, G)
-        self.singular_values_ = solution.singular_values
-        self.n_rows_ = problem.D.shape[0]
-        self.offset_, self.threshold_, self.gene_scale_ = problem.offset, None, None
+        left = _expanded(solution.left, rows, n)
+        self.components_ = _expanded(solution.right, columns, G)
+        self.singular_values_, self.n_rows_ = solution.singular_values, len(rows)
+        self.threshold_, self.gene_scale_ = None, None
         if self.zeros == "preserve":
-            self.threshold_ = _expanded(_zero_thresholds(solution), problem.columns, G)
+            self.threshold_ = _expanded(_zero_thresholds(solution), columns, G)
         if self._link == "expm1" and data.kind == "counts":
             self.gene_scale_ = self._gene_scale(left, data)
         model = self._model(left, data)
@@ -141,6 +140,22 @@ class IALM(Imputer):
             "history": solution.history,
             "latent": left[:, :LATENT_COLUMNS].copy() if solution.rank else None,
         }
+
+    def _solver_matrix(
+        self, data: Data, rows: np.ndarray, columns: np.ndarray
+    ) -> tuple[sp.csr_array | np.ndarray, np.ndarray | None]:
+        """The matrix D of the rows and columns with an observed entry, and the (G,) means taken from real values."""
+        n, G = data.shape
+        if data.kind == "counts":
+            counts = self._row_matrix(data)
+            counts = counts[rows] if len(rows) < n else counts
+            return sp.csr_array(counts[:, columns] if len(columns) < G else counts), None
+        used = data.known_values()[np.ix_(rows, columns)]
+        means = np.nanmean(used, axis=0, dtype=np.float64)
+        offset = np.full(G, np.nanmean(used, dtype=np.float64))
+        offset[columns] = means
+        D = used - means.astype(used.dtype)
+        return D if (~np.isnan(D)).mean() > DENSE_SHARE else _known_entries(D), offset
 
     def _solve(self, D: sp.csr_array | np.ndarray) -> Solution:
         names = ("tol", "max_iter", "rank_step", "max_rank", "inner", "dtype", "random_state")
@@ -225,41 +240,6 @@ class IALM(Imputer):
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         optional: dict[str, Any] = {"offset": None, "threshold": None, "gene_scale": None}
         super()._restore(optional | arrays)
-
-
-@dataclass(frozen=True)
-class _SolverInput:
-    """The matrix D for the solver, without rows and columns that have no observed entry; what to restore afterwards."""
-
-    D: sp.csr_array | np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
-    offset: np.ndarray | None = None
-
-    @classmethod
-    def of_counts(cls, data: Data, method: IALM) -> _SolverInput:
-        row_counts, column_counts = data.observed_counts()
-        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
-        D = method._row_matrix(data)
-        if len(rows) < data.shape[0]:
-            D = D[rows]
-        if len(columns) < data.shape[1]:
-            D = D[:, columns]
-        return cls(sp.csr_array(D), rows, columns)
-
-    @classmethod
-    def of_reals(cls, data: Data) -> _SolverInput:
-        X = data.known_values()
-        row_counts, column_counts = data.observed_counts()
-        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
-        used = X[np.ix_(rows, columns)]
-        means = np.nanmean(used, axis=0, dtype=np.float64)
-        offset = np.full(X.shape[1], np.nanmean(used, dtype=np.float64))
-        offset[columns] = means
-        D = used - means.astype(used.dtype)
-        if (~np.isnan(D)).mean() <= DENSE_SHARE:
-            D = _known_entries(D)
-        return cls(D, rows, columns, offset=offset)
 
 
 def _known_entries(D: np.ndarray) -> sp.csr_array:

@@ -70,9 +70,7 @@ class LowRankFit:
 
 # -- the filled matrix ------------------------------------------------------------------------------------------------
 class FilledMatrix:
-    """Dense z-scores (overwritten) whose missing entries are filled again in each iteration, first with 0, the feature
-    mean.
-    """
+    """Dense z-scores (overwritten) whose missing entries are filled again in each iteration, at first with 0."""
 
     def __init__(self, Z: np.ndarray) -> None:
         self._missing = np.isnan(Z)
@@ -116,8 +114,7 @@ class SparseFilledMatrix:
         pattern = sp.csr_array(~np.isnan(Z))
         self._known = Z[pattern.nonzero()]
         self._residual = self._known  # known values minus the fit
-        self._left = np.zeros((len(Z), 0), Z.dtype)
-        self._right = np.zeros((Z.shape[1], 0), Z.dtype)
+        self._left, self._right = (np.zeros((size, 0), Z.dtype) for size in Z.shape)
         self.W = LowRankPlusSparse(pattern, Z.dtype)
         self.W.values = self._known
 
@@ -148,8 +145,7 @@ def regress(Z: np.ndarray, V: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     D^-1 V_m' if fewer entries are missing than there are factors. Cost per row: at most ``2 r s max(r, s)`` flops plus
     the Cholesky factor of the smaller matrix, where s is the smaller of the numbers of known and missing entries.
 
-    Rows, (m, G) float32, have NaN for missing; the result is (m, r) float32, with zeros for a row without a known
-    entry.
+    Z is (m, G) float32 with NaN, the result (m, r) float32; a row without a known entry gets zeros.
     """
     r = V.shape[1]
     out = np.zeros((len(Z), r), np.float32)
@@ -235,9 +231,7 @@ def choose(
 def svd_fill(
     Z: np.ndarray, ranks: Iterable[int], *, tol: float, max_iter: int, rng: np.random.Generator
 ) -> Iterator[LowRankFit]:
-    """A fit of the z-scores (overwritten) for each rank, by SVDimpute; each starts from the feature means, and ``left``
-    is U S.
-    """
+    """A fit of z-scores (overwritten) for each rank, by SVDimpute from the feature means; ``left`` is U S."""
     filled = FilledMatrix(Z)
     exact = WarmSVD(rng, method="gram").top(filled.W, min(Z.shape)) if filled.complete else None
     for position, full_rank in enumerate(ranks):
@@ -264,8 +258,7 @@ class SoftImputePath:
     """Soft-impute solutions for decreasing lambda; each starts from the previous one. Z is overwritten."""
 
     def __init__(self, Z: np.ndarray, rng: np.random.Generator, *, tol: float, max_iter: int) -> None:
-        self._tol = tol
-        self._max_iter = max_iter
+        self._tol, self._max_iter = tol, max_iter
         known = np.count_nonzero(~np.isnan(Z)) / Z.size
         self._filled = SparseFilledMatrix(Z) if known < SPARSE_SHARE else FilledMatrix(Z)
         self.complete = self._filled.complete
