@@ -73,7 +73,7 @@ class QuantileCalibration:
 
     predicted: np.ndarray  # (B,) predictions in the input's unit, increasing
     scores: np.ndarray  # (10, B) scores to use there instead of `NORMAL_SCORES`, increasing
-    variance_factor: np.ndarray  # (B,) on the variance there; includes the large errors outside of the outer quantiles
+    variance_factor: np.ndarray  # (B,) factor on the variance; includes large errors outside of the outer quantiles
 
     @classmethod
     def none(cls) -> QuantileCalibration:
@@ -130,11 +130,11 @@ class ResidualDistribution:
     explained: np.ndarray  # (G,) variance of each feature that the others explain, z_j' (K + c I)^-1 z_j
     feature_sd: np.ndarray  # (G,) standard deviations in the input's unit
     width: float = 1.0  # factor on residuals; with it 90 % of the hidden entries lie between the outer quantiles
-    # on the variance of the quantiles; then `extra_variance` times `feature_sd` squared is added
+    # the variance is `variance_factor` times that of the quantiles, plus `extra_variance` times `feature_sd` squared
     variance_factor: float = 1.0
     extra_variance: float = 0.0
     mean_shift: float = 1.0  # the value lies this share of the way from the prediction to the mean of the quantiles
-    # of the quantiles; the value is made from the quantiles before this correction
+    # correction of the quantiles; the value is made from the quantiles before this correction
     calibration: QuantileCalibration = field(default_factory=QuantileCalibration.none)
 
     def standardised(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
