@@ -159,22 +159,10 @@ def _silent(what: str, cost: str) -> Iterator[None]:
 
 
 def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
-    """Carry out the plan of an imputation: choose the method if that is asked for, fit, check. Nothing is written.
+    """Carry out `imputome.api.plan.plan_impute`: choose the method if asked to, fit, check. Nothing is written.
 
-    Parameters
-    ----------
-    plan : Plan
-        What `imputome.api.plan.plan_impute` returned.
-    stage : callable
-        Opened as a context for each stage, with its name and a sentence on its cost; yields the callable that is told
-        about progress, or None.
-
-    Returns
-    -------
-    plan : Plan
-        The plan with the method and the key that were chosen.
-    run : Run
-        The lazy result.
+    ``stage`` is opened as a context for each stage, with its name and a sentence on its cost; it yields the callable
+    that receives the progress, or None. Returns the plan with the chosen method and key, and the lazy result.
     """
     options, estimator, further = plan.options, plan.estimator, {}
     if estimator is None:

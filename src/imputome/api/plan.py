@@ -46,15 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; each field is described at the parameter of the same name of `imputome.impute`.
-
-    Attributes
-    ----------
-    draws : int, default=0
-        Number of multiple imputations to write beside the values.
-    uncertainty : bool, default=False
-        Whether standard deviations are written beside the values.
-    """
+    """What a user asks for; each field is described at the parameter of the same name of `imputome.impute`."""
 
     method: Method | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -122,37 +114,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done; nothing in it is refused later.
-
-    Attributes
-    ----------
-    adata : AnnData
-        The input.
-    options : Options
-        What the user asked for.
-    report : InputReport
-        State of the input.
-    data : Data
-        The input as a method takes it.
-    estimator : Imputer or None
-        The method, unfitted (for `plan_apply` fitted); None where a race will choose it.
-    link : str
-        Transform that real values are imputed on.
-    scale : str
-        Scale of the values to write.
-    key : str
-        Name of the result; empty where it depends on the method that a race chooses.
-    columns : ndarray of int or None
-        Positions of the genes to write; None means all.
-    outputs, needed_outputs : tuple of str
-        Outputs to write beside the value, and all outputs that the method must give.
-    labels : dict
-        Name -> labels of the cells, for the check.
-    matched : Matched or None
-        For a fitted model: where its genes are in the input.
-    messages : tuple of Message
-        What the user should know.
-    """
+    """What will be done; nothing in it is refused later."""
 
     adata: AnnData
     options: Options
@@ -177,18 +139,7 @@ class Plan:
 
 # -- before the data are read ------------------------------------------------------------------------------------------
 def checked_options(options: Options) -> Imputer | None:
-    """Check what can be checked without the data.
-
-    Returns
-    -------
-    Imputer or None
-        The unfitted estimator, if a method is named.
-
-    Raises
-    ------
-    InputError
-        Options that do not go together; an unknown method, parameter, transform or output.
-    """
+    """Check what can be checked without the data; returns the unfitted estimator, if a method is named."""
     if options.gene_column is not None and options.genes is None:
         raise InputError(
             "gene_column is the column with the names in genes: pass {genes} too",
@@ -242,13 +193,7 @@ def checked_options(options: Options) -> Imputer | None:
 
 
 def make_estimator(method: Method, options: Options) -> Imputer:
-    """The unfitted estimator.
-
-    Raises
-    ------
-    InputError
-        An unknown method or parameter, a parameter of the wrong type, a posterior step that the method does not have.
-    """
+    """The unfitted estimator, with checked parameters."""
     cls = get(method)
     defaults = cls.parameter_defaults()
     params = dict(options.params)
@@ -270,13 +215,7 @@ def make_estimator(method: Method, options: Options) -> Imputer:
 
 
 def default_method(report: InputReport) -> str:
-    """The method where the user names none: by kind of data, for real values also by their number and missing share.
-
-    Raises
-    ------
-    MissingExtraError
-        The method needs an optional dependency; the message names a method that does not.
-    """
+    """The method if the user names none: by kind of data, for real values also by their number and missing share."""
     if report.errors:
         raise InputError(report.errors[0])
     name = DEFAULT[report.kind]
@@ -326,17 +265,7 @@ def plan_impute(
 ) -> Plan:
     """Check an imputation of ``adata`` by a method that is fitted on it.
 
-    Parameters
-    ----------
-    estimator : Imputer, optional
-        What `checked_options` returned.
-    report : InputReport, optional
-        State of the input, if it is known already.
-
-    Raises
-    ------
-    InputError
-        The input cannot be imputed as asked; the message says what to pass.
+    ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
     report = report or inspect_layer(adata, options.layer)
     columns = None if options.genes is None else gene_positions(adata, options.genes, column=options.gene_column)
