@@ -446,10 +446,10 @@ class Imputer(ABC):
         return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
 
 
-def check_parameters(method: type, params: dict[str, Any]) -> None:
-    """Check names and types of the parameters of a constructor (of a method or another class), before any computation.
+def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None:
+    """Check names and types of the parameters of a method, another class, or a function, before any computation.
 
-    Types are those of the constructor's annotations, without conversion: a bool is not an integer, an integer is a
+    Types are those of the annotations, without conversion: a bool is not an integer, an integer is a
     float, NaN and infinity are refused, and a list is a tuple, as JSON has lists only. A parameter without a type, or
     with one that cannot be resolved, takes any value.
     """
@@ -466,7 +466,7 @@ def check_parameters(method: type, params: dict[str, Any]) -> None:
             raise InputError(text, code="parameter-value", parameter=name)
 
 
-def check_names(method: type, params: Iterable[str]) -> None:
+def check_names(method: Callable[..., Any], params: Iterable[str]) -> None:
     """Refuse names that are not parameters of the constructor of ``method``."""
     known = _defaults(method)
     for name in params:
@@ -475,18 +475,20 @@ def check_names(method: type, params: Iterable[str]) -> None:
             raise InputError(f"{text} {', '.join(known) or 'no parameters'}", code="unknown-parameter", parameter=name)
 
 
-def _defaults(method: type) -> dict[str, Any]:
+def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
+    """Parameters and defaults of a class, or those of a function that have a default."""
     parameters = inspect.signature(method).parameters.values()
+    parameters = [p for p in parameters if isinstance(method, type) or p.default is not p.empty]
     return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 @cache
-def _adapters(method: type) -> dict[str, Any]:
+def _adapters(method: Callable[..., Any]) -> dict[str, Any]:
     """For each parameter with a type, the pydantic `TypeAdapter` of that type."""
     from pydantic import ConfigDict, TypeAdapter
 
     try:
-        hints = get_type_hints(method.__init__)  # type: ignore[misc]
+        hints = get_type_hints(method.__init__ if isinstance(method, type) else method)  # type: ignore[misc]
     except NameError:  # a class outside this package can import its types for type checking only
         return {}
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
