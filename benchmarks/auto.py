@@ -29,7 +29,7 @@ def run(name: str, budget: float, seed: int) -> dict:
 
     from imputome import datasets
     from imputome.core.data import as_data
-    from imputome.evaluation.metrics import ENOUGH
+    from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
     from imputome.evaluation.streaming import calibration
     from imputome.methods import DEFAULT, info
     from imputome.result.adapt import chosen_link, inspect_layer
@@ -60,7 +60,7 @@ def run(name: str, budget: float, seed: int) -> dict:
     coverage = []
     if "upper" in imputed.outputs:
         strata = calibration(imputed, split)
-        coverage = strata[strata["entries"] >= ENOUGH]["coverage"].tolist()
+        coverage = strata[strata["entries"] >= MIN_ENTRIES_PER_STRATUM]["coverage"].tolist()
     controls = {
         control: scores(estimator.fit_transform(split.train), split, link=link)[metric]
         for control, estimator in control_estimators(kind, 0, link).items()

@@ -47,9 +47,9 @@ def low_rank(case: str, rng: np.random.Generator):
 
 
 def scdesign(case: str, rng: np.random.Generator):
-    """Two cell types like those of a real data set, `imputome.evaluation.simulate_scdesign`."""
+    """Two cell types like those of a real data set, `imputome.evaluation.simulate.fit_scdesign`."""
     from imputome import datasets
-    from imputome.evaluation.simulate_scdesign import fit_scdesign
+    from imputome.evaluation.simulate import fit_scdesign
 
     real = datasets.load("zeisel_ercc_1000g")
     genes = np.sort(rng.choice(real.n_vars, GENES, replace=False))

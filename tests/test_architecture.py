@@ -45,7 +45,7 @@ LOOSE = {"__init__", "__main__", "datasets", "errors"}  # modules that stand bes
 # the parts of the room `methods` that several methods share; a method imports these and its own folder only
 SHARED_BY_METHODS = ("deep", "factors", "nmf")
 
-HEAVY = ("torch", "lightning", "scanpy", "anndata", "sklearn", "numba")
+HEAVY = ("torch", "scanpy", "anndata", "sklearn", "numba")
 
 
 def imports(module: str, source: str, package: bool = False) -> Iterator[str]:

@@ -8,6 +8,7 @@ from scipy.stats import entropy, norm
 
 torch = pytest.importorskip("torch")
 
+from codes import has_code  # noqa: E402
 from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError, ModelFormatError  # noqa: E402
 from imputome.methods import get, load  # noqa: E402
@@ -218,7 +219,7 @@ def test_batches_may_be_scored_elsewhere():
     assert batch.scored.sum() == 1
     assert batch.target[2, 3] == 5
     np.testing.assert_array_equal(batch.observed.numpy(), ~np.isnan(X))
-    with pytest.raises(InputError, match="shape"):
+    with pytest.raises(InputError, check=has_code("target-shape")):
         DenseBatches(X, target=target[:3])
 
 
@@ -339,7 +340,7 @@ def test_plain_autoencoder_diverges_where_the_noisy_one_does_not():
     """
     growth = {True: [], False: []}
     options = {"latent": 4, "hidden": "24", "learning_rate": 3e-3, "batch_size": 30, "max_epochs": 400}
-    for seed in range(3):
+    for seed in range(2):
         X, _ = low_rank(n=110, seed=seed)
         train, truth = X[:60], X[60:]
         given = np.where(np.random.default_rng(seed).random(truth.shape) < 0.7, np.nan, truth)
@@ -423,7 +424,7 @@ def test_sensitivity_brackets_the_values(trained):
     assert (high[~known] >= values[~known]).all()
     assert (high - low)[~known].min() > 0
     assert estimator.shift_ == 0  # as it was
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, check=has_code("no-lambdas")):
         estimator.sensitivity(as_data(given, kind="real"), [])
 
 
@@ -478,7 +479,7 @@ def test_widths_scale_down_with_the_features():
 def test_published_code(trained):
     X, given, _, _ = trained
     estimator = Method(preset="published_code", latent=4, hidden="20-12", max_epochs=5, batch_size=40, device="cpu")
-    with pytest.raises(InputError, match="complete samples"):
+    with pytest.raises(InputError, check=has_code("incomplete-samples")):
         estimator.fit(as_data(given, kind="real"))
     estimator.fit(as_data(X, kind="real"))
     net = estimator.network_
@@ -533,8 +534,9 @@ def test_incomplete_models_are_refused(tmp_path):
         arrays = dict(stored)
     del arrays["inflation"]
     np.savez(tmp_path / "model" / "arrays.npz", **arrays)
-    with pytest.raises(ModelFormatError, match="inflation"):
+    with pytest.raises(ModelFormatError) as error:
         load(tmp_path / "model")
+    assert "inflation" in str(error.value)
 
 
 def test_checkpoints_tell_other_data(tmp_path):
@@ -548,29 +550,34 @@ def test_checkpoints_tell_other_data(tmp_path):
     np.testing.assert_array_equal(again.fit_transform(as_data(given, kind="real")).to_array(), values)
     other = Method(**{**QUICK, "max_epochs": 3})
     other.checkpoint = tmp_path
-    with pytest.raises(InputError, match="data"):
+    with pytest.raises(InputError, check=has_code("checkpoint-mismatch")):
         other.fit(as_data(X, kind="real"))
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("name", "value"),
     [
-        ({"beta": -1.0}, "beta=-1.0 must not be negative"),
-        ({"likelihood": "poisson"}, "likelihood='poisson'"),
-        ({"start": "zero"}, "start='zero'"),
-        ({"shift_mode": "both"}, "shift_mode='both'"),
-        ({"shift": "maybe"}, "shift='maybe'"),
-        ({"shift": -1.0}, "choose 0 to 10"),
-        ({"shift": 1e9}, "choose 0 to 10"),
-        ({"shift": 1.0, "likelihood": "mse"}, "counted in sigma"),
-        ({"input_dropout": 1.0}, "input_dropout=1.0"),
-        ({"latent": 0}, "latent=0"),
-        ({"hidden": "8-0"}, "positive widths"),
-        ({"hidden": "8,4"}, "hidden='8,4' must be widths"),
-        ({"preset": "other"}, "preset='other'"),
-        ({"device": "tpu"}, "device='tpu'"),
+        ("beta", -1.0),
+        ("likelihood", "poisson"),
+        ("start", "zero"),
+        ("shift_mode", "both"),
+        ("shift", "maybe"),
+        ("shift", -1.0),
+        ("shift", 1e9),
+        ("input_dropout", 1.0),
+        ("latent", 0),
+        ("hidden", "8-0"),
+        ("hidden", "8,4"),
+        ("preset", "other"),
+        ("device", "tpu"),
     ],
 )
-def test_parameters_out_of_range_are_refused(options, words):
-    with pytest.raises(InputError, match=words.replace("(", r"\(")):
-        Method(**{**QUICK, **options}).fit(as_data(low_rank(n=12)[1], kind="real"))
+def test_parameters_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, check=has_code("parameter-value")) as error:
+        Method(**{**QUICK, name: value}).fit(as_data(low_rank(n=12)[1], kind="real"))
+    assert error.value.parameter == name
+
+
+def test_a_shift_needs_a_spread():
+    with pytest.raises(InputError, check=has_code("parameter-conflict")):
+        Method(**{**QUICK, "shift": 1.0, "likelihood": "mse"}).fit(as_data(low_rank(n=12)[1], kind="real"))

@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch")
 from imputome.core.data import as_data  # noqa: E402
 from imputome.methods.beta_vae.estimator import BetaVAE  # noqa: E402
 from imputome.methods.beta_vae.network import (  # noqa: E402
-    Components,
+    PrincipalComponents,
     VariationalAutoencoder,
-    begin_at_components,
+    start_at_components,
 )
 from imputome.methods.deep.batches import DenseBatches  # noqa: E402
 
@@ -32,7 +32,7 @@ def network(G=30, latent=6, **options):
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_latent_is_the_posterior_of_probabilistic_pca(k):
     X, net = made(), network()
-    Components(X, 6, compressed=False).begin(net, k)
+    PrincipalComponents(X, 6, compressed=False).set_linear_maps(net, k)
     eigenvalues, V = np.linalg.eigh(X.T.astype(np.float64) @ X / len(X))
     eigenvalues, V = eigenvalues[::-1], V[:, ::-1]
     s2 = eigenvalues[k:].mean()
@@ -50,7 +50,7 @@ def test_latent_is_the_posterior_of_probabilistic_pca(k):
 
 def test_decoder_is_the_ridge_regression_and_its_noise_what_is_left():
     X, net = made(), network()
-    Components(X, 6, compressed=False).begin(net, 3)
+    PrincipalComponents(X, 6, compressed=False).set_linear_maps(net, 3)
     with torch.no_grad():
         latent = net.encode(torch.from_numpy(X))
         mean, log_variance = net.decode(latent.mean)
@@ -63,7 +63,7 @@ def test_decoder_is_the_ridge_regression_and_its_noise_what_is_left():
 
 def test_components_are_those_of_what_the_encoder_reads():
     X, net = made(), network(compressed=True)
-    Components(X, 6, compressed=True).begin(net, 6)
+    PrincipalComponents(X, 6, compressed=True).set_linear_maps(net, 6)
     directions = np.linalg.svd(np.arcsinh(X), full_matrices=False)[2][:6]
     found = net.linear_encoder.weight.detach().numpy()
     found = found / np.linalg.norm(found, axis=1, keepdims=True)
@@ -73,7 +73,7 @@ def test_components_are_those_of_what_the_encoder_reads():
 @pytest.mark.parametrize("options", [{"latent_noise": False}, {"likelihood": "mse"}], ids=str)
 def test_networks_without_a_head_begin_there_too(options):
     X, net = made(), network(**options)
-    Components(X, 6, compressed=False).begin(net, 3)
+    PrincipalComponents(X, 6, compressed=False).set_linear_maps(net, 3)
     with torch.no_grad():
         mean, _ = net.decode(net.encode(torch.from_numpy(X)).mean)
     assert np.square(mean.numpy() - X).mean() < 0.4 * np.square(X).mean()
@@ -89,12 +89,12 @@ def test_the_number_of_components_is_the_best_on_watched_cells():
     X = made(n=300, G=120, rank=20, noise=1.0)
     train, watched = X[:200], hidden(X[200:])
     net = network(G=120, latent=80)
-    chosen = begin_at_components(net, train, watched.epoch())
+    chosen = start_at_components(net, train, watched.epoch())
     errors = {}
     for k in (10, 20, 40, 80):
         other = network(G=120, latent=80)
         torch.manual_seed(0)
-        Components(train, 80, compressed=False).begin(other, k)
+        PrincipalComponents(train, 80, compressed=False).set_linear_maps(other, k)
         with torch.no_grad():
             errors[k] = sum(float(other.validation_loss(batch)) for batch in watched.epoch())
     assert chosen == min(errors, key=errors.get)
@@ -103,8 +103,8 @@ def test_the_number_of_components_is_the_best_on_watched_cells():
 
 
 def test_without_watched_cells_a_quarter_is_taken():
-    assert begin_at_components(network(), made(), None) == 1
-    assert begin_at_components(network(latent=20), made(), None) == 5
+    assert start_at_components(network(), made(), None) == 1
+    assert start_at_components(network(latent=20), made(), None) == 5
 
 
 def test_missing_values_and_constant_features_do_no_harm():
@@ -112,7 +112,7 @@ def test_missing_values_and_constant_features_do_no_harm():
     X[:, 0] = 0
     X[np.random.default_rng(2).random(X.shape) < 0.3] = np.nan
     net = network()
-    begin_at_components(net, X, hidden(made(seed=3)).epoch())
+    start_at_components(net, X, hidden(made(seed=3)).epoch())
     assert all(torch.isfinite(weights).all() for weights in net.parameters())
 
 

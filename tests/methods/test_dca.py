@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -15,7 +18,9 @@ from scipy.special import expit
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputer import check_parameters
-from imputome.methods.count_autoencoder.dca import DCA, DCAPaper001, TunedDCA, ZipDCA, _defaults
+from imputome.errors import ModelFormatError
+from imputome.methods.count_autoencoder.dca import DCA, DCAPaper001, TunedDCA, ZipDCA
+from imputome.methods.count_autoencoder.family import Settings
 from imputome.methods.count_autoencoder.network import ACTIVATIONS, Activation
 from imputome.methods.count_autoencoder.zipo import Zipo
 
@@ -69,19 +74,61 @@ SETTINGS = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_the_documented_settings(preset):
-    given = preset.parameter_defaults()
-    assert {name: given[name] for name in SETTINGS[preset]} == SETTINGS[preset]
+    estimator, defaults = preset(), preset.parameter_defaults()
+    settings = {**asdict(estimator.settings), "batch_size": estimator.batch_size}
+    assert {name: settings[name] for name in SETTINGS[preset]} == SETTINGS[preset]
     assert methods.get(preset.name) is preset
-    assert given.keys() == Zipo.parameter_defaults().keys()
-    assert preset(encoder="8").get_params() == {**given, "encoder": "8"}
+    assert preset(encoder="8").get_params() == {**defaults, "encoder": "8"}
     assert all(p.kind is p.KEYWORD_ONLY for p in list(inspect.signature(preset.__init__).parameters.values())[1:])
-    check_parameters(preset, given)
+    check_parameters(preset, defaults)
 
 
-def test_presets_leave_zipo_alone_and_know_its_parameters():
-    assert Zipo().encoder == "2048-1024-512-256-128"
-    with pytest.raises(TypeError, match="no_such"):
-        _defaults(no_such=1)
+def test_parameters_are_those_of_dca():
+    """What ZiPo alone can change is not offered; a variant has no parameter for what defines it."""
+    assert set(DCA.parameter_defaults()) == {
+        *("encoder", "decoder", "distribution", "dispersion", "input_transform", "alpha_z", "learning_rate"),
+        *("plateau_patience", "patience", "max_epochs", "batch_size", "clip_value", "validation_share"),
+        *("device", "posterior", "random_state"),
+    }
+    for variant in (DCAPaper001, TunedDCA):
+        assert set(variant.parameter_defaults()) == set(DCA.parameter_defaults()) - {"distribution", "alpha_z"}
+    assert set(ZipDCA.parameter_defaults()) == set(DCA.parameter_defaults()) - {"distribution", "dispersion"}
+
+
+def test_zipo_settings_are_its_parameters():
+    """The defaults of `Settings` are those of `Zipo`; only the default for counts has dropout and linear latents."""
+    defaults = Zipo.parameter_defaults()
+    others = {"dropout": 0.0, "input_dropout": 0.0, "linear_latent": False}
+    assert asdict(Settings()) == others | {name: value for name, value in defaults.items() if hasattr(Settings, name)}
+    assert Zipo(alpha_w=0.5, max_epochs=3).settings == Settings(alpha_w=0.5, max_epochs=3)
+
+
+# -- models of version 0.1.0, in which DCA had all parameters of ZiPo --------------------------------------------------
+OLD_MODEL = Path(__file__).parent / "dca_0.1.0"
+
+
+def test_a_model_of_version_0_1_0_loads():
+    """Stored by version 0.1.0, with its values for three of the cells that it was fitted on."""
+    X = np.random.default_rng(0).poisson(2.0, (40, 8)).astype(np.float32)
+    loaded = methods.load(OLD_MODEL)
+    assert (loaded.encoder, loaded.dispersion, loaded.alpha_z, loaded.max_epochs) == ("4-2", "gene", 0.5, 3)
+    values = loaded.transform(X[:3]).to_array()
+    expected = [[1.0600042, 1.8038387, 1.4212042], [1.438577, 2.4480667, 1.928777], [0.9085751, 1.5461475, 1.2181749]]
+    np.testing.assert_allclose(values[:, :3], expected, rtol=1e-5)
+    assert values.sum() == pytest.approx(44.944473, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "code"), [("activation", "legacy-parameter"), ("no_such", None)])
+def test_an_old_model_with_another_setting_is_refused(name, code, tmp_path):
+    shutil.copytree(OLD_MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    header = json.loads(path.read_text())
+    header["params"][name] = "gelu"
+    path.write_text(json.dumps(header))
+    with pytest.raises(ModelFormatError) as error:
+        methods.load(tmp_path / "model")
+    assert name in str(error.value)
+    assert code is None or error.value.code == code
 
 
 def test_schedule_of_the_original():
@@ -169,8 +216,8 @@ def test_zipo_schedule_and_encoder_of_tuned_dca():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_preset_learns(preset):
     """More likely validation cells than one share per gene at each cell's depth, and totals on the data's scale."""
-    X = simulated(300)
-    params = {"encoder": "16-6", "max_epochs": 30} | ({"learning_rate": 3e-3} if preset is not TunedDCA else {})
+    X = simulated(200)
+    params = {"encoder": "16-6", "max_epochs": 15} | ({"learning_rate": 3e-3} if preset is not TunedDCA else {})
     params |= {"batch_size": 32}
     estimator = preset(**params)
     result = estimator.fit_transform(X)
@@ -187,10 +234,10 @@ def test_each_preset_learns(preset):
 @pytest.mark.parametrize("activation", get_args(Activation))
 def test_every_activation_with_and_without_batch_normalisation(activation, batch_norm):
     X = simulated(60, 12)
-    assert set(ACTIVATIONS) == set(get_args(get_type_hints(DCA.__init__)["activation"]))
-    estimator = DCAPaper001(encoder="9-4", decoder="6", activation=activation, batch_norm=batch_norm, max_epochs=3).fit(
-        X
-    )
+    assert set(ACTIVATIONS) == set(get_args(get_type_hints(Zipo.__init__)["activation"]))
+    dca = {"residual": False, "batch_norm_place": "before", "library": "size_factor", "distribution": "nb"}
+    network = {"encoder": "9-4", "decoder": "6", "activation": activation, "batch_norm": batch_norm}
+    estimator = Zipo(**dca, **network, dispersion="conditional", learning_rate=1e-3, max_epochs=3).fit(X)
     names = [type(module).__name__ for module in estimator.network_.modules()]
     assert names.count("BatchNorm1d") == (3 if batch_norm else 0)
     assert names.count(type(ACTIVATIONS[activation]()).__name__) >= 3

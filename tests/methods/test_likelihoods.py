@@ -16,8 +16,9 @@ import scipy.stats
 
 torch = pytest.importorskip("torch")
 
+from codes import has_code  # noqa: E402
 from imputome.errors import InputError  # noqa: E402
-from imputome.methods.deep.likelihoods import Gaussian, NegativeBinomial, Poisson, ZeroInflated  # noqa: E402
+from imputome.methods.deep.likelihoods import NegativeBinomial, Poisson, ZeroInflated  # noqa: E402
 
 mp = mpmath.mp.clone()
 mp.dps = 60
@@ -170,19 +171,6 @@ def test_probabilities_sum_to_one_and_give_the_moments(example):
     torch.testing.assert_close((p * (x - mean) ** 2).sum(0).float(), likelihood.variance, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_samples_have_the_moments(example):
-    torch.manual_seed(0)
-    likelihood, draws = EXAMPLES[example](), 40_000
-    sample = likelihood.sample((draws,))
-    assert sample.shape == (draws, 2)
-    error = (likelihood.variance / draws).sqrt()
-    assert ((sample.mean(0) - likelihood.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(sample.var(0), likelihood.variance, rtol=0.08, atol=0)
-    torch.testing.assert_close((sample == 0).float().mean(0), likelihood.log_zero.exp(), rtol=0, atol=0.015)
-    assert likelihood.sample().shape == (2,)
-
-
 def test_poisson_limit():
     a = torch.linspace(-60, 6, 23)[:, None]
     x = torch.tensor([0.0, 1.0, 5.0, 300.0])
@@ -295,10 +283,10 @@ def test_empty_cells_are_allowed():
 
 def test_input_errors():
     poisson = Poisson(torch.zeros(2, 2))
-    with pytest.raises(InputError, match="sort them by row"):
+    with pytest.raises(InputError, check=has_code("rows-not-sorted")):
         poisson.log_prob_rows(torch.tensor([1, 0]), torch.tensor([0, 0]), torch.ones(2))
     for both in ({}, {"log_odds": torch.zeros(2), "log_size": torch.zeros(2)}):
-        with pytest.raises(InputError, match="give one of them"):
+        with pytest.raises(InputError, check=has_code("dispersion-arguments")):
             NegativeBinomial(torch.zeros(2), **both)
 
 
@@ -306,26 +294,3 @@ def test_validation_is_off_unless_asked():
     torch.testing.assert_close(Poisson(torch.zeros(2)).log_prob(torch.tensor(0.5)).exp(), torch.full((2,), 0.4151075))
     with pytest.raises(ValueError, match="support"):
         Poisson(torch.zeros(2), validate_args=True).log_prob(torch.tensor([0.5, 1.0]))
-
-
-@pytest.mark.parametrize("log_variance", [-10.0, -0.7, 3.0, 10.0])
-def test_gaussian(log_variance):
-    mean, x = torch.tensor([-3.0, 0.0, 1e3]), torch.tensor([-3.0, 2.5, 1.0])
-    lv = torch.tensor(log_variance, requires_grad=True)
-    likelihood = Gaussian(mean, lv)
-    normal = scipy.stats.norm(mean.numpy(), np.exp(log_variance / 2))
-    np.testing.assert_allclose(likelihood.log_prob(x).detach(), normal.logpdf(x.numpy()), rtol=2e-6)
-    (gradient,) = torch.autograd.grad(likelihood.log_prob(x).sum(), lv)
-    squares = ((x - mean).double() ** 2 * np.exp(-log_variance)).numpy()
-    assert gradient.item() == pytest.approx(0.5 * (squares - 1).sum(), rel=1e-5)
-    torch.manual_seed(0)
-    z = (likelihood.sample((20_000,)) - mean) / np.exp(log_variance / 2)
-    torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=0.04)
-    torch.testing.assert_close(z.std(0), torch.ones(3), rtol=0.03, atol=0)
-    torch.testing.assert_close(likelihood.stddev, torch.full((3,), np.exp(log_variance / 2), dtype=torch.float32))
-
-
-def test_gaussian_variance_is_clamped():
-    x = torch.zeros(1)
-    assert Gaussian(x, torch.tensor([-50.0])).log_prob(x).item() == pytest.approx(5 - 0.5 * np.log(2 * np.pi))
-    assert Gaussian(x, torch.tensor([50.0])).variance.item() == pytest.approx(np.exp(10))

@@ -19,11 +19,12 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from codes import has_code  # noqa: E402
 from imputome.errors import InputError, ModelFormatError, TrainingError  # noqa: E402
 from imputome.methods.deep import checkpoints  # noqa: E402
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss  # noqa: E402
-from imputome.methods.deep.training import CUT, CUTS, Schedule, _Loop, seeded, train  # noqa: E402
+from imputome.methods.deep.training import RATE_CUT, Schedule, seeded, train  # noqa: E402
 
 N, G = 90, 40
 TRAIN, VALIDATION = np.arange(70), np.arange(70, N)
@@ -127,9 +128,9 @@ def decayed_by_hand(parameters, *, lr, weight_decay):
     [
         (Schedule(learning_rate=0.01), lambda p: torch.optim.Adam(p, lr=0.01), None),
         (
-            Schedule(optimizer="adamw", learning_rate=0.01, weight_decay=0.1, clip_norm=0.5),
+            Schedule(optimizer="adamw", learning_rate=0.01, weight_decay=0.1),
             lambda p: decayed_by_hand(list(p), lr=0.01, weight_decay=0.1),
-            lambda p: nn.utils.clip_grad_norm_(p, 0.5),
+            None,
         ),
         (
             Schedule(optimizer="rmsprop", learning_rate=0.01, clip_value=0.05),
@@ -251,25 +252,18 @@ def test_a_plateau_of_negative_losses_is_seen():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("patience", "start", "share"), [(20, 0, 0.0), (30, 30, 0.0), (7, 12, 0.0), (6, 0, 0.01)])
-def test_early_stopping_and_best_weights(seed, patience, start, share):
+@pytest.mark.parametrize(("patience", "start"), [(20, 0), (30, 30), (7, 12)])
+def test_early_stopping_and_best_weights(seed, patience, start):
     losses = random_losses(400, seed)
     stop, reference, last = 400, losses[0], 1
     for number, loss in enumerate(losses, 1):
-        if loss < reference * (1 - share):
+        if loss < reference:
             reference, last = loss, number
         if number - last >= patience and number - start >= patience:
             stop = number
             break
     network = Scripted(losses)
-    schedule = Schedule(
-        max_epochs=400,
-        learning_rate=1.0,
-        optimizer="rmsprop",
-        patience=patience,
-        patience_from=start,
-        min_improvement=share,
-    )
+    schedule = Schedule(max_epochs=400, learning_rate=1.0, optimizer="rmsprop", patience=patience, patience_from=start)
     path = []
     training = script(network, schedule, on_epoch=lambda *_: path.append(float(network.weight.detach())))
     assert len(training.history["epoch"]) == stop < 400
@@ -323,14 +317,15 @@ def test_callbacks():
     [{"optimizer": "sgd"}, {"learning_rate": 0.0}, {"max_epochs": 0}, {"weight_decay": 0.1}, {"patience": -1}],
 )
 def test_wrong_schedules(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
+    with pytest.raises(InputError, check=has_code("parameter-value")) as error:
         Schedule(**wrong)
+    assert error.value.parameter == next(iter(wrong))
 
 
 def test_no_cells():
-    with pytest.raises(InputError, match="no cells to train on"):
+    with pytest.raises(InputError, check=has_code("no-training-cells")):
         train(make(), epoch=lambda _: [], validation=None, schedule=Schedule(), seed=0)
-    with pytest.raises(InputError, match="no cells to validate on"):
+    with pytest.raises(InputError, check=has_code("no-validation-cells")):
         train(Scripted(), epoch=lambda _: [[0]], validation=lambda: [], schedule=Schedule(), seed=0)
 
 
@@ -347,7 +342,7 @@ def test_a_bad_term_is_named_and_the_epoch_repeated_at_a_lower_rate():
     assert "the loss term 'odd' in epoch 3, batch 2 was not finite" in training.status.message
     assert "the loss term 'odd' in epoch 3, batch 4 was not finite" in training.status.message
     assert training.status.details["rate_cuts"] == 2
-    np.testing.assert_allclose(training.history["learning_rate"], [0.1, 0.1, 0.1 * CUT**2])
+    np.testing.assert_allclose(training.history["learning_rate"], [0.1, 0.1, 0.1 * RATE_CUT**2])
     np.testing.assert_allclose(float(network.weight.detach()), -1.03125, rtol=1e-5)
 
 
@@ -368,23 +363,23 @@ def test_a_repaired_training_is_the_one_that_had_the_lower_rate_all_along():
     plain = make()
     training = run(network, Schedule(max_epochs=4, learning_rate=0.01, restore_best=False))
     assert "'nll' in epoch 2, batch 3" in training.status.message
-    run(plain, Schedule(max_epochs=4, learning_rate=0.01, restore_best=False, decay=CUT, decay_epochs=2))
+    run(plain, Schedule(max_epochs=4, learning_rate=0.01, restore_best=False, decay=RATE_CUT, decay_epochs=2))
     assert_same(weights(network), weights(plain))
 
 
 def test_a_bad_gradient_is_named():
     """The term is finite, its slope is not."""
     network = Scripted([1.0], lambda weight: torch.sqrt(0 * weight).sum())
-    with pytest.raises(TrainingError, match=f"gradient of 'weight' in epoch 1, batch 1 .* {CUTS} times") as raised:
+    with pytest.raises(TrainingError, check=has_code("not-finite")) as error:
         script(network, Schedule())
-    assert "\n" not in str(raised.value)
+    assert "gradient of 'weight' in epoch 1, batch 1" in str(error.value)
 
 
 def test_a_weight_that_overflows_in_the_last_step_is_named():
     network = Scripted([1.0])
     training = script(network, Schedule(max_epochs=1, optimizer="rmsprop", learning_rate=1e38), batches=2)
     assert "the weight 'weight' after epoch 1 was not finite" in training.status.message
-    np.testing.assert_allclose(float(network.weight.detach()), -CUT * 1e38 * (0.1**-0.5 + 0.19**-0.5), rtol=1e-4)
+    np.testing.assert_allclose(float(network.weight.detach()), -RATE_CUT * 1e38 * (0.1**-0.5 + 0.19**-0.5), rtol=1e-4)
 
 
 def test_a_bad_validation_loss_is_named():
@@ -435,11 +430,12 @@ def test_resuming_changes_nothing(name, tmp_path):
     assert (resumed.status.name, resumed.best_epoch) == (expected.status.name, expected.best_epoch)
 
 
-LONGEST = Schedule(max_epochs=250, learning_rate=0.01, patience=None, plateau_patience=3)
+LONGEST = Schedule(max_epochs=80, learning_rate=0.01, patience=None, plateau_patience=3)
 
 
 def start(code: str) -> subprocess.Popen:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_training import *; {code}"
+    folder = Path(__file__).parent
+    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}]; from test_training import *; {code}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -493,7 +489,7 @@ def test_a_repair_survives_a_kill(tmp_path):
         script(Scripted(losses), Schedule(max_epochs=3), checkpoint=tmp_path, on_epoch=kill_after(2))
     training = script(Scripted(losses[3:]), Schedule(max_epochs=3), checkpoint=tmp_path)
     assert training.history["validation_loss"] == [1.0, 0.9, 0.8]
-    np.testing.assert_allclose(training.history["learning_rate"], [1e-3, CUT * 1e-3, CUT * 1e-3])
+    np.testing.assert_allclose(training.history["learning_rate"], [1e-3, RATE_CUT * 1e-3, RATE_CUT * 1e-3])
     assert "the validation loss in epoch 2" in training.status.message
 
 
@@ -515,9 +511,9 @@ def test_another_training_s_checkpoint_is_refused(part, change, tmp_path):
     stored = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     options = {**same, **change}
     network = options.pop("network", make)()
-    with pytest.raises(InputError, match=f"another training: its {part} differs") as raised:
+    with pytest.raises(InputError, check=has_code("checkpoint-mismatch")) as error:
         run(network, **options, checkpoint=tmp_path)
-    assert "\n" not in str(raised.value)
+    assert f"different: {part})" in str(error.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == stored
 
 
@@ -526,7 +522,7 @@ def test_another_initialisation_is_another_network(tmp_path):
     network = make()
     with torch.no_grad():
         network.last.bias[0] += 1
-    with pytest.raises(InputError, match="its network differs"):
+    with pytest.raises(InputError, check=has_code("checkpoint-mismatch")):
         run(network, Schedule(max_epochs=1), checkpoint=tmp_path)
 
 
@@ -568,38 +564,17 @@ def damage_header(folder, **changes):
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("harm", "code"),
     [
-        (lambda folder: (folder / "checkpoint.json").write_text("{"), "cannot be read"),
-        (lambda folder: damage_header(folder, format="other"), "no checkpoint"),
-        (lambda folder: damage_header(folder, version=99), "version 99"),
-        (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"nothing"), "damaged"),
-        (lambda folder: next(folder.glob("*.safetensors")).unlink(), "damaged"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint-damaged"),
+        (lambda folder: damage_header(folder, format="other"), "not-a-checkpoint"),
+        (lambda folder: damage_header(folder, version=99), "checkpoint-version"),
+        (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"nothing"), "checkpoint-damaged"),
+        (lambda folder: next(folder.glob("*.safetensors")).unlink(), "checkpoint-damaged"),
     ],
 )
-def test_damage_is_said(harm, message, tmp_path):
+def test_damaged_checkpoints_are_refused(harm, code, tmp_path):
     run(make(), Schedule(max_epochs=1), checkpoint=tmp_path)
     harm(tmp_path)
-    with pytest.raises(ModelFormatError, match=message):
+    with pytest.raises(ModelFormatError, check=has_code(code)):
         run(make(), Schedule(max_epochs=1), checkpoint=tmp_path)
-
-
-# -- lightning ---------------------------------------------------------------------------------------------------------
-def test_training_on_cpu_imports_no_lightning():
-    process = start("run(make(), Schedule(max_epochs=1)); print([name for name in sys.modules if 'lightning' in name])")
-    assert process.communicate()[0].strip() == "[]"
-
-
-def test_the_accelerator_s_loop_is_the_same():
-    """Fabric, put on CPU, takes the same steps as the loop without it."""
-    pytest.importorskip("lightning.fabric")
-    source, states = make_batches(), []
-    for fabric in (False, True):
-        network = make()
-        loop = _Loop(network, lambda rng: source.epoch(TRAIN, generator=rng), None, Schedule(), 1, torch.device("cpu"))
-        if fabric:
-            loop._use_fabric()
-        with seeded(0):
-            loop.train_epoch(1, 0.01)
-        states.append(weights(network))
-    assert_same(*states)

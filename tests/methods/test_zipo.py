@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +12,18 @@ import torch
 from scipy import stats
 from scipy.special import expit
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputer import check_parameters
 from imputome.errors import InputError, ModelFormatError
+from imputome.methods.count_autoencoder.fitted import scale_warning
 from imputome.methods.count_autoencoder.network import sparsity, widths
 from imputome.methods.count_autoencoder.zipo import Zipo
-from imputome.methods.deep.rates import Head, LogLinearModel
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 
 SMALL = {"encoder": "12-6", "max_epochs": 12, "learning_rate": 0.01, "batch_size": 64}
-LONGER = {**SMALL, "max_epochs": 60, "batch_size": 32, "learning_rate": 0.02}
+LONGER = {**SMALL, "max_epochs": 15, "batch_size": 32, "learning_rate": 0.02}
 
 
 def simulated(n=240, G=50, *, seed=0):
@@ -111,7 +112,7 @@ def test_defaults_of_the_penalties_follow_the_distribution():
     """NB: 0.01 and 0.1 (sections II-D and III-F); Poisson has neither."""
     for distribution, theta, rate in (("zip", 0, 0), ("zinb", 0.01, 0.1), ("nb", 0.01, 0.1)):
         design = ready(simulated(20, 11)[0], distribution=distribution)[1].design
-        assert (design.alpha_z, design.alpha_w, design.alpha_theta, design.alpha_rate) == (0.1, 0.1, theta, rate)
+        assert (design.alpha_z, design.alpha_w, design.theta_strength, design.rate_strength) == (0.1, 0.1, theta, rate)
 
 
 def test_observed_library_and_poisson_take_the_fused_loss():
@@ -264,13 +265,13 @@ def test_widths_are_read_from_the_papers_notation():
     assert widths(64, "encoder") == widths("64", "encoder") == widths([64], "encoder") == (64,)
     assert widths("", "decoder") == widths((), "decoder") == ()
     for wrong in ("64-", "a-b", "64--32", (64, 0), "-5", None, 2.5):
-        with pytest.raises(InputError, match="512-256-64"):
+        with pytest.raises(InputError, check=has_code("parameter-value")):
             widths(wrong, "encoder")
     check_parameters(Zipo, {"encoder": (64, 32), "decoder": 16, "device": "cpu", "clip_value": None})
     for wrong in ({"encoder": (64, 0.5)}, {"activation": "swish"}, {"distribution": "gamma"}, {"alpha_z": "big"}):
-        with pytest.raises(InputError, match=next(iter(wrong))):
+        with pytest.raises(InputError):
             check_parameters(Zipo, wrong)
-    with pytest.raises(InputError, match="at least one layer"):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
         Zipo(encoder="").fit(simulated(20, 11)[0])
 
 
@@ -376,12 +377,12 @@ def test_a_rate_off_the_scale_is_said():
     X = X * (np.random.default_rng(1).random(X.shape) < 0.5)
     free = Zipo(**{**LONGER, "alpha_z": 0.0}).fit_transform(X)
     assert free.status.details["total_ratio_rate"] > 1.5
-    assert "off the data's scale" in free.status.message
+    assert scale_warning(free.status.details)
     assert free.status.details["total_ratio_expected"] == pytest.approx(1, abs=0.15)
     plain = Zipo(**{**LONGER, "distribution": "poisson"}).fit_transform(X)
     assert plain.outputs == {"value", "rate", "expected_count", "normalized", "variance"}
     assert plain.status.details["mean_dropout"] == 0
-    assert "scale" not in plain.status.message
+    assert not scale_warning(plain.status.details)
     switched = Zipo(**{**LONGER, "zero_inflation": False}).fit_transform(X)
     np.testing.assert_array_equal(switched.to_array(), plain.to_array())
 
@@ -428,7 +429,7 @@ def test_the_posterior_step_takes_the_expected_count():
 def test_known_zeros_alone_teach_nothing():
     X = np.zeros((6, 5), np.float32)
     X[0] = 3
-    with pytest.raises(InputError, match="two cells with counts"):
+    with pytest.raises(InputError, check=has_code("too-few-cells")):
         Zipo(**SMALL).fit(as_data(X, kind="counts", observed=np.ones(X.shape, bool)))
 
 
@@ -470,19 +471,19 @@ def test_covariates_reach_the_output_and_survive_saving(tmp_path):
     loaded = methods.load(tmp_path / "model")
     few = as_data(X[:7], kind="counts", covariates=table[["age", "batch"]][:7])
     np.testing.assert_array_equal(loaded.transform(few).to_array(), estimator.transform(few).to_array())
-    for wrong, message in (
-        (table.assign(batch="c"), r"levels that the model has not seen: 'c'"),
-        (table[["age"]], "batch .*are missing"),
-        (None, "fitted with the covariates batch, age"),
+    for wrong, code in (
+        (table.assign(batch="c"), "covariate-level"),
+        (table[["age"]], "covariates-missing"),
+        (None, "covariates-missing"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, check=has_code(code)):
             loaded.transform(as_data(X, kind="counts", covariates=wrong))
 
 
 def test_covariates_that_the_model_does_not_know_are_refused(fitted):
     X, estimator, _ = fitted
     table = pd.DataFrame({"batch": ["a"] * len(X)})
-    with pytest.raises(InputError, match="without covariates"):
+    with pytest.raises(InputError, check=has_code("covariates-unexpected")):
         estimator.transform(as_data(X, kind="counts", covariates=table))
 
 
@@ -522,7 +523,7 @@ def test_fine_tuning_starts_from_the_saved_weights(tmp_path):
     assert details["nll_validation"] < 0.9 * before
     assert tuned.shape == second.shape
     np.testing.assert_allclose(loaded.transform(second).to_array(), tuned.to_array(), rtol=1e-5)
-    with pytest.raises(ModelFormatError, match="features"):
+    with pytest.raises(ModelFormatError):
         loaded.fine_tune(second[:, :-1])
 
 
@@ -547,7 +548,7 @@ def test_pruning_reports_and_is_used():
     none = estimator.prune(X, delta=0.0)
     assert none.sparsity == report.sparsity
     assert none.nll_after == none.nll_before == pytest.approx(report.nll_after)
-    with pytest.raises(InputError, match="delta"):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
         estimator.prune(X, delta=1.0)
 
 
@@ -574,15 +575,8 @@ def test_genes_of_the_first_layer():
         np.testing.assert_allclose(part["weight"], W[order, neuron])
         assert abs(part["relative"].iloc[0]) == pytest.approx(1)
     assert len(estimator.first_layer_genes(50)) == 12 * 50
-    with pytest.raises(InputError, match="number of genes"):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
         estimator.first_layer_genes(51)
-
-
-def test_every_parameter_is_described():
-    text = inspect.getdoc(Zipo)
-    for name in Zipo.parameter_defaults():
-        if name != "random_state":
-            assert name in text, name
 
 
 # -- the numpy model by itself -----------------------------------------------------------------------------------------
@@ -590,19 +584,24 @@ def test_log_linear_model_at_the_extremes():
     """No overflow, and an offset or bias of -inf gives zeros in every output."""
     rng = np.random.default_rng(0)
     n, K, G = 5, 3, 6
-    head = Head(rng.normal(size=(K, G)).astype(np.float32), rng.normal(size=G).astype(np.float32))
+    head = LinearOutput(rng.normal(size=(K, G)).astype(np.float32), rng.normal(size=G).astype(np.float32))
     bias = head.bias.copy()
     bias[2] = -np.inf
     offset = np.array([0, 5, -np.inf, 500, -500], np.float32)
     library = np.array([1, 100, 0, 1e6, 1], np.float32)
     hidden = rng.normal(size=(n, K)).astype(np.float32)
-    for dispersion, kind in ((None, "odds"), (head, "odds"), (head, "size"), (Head(None, 900 * head.bias), "size")):
+    for dispersion, kind in (
+        (None, "odds"),
+        (head, "odds"),
+        (head, "size"),
+        (LinearOutput(None, 900 * head.bias), "size"),
+    ):
         model = LogLinearModel(
             hidden,
             log_offset=offset,
             library=library,
-            mean=Head(head.weight, bias),
-            zero=Head(100 * head.weight, head.bias),
+            mean=LinearOutput(head.weight, bias),
+            zero=LinearOutput(100 * head.weight, head.bias),
             dispersion=dispersion,
             dispersion_is=kind,
         )

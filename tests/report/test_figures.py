@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from imputome import datasets
-from imputome.evaluation.simulate import mean_variance_zero_curves
-from imputome.report.plots.demo import DemoResult, Score, demo_figure, simulation_curves
+from imputome.report.plots.demo import DemoResult, Score, demo_figure
 
 
 def test_demo_figure(tmp_path):
@@ -20,12 +19,3 @@ def test_demo_figure(tmp_path):
     assert "81%" in figure.axes[2].get_title()
     figure.savefig(tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_simulation_curves():
-    X = datasets.pbmc68k().X
-    curves = mean_variance_zero_curves(X)
-    figure = simulation_curves(curves, curves)
-    for axis, column in zip(figure.axes, ("variance", "zero_fraction"), strict=True):
-        for line in axis.lines:
-            np.testing.assert_array_equal(line.get_ydata(), curves[column])

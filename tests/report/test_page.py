@@ -1,4 +1,4 @@
-"""What is on the page, that nothing breaks out of it, that it needs no network, and how large it becomes."""
+"""What the page shows, that no name breaks out of it, that it needs no network, and its size."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pandas as pd
 import pytest
 
 import imputome
+from codes import has_code
 from imputome.core.data import as_data
 from imputome.errors import InputError, MissingExtraError
 from imputome.methods import get, info, names
-from imputome.report.before_after import Values, measure
+from imputome.report.before_after import BeforeAfter, measure, rotated
 from imputome.report.html.citation import of_method
 from imputome.report.html.content import chosen_label, of_imputation, of_result
-from imputome.report.html.facts import record_of
-from imputome.report.html.page import render, write_report
+from imputome.report.html.page import PACKAGES, render, write_report
 from imputome.report.html.parts import text_of
 from imputome.report.html.scoreboard import of_table
 from imputome.report.html.sections import sections
+from imputome.result.record import find_record
 from imputome.studies.results import summary
 from imputome.trust.zeros import zeros_before_and_after
 
@@ -79,15 +80,14 @@ def test_all_sections_of_a_checked_result(page_counts):
     for text in (
         "use for visualisation only",
         "Its error is <b>3 %</b> less than that of the closest control",
-        "poisson_nmf (rank=8) won",
+        "poisson_nmf (rank=8)",
         "left out: no time was left",
         "120 cells × 60 genes",
         "imputome impute in.h5ad -o out.h5ad",
         "10.1038/44565",
         "cff-version",
-        "criteria",
     ):
-        assert (text in page.text) == (text != "criteria"), text
+        assert text in page.text, text
     charts = [attrs["data-spec"] for tag, attrs in page.elements if tag == "div" and "data-spec" in attrs]
     assert charts == [
         *("spec-scores", "spec-race", "spec-zeros", "spec-reliability", "spec-variance", "spec-totals"),
@@ -100,18 +100,17 @@ def test_all_sections_of_a_checked_result(page_counts):
         assert spec["datasets"]["rows"], name
 
 
-def test_an_unchecked_result_says_so_and_leaves_out_what_is_not_known(plain):
+def test_an_unchecked_result_leaves_out_what_is_not_known(plain):
     page = page_of(of_result(plain, map="pca"))
-    assert "not checked: run with --check" in page.text
+    assert "not checked" in page.text
     assert page.headings() == ["verdict", "done", "zeros", "genes", "spread", "embedding", "cite"]
-    assert "was not recorded" in page.text
 
 
 @pytest.mark.parametrize(
     ("verdict", "tone", "sign"),
     [("use", "good", "✓"), ("use for visualisation only", "fair", "!"), ("do not impute", "bad", "✕")],
 )
-def test_the_verdict_is_told_in_words_and_by_a_sign(page_counts, verdict, tone, sign):
+def test_the_verdict_has_words_and_a_sign(page_counts, verdict, tone, sign):
     page_counts.uns["imputome"]["nmf"]["verdict"]["verdict"] = verdict
     text = render(of_result(page_counts, map="pca"))
     assert f'class="verdict {tone}"' in text
@@ -138,17 +137,17 @@ def test_totals_are_those_of_cells(page_counts):
 
 def test_a_live_imputation_gives_the_page_of_its_stored_result(plain):
     data = as_data(plain.X, kind="counts", obs_names=plain.obs_names, var_names=plain.var_names)
-    found = get("gene_mean")().fit_transform(data)
-    record = plain.uns["imputome"]["gene_mean"]
+    imputation = get("gene_mean")().fit_transform(data)
+    _, record = find_record(plain)
     live = of_imputation(
-        data, found, record=record, key="gene_mean", scale="counts", labels=plain.obs, source="in.h5ad", map="pca"
+        data, imputation, record=record, key="gene_mean", scale="counts", labels=plain.obs, source="in.h5ad", map="pca"
     )
     stored = of_result(plain, source="in.h5ad", map="pca")
-    assert live.facts == stored.facts
+    assert live.record == stored.record
     assert live.label == stored.label == "cell_type"
     pd.testing.assert_frame_equal(live.genes, stored.genes, rtol=1e-5)
     pd.testing.assert_frame_equal(live.measured.totals, stored.measured.totals, rtol=1e-5)
-    zeros = zeros_before_and_after(found)
+    zeros = zeros_before_and_after(imputation)
     np.testing.assert_array_equal(live.genes["confident"], zeros.confident)
     np.testing.assert_array_equal(live.genes["raised"], zeros.raised)
 
@@ -158,7 +157,7 @@ def test_a_live_imputation_of_real_values(page_real):
     live = of_imputation(
         data,
         get("svd")().fit_transform(data),
-        record=page_real.uns["imputome"]["svd"],
+        record=find_record(page_real)[1],
         key="svd",
         scale="input",
         labels=pd.DataFrame({"sex": ["f", "m"] * 30}, index=page_real.obs_names),
@@ -193,7 +192,7 @@ def test_some_genes_on_a_scale_that_needs_the_library_are_refused(fresh):
     part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9", "gene30"], copy=True)
     assert of_result(part, map="pca").shape == (120, 3)
     part = imputome.impute(adata, method="gene_mean", genes=["gene5", "gene9"], copy=True, scale="log1p")
-    with pytest.raises(InputError, match="some genes only, on scale log1p"):
+    with pytest.raises(InputError, check=has_code("library-size-unknown")):
         of_result(part, map="pca")
 
 
@@ -207,8 +206,8 @@ def test_genes_that_were_not_checked(page_counts):
     assert content.genes["explained"].drop(everything.index[10:40]).isna().all()
     evident = int(everything["evident"].iloc[10:40].sum())
     page = page_of(content)
-    judged = int((everything["held_out"].iloc[10:40] >= 10).sum())
-    assert f"{evident} of {judged} genes with enough held out have evidence" in page.text
+    tested = int((everything["held_out"].iloc[10:40] >= 10).sum())
+    assert f"{evident} of {tested} genes" in page.text
     flags = page.data("rows-genes")["values"][5]
     assert flags == [int(value) for value in [*[False] * 10, *everything["evident"].iloc[10:40], *[False] * 20]]
 
@@ -225,7 +224,7 @@ def test_genes_of_one_name_keep_their_own_figures(page_counts):
     assert "explained" not in of_result(page_counts, map="pca").genes
 
 
-def test_a_logged_input_is_no_count(fresh):
+def test_zeros_are_not_shown_for_logged_input(fresh):
     adata = fresh()
     X = adata.X.toarray()
     adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
@@ -254,18 +253,18 @@ def test_a_sample_of_many_cells_is_looked_at_in_blocks():
     n, G = 2500, 400
     rng = np.random.default_rng(0)
     X = rng.poisson(0.5, size=(n, G)).astype(np.float32)
-    asked = []
+    sizes = []
 
-    def imputed(rows):
-        asked.append(len(rows))
-        return X[rows] + 1.0
+    def imputed(cells, genes):
+        sizes.append(len(cells))
+        return X[cells] + 1.0
 
-    index = pd.Index([f"c{i}" for i in range(n)])
-    values = Values(X, imputed, index, pd.Index([f"g{j}" for j in range(G)]), "counts", "counts", depth=X.sum(axis=1))
+    cells, genes = pd.Index([f"c{i}" for i in range(n)]), pd.Index([f"g{j}" for j in range(G)])
+    values = BeforeAfter(X, imputed, cells, genes, kind="counts", state="counts", scale="counts")
     first, again = (measure(values, map="pca", seed=0, max_cells=2000) for _ in range(2))
     assert len(first.cells) == len(set(first.cells)) == 2000
     np.testing.assert_array_equal(first.cells, again.cells)
-    assert max(asked) * G <= 2**22
+    assert max(sizes) * G <= 2**22
     np.testing.assert_allclose(first.genes["mean_after"], X[first.cells].mean(axis=0) + 1)
     assert not np.array_equal(measure(values, map="pca", seed=1, max_cells=2000).cells, first.cells)
 
@@ -285,23 +284,21 @@ def test_what_is_far_off_can_be_left_out(page_counts):
 def test_rows_of_a_file_are_those_asked_for(tmp_path):
     import h5py
 
-    from imputome.report.html.content import _rows
+    from imputome.report.before_after import _dense
 
     X = np.random.default_rng(0).random((50, 4))
     with h5py.File(tmp_path / "x.h5", "w") as file:
         stored = file.create_dataset("x", data=X, chunks=(7, 4))
         for rows in ([0], [3, 4, 5, 6, 7, 8], [6, 7, 20, 49], list(range(50))):
-            np.testing.assert_array_equal(_rows(stored, np.array(rows)), X[rows])
-            np.testing.assert_array_equal(_rows(X, np.array(rows)), X[rows])
+            np.testing.assert_array_equal(_dense(stored, np.array(rows), None), X[rows])
+            np.testing.assert_array_equal(_dense(X, np.array(rows), np.array([2, 1])), X[rows][:, [2, 1]])
 
 
-def test_the_map_after_is_turned_onto_the_map_before():
-    from imputome.report.before_after import _turned
-
+def test_the_map_after_is_rotated_to_match_the_map_before():
     rng = np.random.default_rng(0)
     places = rng.normal(size=(50, 2))
     turn = np.array([[0.6, -0.8], [-0.8, -0.6]])  # a mirror too
-    np.testing.assert_allclose(_turned(places @ turn + 3, places), places - places.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(rotated(places @ turn + 3, places), places - places.mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("columns", [{}, {"depth": np.arange(30.0)}, {"name": [f"c{i}" for i in range(30)]}])
@@ -315,30 +312,31 @@ def test_labels():
     assert chosen_label(obs, None) == "Cell_Type"
     assert chosen_label(obs[["other", "batch"]], None) == "batch"
     assert chosen_label(obs, "other") == "other"
-    with pytest.raises(InputError, match="no column 'nothing'; columns here: batch, other"):
+    with pytest.raises(InputError, check=has_code("label-unknown")) as error:
         chosen_label(obs, "nothing")
-    with pytest.raises(InputError, match="30 different values"):
+    assert "batch, other" in str(error.value)
+    with pytest.raises(InputError, check=has_code("label-with-many-values")):
         chosen_label(obs, "name")
 
 
 def test_labels_are_in_their_natural_order():
-    from imputome.report.html.vega import natural
+    from imputome.report.html.charts import natural
 
     assert sorted(["b", "c10", "c2", "10", "9", "c2a", ""], key=natural) == ["", "9", "10", "b", "c2", "c2a", "c10"]
 
 
 def test_which_record_is_shown(page_counts):
     records = page_counts.uns["imputome"]
-    assert record_of(page_counts, None)[0] == "nmf"
+    assert of_result(page_counts, map="pca").key == "nmf"
     two = {**records, "other": records["nmf"]}
-    for given, key, words in (
-        (two, None, "2 results: pass key=... (--key) with one of nmf, other"),
-        (two, "othr", "no result 'othr', did you mean 'other'?; results here: nmf, other"),
-        ({}, None, "holds no result"),
-        ({"nmf": {"method": "x"}}, None, "not one that imputome wrote"),
+    for stored, key, code in (
+        (two, None, "several-results"),
+        (two, "othr", "no-such-result"),
+        ({}, None, "no-result"),
+        ({"nmf": {"method": "x"}}, None, "record-malformed"),
     ):
-        page_counts.uns["imputome"] = given
-        with pytest.raises(InputError, match=re.escape(words)):
+        page_counts.uns["imputome"] = stored
+        with pytest.raises(InputError, check=has_code(code)):
             of_result(page_counts, key=key, map="pca")
 
 
@@ -349,25 +347,31 @@ def test_what_was_imputed_may_be_a_layer(plain, fresh):
     imputome.impute(adata, method="gene_mean", layer="raw 'ones'")
     pd.testing.assert_frame_equal(of_result(adata, map="pca").genes, of_result(plain, map="pca").genes, rtol=1e-5)
     del adata.layers["raw 'ones'"]
-    with pytest.raises(InputError, match="lost the layer"):
+    with pytest.raises(InputError, check=has_code("layer-missing")):
         of_result(adata, map="pca")
 
 
 def test_values_that_are_gone(page_counts):
     del page_counts.layers["nmf"]
-    with pytest.raises(InputError, match="neither layers"):
+    with pytest.raises(InputError, check=has_code("result-values-missing")):
         of_result(page_counts, map="pca")
 
 
 def test_every_paper_has_an_entry():
     for name in names():
-        found = of_method(name)
-        assert (found is not None) == bool(info(name).source), name
-        if found is not None:
-            assert found.bibtex.startswith("@"), name
-            assert info(name).source.partition(":")[2].lower() in found.bibtex.lower()
-            assert re.search(r"\b(19|20)\d\d\.$", found.text), found.text
-            assert not set("{}\\") & set(found.text), found.text
+        paper = of_method(name)
+        assert (paper is not None) == bool(info(name).source), name
+        if paper is not None:
+            assert paper.bibtex.startswith("@"), name
+            assert info(name).source.partition(":")[2].lower() in paper.bibtex.lower()
+            assert re.search(r"\b(19|20)\d\d\.$", paper.text), paper.text
+            assert not set("{}\\") & set(paper.text), paper.text
+
+
+def test_accents_of_tex_are_decoded():
+    paper = of_method("dca")
+    assert paper.text.startswith("Gökcen Eraslan")
+    assert 'G{\\"o}kcen' in paper.bibtex
 
 
 # -- safety ------------------------------------------------------------------------------------------------------------
@@ -429,9 +433,9 @@ def test_twenty_thousand_genes_stay_under_five_megabytes(tmp_path):
     X = rng.poisson(rng.gamma(0.3, size=G) * 3, size=(n, G)).astype(np.float32)
     adata = ad.AnnData(X, var=pd.DataFrame(index=[f"ENSG{j:011d}.{j % 19}" for j in range(G)]))
     imputome.impute(adata, method="gene_mean")
-    found = rng.normal(size=(3, G))
-    genes = pd.DataFrame({"explained": found[0], "lower": found[1], "upper": found[2]}, index=adata.var_names)
-    genes = genes.assign(held_out=rng.integers(0, 100_000, G), evident=found[1] > 0)
+    numbers = rng.normal(size=(3, G))
+    genes = pd.DataFrame({"explained": numbers[0], "lower": numbers[1], "upper": numbers[2]}, index=adata.var_names)
+    genes = genes.assign(held_out=rng.integers(0, 100_000, G), evident=numbers[1] > 0)
     scores = pd.DataFrame(
         {"method": ["a", "b"], "split": 0, "metric": "poisson_deviance", "value": [1.0, 2.0], "control": [False, True]}
     )
@@ -442,13 +446,13 @@ def test_twenty_thousand_genes_stay_under_five_megabytes(tmp_path):
     assert 1_000_000 < size < LIMIT
     table = Page((tmp_path / "out.html").read_text(encoding="utf-8")).data("rows-genes")
     assert len(table["values"][0]) == G
-    np.testing.assert_allclose(table["values"][1], found[0], rtol=0.01)
+    np.testing.assert_allclose(table["values"][1], numbers[0], rtol=0.01)
 
 
 def test_more_genes_than_the_table_takes(plain, monkeypatch):
     from imputome.report.html import sections as made
 
-    monkeypatch.setattr(made, "GENES", 10)
+    monkeypatch.setattr(made, "TABLE_GENES", 10)
     live = next(section for section in sections(of_result(plain, map="pca")) if section.id == "genes").live
     means = of_result(plain, map="pca").genes["mean_before"]
     assert set(live.values[0]) == set(means.nlargest(10).index)
@@ -475,15 +479,15 @@ def test_writing_is_refused_before_anything_is_lost(plain, tmp_path):
     content = of_result(plain, map="pca")
     path = tmp_path / "out.html"
     path.write_text("mine")
-    for target, words in (
-        (path, "exists already"),
-        (tmp_path / "out.pdf", "end it in .html"),
-        (tmp_path / "no" / "out.html", "does not exist"),
+    for target, code in (
+        (path, "output-exists"),
+        (tmp_path / "out.pdf", "output-suffix"),
+        (tmp_path / "no" / "out.html", "folder-missing"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, check=has_code(code)):
             write_report(target, content)
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, check=has_code("output-is-folder")):
         write_report(tmp_path / "folder.html", content, overwrite=True)
     assert path.read_text() == "mine"
     write_report(path, content, overwrite=True)
@@ -491,23 +495,23 @@ def test_writing_is_refused_before_anything_is_lost(plain, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder.html", "out.html"]
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("altair", "altair"), ("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")]
-)
+@pytest.mark.parametrize(("module", "package"), list(PACKAGES.items()))
 def test_what_is_missing_is_named(tmp_path, monkeypatch, plain, module, package):
     content = of_result(plain, map="pca")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf'the report needs {package}: run pip install "imputome\[report\]"'):
+    with pytest.raises(MissingExtraError) as error:
         write_report(tmp_path / "out.html", content)
+    assert f" {package}:" in str(error.value)
+    assert error.value.parameter == "report"
     assert not list(tmp_path.iterdir())
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
 def test_a_table_of_scores_holds_the_summary(scores):
     page = page_of(of_table(scores, source="scores.csv"))
-    choices, told = page.data("choices"), page.data("rows-scores")
+    choices, table = page.data("choices"), page.data("rows-scores")
     means = summary(scores)
-    dataset, setting, metric, method, mean, sd, number, best, loses = told["values"]
+    dataset, setting, metric, method, mean, sd, number, best, loses = table["values"]
     assert [choices["datasets"][place] for place in dataset] == list(means["dataset"])
     assert [choices["metrics"][place]["name"] for place in metric] == list(means["metric"])
     assert [choices["methods"][place]["name"] for place in method] == list(means["method"])
@@ -527,8 +531,8 @@ def test_a_table_of_scores_holds_the_summary(scores):
 
 def test_variants_of_a_method_are_told_apart_by_what_differs(scores):
     scores = scores[scores["status"] == "ok"]
-    given = {"gene_mean": "{}", "no_imputation": "{}", "ialm": '{"rank": 3, "tol": 0.1}'}
-    scores = scores.assign(parameters=scores["method"].map(given).fillna('{"posterior": true}'))
+    parameters = {"gene_mean": "{}", "no_imputation": "{}", "ialm": '{"rank": 3, "tol": 0.1}'}
+    scores = scores.assign(parameters=scores["method"].map(parameters).fillna('{"posterior": true}'))
     other = scores[scores["method"] == "ialm"].assign(parameters='{"rank": 5, "kind": "x", "tol": 0.1}')
     page = page_of(of_table(pd.concat([scores, other])))
     names = {entry["name"] for entry in page.data("choices")["methods"]}
@@ -541,8 +545,8 @@ def test_variations_around_a_base_are_named_by_what_is_changed():
     from imputome.report.html.scoreboard import short_names
 
     base = {"a": 1, "b": 2, "c": True, "same": 0}
-    given = [base, {**base, "a": 9}, {**base, "b": 9}, {**base, "a": 9, "c": False}]
-    table = pd.DataFrame({"method": "zipo", "parameters": [json.dumps(one) for one in given]})
+    variants = [base, {**base, "a": 9}, {**base, "b": 9}, {**base, "a": 9, "c": False}]
+    table = pd.DataFrame({"method": "zipo", "parameters": [json.dumps(variant) for variant in variants]})
     assert list(short_names(table).values()) == ["zipo (base)", "zipo (a=9)", "zipo (b=9)", "zipo (a=9, c=false)"]
 
 
@@ -555,13 +559,12 @@ def test_scores_come_before_figures_of_the_fit(scores):
 def test_very_many_trials_are_drawn_as_means(scores, monkeypatch):
     from imputome.report.html import scoreboard
 
-    monkeypatch.setattr(scoreboard, "TRIALS", 10)
+    monkeypatch.setattr(scoreboard, "MAX_VALUES", 10)
     board = of_table(scores)
     assert board.means_only
     np.testing.assert_allclose(board.trials[-1], summary(scores)["mean"], rtol=1e-4)
-    assert "Points are means" in page_of(board).text
 
 
 def test_a_table_without_a_score(scores):
-    with pytest.raises(InputError, match="every run failed"):
+    with pytest.raises(InputError, check=has_code("no-scores")):
         of_table(scores[scores["status"] != "ok"])

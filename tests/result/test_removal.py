@@ -110,3 +110,47 @@ def test_results_of_the_first_version_are_removed_exactly(tmp_path, store):
         assert key not in after.uns.get("imputome", {})
     pd.testing.assert_series_equal(after.var["gene_mean_note"], before.var["gene_mean_note"])
     assert "protein_names" in after.uns
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_some_genes_in_obsm_are_removed_and_a_layer_of_the_same_name_is_not(tmp_path, store):
+    adata = imputed("other")
+    adata.layers["k"] = np.ones((30, 8))
+    for genes in (["gene1"], ["gene2", "gene3"]):
+        imputome.impute(adata, method="gene_mean", key_added="k", genes=genes, overwrite=True)
+        assert list(adata.obsm["k"].columns) == genes
+        np.testing.assert_array_equal(adata.layers["k"], np.ones((30, 8)))
+    path = write(adata, tmp_path / f"a.{store}")
+    assert run(["remove", str(path), "k"]) == 0
+    after = read(path)
+    assert "k" not in after.obsm
+    assert "k_share" not in after.var
+    np.testing.assert_array_equal(after.layers["k"], np.ones((30, 8)))
+    check_own(after, "other")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_multiple_imputations_are_removed_too(tmp_path, store):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 6)) + 0.3 * rng.standard_normal((40, 6))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    path, out = write(ad.AnnData(X), tmp_path / f"a.{store}"), tmp_path / f"b.{store}"
+    options = ["-m", "gaussian_copula", "--draws", "2", "--key-added", "k"]
+    assert run(["impute", str(path), "-o", str(out), *options]) == 0
+    assert set(read(out).layers) == {"k", "k_draw01", "k_draw02"}
+    assert run(["remove", str(out), "k"]) == 0
+    assert not read(out).layers
+
+
+def test_a_record_that_cannot_be_read_changes_nothing(tmp_path, capsys):
+    adata = imputed()
+    del adata.uns["imputome"]["gene_mean"]["input"]
+    path = write(adata, tmp_path / "a.h5ad")
+    before = path.read_bytes()
+    assert run(["remove", str(path), "gene_mean"]) == 1
+    assert "[record-malformed]" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    command = ["impute", str(path), "-o", str(tmp_path / "b.h5ad"), "-m", "gene_mean", "--force"]
+    assert run(command) == 1
+    assert "[record-malformed]" in capsys.readouterr().err
+    assert not (tmp_path / "b.h5ad").exists()

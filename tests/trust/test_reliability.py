@@ -8,12 +8,13 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import t
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
-from imputome.trust.reliability import BLOCKS, gene_reliability
+from imputome.trust.reliability import N_BLOCKS, gene_reliability
 
 
 class Given:
@@ -77,13 +78,13 @@ def test_interval_is_the_jackknife_over_blocks_of_cells():
     rate, split = thinned()
     model, reference = given(rate * 0.9, split.train), gene_mean(split)
     found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(3), confidence=0.9)
-    block = np.random.default_rng(3).permutation(len(rate)) % BLOCKS
+    block = np.random.default_rng(3).permutation(len(rate)) % N_BLOCKS
     x = split.test.toarray().astype(np.float64)
     ours = deviance(x, rate * 0.9 * split.ratio)
     mean = deviance(x, reference.to_array(scale="counts").astype(np.float64) * split.ratio)
-    left_out = np.array([1 - ours[block != b].sum(axis=0) / mean[block != b].sum(axis=0) for b in range(BLOCKS)])
-    se = np.sqrt((BLOCKS - 1) / BLOCKS * np.square(left_out - left_out.mean(axis=0)).sum(axis=0))
-    half = t.ppf(0.95, BLOCKS - 1) * se
+    left_out = np.array([1 - ours[block != b].sum(axis=0) / mean[block != b].sum(axis=0) for b in range(N_BLOCKS)])
+    se = np.sqrt((N_BLOCKS - 1) / N_BLOCKS * np.square(left_out - left_out.mean(axis=0)).sum(axis=0))
+    half = t.ppf(0.95, N_BLOCKS - 1) * se
     np.testing.assert_allclose(found.upper - found.explained, half, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(found.explained - found.lower, half, rtol=1e-3, atol=1e-6)
 
@@ -117,10 +118,10 @@ def test_noise_is_rarely_taken_for_evidence():
 def test_evident_genes_are_those_of_benjamini_and_hochberg():
     rate, split = thinned(n=200, depth=3.0)
     found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    p = t.sf(found.explained / ((found.upper - found.explained) / t.ppf(0.975, BLOCKS - 1)), BLOCKS - 1)
+    p = t.sf(found.explained / ((found.upper - found.explained) / t.ppf(0.975, N_BLOCKS - 1)), N_BLOCKS - 1)
     np.testing.assert_allclose(found.p_value, p, rtol=1e-6)
-    judged = np.flatnonzero(found.judged)
-    order = judged[np.argsort(p[judged])]
+    measured = np.flatnonzero(found.measured)
+    order = measured[np.argsort(p[measured])]
     passing = [k for k in range(1, len(order) + 1) if p[order[k - 1]] <= 0.05 * k / len(order)]
     expected = np.zeros(len(p), dtype=bool)
     expected[order[: max(passing, default=0)]] = True
@@ -142,9 +143,9 @@ def test_genes_without_a_training_molecule_do_not_count():
 def test_several_splits_add_up():
     rate, data = simulated()
     splits = [make_split("thin", data, rng=np.random.default_rng(seed), fraction=0.1) for seed in range(3)]
-    judged = [(split, given(rate * 0.9, split.train), gene_mean(split)) for split in splits]
-    one = gene_reliability(judged[:1], rng=np.random.default_rng(0))
-    all_three = gene_reliability(judged, rng=np.random.default_rng(0))
+    comparisons = [(split, given(rate * 0.9, split.train), gene_mean(split)) for split in splits]
+    one = gene_reliability(comparisons[:1], rng=np.random.default_rng(0))
+    all_three = gene_reliability(comparisons, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(all_three.held_out, sum(split.test.toarray().sum(axis=0) for split in splits))
     assert np.median(all_three.upper - all_three.lower) < 0.8 * np.median(one.upper - one.lower)
 
@@ -179,13 +180,13 @@ def test_genes_without_held_out_values_have_no_evidence():
 def test_splits_of_other_data_and_none_are_refused():
     rate, split = thinned()
     other_rate, other = thinned(n=100)
-    with pytest.raises(InputError, match="no split"):
+    with pytest.raises(InputError, check=has_code("no-splits")):
         gene_reliability([], rng=np.random.default_rng(0))
-    judged = [(s, given(r, s.train), gene_mean(s)) for s, r in ((split, rate), (other, other_rate))]
-    with pytest.raises(InputError, match="same data"):
-        gene_reliability(judged, rng=np.random.default_rng(0))
-    with pytest.raises(InputError, match="confidence"):
-        gene_reliability(judged[:1], rng=np.random.default_rng(0), confidence=95)
+    comparisons = [(s, given(r, s.train), gene_mean(s)) for s, r in ((split, rate), (other, other_rate))]
+    with pytest.raises(InputError, check=has_code("split-of-other-data")):
+        gene_reliability(comparisons, rng=np.random.default_rng(0))
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        gene_reliability(comparisons[:1], rng=np.random.default_rng(0), confidence=95)
 
 
 def test_frame_has_a_row_for_each_gene():

@@ -7,11 +7,12 @@ import pytest
 import scipy.sparse as sp
 from scipy import optimize, stats
 
+from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
-from imputome.trust.zeros import SPREADS, confident_rates, zeros_before_and_after
+from imputome.trust.zeros import OVERDISPERSIONS, confident_rates, zeros_before_and_after
 
 
 def simulated(n=500, seed=0):
@@ -57,11 +58,13 @@ def test_rate_and_spread_are_those_that_scipy_finds():
     X = data.X.toarray()
     for gene in (1, 2, 4):
         seen = X[:, gene] > 0
-        fits = [profile(X[seen, gene], data.depth[seen], phi) for phi in SPREADS]
+        fits = [profile(X[seen, gene], data.depth[seen], phi) for phi in OVERDISPERSIONS]
         best = max(likelihood for _, likelihood in fits)
-        expected = max(phi for phi, (_, likelihood) in zip(SPREADS, fits, strict=True) if likelihood > best - 1.9205)
+        expected = max(
+            phi for phi, (_, likelihood) in zip(OVERDISPERSIONS, fits, strict=True) if likelihood > best - 1.9205
+        )
         assert spread[gene] == expected
-        assert rate[gene] == pytest.approx(fits[SPREADS.index(expected)][0], rel=1e-5)
+        assert rate[gene] == pytest.approx(fits[OVERDISPERSIONS.index(expected)][0], rel=1e-5)
     assert rate[0] == rate[3] == 0  # too weak, or never seen: no zero of theirs can be confident
 
 
@@ -140,5 +143,5 @@ def test_without_confident_zeros_there_is_no_share():
 
 def test_what_cannot_be_counted_is_refused():
     real = methods.get("mean")().fit_transform(as_data(np.array([[1.0, np.nan], [2.0, 3.0]]), kind="real"))
-    with pytest.raises(InputError, match="real values"):
+    with pytest.raises(InputError, check=has_code("zeros-need-counts")):
         zeros_before_and_after(real)

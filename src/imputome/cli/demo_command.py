@@ -1,4 +1,4 @@
-"""``imputome demo``: real data, hidden and recovered, a verdict, figures, and a page to look at."""
+"""``imputome demo``: hide part of real data, impute it, and write scores, a verdict, a figure and a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
-    """Hide 10 % of 700 blood cells, recover it with ialm and the controls, and show the scores."""
+    """Hide 10 % of the data of 700 blood cells, impute it with several methods and controls, and show the scores."""
     from imputome.api.impute import impute
     from imputome.core.atomic import atomic_path
     from imputome.datasets import pbmc68k
@@ -31,13 +31,15 @@ def command(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise InputError(f"{folder} is a file: give a folder with -o") from error
+        raise InputError(
+            f"{folder} is a file: pass {{output}} with the name of a folder", code="output-is-file", output=...
+        ) from error
     table, picture = folder / "pbmc68k_imputed.h5ad", folder / "pbmc68k_demo.png"
     page: Path | None = folder / "pbmc68k_report.html"
     try:
         check_installed()
     except MissingExtraError as error:
-        page, without = None, str(error)
+        page, not_installed = None, str(error)
     check_output(table, overwrite=True)
     adata = pbmc68k()
     with progress("demo", quiet=quiet) as show:
@@ -46,7 +48,7 @@ def command(
     impute(adata, method="gene_mean_posterior", random_state=seed)
     with progress("verdict", quiet=quiet) as show:
         show(0.0, "")
-        # of the methods that need no more than the base installation, the best on held-out molecules
+        # the best on held-out molecules of the methods in the base installation
         impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)
     verdict = find_verdict(*find_record(adata, "poisson_nmf_posterior"))
     with atomic_path(table) as partial:
@@ -74,9 +76,9 @@ def command(
             f"{score.pearson:10.3f}{score.seconds:10.1f}{'  control' if score.control else '':9}{mark}"
         )
     typer.echo(
-        "\nLower Poisson loss is better: it judges all entries, so filling true zeros costs. A total of 1 keeps the\n"
-        "amount of RNA. Hidden nonzeros judge only what was seen to be there. A method below a control on the left is\n"
-        "not worth its values as counts, however well it does on the right."
+        "\nLower Poisson loss is better. Held-out molecules test all entries: filling true zeros worsens the scores.\n"
+        "A total of 1 keeps the amount of RNA. Hidden nonzeros test only genes that were detected. If a method is\n"
+        "worse than a control on the left, do not use its values as counts, whatever its scores on the right."
     )
     typer.echo("")
     for line in verdict_lines(verdict):
@@ -84,4 +86,4 @@ def command(
     layers = "ialm, gene_mean_posterior, poisson_nmf_posterior"
     typer.echo(f"\nwrote {table} (layers {layers}), {picture}" + (f" and {page}" if page else ""))
     if page is None:
-        typer.echo(without)
+        typer.echo(not_installed)

@@ -41,7 +41,7 @@ def command(
     """Hide values of IN and write what is left to OUT, with the truth in its layer "truth"."""
     from imputome.core.atomic import atomic_path
     from imputome.errors import InputError
-    from imputome.evaluation.masked import KEY, mask
+    from imputome.evaluation.masked import MASK_KEY, mask
     from imputome.evaluation.splits import scheme_options
     from imputome.io.reading import read
     from imputome.io.store import check_output
@@ -64,7 +64,7 @@ def command(
                 masked.write_h5ad(partial, compression="gzip")
             else:
                 masked.write_zarr(str(partial))
-    record = masked.uns[KEY]
+    record = masked.uns[MASK_KEY]
     if as_json:
         print_json({"output": str(output), "shape": list(masked.shape), **record})
     elif not quiet:

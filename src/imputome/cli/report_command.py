@@ -1,11 +1,11 @@
-"""``imputome report``: a result, or a table of scores, as one page to look at."""
+"""``imputome report``: a result, or a table of scores, as one HTML page."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,24 +21,24 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", readable=False, help="A result (.h5ad, .zarr), or a table that evaluate or study wrote."
+            metavar="IN", readable=False, help="A result (.h5ad, .zarr), or a table of scores from evaluate or study."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page: .html.")],
-    key: Annotated[str | None, typer.Option(help="Which result, where IN has several.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of obs to colour cells by.")] = None,
-    map_: Annotated[str, typer.Option("--map", help="How cells are placed: umap or pca.")] = "umap",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write (.html).")],
+    key: Annotated[str | None, typer.Option(help="Key of the result, if IN has several.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs that cells are coloured by.")] = None,
+    map_: Annotated[str, typer.Option("--map", help="Kind of map of the cells: umap or pca.")] = "umap",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Show what is known of a result, or of scores, on one page: a single file that needs no network."""
+    """Write the report of a result, or of a table of scores: one HTML file that needs no network."""
     from imputome.report.html.page import check_path, write_report
 
     if map_ not in ("umap", "pca"):
         raise typer.BadParameter(f"{map_!r} is neither umap nor pca", param_hint="--map")
     check_path(output, overwrite=force)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    with progress(f"looking at {source.name}", quiet=quiet) as show:
+    with progress(f"reading {source.name}", quiet=quiet) as show:
         show(0.0, "")
         if source.suffix.lower() in (".h5ad", ".zarr"):
             page: Content | Scoreboard = _result(source, key, label, "pca" if map_ == "pca" else "umap", made_by)
@@ -63,9 +63,16 @@ def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> S
     from imputome.studies.results import SUFFIXES
 
     if not is_table(source):
-        raise InputError(f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})")
-    if key is not None or label is not None:
         raise InputError(
-            f"--key and --label are for results in .h5ad and .zarr, and {source} is a table: leave them out"
+            f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})",
+            code="not-a-result",
         )
+    for name, value in (("key", key), ("label", label)):
+        option: dict[str, Any] = {name: ...}
+        if value is not None:
+            raise InputError(
+                f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}",
+                code="option-unused",
+                **option,
+            )
     return of_file(source, made_by=made_by)

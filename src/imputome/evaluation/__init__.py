@@ -1,1 +1,1 @@
-"""Scoring: arrays in, numbers out; nothing here knows a method."""
+"""Hiding values and scoring what a method makes of them; tests of genes; simulated counts."""

@@ -1,6 +1,9 @@
-"""Whether imputed expression still says what the clinic knows: rank correlation with grade, Cox models, concordance.
+"""Whether imputed expression keeps known clinical associations: correlation with grade, Cox models, concordance.
 
-Letters: ``n`` patients (rows), ``G`` genes (columns). Every function works on all genes at once, in blocks of columns.
+The Cox models are written by hand because they fit all genes of a block at once; lifelines fits one gene at a time, and
+is the oracle in the tests.
+
+Letters: ``n`` patients (rows), ``G`` genes (columns).
 """
 
 from __future__ import annotations
@@ -12,22 +15,23 @@ import numpy as np
 
 from imputome.errors import InputError
 
-BLOCK = 2**20  # values of one block of genes
-MAX_ITER = 50
-TOL = 1e-9  # on the Newton step, in standard deviations of the gene
+VALUES_PER_BLOCK = 2**20  # patients x genes of a block
+NEWTON_STEPS = 50
+STEP_TOLERANCE = 1e-9  # a gene is done after a Newton step below this, in standard deviations of the gene
+MAX_HALVINGS = 20  # of one Newton step
 
 
 class Correlation(NamedTuple):
-    """Spearman's rho and its two-sided p-value, each (G,); NaN for a gene that does not vary."""
+    """Spearman's rho and its two-sided p-value, each of shape (G,); NaN for a gene that does not vary."""
 
     rho: np.ndarray
     p: np.ndarray
 
 
 class CoxFit(NamedTuple):
-    """Univariate Cox models, each (G,): log hazard ratio per unit of the gene, its standard error, Wald p-value.
+    """Univariate Cox models, each of shape (G,): log hazard ratio per unit of the gene, standard error, Wald p-value.
 
-    NaN for a gene that does not vary, and for one whose likelihood has no maximum (it orders the deaths perfectly).
+    NaN for a gene that does not vary, and for a gene whose likelihood has no maximum (it orders the deaths perfectly).
     """
 
     coef: np.ndarray
@@ -40,12 +44,28 @@ def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
 
     Parameters
     ----------
-    values : (n, G).
-    grade : (n,) numbers or an ordered ``pandas.Categorical``; patients without a grade (NaN) are left out.
+    values : ndarray of shape (n, G)
+        Expression, finite.
+    grade : array-like of shape (n,) or ordered pandas.Categorical
+        Patients without a grade (NaN) are left out.
 
-    Notes
-    -----
-    Ties share their mean rank; the p-value is that of Student's t with n - 2 degrees of freedom, as in scipy.
+    Returns
+    -------
+    Correlation
+        ``rho`` and ``p``. Ties share their mean rank; the p-value is that of Student's t with n - 2 degrees of freedom,
+        as in scipy.
+
+    Raises
+    ------
+    InputError
+        Not one grade per patient, fewer than three grades, grades without an order, or NaN in ``values``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.array([[1.0, 5.0], [2.0, 1.0], [3.0, 3.0], [4.0, 2.0]])
+    >>> spearman_with_grade(values=values, grade=[1, 2, 3, 4]).rho.round(2).tolist()
+    [1.0, -0.4]
     """
     from scipy.stats import rankdata
     from scipy.stats import t as student
@@ -53,11 +73,17 @@ def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
     values = _values(values)
     levels = _ordinal(grade)
     if len(levels) != len(values):
-        raise InputError(f"{len(levels)} grades were given for {len(values)} rows of values: pass one for each")
+        raise InputError(
+            f"there are {len(levels)} grades for {len(values)} patients: pass one for each",
+            code="length-mismatch",
+            parameter="grade",
+        )
     graded = np.isfinite(levels)
     n = int(graded.sum())
     if n < 3:
-        raise InputError(f"only {n} patients have a grade: three are needed for a correlation")
+        raise InputError(
+            f"{n} patients have a grade: a correlation needs at least three", code="too-few-values", parameter="grade"
+        )
     y = rankdata(levels[graded])
     y -= y.mean()
     rho = np.full(values.shape[1], np.nan)
@@ -75,42 +101,70 @@ def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
 def cox_univariate(*, values: np.ndarray, time: np.ndarray, event: np.ndarray) -> CoxFit:
     """One Cox proportional-hazards model per gene, by Newton's method on Efron's partial likelihood.
 
-    Maximises, over beta, the sum over deaths of beta x - ln(S - (l / d) D), where S sums exp(beta x) over the patients
-    at risk at the time of death, D over the d patients who die at that same time, and l = 0, ..., d - 1 numbers these
-    (Efron 1977; without ties this is Cox's likelihood).
+    Maximises, over beta, the sum over deaths of beta x - ln(S - (l / d) D). Here S sums exp(beta x) over the patients
+    at risk at the time of death, D sums it over the d patients who die at that time, and l = 0, ..., d - 1 numbers
+    these patients (Efron 1977; without ties this is Cox's likelihood).
 
     Parameters
     ----------
-    values : (n, G).
-    time : (n,) time to death or to the end of follow-up.
-    event : (n,) 1 or True for a death, 0 for the end of follow-up. Patients without a time or event (NaN) are left out.
+    values : ndarray of shape (n, G)
+        Expression, finite.
+    time : array-like of shape (n,)
+        Time to death or to the end of follow-up.
+    event : array-like of shape (n,)
+        1 or True for a death, 0 for the end of follow-up. Patients without a time or event (NaN) are left out.
+
+    Returns
+    -------
+    CoxFit
+        ``coef``, ``se`` and ``p``, per unit of the input.
+
+    Raises
+    ------
+    InputError
+        Not one time and event per patient, events other than 0 and 1, no deaths, or NaN in ``values``.
 
     Notes
     -----
-    Genes are standardised for the iteration and coefficients given back per unit of the input. A step is halved while
-    it lowers the likelihood; a gene is done when its step is below 1e-9 standard deviations. Cost: n x G per iteration,
-    about six of them.
+    Genes are standardised for the iteration. A step is halved while it lowers the likelihood; a gene is done when its
+    step is below 1e-9 standard deviations. Cost: n x G per iteration, about six iterations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.array([[0.0], [3.0], [1.0], [2.0], [1.5]])
+    >>> fit = cox_univariate(values=values, time=[9, 2, 8, 4, 1], event=[0, 1, 1, 1, 1])
+    >>> fit.coef.round(2).tolist()  # a higher value means earlier death
+    [1.19]
     """
     from scipy.stats import norm
 
     values = _values(values)
     time, event = (np.asarray(column, dtype=np.float64) for column in (time, event))
     if time.shape != (len(values),) or event.shape != (len(values),):
-        raise InputError(f"time {time.shape} and event {event.shape} need one number for each of {len(values)} rows")
+        raise InputError(
+            f"time has shape {time.shape}, event {event.shape}: pass one number for each of {len(values)} patients",
+            code="length-mismatch",
+            parameter="time",
+        )
     known = np.isfinite(time) & np.isfinite(event)
     if not np.isin(event[known], (0, 1)).all():
-        raise InputError("event must be 1 (died) or 0 (end of follow-up): recode it")
+        raise InputError(
+            "event holds other values than 1 (died) and 0 (end of follow-up): recode it",
+            code="event-not-0-or-1",
+            parameter="event",
+        )
     if not event[known].any():
-        raise InputError("nobody died: a Cox model needs events")
+        raise InputError("no patient died: a Cox model needs events", code="no-events", parameter="event")
     order = np.flatnonzero(known)
-    order = order[np.argsort(-time[order], kind="stable")]  # latest first: a risk set is a prefix
+    order = order[np.argsort(-time[order], kind="stable")]  # latest first: the patients at risk are the first ones
     deaths = _Deaths(time[order], event[order] == 1)
     G = values.shape[1]
     coef, se = np.full(G, np.nan), np.full(G, np.nan)
     for genes in _blocks(values.shape):
         x = values[order, genes]
         spread = x.std(axis=0)
-        # a constant has rounding for a spread
+        # the standard deviation of a constant gene is rounding
         varies = np.flatnonzero(spread > 1e-12 * np.maximum(np.abs(x).max(axis=0), 1e-300))
         x = (x[:, varies] - x[:, varies].mean(axis=0)) / spread[varies]
         beta, information = _newton(x, deaths)
@@ -120,7 +174,7 @@ def cox_univariate(*, values: np.ndarray, time: np.ndarray, event: np.ndarray) -
 
 
 class _Deaths:
-    """Where the risk sets end, and who dies together; patients are sorted by time, latest first."""
+    """Where the risk sets end, and who dies at the same time; patients are sorted by time, latest first."""
 
     def __init__(self, time: np.ndarray, event: np.ndarray) -> None:
         self.rows = np.flatnonzero(event)
@@ -128,8 +182,8 @@ class _Deaths:
         self.at_risk = np.searchsorted(-time, -time[self.rows], side="right") - 1
         _, self.first, group, size = np.unique(self.at_risk, return_index=True, return_inverse=True, return_counts=True)
         self.group = group
-        place = np.arange(len(self.rows)) - self.first[group]
-        self.share = (place / size[group])[:, None]
+        order = np.arange(len(self.rows)) - self.first[group]  # l of the likelihood
+        self.share = (order / size[group])[:, None]
         self.tied = bool((size > 1).any())
 
 
@@ -157,71 +211,102 @@ def _newton(x: np.ndarray, deaths: _Deaths) -> tuple[np.ndarray, np.ndarray]:
     """(coefficients, information) of standardised genes ``x`` (n, g); NaN where there is no maximum."""
     g = x.shape[1]
     beta, information = np.zeros(g), np.full(g, np.nan)
-    live = np.arange(g)
+    active = np.arange(g)
     value, gradient, curvature = _likelihood(x, beta, deaths)
-    for _ in range(MAX_ITER):
-        # the curvature of a likelihood without a maximum runs to 0
-        rising = curvature > 1e-10 * len(deaths.rows)
-        live, value, gradient, curvature = (part[rising] for part in (live, value, gradient, curvature))
-        if not len(live):
+    for _ in range(NEWTON_STEPS):
+        # without a maximum, the curvature of the likelihood goes to 0
+        curved = curvature > 1e-10 * len(deaths.rows)
+        active, value, gradient, curvature = (part[curved] for part in (active, value, gradient, curvature))
+        if not len(active):
             break
         step = np.clip(gradient / curvature, -2, 2)
-        done = np.abs(step) < TOL
-        information[live[done]] = curvature[done]
-        live, value, step = live[~done], value[~done], step[~done]
-        if not len(live):
+        done = np.abs(step) < STEP_TOLERANCE
+        information[active[done]] = curvature[done]
+        active, value, step = active[~done], value[~done], step[~done]
+        if not len(active):
             break
-        here = x[:, live]
-        start = beta[live]
+        x_active = x[:, active]
+        start = beta[active]
         trial = start + step
-        found = _likelihood(here, trial, deaths)
-        for _ in range(20):
-            worse = found[0] < value - 1e-9 * np.abs(value)
+        at_trial = _likelihood(x_active, trial, deaths)
+        for _ in range(MAX_HALVINGS):
+            worse = at_trial[0] < value - 1e-9 * np.abs(value)
             if not worse.any():
                 break
             step = np.where(worse, step / 2, step)
             trial = start + step
-            found = _likelihood(here, trial, deaths)
-        beta[live] = trial
-        value, gradient, curvature = found
+            at_trial = _likelihood(x_active, trial, deaths)
+        beta[active] = trial
+        value, gradient, curvature = at_trial
     return np.where(np.isfinite(information), beta, np.nan), information
 
 
 def clinical_coefficients(
     *, values: np.ndarray, grade: Any = None, time: np.ndarray | None = None, event: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """What `spearman_with_grade` and `cox_univariate` say of every gene, as far as the columns are there.
+    """Coefficients of `spearman_with_grade` and `cox_univariate` for every gene, if their columns are given.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, G)
+        Expression, finite.
+    grade : array-like of shape (n,), optional
+        For Spearman's correlation.
+    time, event : array-like of shape (n,), optional
+        For Cox models.
 
     Returns
     -------
-    ``"spearman"`` -> rho, with a grade; ``"cox"`` -> coefficient, with time and event; each (G,). `concordance_index`
-    compares those of the truth with those of what was imputed.
+    dict of str to ndarray of shape (G,)
+        ``"spearman"`` (rho) and ``"cox"`` (coefficient). `concordance_index` compares those of the truth with those of
+        the imputed values.
     """
-    found = {}
+    coefficients = {}
     if grade is not None:
-        found["spearman"] = spearman_with_grade(values=values, grade=grade).rho
+        coefficients["spearman"] = spearman_with_grade(values=values, grade=grade).rho
     if time is not None and event is not None:
-        found["cox"] = cox_univariate(values=values, time=time, event=event).coef
-    return found
+        coefficients["cox"] = cox_univariate(values=values, time=time, event=event).coef
+    return coefficients
 
 
 def concordance_index(*, truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Share of pairs that the prediction puts in the order of the truth; 1 is perfect, 0.5 chance.
+    """Share of pairs that the prediction puts in the same order as the truth: 1 is perfect, 0.5 is chance.
 
-    Pairs with equal truth are not counted, pairs with equal prediction count one half; entries where either is NaN (a
-    gene without a coefficient) are left out. O(n log n): Kendall's tau-b is (C - D) / sqrt(untied in x, untied in y).
+    Pairs with equal truth are not counted, pairs with equal prediction count one half. Entries where either is NaN (a
+    gene without a coefficient) are left out. O(n log n), from Kendall's tau-b: (C - D) / sqrt(pairs that differ in x *
+    pairs that differ in y).
+
+    Parameters
+    ----------
+    truth, prediction : array-like of shape (n,)
+        Two numbers for each gene or patient.
 
     Returns
     -------
-    float, NaN where all truths are equal.
+    float
+        NaN if all truths are equal.
+
+    Raises
+    ------
+    InputError
+        The arrays are not flat or differ in length.
+
+    Examples
+    --------
+    >>> concordance_index(truth=[1, 2, 3], prediction=[10, 30, 20])  # one of three pairs is in the wrong order
+    0.6666666666666666
     """
     from scipy.stats import kendalltau
 
     x, y = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
-        raise InputError(f"truth has shape {x.shape}, prediction {y.shape}: two flat arrays of one length are needed")
-    both = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[both], y[both]
+        raise InputError(
+            f"the truth has shape {x.shape}, the prediction {y.shape}: pass two flat arrays of one length",
+            code="shape-mismatch",
+            parameter="prediction",
+        )
+    known = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[known], y[known]
     comparable, varied = (_pairs(len(part)) - sum(_pairs(np.unique(part, return_counts=True)[1])) for part in (x, y))
     if comparable == 0:
         return float("nan")
@@ -238,9 +323,17 @@ def _pairs(count: Any) -> Any:
 def _values(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
-        raise InputError(f"values must be a matrix of patients x genes, not an array of shape {values.shape}")
+        raise InputError(
+            f"values has shape {values.shape}: pass a matrix of patients x genes",
+            code="shape-mismatch",
+            parameter="values",
+        )
     if not np.isfinite(values).all():
-        raise InputError("values holds NaN or infinite numbers: impute it, or leave those genes out")
+        raise InputError(
+            "values holds NaN or infinite numbers: impute it, or leave those genes out",
+            code="not-finite",
+            parameter="values",
+        )
     return values
 
 
@@ -249,17 +342,25 @@ def _ordinal(grade: Any) -> np.ndarray:
     categorical = getattr(grade, "cat", grade)  # a Series of categories, or a Categorical
     if hasattr(categorical, "codes"):
         if not categorical.ordered:
-            raise InputError("the grade is a categorical without an order: make it ordered, or pass numbers")
+            raise InputError(
+                "the grade is a categorical without an order: make it ordered, or pass numbers",
+                code="grade-without-order",
+                parameter="grade",
+            )
         codes = np.asarray(categorical.codes, dtype=np.float64)
         return np.where(codes < 0, np.nan, codes)
     try:
         return np.asarray(grade, dtype=np.float64).ravel()
     except (TypeError, ValueError):
-        raise InputError("the grade is text: pass numbers or an ordered pandas.Categorical") from None
+        raise InputError(
+            "the grade is text: pass numbers or an ordered pandas.Categorical",
+            code="grade-without-order",
+            parameter="grade",
+        ) from None
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     n, G = shape
-    step = max(1, BLOCK // max(1, n))
+    step = max(1, VALUES_PER_BLOCK // max(1, n))
     for start in range(0, G, step):
         yield slice(start, min(start + step, G))

@@ -1,6 +1,6 @@
 """Whether imputed cells fall into their known types: clustering, its agreement with labels, and maps to look at.
 
-Letters: ``n`` cells, ``d`` dimensions of an embedding.
+Letters: ``n`` cells, ``G`` genes, ``d`` dimensions of an embedding.
 """
 
 from __future__ import annotations
@@ -12,42 +12,58 @@ import numpy as np
 
 from imputome.errors import InputError, missing_extra
 
-N_INIT = 25  # starts of k-means
-COMPONENTS = 50
-SEARCH = 25  # clusterings tried in the search for a resolution
+KMEANS_STARTS = 25
+N_COMPONENTS = 50
+MAX_RESOLUTIONS = 25  # resolutions that `leiden` tries
 
 Clusterer = Literal["kmeans", "leiden"]
 
 
 def ari(*, truth: Any, prediction: Any) -> float:
-    """Adjusted Rand index of two labellings: 1 is agreement, 0 what chance gives."""
+    """Adjusted Rand index of two labellings: 1 is perfect agreement, 0 is expected by chance."""
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(*_labels(truth, prediction)))
 
 
 def ami(*, truth: Any, prediction: Any) -> float:
-    """Adjusted mutual information (I - E[I]) / (max(H1, H2) - E[I]): the average of the R package aricode."""
+    """Adjusted mutual information (I - E[I]) / (max(H1, H2) - E[I]), as in the R package aricode."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     return float(adjusted_mutual_info_score(*_labels(truth, prediction), average_method="max"))
 
 
 def nmi(*, truth: Any, prediction: Any) -> float:
-    """Normalised mutual information 2 I / (H1 + H2), by the arithmetic mean of the entropies."""
+    """Normalised mutual information 2 I / (H1 + H2): the arithmetic mean of the entropies."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(*_labels(truth, prediction), average_method="arithmetic"))
 
 
-def expression_components(values: Any, *, n_components: int = COMPONENTS, random_state: int = 0) -> np.ndarray:
-    """(n, k) principal components of ln(1 + normalised expression), genes centred and not scaled.
+AGREEMENT = {"ari": ari, "ami": ami, "nmi": nmi}
+
+
+def expression_components(values: Any, *, n_components: int = N_COMPONENTS, random_state: int = 0) -> np.ndarray:
+    """Principal components of ln(1 + normalised expression), genes centred but not scaled.
 
     Parameters
     ----------
-    values : (n, G) dense or sparse, on scale ``normalized`` (per 10,000 of the library), not logged yet:
+    values : array of shape (n, G), dense or sparse
+        Expression on scale ``normalized`` (per 10,000 molecules), without logarithm:
         ``imputation.to_array(scale="normalized")``.
-    n_components : k, cut to what n and G allow.
+    n_components : int, default=50
+        Number of components; fewer if n or G does not allow it.
+    random_state : int, default=0
+        Seed of the solver.
+
+    Returns
+    -------
+    ndarray of shape (n, n_components)
+
+    Raises
+    ------
+    InputError
+        ``values`` is not a matrix, holds NaN, infinite or negative values, or has fewer than two rows or columns.
     """
     import scipy.sparse as sp
     from sklearn.decomposition import PCA
@@ -55,15 +71,27 @@ def expression_components(values: Any, *, n_components: int = COMPONENTS, random
     sparse = sp.issparse(values)
     values = values if sparse else np.asarray(values)
     if values.ndim != 2:
-        raise InputError(f"values must be a matrix of cells x genes, not an array of shape {values.shape}")
+        raise InputError(
+            f"values has shape {values.shape}: pass a matrix of cells x genes",
+            code="shape-mismatch",
+            parameter="values",
+        )
     stored = values.data if sparse else values
     if not np.isfinite(stored).all() or (stored.size and stored.min() < 0):
         raise InputError(
-            "values must be finite and not negative: pass scale='normalized', or real values as embedding="
+            "values holds NaN, infinite or negative numbers: pass expression on scale normalized, or real values as "
+            "{embedding}",
+            code="not-finite",
+            parameter="values",
+            embedding=...,
         )
     k = min(n_components, min(values.shape) - 1)
     if k < 1:
-        raise InputError(f"{values.shape[0]} cells x {values.shape[1]} genes have no principal components: pass more")
+        raise InputError(
+            f"{values.shape[0]} cells x {values.shape[1]} genes have no principal components: pass at least 2 x 2",
+            code="too-few-values",
+            parameter="values",
+        )
     logged = sp.csr_array(values).log1p() if sparse else np.log1p(values)
     solver = "arpack" if sparse else "auto"
     return np.asarray(PCA(k, svd_solver=solver, random_state=random_state).fit_transform(logged))
@@ -73,44 +101,40 @@ def kmeans(embedding: np.ndarray, *, n_clusters: int, random_state: int = 0) -> 
     """(n,) cluster of every cell: the best of 25 starts of k-means."""
     from sklearn.cluster import KMeans
 
-    embedding = _embedding(embedding)
-    if not 1 <= n_clusters <= len(embedding):
-        raise InputError(f"n_clusters is {n_clusters}: pass 1 to {len(embedding)}, the number of cells")
-    return np.asarray(KMeans(n_clusters, n_init=N_INIT, random_state=random_state).fit_predict(embedding))
+    embedding = _embedding(embedding, n_clusters)
+    return np.asarray(KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=random_state).fit_predict(embedding))
 
 
 def leiden(embedding: np.ndarray, *, n_clusters: int, n_neighbors: int = 15, random_state: int = 0) -> np.ndarray:
-    """(n,) Leiden cluster of every cell, the resolution sought so that there are ``n_clusters``.
+    """(n,) Leiden cluster of every cell, at a resolution that gives ``n_clusters`` if one is found.
 
     The graph is scanpy's (fuzzy kNN), the objective modularity, by igraph. The number of clusters rises with the
-    resolution, if not strictly: it is bracketed and halved on the log scale, 25 clusterings at most, and of those tried
-    the one with the nearest number is returned. Compare the number of labels where it must be exact.
+    resolution, but not strictly. So the resolution is bracketed and halved on the log scale, in 25 steps at most, and
+    the clustering with the closest number of clusters is returned. Count the labels if the number must be exact.
     """
     if find_spec("igraph") is None:
         raise missing_extra("Leiden clustering", "igraph", "leiden")
     import anndata as ad
     import scanpy as sc
 
-    embedding = _embedding(embedding)
-    if not 1 <= n_clusters <= len(embedding):
-        raise InputError(f"n_clusters is {n_clusters}: pass 1 to {len(embedding)}, the number of cells")
+    embedding = _embedding(embedding, n_clusters)
     cells = ad.AnnData(obsm={"embedding": embedding})
     neighbors = min(n_neighbors, len(embedding) - 1)
     sc.pp.neighbors(cells, n_neighbors=neighbors, use_rep="embedding", random_state=random_state)
     low, high = 1e-3, 1.0
     best, distance, bracketed = np.zeros(len(embedding), dtype=np.int64), np.inf, False
     resolution = high
-    for _ in range(SEARCH):
+    for _ in range(MAX_RESOLUTIONS):
         sc.tl.leiden(
             cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=random_state
         )
         labels = cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
-        found = int(labels.max()) + 1
-        if abs(found - n_clusters) < distance:
-            best, distance = labels, abs(found - n_clusters)
+        number = int(labels.max()) + 1
+        if abs(number - n_clusters) < distance:
+            best, distance = labels, abs(number - n_clusters)
         if distance == 0:
             break
-        if found < n_clusters:
+        if number < n_clusters:
             low = resolution
             if not bracketed:
                 high = resolution = 2 * resolution
@@ -129,73 +153,134 @@ def cluster_scores(
     method: Clusterer = "kmeans",
     random_state: int = 0,
 ) -> dict[str, float]:
-    """Agreement of clusters with known types: ``ari``, ``ami``, ``nmi`` and the number of ``clusters`` found.
+    """Agreement of clusters with known cell types.
 
     Parameters
     ----------
-    labels : (n,) known types; cells without one (None, NaN) are left out before clustering.
-    embedding : (n, d) what is clustered, as it is: a latent space, or real values.
-    values : instead, (n, G) expression on scale ``normalized``, clustered in its 50 `expression_components`.
-    method : ``"kmeans"`` (25 starts, as many clusters as types) or ``"leiden"`` (resolution sought for that number).
+    labels : array-like of shape (n,)
+        Known types; cells without one (None, NaN) are left out before clustering.
+    embedding : ndarray of shape (n, d), optional
+        What is clustered, as it is: a latent space, or real values.
+    values : array of shape (n, G), optional
+        Instead of the embedding: expression on scale ``normalized``, clustered in its 50 `expression_components`.
+    method : {"kmeans", "leiden"}, default="kmeans"
+        k-means with 25 starts and as many clusters as types, or `leiden` with a resolution for this number.
+    random_state : int, default=0
+        Seed of the clustering.
+
+    Returns
+    -------
+    dict of str to float
+        ``ari``, ``ami``, ``nmi`` and the number of ``clusters``.
+
+    Raises
+    ------
+    InputError
+        Both or neither of ``embedding`` and ``values``, not one label per cell, fewer than two types, or NaN.
+    MissingExtraError
+        ``method="leiden"`` without igraph.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> embedding = np.array([[0.0, 0.1], [0.1, 0.0], [5.0, 5.1], [5.1, 5.0]])
+    >>> scores = cluster_scores(labels=["T", "T", "B", "B"], embedding=embedding)
+    >>> scores["ari"], scores["clusters"]
+    (1.0, 2.0)
     """
     import pandas as pd
 
     if (embedding is None) == (values is None):
-        raise InputError("cluster_scores needs an embedding or expression values: pass one of the two")
+        raise InputError(
+            "cluster_scores needs {embedding} or {values}: pass one of the two",
+            code="pass-one-of-two",
+            embedding=...,
+            values=...,
+        )
     if method not in ("kmeans", "leiden"):
-        raise InputError(f"unknown clustering {method!r}: choose kmeans or leiden")
+        raise InputError(
+            f"there is no clustering {method!r}: choose kmeans or leiden", code="parameter-value", parameter="method"
+        )
     codes, types = pd.factorize(pd.Series(np.asarray(labels)))
-    what = values if embedding is None else np.asarray(embedding)
-    if what.shape[0] != len(codes):
-        raise InputError(f"{len(codes)} labels were given for {what.shape[0]} cells: pass one for each")
-    labelled = np.flatnonzero(codes >= 0)
+    features = values if embedding is None else np.asarray(embedding)
+    if features.shape[0] != len(codes):
+        raise InputError(
+            f"there are {len(codes)} labels for {features.shape[0]} cells: pass one for each",
+            code="length-mismatch",
+            parameter="labels",
+        )
     if len(types) < 2:
-        raise InputError(f"there are {len(types)} types of cells: two are needed to score clusters")
-    what = what[labelled]
+        raise InputError(
+            f"the labels name {len(types)} types of cells: at least two are needed",
+            code="too-few-labels",
+            parameter="labels",
+        )
+    labelled = np.flatnonzero(codes >= 0)
+    features = features[labelled]
     if embedding is None:
-        what = expression_components(what, random_state=random_state)
+        features = expression_components(features, random_state=random_state)
     cluster = kmeans if method == "kmeans" else leiden
-    found = cluster(what, n_clusters=len(types), random_state=random_state)
-    truth = codes[labelled]
-    return {
-        "ari": ari(truth=truth, prediction=found),
-        "ami": ami(truth=truth, prediction=found),
-        "nmi": nmi(truth=truth, prediction=found),
-        "clusters": float(len(np.unique(found))),
-    }
+    clusters = cluster(features, n_clusters=len(types), random_state=random_state)
+    agreement = {name: score(truth=codes[labelled], prediction=clusters) for name, score in AGREEMENT.items()}
+    return {**agreement, "clusters": float(len(np.unique(clusters)))}
 
 
 def coordinates(values: np.ndarray, *, method: Literal["umap", "tsne"] = "umap", random_state: int = 0) -> np.ndarray:
-    """(n, 2) positions for a picture of the (n, d) embedding ``values``; distances in it are not to be read."""
+    """Positions of cells on a two-dimensional map; distances on it must not be interpreted.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, d)
+        An embedding of at least five cells.
+    method : {"umap", "tsne"}, default="umap"
+        Kind of map.
+    random_state : int, default=0
+        Seed of the map.
+
+    Returns
+    -------
+    ndarray of shape (n, 2)
+    """
     values = _embedding(values)
     n = len(values)
     if n < 5:
-        raise InputError(f"{n} cells are too few for a map: five are needed")
+        raise InputError(
+            f"{n} cells are too few for a map: at least five are needed", code="too-few-values", parameter="values"
+        )
     if method == "umap":
         import umap  # type: ignore[import-untyped]
 
-        # one thread: with a seed umap allows no more, and warns
-        mapper = umap.UMAP(n_neighbors=min(15, n - 1), random_state=random_state, n_jobs=1, init=_start(values))
+        init = "spectral" if n > 10 else "random"  # the spectral start fails on fewer cells
+        # with a seed umap uses one thread, and warns if asked for more
+        mapper = umap.UMAP(n_neighbors=min(15, n - 1), random_state=random_state, n_jobs=1, init=init)
         return np.asarray(mapper.fit_transform(values))
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         mapper = TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=random_state)
         return np.asarray(mapper.fit_transform(values))
-    raise InputError(f"unknown map {method!r}: choose umap or tsne")
+    raise InputError(f"there is no map {method!r}: choose umap or tsne", code="parameter-value", parameter="method")
 
 
-def _start(values: np.ndarray) -> str:
-    """Spectral layout needs more cells than a handful; it fails on fewer with an error from deep inside."""
-    return "spectral" if len(values) > 10 else "random"
-
-
-def _embedding(values: np.ndarray) -> np.ndarray:
+def _embedding(values: np.ndarray, n_clusters: int = 1) -> np.ndarray:
+    """The embedding as an array, after checks of it and of the number of clusters."""
     values = np.asarray(values)
     if values.ndim != 2:
-        raise InputError(f"an embedding is a matrix of cells x dimensions, not an array of shape {values.shape}")
+        raise InputError(
+            f"the embedding has shape {values.shape}: pass a matrix of cells x dimensions",
+            code="shape-mismatch",
+            parameter="embedding",
+        )
     if not np.isfinite(values).all():
-        raise InputError("the embedding holds NaN or infinite values: impute them first")
+        raise InputError(
+            "the embedding holds NaN or infinite values: impute them first", code="not-finite", parameter="embedding"
+        )
+    if not 1 <= n_clusters <= len(values):
+        raise InputError(
+            f"n_clusters is {n_clusters}: pass {{n_clusters}} from 1 to {len(values)}, the number of cells",
+            code="parameter-value",
+            n_clusters=...,
+        )
     return values
 
 
@@ -203,8 +288,10 @@ def _labels(truth: Any, prediction: Any) -> tuple[np.ndarray, np.ndarray]:
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape or truth.ndim != 1:
         raise InputError(
-            f"truth has shape {truth.shape}, prediction {prediction.shape}: pass two flat labellings of one length"
+            f"the truth has shape {truth.shape}, the prediction {prediction.shape}: pass two flat arrays of one length",
+            code="shape-mismatch",
+            parameter="prediction",
         )
     if truth.size == 0:
-        raise InputError("there are no cells to score")
+        raise InputError("there are no cells to score", code="nothing-to-score")
     return truth, prediction

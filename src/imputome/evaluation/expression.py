@@ -1,9 +1,14 @@
-"""Differential expression between two groups of cells, and how well known differences are found.
+"""Differential expression between two groups of cells, and how well known differences are detected.
 
-Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G matrix of expression values.
+`wilcoxon` and `hurdle_lrt` test all genes between two given groups; `de_by_count_splitting` also finds the groups.
 
-Values that a method imputed are smoothed over cells: tested as if they were measured, they give false positives. See
-`de_by_count_splitting` for the same trap where the groups come from the counts themselves.
+Imputed values are smoothed over cells: tested as if they were measured, they give false positives. See
+`de_by_count_splitting` for the same problem where the groups come from the counts themselves.
+
+Both tests are written by hand because they work on sparse columns and a block of genes at once: scipy's rank-sum test
+needs dense columns, statsmodels fits one gene at a time.
+
+Letters: ``n`` cells (rows), ``G`` genes (columns), ``B`` genes of a block, ``X`` the n x G matrix of expression values.
 """
 
 from __future__ import annotations
@@ -24,9 +29,329 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
-ENTRIES = 2**20  # cells x genes worked on at a time
+VALUES_PER_BLOCK = 2**20  # cells x genes of a block
 NEWTON_STEPS = 100
-NEWTON_TOLERANCE = 1e-8  # left to gain in the log-likelihood; a likelihood-ratio statistic is off by twice that
+NEWTON_TOLERANCE = 1e-8  # largest remaining gain in log-likelihood; the statistic is wrong by twice that at most
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------
+def wilcoxon(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Wilcoxon rank-sum test of every gene between two groups of cells, with correction for ties.
+
+    With R the sum of the mid-ranks of the tested group, ``U = R - n1 (n1 + 1) / 2`` is compared with a normal
+    distribution of mean ``n1 n2 / 2`` and variance ``n1 n2 / 12 ((n + 1) - sum(t^3 - t) / (n (n - 1)))`` (t: sizes of
+    ties), without continuity correction: ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=False)``.
+    Only stored values are sorted: the zeros of a gene are one tie.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, G), dense or sparse
+        Expression values, cells in rows. The statistic is the same on every monotone scale.
+    groups : array-like of shape (n,)
+        Labels of exactly two kinds.
+    tested : object, optional
+        Label of the tested group: a positive change means more in this group. By default the later label in sorted
+        order (True before False).
+    names : sequence of str, optional
+        Names of the genes; by default the columns of a DataFrame, or numbers.
+
+    Returns
+    -------
+    DataFrame
+        A row per gene: ``log_fold_change`` (difference of mean values, tested group minus the other; in natural logs if
+        X is log1p), ``statistic`` (U), ``z``, ``p_value`` (two-sided; 1 for a constant gene) and ``p_adjusted``
+        (Bonferroni over all G genes).
+
+    Raises
+    ------
+    InputError
+        There are not two groups, the labels do not fit the matrix, or X holds NaN.
+
+    References
+    ----------
+    Mann & Whitney 1947, Ann Math Stat 18:50; ties as in Lehmann 1975, Nonparametrics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.log1p(np.array([[0, 2], [0, 0], [1, 2], [5, 0], [7, 2], [9, 0]]))
+    >>> table = wilcoxon(X, ["a", "a", "a", "b", "b", "b"], names=["marker", "other"])
+    >>> table[["log_fold_change", "p_value"]].round(2)
+            log_fold_change  p_value
+    marker             1.83     0.05
+    other             -0.37     0.46
+    """
+    X, in_tested, index = _checked(X, groups, tested, names)
+    n, G = X.shape
+    n1 = float(in_tested.sum())
+    n2 = n - n1
+    rank_sum, ties, change = np.empty(G), np.empty(G), np.empty(G)
+    for genes, block in _gene_blocks(X):
+        rank_sum[genes], ties[genes] = _rank_sums(block, in_tested)
+        change[genes] = (block.T @ in_tested) / n1 - (block.T @ ~in_tested) / n2
+    U = rank_sum - n1 * (n1 + 1) / 2
+    variance = n1 * n2 / 12 * ((n + 1) - ties / (n * (n - 1)))
+    varies = variance > 1e-9 * n1 * n2
+    z = np.where(varies, (U - n1 * n2 / 2) / np.sqrt(np.where(varies, variance, 1)), 0.0)
+    return _table(index, change, p_value=2 * special.ndtr(-np.abs(z)), statistic=U, z=z)
+
+
+def hurdle_lrt(
+    X: Any, groups: Any, *, detection_rate: bool = True, tested: Any = None, names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Two-part hurdle likelihood-ratio test of every gene between two groups of cells (the model of MAST).
+
+    ``logit P(x_ig > 0) = z_i a_g`` and ``x_ig | x_ig > 0 ~ Normal(z_i b_g, s_g^2)``, with z_i the intercept, the group
+    and, by default, the cell's detection rate. The statistic is twice the gain in maximum log-likelihood by the
+    group, summed over both parts. It is compared with chi-squared with one degree of freedom for each part that can
+    distinguish the groups. The detection part cannot if all cells or no cell have the gene; the level part cannot if
+    the detected cells are of one group, do not vary, or are no more than the coefficients.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, G), dense or sparse
+        Expression values, cells in rows: zero, or log1p of a normalised count.
+    groups : array-like of shape (n,)
+        Labels of exactly two kinds.
+    detection_rate : bool, default=True
+        Use the share of the G genes that a cell has as a covariate (standardised). It is left out if it does not vary,
+        as after imputation.
+    tested, names : object and sequence of str, optional
+        As in `wilcoxon`.
+
+    Returns
+    -------
+    DataFrame
+        A row per gene: ``log_fold_change`` (difference of mean values, zeros included), ``statistic_detection``,
+        ``statistic_level``, ``statistic`` (their sum), ``df`` (0, 1 or 2), ``p_value`` (1 for df 0) and ``p_adjusted``
+        (Bonferroni over all G genes).
+
+    Raises
+    ------
+    InputError
+        There are not two groups, the labels do not fit the matrix, or X holds NaN or negative values.
+
+    Notes
+    -----
+    Without the covariate both parts are closed forms (the first is the G-test of a 2 x 2 table). With it, the logistic
+    part is Newton's method for all genes of a block at once, which needs X only through ``z'(x > 0)``. Under
+    separation the coefficients diverge but the likelihood converges, and only the likelihood is used. Levels that the
+    group (with the covariate) explains without residual have no chi-squared statistic: they get the p-value of the
+    exact permutation test, one over the number of ways to choose the tested cells. MAST also shrinks the variances over
+    genes (``ebayes``); this test does not, so p-values from a handful of detected cells are somewhat too small.
+
+    References
+    ----------
+    Finak et al. 2015, Genome Biol 16:278, methods.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.log1p(np.array([[0, 2], [0, 0], [1, 2], [5, 0], [7, 2], [9, 0]]))
+    >>> table = hurdle_lrt(X, ["a", "a", "a", "b", "b", "b"], names=["marker", "other"])
+    >>> table[["log_fold_change", "p_value"]].round(2)
+            log_fold_change  p_value
+    marker             1.83     0.00
+    other             -0.37     0.05
+    """
+    X, in_tested, index = _checked(X, groups, tested, names)
+    n, G = X.shape
+    group = in_tested.astype(np.float64)
+    rate = _detection_rate(X) if detection_rate else None
+    # one column per group, not intercept and contrast: stays well conditioned when one coefficient diverges
+    null = np.ones((n, 1)) if rate is None else np.column_stack([np.ones(n), rate])
+    full = np.column_stack([1 - group, group, null[:, 1:]])
+    change, detection, level = np.empty(G), np.zeros(G), np.zeros(G)
+    df_detection, df_level = np.zeros(G), np.zeros(G)
+    for genes, block in _gene_blocks(X):
+        if block.nnz and block.data.min() < 0:
+            raise InputError(
+                "the hurdle test takes zero as not detected: set negative values to zero first",
+                code="negative-values",
+                parameter="X",
+            )
+        change[genes] = (block.T @ group) / group.sum() - (block.T @ (1 - group)) / (1 - group).sum()
+        detected = np.diff(block.indptr)
+        some_have_it = (detected > 0) & (detected < n)
+        df_detection[genes] = some_have_it
+        sums = indicator(block).T @ full
+        part = np.zeros(len(detected))
+        part[some_have_it] = logistic_gain(sums[some_have_it], null, full)
+        detection[genes] = part
+        level[genes], df_level[genes] = gaussian_gain(block, group, null)
+    total, df = detection + level, df_detection + df_level
+    p_value = np.where(df > 0, stats.chi2.sf(total, np.maximum(df, 1)), 1.0)
+    return _table(
+        index,
+        change,
+        p_value=p_value,
+        statistic_detection=detection,
+        statistic_level=level,
+        statistic=total,
+        df=df.astype(np.int64),
+    )
+
+
+def de_by_count_splitting(
+    X: Any,
+    groups: Any = None,
+    *,
+    rng: np.random.Generator,
+    keep: float = 0.5,
+    overdispersion: np.ndarray | None = None,
+    test: Literal["wilcoxon", "hurdle"] = "wilcoxon",
+    detection_rate: bool = True,
+    tested: Any = None,
+    names: Sequence[str] | None = None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Split the molecules, find two groups on one part, and test genes between them on the other part.
+
+    Clusters found on counts and then tested on the same counts differ even if there is only one population: the
+    clustering has sorted the noise, and the test sees the same noise again (double dipping). After `thin`, both parts
+    are independent given the rates if counts are Poisson, and p-values are valid. If a gene varies more than Poisson
+    for a reason that is not of interest, both parts share that variation and false positives remain. If its
+    overdispersion is known, `thin_overdispersed` makes the parts independent.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, G), dense or sparse
+        Integer counts.
+    groups : callable or array-like of shape (n,), optional
+        A function that takes the first part (``csr_array``) and returns n labels of two kinds; or such labels. Labels
+        must not come from X itself: no later splitting makes those valid. By default two clusters (k-means on 20
+        principal components of the log-normalised first part).
+    rng : numpy.random.Generator
+        Source of randomness.
+    keep : float, default=0.5
+        Probability that a molecule goes to the first part, where groups are found.
+    overdispersion : ndarray of shape (G,), optional
+        phi of each gene, for a variance of mean + phi mean^2; by default counts are split as Poisson.
+    test : {"wilcoxon", "hurdle"}, default="wilcoxon"
+        Test on log1p of counts per 10,000 of the second part.
+    detection_rate : bool, default=True
+        Covariate of `hurdle_lrt`.
+    tested, names : object and sequence of str, optional
+        As in `wilcoxon`.
+
+    Returns
+    -------
+    table : DataFrame
+        As the test returns it.
+    labels : ndarray of shape (n,)
+        The groups.
+
+    Raises
+    ------
+    InputError
+        Counts are not integers, ``keep`` is not between 0 and 1, or there are not two groups.
+
+    References
+    ----------
+    Neufeld et al. 2024, Biostatistics 25:270 (Poisson); Neufeld et al. 2023, arXiv 2307.12985 (negative binomial).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> rates = np.full((60, 20), 5.0)
+    >>> rates[:30, :3] = rates[30:, 3:6] = 25.0  # genes 0 to 5 differ
+    >>> table, groups = de_by_count_splitting(rng.poisson(rates), rng=rng)
+    >>> list(table.index[table["p_adjusted"] < 0.001])
+    [0, 1, 2, 3, 4, 5]
+    """
+    if not 0 < keep < 1:
+        raise InputError(
+            f"keep is {keep}: pass {{keep}} between 0 and 1, so that both parts have molecules",
+            code="parameter-value",
+            keep=...,
+        )
+    if test not in ("wilcoxon", "hurdle"):
+        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
+    if names is None and hasattr(X, "iloc"):
+        names = X.columns
+    counts = clean_csr(in_memory(X))
+    if overdispersion is None:
+        for_groups, for_test = thin(counts, keep, rng)
+    else:
+        for_groups, for_test = thin_overdispersed(counts, keep, overdispersion, rng)
+    if groups is None:
+        labels = _two_clusters(for_groups, rng)
+    else:
+        labels = np.asarray(groups(for_groups) if callable(groups) else groups)
+    values = log_normalized(for_test)
+    if test == "wilcoxon":
+        return wilcoxon(values, labels, tested=tested, names=names), labels
+    return hurdle_lrt(values, labels, detection_rate=detection_rate, tested=tested, names=names), labels
+
+
+def precision_recall_tnr(*, truth: Any, called: Any) -> dict[str, float]:
+    """Precision tp / (tp + fp), recall tp / (tp + fn) and true negative rate tn / (tn + fp) of genes called different.
+
+    Parameters
+    ----------
+    truth : ndarray of bool, shape (G,)
+        True for a gene that differs.
+    called : ndarray of bool, shape (G,)
+        True for a gene that the test calls different.
+
+    Returns
+    -------
+    dict of str to float
+        ``precision``, ``recall`` and ``tnr``; NaN where there is nothing to divide by.
+
+    Raises
+    ------
+    InputError
+        The shapes differ, or the arrays are not boolean.
+
+    Notes
+    -----
+    The published code of Xi & Li computes tn / (tn + fn) and calls it the true negative rate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truth, called = np.array([True, True, False, False]), np.array([True, False, False, False])
+    >>> precision_recall_tnr(truth=truth, called=called)
+    {'precision': 1.0, 'recall': 0.5, 'tnr': 1.0}
+    """
+    truth, called = np.asarray(truth), np.asarray(called)
+    if truth.shape != called.shape:
+        raise InputError(
+            f"truth has shape {truth.shape}, called {called.shape}: they must be the same",
+            code="shape-mismatch",
+            parameter="called",
+        )
+    if truth.dtype != bool or called.dtype != bool:
+        raise InputError(
+            "truth and called must be booleans, one for each gene: compare p-values with a level first",
+            code="not-boolean",
+            parameter="called",
+        )
+
+    def share(good: int, bad: int) -> float:
+        return float(good / (good + bad)) if good + bad else float("nan")
+
+    tp, fp = int((truth & called).sum()), int((~truth & called).sum())
+    fn, tn = int((truth & ~called).sum()), int((~truth & ~called).sum())
+    return {"precision": share(tp, fp), "recall": share(tp, fn), "tnr": share(tn, fp)}
+
+
+def log_normalized(X: sp.csr_array) -> sp.csr_array:
+    """log1p of counts per 10,000 of the row sums, sparse."""
+    library = np.repeat(np.asarray(X.sum(axis=1), dtype=np.float64).ravel(), np.diff(X.indptr))
+    result = X.astype(np.float64)
+    result.data = counts_to_scale(result.data, library, "log1p")
+    return result
+
+
+# -- parts of the hurdle test ------------------------------------------------------------------------------------------
+def _detection_rate(X: Any) -> np.ndarray | None:
+    """(n,) share of genes detected in each cell, standardised; None where it does not vary."""
+    count = np.zeros(X.shape[0])
+    for _, block in _gene_blocks(X):
+        count += np.bincount(block.indices, minlength=len(count))
+    return None if np.ptp(count) == 0 else (count - count.mean()) / count.std()
 
 
 def indicator(block: sp.csc_array) -> sp.csc_array:
@@ -41,14 +366,16 @@ def logistic_gain(sums: np.ndarray, null: np.ndarray, full: np.ndarray) -> np.nd
 
     Parameters
     ----------
-    sums : (B, k) rows of ``full`` summed over the cells that have the gene.
-    null, full : (n, k - 1) and (n, k) designs: intercept and covariate; one column a group and covariate.
+    sums : ndarray of shape (B, k)
+        Rows of ``full`` summed over the cells that have the gene.
+    null, full : ndarray of shape (n, k - 1) and (n, k)
+        Designs: intercept and covariate; one column per group and covariate.
     """
-    if full.shape[1] == 2:  # no covariate: proportions are the maximum
+    if full.shape[1] == 2:  # no covariate: the proportions maximise the likelihood
         size = full.sum(axis=0)
-        apart = special.xlogy(sums, sums / size) + special.xlogy(size - sums, 1 - sums / size)
+        log_likelihood = special.xlogy(sums, sums / size) + special.xlogy(size - sums, 1 - sums / size)
         k, n = sums.sum(axis=1), size.sum()
-        gain = apart.sum(axis=1) - special.xlogy(k, k / n) - special.xlogy(n - k, 1 - k / n)
+        gain = log_likelihood.sum(axis=1) - special.xlogy(k, k / n) - special.xlogy(n - k, 1 - k / n)
     else:
         # the sum of the two group columns is the intercept of the null design
         together = np.column_stack([sums[:, :2].sum(axis=1), sums[:, 2:]])
@@ -59,23 +386,27 @@ def logistic_gain(sums: np.ndarray, null: np.ndarray, full: np.ndarray) -> np.nd
 def logistic_maximum(sums: np.ndarray, design: np.ndarray) -> np.ndarray:
     """Maximum log-likelihood of many logistic regressions on one design, by Newton's method with halved steps.
 
-    Maximises ``sums_b . a - sum_i log(1 + exp(z_i a))`` over a, concave; a Newton step that loses is halved. Stops when
-    half the Newton decrement is under 1e-8. Where the design separates the outcomes, the supremum is approached.
+    Maximises ``sums_b . a - sum_i log(1 + exp(z_i a))`` over a, which is concave; a Newton step that lowers the
+    likelihood is halved. Stops when half the Newton decrement is under 1e-8. Where the design separates the outcomes,
+    the supremum is approached.
 
     Parameters
     ----------
-    sums : (B, k), for each outcome y_b (0 or 1) the sums ``design' y_b``.
-    design : (n, k).
+    sums : ndarray of shape (B, k)
+        For each outcome y_b (0 or 1) the sums ``design' y_b``.
+    design : ndarray of shape (n, k)
+        One row z_i per cell.
 
     Returns
     -------
-    (B,) log-likelihoods.
+    ndarray of shape (B,)
+        Log-likelihoods.
     """
     B, k = sums.shape
     n = len(design)
     result = np.empty(B)
     products = (design[:, :, None] * design[:, None, :]).reshape(n, k * k)
-    size = max(1, ENTRIES // n)
+    size = max(1, VALUES_PER_BLOCK // n)
     for start in range(0, B, size):
         part = sums[start : start + size]
         result[start : start + size] = _newton(part, design, products)
@@ -94,7 +425,7 @@ def _newton(sums: np.ndarray, design: np.ndarray, products: np.ndarray) -> np.nd
         value = (sums[active] * trial).sum(axis=1) - (np.maximum(eta, 0) + np.log1p(small)).sum(axis=0)
         gained = value >= best[active]
         step[active[~gained]] /= 2
-        # a step halved until rounding hides its gain ends the search
+        # the search ends when the gain of a halved step is only rounding
         ended = ~gained & (best[active] - value < NEWTON_TOLERANCE)
         rows, eta, small = active[gained], eta[:, gained], small[:, gained]
         best[rows] = value[gained]
@@ -102,7 +433,7 @@ def _newton(sums: np.ndarray, design: np.ndarray, products: np.ndarray) -> np.nd
         p = np.where(eta > 0, 1.0, small) / (1 + small)
         gradient = sums[rows] - p.T @ design
         hessian = ((small / (1 + small) ** 2).T @ products).reshape(-1, k, k)
-        # relative to each diagonal element: a group without detections has weights near zero, and still steps by one
+        # relative to each diagonal element: a group without detections has weights near zero but still takes full steps
         diagonal = np.einsum("bkk->bk", hessian)
         diagonal += 1e-10 * diagonal + 1e-13
         step[rows] = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
@@ -121,9 +452,9 @@ def _newton(sums: np.ndarray, design: np.ndarray, products: np.ndarray) -> np.nd
 def gaussian_gain(block: sp.csc_array, group: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Likelihood-ratio statistic and degrees of freedom of the level among detected cells, per gene of a block.
 
-    Least squares in closed form: level and group are made orthogonal to the null design (Frisch-Waugh), and the group
-    explains ``s_gy^2 / s_gg`` of the residual sum of squares s_yy, so the statistic is -m log(1 - s_gy^2 / s_gg / s_yy)
-    for m detected cells.
+    Least squares in closed form: level and group are made orthogonal to the null design (Frisch-Waugh). The group then
+    explains ``s_gy^2 / s_gg`` of the residual sum of squares s_yy, and the statistic for m detected cells is
+    -m log(1 - s_gy^2 / s_gg / s_yy).
     """
     import scipy.sparse as sp
 
@@ -145,7 +476,7 @@ def gaussian_gain(block: sp.csc_array, group: np.ndarray, null: np.ndarray) -> t
         raw = seen.T @ c**2
         s_cc, s_gc, s_cy = raw - c_sum**2 / safe, gc - tested * c_sum / safe, centred.T @ c
         varies = s_cc > 1e-10 * np.maximum(raw, 1)
-        s_cc = np.where(varies, s_cc, np.inf)  # a covariate that does not vary takes nothing away
+        s_cc = np.where(varies, s_cc, np.inf)  # a covariate that does not vary explains nothing
         used += varies
         s_yy, s_gy, s_gg = s_yy - s_cy**2 / s_cc, s_gy - s_gc * s_cy / s_cc, s_gg - s_gc**2 / s_cc
     informs = (m > used) & (s_gg > 1e-8) & (s_yy > 1e-12 * scale)
@@ -158,262 +489,29 @@ def gaussian_gain(block: sp.csc_array, group: np.ndarray, null: np.ndarray) -> t
     return np.maximum(statistic, 0), informs.astype(np.float64)
 
 
-def wilcoxon(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Rank-sum test of every gene between two groups of cells, with correction for ties.
-
-    With R the sum of the mid-ranks of the tested group, ``U = R - n1 (n1 + 1) / 2`` is referred to a normal
-    distribution of mean ``n1 n2 / 2`` and variance ``n1 n2 / 12 ((n + 1) - sum(t^3 - t) / (n (n - 1)))`` (t: sizes of
-    ties), without continuity correction: ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=False)``.
-    Only stored values are sorted: the zeros of a gene are one tie.
-
-    Parameters
-    ----------
-    X : (n, G) matrix, dense or sparse, cells in rows; the test itself is the same on any monotone scale.
-    groups : (n,) labels of exactly two kinds.
-    tested : label of the group whose excess is positive; None takes the later one in sorted order (True over False).
-    names : of the genes; None takes the columns of a DataFrame, else numbers.
-
-    Returns
-    -------
-    DataFrame with one row a gene: ``log_fold_change`` (difference of mean values, tested minus the other: in natural
-    logs where X is log1p), ``statistic`` (U), ``z``, ``p_value`` (two-sided; 1 for a constant gene) and
-    ``p_adjusted`` (Bonferroni over all G genes).
-
-    Raises
-    ------
-    InputError
-        Not two groups, labels that do not fit the matrix, NaN in X.
-
-    References
-    ----------
-    Mann & Whitney 1947, Ann Math Stat 18:50; ties as in Lehmann 1975, Nonparametrics.
-    """
-    X, member, index = _checked(X, groups, tested, names)
-    n, G = X.shape
-    n1 = float(member.sum())
-    n2 = n - n1
-    rank_sum, ties, change = np.empty(G), np.empty(G), np.empty(G)
-    for genes, block in _gene_blocks(X):
-        rank_sum[genes], ties[genes] = _rank_sums(block, member)
-        change[genes] = (block.T @ member) / n1 - (block.T @ ~member) / n2
-    U = rank_sum - n1 * (n1 + 1) / 2
-    variance = n1 * n2 / 12 * ((n + 1) - ties / (n * (n - 1)))
-    varies = variance > 1e-9 * n1 * n2
-    z = np.where(varies, (U - n1 * n2 / 2) / np.sqrt(np.where(varies, variance, 1)), 0.0)
-    return _table(index, change, p_value=2 * special.ndtr(-np.abs(z)), statistic=U, z=z)
-
-
-def _rank_sums(block: sp.csc_array, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of mid-ranks of the members and sum of t^3 - t over ties, per gene, from the nonzero values alone."""
+# -- steps that tests share --------------------------------------------------------------------------------------------
+def _rank_sums(block: sp.csc_array, in_tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of mid-ranks of the tested group and sum of t^3 - t over ties, per gene, from the nonzero values alone."""
     n, G = block.shape
     stored = np.diff(block.indptr)
     zeros = (n - stored).astype(np.float64)
-    inside = member[block.indices]
+    inside = in_tested[block.indices]
     gene = np.repeat(np.arange(G), stored)
-    zeros_inside = member.sum() - np.bincount(gene, weights=inside, minlength=G)
+    zeros_inside = in_tested.sum() - np.bincount(gene, weights=inside, minlength=G)
     order = np.lexsort((block.data, gene))
     values, inside = block.data[order], inside[order]  # `gene` is sorted already
     starts = np.flatnonzero(np.r_[True, (np.diff(values) != 0) | (np.diff(gene) != 0)][: len(values)])
     size = np.diff(np.r_[starts, len(values)]).astype(np.float64)
-    of = gene[starts]
+    run_gene = gene[starts]
     positive = values[starts] > 0
-    # members of the run, and how many of the gene's cells lie below it
+    # cells of the tested group in each run of equal values, and how many of the gene's cells lie below it
     hits = np.add.reduceat(inside, starts, dtype=np.float64) if len(starts) else np.empty(0)
-    below = starts - block.indptr[of] + np.where(positive, zeros[of], 0)
-    rank_sum = np.bincount(of, weights=hits * (below + (size + 1) / 2), minlength=G)
-    negative = np.bincount(of, weights=size * ~positive, minlength=G)
+    below = starts - block.indptr[run_gene] + np.where(positive, zeros[run_gene], 0)
+    rank_sum = np.bincount(run_gene, weights=hits * (below + (size + 1) / 2), minlength=G)
+    negative = np.bincount(run_gene, weights=size * ~positive, minlength=G)
     rank_sum += zeros_inside * (negative + (zeros + 1) / 2)
-    ties = np.bincount(of, weights=size**3 - size, minlength=G) + zeros**3 - zeros
+    ties = np.bincount(run_gene, weights=size**3 - size, minlength=G) + zeros**3 - zeros
     return rank_sum, ties
-
-
-def hurdle_lrt(
-    X: Any, groups: Any, *, detection_rate: bool = True, tested: Any = None, names: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Two-part hurdle likelihood-ratio test of every gene between two groups of cells (the model of MAST).
-
-    ``logit P(x_ig > 0) = z_i a_g`` and ``x_ig | x_ig > 0 ~ Normal(z_i b_g, s_g^2)``, with z_i the intercept, the group
-    and, if asked for, the cell's detection rate. The statistic is twice the gain in maximum log-likelihood by the
-    group, summed over both parts, against chi-squared with one degree of freedom for each part that can tell the
-    groups apart: none for detection where all cells or no cell have the gene, none for the level where the detected
-    cells are of one group, do not vary, or are no more than the coefficients.
-
-    Parameters
-    ----------
-    X : (n, G) matrix, dense or sparse, cells in rows; zero or log1p of a normalised count.
-    groups : (n,) labels of exactly two kinds.
-    detection_rate : take the share of the G genes that a cell has as a covariate (standardised). Left out where it does
-        not vary, as after imputation.
-    tested, names : as in `wilcoxon`.
-
-    Returns
-    -------
-    DataFrame with one row a gene: ``log_fold_change`` (difference of mean values, zeros included),
-    ``statistic_detection``, ``statistic_level``, ``statistic`` (their sum), ``df`` (0, 1 or 2), ``p_value`` (1 for
-    df 0) and ``p_adjusted`` (Bonferroni over all G genes).
-
-    Notes
-    -----
-    Without the covariate both parts are closed forms (the first is the G-test of a 2 x 2 table); with it, the logistic
-    part is Newton's method for all genes of a block at once, which needs X only through ``z'(x > 0)``. Under
-    separation coefficients run away but the likelihood converges, and only that is used. Levels that the group (with
-    the covariate) explains without residual have no chi-squared: they get the p-value of the exact permutation test,
-    one over the number of ways to choose the tested cells. MAST also shrinks the variances over genes (``ebayes``);
-    this test does not, so levels of a handful of cells are somewhat anti-conservative.
-
-    Raises
-    ------
-    InputError
-        Not two groups, labels that do not fit the matrix, NaN or negative values in X.
-
-    References
-    ----------
-    Finak et al. 2015, Genome Biol 16:278, methods.
-    """
-    X, member, index = _checked(X, groups, tested, names)
-    n, G = X.shape
-    group = member.astype(np.float64)
-    rate = _detection_rate(X) if detection_rate else None
-    # one column a group instead of intercept and contrast: still well conditioned when one coefficient runs away
-    null = np.ones((n, 1)) if rate is None else np.column_stack([np.ones(n), rate])
-    full = np.column_stack([1 - group, group, null[:, 1:]])
-    change, detection, level = np.empty(G), np.zeros(G), np.zeros(G)
-    df_detection, df_level = np.zeros(G), np.zeros(G)
-    for genes, block in _gene_blocks(X):
-        if block.nnz and block.data.min() < 0:
-            raise InputError("the hurdle test takes zero as not detected: set negative values to zero first")
-        change[genes] = (block.T @ group) / group.sum() - (block.T @ (1 - group)) / (1 - group).sum()
-        detected = np.diff(block.indptr)
-        open_ = (detected > 0) & (detected < n)
-        df_detection[genes] = open_
-        sums = indicator(block).T @ full
-        part = np.zeros(len(detected))
-        part[open_] = logistic_gain(sums[open_], null, full)
-        detection[genes] = part
-        level[genes], df_level[genes] = gaussian_gain(block, group, null)
-    total, df = detection + level, df_detection + df_level
-    p_value = np.where(df > 0, stats.chi2.sf(total, np.maximum(df, 1)), 1.0)
-    return _table(
-        index,
-        change,
-        p_value=p_value,
-        statistic_detection=detection,
-        statistic_level=level,
-        statistic=total,
-        df=df.astype(np.int64),
-    )
-
-
-def _detection_rate(X: Any) -> np.ndarray | None:
-    """(n,) share of genes detected in each cell, standardised; None where it does not vary."""
-    count = np.zeros(X.shape[0])
-    for _, block in _gene_blocks(X):
-        count += np.bincount(block.indices, minlength=len(count))
-    return None if np.ptp(count) == 0 else (count - count.mean()) / count.std()
-
-
-def precision_recall_tnr(*, truth: Any, called: Any) -> dict[str, float]:
-    """Precision tp / (tp + fp), recall tp / (tp + fn) and true negative rate tn / (tn + fp) of called genes.
-
-    Parameters
-    ----------
-    truth, called : (G,) booleans, True for a gene that differs and for one that was called.
-
-    Returns
-    -------
-    dict with ``precision``, ``recall`` and ``tnr``; NaN where there is nothing to divide by.
-
-    Notes
-    -----
-    The published code of Xi & Li computes tn / (tn + fn) and calls it the true negative rate.
-    """
-    truth, called = np.asarray(truth), np.asarray(called)
-    if truth.shape != called.shape:
-        raise InputError(f"truth has shape {truth.shape}, called {called.shape}: they must be the same")
-    if truth.dtype != bool or called.dtype != bool:
-        raise InputError("truth and called must be booleans, one a gene: compare p-values with a level first")
-
-    def share(good: int, bad: int) -> float:
-        return float(good / (good + bad)) if good + bad else float("nan")
-
-    tp, fp = int((truth & called).sum()), int((~truth & called).sum())
-    fn, tn = int((truth & ~called).sum()), int((~truth & ~called).sum())
-    return {"precision": share(tp, fp), "recall": share(tp, fn), "tnr": share(tn, fp)}
-
-
-def de_by_count_splitting(
-    X: Any,
-    groups: Any = None,
-    *,
-    rng: np.random.Generator,
-    keep: float = 0.5,
-    overdispersion: np.ndarray | None = None,
-    test: Literal["wilcoxon", "hurdle"] = "wilcoxon",
-    detection_rate: bool = True,
-    tested: Any = None,
-    names: Sequence[str] | None = None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Split the molecules, find groups on one part, test genes between them on the other.
-
-    Clusters found on counts and then tested on the same counts differ even where there is one population: the
-    clustering has sorted the noise, and the test sees it again (double dipping). Split by `thin`, the two parts are
-    independent given the rates where counts are Poisson, and p-values are honest. Where a gene varies beyond Poisson
-    for a reason that is not of interest, both parts share that variation and false positives stay, unless its
-    overdispersion is known: then `thin_overdispersed` makes the parts independent.
-
-    Parameters
-    ----------
-    X : (n, G) integer counts, dense or sparse.
-    groups : a function that takes the kept part (``csr_array``) and returns (n,) labels of two kinds; or such labels,
-        which must not come from X itself: no splitting afterwards makes those honest; None puts the cells into two
-        clusters (k-means on 20 principal components of the log-normalised kept part).
-    keep : probability that a molecule goes to the part where groups are found.
-    overdispersion : (G,) phi of each gene, for a variance of mean + phi mean^2; None splits as Poisson.
-    test : ``"wilcoxon"`` or ``"hurdle"``, on log1p of counts per 10,000 of the other part.
-    detection_rate : covariate of `hurdle_lrt`.
-    tested, names : as in `wilcoxon`.
-
-    Returns
-    -------
-    table : as the test gives it.
-    labels : (n,) the groups.
-
-    Raises
-    ------
-    InputError
-        Counts that are not integers, ``keep`` not between 0 and 1, not two groups.
-
-    References
-    ----------
-    Neufeld et al. 2024, Biostatistics 25:270 (Poisson); Neufeld et al. 2023, arXiv 2307.12985 (negative binomial).
-    """
-    if not 0 < keep < 1:
-        raise InputError(f"keep is {keep}: it must lie between 0 and 1 for both parts to have molecules")
-    if test not in ("wilcoxon", "hurdle"):
-        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"')
-    if names is None and hasattr(X, "iloc"):
-        names = X.columns
-    counts = clean_csr(in_memory(X))
-    if overdispersion is None:
-        found, judged = thin(counts, keep, rng)
-    else:
-        found, judged = thin_overdispersed(counts, keep, overdispersion, rng)
-    if groups is None:
-        labels = _two_clusters(found, rng)
-    else:
-        labels = np.asarray(groups(found) if callable(groups) else groups)
-    values = log_normalized(judged)
-    if test == "wilcoxon":
-        return wilcoxon(values, labels, tested=tested, names=names), labels
-    return hurdle_lrt(values, labels, detection_rate=detection_rate, tested=tested, names=names), labels
-
-
-def log_normalized(X: sp.csr_array) -> sp.csr_array:
-    """log1p of counts per 10,000 of the row sums, sparse."""
-    library = np.repeat(np.asarray(X.sum(axis=1), dtype=np.float64).ravel(), np.diff(X.indptr))
-    result = X.astype(np.float64)
-    result.data = counts_to_scale(result.data, library, "log1p")
-    return result
 
 
 def _two_clusters(X: sp.csr_array, rng: np.random.Generator) -> np.ndarray:
@@ -423,13 +521,15 @@ def _two_clusters(X: sp.csr_array, rng: np.random.Generator) -> np.ndarray:
     seed = int(rng.integers(2**31))
     components = min(20, *(size - 1 for size in X.shape))
     if components < 1:
-        raise InputError("two clusters need at least two cells and two genes: pass groups")
+        raise InputError(
+            "two clusters need at least two cells and two genes: pass {groups}", code="too-few-values", groups=...
+        )
     scores = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(log_normalized(X))
     return KMeans(2, n_init=10, random_state=seed).fit_predict(scores)
 
 
 def _checked(X: Any, groups: Any, tested: Any, names: Sequence[str] | None) -> tuple[Any, np.ndarray, Any]:
-    """The matrix (ndarray or ``csc_array`` without stored zeros), who is in the tested group, names of the genes."""
+    """The matrix (ndarray, or ``csc_array`` without stored zeros), which cells are tested, and names of the genes."""
     import pandas as pd
     import scipy.sparse as sp
 
@@ -442,29 +542,41 @@ def _checked(X: Any, groups: Any, tested: Any, names: Sequence[str] | None) -> t
         X.eliminate_zeros()
     n, G = X.shape
     if np.isnan(X.data if sp.issparse(X) else X).any():
-        raise InputError("the matrix holds NaN: impute it, or leave those genes out")
+        raise InputError("the matrix holds NaN: impute it, or leave those genes out", code="not-finite", parameter="X")
     labels = np.asarray(groups)
     if labels.shape != (n,):
-        raise InputError(f"groups has shape {labels.shape}; one label for each of {n} cells is needed")
+        raise InputError(
+            f"groups has shape {labels.shape}: pass one label for each of {n} cells",
+            code="length-mismatch",
+            parameter="groups",
+        )
     kinds = pd.unique(labels)
     if len(kinds) != 2 or pd.isna(kinds).any():
-        raise InputError(f"two groups are needed, not {len(kinds)}: pass labels == one_of_them to test it against all")
+        raise InputError(
+            f"there are {len(kinds)} groups instead of two: pass labels == one_label to test it against all others",
+            code="not-two-groups",
+            parameter="groups",
+        )
     if tested is None:
         tested = max(kinds)
     elif tested not in kinds:
-        raise InputError(f"{tested!r} is not one of the groups {list(kinds)}")
+        raise InputError(
+            f"{tested!r} is not a group: choose from {list(kinds)}", code="unknown-group", parameter="tested"
+        )
     index = pd.RangeIndex(G) if names is None else pd.Index(names)
     if len(index) != G:
-        raise InputError(f"{len(index)} names were given for {G} genes")
+        raise InputError(
+            f"there are {len(index)} names for {G} genes: pass one for each", code="length-mismatch", parameter="names"
+        )
     return X, labels == tested, index
 
 
 def _gene_blocks(X: Any) -> Iterator[tuple[slice, sp.csc_array]]:
-    """Blocks of genes in float64, sparse by columns; a dense matrix is never copied whole."""
+    """Blocks of genes in float64, sparse by columns; a dense matrix is never copied as a whole."""
     import scipy.sparse as sp
 
     n, G = X.shape
-    size = max(1, ENTRIES // n)
+    size = max(1, VALUES_PER_BLOCK // n)
     for start in range(0, G, size):
         genes = slice(start, min(start + size, G))
         yield genes, sp.csc_array(X[:, genes], dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Masked data sets in one AnnData: what is left in ``X``, the truth beside it, and back to a `Split`.
+"""A masked data set in one AnnData: the training part in ``X`` with the truth beside it, and back to a `Split`.
 
-``layers["truth"]`` is sparse: the values of the hidden entries, or the molecules that were split off. Hidden real
-values may be 0, so for those ``layers["hidden"]`` marks the entries. Both are layers so that they follow when the
-AnnData is subset or reordered. ``uns["imputome_mask"]`` says how it was made.
+``layers["truth"]`` is sparse: the values of the hidden entries, or the molecules that were split off. A hidden real
+value may be 0, so for real values ``layers["hidden"]`` marks the entries. Both are layers, so that they stay in place
+when the AnnData is subset or reordered. ``uns["imputome_mask"]`` records how the mask was made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imputome.inspection.state import inspect
 if TYPE_CHECKING:
     from anndata import AnnData
 
-KEY = "imputome_mask"
+MASK_KEY = "imputome_mask"  # in uns
 
 
 def mask(
@@ -38,31 +38,39 @@ def mask(
 
     Parameters
     ----------
-    adata : n cells x G genes of counts, or of real values; it is left as it is.
-    scheme, fraction : a name of `SCHEMES`, and the share to hide (None: the scheme's default). Real values are hidden
-        in all rows, except that `features` hides them in its test rows.
-    layer : layer to mask; None takes ``X``.
-    label : column of ``obs`` that stratifies the test rows of `features`.
-    options : further options of the scheme. Where these are texts, ``gc`` is a column of ``var`` and ``coverage`` a
-        layer.
+    adata : AnnData
+        n cells x G genes of counts, or n samples x G features of real values; it is not changed.
+    scheme : str
+        A name in `SCHEMES`. Real values are hidden in all rows, except that `features` hides them in its test rows.
+    fraction : float, optional
+        Share to hide; by default the scheme's own.
+    seed : int, default=0
+        Seed of the split.
+    layer : str, optional
+        Layer to mask; by default ``X``.
+    label : str, optional
+        Column of ``obs`` that stratifies the test rows of `features`.
+    options : dict, optional
+        Further options of the scheme. If they are texts, ``gc`` is a column of ``var`` and ``coverage`` a layer.
 
     Returns
     -------
-    A new AnnData with ``obs``, ``var`` and ``uns`` of the input. Its layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and
-    ``varp`` were made from the values that are now hidden, so they are left out.
+    AnnData
+        A new one with ``obs``, ``var`` and ``uns`` of the input. Its layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and
+        ``varp`` may contain what is now hidden, so they are left out.
 
     Raises
     ------
     InputError
-        The data cannot be masked that way; the message says what to choose instead.
+        The scheme does not fit the data; a column or layer does not exist; nothing can be hidden.
     """
     from anndata import AnnData
 
-    allowed = scheme_options(scheme)
-    given = _resolved(adata, scheme, label, dict(options or {}))
+    defaults = scheme_options(scheme)
+    scheme_values = _resolved(adata, scheme, label, dict(options or {}))
     data = _data(adata, scheme, layer)
-    split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **given)
-    asked = allowed.get("fraction") if fraction is None else fraction
+    split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **scheme_values)
+    requested = defaults.get("fraction") if fraction is None else fraction
     record: dict[str, Any] = {
         "scheme": scheme,
         "kind": data.kind,
@@ -74,30 +82,37 @@ def mask(
         "options": json.dumps({**(options or {}), **({"labels": label} if label else {})}, default=str),
         "version": version("imputome"),
     }
-    if asked is not None:
-        record["fraction_asked"] = asked
+    if requested is not None:
+        record["fraction_asked"] = requested
     return AnnData(
         split.train.X,
         obs=adata.obs.copy(),
         var=adata.var.copy(),
-        uns={**{key: value for key, value in adata.uns.items() if key != "imputome"}, KEY: record},
+        uns={**{key: value for key, value in adata.uns.items() if key != "imputome"}, MASK_KEY: record},
         layers=_truth_layers(split),
     )
 
 
 def read_mask(adata: AnnData) -> Split:
-    """The `Split` that `mask` made; the AnnData may have been subset or reordered since.
+    """The `Split` that `mask` made; the AnnData may have been subset or reordered since then.
+
+    Parameters
+    ----------
+    adata : AnnData
+        Made by `mask`.
 
     Raises
     ------
     InputError
-        The AnnData was not made by `mask`, or lost its truth.
+        The AnnData was not made by `mask`, or has lost the truth.
     """
     import scipy.sparse as sp
 
-    if KEY not in adata.uns or "truth" not in adata.layers:
-        raise InputError(f'there is no uns["{KEY}"] with layers["truth"]: make the file with `imputome mask`')
-    record = adata.uns[KEY]
+    if MASK_KEY not in adata.uns or "truth" not in adata.layers:
+        raise InputError(
+            f'there is no uns["{MASK_KEY}"] with layers["truth"]: make the file with `imputome mask`', code="not-a-mask"
+        )
+    record = adata.uns[MASK_KEY]
     scheme, kind = str(record["scheme"]), str(record["kind"])
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
     train = as_data(in_memory(adata.X), kind=kind, **names)  # type: ignore[arg-type]
@@ -115,12 +130,14 @@ def read_mask(adata: AnnData) -> Split:
         positions = as_data(truth, kind="counts").X.tocoo()
         return Split(i=positions.row, j=positions.col, truth=positions.data, **common)
     if "hidden" not in adata.layers:
-        raise InputError('layers["hidden"] is gone, and without it a hidden 0 cannot be told: mask the data again')
+        raise InputError(
+            'layers["hidden"] is missing, so hidden zeros cannot be recognised: mask the data again', code="not-a-mask"
+        )
     hidden = sp.csr_array(in_memory(adata.layers["hidden"]))
     hidden.sort_indices()
-    places = hidden.tocoo()
+    positions = hidden.tocoo()
     values = Data(X=truth, kind="real", obs_names=train.obs_names, var_names=train.var_names)
-    i, j = places.row[places.data], places.col[places.data]
+    i, j = positions.row[positions.data], positions.col[positions.data]
     return Split(i=i, j=j, truth=values.entries(i, j).astype(train.X.dtype), **common)
 
 
@@ -129,49 +146,60 @@ def _truth_layers(split: Split) -> dict[str, Any]:
 
     if split.test is not None:
         return {"truth": split.test}
-    shape, places = split.train.shape, (split.i, split.j)
-    layers = {"truth": sp.csr_array((split.truth, places), shape=shape)}
+    shape, positions = split.train.shape, (split.i, split.j)
+    layers = {"truth": sp.csr_array((split.truth, positions), shape=shape)}
     if split.train.kind == "real":
         assert split.i is not None  # noqa: S101
-        layers["hidden"] = sp.csr_array((np.ones(len(split.i), dtype=bool), places), shape=shape)
+        layers["hidden"] = sp.csr_array((np.ones(len(split.i), dtype=bool), positions), shape=shape)
     return layers
 
 
 def _resolved(adata: AnnData, scheme: str, label: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with what they name put in their place."""
+    """The options, with columns and layers in place of their names."""
     if SCHEMES[scheme].kind == "real" and options.setdefault("rows", "all") != "all":
-        raise InputError("a masked file holds all rows in one matrix: leave rows out")
+        raise InputError(
+            "a masked file holds all rows in one matrix: leave out the option rows",
+            code="unknown-option",
+            parameter="rows",
+        )
     if label is not None:
         if scheme != "features":
-            raise InputError(f"only features has test rows for a label to stratify, not {scheme}: leave the label out")
-        if label not in adata.obs:
             raise InputError(
-                f"obs has no column {label!r}; columns: {', '.join(map(str, adata.obs.columns)) or 'none'}"
+                f"the scheme {scheme} has no test rows that a label could stratify; only features has: leave label out",
+                code="labels-without-test-rows",
+                parameter="label",
             )
-        options["labels"] = adata.obs[label]
+        options["labels"] = _entry(adata.obs, "obs has no column", label, "label", "no-obs-column")
     if isinstance(name := options.get("gc"), str):
-        if name not in adata.var:
-            raise InputError(f"var has no column {name!r}; columns: {', '.join(map(str, adata.var.columns)) or 'none'}")
-        options["gc"] = adata.var[name]
+        options["gc"] = _entry(adata.var, "var has no column", name, "gc", "no-var-column")
     if isinstance(name := options.get("coverage"), str):
-        if name not in adata.layers:
-            raise InputError(f"there is no layer {name!r}; layers here: {', '.join(adata.layers) or 'none'}")
-        options["coverage"] = in_memory(adata.layers[name])
+        options["coverage"] = in_memory(_entry(adata.layers, "there is no layer", name, "coverage", "layer-missing"))
     return options
+
+
+def _entry(table: Any, missing: str, name: str, parameter: str, code: str) -> Any:
+    """The column or layer ``name``."""
+    if name not in table:
+        raise InputError(
+            f"{missing} {name!r}: choose from {', '.join(map(str, table)) or 'none'}", code=code, parameter=parameter
+        )
+    return table[name]
 
 
 def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
     """The matrix as the scheme takes it."""
     report = inspect(adata, layer=layer)
     if report.errors:
-        raise InputError(report.errors[0])
+        raise InputError(report.errors[0], code="unusable-input")
     kind = SCHEMES[scheme].kind
     if (report.state == "counts") != (kind == "counts"):
-        wanted = "counts" if kind == "counts" else "real values"
-        fit = [name for name, known in SCHEMES.items() if (known.kind == "counts") == (report.state == "counts")]
+        hides = "counts" if kind == "counts" else "real values"
+        fitting = [name for name, known in SCHEMES.items() if (known.kind == "counts") == (report.state == "counts")]
         raise InputError(
-            f"{scheme} hides {wanted}, and {report.where} looks {report.state}: pass the layer that holds {wanted}, or "
-            f"choose one of {', '.join(fit)}"
+            f"the scheme {scheme} hides {hides}, and {report.where} looks {report.state}: pass {{layer}} with "
+            f"{hides}, or choose one of {', '.join(fitting)}",
+            code="scheme-of-other-kind",
+            layer=...,
         )
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     return as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)

@@ -1,11 +1,14 @@
-"""Scores of predictions against held-out truth. Arguments are keyword-only: swapped ones have fooled benchmarks.
+"""Scores of predictions against held-out truth.
 
-Letters: ``x`` truth, ``mu`` prediction; each function takes arrays of one shape and an optional boolean ``held_out`` of
-that shape, and averages over the entries where it is True (None: over all). `METRICS` names them all: a new metric is
-one function and one line there.
+All arguments are keyword-only, because swapped arguments have misled benchmarks.
 
-Entries ``"all"`` need every entry of a thinned-off part: over hidden nonzeros alone they would reward a method that
-raises every zero. `imputome.evaluation.streaming` computes them without a dense matrix, from per-entry ``terms``.
+Letters: ``x`` truth, ``mu`` prediction, ``n`` cells, ``G`` genes. Every function takes arrays of one shape and an
+optional boolean ``held_out`` of the same shape, and averages over the entries where it is True (None: over all).
+`METRICS` lists them all; a new metric is one function and one line there.
+
+Metrics with ``entries="all"`` need every entry of a part that thinning split off. Over hidden nonzeros alone they would
+favour a method that raises every zero. `imputome.evaluation.streaming` computes them without a dense matrix, from
+their ``terms`` per entry.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imputome.core.scales import counts_to_scale
+from imputome.core.scales import TARGET, counts_to_scale
 from imputome.errors import InputError
 
-FLOOR = 1e-8  # smallest rate in a Poisson loss
-COVERAGE = 0.9
-EDGES = np.array([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])  # strata of the predicted mean
-ENOUGH = 1000  # entries below which a stratum's coverage is mostly noise
+MIN_RATE = 1e-8  # smaller predicted rates are raised to this before a logarithm is taken
+COVERAGE = 0.9  # stated coverage of the intervals
+MEAN_EDGES = np.array([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])  # limits of the strata of the predicted mean
+MIN_ENTRIES_PER_STRATUM = 1000  # with fewer entries the coverage of a stratum is mostly noise
+VALUES_PER_BLOCK = 2**20  # dense values in memory at a time
+LEADERBOARD_EPSILON = 1e-6  # added inside the logarithm of the public benchmark
 
 Entries = Literal["hidden", "all", "both"]
 Better = Literal["lower", "higher", "one", "nominal"]
@@ -35,12 +40,18 @@ class Metric:
 
     Attributes
     ----------
-    function : takes ``truth``, ``prediction``, ``held_out`` and what is named in ``needs``; returns a float.
-    entries : which entries it is meant for: ``"hidden"`` ones, ``"all"`` of a thinned-off part, or ``"both"``.
-    better : ``"lower"``, ``"higher"``, ``"one"`` (best at 1) or ``"nominal"`` (best at 0.9, the stated coverage).
-    description : one line.
-    terms : ``(x, mu, **needs) -> numerator, denominator`` per entry; the metric is the ratio of their sums.
-    needs : further arguments, each an array that broadcasts to the shape of the truth.
+    function : callable
+        Takes ``truth``, ``prediction``, ``held_out`` and the arguments named in ``needs``; returns a float.
+    entries : {"hidden", "all", "both"}
+        Entries that the metric is made for: hidden entries, all entries of a part split off by thinning, or both.
+    better : {"lower", "higher", "one", "nominal"}
+        Which values are better; "one" is best at 1, "nominal" at 0.9 (the stated coverage).
+    description : str
+        One line.
+    terms : callable or None
+        ``(x, mu, **needs) -> numerator, denominator`` per entry; the metric is the ratio of their sums.
+    needs : tuple of str
+        Further arguments: arrays that broadcast to the shape of the truth.
     """
 
     function: Callable[..., float]
@@ -51,66 +62,133 @@ class Metric:
     needs: tuple[str, ...] = ()
 
 
-# --- real values and hidden entries ---------------------------------------------------------------------------------
+# --- real values and hidden entries -----------------------------------------------------------------------------------
 
 
 def mse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Mean of (x - mu)^2."""
+    """Mean squared error: mean of (x - mu)^2.
+
+    Parameters
+    ----------
+    truth, prediction : ndarray
+        x and mu, of one shape.
+    held_out : ndarray of bool, optional
+        Entries to score; by default all.
+
+    Returns
+    -------
+    float
+        In squared units of the data.
+
+    Raises
+    ------
+    InputError
+        The shapes differ, no entry is left, or an entry is NaN or infinite. So for all metrics.
+
+    Examples
+    --------
+    >>> mse(truth=[1.0, 2.0, 3.0], prediction=[1.0, 2.0, 6.0])
+    3.0
+    >>> mse(truth=[1.0, np.nan], prediction=[1.0, 1.0], held_out=[True, False])
+    0.0
+    """
     x, mu = _entries(held_out, truth=truth, prediction=prediction)
     return float(np.mean((x - mu) ** 2))
 
 
 def rmse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Square root of `mse`."""
+    """Square root of `mse`, in units of the data.
+
+    Examples
+    --------
+    >>> rmse(truth=[2.0, 6.0], prediction=[4.0, 8.0])
+    2.0
+    """
     return float(np.sqrt(mse(truth=truth, prediction=prediction, held_out=held_out)))
 
 
 def nrmse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Root mean squared error over hidden entries, divided by the mean of their truth; NaN where that mean is 0.
+    """Root mean squared error over hidden entries, divided by the mean of their truth; NaN where this mean is 0.
 
-    Meant for counts: the mean of z-scored values lies near 0, and the quotient then says nothing.
+    For counts only: z-scores have a mean near 0, and the quotient then has no meaning.
+
+    Examples
+    --------
+    >>> nrmse(truth=[2.0, 6.0], prediction=[4.0, 8.0])
+    0.5
     """
     x, mu = _entries(held_out, truth=truth, prediction=prediction)
     return _ratio(float(np.sqrt(np.mean((x - mu) ** 2))), float(np.mean(x)))
 
 
 def mae(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Mean of |x - mu|."""
+    """Mean absolute error: mean of |x - mu|, in units of the data.
+
+    Examples
+    --------
+    >>> mae(truth=[2.0, 6.0], prediction=[4.0, 6.0])
+    1.0
+    """
     x, mu = _entries(held_out, truth=truth, prediction=prediction)
     return float(np.mean(np.abs(x - mu)))
 
 
 def pearson(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Pearson correlation over hidden entries; NaN where either does not vary."""
+    """Pearson correlation over hidden entries; NaN where truth or prediction does not vary.
+
+    Examples
+    --------
+    >>> round(pearson(truth=[1.0, 2.0, 3.0], prediction=[2.0, 4.0, 6.0]), 6)
+    1.0
+    """
     x, mu = _entries(held_out, truth=truth, prediction=prediction)
     return _cosine(x - x.mean(), mu - mu.mean())
 
 
 def cosine(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Cosine of the angle between the two vectors of entries; NaN where either is all zero."""
+    """Cosine of the angle between the two vectors of entries; NaN where one of them is all zero.
+
+    Examples
+    --------
+    >>> cosine(truth=[1.0, 0.0], prediction=[0.0, 1.0])
+    0.0
+    """
     x, mu = _entries(held_out, truth=truth, prediction=prediction)
     return _cosine(x, mu)
 
 
-# --- counts, over all entries ---------------------------------------------------------------------------------------
+# --- counts, over all entries -----------------------------------------------------------------------------------------
 
 
 def poisson_loss(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Mean of mu - x ln mu over *all* entries of a thinned-off part, constant left out; mu floored at 1e-8."""
+    """Mean of mu - x ln mu over *all* entries of a part split off by thinning; the constant ln x! is left out.
+
+    mu below 1e-8 counts as 1e-8.
+
+    Examples
+    --------
+    >>> poisson_loss(truth=[0.0, 1.0], prediction=[1.0, 1.0])
+    1.0
+    """
     return _average(_poisson_loss, held_out, truth=truth, prediction=prediction)
 
 
 def _poisson_loss(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
     from scipy.special import xlogy  # no logarithm is taken where x is 0: nearly everywhere
 
-    mu = np.maximum(mu, FLOOR)
+    mu = np.maximum(mu, MIN_RATE)
     return mu - xlogy(x, mu), 1.0
 
 
 def poisson_deviance(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Mean of 2 (x ln(x / mu) - (x - mu)), x ln x = 0 at 0, mu floored at 1e-8.
+    """Mean of 2 (x ln(x / mu) - (x - mu)), with x ln x = 0 at 0; mu below 1e-8 counts as 1e-8.
 
-    No constant is left out, so 0 is perfect and percentages between methods mean something.
+    No constant is left out: 0 is perfect, and methods can be compared in percent.
+
+    Examples
+    --------
+    >>> poisson_deviance(truth=[0.0, 3.0], prediction=[1.0, 3.0])
+    1.0
     """
     return _average(_poisson_deviance, held_out, truth=truth, prediction=prediction)
 
@@ -118,7 +196,7 @@ def poisson_deviance(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.
 def _poisson_deviance(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
     from scipy.special import xlogy
 
-    mu = np.maximum(mu, FLOOR)
+    mu = np.maximum(mu, MIN_RATE)
     return 2 * (xlogy(x, x / mu) - (x - mu)), 1.0
 
 
@@ -130,31 +208,53 @@ def nll(
     distribution: Any = None,
     held_out: np.ndarray | None = None,
 ) -> float:
-    """Mean negative log-likelihood, constants included, under the distribution that was fitted.
+    """Mean negative log-likelihood under the fitted distribution, constants included.
 
     Parameters
     ----------
-    prediction, size : mean mu (floored at 1e-8) and size r of a negative binomial, of variance mu + mu^2 / r; r
-        broadcasts to the shape of the truth, and None or inf is a Poisson.
-    distribution : instead of these, a frozen ``scipy.stats``-like distribution that broadcasts to the shape of the
-        truth (``logpmf`` or ``logpdf``).
+    truth : ndarray
+        x.
+    prediction : ndarray, optional
+        Mean mu of a negative binomial; below 1e-8 it counts as 1e-8.
+    size : float or ndarray, optional
+        Size r of the negative binomial, whose variance is mu + mu^2 / r; broadcasts to the shape of the truth. None or
+        inf is a Poisson.
+    distribution : object, optional
+        Instead of prediction and size: a frozen distribution as in ``scipy.stats`` (``logpmf`` or ``logpdf``) that
+        broadcasts to the shape of the truth.
+    held_out : ndarray of bool, optional
+        Entries to score; by default all.
+
+    Examples
+    --------
+    >>> nll(truth=[0.0, 1.0], prediction=[1.0, 1.0])
+    1.0
     """
     if (prediction is None) == (distribution is None):
-        raise InputError("nll needs either a prediction (with its size) or a distribution: pass one of the two")
+        raise InputError(
+            "nll needs {prediction} (with its size) or {distribution}: pass one of the two",
+            code="pass-one-of-two",
+            prediction=...,
+            distribution=...,
+        )
     if distribution is None:
         return _average(_nll, held_out, truth=truth, prediction=prediction, size=np.inf if size is None else size)
     density = getattr(distribution, "logpmf", None) or getattr(distribution, "logpdf", None)
     if density is None:
-        raise InputError("the distribution has neither logpmf nor logpdf: freeze one of scipy.stats, or pass the size")
+        raise InputError(
+            "the distribution has neither logpmf nor logpdf: pass a frozen distribution of scipy.stats",
+            code="not-a-distribution",
+            parameter="distribution",
+        )
     _, logs = _entries(held_out, finite=False, truth=truth, prediction=density(np.asarray(truth)))
     return float(-np.mean(logs))
 
 
 def _nll(x: Any, mu: np.ndarray, size: Any) -> tuple[Any, Any]:
-    """Negative binomial, Poisson where ``size`` is infinite; ``x = 0`` as a scalar costs one log1p."""
+    """Negative binomial, Poisson where ``size`` is infinite; if x is the number 0, one log1p per entry is enough."""
     from scipy.special import betaln, gammaln, xlogy
 
-    mu = np.maximum(mu, FLOOR)
+    mu = np.maximum(mu, MIN_RATE)
     poisson = np.isinf(size)
     r = np.where(poisson, 1.0, size)
     at_zero = np.where(poisson, mu, r * np.log1p(mu / r))
@@ -168,19 +268,34 @@ def _nll(x: Any, mu: np.ndarray, size: Any) -> tuple[Any, Any]:
 def mse_log1p(
     *, truth: np.ndarray, prediction: np.ndarray, library: Any = None, held_out: np.ndarray | None = None
 ) -> float:
-    """Mean squared error of ln(1 + 1e4 x / library): biased on sparse held-out counts, never choose a method by it.
+    """Mean squared error of ln(1 + 1e4 x / library). Never choose a method by it: it is biased on sparse counts.
 
-    The expectation of a logarithm is not the logarithm of an expectation: where the held-out part is sparse, all zeros
-    beat the true rates. Both sides are divided by the *same* library, so that an error in depth counts.
+    The expectation of a logarithm is not the logarithm of the expectation: where the held-out part is sparse, a
+    prediction of all zeros beats the true rates. Truth and prediction are divided by the *same* library size, so that
+    an error in depth counts.
 
     Parameters
     ----------
-    library : molecules per cell at the depth of the truth, broadcasting to its shape, (n, 1); None takes the row sums
-        of the truth, which must then be a matrix.
+    truth, prediction : ndarray
+        Counts at the same depth.
+    library : ndarray, optional
+        Molecules per cell at the depth of the truth, of shape (n, 1) or another that broadcasts. By default the row
+        sums of the truth, which must then be a matrix.
+    held_out : ndarray of bool, optional
+        Entries to score; by default all.
+
+    Examples
+    --------
+    >>> mse_log1p(truth=[[1.0, 3.0]], prediction=[[1.0, 3.0]])
+    0.0
     """
     if library is None:
         if np.ndim(truth) != 2:
-            raise InputError("mse_log1p needs the library of every entry where truth is no matrix: pass library=")
+            raise InputError(
+                "the truth is not a matrix, so mse_log1p cannot sum over the genes of a cell: pass {library}",
+                code="library-missing",
+                library=...,
+            )
         library = np.asarray(truth, dtype=np.float64).sum(axis=1, keepdims=True)
     return _average(_mse_log1p, held_out, truth=truth, prediction=prediction, library=library)
 
@@ -191,7 +306,13 @@ def _mse_log1p(x: Any, mu: np.ndarray, library: np.ndarray) -> tuple[Any, Any]:
 
 
 def total_ratio(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Sum of mu over sum of x: within 2 % of 1 for a method that claims the scale ``counts``."""
+    """Sum of mu over sum of x: within 2 % of 1 if a method is really on the scale ``counts``; NaN if all x are 0.
+
+    Examples
+    --------
+    >>> total_ratio(truth=[1.0, 3.0], prediction=[1.0, 1.0])
+    0.5
+    """
     return _average(_total_ratio, held_out, truth=truth, prediction=prediction)
 
 
@@ -200,9 +321,14 @@ def _total_ratio(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
 
 
 def share_of_zeros_raised(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Share of the true zeros whose prediction lies above one count: what filling every zero costs; NaN without zeros.
+    """Share of the true zeros with a prediction above one count; NaN without zeros.
 
-    ``truth`` must hold the true zeros: the counts before any were hidden, not the hidden nonzeros.
+    ``truth`` must contain the true zeros: the counts before any were hidden, not the hidden nonzeros.
+
+    Examples
+    --------
+    >>> share_of_zeros_raised(truth=[0.0, 0.0, 3.0], prediction=[2.0, 0.1, 3.0])
+    0.5
     """
     return _average(_share_of_zeros_raised, held_out, truth=truth, prediction=prediction)
 
@@ -212,7 +338,7 @@ def _share_of_zeros_raised(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
     return zero & (mu > 1), zero
 
 
-# --- intervals ------------------------------------------------------------------------------------------------------
+# --- intervals --------------------------------------------------------------------------------------------------------
 
 
 def coverage_90(
@@ -225,21 +351,42 @@ def coverage_90(
     held_out: np.ndarray | None = None,
     random_state: int = 0,
 ) -> float:
-    """Coverage of 90 % intervals: 0.9 is right, more is too wide, less too narrow.
+    """Coverage of 90 % intervals: 0.9 is right, more means too wide, less too narrow.
 
-    Real values: pass ``lower`` and ``upper``; the share of truths within, ends included.
+    Real values: the share of truths within ``lower`` to ``upper``, ends included.
 
-    Counts: pass the mean as ``prediction`` and the negative binomial's ``size`` (None or inf: Poisson). An interval
-    that holds 0 covers nearly every held-out zero for free, so the randomised probability integral transform
-    F(x - 1) + v (F(x) - F(x - 1)), v uniform, is asked to lie in [0.05, 0.95], within strata of the predicted mean; the
-    coverage of the stratum that is furthest from 0.9, among those with 1,000 entries, is returned (all entries together
-    if there is none). `coverage_by_mean` gives every stratum.
+    Counts: an interval that contains 0 covers nearly every held-out zero, however wide it is. So the randomised
+    probability integral transform F(x - 1) + v (F(x) - F(x - 1)), v uniform, is checked to lie in [0.05, 0.95], within
+    strata of the predicted mean. The result is the coverage of the stratum furthest from 0.9, among strata with 1,000
+    entries (all entries together if there is none). `coverage_by_mean` gives every stratum.
+
+    Parameters
+    ----------
+    truth : ndarray
+        x.
+    prediction, size : ndarray, optional
+        For counts: mean and size of the negative binomial, as for `nll`.
+    lower, upper : ndarray, optional
+        For real values: ends of the intervals.
+    held_out : ndarray of bool, optional
+        Entries to score; by default all.
+    random_state : int, default=0
+        Seed of the uniform numbers v.
+
+    Examples
+    --------
+    >>> coverage_90(truth=[1.0, 5.0], lower=[0.0, 0.0], upper=[2.0, 2.0])
+    0.5
     """
     if lower is not None and upper is not None:
         x, low, high = _entries(held_out, truth=truth, lower=lower, upper=upper)
         return float(np.mean((low <= x) & (x <= high)))
     if prediction is None:
-        raise InputError("coverage_90 needs lower and upper (real values) or prediction and size (counts)")
+        raise InputError(
+            "coverage_90 needs lower and upper (real values), or prediction and size (counts)",
+            code="pass-one-of-two",
+            parameter="prediction",
+        )
     inside, entries = _strata(truth, prediction, size, held_out, random_state)
     return worst_coverage(inside, entries)
 
@@ -252,10 +399,16 @@ def coverage_by_mean(
     held_out: np.ndarray | None = None,
     random_state: int = 0,
 ) -> dict[str, np.ndarray]:
-    """`coverage_90` of counts in every stratum of the predicted mean: ``from``, ``to``, ``entries``, ``coverage``."""
+    """`coverage_90` of counts in every stratum of the predicted mean.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``from`` and ``to`` (limits of the mean), ``entries`` and ``coverage`` (NaN without entries) of each stratum.
+    """
     inside, entries = _strata(truth, prediction, size, held_out, random_state)
     coverage = np.divide(inside, entries, out=np.full(len(inside), np.nan), where=entries > 0)
-    bounds = np.concatenate([[0.0], EDGES, [np.inf]])
+    bounds = np.concatenate([[0.0], MEAN_EDGES, [np.inf]])
     return {"from": bounds[:-1], "to": bounds[1:], "entries": entries, "coverage": coverage}
 
 
@@ -271,13 +424,14 @@ def _strata(
 def covered(
     mu: np.ndarray, size: np.ndarray, at: np.ndarray, x: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Entries inside the central 90 %, and entries, per stratum; counts are ``x`` at the flat positions ``at``, else 0.
+    """Entries inside the central 90 %, and all entries, per stratum.
 
-    One uniform number is drawn per entry, in order: blocks of rows one after another give what the whole would.
+    The counts are ``x`` at the flat positions ``at`` and 0 elsewhere. One uniform number is drawn per entry, in order,
+    so that blocks of rows one after another give the same as the whole matrix.
     """
     from scipy.special import betainc, gammaincc
 
-    mu, size = np.maximum(mu.ravel(), FLOOR), size.ravel()
+    mu, size = np.maximum(mu.ravel(), MIN_RATE), size.ravel()
     uniform = rng.random(mu.size)
     transform = uniform * np.exp(-_nll(0.0, mu, size)[0])
     m, r = mu[at], size[at]
@@ -287,21 +441,21 @@ def covered(
     transform[at] = below + uniform[at] * np.exp(-_nll(x, m, r)[0])
     tail = (1 - COVERAGE) / 2
     inside = (transform >= tail) & (transform <= 1 - tail)
-    stratum = np.digitize(mu, EDGES)
-    strata = len(EDGES) + 1
+    stratum = np.digitize(mu, MEAN_EDGES)
+    strata = len(MEAN_EDGES) + 1
     return np.bincount(stratum, weights=inside, minlength=strata), np.bincount(stratum, minlength=strata)
 
 
 def worst_coverage(inside: np.ndarray, entries: np.ndarray) -> float:
-    """Coverage of the well-filled stratum furthest from 0.9; of all entries together where none is well filled."""
-    filled = entries >= ENOUGH
+    """Coverage of the stratum with 1,000 entries that is furthest from 0.9; of all entries if there is none."""
+    filled = entries >= MIN_ENTRIES_PER_STRATUM
     if not filled.any():
         return float(inside.sum() / entries.sum())
     coverage = inside[filled] / entries[filled]
     return float(coverage[np.argmax(np.abs(coverage - COVERAGE))])
 
 
-# --- the table ------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 METRICS: dict[str, Metric] = {
     "mse": Metric(mse, "hidden", "lower", "mean squared error"),
@@ -324,11 +478,82 @@ METRICS: dict[str, Metric] = {
 }
 
 
-# --- shared ---------------------------------------------------------------------------------------------------------
+# --- the public denoising benchmark -----------------------------------------------------------------------------------
+
+
+def leaderboard_denoising(
+    *, truth: Any, prediction: np.ndarray, training_total: float | None = None
+) -> dict[str, float]:
+    """The two scores of the denoising task of Open Problems, as that benchmark computes them.
+
+    They are here for comparison with its public table. Never choose a method by them.
+
+    Parameters
+    ----------
+    truth : array of shape (n, G), dense or sparse
+        Held-out counts.
+    prediction : ndarray of shape (n, G)
+        Denoised training counts.
+    training_total : float, optional
+        Molecules in the training part: the prediction is multiplied by total(truth) / training_total, as the benchmark
+        does before its Poisson loss. By default the prediction is taken to be at the depth of the truth already.
+
+    Returns
+    -------
+    dict of str to float
+        ``leaderboard_mse``: mean squared error of ln(1 + x), after each row of both matrices was scaled to 10,000 by
+        its own total (an empty row stays empty). ``leaderboard_poisson_swapped``: mean of x - mu ln(x + 1e-6), with
+        truth and prediction swapped.
+
+    Raises
+    ------
+    InputError
+        The shapes differ, or ``training_total`` is not positive.
+
+    Notes
+    -----
+    Both scores are flawed. The benchmark calls ``poisson_nll_loss(test, denoised)``, whose signature is
+    ``(y_pred, y_true)``: each predicted molecule where the truth is 0 costs ln 1e6 = 13.8. So an all-zero output scores
+    as well as the truth itself where held-out counts are 0 or 1, and better than the true rates. The first score is
+    biased the same way where the held-out part is sparse (`mse_log1p`). `poisson_loss` ranks the true rates first.
+    """
+    if np.shape(truth) != np.shape(prediction) or len(np.shape(truth)) != 2:
+        raise InputError(
+            f"truth has shape {np.shape(truth)}, prediction {np.shape(prediction)}: pass two matrices of one shape",
+            code="shape-mismatch",
+            parameter="prediction",
+        )
+    n, G = np.shape(truth)
+    if training_total is not None and not training_total > 0:
+        raise InputError(
+            f"training_total is {training_total}: pass the number of molecules in the training part",
+            code="parameter-value",
+            parameter="training_total",
+        )
+    factor = 1.0 if training_total is None else float(truth.sum()) / training_total
+    squares = poisson = 0.0
+    step = max(1, VALUES_PER_BLOCK // max(1, G))
+    for start in range(0, n, step):
+        x, mu = (_dense(matrix[start : start + step]) for matrix in (truth, prediction))
+        squares += float(np.sum((_log_normalised(x) - _log_normalised(mu)) ** 2))
+        poisson += float(np.sum(x - factor * mu * np.log(x + LEADERBOARD_EPSILON)))
+    return {"leaderboard_mse": squares / (n * G), "leaderboard_poisson_swapped": poisson / (n * G)}
+
+
+def _dense(block: Any) -> np.ndarray:
+    return np.asarray(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64)
+
+
+def _log_normalised(block: np.ndarray) -> np.ndarray:
+    total = block.sum(axis=1, keepdims=True)
+    return np.log1p(block * (TARGET / np.where(total > 0, total, np.inf)))
+
+
+# --- steps that metrics share -----------------------------------------------------------------------------------------
 
 
 def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any) -> list[np.ndarray]:
-    """The arrays at the held-out entries, flat and float64; ``library`` and ``size`` broadcast, others must match."""
+    """The arrays at the held-out entries, flat, in float64; only ``library`` and ``size`` broadcast."""
     shape = np.shape(arrays["truth"])
     flat = []
     for name, array in arrays.items():
@@ -338,28 +563,42 @@ def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any)
                 values = np.broadcast_to(values, shape)
             except ValueError:
                 raise InputError(
-                    f"{name} has shape {values.shape}, which does not fit {shape}, the shape of truth"
+                    f"{name} has shape {values.shape}, which does not broadcast to {shape}, the shape of the truth",
+                    code="shape-mismatch",
+                    parameter=name,
                 ) from None
         elif values.shape != shape:
-            raise InputError(f"truth has shape {shape}, {name} {values.shape}: they must be the same")
+            raise InputError(
+                f"the truth has shape {shape}, {name} {values.shape}: they must be the same",
+                code="shape-mismatch",
+                parameter=name,
+            )
         flat.append(values)
     if held_out is None:
         flat = [values.ravel() for values in flat]
     else:
         held_out = np.asarray(held_out)
         if held_out.shape != shape or held_out.dtype != bool:
-            raise InputError(f"held_out must be a boolean array of shape {shape}, as truth")
+            raise InputError(
+                f"held_out must be a boolean array of shape {shape}, the shape of the truth",
+                code="shape-mismatch",
+                parameter="held_out",
+            )
         flat = [values[held_out] for values in flat]
     if flat[0].size == 0:
-        raise InputError("there are no entries to score")
+        raise InputError("there are no entries to score", code="nothing-to-score")
     for name, values in zip(arrays, flat, strict=True):
         if finite and name != "size" and not np.isfinite(values).all():
-            raise InputError(f"{name} holds NaN or infinite values: score finite entries only, by held_out=")
+            raise InputError(
+                f"{name} holds NaN or infinite values: pass {{held_out}}, True where all values are finite",
+                code="not-finite",
+                held_out=...,
+            )
     return flat
 
 
 def _average(terms: Terms, held_out: np.ndarray | None, **arrays: Any) -> float:
-    """Sum of the terms' numerators over the sum of their denominators."""
+    """Sum of the numerators over the sum of the denominators."""
     x, mu, *more = _entries(held_out, **arrays)
     top, bottom = terms(x, mu, *more)
     return _ratio(float(np.sum(top)), float(np.sum(np.broadcast_to(bottom, mu.shape))))

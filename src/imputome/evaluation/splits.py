@@ -1,6 +1,20 @@
-"""Hiding values so that methods can be judged: every scheme takes data and a generator and returns a `Split`.
+"""Schemes that hide part of the data, so that a method can be tested on values that it has not seen.
 
-`SCHEMES` names them all. A new scheme is one function, in `splits_counts` or `splits_real`, and one line here.
+Each scheme is one function: it takes `Data` and a random generator and returns a `Split`. `SCHEMES` lists them all; a
+new scheme is one function and one line there. `make_split` runs a scheme by name.
+
+Schemes for counts hide nonzero entries (``random``, ``double_exponential``, ``median``) or split off molecules
+(``thin``, ``thin_nb``). Schemes for real values (``mcar``, ``features``, ``high_gc``, ``low_values``,
+``low_coverage``) hide known values, and all take the options ``**rows``:
+
+rows : "test" or "all", default="test"
+    "test" hides values in test rows only, and trains on the other rows. "all" hides values in all rows.
+test : float, default=0.2
+    Share of the rows that are test rows, as in `row_split`.
+labels : array-like of shape (n,), optional
+    Each label gives the same share of test rows, as in `row_split`.
+
+Letters: ``n`` cells or samples, ``G`` genes or features.
 """
 
 from __future__ import annotations
@@ -8,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,28 +32,37 @@ from imputome.core.data import Data, Kind
 from imputome.core.holdout import hide_entries, hide_values, take_out, thin, thin_overdispersed
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
-from imputome.evaluation import splits as splits_counts
-from imputome.evaluation import splits as splits_real
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+__all__ = ["SCHEMES", "Scheme", "Split", "make_split", "row_split", "scheme_options", "seed_for"]
+
 
 @dataclass(frozen=True)
 class Split:
-    """What a method is fitted on, and what it is then judged by.
+    """The data that a method is fitted on, and the held-out part that it is tested on.
 
     Attributes
     ----------
-    scheme : name of the scheme.
-    train : the data to fit on, with names.
-    apply : rows to impute with the fitted method (row splits); None means the rows of ``train``.
-    i, j, truth : positions (in ``apply``, or else ``train``) and values of the hidden entries; None under thinning.
-    test : (n, G) ``csr_array``, the molecules split off by thinning, judged over all entries; None where entries are
-        hidden.
-    ratio : depth of ``test`` over that of ``train``: a rate at training depth is scored times this.
-    fraction : share of entries, or of molecules, that was really hidden.
-    leaky : whether the scheme lets the training part see what is hidden (``as_published`` protocols).
+    scheme : str
+        Name of the scheme.
+    train : Data
+        The data to fit on.
+    apply : Data or None
+        Rows to impute with the fitted method, where they are not the rows of ``train``.
+    i, j : ndarray of shape (m,) or None
+        Positions of the hidden entries in ``apply``, or in ``train`` if ``apply`` is None. None under thinning.
+    truth : ndarray of shape (m,) or None
+        Values of the hidden entries.
+    test : csr_array of shape (n, G) or None
+        The molecules that thinning split off; scores use all its entries. None where entries are hidden.
+    ratio : float
+        Depth of ``test`` over the depth of ``train``. A rate at training depth is multiplied by it before scoring.
+    fraction : float
+        Share of the entries, or of the molecules, that was really hidden.
+    leaky : bool
+        True if the training part contains information about the hidden values (protocol ``as_published``).
     """
 
     scheme: str
@@ -54,62 +77,19 @@ class Split:
     leaky: bool = False
 
 
-def row_split(
-    n: int, rng: np.random.Generator, *, test: float = 0.2, labels: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows at random, in equal proportions within each label.
+class Scheme(NamedTuple):
+    """One line of `SCHEMES`: the function, the kind of data that it takes, and what it hides."""
 
-    Parameters
-    ----------
-    n : number of rows.
-    test : share of the rows that are test rows; their number is ``round(test * n)``.
-    labels : (n,) of anything that can be compared; missing labels are a class of their own. Each class gives its share
-        of the test rows rounded down, and those with the largest remainders (ties at random) one more.
-
-    Returns
-    -------
-    train, test : positions of the rows, each sorted.
-
-    Raises
-    ------
-    InputError
-        One of the two parts would be empty, or there is not one label for each row.
-    """
-    import pandas as pd
-
-    check_share("test", test)
-    n_test = round(test * n)
-    if not 0 < n_test < n:
-        raise InputError(f"test={test:g} of {n} rows leaves a part without rows: choose another share")
-    if labels is None:
-        codes, sizes = np.zeros(n, dtype=np.int64), np.array([n])
-    else:
-        if len(labels) != n:
-            raise InputError(f"{len(labels)} labels were given for {n} rows: give one for each")
-        codes = pd.factorize(np.asarray(labels, dtype=object), use_na_sentinel=False)[0]
-        sizes = np.bincount(codes)
-    exact = sizes * n_test / n
-    wanted = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.lexsort((rng.random(len(sizes)), -np.round(exact - wanted, 9)))
-    wanted[order[: n_test - wanted.sum()]] += 1
-    chosen = np.zeros(n, dtype=bool)
-    for code, number in enumerate(wanted):
-        chosen[rng.choice(np.flatnonzero(codes == code), size=number, replace=False)] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    function: Callable[..., Split]
+    kind: Kind
+    description: str
 
 
-def check_share(name: str, value: Any, *, one: bool = False) -> None:
-    """Refuse what is no share between 0 and 1 (1 itself is one only with ``one``)."""
-    number = isinstance(value, int | float | np.number)
-    if not number or not (0 < value < 1 or (one and value == 1)):
-        raise InputError(f"{name}={value!r} is no share to hide: choose a number between 0 and 1")
-
-
-# -- entries -----------------------------------------------------------------------------------------------------------
+# -- counts: entries ---------------------------------------------------------------------------------------------------
 def random(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, per_gene: bool = False) -> Split:
-    """Hide ``round(fraction * number)`` of the nonzeros, each as likely as any other.
+    """Hide ``round(fraction * number)`` of the nonzeros, all with the same probability.
 
-    With ``per_gene`` that share of each gene's nonzeros is hidden; genes with three nonzeros or fewer keep them (the
+    With ``per_gene``, this share of each gene's nonzeros is hidden; genes with three nonzeros or fewer keep them (the
     protocol of scIALM).
     """
     X = _counts("random", data)
@@ -126,10 +106,10 @@ def random(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, per_g
 
 
 def double_exponential(data: Data, rng: np.random.Generator, *, fraction: float = 0.5) -> Split:
-    """Hide each nonzero of gene j with probability exp(-lambda mean_j^2), so that low genes lose more.
+    """Hide each nonzero of gene j with probability exp(-lambda mean_j^2): weakly expressed genes lose more.
 
-    mean_j is the mean of ln(1 + count) over the nonzeros of gene j, and lambda makes the expected share of hidden
-    nonzeros equal to ``fraction``; the realised share differs by chance.
+    mean_j is the mean of ln(1 + count) over the nonzeros of gene j. lambda is chosen so that the expected share of
+    hidden nonzeros is ``fraction``; the realised share varies at random.
     """
     X = _counts("double_exponential", data)
     probability = gene_probabilities(X, fraction)
@@ -138,12 +118,12 @@ def double_exponential(data: Data, rng: np.random.Generator, *, fraction: float 
 
 
 def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
-    """(G,) probabilities exp(-lambda mean_j^2) of `double_exponential`; the root is found to about 1e-12.
+    """(G,) probabilities exp(-lambda mean_j^2) of `double_exponential`; lambda is solved to about 1e-12.
 
     Raises
     ------
     InputError
-        No lambda >= 0 gives that expected share of hidden nonzeros.
+        No lambda >= 0 gives this expected share of hidden nonzeros.
     """
     from scipy.optimize import brentq
 
@@ -161,9 +141,11 @@ def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
     while excess(upper) > 0 and upper < 1e12:
         upper *= 2
     if excess(upper) > 0:
-        lowest = excess(upper) + fraction
         raise InputError(
-            f"double_exponential cannot hide only {fraction:g} of these nonzeros: raise the fraction over {lowest:.3g}"
+            f"double_exponential cannot hide as little as {fraction:g} of these nonzeros: pass {{fraction}} above "
+            f"{excess(upper) + fraction:.3g}",
+            code="fraction-out-of-reach",
+            fraction=...,
         )
     return np.exp(-brentq(excess, 0.0, upper, xtol=1e-15, rtol=1e-14) * squared)
 
@@ -171,26 +153,31 @@ def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
 def median(data: Data, rng: np.random.Generator, *, scale: Literal["counts", "log1p"] = "counts") -> Split:
     """Hide every nonzero at or below the median of the nonzeros; nothing is random.
 
-    The share is what the data make it: where most nonzeros are 1, all ones are hidden (see ``Split.fraction``).
+    The data decide the share: if most nonzeros are 1, all ones are hidden (see ``Split.fraction``).
 
     Parameters
     ----------
-    scale : ``"counts"`` as in the published code, or ``"log1p"``, values log-normalised per 10,000 of the library.
+    scale : {"counts", "log1p"}, default="counts"
+        Scale of the median: counts as in the published code, or log-normalised values (per 10,000 molecules).
     """
     X = _counts("median", data)
     if scale not in ("counts", "log1p"):
-        raise InputError(f'scale={scale!r} is no scale of the median: choose "counts" or "log1p"')
+        raise InputError(
+            f'the scale of the median is {scale!r}: choose "counts" or "log1p"',
+            code="parameter-value",
+            parameter="scale",
+        )
     values = X.data
     if scale == "log1p":
         values = counts_to_scale(X.data.astype(np.float64), np.repeat(data.depth, np.diff(X.indptr)), "log1p")
     return _entries("median", data, *take_out(X, values <= np.median(values)))
 
 
-# -- molecules ---------------------------------------------------------------------------------------------------------
+# -- counts: molecules -------------------------------------------------------------------------------------------------
 def binomial(data: Data, rng: np.random.Generator, *, fraction: float = 0.1) -> Split:
-    """Split off each molecule with probability ``fraction`` (scheme ``thin``): the default for judging denoising.
+    """Split off each molecule with probability ``fraction`` (scheme ``thin``): the default for testing denoising.
 
-    The parts are independent where counts are Poisson; see `negative_binomial` where they are not.
+    Both parts are independent if counts are Poisson; see `negative_binomial` for other counts.
     """
     X = _counts("thin", data)
     check_share("fraction", fraction)
@@ -200,39 +187,46 @@ def binomial(data: Data, rng: np.random.Generator, *, fraction: float = 0.1) -> 
 def negative_binomial(
     data: Data, rng: np.random.Generator, *, fraction: float = 0.1, overdispersion: Any = "gene"
 ) -> Split:
-    """Split off molecules so that the parts of overdispersed counts are independent (scheme ``thin_nb``).
+    """Split off molecules so that both parts of overdispersed counts are independent (scheme ``thin_nb``).
 
-    Where an entry is NB of mean m and variance m + phi m^2, its kept share is drawn from Beta(keep / phi,
-    (1 - keep) / phi) with keep = 1 - fraction, then its molecules binomially (`thin_overdispersed`).
+    If an entry is negative binomial with mean m and variance m + phi m^2, the share that stays is drawn from
+    Beta(keep / phi, (1 - keep) / phi) with keep = 1 - fraction, then the molecules binomially (`thin_overdispersed`).
 
     Parameters
     ----------
-    overdispersion : phi, one number or one for each of G genes; ``"gene"`` or ``"global"`` estimates it by
-        `moment_overdispersion`. Independence holds as far as phi is right: the estimate also counts differences
-        between kinds of cells, so pass phi from a model with the structure in it where there is one.
+    overdispersion : "gene", "global", float or array of shape (G,), default="gene"
+        phi. "gene" and "global" estimate it with `moment_overdispersion`. The parts are independent only as far as phi
+        is right: the estimate includes differences between cell types, so pass phi from a model that contains the
+        types if there is one.
     """
     X = _counts("thin_nb", data)
     check_share("fraction", fraction)
     if isinstance(overdispersion, str):
         if overdispersion not in ("gene", "global"):
-            raise InputError(f'overdispersion={overdispersion!r}: pass "gene", "global", a number or one for each gene')
+            raise InputError(
+                f'overdispersion is {overdispersion!r}: pass "gene", "global", a number or one for each gene',
+                code="parameter-value",
+                parameter="overdispersion",
+            )
         phi = moment_overdispersion(data, pooled=overdispersion == "global")
     else:
         phi = np.asarray(overdispersion, dtype=np.float64)
-        if phi.shape not in ((), (X.shape[1],)):
-            raise InputError(f"overdispersion has shape {phi.shape}: pass one number or one for each of {X.shape[1]}")
-        if not (np.isfinite(phi).all() and (phi >= 0).all()):
-            raise InputError("overdispersion must be finite and not negative: pass 0 for Poisson genes")
+        if phi.shape not in ((), (X.shape[1],)) or not np.isfinite(phi).all() or (phi < 0).any():
+            raise InputError(
+                f"overdispersion must be finite and at least 0: pass one number, or one for each of {X.shape[1]} genes",
+                code="parameter-value",
+                parameter="overdispersion",
+            )
     phi = np.broadcast_to(phi, X.shape[1])
     return _molecules("thin_nb", data, *thin_overdispersed(X, 1 - fraction, phi, rng), fraction)
 
 
 def moment_overdispersion(data: Data, *, pooled: bool = False) -> np.ndarray:
-    """(G,) overdispersion phi of each gene by moments, at least 0.
+    """(G,) overdispersion phi of each gene by the method of moments, at least 0.
 
     phi = sum_i ((x - m)^2 - m) / sum_i m^2 with m_ij = depth_i * total_j / sum of depths, the mean of a gene that
-    differs between cells by depth alone; ``pooled`` sums over genes too and gives all the same. A gene that is a large
-    part of the depth is estimated too low, since it moves the depth with it.
+    differs between cells by depth alone. ``pooled`` sums over genes too and gives all genes the same phi. For a gene
+    that is a large part of the depth the estimate is too low, because the depth rises and falls with the gene.
     """
     X, depth = data.X, data.depth
     G = X.shape[1]
@@ -248,12 +242,332 @@ def moment_overdispersion(data: Data, *, pooled: bool = False) -> np.ndarray:
     return np.maximum(surplus / np.where(expected > 0, expected, np.inf), 0.0)
 
 
-# -- pieces ------------------------------------------------------------------------------------------------------------
+# -- real values -------------------------------------------------------------------------------------------------------
+def mcar(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, **rows: Any) -> Split:
+    """Hide a share of the known values completely at random."""
+    everything = np.broadcast_to(True, data.shape)
+    return _hide("mcar", data, rng, lambda _: everything, fraction, **rows)
+
+
+def features(data: Data, rng: np.random.Generator, *, fraction: float = 0.05, **rows: Any) -> Split:
+    """Hide whole features: all values of ``round(fraction * G)`` features in the test rows.
+
+    No method could learn a feature that is hidden in every row. So ``rows="all"`` also hides it in the test rows only,
+    but keeps these among the training rows.
+    """
+    check_share("fraction", fraction)
+    G = data.shape[1]
+    number = round(fraction * G)
+    if not 0 < number < G:
+        raise InputError(
+            f"the scheme features would hide {number} of {G} features: pass another {{fraction}}",
+            code="nothing-to-hide",
+            fraction=...,
+        )
+
+    def candidates(test_rows: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(data.shape, dtype=bool)
+        chosen[np.ix_(test_rows, rng.choice(G, size=number, replace=False))] = True
+        return chosen
+
+    return _hide("features", data, rng, candidates, 1.0, **rows)
+
+
+def high_gc(
+    data: Data, rng: np.random.Generator, *, gc: Any = None, fraction: float = 0.5, top: float = 0.1, **rows: Any
+) -> Split:
+    """Hide a share of the values of the genes with the highest GC content, where sequencing coverage is distorted.
+
+    Parameters
+    ----------
+    gc : mapping or Series
+        GC content by gene name, in any unit. Genes without GC content are not hidden.
+    top : float, default=0.1
+        Share of the genes with GC content that counts as high.
+    """
+    check_share("top", top)
+    if gc is None:
+        raise InputError("the scheme high_gc needs the GC content of the genes: pass {gc}", code="gc-missing", gc=...)
+    table = dict(gc.items())
+    content = np.array([table.get(name, np.nan) for name in data.var_names], dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(content))
+    if len(known) == 0:
+        raise InputError(
+            f"no gene has GC content: pass {{gc}} with the gene names of the data, such as {data.var_names[0]!r}",
+            code="gc-names-differ",
+            gc=...,
+        )
+    highest = known[np.argsort(-content[known], kind="stable")[: max(1, round(top * len(known)))]]
+
+    def candidates(_: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(data.shape, dtype=bool)
+        chosen[:, highest] = True
+        return chosen
+
+    return _hide("high_gc", data, rng, candidates, fraction, **rows)
+
+
+def low_values(
+    data: Data, rng: np.random.Generator, *, fraction: float = 0.5, quantile: float = 0.1, **rows: Any
+) -> Split:
+    """Hide a share of the lowest values: those below a quantile of the whole matrix of z-scores.
+
+    As published (Qiu et al. 2020): the quantile, and the mean and standard deviation (divisor: number of known values)
+    of each feature, come from all rows. A feature that does not vary has z = 0.
+    """
+    check_share("quantile", quantile)
+
+    def candidates(_: np.ndarray) -> np.ndarray:
+        z = np.where(_known(data), data.X, np.nan).astype(np.float64)
+        count = np.maximum((~np.isnan(z)).sum(axis=0), 1)
+        z -= np.nansum(z, axis=0) / count
+        sd = np.sqrt(np.nansum(z * z, axis=0) / count)
+        z /= np.where(sd > 0, sd, 1.0)
+        return z < np.nanquantile(z, quantile)
+
+    return _hide("low_values", data, rng, candidates, fraction, **rows)
+
+
+def low_coverage(
+    data: Data, rng: np.random.Generator, *, coverage: Any = None, fraction: float = 0.5, reads: float = 6, **rows: Any
+) -> Split:
+    """Hide a share of the values that are based on fewer than ``reads`` reads (methylation sequencing).
+
+    The data must still contain these values: read them without a minimum coverage, or there is no truth to compare
+    with.
+
+    Parameters
+    ----------
+    coverage : array-like of shape (n, G), dense or sparse
+        Number of reads behind each value. NaN means unknown; such values are not hidden.
+    """
+    import scipy.sparse as sp
+
+    if coverage is None:
+        raise InputError(
+            "the scheme low_coverage needs the number of reads behind each value: pass {coverage}, a matrix of the "
+            "shape of the data",
+            code="coverage-missing",
+            coverage=...,
+        )
+    if sp.issparse(coverage):
+        coverage = coverage.toarray()
+    depth = np.asarray(coverage)
+    if depth.shape != data.shape:
+        raise InputError(
+            f"coverage has shape {depth.shape}, the data {data.shape}: they must be the same",
+            code="shape-mismatch",
+            parameter="coverage",
+        )
+    return _hide("low_coverage", data, rng, lambda _: depth < reads, fraction, **rows)
+
+
+# -- the table, and splits by name -------------------------------------------------------------------------------------
+SCHEMES: dict[str, Scheme] = {
+    "random": Scheme(random, "counts", "a share of the nonzeros, or of each gene's (per_gene)"),
+    "double_exponential": Scheme(double_exponential, "counts", "nonzeros, those of low genes more often"),
+    "median": Scheme(median, "counts", "every nonzero at or below the median of nonzeros"),
+    "thin": Scheme(binomial, "counts", "a share of the molecules (binomial count splitting)"),
+    "thin_nb": Scheme(negative_binomial, "counts", "molecules of overdispersed counts, independently"),
+    "mcar": Scheme(mcar, "real", "a share of the values, completely at random"),
+    "features": Scheme(features, "real", "whole features in the test rows"),
+    "high_gc": Scheme(high_gc, "real", "half of the values of the genes with the highest GC content"),
+    "low_values": Scheme(low_values, "real", "half of the values under a low quantile"),
+    "low_coverage": Scheme(low_coverage, "real", "half of the values that rest on few reads"),
+}
+
+
+def scheme_options(name: str) -> dict[str, Any]:
+    """The options of a scheme and their defaults.
+
+    Parameters
+    ----------
+    name : str
+        A name in `SCHEMES`.
+
+    Raises
+    ------
+    InputError
+        There is no such scheme.
+
+    Examples
+    --------
+    >>> scheme_options("random")
+    {'fraction': 0.1, 'per_gene': False}
+    """
+    if name not in SCHEMES:
+        raise InputError(
+            f"there is no scheme {name!r}: choose one of {', '.join(SCHEMES)}",
+            code="unknown-scheme",
+            parameter="scheme",
+        )
+    functions = [SCHEMES[name].function, *([_hide] if SCHEMES[name].kind == "real" else [])]
+    parameters = [known for function in functions for known in inspect.signature(function).parameters.values()]
+    return {known.name: known.default for known in parameters if known.kind is known.KEYWORD_ONLY}
+
+
+def make_split(
+    name: str, data: Data, *, rng: np.random.Generator, fraction: float | None = None, **options: Any
+) -> Split:
+    """Hide part of the data by a scheme; the data themselves are not changed.
+
+    Parameters
+    ----------
+    name : str
+        A name in `SCHEMES`.
+    data : Data
+        n cells x G genes of counts, or n samples x G features of real values.
+    rng : numpy.random.Generator
+        The same state gives the same split.
+    fraction : float, optional
+        Share to hide, between 0 and 1; by default the scheme's own.
+    **options : object
+        Further options of the scheme: `scheme_options` lists them, its function describes them.
+
+    Returns
+    -------
+    Split
+        The training part and the held-out part.
+
+    Raises
+    ------
+    InputError
+        No such scheme, data of the other kind, an option that the scheme does not have, or nothing to hide.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.core.data import as_data
+    >>> data = as_data(np.array([[5, 0, 3], [2, 8, 0]]), kind="counts")
+    >>> split = make_split("thin", data, rng=np.random.default_rng(0), fraction=0.5)
+    >>> (split.train.X + split.test).toarray().astype(int).tolist()  # each molecule is in one of the two parts
+    [[5, 0, 3], [2, 8, 0]]
+    """
+    known = scheme_options(name)
+    _check_kind(name, data)
+    if fraction is not None:
+        options["fraction"] = fraction
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"the scheme {name} has no option {option!r}: its options are {', '.join(known)}",
+                code="unknown-option",
+                parameter=option,
+            )
+    return SCHEMES[name].function(data, rng, **options)
+
+
+def seed_for(*axes: Any, base: int = 0) -> int:
+    """A seed made of names and numbers in a fixed order, the same on every machine.
+
+    The text of each name goes through SHA-256, because Python's own hash of a text differs between processes.
+
+    Parameters
+    ----------
+    *axes : object
+        Names and numbers, such as dataset, scheme and trial.
+    base : int, default=0
+        The user's seed.
+
+    Returns
+    -------
+    int
+        Below 2^53, so that JSON keeps it exact.
+
+    Examples
+    --------
+    >>> seed_for("pbmc", "thin", 0) == seed_for("pbmc", "thin", 0) != seed_for("pbmc", "thin", 1)
+    True
+    """
+    digests = [hashlib.sha256(str(axis).encode()).digest() for axis in axes]
+    words = [int.from_bytes(digest[:16], "little") for digest in digests]
+    return int(np.random.SeedSequence([base, *words]).generate_state(1, np.uint64)[0] >> np.uint64(11))
+
+
+def row_split(
+    n: int, rng: np.random.Generator, *, test: float = 0.2, labels: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows at random into training and test rows, in equal proportions within each label.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    rng : numpy.random.Generator
+        Source of randomness.
+    test : float, default=0.2
+        Share of test rows; their number is ``round(test * n)``.
+    labels : array-like of shape (n,), optional
+        Class of each row; missing labels are a class of their own. Each class gives its share of the test rows,
+        rounded down. The classes with the largest remainders (ties at random) give one more.
+
+    Returns
+    -------
+    train, test : ndarray of int
+        Positions of the rows, sorted.
+
+    Raises
+    ------
+    InputError
+        A part would be empty, or there is not one label for each row.
+    """
+    import pandas as pd
+
+    check_share("test", test)
+    n_test = round(test * n)
+    if not 0 < n_test < n:
+        raise InputError(
+            f"test={test:g} of {n} rows leaves one part without rows: pass another {{test}}",
+            code="nothing-to-hide",
+            test=...,
+        )
+    if labels is None:
+        codes, sizes = np.zeros(n, dtype=np.int64), np.array([n])
+    else:
+        if len(labels) != n:
+            raise InputError(
+                f"there are {len(labels)} labels for {n} rows: pass one for each row",
+                code="length-mismatch",
+                parameter="labels",
+            )
+        codes = pd.factorize(np.asarray(labels, dtype=object), use_na_sentinel=False)[0]
+        sizes = np.bincount(codes)
+    exact = sizes * n_test / n
+    from_class = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.lexsort((rng.random(len(sizes)), -np.round(exact - from_class, 9)))
+    from_class[order[: n_test - from_class.sum()]] += 1
+    chosen = np.zeros(n, dtype=bool)
+    for code, number in enumerate(from_class):
+        chosen[rng.choice(np.flatnonzero(codes == code), size=number, replace=False)] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
+    """Check that a parameter is a number between 0 and 1, both excluded (1 is allowed with ``allow_one``)."""
+    number = isinstance(value, int | float | np.number)
+    if not number or not (0 < value < 1 or (allow_one and value == 1)):
+        raise InputError(
+            f"{name} is {value!r}: it must be a number between 0 and 1", code="parameter-value", parameter=name
+        )
+
+
+# -- steps that schemes share ------------------------------------------------------------------------------------------
+def _check_kind(scheme: str, data: Data) -> None:
+    kind = SCHEMES[scheme].kind
+    if data.kind != kind:
+        text = {"counts": "counts", "real": "real values"}
+        others = ", ".join(name for name, known in SCHEMES.items() if known.kind == data.kind)
+        raise InputError(
+            f"the scheme {scheme} hides {text[kind]}, and these data are {text[data.kind]}: choose one of {others}",
+            code="scheme-of-other-kind",
+            parameter="scheme",
+        )
+
+
 def _counts(scheme: str, data: Data) -> sp.csr_array:
-    if data.kind != "counts":
-        raise InputError(f"{scheme} hides counts, and these data are real-valued: choose mcar or another real scheme")
+    _check_kind(scheme, data)
     if data.X.nnz == 0:
-        raise InputError(f"{scheme} has nothing to hide: every count is zero")
+        raise InputError(f"the scheme {scheme} has nothing to hide: every count is zero", code="all-zero")
     return data.X
 
 
@@ -267,8 +581,13 @@ def _positions_by_gene(X: sp.csr_array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _entries(scheme: str, data: Data, train: sp.csr_array, i: np.ndarray, j: np.ndarray, truth: np.ndarray) -> Split:
+    """The split of a scheme that hides entries of counts."""
     if len(i) == 0:
-        raise InputError(f"{scheme} would hide no entry of {data.X.nnz:,}: raise the fraction")
+        raise InputError(
+            f"the scheme {scheme} would hide none of {data.X.nnz:,} nonzeros: pass a larger {{fraction}}",
+            code="nothing-to-hide",
+            fraction=...,
+        )
     library = data.library_size
     if library is not None:
         library = library - np.bincount(i, weights=truth, minlength=data.shape[0])
@@ -293,17 +612,18 @@ def _without(observed: Any, i: np.ndarray, j: np.ndarray) -> sp.csr_array:
     import scipy.sparse as sp
 
     known = sp.csr_array(observed).astype(np.int8)
-    gone = sp.csr_array((np.ones(len(i), dtype=np.int8), (i, j)), shape=known.shape)
-    left = sp.csr_array(known - known.multiply(gone))
+    hidden = sp.csr_array((np.ones(len(i), dtype=np.int8), (i, j)), shape=known.shape)
+    left = sp.csr_array(known - known.multiply(hidden))
     left.eliminate_zeros()
     return left.astype(bool)
 
 
 def _molecules(scheme: str, data: Data, kept: sp.csr_array, rest: sp.csr_array, fraction: float) -> Split:
+    """The split of a scheme that splits off molecules."""
     ones = np.ones(data.shape[1])
     total, left = data.X @ ones, kept @ ones
     library = data.library_size
-    if library is not None:  # of the molecules of genes that are not here the same share would have been kept
+    if library is not None:  # molecules of genes that are not in the matrix: the same share of them is kept
         library = left + (1 - fraction) * np.maximum(library - total, 0)
     return Split(
         scheme=scheme,
@@ -314,174 +634,47 @@ def _molecules(scheme: str, data: Data, kept: sp.csr_array, rest: sp.csr_array, 
     )
 
 
-Rows = Literal["test", "all"]
-
-
-def mcar(
-    data: Data,
-    rng: np.random.Generator,
-    *,
-    fraction: float = 0.1,
-    rows: Rows = "test",
-    test: float = 0.2,
-    labels: Any = None,
-) -> Split:
-    """Hide a share of the known values completely at random."""
-    everything = np.broadcast_to(True, data.shape)
-    return _hide("mcar", data, rng, lambda _: everything, fraction, rows, test, labels)
-
-
-def features(
-    data: Data,
-    rng: np.random.Generator,
-    *,
-    fraction: float = 0.05,
-    rows: Rows = "test",
-    test: float = 0.2,
-    labels: Any = None,
-) -> Split:
-    """Hide whole features: all values that ``round(fraction * G)`` features have in the test rows.
-
-    A feature hidden in every row could not be learned, so ``rows="all"`` hides it in the test rows as well, which then
-    stay among the training rows.
-    """
-    check_share("fraction", fraction)
-    G = data.shape[1]
-    number = round(fraction * G)
-    if not 0 < number < G:
-        raise InputError(f"features would hide {number} of {G} features: choose another fraction")
-
-    def aim(test_rows: np.ndarray) -> np.ndarray:
-        chosen = np.zeros(data.shape, dtype=bool)
-        chosen[np.ix_(test_rows, rng.choice(G, size=number, replace=False))] = True
-        return chosen
-
-    return _hide("features", data, rng, aim, 1.0, rows, test, labels)
-
-
-def high_gc(
-    data: Data,
-    rng: np.random.Generator,
-    *,
-    gc: Any = None,
-    fraction: float = 0.5,
-    top: float = 0.1,
-    rows: Rows = "test",
-    test: float = 0.2,
-    labels: Any = None,
-) -> Split:
-    """Hide a share of the values of the genes with the highest GC content, whose coverage sequencing distorts.
-
-    Parameters
-    ----------
-    gc : mapping or Series, GC content by gene name, in any unit; genes without one are left alone.
-    top : share, of the genes with a GC content, that counts as high.
-    """
-    check_share("top", top)
-    if gc is None:
-        raise InputError("high_gc needs the GC content of the genes: pass gc={gene: content, ...}")
-    table = dict(gc.items())
-    content = np.array([table.get(name, np.nan) for name in data.var_names], dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(content))
-    if len(known) == 0:
-        raise InputError(f"no gene has a GC content: does the table use the names of the data ({data.var_names[0]!r})?")
-    highest = known[np.argsort(-content[known], kind="stable")[: max(1, round(top * len(known)))]]
-
-    def aim(_: np.ndarray) -> np.ndarray:
-        chosen = np.zeros(data.shape, dtype=bool)
-        chosen[:, highest] = True
-        return chosen
-
-    return _hide("high_gc", data, rng, aim, fraction, rows, test, labels)
-
-
-def low_values(
-    data: Data,
-    rng: np.random.Generator,
-    *,
-    fraction: float = 0.5,
-    quantile: float = 0.1,
-    rows: Rows = "test",
-    test: float = 0.2,
-    labels: Any = None,
-) -> Split:
-    """Hide a share of the lowest values: those under one quantile of the whole matrix, z-scored feature by feature.
-
-    As published (Qiu et al. 2020): mean and standard deviation (divisor: number of known values) of each feature, and
-    the quantile, are of all rows; a feature that does not vary has z = 0.
-    """
-    check_share("quantile", quantile)
-
-    def aim(_: np.ndarray) -> np.ndarray:
-        z = np.where(_known(data), data.X, np.nan).astype(np.float64)
-        count = np.maximum((~np.isnan(z)).sum(axis=0), 1)
-        z -= np.nansum(z, axis=0) / count
-        spread = np.sqrt(np.nansum(z * z, axis=0) / count)
-        z /= np.where(spread > 0, spread, 1.0)
-        return z < np.nanquantile(z, quantile)
-
-    return _hide("low_values", data, rng, aim, fraction, rows, test, labels)
-
-
-def low_coverage(
-    data: Data,
-    rng: np.random.Generator,
-    *,
-    coverage: Any = None,
-    fraction: float = 0.5,
-    reads: float = 6,
-    rows: Rows = "test",
-    test: float = 0.2,
-    labels: Any = None,
-) -> Split:
-    """Hide a share of the values that rest on fewer than ``reads`` reads (methylation sequencing).
-
-    The data must still hold these values: read them without a coverage rule, or there is no truth to compare with.
-
-    Parameters
-    ----------
-    coverage : (n, G) number of reads under each value; NaN means unknown, and such a value is left alone.
-    """
-    import scipy.sparse as sp
-
-    if coverage is None:
-        raise InputError("low_coverage needs the reads under each value: pass coverage=, a matrix like the data")
-    if sp.issparse(coverage):
-        coverage = coverage.toarray()
-    depth = np.asarray(coverage)
-    if depth.shape != data.shape:
-        raise InputError(f"coverage has shape {depth.shape}, the data {data.shape}: they must be the same")
-    return _hide("low_coverage", data, rng, lambda _: depth < reads, fraction, rows, test, labels)
-
-
 def _hide(
     scheme: str,
     data: Data,
     rng: np.random.Generator,
-    aim: Callable[[np.ndarray], np.ndarray],
+    candidates: Callable[[np.ndarray], np.ndarray],
     fraction: float,
-    rows: Rows,
-    test: float,
-    labels: Any,
+    *,
+    rows: Literal["test", "all"] = "test",
+    test: float = 0.2,
+    labels: Any = None,
 ) -> Split:
-    """Hide ``fraction`` of the known values that ``aim(test rows)``, a mask of shape (n, G), points at."""
-    if data.kind != "real":
-        raise InputError(f"{scheme} hides real values, and these data are counts: choose random, thin or another")
+    """Hide ``fraction`` of the known values in ``candidates(test rows)``, a mask of shape (n, G)."""
+    _check_kind(scheme, data)
     if rows not in ("test", "all"):
-        raise InputError(f'rows={rows!r} are no rows to hide values in: choose "test" or "all"')
-    check_share("fraction", fraction, one=scheme == "features")
-    everywhere = np.arange(data.shape[0])
-    train_rows, test_rows = everywhere, everywhere
+        raise InputError(
+            f'rows is {rows!r}: pass "test" or "all", the rows to hide values in',
+            code="parameter-value",
+            parameter="rows",
+        )
+    check_share("fraction", fraction, allow_one=scheme == "features")
+    every_row = np.arange(data.shape[0])
+    train_rows, test_rows = every_row, every_row
     if rows == "test" or scheme == "features":
         train_rows, test_rows = row_split(data.shape[0], rng, test=test, labels=labels)
     elif labels is not None:
-        raise InputError(f'labels stratify the test rows, and {scheme} with rows="all" has none: leave them out')
-    where = test_rows if rows == "test" else everywhere
+        raise InputError(
+            f'labels stratify the test rows, and the scheme {scheme} with rows="all" has none: leave labels out',
+            code="labels-without-test-rows",
+            parameter="labels",
+        )
+    where = test_rows if rows == "test" else every_row
     target = data if rows == "all" else data.subset(rows=where)
     known = _known(target)
-    X, i, j, truth = hide_values(target.X, fraction, rng, among=aim(test_rows)[where] & known)
+    X, i, j, truth = hide_values(target.X, fraction, rng, among=candidates(test_rows)[where] & known)
     if len(i) == 0:
-        raise InputError(f"{scheme} found no value to hide among {known.sum():,}: raise the fraction or the threshold")
+        raise InputError(
+            f"the scheme {scheme} found no value to hide among {known.sum():,}: pass a larger {{fraction}}, or a less "
+            "strict threshold",
+            code="nothing-to-hide",
+            fraction=...,
+        )
     observed = target.observed
     if observed is not None:
         observed = np.array(observed, dtype=bool)
@@ -501,88 +694,3 @@ def _hide(
 def _known(data: Data) -> np.ndarray:
     known = ~np.isnan(data.X)
     return known if data.observed is None else known & np.asarray(data.observed, dtype=bool)
-
-
-__all__ = ["SCHEMES", "Scheme", "Split", "make_split", "row_split", "scheme_options", "seed_for", "trials"]
-
-
-class Scheme(NamedTuple):
-    """A way of hiding values: the function, the kind of data it takes, and one line on what it hides."""
-
-    function: Callable[..., Split]
-    kind: Kind
-    description: str
-
-
-SCHEMES: dict[str, Scheme] = {
-    "random": Scheme(splits_counts.random, "counts", "a share of the nonzeros, or of each gene's (per_gene)"),
-    "double_exponential": Scheme(splits_counts.double_exponential, "counts", "nonzeros, those of low genes more often"),
-    "median": Scheme(splits_counts.median, "counts", "every nonzero at or below the median of nonzeros"),
-    "thin": Scheme(splits_counts.binomial, "counts", "a share of the molecules (binomial count splitting)"),
-    "thin_nb": Scheme(splits_counts.negative_binomial, "counts", "molecules of overdispersed counts, independently"),
-    "mcar": Scheme(splits_real.mcar, "real", "a share of the values, completely at random"),
-    "features": Scheme(splits_real.features, "real", "whole features in the test rows"),
-    "high_gc": Scheme(splits_real.high_gc, "real", "half of the values of the genes with the highest GC content"),
-    "low_values": Scheme(splits_real.low_values, "real", "half of the values under a low quantile"),
-    "low_coverage": Scheme(splits_real.low_coverage, "real", "half of the values that rest on few reads"),
-}
-
-
-def scheme_options(name: str) -> dict[str, Any]:
-    """The options of a scheme with their defaults; an unknown scheme is refused by name."""
-    if name not in SCHEMES:
-        raise InputError(f"there is no scheme {name!r}: choose one of {', '.join(SCHEMES)}")
-    parameters = inspect.signature(SCHEMES[name].function).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-
-
-def make_split(
-    name: str, data: Data, *, rng: np.random.Generator, fraction: float | None = None, **options: Any
-) -> Split:
-    """Hide values by the scheme called ``name``; the data are left as they are.
-
-    Parameters
-    ----------
-    fraction : share to hide; None takes the scheme's default.
-    options : see the scheme's function.
-
-    Raises
-    ------
-    InputError
-        No such scheme, data of the other kind, an option that the scheme does not have, or nothing that can be hidden.
-    """
-    allowed = scheme_options(name)
-    scheme = SCHEMES[name]
-    if data.kind != scheme.kind:
-        others = ", ".join(other for other, known in SCHEMES.items() if known.kind == data.kind)
-        what = {"counts": "counts", "real": "real values"}
-        raise InputError(f"{name} hides {what[scheme.kind]}, and these are {what[data.kind]}: choose one of {others}")
-    if fraction is not None:
-        options["fraction"] = fraction
-    for option in options:
-        if option not in allowed:
-            raise InputError(f"{name} has no option {option!r}; its options: {', '.join(allowed)}")
-    return scheme.function(data, rng, **options)
-
-
-def trials(
-    scheme: str, data: Data, *, n: int = 10, seed: int = 0, axes: Sequence[str] = (), **options: Any
-) -> Iterator[tuple[int, int, Split]]:
-    """Repeat a scheme; yields (trial, its seed, split).
-
-    ``axes`` are the names that tell this series from others, such as the dataset; the scheme's name is added. A trial
-    depends on these, on ``seed`` and on its number only: not on ``n``, nor on what ran before it.
-    """
-    for trial in range(n):
-        own = seed_for(*axes, scheme, trial, base=seed)
-        yield trial, own, make_split(scheme, data, rng=np.random.default_rng(own), **options)
-
-
-def seed_for(*axes: Any, base: int = 0) -> int:
-    """A seed below 2^53 (JSON keeps it exact) from names and numbers in a fixed order, the same on every machine.
-
-    The text of each goes through SHA-256: Python's own hash of a text changes from process to process.
-    """
-    digests = [hashlib.sha256(str(axis).encode()).digest() for axis in axes]
-    words = [int.from_bytes(digest[:16], "little") for digest in digests]
-    return int(np.random.SeedSequence([base, *words]).generate_state(1, np.uint64)[0] >> np.uint64(11))

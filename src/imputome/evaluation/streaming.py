@@ -1,6 +1,9 @@
 """Scores of an `Imputation` against a `Split`, a block of rows at a time: no n x G matrix is ever dense.
 
-Letters: ``x`` held-out truth, ``mu`` predicted mean at the truth's depth.
+`score_thinned` takes splits that thinned molecules, `score_hidden` splits that hid entries, `calibration` both.
+
+Letters: ``x`` held-out truth, ``mu`` predicted mean at the depth of the truth, ``n`` cells or samples, ``G`` genes or
+features.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imputome.core.data import Data
+from imputome.core.links import link
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
-from imputome.evaluation.metrics import EDGES, METRICS, covered, worst_coverage
+from imputome.evaluation.metrics import MEAN_EDGES, METRICS, covered, worst_coverage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +26,14 @@ if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
     from imputome.evaluation.splits import Split
 
-BLOCK = 2**19  # dense values made at a time: a few float64 copies of them live at once
-STRATA = 5  # of predicted real values, in which coverage is looked at
-PIECE = 2**20  # hidden entries asked for at a time
+VALUES_PER_BLOCK = 2**19  # dense values in memory at a time: a few float64 copies of them exist at once
+N_STRATA = 5  # strata of the predicted real value, for coverage
+ENTRIES_PER_CALL = 2**20  # hidden entries that the imputation is asked for at a time
+MIN_KNOWN = 3  # known training values that a feature needs for a standard deviation
+CONSTANT_RELATIVE_SD = 1e-6  # up to this SD over the mean a feature counts as constant: rounding is no variation
+
+NO_VARIANCE = "the imputation has no variance: use a method that has one, such as those with posterior=True"
+NO_INTERVAL = "the imputation has no intervals: use a method with the outputs lower and upper"
 
 
 def score_thinned(
@@ -32,41 +41,65 @@ def score_thinned(
 ) -> dict[str, float]:
     """Scores over all entries of the part that thinning split off.
 
-    The rates of the training part, without observed values put back and on scale ``counts``, times ``split.ratio`` are
-    the means of ``split.test``. Zeros of the truth cost one term of the prediction alone; the truth stays sparse.
+    Predicted means of ``split.test`` are the rates of the training part (scale ``counts``, observed values not put
+    back) times ``split.ratio``. Genes without a training count are left out. Zeros of the truth need only one term of
+    the prediction, and the truth stays sparse.
 
     Parameters
     ----------
-    metrics : names in `METRICS` whose entries are ``"all"`` or ``"both"``; None takes every one that the imputation
-        allows: ``nll`` and ``coverage_90`` need its variance, the gamma posterior of which makes the held-out counts
-        negative binomial of size rate^2 / variance.
-    random_state : seed of the randomised transform behind ``coverage_90``.
+    imputation : Imputation
+        Of ``split.train``, with its names in the same order.
+    split : Split
+        From the scheme ``thin`` or ``thin_nb``.
+    metrics : sequence of str, optional
+        Names in `METRICS` with entries ``"all"`` or ``"both"``; by default all that the imputation allows. ``nll`` and
+        ``coverage_90`` need its variance: with a gamma posterior the held-out counts are negative binomial of size
+        rate^2 / variance.
+    random_state : int, default=0
+        Seed of the randomised transform in ``coverage_90``.
 
     Returns
     -------
-    Name to score, in the order of ``metrics``. ``mse_log1p`` divides by the expected library of the held-out part,
-    training depth times ratio; ``share_of_zeros_raised`` means zeros of the held-out part, at its depth.
+    dict of str to float
+        Score by name of the metric. ``mse_log1p`` divides by the expected library size of the held-out part, training
+        depth times ratio. ``share_of_zeros_raised`` refers to the zeros of the held-out part, at its depth.
 
     Raises
     ------
     InputError
-        The split hides entries; names of cells or genes differ from the training data's; a metric cannot be had.
+        The split hides entries; names of cells or genes differ from the training data; a metric is not available.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> from imputome.core.data import as_data
+    >>> from imputome.evaluation.splits import make_split
+    >>> data = as_data(np.random.default_rng(0).poisson(2.0, (50, 8)), kind="counts")
+    >>> split = make_split("thin", data, rng=np.random.default_rng(1))
+    >>> imputation = methods.create("gene_mean").fit_transform(split.train)
+    >>> scores = score_thinned(imputation, split, metrics=["poisson_deviance", "total_ratio"])
+    >>> {name: round(score, 2) for name, score in scores.items()}
+    {'poisson_deviance': 0.7, 'total_ratio': 1.14}
     """
     if split.test is None:
-        raise InputError(f"the split {split.scheme!r} hides entries and has no test matrix: use score_hidden")
+        raise InputError(
+            f"the split {split.scheme!r} hides entries and has no test matrix: use score_hidden",
+            code="split-of-other-kind",
+            parameter="split",
+        )
     reference = _aligned(imputation, split)
     if split.test.shape != imputation.shape:
-        raise InputError(f"the test matrix has shape {split.test.shape}, the imputation {imputation.shape}")
-    missing = {}
+        raise InputError(
+            f"the test matrix has shape {split.test.shape}, the imputation {imputation.shape}: they must be the same",
+            code="shape-mismatch",
+            parameter="split",
+        )
+    unavailable = {}
     if "variance" not in imputation.outputs:
-        reason = "the imputation has no variance: use a method with one, as those with posterior=True"
-        missing = {"nll": reason, "coverage_90": reason}
-    names = _chosen(metrics, "all", missing)
-    test, genes = split.test, None
-    seen = np.bincount(split.train.X.indices, minlength=imputation.shape[1]) > 0
-    if not seen.all():
-        genes = np.flatnonzero(seen)
-        test = test[:, genes]
+        unavailable = {"nll": NO_VARIANCE, "coverage_90": NO_VARIANCE}
+    names = _chosen(metrics, "all", unavailable)
+    test, genes = _genes_with_counts(split)
     return _stream(imputation, test, split.ratio, names, reference.depth * split.ratio, random_state, genes=genes)
 
 
@@ -77,46 +110,72 @@ def score_hidden(
     metrics: Sequence[str] | None = None,
     scale: Literal["counts", "log1p"] = "counts",
 ) -> dict[str, float]:
-    """Scores over the hidden entries, from single entries of the imputation, observed values not put back.
+    """Scores over the hidden entries, from single entries of the imputation; observed values are not put back.
 
     Parameters
     ----------
-    metrics : names in `METRICS` whose entries are ``"hidden"`` or ``"both"``; None takes every one that fits:
-        ``total_ratio`` and ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
-    scale : of the hidden counts and their predictions. ``"log1p"``: of counts per 10,000, as paper 000 scores, with the
-        library size of the training part (that of the whole would tell what is hidden); there is no ``total_ratio``.
+    imputation : Imputation
+        Of ``split.apply``, or of ``split.train`` if that is None, with its names in the same order.
+    split : Split
+        From a scheme that hides entries.
+    metrics : sequence of str, optional
+        Names in `METRICS` with entries ``"hidden"`` or ``"both"``; by default all that fit: ``total_ratio`` and
+        ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
+    scale : {"counts", "log1p"}, default="counts"
+        Scale of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the library
+        size of the training part, because that of all counts would give away what is hidden. It has no
+        ``total_ratio``.
 
     Returns
     -------
-    Name to score. ``share_of_zeros_raised`` is not over the hidden entries, but over the zeros of the matrix before any
-    were hidden (one pass over all predictions, in blocks): it shows what filling everything would have cost.
+    dict of str to float
+        Score by name of the metric. ``share_of_zeros_raised`` does not refer to the hidden entries but to the zeros of
+        the matrix before any were hidden (one pass over all predictions, in blocks): what imputing every zero costs.
 
     Raises
     ------
     InputError
-        The split thins molecules; names of cells or genes differ from the data's; a metric cannot be had.
+        The split thins molecules; names of cells or genes differ from the data; a metric is not available.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome import methods
+    >>> from imputome.core.data import as_data
+    >>> from imputome.evaluation.splits import make_split
+    >>> data = as_data(np.random.default_rng(0).normal(size=(50, 8)), kind="real")
+    >>> split = make_split("mcar", data, rng=np.random.default_rng(1), rows="all")
+    >>> imputation = methods.create("mean").fit_transform(split.train)
+    >>> round(score_hidden(imputation, split, metrics=["rmse"])["rmse"], 2)
+    1.0
     """
     if split.i is None or split.j is None or split.truth is None:
-        raise InputError(f"the split {split.scheme!r} hides no entries: use score_thinned")
+        raise InputError(
+            f"the split {split.scheme!r} hides no entries: use score_thinned",
+            code="split-of-other-kind",
+            parameter="split",
+        )
     reference = _aligned(imputation, split)
-    missing = {}
-    if reference.kind == "real":
-        reason = "is for counts, and this split holds real values"
-        missing = {"total_ratio": reason, "share_of_zeros_raised": reason}
-        if not {"lower", "upper"} <= imputation.outputs:
-            missing["coverage_90"] = "the imputation gives no interval: use a method with lower and upper"
-    else:
-        missing["coverage_90"] = "hidden nonzeros are a selection that no interval allows for: score it under thin"
+    is_counts = reference.kind == "counts"
+    unavailable = {}
+    if is_counts:
+        unavailable["coverage_90"] = (
+            "hidden nonzeros are a selection that no interval accounts for; score it with the scheme thin"
+        )
         if scale != "counts":
-            missing["total_ratio"] = "a total of logarithms means nothing: score it on scale counts"
-    names = _chosen(metrics, "hidden", missing)
+            unavailable["total_ratio"] = "a total of logarithms has no meaning; score it on the scale counts"
+    else:
+        reason = "it is for counts, and this split holds real values"
+        unavailable = {"total_ratio": reason, "share_of_zeros_raised": reason}
+        if not {"lower", "upper"} <= imputation.outputs:
+            unavailable["coverage_90"] = NO_INTERVAL
+    names = _chosen(metrics, "hidden", unavailable)
     options: dict[str, Any] = {"keep_observed": False}
-    if reference.kind == "counts":
-        options["scale"] = scale
-    scores = {}
     truth = np.asarray(split.truth, dtype=np.float64)
-    if reference.kind == "counts":
+    if is_counts:
+        options["scale"] = scale
         truth = counts_to_scale(truth, reference.depth[split.i], scale)
+    scores = {}
     prediction = None
     for name in names:
         if name == "share_of_zeros_raised":
@@ -132,37 +191,47 @@ def score_hidden(
 
 
 def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) -> pd.DataFrame:
-    """Coverage of 90 % intervals within strata of the predicted mean: ``low``, ``high``, ``entries``, ``coverage``.
+    """Coverage of 90 % intervals within strata of the prediction.
 
-    Counts that were thinned: randomised transforms in the strata of `imputome.evaluation.metrics.coverage_by_mean`.
-    Hidden real values: share within ``lower`` to ``upper``, in fifths of the predicted values.
+    Thinned counts: randomised transforms in the strata of `imputome.evaluation.metrics.coverage_by_mean`. Hidden real
+    values: share of values within ``lower`` to ``upper``, in fifths of the predicted values.
+
+    Parameters
+    ----------
+    imputation, split : Imputation and Split
+        As for `score_thinned` or `score_hidden`.
+    random_state : int, default=0
+        Seed of the randomised transform.
+
+    Returns
+    -------
+    DataFrame
+        A row per stratum: ``low``, ``high`` (its limits), ``entries`` and ``coverage`` (NaN without entries).
 
     Raises
     ------
     InputError
-        Names differ from the split's, or the imputation has no variance (counts) or no interval (real values).
+        Names differ from those of the split, or the imputation has no variance (counts) or no interval (real values).
     """
     import pandas as pd
 
     _aligned(imputation, split)
     if split.test is None:
         if not {"lower", "upper"} <= imputation.outputs:
-            raise InputError("the imputation gives no interval: use a method with lower and upper")
+            raise InputError(NO_INTERVAL, code="no-intervals")
         value, lower, upper = (
             _at(imputation, split.i, split.j, output=end, keep_observed=False)  # type: ignore[arg-type]
             for end in ("value", "lower", "upper")
         )
         within = (lower <= split.truth) & (split.truth <= upper)
-        bounds = np.quantile(value, np.linspace(0, 1, STRATA + 1)) if len(value) else np.zeros(STRATA + 1)
+        bounds = np.quantile(value, np.linspace(0, 1, N_STRATA + 1)) if len(value) else np.zeros(N_STRATA + 1)
         stratum = np.digitize(value, bounds[1:-1])
-        entries = np.bincount(stratum, minlength=STRATA)
-        inside = np.bincount(stratum, weights=within, minlength=STRATA)
+        entries = np.bincount(stratum, minlength=N_STRATA)
+        inside = np.bincount(stratum, weights=within, minlength=N_STRATA)
     else:
         if "variance" not in imputation.outputs:
-            raise InputError("the imputation has no variance: use a method with one, as those with posterior=True")
-        seen = np.bincount(split.train.X.indices, minlength=imputation.shape[1]) > 0
-        genes = None if seen.all() else np.flatnonzero(seen)
-        test = split.test if genes is None else split.test[:, genes]
+            raise InputError(NO_VARIANCE, code="no-intervals")
+        test, genes = _genes_with_counts(split)
         rng = np.random.default_rng(random_state)
         sums: Any = 0
         for rows, mu, size in _predictions(imputation, split.ratio, True, genes):
@@ -171,10 +240,68 @@ def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) 
             at = i * mu.shape[1] + test.indices[start:stop]
             sums = sums + np.array(covered(mu, size, at, test.data[start:stop].astype(np.float64), rng))
         inside, entries = sums
-        bounds = np.concatenate([[0.0], EDGES, [np.inf]])
+        bounds = np.concatenate([[0.0], MEAN_EDGES, [np.inf]])
     coverage = np.divide(inside, entries, out=np.full(len(inside), np.nan), where=entries > 0)
     columns = {"low": bounds[:-1], "high": bounds[1:], "entries": entries.astype(np.int64), "coverage": coverage}
     return pd.DataFrame(columns)
+
+
+class Units:
+    """z-scores of each feature: one unit for all features, in which errors of real values can be summed.
+
+    A feature with fewer than 3 known training values, or with a standard deviation that is only rounding (under 1e-6
+    of its mean), is not ``usable``: its errors must be left out of sums over features.
+
+    Parameters
+    ----------
+    train : Data
+        n samples x G features of real values.
+    link_name : str, default="identity"
+        A link (`imputome.core.links`) that values are transformed with first. With heavy-tailed values, a few would
+        decide every sum otherwise.
+    hidden : (ndarray, ndarray), optional
+        Features and values of hidden entries, which then count for mean and standard deviation too. Take a feature
+        that is flat except for a few extreme values, all of them hidden: without this its unit would be tiny, and it
+        would decide every sum. All methods are measured in the same unit, and none sees it.
+
+    Attributes
+    ----------
+    mean, sd : ndarray of shape (G,)
+        Of the transformed values (divisor: number of values); sd is 1 for a constant feature.
+    usable : ndarray of bool, shape (G,)
+        Features with a meaningful unit.
+    """
+
+    def __init__(
+        self, train: Data, link_name: str = "identity", hidden: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        self.link = link(link_name)
+        X = self.link.forward(train.known_values().astype(np.float64))
+        G = X.shape[1]
+        known = ~np.isnan(X)
+        j, truth = (np.empty(0, np.int64), np.empty(0)) if hidden is None else hidden
+        truth = self.link.forward(np.asarray(truth, dtype=np.float64))
+        number = np.maximum(known.sum(axis=0) + np.bincount(j, minlength=G), 1)
+        total = np.where(known, X, 0).sum(axis=0) + np.bincount(j, truth, G)
+        self.mean = total / number
+        squares = np.where(known, np.square(X - self.mean), 0).sum(axis=0)
+        sd = np.sqrt((squares + np.bincount(j, np.square(truth - self.mean[j]), G)) / number)
+        varies = sd > CONSTANT_RELATIVE_SD * np.abs(self.mean)
+        self.usable = varies & (known.sum(axis=0) >= MIN_KNOWN)
+        self.sd = np.where(varies, sd, 1.0)
+
+    def of(self, values: np.ndarray, features: Any = slice(None)) -> np.ndarray:
+        """Values as z-scores.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n, G) or (m,)
+            In the unit of the data.
+        features : slice or ndarray of shape (m,), default=all
+            Feature of each column, or of each single value.
+        """
+        transformed = self.link.forward(np.asarray(values, dtype=np.float64))
+        return np.asarray((transformed - self.mean[features]) / self.sd[features])
 
 
 def _stream(
@@ -186,7 +313,7 @@ def _stream(
     random_state: int,
     genes: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Scores of all entries: per metric, the sum of its terms as if all truth were 0, mended at the nonzeros."""
+    """Scores of all entries: per metric, the sum of its terms as if all truth were 0, corrected at the nonzeros."""
     additive = {name: (METRICS[name].needs, METRICS[name].terms) for name in names}
     sums = {name: np.zeros(2) for name, (_, terms) in additive.items() if terms is not None}
     strata: Any = 0
@@ -196,7 +323,7 @@ def _stream(
         start, stop = truth.indptr[rows.start], truth.indptr[rows.stop]
         i = np.repeat(np.arange(rows.stop - rows.start), np.diff(truth.indptr[rows.start : rows.stop + 1]))
         j, x = truth.indices[start:stop], truth.data[start:stop].astype(np.float64)
-        there = mu[i, j]
+        mu_at_x = mu[i, j]
         for name, (needs, terms) in additive.items():
             if terms is None:
                 continue
@@ -207,8 +334,8 @@ def _stream(
             if "library" in needs and library is not None:
                 whole["library"], single["library"] = library[rows, None], library[rows][i]
             sums[name] += _sums(terms(0.0, mu, **whole), mu.shape)
-            sums[name] -= _sums(terms(0.0, there, **single), there.shape)
-            sums[name] += _sums(terms(x, there, **single), there.shape)
+            sums[name] -= _sums(terms(0.0, mu_at_x, **single), mu_at_x.shape)
+            sums[name] += _sums(terms(x, mu_at_x, **single), mu_at_x.shape)
         if "coverage_90" in names:
             at = i * mu.shape[1] + j
             strata = strata + np.array(covered(mu, size, at[x != 0], x[x != 0], rng))
@@ -221,12 +348,16 @@ def _stream(
 def _predictions(
     imputation: Imputation, ratio: float, with_size: bool, genes: np.ndarray | None
 ) -> Iterator[tuple[slice, np.ndarray, Any]]:
-    """Blocks of rows: predicted means in float64 and, if asked for, the negative binomial's size."""
-    chunk = max(1, BLOCK // imputation.shape[1])
+    """Blocks of rows: predicted means in float64 and, on request, the size of the negative binomial."""
+    chunk = max(1, VALUES_PER_BLOCK // imputation.shape[1])
     for rows, values in imputation.blocks(chunk, genes=genes, keep_observed=False, scale="counts"):
         rate = values.astype(np.float64)
         if not np.isfinite(rate).all():
-            raise InputError("the imputation holds NaN or infinite values, which cannot be scored: check the method")
+            raise InputError(
+                "the imputation holds NaN or infinite values and cannot be scored: check the method",
+                code="not-finite",
+                parameter="imputation",
+            )
         size = None
         if with_size:
             variance = imputation.rows(rows, genes=genes, output="variance").astype(np.float64)
@@ -235,20 +366,30 @@ def _predictions(
         yield rows, rate, size
 
 
+def _genes_with_counts(split: Split) -> tuple[Any, np.ndarray | None]:
+    """The test matrix without genes that have no training count, and the genes that stay (None: all)."""
+    assert split.test is not None  # noqa: S101
+    seen = np.bincount(split.train.X.indices, minlength=split.test.shape[1]) > 0
+    if seen.all():
+        return split.test, None
+    genes = np.flatnonzero(seen)
+    return split.test[:, genes], genes
+
+
 def _sums(terms: tuple[Any, Any], shape: tuple[int, ...]) -> np.ndarray:
     return np.array([np.broadcast_to(term, shape).sum(dtype=np.float64) for term in terms])
 
 
 def _at(imputation: Imputation, i: np.ndarray, j: np.ndarray, **options: Any) -> np.ndarray:
     values = np.empty(len(i))
-    for start in range(0, len(i), PIECE):
-        part = slice(start, start + PIECE)
+    for start in range(0, len(i), ENTRIES_PER_CALL):
+        part = slice(start, start + ENTRIES_PER_CALL)
         values[part] = imputation.at(i[part], j[part], **options)
     return values
 
 
 def _before_hiding(reference: Data, split: Split) -> sp.csr_array:
-    """The counts with the hidden ones put back, without stored zeros: what is stored was not zero."""
+    """The counts with the hidden ones put back, without stored zeros: then every stored entry is a nonzero."""
     import scipy.sparse as sp
 
     hidden = sp.coo_array((np.asarray(split.truth), (split.i, split.j)), shape=reference.shape)
@@ -258,35 +399,47 @@ def _before_hiding(reference: Data, split: Split) -> sp.csr_array:
 
 
 def _aligned(imputation: Imputation, split: Split) -> Data:
-    """The data that the imputation must be of; a prediction in another order of cells or genes is no prediction."""
+    """The data that the imputation must belong to, after a check that cells and genes are in the same order."""
     reference = split.train if split.apply is None else split.apply
-    for what, ours, theirs in (
+    for what, imputed, expected in (
         ("cells", imputation.obs_names, reference.obs_names),
         ("genes", imputation.var_names, reference.var_names),
     ):
-        if len(ours) != len(theirs):
-            raise InputError(f"the imputation has {len(ours)} {what}, the split {len(theirs)}: impute the split's data")
-        different = np.flatnonzero(np.asarray(ours) != np.asarray(theirs))
+        if len(imputed) != len(expected):
+            raise InputError(
+                f"the imputation has {len(imputed)} {what}, the split {len(expected)}: impute the data of the split",
+                code="names-differ",
+                parameter="imputation",
+            )
+        different = np.flatnonzero(np.asarray(imputed) != np.asarray(expected))
         if len(different):
             k = different[0]
             raise InputError(
-                f"the imputation's {what} are not the split's (at position {k}: {ours[k]!r}, not {theirs[k]!r}): "
-                "impute the split's data, in its order"
+                f"the {what} of the imputation and of the split differ (at position {k}: {imputed[k]!r} and "
+                f"{expected[k]!r}): impute the data of the split, in its order",
+                code="names-differ",
+                parameter="imputation",
             )
     return reference
 
 
-def _chosen(metrics: Sequence[str] | None, where: str, missing: dict[str, str]) -> list[str]:
-    """The names to compute; one that was asked for and cannot be had is an error, never left out in silence."""
-    fitting = [name for name, metric in METRICS.items() if metric.entries in (where, "both")]
+def _chosen(metrics: Sequence[str] | None, entries: str, unavailable: dict[str, str]) -> list[str]:
+    """The metrics to compute; a metric that was asked for but is not available is an error, never left out silently."""
+    fitting = [name for name, metric in METRICS.items() if metric.entries in (entries, "both")]
     if metrics is None:
-        return [name for name in fitting if name not in missing]
+        return [name for name in fitting if name not in unavailable]
     for name in metrics:
         if name not in METRICS:
-            raise InputError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
-        if name not in fitting:
-            entries = METRICS[name].entries
-            raise InputError(f"{name} is scored over {entries} entries, not here: choose from {', '.join(fitting)}")
-        if name in missing:
-            raise InputError(f"{name} cannot be had: {missing[name]}")
+            raise InputError(
+                f"there is no metric {name!r}: choose from {', '.join(METRICS)}",
+                code="unknown-metric",
+                parameter="metrics",
+            )
+        if name not in fitting or name in unavailable:
+            reason = unavailable.get(
+                name, f"it is for {METRICS[name].entries} entries; choose from {', '.join(fitting)}"
+            )
+            raise InputError(
+                f"the metric {name} is not available: {reason}", code="metric-unavailable", parameter="metrics"
+            )
     return list(metrics)

@@ -50,12 +50,7 @@ class _Stored:
     """
 
     def to_uns(self) -> dict[str, Any]:
-        """Plain values, string arrays, tables and nested dictionaries of these, which .h5ad and .zarr can hold.
-
-        Returns
-        -------
-        dict of str to object
-        """
+        """Plain values, string arrays, tables and nested dictionaries of these, which .h5ad and .zarr can hold."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
         return {
             name: _WRITERS.get(type(value), _same)(value)
@@ -81,18 +76,18 @@ class _Stored:
         """
         if not isinstance(values, Mapping):
             raise _malformed(where, f"it is a {type(values).__name__}")
-        found = {}
+        arguments = {}
         for each in fields(cls):  # type: ignore[arg-type]
             if values.get(each.name) is None:
                 continue
             try:
-                found[each.name] = _READERS[str(each.type)](values[each.name])
+                arguments[each.name] = _READERS[str(each.type)](values[each.name])
             except InputError:
                 raise
             except (TypeError, ValueError, KeyError, AttributeError) as error:
                 raise _malformed(where, f"its {each.name!r} cannot be read ({error})") from error
         try:
-            return cls(**found)
+            return cls(**arguments)
         except TypeError as error:  # a field without a default
             raise _malformed(where, str(error).rpartition("() ")[2]) from error
 
@@ -251,17 +246,14 @@ class Record(_Stored):
 
     Attributes
     ----------
-    method : str
-    input : Input
+    method, input, random_state, versions, keep_observed, posterior
+        How it was made.
     scale : {"counts", "normalized", "log1p", "input"}
         Of the values.
     params : dict
-        Parameters of the method; JSON text where it is stored, since these may be None or lists.
-    random_state : int or None
-    versions : dict of str to str
+        Parameters of the method; stored as JSON text, since they may be None or lists.
     transform : str
         The link that real values were imputed on.
-    keep_observed, posterior : bool
     outputs : tuple of str
         What is written beside the value, each to a matrix ``<key>_<output>``.
     draws : int
@@ -275,16 +267,12 @@ class Record(_Stored):
         Whether the result has a latent representation, ``obsm["X_<key>"]``.
     genes : tuple of str, or None
         The genes that were written, if not all.
-    unusable_cells, unusable_genes : tuple of str
-        Those without an observed value.
-    unusable_filled_with : str
-    seconds : float
-        Duration of the fit.
-    peak_memory_bytes : int
-        Of the process.
-    convergence : Status
-    history : dict of str to ndarray
-        A value for each iteration.
+    unusable_cells, unusable_genes, unusable_filled_with
+        Those without an observed value, and the fallback for them.
+    seconds, peak_memory_bytes
+        Duration of the fit, and memory of the process.
+    convergence, history
+        How the fit ended, and values of each iteration.
     model : str or None
         Folder of the model that was applied; None where the method was fitted to these data.
     trained : dict or None
@@ -293,8 +281,8 @@ class Record(_Stored):
         Genes of that model.
     command : str
         The command line, if there was one.
-    race : Race or None
-    verdict : Verdict or None
+    race, verdict
+        Of ``method="auto"`` and of the check, if there were any.
     """
 
     method: str
@@ -529,18 +517,14 @@ def places_to_remove(key: str, records: Any) -> list[tuple[str, str]]:
     Parameters
     ----------
     key : str
-        Name of the result; nothing is to be removed where there is none of that name.
+        Name of the result; the list is empty where there is no such result.
     records : Mapping
         ``uns["imputome"]``.
-
-    Returns
-    -------
-    list of (str, str)
 
     Raises
     ------
     InputError
-        The record cannot be read, so that it is not known what belongs to the result.
+        The record cannot be read, so it is not known what belongs to the result.
     """
     if key not in records:
         return []
@@ -561,18 +545,13 @@ def _places_if_readable(key: str, values: Any) -> list[tuple[str, str]]:
 
 # -- finding a record --------------------------------------------------------------------------------------------------
 def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Record]:
-    """Find the record of a result.
+    """Key and record of a result.
 
     Parameters
     ----------
     adata : AnnData
     key : str, optional
-        Name of the result; None means the only one.
-
-    Returns
-    -------
-    key : str
-    record : Record
+        Name of the result; by default the only one.
 
     Raises
     ------
@@ -600,13 +579,7 @@ def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Record]:
 
 
 def find_verdict(key: str, record: Record) -> Verdict:
-    """The verdict on a result.
-
-    Parameters
-    ----------
-    key : str
-        Name of the result.
-    record : Record
+    """The verdict on the result ``key``.
 
     Raises
     ------
@@ -621,28 +594,15 @@ def find_verdict(key: str, record: Record) -> Verdict:
 
 
 def imputed_layer(adata: AnnData, layer: str) -> tuple[Record, str] | None:
-    """Find the result that wrote a layer.
+    """The record of the result that wrote a layer, and which of its outputs the layer is; None if no result did.
 
-    Parameters
-    ----------
-    adata : AnnData
-    layer : str
-
-    Returns
-    -------
-    record : Record
-    output : str
-        Which of the result's outputs the layer is; ``"value"`` is the imputed value itself.
-
-    None where no result wrote the layer.
+    The output ``"value"`` is the imputed value itself.
     """
     records = adata.uns.get("imputome", {})
     if not isinstance(records, Mapping):
         return None
-    order = sorted(records, key=lambda key: key != layer)  # its own name counts before another's output
-    for key in order:
-        if not layer.startswith(key):
-            continue
+    # a result of this name before another result with an output of this name
+    for key in sorted((key for key in records if layer.startswith(key)), key=len, reverse=True):
         record = _read(records, key)
         for output, name in layer_names(key, [*record.outputs, *draw_names(record.draws).values()]).items():
             if name == layer:

@@ -16,7 +16,7 @@ from imputome.methods import controls
 from imputome.result.layout import default_key
 from imputome.result.record import Race, Verdict
 from imputome.trust.check import check
-from imputome.trust.evidence import CELLS, SPLITS
+from imputome.trust.evidence import MAX_CELLS, N_SPLITS
 from imputome.trust.race import CANDIDATES, Candidate, make, run_race
 from imputome.trust.verdict import DO_NOT
 
@@ -175,12 +175,12 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
         At least 1 and 200 (or n).
     """
     n = data.shape[0]
-    cells = min(CELLS[data.kind], n)
+    cells = min(MAX_CELLS[data.kind], n)
 
     def per_cell(splits: int) -> float:
         return ((splits + 2) * race.seconds_for_all + splits * race.seconds_for_controls) / n
 
-    for splits in range(SPLITS, 0, -1):
+    for splits in range(N_SPLITS, 0, -1):
         if per_cell(splits) * cells <= seconds:
             return splits, cells
     return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))

@@ -13,7 +13,7 @@ from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
 from imputome.result.layout import default_key
 from imputome.result.record import Verdict
-from imputome.trust.evidence import CELLS, SPLITS, Predict, check_size, gather, number_of_fits
+from imputome.trust.evidence import MAX_CELLS, N_SPLITS, Predict, check_size, gather, number_of_fits
 from imputome.trust.verdict import verdict_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check(
     *,
     labels: Mapping[str, Any] | None = None,
     seed: int = 0,
-    n_splits: int = SPLITS,
+    n_splits: int = N_SPLITS,
     max_cells: int | None = None,
     keep_observed: bool | None = None,
     progress: Progress | None = None,
@@ -77,7 +77,7 @@ def check(
     n_splits : int, default=3
         How often values are held out.
     max_cells : int, optional
-        Size of the sample; None takes `imputome.trust.evidence.CELLS`.
+        Size of the sample; None takes `imputome.trust.evidence.MAX_CELLS`.
     keep_observed : bool, optional
         Whether observed values are put back in what will be written; None means the method's default.
     progress : callable, optional
@@ -154,7 +154,7 @@ def check_state(report: InputReport) -> None:
         )
 
 
-def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> str:
+def cost(report: InputReport, estimator: Imputer, *, n_splits: int = N_SPLITS) -> str:
     """What the check is going to compute, in a sentence."""
     n_controls = len(controls(report.kind))
     n = report.shape[0]
@@ -162,7 +162,7 @@ def cost(report: InputReport, estimator: Imputer, *, n_splits: int = SPLITS) -> 
     fits = number_of_fits(report.kind, n_splits, 0)
     return (
         f"the check fits {estimator.name} {fits} more times, and {n_controls} controls {n_splits} times, on "
-        f"{min(CELLS[report.kind], n):,} of {n:,} {rows}"
+        f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}"
     )
 
 

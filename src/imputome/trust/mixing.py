@@ -1,4 +1,4 @@
-"""Whether cells of different types, or batches, have moved together: labels of a cell's neighbours, before and after.
+"""Whether cells of different types, or batches, mix after imputing: labels of a cell's neighbours, before and after.
 
 Letters: ``n`` cells, ``d`` dimensions of an embedding, ``k`` neighbours, ``T`` labels.
 """
@@ -15,19 +15,23 @@ from imputome.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-NEIGHBORS = 15
+N_NEIGHBORS = 15
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Share of a cell's neighbours that carry its own label, averaged over the cells of each label.
+    """Share of a cell's neighbours that have its own label, averaged over the cells of each label.
 
     Attributes
     ----------
-    labels : (T,) in the order in which they appear.
-    sizes : (T,) number of cells.
-    before, after : (T,) the share in the two embeddings; cells that moved together with others have less after.
-    chance : (T,) the share among cells drawn at random.
+    labels : ndarray of shape (T,)
+        In order of appearance.
+    sizes : ndarray of shape (T,)
+        Number of cells.
+    before, after : ndarray of shape (T,)
+        The share in the two embeddings. It falls for cells that mix with cells of other labels.
+    chance : ndarray of shape (T,)
+        The share among cells drawn at random.
     """
 
     labels: np.ndarray
@@ -45,66 +49,84 @@ class Mixing:
 
 
 def label_mixing(
-    *, labels: Any, before: np.ndarray, after: np.ndarray, n_neighbors: int = NEIGHBORS, max_cells: int = 5000
+    *, labels: Any, before: np.ndarray, after: np.ndarray, n_neighbors: int = N_NEIGHBORS, max_cells: int = 5000
 ) -> Mixing:
-    """Compare the neighbourhoods of two embeddings of the same cells.
+    """Compare the neighbours of each cell in two embeddings of the same cells.
 
     Parameters
     ----------
-    labels : (n,) types or batches; cells without one (None, NaN) are left out.
-    before, after : (n, d) embeddings, such as `imputome.evaluation.clustering.expression_components` of the values
-        before and after imputing; their d may differ.
-    n_neighbors : k, at most one less than the cells. All cells at the distance of the k-th count equally: where an
-        embedding says nothing, and all cells are in one place, the share is that of chance.
-    max_cells : cells that are looked at, spread evenly over all; neighbours are sought among these.
+    labels : array-like of shape (n,)
+        Types or batches; cells without one (None, NaN) are left out.
+    before, after : ndarray of shape (n, d)
+        Embeddings, such as `imputome.evaluation.clustering.expression_components` of the values before and after
+        imputing; their d may differ.
+    n_neighbors : int, default=15
+        k, at most n - 1. All cells at the distance of the k-th neighbour count equally. So where all cells have the
+        same position, the share is that of chance.
+    max_cells : int, default=5000
+        Number of cells that are used, spread evenly over all; neighbours are found among these.
+
+    Returns
+    -------
+    Mixing
 
     Raises
     ------
     InputError
-        The lengths differ, fewer than two labels, or an embedding that is no matrix of finite numbers.
+        The lengths differ, there are fewer than two labels, or an embedding is not a matrix of finite numbers.
 
-    Cost: O(n^2 d) for the n <= ``max_cells`` looked at.
+    Cost: O(n^2 d) for the n <= ``max_cells`` cells that are used.
     """
     import pandas as pd
 
     codes, names = pd.factorize(pd.Series(np.asarray(labels)))
-    places = np.flatnonzero(codes >= 0)
-    if len(places) > max_cells:
-        places = places[np.linspace(0, len(places) - 1, max_cells).round().astype(np.int64)]
-    codes = codes[places]
+    labelled = np.flatnonzero(codes >= 0)
+    if len(labelled) > max_cells:
+        labelled = labelled[np.linspace(0, len(labelled) - 1, max_cells).round().astype(np.int64)]
+    codes = codes[labelled]
     sizes = np.bincount(codes, minlength=len(names))
     if (sizes > 0).sum() < 2:
-        raise InputError(f"there are {(sizes > 0).sum()} labels: two are needed to see whether they mix")
+        raise InputError(
+            f"the cells have {(sizes > 0).sum()} different labels: mixing needs at least two",
+            code="too-few-labels",
+            parameter="labels",
+        )
     shares = []
     for name, embedding in (("before", before), ("after", after)):
         embedding = np.asarray(embedding, dtype=np.float64)
         if embedding.ndim != 2 or len(embedding) != len(labels):
-            raise InputError(f"{name} has shape {embedding.shape} for {len(labels)} labels: pass a row for each cell")
+            raise InputError(
+                f"{name} has shape {embedding.shape} for {len(labels)} labels: pass a row for each cell",
+                code="shape-mismatch",
+                parameter=name,
+            )
         if not np.isfinite(embedding).all():
-            raise InputError(f"{name} holds NaN or infinite values: impute them first")
-        same = _share_of_own(embedding[places], codes, n_neighbors)
+            raise InputError(
+                f"{name} holds NaN or infinite values: impute them first", code="not-finite", parameter=name
+            )
+        same = _share_of_same_label(embedding[labelled], codes, n_neighbors)
         shares.append(np.bincount(codes, weights=same, minlength=len(names)) / np.maximum(sizes, 1))
-    there = sizes > 0
+    present = sizes > 0
     chance = (sizes - 1) / (len(codes) - 1)
-    return Mixing(np.asarray(names)[there], sizes[there], shares[0][there], shares[1][there], chance[there])
+    return Mixing(np.asarray(names)[present], sizes[present], shares[0][present], shares[1][present], chance[present])
 
 
-def _share_of_own(embedding: np.ndarray, codes: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """(n,) share of each cell's neighbours with its own label."""
+def _share_of_same_label(embedding: np.ndarray, codes: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """(n,) share of each cell's neighbours with the label of the cell."""
     from sklearn.metrics import pairwise_distances_chunked
 
     n = len(codes)
     k = min(n_neighbors, n - 1)
     shares = np.empty(n)
-    # distances are rounded, so that cells in one place are not told apart by the order of sums
-    grain = 1e-9 * max(1.0, float(np.abs(embedding).max()))
+    # distances have rounding errors: cells at the same position must count as equally near
+    tolerance = 1e-9 * max(1.0, float(np.abs(embedding).max()))
     start = 0
     for distances in pairwise_distances_chunked(embedding):
         rows = np.arange(len(distances))
         distances[rows, start + rows] = np.inf
         limit = np.partition(distances, k - 1, axis=1)[:, k - 1 : k]
-        near = distances <= limit + grain
-        own = codes[start + rows, None] == codes
-        shares[start + rows] = (near & own).sum(axis=1) / near.sum(axis=1)
+        near = distances <= limit + tolerance
+        same_label = codes[start + rows, None] == codes
+        shares[start + rows] = (near & same_label).sum(axis=1) / near.sum(axis=1)
         start += len(distances)
     return shares

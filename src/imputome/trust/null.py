@@ -1,9 +1,9 @@
-"""How much correlation between genes an imputation makes out of nothing.
+"""How much correlation between genes a method creates where there is none.
 
-Genes are permuted over the cells, each by itself: every gene keeps its values, and all that genes have to do with one
-another is gone. Correlations between genes after imputing such data are the method's own work.
+Each gene is permuted over the cells by itself: every gene keeps its values, and all relations between genes are lost.
+Correlations between genes after imputing such data are false: the method has created them.
 
-Letters: ``n`` cells, ``G`` genes, ``k`` genes that are looked at.
+Letters: ``n`` cells, ``G`` genes, ``k`` genes that are correlated.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 
-GENES = 300  # looked at: 44,850 pairs
-CONSTANT = 1e-5  # SD over mean up to which a gene is constant: rounding in float32 is no variation
-KNOWN = 10  # values of a gene under which its correlations are noise
-STRONG = 0.5  # a correlation that would be taken for co-expression
+MAX_GENES = 300  # genes that are correlated: 44,850 pairs
+CONSTANT_RELATIVE_SD = 1e-5  # up to this SD over the mean a gene counts as constant: float32 rounding is no variation
+MIN_KNOWN = 10  # with fewer known values the correlations of a feature are noise
+STRONG = 0.5  # from this absolute value on, a correlation would be read as co-expression
 
 
 @dataclass(frozen=True)
 class NullCorrelation:
-    """Correlations between genes of permuted data.
+    """Correlations between permuted genes.
 
     Attributes
     ----------
-    genes : (k,) positions.
-    before, after : (k (k - 1) / 2,) of the permuted data themselves, and of these imputed.
+    genes : ndarray of shape (k,)
+        Positions of the genes.
+    before, after : ndarray of shape (k (k - 1) / 2,)
+        Correlations of the permuted data, before and after imputing them.
     """
 
     genes: np.ndarray
@@ -39,22 +41,29 @@ class NullCorrelation:
 
     @property
     def excess(self) -> float:
-        """Mean absolute correlation after imputing, less that before."""
+        """Mean absolute correlation after imputing, minus that before."""
         return float(np.abs(self.after).mean() - np.abs(self.before).mean())
 
     @property
     def strong(self) -> float:
-        """Share of pairs with a correlation of 0.5 or more, either way, after imputing."""
+        """Share of pairs with an absolute correlation of 0.5 or more after imputing."""
         return float((np.abs(self.after) >= STRONG).mean())
 
 
 def permute_genes(data: Data, rng: np.random.Generator) -> Data:
-    """The values of every gene dealt anew to the cells, independently of all other genes.
+    """Data with the values of every gene permuted over the cells, independently of all other genes.
 
-    What is missing moves with the values. Library sizes, covariates and a mask of observed counts belong to cells as
-    they were, and are left out; a cell's library is then the sum of what it was dealt.
+    Missing values move with the others. Library sizes, covariates and a mask of observed counts belong to the original
+    cells and are left out; the library size of a cell is then the sum of its new counts.
 
     Cost: one pass over the nonzeros of counts and a sort of them, O(n G) for real values.
+
+    Parameters
+    ----------
+    data : Data
+        n cells x G genes.
+    rng : numpy.random.Generator
+        Source of randomness.
     """
     n, G = data.shape
     bare = replace(data, covariates=None, library_size=None, observed=None)
@@ -76,23 +85,36 @@ def null_correlation(
     data: Data,
     *,
     rng: np.random.Generator,
-    n_genes: int = GENES,
+    n_genes: int = MAX_GENES,
     keep_observed: bool | None = None,
 ) -> NullCorrelation:
     """Impute permuted data and correlate genes, before and after.
 
-    Counts are compared as log1p of normalised values, real values as they are, missing ones at the gene's mean before
-    imputing. The genes looked at are those with counts in the most cells: others hardly correlate with anything before.
-    Every cell of permuted counts has the same library: were it what the cell was dealt, a gene with much of all
-    molecules would push the others down together in normalised values. That is composition, which noise hides before
-    imputing, and no work of the method. Of real values the genes looked at are those with the most missing, for only
-    these are imputed, as far as 10 values are known.
+    Counts are compared as log1p of normalised values, real values as they are (before imputing, missing ones are set to
+    the mean of the feature). For counts, the genes with counts in the most cells are correlated, because the others
+    hardly correlate with anything before imputing. For real values, those with the most missing values are correlated,
+    because only missing values are imputed; they need 10 known values.
+
+    All cells of permuted counts have the same library size. Otherwise a gene with a large part of all molecules would
+    push the normalised values of the others down together. This is an effect of composition, which noise hides before
+    imputing; the method does not create it.
 
     Parameters
     ----------
-    fit_predict : fits a method on the data it is given and imputes them.
-    n_genes : k, at most all.
-    keep_observed : whether observed values are put back, as in what is written; None: the method's habit.
+    fit_predict : callable
+        Fits a method on the data that it is given and imputes them.
+    data : Data
+        n cells x G genes.
+    rng : numpy.random.Generator
+        Source of randomness.
+    n_genes : int, default=300
+        k, at most G.
+    keep_observed : bool, optional
+        Whether observed values are put back, as in the output; by default as the method does it.
+
+    Returns
+    -------
+    NullCorrelation
 
     Raises
     ------
@@ -103,15 +125,17 @@ def null_correlation(
     """
     n, G = data.shape
     if n < 3 or G < 2 or n_genes < 2:
-        raise InputError(f"{n} cells x {min(G, n_genes)} genes have no correlations to look at: pass 3 x 2 or more")
+        raise InputError(
+            f"{n} cells x {min(G, n_genes)} genes have no correlations: pass at least 3 x 2", code="too-few-values"
+        )
     permuted = permute_genes(data, rng)
     if data.kind == "counts":
         permuted = replace(permuted, library_size=np.full(n, permuted.depth.mean()))
-    _, cells = permuted.observed_counts()
-    rank = cells
+    _, n_observed = permuted.observed_counts()
+    priority = n_observed
     if data.kind == "real":
-        rank = np.where(cells >= min(KNOWN, n // 2), n - cells, -1)
-    genes = np.sort(np.argsort(-rank, kind="stable")[:n_genes])
+        priority = np.where(n_observed >= min(MIN_KNOWN, n // 2), n - n_observed, -1)
+    genes = np.sort(np.argsort(-priority, kind="stable")[:n_genes])
     imputed = fit_predict(permuted)
     scale = "log1p" if data.kind == "counts" else "input"
     after = imputed.to_array(genes=genes, scale=scale, keep_observed=keep_observed)
@@ -121,19 +145,19 @@ def null_correlation(
 def gene_correlations(values: np.ndarray) -> np.ndarray:
     """Pearson correlations of all pairs of columns of an (n, k) array, in the order of ``np.triu_indices(k, 1)``.
 
-    Those with a constant column are 0.
+    They are 0 for pairs with a constant column.
     """
     values = np.asarray(values, dtype=np.float64)
     mean = values.mean(axis=0)
     centred = values - mean
     norm = np.sqrt(np.square(centred).sum(axis=0))
-    varies = norm > CONSTANT * np.maximum(np.abs(mean), np.finfo(float).tiny) * np.sqrt(len(values))
+    varies = norm > CONSTANT_RELATIVE_SD * np.maximum(np.abs(mean), np.finfo(float).tiny) * np.sqrt(len(values))
     centred *= np.divide(1.0, norm, out=np.zeros_like(norm), where=varies)
     return (centred.T @ centred)[np.triu_indices(values.shape[1], 1)]
 
 
 def _before(data: Data, genes: np.ndarray) -> np.ndarray:
-    """(n, k) values as they are compared."""
+    """(n, k) values before imputing, on the scale on which they are compared."""
     if data.kind == "counts":
         depth = data.depth
         scale = np.divide(1e4, depth, out=np.zeros_like(depth), where=depth > 0)

@@ -1,4 +1,4 @@
-"""How much of each gene a model explains beyond its mean, on values that it has not seen, and how sure that is.
+"""How much of each gene a method explains beyond a reference, on held-out values, and how certain that is.
 
 Letters: ``n`` cells, ``G`` genes, ``B`` blocks of cells; ``x`` held-out truth, ``mu`` prediction at its depth.
 """
@@ -14,7 +14,8 @@ from scipy.special import stdtr, stdtrit, xlogy
 from scipy.stats import false_discovery_control
 
 from imputome.errors import InputError
-from imputome.evaluation.units import Units
+from imputome.evaluation.metrics import MIN_RATE
+from imputome.evaluation.streaming import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,27 +23,31 @@ if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
     from imputome.evaluation.splits import Split
 
-BLOCKS = 20  # of cells, left out one at a time
-FLOOR = 1e-8  # of a predicted mean
-LEAST = 10  # held-out molecules, or entries, under which a gene has no evidence either way
-FALSE = 0.05  # share of the evident genes that are not, expected
-VALUES = 2**21  # dense values made at a time
+N_BLOCKS = 20  # blocks of cells, left out one at a time
+MIN_HELD_OUT = 10  # held-out molecules, or entries, that a gene needs for a statement about it
+FALSE_DISCOVERY_RATE = 0.05  # expected share of false ones among the evident genes
+VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Per gene, the share of the reference's error that the model takes away.
+    """Per gene, the share of the reference's error that the method removes.
 
     Attributes
     ----------
-    explained : (G,) 1 - D(model) / D(reference), D the Poisson deviance of held-out molecules, or the squared error of
-        hidden entries: 0 is no better than the reference, under 0 worse. For sparse counts even the truth explains
-        little: most of D is counting noise. NaN without held-out values.
-    lower, upper : (G,) ends of its interval, of each gene by itself.
-    p_value : (G,) of explaining nothing, against more, by the same jackknife.
-    held_out : (G,) molecules, or entries, that it rests on. Genes without a molecule in the training part, and features
-        that do not vary there, have none.
-    overall : explained, lower and upper of all genes together.
+    explained : ndarray of shape (G,)
+        1 - D(method) / D(reference), with D the Poisson deviance of held-out molecules, or the squared error of hidden
+        entries. 0 is no better than the reference, below 0 is worse. For sparse counts even the truth explains little,
+        because most of D is counting noise. NaN without held-out values.
+    lower, upper : ndarray of shape (G,)
+        Ends of its interval, for each gene by itself.
+    p_value : ndarray of shape (G,)
+        One-sided, of explaining nothing, from the same jackknife.
+    held_out : ndarray of shape (G,)
+        Number of held-out molecules, or entries. It is 0 for genes without a molecule in the training part, and for
+        features that do not vary there.
+    overall : (float, float, float)
+        explained, lower and upper of all genes together.
     """
 
     explained: np.ndarray
@@ -55,17 +60,17 @@ class Reliability:
     @property
     def evident(self) -> np.ndarray:
         """(G,) True where the interval lies above 0, at a false discovery rate of 5 % (Benjamini and Hochberg) among
-        the `judged`: of thousands of genes, 2.5 % have such intervals by chance.
+        the `measured` genes: without this correction, 2.5 % of the genes would have such an interval by chance.
         """
-        found = np.zeros(len(self.explained), dtype=bool)
-        if self.judged.any():
-            found[self.judged] = false_discovery_control(self.p_value[self.judged]) <= FALSE
-        return found & (np.nan_to_num(self.lower) > 0)
+        evident = np.zeros(len(self.explained), dtype=bool)
+        if self.measured.any():
+            evident[self.measured] = false_discovery_control(self.p_value[self.measured]) <= FALSE_DISCOVERY_RATE
+        return evident & (np.nan_to_num(self.lower) > 0)
 
     @property
-    def judged(self) -> np.ndarray:
-        """(G,) True where the figures rest on 10 molecules, or entries, or more."""
-        return (self.held_out >= LEAST) & np.isfinite(self.p_value)
+    def measured(self) -> np.ndarray:
+        """(G,) True for genes with at least 10 held-out molecules, or entries."""
+        return (self.held_out >= MIN_HELD_OUT) & np.isfinite(self.p_value)
 
     def to_frame(self, names: pd.Index) -> pd.DataFrame:
         """A table with a row for each gene."""
@@ -78,43 +83,54 @@ class Reliability:
 
 
 def gene_reliability(
-    judged: Iterable[tuple[Split, Imputation, Imputation]],
+    comparisons: Iterable[tuple[Split, Imputation, Imputation]],
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,
     link: str = "identity",
 ) -> Reliability:
-    """Compare a model with a reference, gene by gene.
+    """Compare a method with a reference, gene by gene.
 
     Parameters
     ----------
-    judged : for each split of the same data the split, the model's imputation of its training part, and the
-        reference's: the gene mean, or with the posterior step the posterior on the gene mean.
-    confidence : of the interval, a jackknife over 20 random blocks of cells with Student's t of 19 degrees of freedom.
-        Blocks of cells are what varies: the entries of a cell are not independent.
-    link : what errors of real values are measured on, in each feature's standard deviations.
+    comparisons : iterable of (Split, Imputation, Imputation)
+        For each split of the same data: the split, and the imputations of its training part by the method and by the
+        reference (the gene mean, or for counts the posterior on the gene mean).
+    rng : numpy.random.Generator
+        Draws the blocks of cells.
+    confidence : float, default=0.95
+        Of the interval: a jackknife over 20 random blocks of cells with Student's t of 19 degrees of freedom. Blocks
+        consist of whole cells, because the entries of a cell are not independent.
+    link : str, default="identity"
+        Link on which errors of real values are measured, in standard deviations of the feature (`Units`).
+
+    Returns
+    -------
+    Reliability
 
     Raises
     ------
     InputError
-        No split, splits of different data, or a confidence outside 0 to 1.
+        There is no split, the splits are of different data, or confidence is not between 0 and 1.
 
     Cost: two passes over the predictions of each split, in blocks of rows; memory B x G.
     """
     if not 0 < confidence < 1:
-        raise InputError(f"confidence={confidence!r} must lie between 0 and 1")
+        raise InputError(
+            f"confidence is {confidence!r}: pass {{confidence}} between 0 and 1", code="parameter-value", confidence=...
+        )
     total: np.ndarray | None = None
     block = np.empty(0, dtype=np.int64)
-    for split, model, reference in judged:
+    for split, model, reference in comparisons:
         n, G = model.shape
         if total is None:
-            block = rng.permutation(n) % min(BLOCKS, n)
+            block = rng.permutation(n) % min(N_BLOCKS, n)
             total = np.zeros((4, block.max() + 1, G))
         elif (n, G) != (len(block), total.shape[2]):
-            raise InputError("the splits are not of the same data: pass several splits of one matrix")
+            raise InputError("the splits are of different data: pass splits of one matrix", code="split-of-other-data")
         total += _sums(split, model, reference, block, link)
     if total is None:
-        raise InputError("there is no split to judge by: pass at least one")
+        raise InputError("there is no split: pass at least one", code="no-splits", parameter="comparisons")
     genes = _jackknife(total, confidence)
     whole = _jackknife(total.sum(axis=2, keepdims=True), confidence)
     explained, lower, upper = (float(values[0]) for values in whole[:3])
@@ -122,20 +138,20 @@ def gene_reliability(
 
 
 def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndarray, link: str) -> np.ndarray:
-    """(4, B, G): error of the model, of the reference and of the truth itself, and how much was held out."""
+    """(4, B, G): error of the method, of the reference and of the truth itself, and number of held-out values."""
     number = block.max() + 1
     out = np.zeros((4, number, model.shape[1]))
     if split.test is None:
         if split.i is None or split.j is None or split.truth is None:
-            raise InputError(f"the split {split.scheme!r} holds nothing out")
+            raise InputError(f"the split {split.scheme!r} holds nothing out", code="nothing-to-score")
         units = Units(split.train, link, (split.j, split.truth))
-        kept = units.usable[split.j]
-        cells, j = split.i[kept], split.j[kept]
+        usable = units.usable[split.j]
+        cells, j = split.i[usable], split.j[usable]
         where = (block[cells], j)
-        truth = units.of(split.truth[kept], j)
-        for place, imputation in enumerate((model, reference)):
+        truth = units.of(split.truth[usable], j)
+        for row, imputation in enumerate((model, reference)):
             gap = units.of(imputation.at(cells, j, keep_observed=False), j) - truth
-            np.add.at(out[place], where, np.square(gap))
+            np.add.at(out[row], where, np.square(gap))
         np.add.at(out[3], where, 1)
         return out
     x = split.test
@@ -144,23 +160,22 @@ def _sums(split: Split, model: Imputation, reference: Imputation, block: np.ndar
     counts = x.data.astype(np.float64)
     np.add.at(out[2], where, counts - xlogy(counts, counts))
     np.add.at(out[3], where, counts)
-    chunk = max(1, VALUES // x.shape[1])
-    for place, imputation in enumerate((model, reference)):
+    chunk = max(1, VALUES_PER_BLOCK // x.shape[1])
+    for row, imputation in enumerate((model, reference)):
         for rows, values in imputation.blocks(chunk, keep_observed=False, scale="counts"):
-            mu = np.maximum(values.astype(np.float64) * split.ratio, FLOOR)
+            mu = np.maximum(values.astype(np.float64) * split.ratio, MIN_RATE)
             for number_of_block in np.unique(block[rows]):
-                out[place, number_of_block] += mu[block[rows] == number_of_block].sum(axis=0)
+                out[row, number_of_block] += mu[block[rows] == number_of_block].sum(axis=0)
             part = slice(x.indptr[rows.start], x.indptr[rows.stop])
             log_mean = np.log(mu[i[part] - rows.start, x.indices[part]])
-            np.subtract.at(out[place], (block[i[part]], x.indices[part]), counts[part] * log_mean)
-    out[:, :, np.bincount(split.train.X.indices, minlength=x.shape[1]) == 0] = (
-        0  # as in all scores: nothing to learn from
-    )
+            np.subtract.at(out[row], (block[i[part]], x.indices[part]), counts[part] * log_mean)
+    # as in all scores, genes without a training count are left out
+    out[:, :, np.bincount(split.train.X.indices, minlength=x.shape[1]) == 0] = 0
     return out
 
 
 def _jackknife(sums: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(G,) estimates, the ends of their intervals, and one-sided p-values, from sums over blocks."""
+    """(G,) estimates, the ends of their intervals (at most 1), and one-sided p-values, from sums over blocks."""
     total = sums.sum(axis=1)  # (4, G)
     without = total[:, None, :] - sums  # (4, B, G)
     explained, left_out = _explained(total), _explained(without)
@@ -170,7 +185,7 @@ def _jackknife(sums: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndar
         error = np.sqrt((number - 1) / number * spread)
         p_value = stdtr(number - 1, -explained / np.maximum(error, np.finfo(float).tiny))
     half = stdtrit(number - 1, (1 + confidence) / 2) * error
-    return explained, explained - half, np.minimum(explained + half, 1.0), p_value  # no more than all can be explained
+    return explained, explained - half, np.minimum(explained + half, 1.0), p_value
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:

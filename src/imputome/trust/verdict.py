@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.core.data import Kind
-from imputome.evaluation.metrics import ENOUGH
+from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
 from imputome.result.record import Verdict
 from imputome.trust.evidence import LOSS, Evidence
 
@@ -280,7 +280,7 @@ def _further_reasons(evidence: Evidence) -> list[str]:
     reliability = evidence.reliability
     columns = "genes" if evidence.kind == "counts" else "features"
     reasons = [
-        f"{reliability.evident.sum():,} of {reliability.judged.sum():,} {columns} with enough held-out values are "
+        f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with enough held-out values are "
         f"predicted better than by {evidence.reference} (false discovery rate 5 %); the table of {columns} lists them"
     ]
     for name, mixing in evidence.mixing.items():
@@ -316,7 +316,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
     nan = float("nan")
     gains = evidence.gains(LOSS[evidence.kind]).mean()
     explained, lower, _ = evidence.reliability.overall
-    measured = evidence.reliability.judged
+    measured = evidence.reliability.measured
     scores = evidence.scores[evidence.scores["method"] == evidence.method]
     total = scores.loc[scores["metric"] == "total_ratio", "value"].mean()
     numbers = {"explained": explained, "explained_lower": lower}
@@ -332,7 +332,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
     }
     low = high = nan
     if evidence.calibration is not None:
-        coverage = evidence.calibration[evidence.calibration["entries"] >= ENOUGH]["coverage"]
+        coverage = evidence.calibration[evidence.calibration["entries"] >= MIN_ENTRIES_PER_STRATUM]["coverage"]
         if len(coverage):
             low, high = float(coverage.min()), float(coverage.max())
     changes = [np.average(mixing.after - mixing.before, weights=mixing.sizes) for mixing in evidence.mixing.values()]

@@ -1,4 +1,7 @@
-"""The ``autoencoder`` method: genes, totals, collapse and new cells around the network."""
+"""The plain autoencoder of Xi & Li (2023): parameters and presets, choice of genes, fit, and check for collapse.
+
+Letters: ``n`` cells, ``G`` genes, ``m`` genes that the network reads, ``w`` width.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import nn
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Status
 from imputome.core.scales import TARGET
-from imputome.errors import InputError, missing_extra
+from imputome.errors import InputError, Message, missing_extra
 from imputome.methods.autoencoder import AUTOENCODER_INFO
 from imputome.methods.autoencoder.network import ACTIVATIONS, Activation, Autoencoder, Decay, DecodedCells, LossNorm
 from imputome.methods.deep.batches import CountBatches
@@ -23,16 +26,19 @@ from imputome.methods.deep.training import Schedule, Training, seeded
 
 Preset = Literal["paper", "published_code"]
 
+VALIDATION_SHARE = 0.2  # share of the cells whose error decides when to stop (section 4.5)
+MIN_CELLS_PER_GENE = 3  # the network reads genes that are found in at least this many cells (section 4.4)
+LOESS_SPANS = (0.3, 0.6, 1.0)  # Seurat's, then wider ones for many genes of the same mean, which make it singular
+COLLAPSED_SHARE = 0.01  # a network with less than this share of the data's between-cell SD gives the gene means only
+
 
 @dataclass(frozen=True)
 class Design:
-    """Everything that decides what is trained and how; the parameters of `PlainAutoencoder` and their defaults.
+    """All settings of network and training: the parameters of `PlainAutoencoder`, and three that only presets change.
 
-    The last three are not offered one by one: they are where the published code departs from the paper.
-
-    The default was chosen by measurement: 1,000 cells and 1,000 variable genes of five datasets, one seed. Held-out
-    Poisson loss under ``thin`` 0.9 (rescaled, nothing kept), and NRMSE on the log1p scale of a random half of the
-    nonzeros (the paper's score); lower is better:
+    The defaults were chosen by measurement on 1,000 cells and 1,000 variable genes of five datasets, with one seed:
+    held-out Poisson loss with 90 % of the molecules for training (rescaled, no observed values kept), and NRMSE on the
+    log1p scale of a random half of the nonzeros (the paper's score). Lower is better:
 
     ==================================  ======  ======  ======  ======  =======  ======  ======  ======  ======  ======
     design                              pbmc3k  zeisel  klein   kang    baron    pbmc3k  zeisel  klein   kang    baron
@@ -47,15 +53,18 @@ class Design:
     2 x 128 sigmoid, dropout, norm      0.0833  0.2862  0.1487  0.0260  -0.2802  0.2304  0.1969  0.2898  0.2340  0.2594
     ==================================  ======  ======  ======  ======  =======  ======  ======  ======  ======  ======
 
-    ReLU and tanh with batch normalisation win the first score, but lose the second to the gene mean on three of five.
-    One sigmoid layer without it is as good as the default here, but collapsed on scmix_celseq2_3cl (17,023 genes,
-    7,000 of them found in a cell): between-cell SD 2e-9, in the data 0.21.
+    ReLU and tanh with batch normalisation are best in the first score, but worse than the gene mean in the second, on
+    three of five datasets. One sigmoid layer without batch normalisation is as good as the default here, but collapsed
+    on scmix_celseq2_3cl (17,023 genes, 7,000 of them found in each cell): between-cell SD 2e-9, in the data 0.21.
 
     Attributes
     ----------
-    restore_best : end with the weights of the epoch with the lowest validation error, else with the last.
-    decay : what weight decay shrinks, see `Autoencoder`.
-    shared_start : all seeds start from the same weights.
+    restore_best : bool, default=True
+        End with the weights of the lowest validation error, not with the last ones.
+    decay : {"weights", "adam"}, default="weights"
+        See `Autoencoder`.
+    shared_start : bool, default=False
+        All seeds start from the same weights.
     """
 
     depth: int = 2
@@ -77,29 +86,33 @@ class Design:
     shared_start: bool = False
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise InputError(f"autoencoder: activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.loss_norm not in ("nonzero", "all"):
-            raise InputError(f"autoencoder: loss_norm={self.loss_norm!r} is not one of nonzero, all")
+        for name, choices in {"activation": tuple(ACTIVATIONS), "loss_norm": ("nonzero", "all")}.items():
+            if getattr(self, name) not in choices:
+                raise _wrong(name, getattr(self, name), f"must be one of {', '.join(choices)}")
         for name in ("depth", "width", "batch_size", "max_epochs", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise InputError(f"autoencoder: {name}={getattr(self, name)!r} must be positive")
+                raise _wrong(name, getattr(self, name), "must be positive")
         for name in ("weight_decay", "patience"):
             if not getattr(self, name) >= 0:
-                raise InputError(f"autoencoder: {name}={getattr(self, name)!r} must not be negative")
+                raise _wrong(name, getattr(self, name), "must not be negative")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"autoencoder: dropout={self.dropout!r} must lie in 0 to 1, 1 excluded")
+            raise _wrong("dropout", self.dropout, "must be at least 0 and below 1")
         if self.n_top_genes != "all" and not (isinstance(self.n_top_genes, int) and self.n_top_genes > 0):
-            raise InputError(f"autoencoder: n_top_genes={self.n_top_genes!r} is neither a positive integer nor 'all'")
+            raise _wrong("n_top_genes", self.n_top_genes, "must be a positive integer or 'all'")
 
     @property
     def schedule(self) -> Schedule:
+        """Length and learning rate of the training."""
         return Schedule(
             max_epochs=self.max_epochs,
             learning_rate=self.learning_rate,
             patience=self.patience or None,
             restore_best=self.restore_best,
         )
+
+
+def _wrong(name: str, value: Any, rule: str) -> InputError:
+    return InputError(f"autoencoder: {name}={value!r} {rule}", code="parameter-value", parameter=name)
 
 
 _PAPER = Design(
@@ -126,74 +139,105 @@ PRESETS: dict[Preset | None, Design] = {
 }
 
 
-VALIDATION = 0.2  # share of the cells whose error decides when to stop (section 4.5)
-MIN_CELLS = 3  # cells in which a gene has to be found for the network to read it (section 4.4)
-SPANS = (0.3, 0.6, 1.0)  # Seurat's window of the loess; wider ones where many genes of one mean make it singular
-COLLAPSED = 0.01  # share of the data's between-cell SD under which a network has learned the gene means alone
-
-
 class PlainAutoencoder(DeepImputer):
     """The plain autoencoder of Xi & Li (2023): squared error at the nonzeros of log1p(counts per 10,000).
 
     Minimises ``sum_ij (Y_ij - X_ij)^2 [X_ij != 0] / sum_ij [X_ij != 0] + lambda ||W||^2`` (sections 4.1 and 4.2). X is
-    log1p of counts per 10,000 of the cell's library over *all* genes, Y the network's linear output. Adam trains on
+    log1p of counts per 10,000 of the cell's library over *all* genes; Y is the network's linear output. Adam trains on
     80 % of the cells until the error at the nonzeros of the other 20 % has not fallen for ``patience`` epochs.
 
-    Zeros are never looked at, so Y estimates a value *given that it is not zero*. With ``rescale`` (the default) it is
-    taken back to counts (expm1, times library / 10,000) and each gene is rescaled to its training total; only then is
-    it on the scale of counts and sums to what was observed. With ``rescale=False``, as in the paper, the result on
-    scale ``log1p`` is Y itself (between 0 and log1p(10,000)), which is what the paper scores, and on scale ``counts``
-    it is too large wherever a gene has zeros. Observed counts are kept unless ``keep_observed=False`` is asked for.
+    Zeros are not part of the error, so Y estimates a value *if it is not zero*. With ``rescale`` (the default) Y is
+    turned into counts (expm1, times library / 10,000), and each gene is scaled to its training total: this gives values
+    on the scale of counts, with the observed sums. With ``rescale=False``, as in the paper, the result on scale
+    ``log1p`` is Y itself (between 0 and log1p(10,000)), which is what the paper scores; on scale ``counts`` it is too
+    large for genes with zeros. Observed counts are kept, unless ``keep_observed=False``.
 
-    Genes that the network does not read get library x share of the gene (the gene mean): those beyond ``n_top_genes``,
-    those found in fewer than 3 cells, and those whose output is nowhere positive. Cells without a count are not trained
-    on; the paper's filter of cells with fewer than 200 genes is left to the user.
+    Genes that the network does not read get library x share of the gene (the gene mean). These are genes beyond
+    ``n_top_genes``, genes found in fewer than 3 cells, and genes without any positive output. Cells without counts are
+    not used in training. The paper's filter of cells with fewer than 200 genes is left to the user.
 
     Parameters
     ----------
-    preset : where the parameters that are None come from. None: the defaults given below, chosen by measurement.
-        ``"paper"``: 10 x 32 sigmoid on 2,000 variable genes, not regularised (Table 1 adds ``dropout=0.2``), at most
-        10,000 epochs, not rescaled. ``"published_code"``: the same with what its scripts do: the error is divided by
-        the number of all entries, the last weights are taken instead of the best, weight decay is Adam's own (biases
-        included), learning rate 1e-4, at most 1,000 epochs, one start for all seeds. (Its script on depth and width
-        has 1e-3 and 10,000.)
-    depth, width : number of hidden layers and units in each (2, 128).
-    activation : ``"sigmoid"`` (default), ``"tanh"``, ``"relu"``, ``"leaky_relu_0.01"``, ``"leaky_relu_0.2"``, ``"elu"``
-        or ``"selu"``.
-    dropout : probability of dropping a hidden unit while training (0.2).
-    weight_decay : lambda (0).
-    loss_norm : see `Autoencoder` (``"nonzero"``).
-    batch_norm, residual : not in the paper (True, False); either keeps a deep or saturating network from collapsing.
-        (The collapse is a plateau: on 400 cells and 500 genes of pbmc3k the paper's 10 x 32 sigmoid, which stops on it
-        after 96 epochs, leaves it after about 1,000 where ``patience`` lets it.)
-    n_top_genes : number of variable genes that the network reads (scanpy's ``seurat_v3``, from the training data; it
-        needs scikit-misc), or ``"all"`` (default).
-    learning_rate, batch_size : of Adam (1e-3, 64).
-    patience, max_epochs : when to stop (20, 500); ``patience=0`` never stops early.
-    rescale : see above (True).
-    device : ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    posterior : combine with the cell's own counts (`imputome.core.posterior`); needs ``rescale``.
+    preset : {"paper", "published_code"} or None, default=None
+        Source of the parameters that are None. None: the defaults in brackets below, chosen by measurement (see
+        `Design`). ``"paper"``: 10 x 32 sigmoid on 2,000 variable genes, without regularisation (Table 1 adds
+        ``dropout=0.2``), at most 10,000 epochs, not rescaled. ``"published_code"``: the same, as in its scripts: the
+        error is divided by the number of all entries, the last weights are used instead of the best, weight decay is
+        Adam's own (with biases), learning rate 1e-4, at most 1,000 epochs, one start for all seeds. (Its script on
+        depth and width has 1e-3 and 10,000.)
+    depth : int or None, default=None
+        Number of hidden layers (2).
+    width : int or None, default=None
+        Units in each hidden layer (128).
+    activation : str or None, default=None
+        ``"sigmoid"`` (the default), ``"tanh"``, ``"relu"``, ``"leaky_relu_0.01"``, ``"leaky_relu_0.2"``, ``"elu"`` or
+        ``"selu"``.
+    dropout : float or None, default=None
+        Probability of dropping a hidden unit in training (0.2).
+    weight_decay : float or None, default=None
+        lambda (0).
+    loss_norm : {"nonzero", "all"} or None, default=None
+        See `Autoencoder` (``"nonzero"``).
+    batch_norm : bool or None, default=None
+        Batch normalisation, which is not in the paper (True). It prevents collapse, as ``residual`` does.
+    residual : bool or None, default=None
+        Residual connections, which are not in the paper (False).
+    n_top_genes : int, "all" or None, default=None
+        Number of variable genes that the network reads (scanpy's ``seurat_v3`` on the training data, which needs
+        scikit-misc), or ``"all"`` (the default).
+    learning_rate : float or None, default=None
+        Learning rate of Adam (1e-3).
+    batch_size : int or None, default=None
+        Cells of a batch (64).
+    patience : int or None, default=None
+        Epochs without improvement before training stops (20); 0: never.
+    max_epochs : int or None, default=None
+        Largest number of epochs (500).
+    rescale : bool or None, default=None
+        See above (True).
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        ``"auto"`` takes a CUDA device if there is one.
+    posterior : bool, default=False
+        Combine the values with the cell's own counts (`imputome.core.posterior`); needs ``rescale``.
+    random_state : int, default=0
+        Seed of validation cells, initial weights and shuffling.
 
     Attributes
     ----------
-    selected_ : positions of the genes that the network reads.
-    factor_ : (G,) what a gene's counts are multiplied by to reach its training total; 0 for genes not decoded.
-    share_ : (G,) share of the gene in all molecules; 0 for genes that are decoded.
+    selected_ : ndarray of int
+        Positions of the m genes that the network reads.
+    factor_ : ndarray of shape (G,)
+        Factor that brings a gene's counts to its training total; 0 for genes not decoded.
+    share_ : ndarray of shape (G,)
+        Share of the gene in all molecules; 0 for genes that are decoded.
+    network_ : Autoencoder
+        The trained network.
+
+    Raises
+    ------
+    InputError
+        A parameter is out of range, no gene is found in enough cells, or variable genes cannot be chosen.
 
     Notes
     -----
     ``latent`` is the middle hidden layer, the ``ceil(depth / 2)``-th. ``gene_columns`` holds each gene's total in the
     data and in the output before rescaling. ``status.details`` holds the median over genes of the between-cell SD of
-    the output and of the data (log1p scale, zeros included): under 1 % of the data's, the fit counts as collapsed, and
-    a warning says so.
+    the output and of the data (log1p scale, with zeros). Below 1 % of the data's the fit counts as collapsed, with a
+    warning. Collapse is a plateau: on 400 cells and 500 genes of pbmc3k the paper's 10 x 32 sigmoid stops on it after
+    96 epochs, and leaves it after about 1,000 epochs if ``patience`` allows.
 
-    Cost: a step takes three products of (batch, width) and (width, G); memory goes with the nonzeros, n x width and
-    batch x G.
+    Cost: a step takes three products of (batch, width) and (width, m); memory grows with the nonzeros, n x width and
+    batch x m.
 
-    Raises
-    ------
-    InputError
-        A parameter is out of range; no gene is found in enough cells; no variable genes can be chosen.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.methods.autoencoder.estimator import PlainAutoencoder
+    >>> counts = np.random.default_rng(0).poisson(3.0, (40, 6))
+    >>> method = PlainAutoencoder(width=4, max_epochs=10, learning_rate=0.1, device="cpu")
+    >>> result = method.fit_transform(counts)
+    >>> result.latent.shape
+    (40, 4)
     """
 
     info = AUTOENCODER_INFO
@@ -250,22 +294,26 @@ class PlainAutoencoder(DeepImputer):
 
     @property
     def design(self) -> Design:
-        """What the preset and the given parameters come to."""
+        """The settings of the preset, changed by the given parameters."""
         if self.preset not in PRESETS:
-            raise InputError(f"autoencoder: preset={self.preset!r} is neither None, 'paper' nor 'published_code'")
+            raise _wrong("preset", self.preset, "must be None, 'paper' or 'published_code'")
         names = {field.name for field in fields(Design)} & set(self.parameter_defaults())
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(PRESETS[self.preset], **given)
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(PRESETS[self.preset], **changes)
 
     def _accept(self, data: Any, kind: Kind | None = None) -> Data:
         if self.posterior and not self.design.rescale:
-            raise InputError("autoencoder: the posterior step needs values on the scale of counts: pass rescale=True")
+            raise InputError(
+                "autoencoder: the posterior step needs values on the scale of counts: pass {rescale}",
+                code="parameter-conflict",
+                rescale=True,
+            )
         return super()._accept(data, kind)
 
     def _fit(self, data: Data) -> tuple[DecodedCells, dict[str, Any]]:
         design = self.design
         cells = np.flatnonzero(np.diff(data.X.indptr))
-        train, validation = (cells[part] for part in split_cells(len(cells), VALIDATION, self.random_state))
+        train, validation = (cells[part] for part in split_cells(len(cells), VALIDATION_SHARE, self.random_state))
         self.selected_ = _select_genes(data.X, train, design.n_top_genes)
         X = self._read_by_network(data)
         batches = self._batches(X, data.depth)
@@ -273,28 +321,32 @@ class PlainAutoencoder(DeepImputer):
             self._new_network(), batches, data, design.schedule, train_rows=train, validation_rows=validation
         )
         latent, hidden = self._encode(batches)
-        totals, fitted = self._match_totals(hidden, data)
-        spread = _spread_of_output(hidden, self._output()[0]), _spread_of_data(X, data.depth)
-        nonzeros = max(1, np.diff(X.indptr)[validation].sum()) / len(validation)
-        status, history = _outcome(training, nonzeros, *spread)
+        totals, decoded_totals = self._match_totals(hidden, data)
+        nonzeros_per_cell = max(1, np.diff(X.indptr)[validation].sum()) / len(validation)
+        status, history = _status_and_history(
+            training,
+            nonzeros_per_cell,
+            output_sd=_output_sd(hidden, self._output()[0]),
+            data_sd=_data_sd(X, data.depth),
+        )
         return self._model(hidden, data), {
             "latent": latent,
-            "gene_columns": {"training_total": totals, "fitted_total": fitted},
+            "gene_columns": {"training_total": totals, "fitted_total": decoded_totals},
             "status": status,
             "history": history,
         }
 
     def _match_totals(self, hidden: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Set the factor or the share of every gene; returns its total in the data and in the output as it is."""
+        """Set the factor or the share of each gene; returns its total in the data and in the output, (G,) each."""
         totals = data.gene_totals
         self.share_, self.factor_ = np.zeros(len(totals)), np.zeros(len(totals))
         self.factor_[self.selected_] = 1
-        fitted = self._model(hidden, data).totals()
-        decoded = fitted > 0
+        decoded_totals = self._model(hidden, data).totals()
+        is_decoded = decoded_totals > 0
         if self.design.rescale:
-            self.factor_ = np.divide(totals, fitted, out=np.zeros_like(fitted), where=decoded)
-        self.share_ = np.where(decoded, 0, totals / data.depth.sum())
-        return totals, fitted
+            self.factor_ = np.divide(totals, decoded_totals, out=np.zeros_like(decoded_totals), where=is_decoded)
+        self.share_ = np.where(is_decoded, 0, totals / data.depth.sum())
+        return totals, decoded_totals
 
     def _new_rows(self, data: Data) -> DecodedCells:
         batches = self._batches(self._read_by_network(data), data.depth)
@@ -327,7 +379,7 @@ class PlainAutoencoder(DeepImputer):
         return CountBatches(X, library=library, batch_size=self.design.batch_size, device=self._device())
 
     def _encode(self, batches: CountBatches) -> tuple[np.ndarray, np.ndarray]:
-        """The middle and the last hidden layer of all cells, each (n, w)."""
+        """The middle and the last hidden layer of all cells, (n, w) each."""
         with torch.no_grad():
             layers = [self.network_.encode(batch) for batch in batches.epoch()]
         middle, last = (torch.cat(parts).cpu().numpy() for parts in zip(*layers, strict=True))
@@ -354,71 +406,79 @@ class PlainAutoencoder(DeepImputer):
 
 
 def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal["all"]) -> np.ndarray:
-    """Positions of the genes that the network reads, sorted."""
+    """Sorted positions of the genes that the network reads."""
     G = X.shape[1]
-    needed = min(MIN_CELLS, int((np.diff(X.indptr) > 0).sum()))
-    trained = np.bincount(X[train].indices, minlength=G) > 0  # nothing would move the output of the others
-    found = np.flatnonzero((np.bincount(X.indices, minlength=G) >= needed) & trained)
-    if not len(found):
-        raise InputError(f"autoencoder: no gene is found in {needed} cells or more, so there is nothing to learn from")
-    if n_top_genes == "all" or n_top_genes >= len(found):
-        return found
-    return found[_most_variable(sp.csr_matrix(X[:, found]), n_top_genes)]
+    min_cells = min(MIN_CELLS_PER_GENE, int((np.diff(X.indptr) > 0).sum()))
+    in_training = np.bincount(X[train].indices, minlength=G) > 0  # the outputs of other genes would not be trained
+    usable = np.flatnonzero((np.bincount(X.indices, minlength=G) >= min_cells) & in_training)
+    if not len(usable):
+        raise InputError(
+            f"autoencoder: no gene is found in {min_cells} cells or more: give more cells", code="no-usable-genes"
+        )
+    if n_top_genes == "all" or n_top_genes >= len(usable):
+        return usable
+    return usable[_most_variable(sp.csr_matrix(X[:, usable]), n_top_genes)]
 
 
 def _most_variable(X: sp.csr_matrix, number: int) -> np.ndarray:
-    """Positions of the most variable genes by Seurat's ``vst`` (section 4.4), sorted."""
+    """Sorted positions of the most variable genes by Seurat's ``vst`` (section 4.4)."""
     import scanpy as sc
     from anndata import AnnData
 
     adata = AnnData(X)
-    for span in SPANS:
+    for span in LOESS_SPANS:
         try:
             table = sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=number, span=span, inplace=False)
         except ImportError as error:
             raise missing_extra("autoencoder with n_top_genes", "scikit-misc", "deep") from error
-        except ValueError:  # loess finds its window singular
+        except ValueError:  # the loess is singular
             continue
         return np.flatnonzero(table["highly_variable"].to_numpy())
-    raise InputError("autoencoder: too few genes to choose variable ones from: pass n_top_genes='all'")
+    raise InputError(
+        "autoencoder: there are too few genes to choose variable ones from: pass {n_top_genes}",
+        code="too-few-genes",
+        n_top_genes="all",
+    )
 
 
-def _spread_of_output(hidden: np.ndarray, weight: np.ndarray) -> float:
+def _output_sd(hidden: np.ndarray, weight: np.ndarray) -> float:
     """Median over genes of the between-cell SD of the linear output, from the covariance of the hidden units."""
     W, width = weight.astype(np.float64), hidden.shape[1]
     covariance = np.cov(hidden, rowvar=False, bias=True, dtype=np.float64).reshape(width, width)
-    variance = np.einsum("gw,wv,gv->g", W, covariance, W, optimize=True)
+    variance = np.einsum("gw,wv,gv->g", W, covariance, W, optimize=True)  # (m,)
     return float(np.median(np.sqrt(np.maximum(variance, 0))))
 
 
-def _spread_of_data(X: sp.csr_array, library: np.ndarray) -> float:
-    """Median over genes of the between-cell SD of log1p of counts per 10,000, zeros included."""
+def _data_sd(X: sp.csr_array, library: np.ndarray) -> float:
+    """Median over genes of the between-cell SD of log1p of counts per 10,000, with zeros."""
     n, m = X.shape
     values = np.log1p(X.data * np.repeat(TARGET / np.where(library > 0, library, 1), np.diff(X.indptr)))
     mean, square = (np.bincount(X.indices, weights=v, minlength=m) / n for v in (values, values**2))
     return float(np.median(np.sqrt(np.maximum(square - mean**2, 0))))
 
 
-def _outcome(
-    training: Training, nonzeros_per_cell: float, spread: float, data_spread: float
+def _status_and_history(
+    training: Training, nonzeros_per_cell: float, *, output_sd: float, data_sd: float
 ) -> tuple[Status, dict[str, list[float]]]:
-    """Status and history, with the validation loss per nonzero, as the paper has it; warns of a collapse."""
+    """Status, and history with the validation loss per nonzero, as in the paper; warns if the fit has collapsed."""
     losses = [loss / nonzeros_per_cell for loss in training.history["validation_loss"]]
-    collapsed = spread < COLLAPSED * data_spread
+    collapsed = output_sd < COLLAPSED_SHARE * data_sd
     message = training.status.message
     if collapsed:
-        collapse = (
-            f"the autoencoder has collapsed to one profile for all cells (between-cell SD {spread:.2g}, in the data "
-            f"{data_spread:.2g}), which is the gene mean in disguise: try batch_norm=True, residual=True or a smaller "
-            "depth"
+        collapse = Message(
+            "the autoencoder has collapsed: it gives all cells the same profile, the gene means (between-cell SD "
+            f"{output_sd:.2g}, in the data {data_sd:.2g}); pass {{batch_norm}}, {{residual}} or a smaller depth",
+            code="network-collapsed",
+            batch_norm=True,
+            residual=True,
         )
         warnings.warn(collapse, stacklevel=2)
         message = f"{message}; {collapse}"
     details = {
         **training.status.details,
         "validation_loss": float(training.best_loss / nonzeros_per_cell),
-        "between_cell_sd": spread,
-        "data_between_cell_sd": data_spread,
+        "between_cell_sd": output_sd,
+        "data_between_cell_sd": data_sd,
         "collapsed": collapsed,
     }
     return replace(training.status, message=message, details=details), {**training.history, "validation_loss": losses}

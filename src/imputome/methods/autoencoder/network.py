@@ -1,7 +1,7 @@
-"""The network and loss of Xi & Li (2023): fully connected, hidden layers of one width, squared error at the nonzeros.
+"""The plain autoencoder of Xi & Li (2023): the network, its loss, and the counts decoded from it.
 
-Letters: ``B`` cells of a batch, ``m`` genes that the network reads, ``w`` width, ``h`` depth, ``nnz`` nonzeros of the
-batch.
+Letters: ``n`` cells, ``B`` cells of a batch, ``G`` genes, ``m`` genes that the network reads, ``w`` width, ``h`` depth,
+``nnz`` nonzeros of the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import nn
 from imputome.core.imputation import Output
 from imputome.core.scales import TARGET
 from imputome.methods.deep.batches import Batch, Block
+from imputome.methods.deep.rates import ENTRIES_PER_STEP
 from imputome.methods.deep.sparse_layers import SparseLinear
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu_0.01", "leaky_relu_0.2", "elu", "selu"]
@@ -33,23 +34,36 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {  # section 4.7
     "selu": nn.SELU,
 }
 
+LARGEST_LOG_VALUE = float(np.log1p(TARGET))  # of a gene that has all molecules of its cell
+VALUES_PER_BLOCK = 2**22  # dense values computed at once
+
 
 class Autoencoder(nn.Module):
     """m -> w -> ... -> w -> m with a linear output (section 4.1), on log1p of counts per 10,000.
 
-    A hidden layer is linear, batch normalisation (if asked for), activation, dropout; with ``residual`` every hidden
-    layer after the first adds its input. PyTorch's own initialisation, as the published code.
+    A hidden layer is linear, batch normalisation (optional), activation, dropout. The initial weights are PyTorch's,
+    as in the published code.
 
     Parameters
     ----------
-    n_genes, width, depth : m, w and h.
-    activation : of every hidden layer, one of `ACTIVATIONS`.
-    dropout : probability of dropping a unit after each activation (section 4.2).
-    weight_decay, decay : lambda, and what it shrinks: ``"weights"`` adds ``lambda sum W^2`` over the weight matrices to
-        the loss (section 4.2); ``"adam"`` is what Adam's own ``weight_decay`` does, ``lambda / 2`` times
-        the sum of squares of *all* parameters.
-    loss_norm : the summed squared error over the nonzeros is divided by their number (``"nonzero"``, the paper) or by
-        the number of all entries (``"all"``, the published code).
+    n_genes, width, depth : int
+        m, w and h.
+    activation : str
+        Activation of all hidden layers, one of `ACTIVATIONS`.
+    dropout : float, default=0.0
+        Probability of dropping a unit after each activation (section 4.2).
+    weight_decay : float, default=0.0
+        lambda.
+    decay : {"weights", "adam"}, default="weights"
+        ``"weights"`` adds ``lambda sum W^2`` over the weight matrices to the loss (section 4.2); ``"adam"`` adds
+        ``lambda / 2`` times the sum of squares of *all* parameters, as Adam's own ``weight_decay`` does.
+    loss_norm : {"nonzero", "all"}, default="nonzero"
+        The summed squared error over the nonzeros is divided by their number (the paper), or by the number of all
+        entries (the published code).
+    batch_norm : bool, default=False
+        Whether hidden layers have batch normalisation.
+    residual : bool, default=False
+        Whether every hidden layer after the first adds its input.
     """
 
     def __init__(
@@ -76,26 +90,26 @@ class Autoencoder(nn.Module):
         self.output = nn.Linear(width, n_genes)
 
     def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The middle hidden layer, the ``ceil(h / 2)``-th, and the last one, each (B, w)."""
+        """The middle hidden layer, the ``ceil(h / 2)``-th, and the last one, (B, w) each."""
         layers = [self._hidden(0, self.first(log_normalized(batch.counts, batch.library)))]
         for k, linear in enumerate(self.deeper, start=1):
-            made = self._hidden(k, linear(layers[-1]))
-            layers.append(made + layers[-1] if self.residual else made)
+            hidden = self._hidden(k, linear(layers[-1]))  # (B, w)
+            layers.append(hidden + layers[-1] if self.residual else hidden)
         return layers[(len(layers) - 1) // 2], layers[-1]
 
     def _hidden(self, k: int, linear: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.dropout(self.activation(self.norms[k](linear)))  # (B, w)
-        return made
+        hidden: torch.Tensor = self.dropout(self.activation(self.norms[k](linear)))  # (B, w)
+        return hidden
 
     def squared_error(self, batch: Batch) -> torch.Tensor:
         """Sum over the nonzeros of (Y - X)^2."""
         x = log_normalized(batch.target, batch.target_library)
-        # the dense product costs less than gathering a row of weights for each nonzero would
+        # the dense product costs less than a row of weights for each nonzero
         y = self.output(self.encode(batch)[1]).view(-1).gather(0, x.flat)  # (nnz,) of B x m
         return torch.sum((y - x.values) ** 2)
 
     def loss_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean squared error, and the penalty where there is one."""
+        """The mean squared error, and the penalty of weight decay if there is one."""
         entries = len(batch.target.values) if self.loss_norm == "nonzero" else len(batch) * batch.target.n_columns
         terms = {"mse": self.squared_error(batch) / max(entries, 1)}
         if self.weight_decay:
@@ -103,7 +117,7 @@ class Autoencoder(nn.Module):
         return terms
 
     def validation_loss(self, batch: Batch) -> torch.Tensor:
-        """Summed squared error over the nonzeros; their number in the validation cells is the same in every epoch."""
+        """Summed squared error over the nonzeros (whose number is the same in every epoch)."""
         return self.squared_error(batch)
 
     def penalty(self) -> torch.Tensor:
@@ -123,25 +137,25 @@ def _sum_of_squares(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum()
 
 
-LARGEST = float(np.log1p(TARGET))  # where all molecules of a cell are of one gene
-BLOCK = 2**22  # dense values made at a time
-ENTRIES = 2**16  # single entries made at a time
-
-
 @dataclass(frozen=True)
 class DecodedCells:
-    """Counts from the last hidden layer, made on request (a `Model`).
+    """Counts of cells, computed from the last hidden layer on request (a `Model`).
 
-    Entry (i, j) is ``library_i (factor_j expm1(y_ij) / 10,000 + share_j)`` with y = hidden weight' + bias, clipped to
+    Entry (i, j) is ``library_i (factor_j expm1(y_ij) / 10,000 + share_j)``, with y = hidden weight' + bias, clipped to
     0 and log1p(10,000).
 
-    Parameters
+    Attributes
     ----------
-    hidden : (n, w) last hidden layer.
-    weight, bias : (G, w) and (G,) of the output layer.
-    factor : (G,) 0 for genes that are not decoded.
-    share : (G,) 0 for genes that are.
-    library : (n,) molecules per cell over all genes.
+    hidden : ndarray of shape (n, w)
+        Last hidden layer.
+    weight, bias : ndarray of shape (G, w) and (G,)
+        Of the output layer.
+    factor : ndarray of shape (G,)
+        0 for genes that are not decoded.
+    share : ndarray of shape (G,)
+        0 for genes that are decoded.
+    library : ndarray of shape (n,)
+        Molecules per cell over all genes.
     """
 
     hidden: np.ndarray
@@ -159,15 +173,15 @@ class DecodedCells:
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output = "value") -> np.ndarray:
         out = np.empty(len(i), np.float32)
-        for start in range(0, len(i), ENTRIES):
-            part = slice(start, start + ENTRIES)
+        for start in range(0, len(i), ENTRIES_PER_STEP):
+            part = slice(start, start + ENTRIES_PER_STEP)
             linear = np.einsum("kw,kw->k", self.hidden[i[part]], self.weight[j[part]])
             out[part] = self._counts(linear, i[part], j[part])
         return out
 
     def _counts(self, values: np.ndarray, i: np.ndarray, j: np.ndarray | slice) -> np.ndarray:
         values += self.bias[j]
-        np.clip(values, 0, LARGEST, out=values)
+        np.clip(values, 0, LARGEST_LOG_VALUE, out=values)
         np.expm1(values, out=values)
         values *= self.factor[j] / np.float32(TARGET)
         values += self.share[j]
@@ -175,8 +189,8 @@ class DecodedCells:
         return values
 
     def totals(self) -> np.ndarray:
-        """(G,) sums over all cells, float64, made in blocks of rows."""
+        """(G,) float64 sums over all cells, computed in blocks of rows."""
         n, G = len(self.hidden), len(self.bias)
-        step = max(1, BLOCK // G)
+        step = max(1, VALUES_PER_BLOCK // G)
         blocks = (self.rows(np.arange(start, min(n, start + step)), None) for start in range(0, n, step))
         return np.sum([block.sum(axis=0, dtype=np.float64) for block in blocks], axis=0)

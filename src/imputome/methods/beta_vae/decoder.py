@@ -1,4 +1,7 @@
-"""The result of a fitted beta-VAE (a `Model`). Letters: ``n`` cells, ``G`` genes, ``L`` latent dimensions."""
+"""The result of a fitted beta-VAE: values, variances and draws decoded from the latent.
+
+Letters: ``n`` samples, ``B`` samples decoded at once, ``G`` features, ``L`` latent dimensions.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,32 @@ import torch
 from imputome.core.imputation import Output
 from imputome.methods.beta_vae.network import VariationalAutoencoder
 
-BLOCK = 2**22  # dense values made at a time
-DRAWS = 20  # of the latent, for the variance
+VALUES_PER_BLOCK = 2**22  # dense values computed at once
+DRAWS_FOR_VARIANCE = 20  # draws of the latent
 
 
 @dataclass(frozen=True)
 class DecodedSamples:
-    """Values decoded from the latent on request.
+    """Values decoded from the latent on request (a `Model`).
 
-    Parameters
+    Attributes
     ----------
-    network : trained, in eval mode.
-    latent : (n, L) float32, what values are decoded from.
-    mean, spread : (n, L) mean and SD of q(z | x); an SD of 0 where the latent is deterministic.
-    center, scale : (G,) of the z-scores; a scale of 0 gives ``center`` itself.
-    noise : (G,) variance of a value around its decoded mean, in z units, of a network without a head for it.
-    inflation : factor of the variance of a value around its decoded mean.
-    shift : lambda that values are imputed with.
-    seed : of draws.
+    network : VariationalAutoencoder
+        Trained, in eval mode.
+    latent : ndarray of shape (n, L), float32
+        What values are decoded from.
+    mean, spread : ndarray of shape (n, L)
+        Mean and SD of q(z | x); the SD is 0 if the latent is deterministic.
+    center, scale : ndarray of shape (G,)
+        Of the z-scores; a scale of 0 gives ``center`` itself.
+    noise : ndarray of shape (G,)
+        Variance of a value around its decoded mean, in z units, for a network without an output for it.
+    inflation : float
+        Factor of the variance of a value around its decoded mean.
+    shift : float
+        lambda of the imputed values.
+    seed : int
+        Seed of draws.
     """
 
     network: VariationalAutoencoder
@@ -51,7 +62,7 @@ class DecodedSamples:
         return self._in_blocks(rows, lambda part: make(part)[:, columns])
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output = "value") -> np.ndarray:
-        """Every row among ``i`` is decoded whole, so that this costs as much as `rows` of them."""
+        """Single entries; every row in ``i`` is decoded completely, so the cost is that of `rows`."""
         out = np.empty(len(i))
         rows, place = np.unique(i, return_inverse=True)
         order = np.argsort(place, kind="stable")
@@ -59,21 +70,33 @@ class DecodedSamples:
         step = self._step()
         for start in range(0, len(rows), step):
             stop = min(start + step, len(rows))
-            wanted = order[cuts[start] : cuts[stop]]
-            out[wanted] = self.rows(rows[start:stop], None, output)[place[wanted] - start, j[wanted]]
+            entries = order[cuts[start] : cuts[stop]]
+            out[entries] = self.rows(rows[start:stop], None, output)[place[entries] - start, j[entries]]
         return out
 
     def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """z ~ q(z | x), then x ~ N(mu, sigma), in the input's unit."""
+        """One draw of some rows: z ~ q(z | x), then x ~ N(mu, sigma), in the unit of the input.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Positions of samples.
+        number : int
+            Number of the draw, from 0; the same number gives the same values.
+
+        Returns
+        -------
+        ndarray of shape (len(rows), G), float64
+        """
         return self._in_blocks(rows, lambda part: self._drawn(part, number))
 
     def _in_blocks(self, rows: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         step = self._step()
-        # at least one block, for its width, if there are no rows
+        # one block even without rows, for the number of columns
         return np.concatenate([make(rows[k : k + step]) for k in range(0, max(len(rows), 1), step)])
 
     def _step(self) -> int:
-        return max(1, BLOCK // len(self.center))
+        return max(1, VALUES_PER_BLOCK // len(self.center))
 
     def _values(self, rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -81,11 +104,11 @@ class DecodedSamples:
         return self._in_unit(mean)
 
     def _variances(self, rows: np.ndarray) -> np.ndarray:
-        """Law of total variance over `DRAWS` draws of z: mean variance + variance of the mean."""
-        draws = DRAWS if self.spread.any() else 1
+        """Law of total variance over draws of z: mean of the variances + variance of the means."""
+        draws = DRAWS_FOR_VARIANCE if self.spread.any() else 1
         total = first = second = np.zeros((len(rows), len(self.center)))
         for k in range(draws):
-            # numbers under 0 belong to no draw that can be asked for
+            # negative numbers: other random numbers than those of `draw`
             noise = self._noise(rows, -1 - k, self.latent.shape[1])
             mean, variance = self._decoded(self.mean[rows] + self.spread[rows] * noise)
             total = total + variance
@@ -100,18 +123,18 @@ class DecodedSamples:
         return self.center + self.scale * (mean + np.sqrt(variance) * noise[:, L:])
 
     def _decoded(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of the values given z, each (B, G) float64, in z units."""
+        """Mean and variance of the values given z, (B, G) float64 each, in z units."""
         with torch.no_grad():
             mean, log_variance = self.network.completed(self._tensor(z), shift=self.shift, spread=True)
         variance = np.tile(self.noise, (len(z), 1)) if log_variance is None else _float64(torch.exp(log_variance))
         return _float64(mean), self.inflation * variance
 
     def _noise(self, rows: np.ndarray, number: int, size: int) -> np.ndarray:
-        """(len(rows), size) standard normal numbers, each row's its own."""
+        """(len(rows), size) standard normal numbers; those of a row do not depend on the others."""
         noise = np.empty((len(rows), size))
-        for place, row in enumerate(rows):
+        for k, row in enumerate(rows):
             generator = np.random.default_rng([self.seed, int(number < 0), abs(number), int(row)])
-            noise[place] = generator.standard_normal(size)
+            noise[k] = generator.standard_normal(size)
         return noise
 
     def _tensor(self, z: np.ndarray) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""The ``beta_vae`` method: z-scores, validation, shift correction and new samples around the network."""
+"""The beta-VAE for real values: parameters and presets, z-scores, fit, and shift correction.
+
+Letters: ``n`` samples, ``G`` features, ``L`` latent dimensions, ``B`` samples encoded at once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from imputome.core.scales import Standard, varying
 from imputome.errors import InputError
 from imputome.methods.beta_vae import BETA_VAE_INFO
 from imputome.methods.beta_vae.decoder import DecodedSamples
-from imputome.methods.beta_vae.network import Likelihood, VariationalAutoencoder, begin_at_components
+from imputome.methods.beta_vae.network import Likelihood, VariationalAutoencoder, start_at_components
 from imputome.methods.deep.batches import DenseBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.training import Schedule, Training, seeded
@@ -26,21 +29,26 @@ Preset = Literal["paper", "published_code"]
 Start = Literal["mean", "random"]
 ShiftMode = Literal["inference", "train"]
 
-OUTWARDS = (10, 30)  # widths of the hidden layers over that of the latent, from the inside (section "Model parameters")
-LARGEST_SHIFT = 10.0  # what is farther out is no low value any more
-SMALLEST_SHARE = 5  # the latent has at most a fifth of the features
+HIDDEN_FACTORS = (30, 10)  # widths of the encoder's layers relative to the latent (section "Model parameters")
+LARGEST_SHIFT = 10.0  # in SD
+MIN_FEATURES_PER_LATENT = 5
+VALIDATION_SHARE = 0.1  # share of the samples that is held out from training, if settings are chosen on samples
+HIDDEN_SHARE = 0.1  # share of the known values of the held-out samples that is hidden, to be imputed
+LOW_QUANTILE = 0.1  # values below it count as low; half of them are hidden (section "Missing data simulations")
+LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
+VALUES_PER_ENCODING = 2**21  # values encoded at once
 
 
 @dataclass(frozen=True)
 class Design:
-    """Everything that decides what is trained and how; the parameters of `BetaVAE` and their defaults.
+    """All settings of network and training: the parameters of `BetaVAE`, and those that only presets change.
 
-    The last six, and ``rate_decay``, are not offered one by one: they are what the default adds to the paper's network,
-    and where the published code departs from it.
+    Only presets change ``rate_decay`` and the last six: additions of the default to the paper's network, and
+    differences of the published code from the paper.
 
-    The default was chosen by measurement on training samples alone: RMSE (mean absolute error) in z units at 10 % of
-    values hidden in a fifth of the training samples of tcga_gbmlgg (arcsinh) and tcga_glioma_meth, after 60 to 120
-    epochs; iterative SVD has its best rank. The dropout column is hidden / input.
+    The defaults were chosen by measurement on training samples only: RMSE (mean absolute error) in z units at 10 % of
+    the values, hidden in a fifth of the training samples of tcga_gbmlgg (arcsinh) and tcga_glioma_meth, after 60 to 120
+    epochs. Iterative SVD has its best rank. The dropout column is hidden / input.
 
     ===================================  =============  =============
     latent, hidden, dropout              expression     methylation
@@ -57,8 +65,8 @@ class Design:
     200, 500, 0.2 / 0.3, all three       0.771 (0.452)  0.740 (0.511)
     ===================================  =============  =============
 
-    After that, the same with the linear maps begun at principal components (`Components`); means over three splits, and
-    iterative SVD is the registered one, its rank validated:
+    Then the same with linear maps that start at principal components (`PrincipalComponents`), means over three splits;
+    iterative SVD is the registered method, which validates its rank:
 
     ===================================  =============  =============
     iterative SVD                        0.682 (0.456)  0.717 (0.510)
@@ -71,13 +79,20 @@ class Design:
 
     Attributes
     ----------
-    hidden : widths of the encoder's hidden layers, as data pass through them; None: latent x 30, latent x 10.
-    rate_decay : the learning rate is multiplied by it after every epoch.
-    residual, compressed : see `VariationalAutoencoder`; the linear maps begin at principal components.
-    swapped : the encoder's hidden layers in the opposite order, and the decoder's too (2000-6000-200-6000-2000).
-    log_sigma : the head for the spread gives log sigma.
-    sampled : impute with drawn z, not with its mean.
-    complete_rows : refuse rows with missing values when fitting.
+    hidden : tuple of int or None, default=(500,)
+        Widths of the encoder's hidden layers, from the input to the latent. None: latent x 30, latent x 10.
+    rate_decay : float, default=0.95
+        Factor of the learning rate after every epoch.
+    residual, compressed : bool, default=True
+        See `VariationalAutoencoder`; the linear maps start at principal components.
+    swapped : bool, default=False
+        Hidden layers of encoder and decoder in the opposite order (2000-6000-200-6000-2000).
+    log_sigma : bool, default=False
+        The output for the spread gives log sigma.
+    sampled : bool, default=False
+        Impute with drawn z, not with its mean.
+    complete_rows : bool, default=False
+        Do not accept samples with missing values when fitting.
     """
 
     latent: int = 200
@@ -112,41 +127,40 @@ class Design:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"beta_vae: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+                raise _wrong(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
         for name in ("latent", "batch_size", "max_epochs", "iterations", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise InputError(f"beta_vae: {name}={getattr(self, name)!r} must be positive")
+                raise _wrong(name, getattr(self, name), "must be positive")
         for name in ("beta", "weight_decay", "patience"):
             if not getattr(self, name) >= 0:
-                raise InputError(f"beta_vae: {name}={getattr(self, name)!r} must not be negative")
+                raise _wrong(name, getattr(self, name), "must not be negative")
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"beta_vae: {name}={getattr(self, name)!r} must lie in 0 to 1, 1 excluded")
+                raise _wrong(name, getattr(self, name), "must be at least 0 and below 1")
         if self.hidden is not None and not all(width > 0 for width in self.hidden):
-            raise InputError(f"beta_vae: hidden={self.hidden!r} must hold positive widths")
+            raise _wrong("hidden", self.hidden, "must hold positive widths")
         if isinstance(self.shift, str) and self.shift != "auto":
-            raise InputError(f"beta_vae: shift={self.shift!r} is neither a number nor 'auto'")
+            raise _wrong("shift", self.shift, "must be a number or 'auto'")
         if not isinstance(self.shift, str) and not 0 <= self.shift <= LARGEST_SHIFT:
-            raise InputError(
-                f"beta_vae: shift={self.shift!r} is counted in standard deviations: choose 0 to {LARGEST_SHIFT:g}"
-            )
+            raise _wrong("shift", self.shift, f"must lie between 0 and {LARGEST_SHIFT:g} standard deviations")
         if self.shift and self.likelihood == "mse":
-            raise InputError("beta_vae: a shift is counted in sigma, which likelihood='mse' does not give")
+            raise _no_sigma()
 
     def widths(self, n_genes: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Widths of encoder and decoder, and of the latent between them, for G features.
+        """Widths for G features: hidden layers of encoder and decoder, and the latent.
 
-        No hidden layer is wider than the data, and the latent has at most a fifth of their width.
+        No hidden layer is wider than the data, and the latent has at most a fifth of the features.
         """
-        latent = max(1, min(self.latent, n_genes // SMALLEST_SHARE))
-        wanted = tuple(latent * factor for factor in reversed(OUTWARDS)) if self.hidden is None else self.hidden
-        encoder = tuple(min(width, n_genes) for width in wanted)
+        latent = max(1, min(self.latent, n_genes // MIN_FEATURES_PER_LATENT))
+        hidden = tuple(latent * factor for factor in HIDDEN_FACTORS) if self.hidden is None else self.hidden
+        encoder = tuple(min(width, n_genes) for width in hidden)
         if self.swapped:
             encoder = encoder[::-1]
         return encoder, encoder[::-1], latent
 
     @property
     def schedule(self) -> Schedule:
+        """Length and learning rates of the training."""
         return Schedule(
             max_epochs=self.max_epochs,
             optimizer="adamw" if self.weight_decay else "adam",
@@ -157,6 +171,18 @@ class Design:
             patience=self.patience or None,
             restore_best=bool(self.patience),
         )
+
+
+def _wrong(name: str, value: Any, rule: str) -> InputError:
+    return InputError(f"beta_vae: {name}={value!r} {rule}", code="parameter-value", parameter=name)
+
+
+def _no_sigma() -> InputError:
+    return InputError(
+        "beta_vae: a shift is counted in sigma, which likelihood='mse' does not have: pass {likelihood}",
+        code="parameter-conflict",
+        likelihood="gaussian",
+    )
 
 
 _PAPER = Design(
@@ -188,83 +214,113 @@ PRESETS: dict[Preset | None, Design] = {
 }
 
 
-VALIDATION = 0.1  # share of the samples that training does not see, where anything is chosen on samples
-HIDDEN = 0.1  # share of the known values of those samples that is hidden to be imputed
-LOW = 0.1  # quantile under which a value counts as low, of which half are hidden (section "Missing data simulations")
-LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
-ENCODED = 2**21  # values encoded at a time
-
-
 class BetaVAE(DeepImputer):
-    """The beta variational autoencoder of Qiu, Zheng & Gevaert (2020) for real values with NaN for missing.
+    """The beta variational autoencoder of Qiu, Zheng & Gevaert (2020) for real values, with NaN for missing.
 
     Features are z-scored by the mean and SD of their known values. A network x -> z -> x with Gaussian q(z | x) and
-    N(mu(z), sigma(z)) is trained on ``sum_g -log N(x_g; mu_g, sigma_g) + beta KL(q || N(0, I))`` (eq. 5), the sum over
-    known entries; missing ones enter as 0, the mean. Imputing (section "Variational autoencoder"): missing values start
-    at the mean; ``iterations`` times the sample is encoded, the mean of q is decoded, and the missing values alone are
-    overwritten by mu.
+    N(mu(z), sigma(z)) is trained on ``sum_g -log N(x_g; mu_g, sigma_g) + beta KL(q || N(0, I))`` (eq. 5), with the sum
+    over known entries; missing ones enter as 0, the mean. Imputation (section "Variational autoencoder"): missing
+    values start at the mean; ``iterations`` times the sample is encoded, the mean of q is decoded, and the missing
+    values are replaced by mu.
 
-    New samples are imputed by the fitted network, without training, and each by itself.
+    New samples are imputed by the fitted network without training, independently of each other.
 
-    Shift correction is for values that are missing *because they are low*: what is known then lies above what is
-    missing, and ``mu - lambda sigma`` is imputed. The data alone cannot tell whether values are missing for that cause,
-    so it is never applied unless ``shift`` is given; `sensitivity` shows how far the result rests on it.
+    Shift correction is for values that are missing *because they are low*. Then known values are higher than missing
+    ones, and ``mu - lambda sigma`` is imputed. The data alone cannot show whether this is the cause, so the correction
+    is used only if ``shift`` is given; `sensitivity` shows how much the result depends on it.
 
     Parameters
     ----------
-    preset : where the parameters that are None come from. None: the defaults given below, chosen by measurement (see
+    preset : {"paper", "published_code"} or None, default=None
+        Source of the parameters that are None. None: the defaults in brackets below, chosen by measurement (see
         `Design`). ``"paper"``: latent 200 between hidden layers of 6000 and 2000, learning rate 5e-5, batches of 250,
-        250 epochs on all samples, no input dropout, missing values start as N(0, 1) draws. ``"published_code"``: as
-        that, but with the hidden layers in the order in which the code has them (2000-6000-200-6000-2000), a head for
-        log sigma, learning rate 5e-4, missing values that start at 0 and drawn instead of mean z when imputing; fitting
-        refuses samples with missing values. (The log sigma is limited here as everywhere, in the code it is not.)
-    latent, hidden : width of the latent, and widths of the encoder's hidden layers as in ``"6000-2000"``, which the
-        decoder has in the opposite order (200, ``"500"``; with a preset of the paper latent x 30 and latent x 10). No
-        hidden layer is wider than the data, and the latent has at most a fifth of the features.
-    beta : weight of the KL (1); with 0 the latent stays random.
-    likelihood : ``"gaussian"`` (default), or ``"mse"``: squared error (eq. 8), and one variance for each feature.
-    latent_noise : draw z while training (True). False is a plain autoencoder, which the paper found useless here.
-    dropout, input_dropout : probability of dropping a hidden unit, and an input, while training (0.2, 0.2); the
-        loss looks at dropped inputs too.
-    learning_rate, weight_decay, batch_size, max_epochs : of Adam, of AdamW with a decay (1e-3, 0, 64, 80).
-        Without a preset the rate falls by 5 % an epoch.
-    patience : stop after so many epochs in which the imputation of hidden values in 10 % of the samples, which are not
-        trained on, did not improve (15); 0 trains on all samples for ``max_epochs``.
-    iterations : rounds of imputing (3).
-    start : missing values begin at the ``"mean"`` (default), or as ``"random"`` N(0, 1) draws.
-    shift : lambda (0); ``"auto"``: chosen in 0, 0.25, ..., 3 by the error on the samples held out for it, with half of
-        their lowest 10 % of values (of z-scores) hidden.
-    shift_mode : ``"inference"`` (default): a standard network, of which mu - lambda sigma is imputed, in every round.
-        ``"train"``: the network is trained with N(x; mu + lambda sigma, sigma), and mu is imputed. As mu is free,
-        mu + lambda sigma has the optimum that mu has without; so ``"auto"`` chooses lambda as for ``"inference"`` and
-        trains once more with it, instead of once for each lambda.
-    device : ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        250 epochs on all samples, no input dropout, missing values start as N(0, 1) draws. ``"published_code"``: the
+        same, but the hidden layers are in the order of the code (2000-6000-200-6000-2000), the output for the spread is
+        log sigma, the learning rate is 5e-4, missing values start at 0, z is drawn when imputing, and samples with
+        missing values are not accepted in fitting. (log sigma is limited here, but not in the code.)
+    latent : int or None, default=None
+        Width of the latent (200); at most a fifth of the features.
+    hidden : str or None, default=None
+        Widths of the encoder's hidden layers, as in ``"6000-2000"`` (``"500"``; latent x 30 and latent x 10 with a
+        preset); the decoder has the opposite order. No hidden layer is wider than the data.
+    beta : float or None, default=None
+        Weight of the KL (1); with 0 the latent is still random.
+    likelihood : {"gaussian", "mse"} or None, default=None
+        Gaussian (the default), or squared error (eq. 8) with one variance for each feature.
+    latent_noise : bool or None, default=None
+        Draw z in training (True). False is a plain autoencoder, which did not work in the paper.
+    dropout : float or None, default=None
+        Probability of dropping a hidden unit in training (0.2).
+    input_dropout : float or None, default=None
+        Probability of dropping an input in training (0.2); the loss includes dropped inputs.
+    learning_rate : float or None, default=None
+        Learning rate (1e-3). Without a preset it falls by 5 % an epoch.
+    weight_decay : float or None, default=None
+        If not 0, AdamW with this decay is used instead of Adam (0).
+    batch_size : int or None, default=None
+        Samples of a batch (64).
+    max_epochs : int or None, default=None
+        Largest number of epochs (80).
+    patience : int or None, default=None
+        Epochs without improvement before training stops (15), measured by imputing hidden values in 10 % of the
+        samples, which are held out from training. 0: training on all samples for ``max_epochs``.
+    iterations : int or None, default=None
+        Rounds of imputation (3).
+    start : {"mean", "random"} or None, default=None
+        Missing values start at the mean (the default), or as N(0, 1) draws.
+    shift : float or "auto", default=0.0
+        lambda; ``"auto"`` chooses among 0, 0.25, ..., 3 by the error on held-out samples, with half of their lowest
+        tenth of values hidden.
+    shift_mode : {"inference", "train"}, default="inference"
+        ``"inference"``: the network is a standard one, and mu - lambda sigma is imputed in every round. ``"train"``:
+        the network is trained with N(x; mu + lambda sigma, sigma), and mu is imputed. Because mu is free,
+        mu + lambda sigma has the same optimum as mu alone; so ``"auto"`` chooses lambda as for ``"inference"``, then
+        trains once more with it, and not once for each lambda.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        ``"auto"`` takes a CUDA device if there is one.
+    random_state : int, default=0
+        Seed of all random choices.
 
     Attributes
     ----------
-    center_, scale_ : (G,) mean and SD of each feature; the SD is 0 for a feature that does not vary or was never
-        observed, which is imputed by its mean, or by the mean of all values.
-    shift_ : lambda in use.
-    inflation_ : ratio of the squared error to the predicted variance at the hidden values of the held-out samples; the
-        variance and the draws are widened (or narrowed) by it. 1 where no samples were held out.
-
-    Notes
-    -----
-    Output ``"variance"`` is the spread of a value given what is known of its sample: of x around mu(z) and of mu over
-    20 draws of z ~ q. `Imputation.draw` gives multiple imputations, z ~ q and then x ~ N(mu, sigma). With
-    ``keep_observed=False`` a value is what would have been imputed in the last round, for observed entries too.
-
-    Without a preset the network has linear maps beside its hidden layers, and training begins at the principal
-    components of the training samples, as many as impute the held-out ones best.
-
-    Cost: with P weights, 2 P operations per sample for each encoding or decoding of it, and three times that for
-    training on it; the head for sigma is skipped where no sigma is needed. Memory: the z-scores once, and nine times P
-    numbers while training. Values are decoded from the latent whenever they are asked for.
+    network_ : VariationalAutoencoder
+        The trained network.
+    center_, scale_ : ndarray of shape (G,)
+        Mean and SD of each feature. The SD is 0 for a feature that does not vary or was never observed; it is imputed
+        by its mean, or by the mean of all values.
+    shift_ : float
+        lambda in use.
+    inflation_ : float
+        Ratio of the squared error to the predicted variance at the hidden values of the held-out samples, a factor of
+        variances and draws. 1 if no samples were held out.
 
     Raises
     ------
     InputError
-        A parameter is out of range; a sample with missing values when fitting ``preset="published_code"``.
+        A parameter is out of range, or a sample has missing values when ``preset="published_code"`` is fitted.
+
+    Notes
+    -----
+    Output ``"variance"`` is the variance of a value, given what is known of its sample: of x around mu(z), and of mu
+    over 20 draws of z ~ q. `Imputation.draw` gives multiple imputations: z ~ q, then x ~ N(mu, sigma). With
+    ``keep_observed=False`` observed entries too have the value that is imputed in the last round.
+
+    Without a preset the network has linear maps besides its hidden layers, and training starts at the principal
+    components of the training samples, as many as impute the held-out samples best.
+
+    Cost: with P weights, 2 P operations per sample to encode or decode it, three times that to train on it; sigma is
+    computed only if needed. Memory: the z-scores once, and nine times P numbers in training. Values are decoded from
+    the latent on request.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.methods.beta_vae.estimator import BetaVAE
+    >>> values = np.random.default_rng(0).normal(size=(40, 10))
+    >>> values[0, 0] = np.nan
+    >>> result = BetaVAE(hidden="8", max_epochs=2, device="cpu").fit_transform(values)
+    >>> bool(np.isfinite(result.to_array()).all())
+    True
     """
 
     info = BETA_VAE_INFO
@@ -322,35 +378,52 @@ class BetaVAE(DeepImputer):
 
     @property
     def design(self) -> Design:
-        """What the preset and the given parameters come to."""
+        """The settings of the preset, changed by the given parameters."""
         if self.preset not in PRESETS:
-            raise InputError(f"beta_vae: preset={self.preset!r} is neither None, 'paper' nor 'published_code'")
+            raise _wrong("preset", self.preset, "must be None, 'paper' or 'published_code'")
         names = {field.name for field in fields(Design)} & set(self.parameter_defaults())
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        changes: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.hidden is not None:
             if not all(width.isdecimal() for width in self.hidden.split("-")):
-                raise InputError(f"beta_vae: hidden={self.hidden!r} must be widths like '6000-2000'")
-            given["hidden"] = tuple(int(width) for width in self.hidden.split("-"))
-        return replace(PRESETS[self.preset], **given)
+                raise _wrong("hidden", self.hidden, "must be widths like '6000-2000'")
+            changes["hidden"] = tuple(int(width) for width in self.hidden.split("-"))
+        return replace(PRESETS[self.preset], **changes)
 
     def sensitivity(self, data: Any, lambdas: Sequence[float] = LAMBDAS) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest imputed values over several lambdas, each (n, G), in the input's unit.
+        """Lowest and highest imputed values over several lambdas.
 
-        Observed values are the same in both. The network is the fitted one, whatever lambda it was trained with: what
-        is imputed is the mean of observed values minus lambda sigma, in every round.
+        The fitted network is used, whatever lambda it was trained with: the mean of observed values minus lambda sigma
+        is imputed in every round. Observed values are the same in both results.
+
+        Parameters
+        ----------
+        data : Data or matrix of shape (n, G)
+            Samples to impute.
+        lambdas : sequence of float, default=0, 0.25, ..., 3
+            Shifts, in sigma.
+
+        Returns
+        -------
+        lowest, highest : ndarray of shape (n, G)
+            In the unit of the input.
+
+        Raises
+        ------
+        InputError
+            There is no lambda, or the likelihood is ``"mse"``.
         """
         if self.design.likelihood == "mse":
-            raise InputError("beta_vae: a shift is counted in sigma, which likelihood='mse' does not give")
+            raise _no_sigma()
         if not len(lambdas):
-            raise InputError("beta_vae: sensitivity needs at least one lambda")
+            raise InputError("beta_vae: sensitivity needs at least one lambda", code="no-lambdas", parameter="lambdas")
         shifted = copy(self)
-        low = high = np.empty(0)
-        for place, value in enumerate(lambdas):
+        lowest = highest = np.empty(0)
+        for k, value in enumerate(lambdas):
             shifted.shift_ = float(value)
             imputed = shifted.transform(data).to_array()
-            low = imputed if place == 0 else np.minimum(low, imputed)
-            high = imputed if place == 0 else np.maximum(high, imputed)
-        return low, high
+            lowest = imputed if k == 0 else np.minimum(lowest, imputed)
+            highest = imputed if k == 0 else np.maximum(highest, imputed)
+        return lowest, highest
 
     def _fit(self, data: Data) -> tuple[DecodedSamples, dict[str, Any]]:
         design = self.design
@@ -358,17 +431,19 @@ class BetaVAE(DeepImputer):
         known = ~np.isnan(X)
         if design.complete_rows and not known.all():
             raise InputError(
-                f"beta_vae: preset='published_code' is fitted on complete samples, and {(~known.all(axis=1)).sum()} of "
-                f"{len(X)} have missing values: leave them out, or the preset"
+                f"beta_vae: preset='published_code' is fitted on complete samples, but {(~known.all(axis=1)).sum()} of "
+                f"{len(X)} have missing values: leave out these samples, or pass {{preset}}",
+                code="incomplete-samples",
+                preset=None,
             )
         standard = Standard.of(X)
         Z = standard.forward(X)  # (n, G)
         self.center_, self.scale_ = standard.center, np.where(varying(Z), standard.scale, 0.0)
-        self._level(Z)
+        self._set_constant_features(Z)
         usable = np.flatnonzero(known.any(axis=1))
         train, held_out = usable, None
         if design.patience or design.shift == "auto":
-            train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION, self.random_state))
+            train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION_SHARE, self.random_state))
         self.noise_, self.inflation_ = np.zeros(Z.shape[1]), 1.0
         auto = design.shift == "auto"
         self.shift_ = 0.0 if isinstance(design.shift, str) else float(design.shift)
@@ -396,15 +471,16 @@ class BetaVAE(DeepImputer):
     ) -> Training:
         design, device = self.design, self._device()
         batches = DenseBatches(Z, batch_size=design.batch_size, device=device)
-        watched, rows = None, None
+        validation, rows = None, None
         if held_out is not None:
             visible, truth = self._hide(Z[held_out])
-            watched = DenseBatches(visible, target=truth, batch_size=design.batch_size, device=device)
+            validation = DenseBatches(visible, target=truth, batch_size=design.batch_size, device=device)
             rows = np.arange(len(visible))
         network = cast(VariationalAutoencoder, self._new_network())
         if design.residual:
             with seeded(self.random_state):
-                begin_at_components(network.to(device), Z[train], None if watched is None else watched.epoch(rows))
+                held_out_batches = None if validation is None else validation.epoch(rows)
+                start_at_components(network.to(device), Z[train], held_out_batches)
         return self._train(
             network,
             batches,
@@ -412,21 +488,21 @@ class BetaVAE(DeepImputer):
             design.schedule,
             train_rows=train,
             validation_rows=rows,
-            watched=watched,
+            validation_batches=validation,
             member=member,
         )
 
     def _hide(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """z-scores without a random part of the known ones, and an array of that part alone; NaN elsewhere."""
-        share = min(1.0, max(HIDDEN, 1 / max(1, (~np.isnan(Z)).sum())))
+        """(n, G) z-scores with some known values hidden at random, and the (n, G) hidden values; NaN elsewhere."""
+        share = min(1.0, max(HIDDEN_SHARE, 1 / max(1, (~np.isnan(Z)).sum())))
         visible, i, j, values = hide_values(Z, share, np.random.default_rng([self.random_state, 1]))
         truth = np.full_like(Z, np.nan)
         truth[i, j] = values
         return visible, truth
 
     def _choose_shift(self, Z: np.ndarray) -> float:
-        """Lambda with the least squared error where half of the lowest known values of some samples are hidden."""
-        limit = np.nanquantile(Z, LOW)
+        """The lambda with the smallest squared error, with half of the lowest known values hidden."""
+        limit = np.nanquantile(Z, LOW_QUANTILE)
         visible, i, j, truth = hide_values(Z, 0.5, np.random.default_rng([self.random_state, 2]), among=limit > Z)
         if len(i) == 0:
             return 0.0
@@ -434,7 +510,7 @@ class BetaVAE(DeepImputer):
         return LAMBDAS[int(np.argmin(errors))]
 
     def _measure_inflation(self, Z: np.ndarray) -> float:
-        """Squared error over predicted variance, at values hidden at random."""
+        """Squared error over predicted variance, at values that are hidden at random."""
         visible, truth = self._hide(Z)
         i, j = np.nonzero(~np.isnan(truth))
         model = self._in_z(visible, shift=0.0)
@@ -442,15 +518,15 @@ class BetaVAE(DeepImputer):
         return float(np.square(model.at(i, j) - truth[i, j]).sum() / expected) if expected > 0 else 1.0
 
     def _residual_variance(self, Z: np.ndarray) -> np.ndarray:
-        """(G,) mean squared difference of known and decoded values."""
+        """(G,) mean squared difference between known and decoded values."""
         model = self._in_z(Z, shift=0.0)
         total, count = np.zeros(Z.shape[1]), np.zeros(Z.shape[1])
-        step = max(1, ENCODED // Z.shape[1])
+        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
         for start in range(0, len(Z), step):
             part = np.arange(start, min(start + step, len(Z)))
-            gap = Z[part] - model.rows(part, None)
-            count += (~np.isnan(gap)).sum(axis=0)
-            total += np.nansum(gap * gap, axis=0)
+            difference = Z[part] - model.rows(part, None)
+            count += (~np.isnan(difference)).sum(axis=0)
+            total += np.nansum(difference * difference, axis=0)
         return total / np.maximum(count, 1)
 
     def _new_rows(self, data: Data) -> DecodedSamples:
@@ -459,22 +535,22 @@ class BetaVAE(DeepImputer):
     def _standardized(self, X: np.ndarray) -> np.ndarray:
         """(n, G) float32 z-scores."""
         Z = Standard(self.center_, np.where(self.scale_ > 0, self.scale_, 1.0)).forward(X)
-        self._level(Z)
+        self._set_constant_features(Z)
         return Z
 
-    def _level(self, Z: np.ndarray) -> None:
-        """0 for features that did not vary when fitting, of which the network has learned nothing; in place."""
+    def _set_constant_features(self, Z: np.ndarray) -> None:
+        """Set features that did not vary in the fit to 0, in place; the network has learned nothing about them."""
         constant = self.scale_ == 0
         Z[:, constant] = np.where(np.isnan(Z[:, constant]), np.nan, 0.0)
 
     def _in_z(self, Z: np.ndarray, *, shift: float) -> DecodedSamples:
-        """The model of z-scores, on their own unit and with the decoder's own variance."""
+        """The model of z-scores, in z units and with the variance of the decoder."""
         G = Z.shape[1]
         return replace(self._model(Z, shift=shift), center=np.zeros(G), scale=np.ones(G), inflation=1.0)
 
     def _model(self, Z: np.ndarray, *, shift: float | None = None) -> DecodedSamples:
         shift = self.shift_ if shift is None else shift
-        step = max(1, ENCODED // Z.shape[1])
+        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
         parts = [self._encode(Z[start : start + step], start, shift) for start in range(0, len(Z), step)]
         latent, mean, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
         return DecodedSamples(
@@ -491,7 +567,7 @@ class BetaVAE(DeepImputer):
         )
 
     def _encode(self, Z: np.ndarray, first: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What is decoded, and mean and SD of q, each (B, L), of the samples ``first``, ``first + 1``, ..."""
+        """The latent to decode, and mean and SD of q, (B, L) each, of the samples ``first``, ``first + 1``, ..."""
         design, device = self.design, next(self.network_.parameters()).device
         values = torch.from_numpy(Z).to(device)
         observed = ~torch.isnan(values)
@@ -499,8 +575,8 @@ class BetaVAE(DeepImputer):
         numbers = design.iterations * L if design.sampled else 0
         numbers += Z.shape[1] if design.start == "random" else 0
         drawn = np.empty((len(Z), numbers), np.float32)
-        for place in range(len(Z) if numbers else 0):  # a sample's numbers do not depend on those beside it
-            drawn[place] = np.random.default_rng([self.random_state, 2, first + place]).standard_normal(numbers)
+        for k in range(len(Z) if numbers else 0):  # the numbers of a sample do not depend on the others
+            drawn[k] = np.random.default_rng([self.random_state, 2, first + k]).standard_normal(numbers)
         random = torch.from_numpy(drawn).to(device)
         start, noise = None, None
         if design.sampled:
@@ -508,12 +584,12 @@ class BetaVAE(DeepImputer):
         if design.start == "random":
             start = random[:, -Z.shape[1] :]
         with torch.no_grad():
-            found = self.network_.impute(
+            q = self.network_.impute(
                 values, observed, iterations=design.iterations, shift=shift, start=start, noise=noise
             )
-            latent = found.at(None if noise is None else noise[-1])
-            spread = torch.zeros_like(latent) if found.log_variance is None else torch.exp(found.log_variance / 2)
-        return latent.cpu().numpy(), found.mean.cpu().numpy(), spread.cpu().numpy()
+            latent = q.at(None if noise is None else noise[-1])
+            spread = torch.zeros_like(latent) if q.log_variance is None else torch.exp(q.log_variance / 2)
+        return latent.cpu().numpy(), q.mean.cpu().numpy(), spread.cpu().numpy()
 
     def _network(self) -> VariationalAutoencoder:
         design, G = self.design, len(self.center_)

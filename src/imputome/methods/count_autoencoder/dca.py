@@ -1,112 +1,262 @@
-"""DCA and the comparisons of paper 001 as settings of one family."""
+"""DCA (Eraslan et al. 2019), and the variants of it that paper 001 compares ZiPo with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import DCA_INFO, DCA_PAPER001_INFO, TUNED_DCA_INFO, ZIP_DCA_INFO
+from imputome.methods.count_autoencoder.family import Settings, SingleNetworkImputer
+from imputome.methods.count_autoencoder.network import Distribution, InputTransform, Widths
 from imputome.methods.count_autoencoder.zipo import Zipo
 
+Device = Literal["auto", "cpu", "cuda"]
 
-def _defaults(**changes: Any) -> Callable[..., None]:
-    """ZiPo's constructor with other defaults; signature and annotations stay readable for whoever inspects them."""
-    original = Zipo.__init__
-    constructor = FunctionType(original.__code__, original.__globals__, "__init__", None, original.__closure__)
-    known = original.__kwdefaults__ or {}
-    unknown = set(changes) - set(known)
-    if unknown:
-        raise TypeError(f"Zipo has no parameters {sorted(unknown)}")
-    constructor.__kwdefaults__ = {**known, **changes}
-    constructor.__annotations__ = original.__annotations__
-    return constructor
-
-
-_DCA_BLOCKS: dict[str, Any] = {
-    "residual": False,
-    "activation": "relu",
-    "batch_norm_place": "before",
-    "library": "size_factor",
-    "dispersion": "conditional",
-    "alpha_z": 0.0,
-    "alpha_w": 0.0,
-    "loss_over": "entries",
-}
-_DCA_TRAINING: dict[str, Any] = {
-    "optimizer": "rmsprop",
-    "learning_rate": 1e-3,
-    "decay": 1.0,
-    "decay_epochs": 0,
-    "plateau_patience": 10,
-    "patience": 15,
-    "patience_from": 0,
-    "clip_value": 5.0,
-    "max_epochs": 300,
-    "batch_size": 32,
-}
+_DCA = Settings(
+    residual=False,
+    activation="relu",
+    batch_norm_place="before",
+    library="size_factor",
+    dispersion="conditional",
+    alpha_z=0.0,
+    alpha_w=0.0,
+    loss_over="entries",
+    optimizer="rmsprop",
+    decay=1.0,
+    decay_epochs=0,
+    patience_from=0,
+)
 
 
-class DCA(Zipo):
-    """Deep count autoencoder (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2), the original's defaults.
+class DCA(SingleNetworkImputer):
+    """Deep count autoencoder (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2), with the original's defaults.
 
-    64-32-64, z-scored input, ReLU after batch normalisation without scale, mean = size factor x exp(head),
-    zero-inflated negative binomial with a dispersion for each cell and gene (``dispersion="gene"`` and
-    ``distribution="nb"`` are its other forms), RMSprop at 1e-3 with gradients clipped at 5, batches of 32. Its ridge on
-    the dropout probability is ``alpha_z``, 0 by default as there. Unlike in the original, the validation cells (20 %,
-    not 10 %) are drawn at random and the best weights are restored. Parameters as `Zipo`.
+    The mean is size factor x exp(linear output). Hidden layers have batch normalisation without scale, then ReLU. The
+    loss is the negative log-likelihood, mean over entries, minimised by RMSprop with clipped gradients. Two things
+    differ from the original: the validation cells (20 %, not 10 %) are drawn at random, and the best weights are
+    restored.
+
+    Parameters
+    ----------
+    encoder : str, int or tuple of int, default="64-32"
+        Widths of the encoder's layers; the last is the latent.
+    decoder : str, int or tuple of int, default="64"
+        Widths of the decoder's hidden layers.
+    distribution : {"poisson", "nb", "zip", "zinb"}, default="zinb"
+        Poisson or negative binomial, without or with zero inflation.
+    dispersion : {"conditional", "gene"}, default="conditional"
+        Dispersion of a negative binomial for each cell and gene, or one for each gene.
+    input_transform : {"counts", "log1p", "log1p_normalized", "zscore"}, default="zscore"
+        What the encoder reads: counts; their log1p; log1p of counts per 10,000; log1p of counts per median library,
+        standardised for each gene.
+    alpha_z : float, default=0.0
+        Ridge penalty on the dropout probability z: ``alpha_z * mean(z^2)`` is added to the loss.
+    learning_rate : float, default=1e-3
+        Learning rate of the first epoch.
+    plateau_patience : int or None, default=10
+        Epochs without improvement before the rate is lowered to a tenth. None: never.
+    patience : int or None, default=15
+        Epochs without improvement before training stops. None: never.
+    max_epochs : int, default=300
+        Largest number of epochs.
+    batch_size : int, default=32
+        Cells of a batch, at least 2.
+    clip_value : float or None, default=5.0
+        Largest absolute value of each entry of the gradient. None: no limit.
+    validation_share : float, default=0.2
+        Share of the cells kept for validation.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        ``"auto"`` takes a CUDA device if there is one.
+    posterior : bool, default=False
+        Combine the expected count with the cell's own counts (`imputome.core.posterior`).
+    random_state : int, default=0
+        Seed of validation cells, initial weights and shuffling.
+
+    Notes
+    -----
+    Outputs, ``latent``, ``status.details`` and fitted attributes are those of `Zipo`, whose class has all settings as
+    parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.methods.count_autoencoder.dca import DCA
+    >>> counts = np.random.default_rng(0).poisson(3.0, (40, 6))
+    >>> result = DCA(encoder="4-2", decoder="4", max_epochs=2, device="cpu").fit_transform(counts)
+    >>> result.to_array(output="dropout_probability").shape
+    (40, 6)
     """
 
     info = DCA_INFO
-    __init__ = _defaults(
-        encoder="64-32", decoder="64", distribution="zinb", input_transform="zscore", **_DCA_BLOCKS, **_DCA_TRAINING
-    )
+    fixed = _DCA
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        name: Zipo.search_space[name] for name in ("encoder", "alpha_z")
+    }
+
+    def __init__(
+        self,
+        *,
+        encoder: Widths = "64-32",
+        decoder: Widths = "64",
+        distribution: Distribution = "zinb",
+        dispersion: Literal["conditional", "gene"] = "conditional",
+        input_transform: InputTransform = "zscore",
+        alpha_z: float = 0.0,
+        learning_rate: float = 1e-3,
+        plateau_patience: int | None = 10,
+        patience: int | None = 15,
+        max_epochs: int = 300,
+        batch_size: int = 32,
+        clip_value: float | None = 5.0,
+        validation_share: float = 0.2,
+        device: Device = "auto",
+        posterior: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.distribution, self.dispersion, self.alpha_z = distribution, dispersion, alpha_z
+        self.input_transform = input_transform
+        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
+        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
+        self.validation_share, self.device = validation_share, device
+        self.posterior, self.random_state = posterior, random_state
 
 
-class DCAPaper001(Zipo):
-    """DCA as paper 001 set it up for its comparison (section III-G): 128-64-128, NB, log1p of normalised counts.
+class DCAPaper001(SingleNetworkImputer):
+    """DCA as set up in paper 001 (section III-G): 128-64-128, negative binomial, log1p of counts per 10,000.
 
-    What it does not say is taken from `DCA`. Parameters as `Zipo`.
+    What the paper does not state is that of `DCA`.
+
+    Parameters
+    ----------
+    encoder : str, int or tuple of int, default="128-64"
+        Widths of the encoder's layers; the last is the latent.
+    decoder : str, int or tuple of int, default="128"
+        Widths of the decoder's hidden layers.
+    dispersion, input_transform, learning_rate, plateau_patience, patience, max_epochs, batch_size, clip_value, \
+validation_share, device, posterior, random_state
+        As in `DCA`; ``input_transform="log1p_normalized"`` by default.
     """
 
     info = DCA_PAPER001_INFO
-    __init__ = _defaults(
-        encoder="128-64",
-        decoder="128",
-        distribution="nb",
-        input_transform="log1p_normalized",
-        **_DCA_BLOCKS,
-        **_DCA_TRAINING,
-    )
+    fixed = replace(_DCA, distribution="nb")
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"encoder": Zipo.search_space["encoder"]}
+
+    def __init__(
+        self,
+        *,
+        encoder: Widths = "128-64",
+        decoder: Widths = "128",
+        dispersion: Literal["conditional", "gene"] = "conditional",
+        input_transform: InputTransform = "log1p_normalized",
+        learning_rate: float = 1e-3,
+        plateau_patience: int | None = 10,
+        patience: int | None = 15,
+        max_epochs: int = 300,
+        batch_size: int = 32,
+        clip_value: float | None = 5.0,
+        validation_share: float = 0.2,
+        device: Device = "auto",
+        posterior: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.dispersion, self.input_transform = dispersion, input_transform
+        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
+        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
+        self.validation_share, self.device = validation_share, device
+        self.posterior, self.random_state = posterior, random_state
 
 
-class ZipDCA(Zipo):
-    """Paper 001's zipDCA (section III-G): `DCAPaper001` with a zero-inflated Poisson. Parameters as `Zipo`."""
+class ZipDCA(SingleNetworkImputer):
+    """The zipDCA of paper 001 (section III-G): `DCAPaper001` with a zero-inflated Poisson distribution.
+
+    Parameters
+    ----------
+    encoder : str, int or tuple of int, default="128-64"
+        Widths of the encoder's layers; the last is the latent.
+    decoder : str, int or tuple of int, default="128"
+        Widths of the decoder's hidden layers.
+    input_transform, alpha_z, learning_rate, plateau_patience, patience, max_epochs, batch_size, clip_value, \
+validation_share, device, posterior, random_state
+        As in `DCA`; ``input_transform="log1p_normalized"`` by default.
+    """
 
     info = ZIP_DCA_INFO
-    __init__ = _defaults(
-        encoder="128-64",
-        decoder="128",
-        distribution="zip",
-        input_transform="log1p_normalized",
-        **_DCA_BLOCKS,
-        **_DCA_TRAINING,
-    )
+    fixed = replace(_DCA, distribution="zip")
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = DCA.search_space
+
+    def __init__(
+        self,
+        *,
+        encoder: Widths = "128-64",
+        decoder: Widths = "128",
+        input_transform: InputTransform = "log1p_normalized",
+        alpha_z: float = 0.0,
+        learning_rate: float = 1e-3,
+        plateau_patience: int | None = 10,
+        patience: int | None = 15,
+        max_epochs: int = 300,
+        batch_size: int = 32,
+        clip_value: float | None = 5.0,
+        validation_share: float = 0.2,
+        device: Device = "auto",
+        posterior: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.input_transform, self.alpha_z = input_transform, alpha_z
+        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
+        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
+        self.validation_share, self.device = validation_share, device
+        self.posterior, self.random_state = posterior, random_state
 
 
-class TunedDCA(Zipo):
-    """Paper 001's tunedDCA (section III-G): a negative binomial on ZiPo's encoder, with ZiPo's training schedule.
+class TunedDCA(SingleNetworkImputer):
+    """The tunedDCA of paper 001 (section III-G): a negative binomial with ZiPo's encoder and training schedule.
 
-    Mean and dispersion stay DCA's: size factor x exp(head), and a dispersion for each cell and gene; so does the
-    clipping of gradients, without which such a mean explodes at ZiPo's first rates. Parameters as `Zipo`.
+    Mean and dispersion are DCA's: size factor x exp(linear output), and a dispersion for each cell and gene. Gradients
+    are clipped as in DCA, because without that such a mean diverges at ZiPo's first learning rates.
+
+    Parameters
+    ----------
+    encoder : str, int or tuple of int, default="2048-1024-512-256-128"
+        Widths of the encoder's layers; the last is the latent.
+    decoder : str, int or tuple of int, default=""
+        Widths of the decoder's hidden layers; without them, the outputs are linear in the latent.
+    learning_rate : float, default=0.0212
+        Learning rate of the first epoch; it decays as in `Zipo`.
+    plateau_patience, patience, max_epochs, batch_size
+        As in `Zipo`.
+    dispersion, input_transform, clip_value, validation_share, device, posterior, random_state
+        As in `DCA`; ``input_transform="log1p_normalized"`` by default.
     """
 
     info = TUNED_DCA_INFO
-    __init__ = _defaults(
-        distribution="nb",
-        input_transform="log1p_normalized",
-        library="size_factor",
-        dispersion="conditional",
-        alpha_w=0.0,
-        clip_value=5.0,
-    )
+    fixed = Settings(distribution="nb", library="size_factor", alpha_w=0.0)
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = DCAPaper001.search_space
+
+    def __init__(
+        self,
+        *,
+        encoder: Widths = "2048-1024-512-256-128",
+        decoder: Widths = "",
+        dispersion: Literal["conditional", "gene"] = "conditional",
+        input_transform: InputTransform = "log1p_normalized",
+        learning_rate: float = 0.0212,
+        plateau_patience: int | None = 15,
+        patience: int | None = 30,
+        max_epochs: int = 500,
+        batch_size: int = 256,
+        clip_value: float | None = 5.0,
+        validation_share: float = 0.2,
+        device: Device = "auto",
+        posterior: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.dispersion, self.input_transform = dispersion, input_transform
+        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
+        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
+        self.validation_share, self.device = validation_share, device
+        self.posterior, self.random_state = posterior, random_state

@@ -1,6 +1,7 @@
-"""`count_autoencoder`: the family's best settings by held-out loss, averaged with Poisson factors, and the posterior.
+"""The default for counts: a small count autoencoder, averaged with Poisson factors, and the posterior step.
 
-Letters: ``n`` cells, ``G`` genes; ``x1`` nine tenths of the molecules, ``x2`` the tenth kept from training; ``m`` rate.
+Letters: ``n`` cells, ``G`` genes, ``k`` factors, ``x1`` nine tenths of the molecules, for training, ``x2`` the held-out
+tenth.
 """
 
 from __future__ import annotations
@@ -17,59 +18,103 @@ from imputome.core.posterior import deal, likelihood_at, pooled_shape, split
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
-from imputome.methods.count_autoencoder.encode import encode, top_genes
 from imputome.methods.count_autoencoder.family import CountFamily
+from imputome.methods.count_autoencoder.fitted import encode, top_genes
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
-from imputome.methods.deep.rates import Head, LogLinearModel
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 from imputome.methods.deep.training import Schedule, Training
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
-WEIGHTS = np.linspace(0, 1, 6)  # of the networks' log rate, against that of the factors
-BLOCK = 2**22  # dense values made at a time
-SAMPLE = 2**24  # entries that decide the weight
-TINY = np.float32(1e-12)
-WATCHED = 1024  # cells whose left-out molecules are looked at after each epoch
-FEWER = (2, 4, 8)  # factors, tried alone where the networks are no better than the gene mean
-UPDATES = 15  # of a cell's share of the factors; more of them fit the cell's noise
+NETWORK_WEIGHTS = np.linspace(0, 1, 6)  # tried weights of the networks' log rate; the factors have the rest
+DEFAULT_NETWORK_WEIGHT = 0.6  # if there are no held-out molecules
+VALUES_PER_BLOCK = 2**22  # dense values computed at once
+ENTRIES_FOR_WEIGHT = 2**24  # largest number of entries on which the weight is chosen
+SMALLEST_RATE = np.float32(1e-12)
+MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
+FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the networks are no better than the gene mean
+PROJECTION_UPDATES = 15  # updates of a cell's factors; more of them fit the noise of the cell
 
 
 class CountAutoencoder(CountFamily):
-    """Count autoencoder with Poisson loss at the observed library size: what imputome takes for counts by default.
+    """Count autoencoder with Poisson loss at the observed library size: the default method for counts.
 
-    The network is the smallest of the family that did best on held-out molecules: log1p of counts per 10,000, hidden
-    among them at random, through a sparse first layer (``n_hidden``, batch normalisation, ReLU, dropout) to
-    ``n_latent`` linear latents, whose softmax, times the cell's library size, is the rate. It learns from nine tenths
-    of the molecules (x1), and stops when the tenth that was left out of every cell (x2) is predicted no better. Its
-    rate is averaged, on the log scale, with that of a Poisson factorisation of x1, at the weight that predicts x2 best.
-    The posterior step then combines the rate, at the cell's full counts, with these counts; if even so x2 is predicted
-    no better than by the posterior on the gene mean, a few Poisson factors are tried alone, and if they are no better
-    either there is no structure to be used: whichever predicts x2 best is what is returned, with a message.
+    The network is the smallest of the family that predicted held-out molecules best. It reads log1p of counts per
+    10,000, of which random ones are hidden in training, through a sparse first layer (``n_hidden`` units, batch
+    normalisation, ReLU, dropout) and ``n_latent`` linear latents. The softmax of a linear output, times the library
+    size, is the rate. Nine tenths of the molecules (x1) are for training, which stops when the other tenth (x2) is no
+    longer predicted better. The rate is averaged, on the log scale, with that of a Poisson factorisation of x1; the
+    weight is the one that predicts x2 best.
 
-    Counts that are not integers (a normalised matrix) cannot be split into molecules: then a fifth of the cells is left
-    out instead, and the weight is 0.6.
+    The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is predicted no
+    better than by the posterior of the gene mean, a few Poisson factors alone are tried too. What predicts x2 best is
+    returned: networks, factors, or, if there is no structure in the data, the gene mean. ``status`` says which.
+
+    Counts that are not integers (a normalised matrix) cannot be split into molecules. Then a fifth of the cells is held
+    out instead, and the weight of the networks is 0.6.
 
     Parameters
     ----------
-    n_hidden, n_latent : widths of the hidden and of the latent layer.
-    dropout, input_dropout : share of hidden units, and of the nonzero inputs, dropped in training.
-    n_factors : rank of the Poisson factorisation; 0: none.
-    n_networks : networks from different starts, averaged on the log scale; 3 is a thorough mode.
-    learning_rate, weight_decay, batch_size, max_epochs, patience : of AdamW with early stopping.
-    device : ``"auto"`` takes a CUDA device where there is one.
-    posterior : combine the rate with the cell's own counts (`imputome.core.posterior`).
-
-    Covariates (`Data.covariates`) are given to the decoder beside the latents.
-
-    Cost: an epoch passes over the nonzeros and makes n x G rates once, and those of at most 1,024 cells again to watch
-    x2. To find the shapes of the posterior step, the rates are made anew from up to ten splits of the molecules.
+    n_hidden : int, default=128
+        Width of the hidden layer.
+    n_latent : int, default=32
+        Width of the latent layer.
+    dropout : float, default=0.2
+        Share of hidden units dropped in training.
+    input_dropout : float, default=0.3
+        Share of nonzero inputs dropped in training.
+    n_factors : int, default=16
+        Rank of the Poisson factorisation; 0 for none.
+    n_networks : int, default=1
+        Networks with different initial weights, averaged on the log scale; 3 gives a better but slower fit.
+    learning_rate : float, default=2e-3
+        Learning rate of AdamW.
+    weight_decay : float, default=1e-2
+        Weight decay of AdamW.
+    batch_size : int, default=128
+        Cells of a batch, at least 2.
+    max_epochs : int, default=400
+        Largest number of epochs.
+    patience : int or None, default=10
+        Epochs without improvement before training stops. None: never.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        ``"auto"`` takes a CUDA device if there is one.
+    posterior : bool, default=True
+        Combine the rate with the cell's own counts (`imputome.core.posterior`).
+    random_state : int, default=0
+        Seed of all random choices.
 
     Attributes
     ----------
-    network_ : the trained networks.
-    factors_ : (G, k) gene factors, or None.
-    weight_ : of the networks' log rate.
-    uses_gene_mean_, uses_factors_ : whether the gene mean, or the factors alone, are the rate.
+    network_ : torch.nn.ModuleList
+        The trained networks.
+    factors_ : ndarray of shape (G, k) or None
+        Gene factors.
+    weight_ : float
+        Weight of the networks' log rate.
+    uses_gene_mean_, uses_factors_ : bool
+        Whether the gene mean, or factors alone, give the rate.
+
+    Raises
+    ------
+    InputError
+        A parameter is out of range, or ``posterior`` is True and the counts are not integers.
+
+    Notes
+    -----
+    Covariates (`Data.covariates`) are read by the decoder, with the latents.
+
+    Cost: an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for x2. The
+    shapes of the posterior step need the rates of up to ten splits of the molecules.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.methods.count_autoencoder.estimator import CountAutoencoder
+    >>> counts = np.random.default_rng(0).poisson(3.0, (40, 6))
+    >>> method = CountAutoencoder(max_epochs=2, n_factors=0, posterior=False, device="cpu")
+    >>> method.fit_transform(counts).to_array().shape
+    (40, 6)
     """
 
     info = COUNT_AUTOENCODER_INFO
@@ -119,121 +164,118 @@ class CountAutoencoder(CountFamily):
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self._prepare(data)
-        dealt, seen, rest = [], data, None
+        parts, x1, x2 = [], data, None
         if is_integer(data.X.data):
-            dealt = deal(data, np.random.default_rng(self.random_state))
-            seen, rest = split(data, dealt[0])
+            parts = deal(data, np.random.default_rng(self.random_state))
+            x1, x2 = split(data, parts[0])
         elif self.posterior:
             raise InputError(
-                "the posterior step needs raw counts (integers): pass the layer that holds them, or posterior=False"
+                "the posterior step needs raw counts (integers): give these, or pass {posterior}",
+                code="not-integers",
+                posterior=False,
             )
-        training = self._learn(seen, rest)
-        self.factors_ = self._factors(seen, self.n_factors) if self.n_factors else None
-        self.weight_ = 1.0 if self.factors_ is None else 0.6
-        if rest is not None and self.factors_ is not None:
-            rows = _evenly(*data.shape)
-            self.weight_ = _best_weight(self._averaged(seen.subset(rows=rows)), rest[rows])
+        training = self._train_networks(x1, x2)
+        self.factors_ = self._factors(x1, self.n_factors) if self.n_factors else None
+        self.weight_ = 1.0 if self.factors_ is None else DEFAULT_NETWORK_WEIGHT
+        if x2 is not None and self.factors_ is not None:
+            rows = _evenly_spaced(*data.shape)
+            self.weight_ = _best_weight(self._averaged(x1.subset(rows=rows)), x2[rows])
         message = ""
         self.uses_gene_mean_ = self.uses_factors_ = False
         if self.posterior:
-            message = self._learn_shape(data, seen, dealt)
+            message = self._choose_rate(data, x1, parts)
         model = self._new_rows(data)
         status = training.status
         text = "; ".join(part for part in (status.message, message) if part)
-        used = {"uses_gene_mean": self.uses_gene_mean_, "uses_factors": self.uses_factors_}
-        details = {**status.details, "network_weight": self.weight_, **used}
+        details = {
+            **status.details,
+            "network_weight": self.weight_,
+            "uses_gene_mean": self.uses_gene_mean_,
+            "uses_factors": self.uses_factors_,
+        }
         return model, {
             "status": Status(status.name, text, details),
             "history": training.history,
             "latent": getattr(model, "latent", None),
         }
 
-    def _learn(self, seen: Data, rest: Any) -> Training:
-        """Train the networks on ``seen``, watching the molecules ``rest`` of the same cells, or other cells."""
-        batches = watched = self._batches(seen)
-        if rest is None:
-            train_rows, validation_rows = self._split(seen)
+    def _train_networks(self, x1: Data, x2: Any) -> Training:
+        """Train the networks on x1, and validate on x2 of the same cells, or, if there is no x2, on other cells."""
+        batches = validation_batches = self._batches(x1)
+        if x2 is None:
+            train_rows, validation_rows = self._split(x1)
         else:
-            # a cell whose molecules are all in one part is still a cell
-            train_rows = np.flatnonzero(np.diff(seen.X.indptr) + np.diff(rest.indptr))
+            # cells whose molecules are all in one part are included
+            train_rows = np.flatnonzero(np.diff(x1.X.indptr) + np.diff(x2.indptr))
             order = np.random.default_rng(self.random_state).permutation(train_rows)
-            validation_rows = np.sort(order[:WATCHED])
-            watched = self._batches(seen, target=rest, target_library=np.asarray(rest.sum(axis=1)).ravel())
+            validation_rows = np.sort(order[:MAX_VALIDATION_CELLS])
+            validation_batches = self._batches(x1, target=x2, target_library=np.asarray(x2.sum(axis=1)).ravel())
         networks = cast(nn.ModuleList, self._new_network())
         trainings = [
             self._train(
                 network,
                 batches,
-                seen,
+                x1,
                 self._schedule(),
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                watched=watched,
+                validation_batches=validation_batches,
                 member=k,
             )
             for k, network in enumerate(networks)
         ]
         self.network_ = networks
-        networks.zero_grad(set_to_none=True)  # as large as the weights, and of no use any more
+        networks.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         return trainings[0]
 
-    def _learn_shape(self, data: Data, seen: Data, dealt: list[np.ndarray]) -> str:
-        """Learn the shapes of the posterior step; the message says what predicts x2 better than the networks do."""
-        self._shape, first = pooled_shape(data, dealt, self._averaged)
-        own, gene_mean = pooled_shape(data, dealt[:1], self._gene_mean)
-        best = likelihood_at(gene_mean, own)
-        if likelihood_at(first, self._shape) > best:
+    def _choose_rate(self, data: Data, x1: Data, parts: list[np.ndarray]) -> str:
+        """Choose networks, factors or gene mean, and learn the shapes of the posterior step for it.
+
+        Returns a message if the networks are not chosen, else an empty text.
+        """
+        self._shape, by_networks = pooled_shape(data, parts, self._averaged)
+        shape, by_gene_mean = pooled_shape(data, parts[:1], self._gene_mean)
+        best = likelihood_at(by_gene_mean, shape)
+        if likelihood_at(by_networks, self._shape) > best:
             return ""
         chosen = None
-        for rank in FEWER:
-            factors = self._factors(seen, rank)
-            own, few = pooled_shape(data, dealt[:1], partial(_by_factors, factors=factors))
-            if likelihood_at(few, own) > best:
-                best, chosen = likelihood_at(few, own), factors
+        for rank in FALLBACK_RANKS:
+            factors = self._factors(x1, rank)
+            shape, by_factors = pooled_shape(data, parts[:1], partial(_factor_rates, factors=factors))
+            if likelihood_at(by_factors, shape) > best:
+                best, chosen = likelihood_at(by_factors, shape), factors
         if chosen is not None:
             self.factors_, self.uses_factors_ = chosen, True
-            what = f"{chosen.shape[1]} Poisson factors, so that these"
+            used = f"{chosen.shape[1]} Poisson factors, which are used instead"
         else:
             self.uses_gene_mean_ = True
-            what = "the gene mean, so that the gene mean"
-        self._shape = pooled_shape(data, dealt, self._new_rows)[0]
-        return (
-            f"held-out molecules are predicted no better by the network than by {what}, with each cell's own counts, "
-            f"{'are' if chosen is not None else 'is'} what is given"
-        )
+            used = "the gene mean, which is used instead"
+        self._shape = pooled_shape(data, parts, self._new_rows)[0]
+        return f"with each cell's own counts, the network predicts held-out molecules no better than {used}"
 
     def _posterior_shape(self, data: Data) -> np.ndarray:
         return self._shape
 
-    def _factors(self, seen: Data, rank: int) -> np.ndarray:
-        rank = min(rank, *seen.shape)
-        with few_threads(seen.X.nnz * rank < 2**20):
-            return poisson_nmf(seen.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+    def _factors(self, data: Data, rank: int) -> np.ndarray:
+        """(G, rank) gene factors."""
+        rank = min(rank, *data.shape)
+        with few_threads(data.X.nnz * rank < 2**20):
+            return poisson_nmf(data.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
 
     def _network(self) -> nn.Module:
-        return nn.ModuleList(CountNetwork(self._design(), self._statistics) for _ in range(self.n_networks))
+        return nn.ModuleList(super(CountAutoencoder, self)._network() for _ in range(self.n_networks))
 
     def _design(self) -> Design:
         return Design(
-            n_genes=len(self.share_),
-            n_covariates=0 if self.coding_ is None else len(self.coding_.columns),
             encoder=(self.n_hidden, self.n_latent),
-            decoder=(),
             residual=False,
             activation="relu",
-            batch_norm=True,
             batch_norm_place="before",
-            negative_binomial=False,
-            zero_inflation=False,
-            dispersion="odds",
+            distribution="poisson",
             library="observed",
             input_transform="log1p_normalized",
             alpha_z=0.0,
             alpha_w=0.0,
-            alpha_theta=0.0,
-            alpha_rate=0.0,
-            rate_penalty="entries",
-            loss_over="cells",
             dropout=self.dropout,
             input_dropout=self.input_dropout,
             linear_latent=True,
@@ -251,11 +293,18 @@ class CountAutoencoder(CountFamily):
     def _check(self) -> None:
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{self.name}: {name}={getattr(self, name)} must lie in 0 to 1, 1 excluded")
-        if self.n_hidden < 1 or self.n_latent < 1:
-            raise InputError(f"{self.name}: n_hidden and n_latent must be at least 1")
-        if self.n_networks < 1 or self.n_factors < 0:
-            raise InputError(f"{self.name}: n_networks must be at least 1, and n_factors at least 0")
+                raise InputError(
+                    f"{self.name}: {name}={getattr(self, name)} must be at least 0 and below 1",
+                    code="parameter-value",
+                    parameter=name,
+                )
+        for name, least in {"n_hidden": 1, "n_latent": 1, "n_networks": 1, "n_factors": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"{self.name}: {name}={getattr(self, name)} must be at least {least}",
+                    code="parameter-value",
+                    parameter=name,
+                )
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -263,7 +312,7 @@ class CountAutoencoder(CountFamily):
             return self._gene_mean(data)
         if self.uses_factors_:
             assert self.factors_ is not None  # noqa: S101
-            return _by_factors(data, self.factors_)
+            return _factor_rates(data, self.factors_)
         return self._averaged(data)
 
     def _gene_mean(self, data: Data) -> Model:
@@ -271,47 +320,71 @@ class CountAutoencoder(CountFamily):
         return LowRank(library[:, None], self.share_[:, None].astype(np.float32))
 
     def _averaged(self, data: Data) -> AveragedRates:
-        """The rates of some cells: networks and factors, from these cells' counts alone."""
-        fitted = [
+        """The rates of some cells by networks and factors, from the counts of these cells."""
+        encoded = [
             encode(cast(CountNetwork, network), self._batches(data).epoch(), n=data.shape[0], usable=self.share_ > 0)
             for network in self.network_
         ]
         with few_threads(data.X.nnz < 2**16):
-            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=UPDATES)
-        return AveragedRates(
-            _stacked([one.model for one in fitted]),
-            left,
-            self.factors_,
-            weight=self.weight_,
-            library=fitted[0].library,
-        )
+            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=PROJECTION_UPDATES)
+        model = _geometric_mean([cells.model for cells in encoded])
+        return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0].library)
 
     def first_layer_genes(self, k: int = 10) -> Any:
-        """As `imputome.methods.count_autoencoder.zipo.Zipo.first_layer_genes`, of the first network."""
+        """The genes with the largest absolute weights of each first-layer neuron of the first network.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Number of genes for each neuron.
+
+        Returns
+        -------
+        DataFrame
+            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
+            ``relative`` (weight over the neuron's largest absolute weight).
+        """
         first = cast(CountNetwork, self.network_[0]).first
         return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
 
     def _state(self) -> dict[str, np.ndarray]:
-        factors = {} if self.factors_ is None else {"factors": self.factors_}
-        learned = {"weight": np.array(self.weight_), "uses_gene_mean": np.array(self.uses_gene_mean_)}
-        learned["uses_factors"] = np.array(self.uses_factors_)
-        return {**super()._state(), **factors, **learned}
+        arrays = {
+            **super()._state(),
+            "weight": np.array(self.weight_),
+            "uses_gene_mean": np.array(self.uses_gene_mean_),
+            "uses_factors": np.array(self.uses_factors_),
+        }
+        return arrays if self.factors_ is None else {**arrays, "factors": self.factors_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.factors_ = arrays.get("factors")
         self.weight_, self.uses_gene_mean_ = float(arrays["weight"]), bool(arrays["uses_gene_mean"])
-        self.uses_factors_ = bool(arrays.get("uses_factors", False))  # models of before do not say
+        self.uses_factors_ = bool(arrays.get("uses_factors", False))  # not in models of the first versions
         super()._restore(arrays)
 
 
-def _by_factors(data: Data, factors: np.ndarray) -> Model:
+def _factor_rates(data: Data, factors: np.ndarray) -> Model:
     """The rates of some cells by gene factors alone."""
     with few_threads(data.X.nnz < 2**16):
-        return LowRank(project(data.X, factors, max_iter=UPDATES), factors)
+        return LowRank(project(data.X, factors, max_iter=PROJECTION_UPDATES), factors)
 
 
 class AveragedRates:
-    """Geometric mean of a network's rates and of ``left @ right'``, each cell's summing to its library (a `Model`)."""
+    """Weighted geometric mean of a network's rates and of ``left @ right'`` (a `Model`).
+
+    The rates of each cell are scaled to sum to its library size.
+
+    Parameters
+    ----------
+    network : LogLinearModel
+        Rates of the networks.
+    left, right : ndarray of shape (n, k) and (G, k), or None
+        Factors of cells and genes; None: the rates of the networks alone.
+    weight : float
+        Weight of the networks' log rate; the factors have ``1 - weight``.
+    library : ndarray of shape (n,), float32
+        Library sizes.
+    """
 
     outputs: frozenset[Output] = frozenset({"value", "rate"})
 
@@ -327,30 +400,32 @@ class AveragedRates:
         self.network, self.left, self.right, self.weight, self.library = network, left, right, weight, library
         self.latent = network.latent
         self.factor = np.ones(len(library), np.float32)
-        step = max(1, BLOCK // len(network.mean.bias))
+        step = max(1, VALUES_PER_BLOCK // len(network.mean.bias))
         for start in range(0, len(library), step):
             rows = np.arange(start, min(len(library), start + step))
             sums = self.rows(rows, None, "rate").sum(axis=1)
             self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
 
     def with_weight(self, weight: float) -> AveragedRates:
+        """The same with another weight."""
         return AveragedRates(self.network, self.left, self.right, weight=weight, library=self.library)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         log_rate = self.network.log_rows(rows, genes)
         if self.left is not None and self.right is not None:
             product = self.left[rows] @ (self.right if genes is None else self.right[genes]).T
-            log_rate = self._mean(log_rate, product)
+            log_rate = self._averaged(log_rate, product)
         return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         log_rate = self.network.log_at(i, j)
         if self.left is not None and self.right is not None:
-            log_rate = self._mean(log_rate, LowRank(self.left, self.right).at(i, j))
+            log_rate = self._averaged(log_rate, LowRank(self.left, self.right).at(i, j))
         return np.exp(log_rate, out=log_rate) * self.factor[i]
 
-    def _mean(self, log_rate: np.ndarray, product: np.ndarray) -> np.ndarray:
-        np.log(np.maximum(product, TINY, out=product), out=product)
+    def _averaged(self, log_rate: np.ndarray, product: np.ndarray) -> np.ndarray:
+        """Log of the geometric mean of the networks' rate and the factors' rate ``product``."""
+        np.log(np.maximum(product, SMALLEST_RATE, out=product), out=product)
         product *= np.float32(1 - self.weight)
         if self.weight == 0:  # a gene without molecules is -inf in the network, and stays so
             return np.where(np.isneginf(log_rate), log_rate, product)
@@ -359,8 +434,8 @@ class AveragedRates:
         return log_rate
 
 
-def _stacked(models: list[LogLinearModel]) -> LogLinearModel:
-    """The geometric mean of log-linear rates is log-linear in all their hidden values together."""
+def _geometric_mean(models: list[LogLinearModel]) -> LogLinearModel:
+    """The geometric mean of log-linear rates, which is log-linear in all their hidden values together."""
     if len(models) == 1:
         return models[0]
     share = np.float32(1 / len(models))
@@ -375,20 +450,20 @@ def _stacked(models: list[LogLinearModel]) -> LogLinearModel:
         log_offset=np.sum(offsets, axis=0),
         library=models[0].library,
         latent=np.hstack([model.latent for model in models if model.latent is not None]),
-        mean=Head(np.vstack(weights), np.sum(biases, axis=0)),
+        mean=LinearOutput(np.vstack(weights), np.sum(biases, axis=0)),
     )
 
 
-def _evenly(n: int, G: int) -> np.ndarray:
-    """Positions of up to `SAMPLE` / G of n cells, evenly spaced."""
-    return np.unique(np.linspace(0, n - 1, max(1, min(n, SAMPLE // G))).astype(np.intp))
+def _evenly_spaced(n: int, G: int) -> np.ndarray:
+    """Positions of evenly spaced cells, of n, with at most `ENTRIES_FOR_WEIGHT` entries in all."""
+    return np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES_FOR_WEIGHT // G))).astype(np.intp))
 
 
-def _best_weight(rates: AveragedRates, rest: Any) -> float:
-    """The weight of `WEIGHTS` under which ``rest`` is likeliest, up to what does not depend on the rates."""
-    i = np.repeat(np.arange(rest.shape[0]), np.diff(rest.indptr))
-    scores = []
-    for weight in WEIGHTS:
-        rate = rates.with_weight(weight).at(i, rest.indices, "rate").astype(np.float64)
-        scores.append(float(rest.data @ np.log(np.maximum(rate, TINY))))
-    return float(WEIGHTS[int(np.argmax(scores))])
+def _best_weight(rates: AveragedRates, x2: Any) -> float:
+    """The weight of `NETWORK_WEIGHTS` that gives x2 the largest Poisson likelihood (the rates' sums are fixed)."""
+    i = np.repeat(np.arange(x2.shape[0]), np.diff(x2.indptr))
+    log_likelihoods = []
+    for weight in NETWORK_WEIGHTS:
+        rate = rates.with_weight(weight).at(i, x2.indices, "rate").astype(np.float64)
+        log_likelihoods.append(float(x2.data @ np.log(np.maximum(rate, SMALLEST_RATE))))
+    return float(NETWORK_WEIGHTS[int(np.argmax(log_likelihoods))])

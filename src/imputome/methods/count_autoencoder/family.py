@@ -1,4 +1,4 @@
-"""What the estimators of count autoencoders share: covariates, batches, cells to validate on, and their saved state.
+"""What the estimators of count autoencoders share: `CountFamily`; of ZiPo and DCA: `SingleNetworkImputer`.
 
 Letters: ``n`` cells, ``G`` genes.
 """
@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from torch import nn
 
 from imputome.core.data import Data
-from imputome.errors import InputError
+from imputome.core.imputation import Imputation, Model, Status
+from imputome.errors import InputError, ModelFormatError
+from imputome.methods.count_autoencoder.fitted import (
+    EncodedCells,
+    FitTotals,
+    Pruning,
+    encode,
+    fit_details,
+    prune,
+    scale_warning,
+    top_genes,
+)
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
+from imputome.methods.deep.training import Schedule
 
 
 class CountFamily(DeepImputer):
-    """A `DeepImputer` whose networks are `CountNetwork`; a subclass writes `_design` and fits.
+    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_design` and `_fit`.
 
     Attributes
     ----------
-    coding_ : how covariates are coded, or None.
-    share_ : (G,) share of each gene in all molecules of the training cells.
+    coding_ : CovariateCoding or None
+        How covariates are coded.
+    share_ : ndarray of shape (G,)
+        Share of each gene in all molecules of the training cells.
     """
 
     batch_size: int
@@ -34,22 +49,26 @@ class CountFamily(DeepImputer):
 
     @abstractmethod
     def _design(self) -> Design:
-        """What is built and what is minimised, for the genes and covariates learned so far."""
+        """What is built and minimised."""
 
     def _prepare(self, data: Data) -> None:
-        """Check the parameters, and learn all that comes before training."""
+        """Check the parameters, and learn everything that is needed before training."""
         self._check()
         if self.batch_size < 2:
-            raise InputError(f"{self.name}: batch_size={self.batch_size} must be at least 2, for batch normalisation")
+            raise InputError(
+                f"{self.name}: batch_size={self.batch_size} must be at least 2, for batch normalisation",
+                code="parameter-value",
+                parameter="batch_size",
+            )
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
-            raise InputError(f"{self.name}: at least two cells with counts are needed; known zeros alone teach nothing")
+            raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
         self._statistics = _statistics(data, self.share_, zscore=self._reads_zscores)
 
     def _check(self) -> None:
-        """Refuse parameters that cannot be."""
+        """Check the parameters."""
         return
 
     @property
@@ -57,20 +76,28 @@ class CountFamily(DeepImputer):
         return False
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation cells, of those with counts."""
-        filled = np.flatnonzero(np.diff(data.X.indptr))
-        train_rows, validation_rows = split_cells(len(filled), self.validation_share, self.random_state)
-        return filled[train_rows], filled[validation_rows]
+        """Positions of training and validation cells, among the cells with counts."""
+        with_counts = np.flatnonzero(np.diff(data.X.indptr))
+        train_rows, validation_rows = split_cells(len(with_counts), self.validation_share, self.random_state)
+        return with_counts[train_rows], with_counts[validation_rows]
 
     def _batches(self, data: Data, **target: Any) -> CountBatches:
         covariates = None
         if self.coding_ is not None:
             if data.covariates is None:
                 names = ", ".join(covariate.name for covariate in self.coding_.covariates)
-                raise InputError(f"{self.name} was fitted with the covariates {names}: give them for these cells too")
+                raise InputError(
+                    f"{self.name} was fitted with the covariates {names}: pass {{covariates}} for these cells too",
+                    code="covariates-missing",
+                    covariates=...,
+                )
             covariates = self.coding_.encode(data.covariates)
         elif data.covariates is not None:
-            raise InputError(f"{self.name} was fitted without covariates: leave them out, or fit it with them")
+            raise InputError(
+                f"{self.name} was fitted without covariates: leave them out, or fit it with them",
+                code="covariates-unexpected",
+                parameter="covariates",
+            )
         return CountBatches(
             data.X,
             library=data.depth,
@@ -81,7 +108,12 @@ class CountFamily(DeepImputer):
         )
 
     def _network(self) -> nn.Module:
-        return CountNetwork(self._design(), self._statistics)
+        return CountNetwork(self._design(), self._statistics, self._n_covariates)
+
+    @property
+    def _n_covariates(self) -> int:
+        """Number of columns of the coded covariates."""
+        return 0 if self.coding_ is None else len(self.coding_.columns)
 
     def _state(self) -> dict[str, np.ndarray]:
         coding = None if self.coding_ is None else self.coding_.to_json()
@@ -92,23 +124,230 @@ class CountFamily(DeepImputer):
         coding = json.loads(str(arrays["covariate_coding"]))
         self.coding_ = None if coding is None else CovariateCoding.from_json(coding)
         G = len(self.share_)
-        # what it started from is overwritten by what it learned
+        # starting values, which the saved weights replace
         self._statistics = Statistics(self.share_, 0.0, 1.0, np.zeros(G), np.ones(G))
         super()._restore(arrays)
 
 
 def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
-    """What the network takes from the training cells, empty ones left out."""
+    """Statistics of the training cells, without empty ones."""
     depth, totals = data.depth, np.asarray(data.X.sum(axis=1, dtype=np.float64)).ravel()
-    filled = totals > 0
-    median = float(np.median(depth[filled]))
+    with_counts = totals > 0
+    median = float(np.median(depth[with_counts]))
     mean = sd = None
     if zscore:
-        n, G = int(filled.sum()), len(share)
-        scale = np.repeat(median / np.where(filled, depth, 1.0), np.diff(data.X.indptr))
+        n, G = int(with_counts.sum()), len(share)
+        scale = np.repeat(median / np.where(with_counts, depth, 1.0), np.diff(data.X.indptr))
         values = np.log1p(data.X.data * scale)
         mean = np.bincount(data.X.indices, values, minlength=G) / n
         squares = np.bincount(data.X.indices, values**2, minlength=G)
         sd = np.sqrt(np.maximum(squares - n * mean**2, 0) / max(n - 1, 1))
         sd = np.where(sd > 1e-6, sd, 1.0)  # a gene that does not vary is centred only
-    return Statistics(share, float(np.log(totals[filled]).mean()), median, mean, sd)
+    return Statistics(share, float(np.log(totals[with_counts]).mean()), median, mean, sd)
+
+
+@dataclass(frozen=True)
+class Settings(Design):
+    """Network, objective and training schedule; the defaults are ZiPo's.
+
+    The attributes are explained as parameters of `imputome.methods.count_autoencoder.zipo.Zipo`.
+    """
+
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 0.0212
+    decay: float = 0.9
+    decay_epochs: int = 30
+    plateau_patience: int | None = 15
+    patience: int | None = 30
+    patience_from: int = 30
+    clip_value: float | None = None
+    max_epochs: int = 500
+
+    def schedule(self) -> Schedule:
+        """Length and learning rates of the training."""
+        names = {field.name for field in fields(Schedule)}
+        return Schedule(**{name: value for name, value in asdict(self).items() if name in names})
+
+
+class SingleNetworkImputer(CountFamily):
+    """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants.
+
+    A subclass has those `Settings` as parameters that its users may change; ``fixed`` holds the others.
+
+    Attributes
+    ----------
+    network_ : CountNetwork
+        The trained network.
+    factor_ : float
+        Factor of the expected count, which brings its sum to that of the counts.
+    coding_, share_
+        See `CountFamily`.
+    """
+
+    fixed: ClassVar[Settings] = Settings()
+    posterior: bool
+    network_: CountNetwork
+
+    @classmethod
+    def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Drop the settings that a class had as parameters in version 0.1.0 and has fixed now."""
+        fixed = {name: value for name, value in asdict(cls.fixed).items() if name not in cls.parameter_defaults()}
+        for name, value in params.items():
+            if name in fixed and value != fixed[name]:
+                raise ModelFormatError(
+                    f"the saved {cls.name} model has {name}={value!r}, but {cls.name} now always uses {fixed[name]!r}: "
+                    "fit it again, with zipo if you need this setting",
+                    code="legacy-parameter",
+                    parameter=name,
+                )
+        return {name: value for name, value in params.items() if name not in fixed}
+
+    @property
+    def settings(self) -> Settings:
+        """All settings: the parameters, and those that the class fixes."""
+        names = {field.name for field in fields(Settings)} & set(self.parameter_defaults())
+        return replace(self.fixed, **{name: getattr(self, name) for name in names})
+
+    # -- fitting -------------------------------------------------------------------------------------------------------
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+        self._prepare(data)
+        network = cast(CountNetwork, self._new_network())
+        return self._fit_network(network, data, self._schedule())
+
+    def fine_tune(self, data: Any, *, max_epochs: int = 100, learning_rate: float = 1e-3) -> Imputation:
+        """Train the fitted (or loaded) network further on other cells, and impute these.
+
+        "Partially trained with one dataset and then fine-tuned using other datasets" (paper 001, section IV). Training
+        starts from the network's weights, with a new optimiser. The learning rate is constant and falls on a plateau.
+        Genes, covariates and their levels must be those of the fitted model. The transform of the input and the shapes
+        of the posterior step stay as they were.
+
+        Parameters
+        ----------
+        data : Data or matrix of shape (n, G)
+            Cells to train on.
+        max_epochs : int, default=100
+            Largest number of epochs.
+        learning_rate : float, default=1e-3
+            Learning rate of the first epoch.
+
+        Returns
+        -------
+        Imputation
+            Of ``data``; ``status.details["nll_before"]`` is the validation loss before the training.
+
+        Raises
+        ------
+        NotFittedError
+            The network is not fitted.
+        """
+        data = self._accept(data, kind=getattr(self, "kind_", None))
+        self.transform(data)  # checks that it is fitted, and for these genes and covariates
+        before = FitTotals.of(self.network_, self._batches(data).epoch(self._split(data)[1])).mean_nll
+        schedule = replace(
+            self._schedule(), max_epochs=max_epochs, learning_rate=learning_rate, decay_epochs=0, patience_from=0
+        )
+        model, result = self._fit_network(self.network_, data, schedule)
+        result["status"].details["nll_before"] = before
+        return self._imputation(model, data, training=True, **result)
+
+    def _fit_network(self, network: CountNetwork, data: Data, schedule: Schedule) -> tuple[Model, dict[str, Any]]:
+        """Train ``network`` on ``data``; returns its model and the further arguments of `Imputation`."""
+        batches = self._batches(data)
+        train_rows, validation_rows = self._split(data)
+        training = self._train(network, batches, data, schedule, train_rows=train_rows, validation_rows=validation_rows)
+        network.zero_grad(set_to_none=True)  # frees as much memory as the weights take
+        all_cells = FitTotals.of(network, batches.epoch(np.union1d(train_rows, validation_rows)))
+        self.factor_ = all_cells.counts / all_cells.expected
+        encoded = self._encode(data, batches)
+        library = np.asarray(data.X.sum(axis=1)).ravel()
+        validation = FitTotals.of(network, batches.epoch(validation_rows))
+        details = fit_details(all_cells, validation, encoded.library, library)
+        status = training.status
+        message = "; ".join(part for part in (status.message, scale_warning(details)) if part)
+        return encoded.model, {
+            "status": Status(status.name, message, {**status.details, **details}),
+            "history": training.history,
+            "latent": encoded.model.latent,
+            "cell_columns": {"library_size": encoded.library},
+        }
+
+    def _design(self) -> Design:
+        return self.settings
+
+    def _schedule(self) -> Schedule:
+        return self.settings.schedule()
+
+    def _check(self) -> None:
+        settings = self.settings
+        if not settings.encoder_widths:
+            raise InputError(
+                f"{self.name}: the encoder needs at least one layer, the latent: pass {{encoder}}",
+                code="parameter-value",
+                encoder="64",
+            )
+        _ = settings.decoder_widths  # raises an error if they are not widths
+        for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
+            value = getattr(settings, name)
+            if value is not None and value < 0:
+                raise InputError(
+                    f"{self.name}: {name}={value} must not be negative", code="parameter-value", parameter=name
+                )
+
+    @property
+    def _reads_zscores(self) -> bool:
+        return self.settings.input_transform == "zscore"
+
+    # -- the fitted model ----------------------------------------------------------------------------------------------
+    def _new_rows(self, data: Data) -> Model:
+        return self._encode(data, self._batches(data)).model
+
+    def _encode(self, data: Data, batches: CountBatches) -> EncodedCells:
+        usable = self.share_ > 0
+        return encode(self.network_, batches.epoch(), n=data.shape[0], usable=usable, factor=self.factor_)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {**super()._state(), "factor": np.array(self.factor_)}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.factor_ = float(arrays["factor"])
+        super()._restore(arrays)
+
+    def prune(self, data: Any, *, delta: float = 1e-4) -> Pruning:
+        """Set the small weights of the first layer to zero, permanently (paper 001, section III-E).
+
+        The fit is compared on the validation cells of ``data``. If ``data`` is what the network was fitted on, they are
+        those of the fit.
+
+        Parameters
+        ----------
+        data : Data or matrix of shape (n, G)
+            Cells to compare the fit on.
+        delta : float, default=1e-4
+            Weights below ``delta`` times the largest absolute weight of their neuron become zero.
+
+        Returns
+        -------
+        Pruning
+            Sparsity, and the fit before and after.
+        """
+        data = self._accept(data, kind=getattr(self, "kind_", None))
+        self.transform(data)  # checks that it is fitted, and for these genes and covariates
+        batches, (_, rows) = self._batches(data), self._split(data)
+        return prune(self.network_, lambda: batches.epoch(rows), delta=delta)
+
+    def first_layer_genes(self, k: int = 10) -> Any:
+        """The genes with the largest absolute weights of each first-layer neuron, to interpret the neurons.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Number of genes for each neuron.
+
+        Returns
+        -------
+        DataFrame
+            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
+            ``relative`` (weight over the neuron's largest absolute weight).
+        """
+        return top_genes(self.network_.first.weight.detach().cpu().numpy(), self.feature_names_, k)

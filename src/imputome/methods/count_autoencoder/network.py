@@ -1,4 +1,4 @@
-"""The network of the count autoencoders and its loss: ZiPo (paper 001, section II) and, differently set up, DCA.
+"""The network of the count autoencoders and its loss: ZiPo (paper 001, section II) and, with other settings, DCA.
 
 Letters: ``B`` cells of a batch, ``G`` genes, ``K`` values of the last hidden layer, ``C`` coded covariates, ``nnz``
 nonzero counts of the batch; ``U`` latent, ``V = [U, covariates]``, ``l`` library size, ``m`` rate, ``z`` share of
@@ -24,6 +24,8 @@ from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomia
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
 
+Widths = str | int | tuple[int, ...]
+Distribution = Literal["poisson", "nb", "zip", "zinb"]
 Activation = Literal["sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"]
 InputTransform = Literal["counts", "log1p", "log1p_normalized", "zscore"]
 Library = Literal["network", "observed", "size_factor"]
@@ -44,42 +46,84 @@ LIBRARY_WIDTHS = (16, 4)  # hidden layers of the library network (section II-G)
 
 @dataclass(frozen=True)
 class Design:
-    """What is built and what is minimised; see `imputome.methods.count_autoencoder.zipo.Zipo` for each entry."""
+    """What is built and what is minimised; the defaults are ZiPo's.
 
-    n_genes: int
-    n_covariates: int
-    encoder: tuple[int, ...]
-    decoder: tuple[int, ...]
-    residual: bool
-    activation: Activation
-    batch_norm: bool
-    batch_norm_place: Literal["after", "before"]
-    negative_binomial: bool
-    zero_inflation: bool
-    dispersion: Dispersion
-    library: Library
-    input_transform: InputTransform
-    alpha_z: float
-    alpha_w: float
-    alpha_theta: float
-    alpha_rate: float
-    rate_penalty: Literal["entries", "library"]
-    loss_over: Literal["cells", "entries"]
+    The attributes up to ``loss_over`` are parameters of `imputome.methods.count_autoencoder.zipo.Zipo`. ``dropout`` and
+    ``input_dropout`` are the shares of hidden units and of nonzero inputs dropped in training; with ``linear_latent``
+    the latent layer has no activation.
+    """
+
+    encoder: Widths = "2048-1024-512-256-128"
+    decoder: Widths = ""
+    residual: bool = True
+    activation: Activation = "sigmoid"
+    batch_norm: bool = True
+    batch_norm_place: Literal["after", "before"] = "after"
+    distribution: Distribution = "zip"
+    zero_inflation: bool | None = None
+    dispersion: Dispersion = "odds"
+    library: Library = "network"
+    input_transform: InputTransform = "log1p"
+    alpha_z: float = 0.1
+    alpha_w: float = 0.1
+    alpha_theta: float | None = None
+    alpha_rate: float | None = None
+    rate_penalty: Literal["entries", "library"] = "entries"
+    loss_over: Literal["cells", "entries"] = "cells"
     dropout: float = 0.0
     input_dropout: float = 0.0
     linear_latent: bool = False
 
+    @property
+    def encoder_widths(self) -> tuple[int, ...]:
+        """Widths of the encoder's layers; the last is the latent."""
+        return widths(self.encoder, "encoder")
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Widths of the decoder's hidden layers."""
+        return widths(self.decoder, "decoder")
+
+    @property
+    def is_negative_binomial(self) -> bool:
+        """Whether the distribution is a negative binomial, with or without zero inflation."""
+        return self.distribution in ("nb", "zinb")
+
+    @property
+    def has_zero_inflation(self) -> bool:
+        """Whether the distribution has zero inflation."""
+        return self.distribution in ("zip", "zinb") if self.zero_inflation is None else self.zero_inflation
+
+    @property
+    def theta_strength(self) -> float:
+        """``alpha_theta``, or its default for this distribution."""
+        return self._strength(self.alpha_theta, 1e-2)
+
+    @property
+    def rate_strength(self) -> float:
+        """``alpha_rate``, or its default for this distribution."""
+        return self._strength(self.alpha_rate, 0.1)
+
+    def _strength(self, alpha: float | None, default: float) -> float:
+        if alpha is not None:
+            return alpha
+        return default if self.is_negative_binomial and self.dispersion == "odds" else 0.0
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the network takes from the training cells before training.
+    """Statistics of the training cells that the network needs before training.
 
     Attributes
     ----------
-    share : (G,) share of each gene in all molecules: where the mean head's bias starts.
-    mean_log_total : mean over cells of the log of their molecules: where the library network starts.
-    median_library : median molecules per cell, which size factors are relative to.
-    mean, sd : (G,) of the log of one plus counts per `median_library`, for the z-scores; None for other inputs.
+    share : ndarray of shape (G,)
+        Share of each gene in all molecules, the starting value of the bias of the mean.
+    mean_log_total : float
+        Mean over cells of the log of their molecules, the starting value of the library network.
+    median_library : float
+        Median molecules per cell; size factors are relative to it.
+    mean, sd : ndarray of shape (G,) or None
+        Of log1p of counts per ``median_library``, for z-scores; None for other inputs.
     """
 
     share: np.ndarray
@@ -90,51 +134,71 @@ class Statistics:
 
 
 class Encoded(NamedTuple):
-    """What the network makes of a batch before its output heads."""
+    """The values of a batch before the outputs.
 
-    latent: Tensor  # (B, widths[-1])
-    hidden: Tensor  # (B, K)
-    log_library: Tensor  # (B,) log l; with size factors, the log of the size factor
+    Attributes
+    ----------
+    latent : tensor of shape (B, latents)
+        U.
+    hidden : tensor of shape (B, K)
+        Last hidden layer.
+    log_library : tensor of shape (B,)
+        log l, or the log of the size factor.
+    """
+
+    latent: Tensor
+    hidden: Tensor
+    log_library: Tensor
 
 
 class CountNetwork(nn.Module):
-    """Encoder with residual connections to the latent, library network and linear heads of the count distribution."""
+    """Encoder with residual connections to the latent, library network, and linear outputs of the distribution.
+
+    Parameters
+    ----------
+    design : Design
+        What is built and minimised.
+    statistics : Statistics
+        Of the training cells.
+    n_covariates : int, default=0
+        C.
+    """
 
     mean: Tensor
     inverse_sd: Tensor
     median_library: Tensor
 
-    def __init__(self, design: Design, statistics: Statistics) -> None:
+    def __init__(self, design: Design, statistics: Statistics, n_covariates: int = 0) -> None:
         super().__init__()
         self.design = design
-        d, widths = design, design.encoder
-        self.first = SparseLinear(d.n_genes, widths[0])
-        linear = [False] * (len(widths) - 1) + [d.linear_latent]
-        self.first_rest = _Rest(widths[0], d, linear=linear[0])
+        d, encoder, decoder, G = design, design.encoder_widths, design.decoder_widths, len(statistics.share)
+        self.first = SparseLinear(G, encoder[0])
+        linear = [False] * (len(encoder) - 1) + [d.linear_latent]
+        self.first_rest = _AfterLinear(encoder[0], d, linear=linear[0])
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b), _Rest(b, d, linear=last))
-            for (a, b), last in zip(pairwise(widths), linear[1:], strict=True)
+            nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d, linear=last))
+            for (a, b), last in zip(pairwise(encoder), linear[1:], strict=True)
         )
         self.residuals = nn.ModuleList(
-            nn.Linear(width, widths[-1], bias=False) for width in (widths[:-1] if d.residual else ())
+            nn.Linear(size, encoder[-1], bias=False) for size in (encoder[:-1] if d.residual else ())
         )
-        known = widths[-1] + d.n_covariates
+        width = encoder[-1] + n_covariates  # of V
         self.decoder = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b), _Rest(b, d)) for a, b in pairwise((known, *d.decoder)))
+            *(nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d)) for a, b in pairwise((width, *decoder)))
         )
-        K = d.decoder[-1] if d.decoder else known
-        self.library = _library_network(known, statistics.mean_log_total) if d.library == "network" else None
-        self.mean_head = nn.Linear(K, d.n_genes)
-        # a gene without molecules starts as if it had a hundredth of one in all cells together
+        K = decoder[-1] if decoder else width
+        self.library = _library_network(width, statistics.mean_log_total) if d.library == "network" else None
+        self.mean_head = nn.Linear(K, G)
+        # genes without molecules start at a hundredth of the smallest positive share
         start = np.log(np.maximum(statistics.share, 0.01 * statistics.share[statistics.share > 0].min()))
         start += np.log(statistics.median_library) if d.library == "size_factor" else 0.0
         with torch.no_grad():
             self.mean_head.bias.copy_(torch.from_numpy(start))
-        self.zero_head = nn.Linear(K, d.n_genes) if d.zero_inflation else None
-        conditional = d.negative_binomial and d.dispersion != "gene"
-        self.dispersion_head = nn.Linear(K, d.n_genes) if conditional else None
-        by_gene = d.negative_binomial and d.dispersion == "gene"
-        self.log_size = nn.Parameter(torch.zeros(d.n_genes)) if by_gene else None
+        self.zero_head = nn.Linear(K, G) if d.has_zero_inflation else None
+        conditional = d.is_negative_binomial and d.dispersion != "gene"
+        self.dispersion_head = nn.Linear(K, G) if conditional else None
+        by_gene = d.is_negative_binomial and d.dispersion == "gene"
+        self.log_size = nn.Parameter(torch.zeros(G)) if by_gene else None
         self.register_buffer("median_library", torch.tensor(statistics.median_library, dtype=torch.float32))
         zscored = d.input_transform == "zscore"
         mean, sd = (statistics.mean, statistics.sd) if zscored else (None, None)
@@ -143,7 +207,7 @@ class CountNetwork(nn.Module):
 
     # -- forward -------------------------------------------------------------------------------------------------------
     def read(self, counts: Block, library: Tensor) -> Tensor:
-        """(B, first width) of the first linear layer, on transformed counts, sparse throughout."""
+        """(B, first width) output of the first linear layer; the transformed counts stay sparse."""
         values = self._transformed(counts, library)  # (nnz,)
         if self.training and self.design.input_dropout:
             values = nn.functional.dropout(values, self.design.input_dropout)
@@ -154,7 +218,7 @@ class CountNetwork(nn.Module):
         return out - (self.mean * self.inverse_sd) @ self.first.weight
 
     def _transformed(self, counts: Block, library: Tensor) -> Tensor:
-        """(nnz,) what the first layer reads in place of the counts; z-scores lack their constant part."""
+        """(nnz,) transformed counts, which the first layer reads; z-scores without their constant part."""
         kind = self.design.input_transform
         if kind == "counts":
             return counts.values
@@ -165,29 +229,30 @@ class CountNetwork(nn.Module):
         return values if kind == "log1p_normalized" else values * self.inverse_sd[counts.columns]
 
     def forward(self, batch: Batch) -> Encoded:
+        """Latent, last hidden layer and log library size of a batch."""
         h = self.first_rest(self.read(batch.counts, batch.library))  # (B, first width)
-        added: list[Tensor] = []
+        projections: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if self.design.residual:
-                added.append(self.residuals[i](h))  # (B, latents)
+                projections.append(self.residuals[i](h))  # (B, latents)
             h = block(h)
-        latent = sum(added, h)  # the sum comes after the latent block's batch normalisation
-        known = latent if batch.covariates is None else torch.cat([latent, batch.covariates], 1)
+        latent = sum(projections, h)  # after the batch normalisation of the latent block
+        V = latent if batch.covariates is None else torch.cat([latent, batch.covariates], 1)
         if self.library is not None:
-            log_library = self.library(known)[:, 0]
+            log_library = self.library(V)[:, 0]
         else:
-            total = batch.target.totals.clamp_min(1e-8)
+            total = batch.target.totals.clamp_min(1e-8)  # (B,)
             log_library = (total / self.median_library if self.design.library == "size_factor" else total).log()
-        return Encoded(latent, self.decoder(known), log_library)
+        return Encoded(latent, self.decoder(V), log_library)
 
     def log_rate(self, encoded: Encoded) -> Tensor:
         """(B, G) log m."""
-        head = self.mean_head(encoded.hidden)
+        logits = self.mean_head(encoded.hidden)  # (B, G)
         if self.design.library == "size_factor":
-            # nothing else bounds an exponential; the gradient goes on past the bound, or a stray rate could not return
-            log_rate = head + encoded.log_library[:, None]
+            # an exponential needs a bound; the gradient continues beyond it, so that a rate outside can come back
+            log_rate = logits + encoded.log_library[:, None]
             return log_rate - (log_rate - LARGEST_LOG_RATE).clamp_min(0).detach()
-        return torch.log_softmax(head, 1) + encoded.log_library[:, None]
+        return torch.log_softmax(logits, 1) + encoded.log_library[:, None]
 
     def distribution(self, encoded: Encoded) -> CountDistribution:
         """The distribution of the counts, (B, G)."""
@@ -205,17 +270,17 @@ class CountNetwork(nn.Module):
 
     # -- loss ----------------------------------------------------------------------------------------------------------
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Named terms of section II-D, whose sum is minimised: means over the cells of the batch.
+        """The terms of the objective (section II-D), means over the cells of the batch; their sum is minimised.
 
-        ``nll`` is divided by G too with ``loss_over="entries"``; for a Poisson at the observed library size it lacks
-        the terms that are free of the parameters.
+        With ``loss_over="entries"``, ``nll`` is divided by G too. For a Poisson at the observed library size it lacks
+        the terms without parameters.
         """
         d = self.design
         encoded = self(batch)
-        weight = 1 / (len(batch) * (d.n_genes if d.loss_over == "entries" else 1))
+        weight = 1 / (len(batch) * (self.mean_head.out_features if d.loss_over == "entries" else 1))
         terms: dict[str, Tensor] = {}
         if self._is_multinomial:
-            # without the constants, whose log factorials would cost as much as the encoder
+            # the constants are left out: their log factorials cost as much as the encoder
             terms["nll"] = self._multinomial_loss(encoded, batch) * weight
         else:
             likelihood = self.distribution(encoded)
@@ -223,17 +288,17 @@ class CountNetwork(nn.Module):
             if d.alpha_z and isinstance(likelihood, ZeroInflated):
                 terms["zero_inflation"] = d.alpha_z * torch.sigmoid(likelihood.logit).square().mean()
             base = likelihood.base if isinstance(likelihood, ZeroInflated) else likelihood
-            if d.alpha_theta and isinstance(base, NegativeBinomial):
-                terms["dispersion"] = d.alpha_theta * base.log_odds.square().mean()
-            if d.alpha_rate:
-                terms["rate"] = d.alpha_rate * self._rate_penalty(encoded, base, batch)
+            if d.theta_strength and isinstance(base, NegativeBinomial):
+                terms["dispersion"] = d.theta_strength * base.log_odds.square().mean()
+            if d.rate_strength:
+                terms["rate"] = d.rate_strength * self._rate_penalty(encoded, base, batch)
         if d.alpha_w:
             terms["sparsity"] = d.alpha_w * sparsity(self.first.weight)
         return terms
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> Tensor:
-        """Sum over cells of the negative log-likelihood, constants included, without penalties."""
+        """Sum over cells of the negative log-likelihood, with constants, without penalties."""
         encoded = self(batch)
         if self._is_multinomial:
             return self._multinomial_nll(encoded, batch)
@@ -241,9 +306,9 @@ class CountNetwork(nn.Module):
 
     @property
     def _is_multinomial(self) -> bool:
-        """Whether the loss is a Poisson's at the observed library size and needs no rates."""
+        """Whether the loss is that of a Poisson at the observed library size, which needs no rates."""
         d = self.design
-        return d.library == "observed" and not (d.negative_binomial or d.zero_inflation or d.alpha_rate)
+        return d.library == "observed" and not (d.is_negative_binomial or d.has_zero_inflation or d.rate_strength)
 
     def _multinomial_loss(self, encoded: Encoded, batch: Batch) -> Tensor:
         return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)
@@ -259,14 +324,14 @@ class CountNetwork(nn.Module):
         return -likelihood.log_prob_rows(target.rows, target.columns, target.values).sum()
 
     def _rate_penalty(self, encoded: Encoded, base: CountDistribution, batch: Batch) -> Tensor:
-        """Section III-F; its formula leaves open whether single rates or their sum are compared with the counts."""
+        """Section III-F; the formula can mean that single rates or their sum are compared with the counts."""
         if self.design.rate_penalty == "library":
             return (base.mean.sum(1) - batch.target.totals).square().mean()
         return squared_error(base.mean, batch.target) / base.mean.numel()
 
 
-class _Rest(nn.Sequential):
-    """What follows a linear layer: activation and batch normalisation, in either order."""
+class _AfterLinear(nn.Sequential):
+    """The layers after a linear one: activation and batch normalisation, in either order, and dropout."""
 
     def __init__(self, width: int, design: Design, *, linear: bool = False) -> None:
         parts: list[nn.Module] = [] if linear else [ACTIVATIONS[design.activation]()]
@@ -274,7 +339,7 @@ class _Rest(nn.Sequential):
             parts.append(nn.BatchNorm1d(width))
         elif design.batch_norm:
             norm = nn.BatchNorm1d(width)
-            norm.weight.requires_grad_(False)  # DCA's has no scale: the next linear layer has one
+            norm.weight.requires_grad_(False)  # without scale, as in DCA: the next linear layer has one
             parts.insert(0, norm)
         if design.dropout and not linear:
             parts.append(nn.Dropout(design.dropout))
@@ -296,9 +361,22 @@ def _log_softplus(x: Tensor) -> Tensor:
 
 
 def squared_error(rate: Tensor, target: Block) -> Tensor:
-    """Sum over the (B, G) entries of (m - x)^2, from sparse x."""
-    at = rate.reshape(-1)[target.flat]
-    return rate.square().sum() + (target.values * (target.values - 2 * at)).sum()
+    """Sum of (m - x)^2 over all entries, for sparse x.
+
+    Parameters
+    ----------
+    rate : tensor of shape (B, G)
+        m.
+    target : Block
+        x.
+
+    Returns
+    -------
+    tensor
+        Scalar.
+    """
+    at_nonzeros = rate.reshape(-1)[target.flat]  # (nnz,)
+    return rate.square().sum() + (target.values * (target.values - 2 * at_nonzeros)).sum()
 
 
 def sparsity(weight: Tensor) -> Tensor:
@@ -306,14 +384,20 @@ def sparsity(weight: Tensor) -> Tensor:
 
     Parameters
     ----------
-    weight : (G, H), the weights of a neuron in a column. The value lies between 1 / sqrt(G), one gene alone, and 1.
+    weight : tensor of shape (G, H)
+        The weights of a neuron in each column.
+
+    Returns
+    -------
+    tensor
+        Scalar between 1 / sqrt(G), a single gene for each neuron, and 1.
     """
     value: Tensor = _Sparsity.apply(weight)
     return value
 
 
 class _Sparsity(torch.autograd.Function):
-    """By hand, because autograd would keep several copies of what is the largest tensor of the network."""
+    """Written by hand, because autograd keeps several copies of ``weight``, the largest tensor of the network."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
@@ -336,12 +420,23 @@ class _Sparsity(torch.autograd.Function):
 
 
 def widths(value: Any, name: str) -> tuple[int, ...]:
-    """Layer widths from the paper's notation ``"512-256-64"``, one number, or several.
+    """Layer widths as integers.
+
+    Parameters
+    ----------
+    value : str, int or sequence of int
+        ``"512-256-64"``, the paper's notation, or one or several widths.
+    name : str
+        Name of the parameter, for the error.
+
+    Returns
+    -------
+    tuple of int
 
     Raises
     ------
     InputError
-        Anything but positive integers.
+        A width is not a positive integer.
     """
     parts = value.split("-") if isinstance(value, str) and value else [value] if isinstance(value, int) else value
     try:
@@ -349,5 +444,9 @@ def widths(value: Any, name: str) -> tuple[int, ...]:
     except (TypeError, ValueError):
         numbers = (0,)
     if any(number < 1 for number in numbers):
-        raise InputError(f"{name}={value!r} is no list of layer widths: write for example {name}='512-256-64'")
+        raise InputError(
+            f"{name}={value!r} is not a list of layer widths: pass for example {{{name}}}",
+            code="parameter-value",
+            **{name: "512-256-64"},
+        )
     return numbers

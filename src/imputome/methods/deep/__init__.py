@@ -1,1 +1,1 @@
-"""The engine of the deep methods: likelihoods, batches, layers, training."""
+"""What the deep methods share: likelihoods, mini-batches, sparse layers, training and checkpoints."""

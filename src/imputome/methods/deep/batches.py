@@ -1,6 +1,7 @@
-"""Mini-batches straight from sparse counts: in memory, on an accelerator or in a file; no dense copy of the data.
+"""Mini-batches of cells: sparse counts (in memory, on an accelerator or in a file), and standardised real values.
 
-Letters: ``n`` cells, ``G`` genes, ``B`` cells of a batch, ``nnz`` stored counts of a batch.
+Counts stay sparse: no dense copy of the data is made. Letters: ``n`` cells, ``G`` genes, ``B`` cells of a batch, ``C``
+columns of the coded covariates, ``nnz`` stored counts of a batch.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from imputome.errors import InputError
 
-CHUNK = 2048  # rows read from a file at once
-CHUNKS_MIXED = 16  # chunks shuffled together
+ROWS_PER_CHUNK = 2048  # rows read from a file at once
+CHUNKS_PER_GROUP = 16  # chunks in memory, whose rows are shuffled together
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,14 @@ class Block:
 
     Attributes
     ----------
-    offsets : (B + 1,) int64, where each row begins.
-    columns : (nnz,) int64, gene of each stored value.
-    values : (nnz,) float32.
-    n_columns : G.
+    offsets : tensor of shape (B + 1,), int64
+        Where each row begins.
+    columns : tensor of shape (nnz,), int64
+        Gene of each stored value.
+    values : tensor of shape (nnz,), float32
+        The stored values.
+    n_columns : int
+        G.
     """
 
     offsets: torch.Tensor
@@ -42,14 +48,14 @@ class Block:
 
     @cached_property
     def rows(self) -> torch.Tensor:
-        """(nnz,) row of each stored value, int64."""
-        lengths = self.offsets.diff()
-        places = torch.arange(len(self), device=lengths.device)
-        return torch.repeat_interleave(places, lengths, output_size=len(self.columns))
+        """(nnz,) int64, row of each stored value."""
+        lengths = self.offsets.diff()  # (B,)
+        numbers = torch.arange(len(self), device=lengths.device)
+        return torch.repeat_interleave(numbers, lengths, output_size=len(self.columns))
 
     @cached_property
     def flat(self) -> torch.Tensor:
-        """(nnz,) position of each stored value in the flattened dense block, int64."""
+        """(nnz,) int64, position of each stored value in the flattened dense block."""
         return self.rows * self.n_columns + self.columns
 
     def dense(self) -> torch.Tensor:
@@ -58,7 +64,7 @@ class Block:
         return out.index_copy_(0, self.flat, self.values).view(len(self), self.n_columns)
 
     def with_values(self, values: torch.Tensor) -> Block:
-        """The same places with other values."""
+        """A block with the same pattern and other values."""
         return Block(self.offsets, self.columns, values, self.n_columns)
 
     @cached_property
@@ -70,16 +76,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is trained on in one step.
+    """Counts for one training step.
 
     Attributes
     ----------
-    index : (B,) int64, positions of the cells in the data.
-    counts : what the network reads.
-    library : (B,) float32, molecules per cell over all genes.
-    target : what the loss compares with: ``counts`` itself unless other molecules of the same cells were given.
-    target_library : (B,) float32, that of the target.
-    covariates : (B, C) float32, or None.
+    index : tensor of shape (B,), int64
+        Positions of the cells in the data.
+    counts : Block
+        What the network reads.
+    library : tensor of shape (B,), float32
+        Molecules per cell over all genes.
+    target : Block
+        What the loss compares with: ``counts`` itself, or other molecules of the same cells.
+    target_library : tensor of shape (B,), float32
+        Molecules per cell of the target.
+    covariates : tensor of shape (B, C), float32, or None
+        Coded covariates.
     """
 
     index: torch.Tensor
@@ -94,26 +106,33 @@ class Batch:
 
 
 class CountBatches:
-    """A source of mini-batches over sparse counts.
+    """A source of mini-batches of sparse counts.
 
     Parameters
     ----------
-    X : (n, G) ``csr_array`` or ``csr_matrix`` of real numbers without duplicate entries, which is neither copied nor
-        changed; or a CSR dataset in a file (anndata's ``sparse_dataset``, what a backed ``adata.X`` is). Of a file,
-        chunks of `CHUNK` rows are read, and `CHUNKS_MIXED` at a time are shuffled together; while these are put
-        together they are there twice, and no more is ever held.
-    library : (n,) molecules per cell over all genes.
-    covariates : (n, C), coded for the network.
-    target : (n, G) CSR in memory, molecules of the same cells that the loss compares with; None: ``X`` itself.
-    target_library : (n,) that of the target; required with it.
-    batch_size : B. A last batch of one cell, which batch normalisation cannot take, joins the one before.
-    device : where batches are wanted. An accelerator keeps one copy of the matrix if that takes under half of its free
-        memory; otherwise batches travel one by one.
+    X : csr_array, csr_matrix or CSR dataset in a file, of shape (n, G)
+        Counts without duplicate entries; neither copied nor changed. A dataset in a file is anndata's
+        ``sparse_dataset``, which a backed ``adata.X`` is. Chunks of `ROWS_PER_CHUNK` rows are read from it and
+        shuffled together, `CHUNKS_PER_GROUP` at a time. Not more than one such group is held, and two copies of it
+        while it is put together.
+    library : ndarray of shape (n,)
+        Molecules per cell over all genes.
+    covariates : ndarray of shape (n, C) or None, default=None
+        Coded covariates.
+    target : csr_array or csr_matrix of shape (n, G) or None, default=None
+        Other molecules of the same cells, in memory, which the loss compares with. None: ``X``.
+    target_library : ndarray of shape (n,) or None, default=None
+        Molecules per cell of the target; given with ``target``.
+    batch_size : int, default=256
+        B. If the last batch would have one cell, which batch normalisation cannot take, it joins the one before.
+    device : torch.device or str, default="cpu"
+        Device of the batches. An accelerator keeps a copy of the matrix if that takes less than half of its free
+        memory; otherwise each batch is copied to it.
 
     Raises
     ------
     InputError
-        ``X`` or ``target`` is not CSR, the target is in a file or of another shape, or only one of ``target`` and
+        ``X`` or ``target`` is not CSR, the target is in a file or has another shape, or only one of ``target`` and
         ``target_library`` is given.
     """
 
@@ -130,11 +149,16 @@ class CountBatches:
     ) -> None:
         _check_csr(X, "the counts")
         if (target is None) != (target_library is None):
-            raise InputError("target and target_library belong together: give both, or neither")
+            raise InputError(
+                "target and target_library belong together: give both, or neither", code="target-incomplete"
+            )
         if target is not None:
             _check_csr(target, "the target")
             if not _in_memory(target) or target.shape != X.shape:
-                raise InputError(f"the target must be in memory and of the counts' shape {tuple(X.shape)}")
+                raise InputError(
+                    f"the target must be in memory and of the same shape as the counts, {tuple(X.shape)}",
+                    code="target-shape",
+                )
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -142,20 +166,26 @@ class CountBatches:
         self._target_library = self._library if target_library is None else _float32(target_library)
         self._covariates = None if covariates is None else _float32(covariates)
         self._file = None if _in_memory(X) else X
-        self._counts = _Rows.of(X, self._home(X)) if _in_memory(X) else None
-        self._target = None if target is None else _Rows.of(target, self._home(target))
+        self._counts = _CsrTensors.of(X, self._storage_device(X)) if _in_memory(X) else None
+        self._target = None if target is None else _CsrTensors.of(target, self._storage_device(target))
 
     def __len__(self) -> int:
         """Number of cells."""
         return self.shape[0]
 
     def epoch(self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None) -> Iterator[Batch]:
-        """Batches that hold every one of ``rows`` once, shuffled by ``generator``.
+        """Batches that hold each of ``rows`` once.
 
         Parameters
         ----------
-        rows : positions of cells; None: all.
-        generator : None: not shuffled, but in the order given, or of a file in the order of the file.
+        rows : ndarray of int or None, default=None
+            Positions of cells. None: all.
+        generator : numpy.random.Generator or None, default=None
+            Shuffles the cells. None: in the given order, or in the order of the file.
+
+        Yields
+        ------
+        Batch
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         if self._counts is not None:
@@ -163,12 +193,12 @@ class CountBatches:
             for part in self._parts(order):
                 yield self._batch(self._counts, part, part)
             return
-        for chunks in self._groups(rows, generator):
-            counts, numbers = self._read(chunks)
-            order = np.arange(len(numbers)) if generator is None else generator.permutation(len(numbers))
+        for chunks in self._chunk_groups(rows, generator):
+            counts, positions = self._read(chunks)
+            order = np.arange(len(positions)) if generator is None else generator.permutation(len(positions))
             for part in self._parts(order):
-                yield self._batch(counts, part, numbers[part])
-            del counts  # before the next is read
+                yield self._batch(counts, part, positions[part])
+            del counts  # before the next group is read
 
     def _parts(self, order: np.ndarray) -> Iterator[np.ndarray]:
         cuts = list(range(self.batch_size, len(order), self.batch_size))
@@ -177,46 +207,45 @@ class CountBatches:
         if len(order):
             yield from np.split(order, cuts)
 
-    def _batch(self, counts: _Rows, places: np.ndarray, index: np.ndarray) -> Batch:
-        """The cells ``index``, which are the rows ``places`` of ``counts``."""
-        at = torch.tensor(index, dtype=torch.int64)
-        block = counts.take(torch.tensor(places, dtype=torch.int64), self.device)
+    def _batch(self, counts: _CsrTensors, rows: np.ndarray, positions: np.ndarray) -> Batch:
+        """The cells ``positions`` of the data, which are the rows ``rows`` of ``counts``."""
+        index = torch.tensor(positions, dtype=torch.int64)
+        block = counts.take(torch.tensor(rows, dtype=torch.int64), self.device)
         return Batch(
-            at.to(self.device),
+            index.to(self.device),
             block,
-            self._library[at].to(self.device),
-            block if self._target is None else self._target.take(at, self.device),
-            self._target_library[at].to(self.device),
-            None if self._covariates is None else self._covariates[at].to(self.device),
+            self._library[index].to(self.device),
+            block if self._target is None else self._target.take(index, self.device),
+            self._target_library[index].to(self.device),
+            None if self._covariates is None else self._covariates[index].to(self.device),
         )
 
-    def _groups(self, rows: np.ndarray, generator: np.random.Generator | None) -> list[list[np.ndarray]]:
-        """The rows wanted, by chunk of the file; lists of chunks to be shuffled together."""
+    def _chunk_groups(self, rows: np.ndarray, generator: np.random.Generator | None) -> list[list[np.ndarray]]:
+        """``rows`` by chunk of the file, in lists of chunks that are shuffled together."""
         if not len(rows):
             return []
         rows = np.sort(rows)
-        chunks = np.split(rows, np.flatnonzero(np.diff(rows // CHUNK)) + 1)
+        chunks = np.split(rows, np.flatnonzero(np.diff(rows // ROWS_PER_CHUNK)) + 1)
         order = np.arange(len(chunks)) if generator is None else generator.permutation(len(chunks))
-        groups = [[chunks[k] for k in order[at : at + CHUNKS_MIXED]] for at in range(0, len(order), CHUNKS_MIXED)]
+        starts = range(0, len(order), CHUNKS_PER_GROUP)
+        groups = [[chunks[k] for k in order[start : start + CHUNKS_PER_GROUP]] for start in starts]
         if len(groups) > 1 and sum(map(len, groups[-1])) == 1:  # it would be a batch of one cell
             *groups, last, single = groups
             groups.append(last + single)
         return groups
 
-    def _read(self, chunks: list[np.ndarray]) -> tuple[_Rows, np.ndarray]:
+    def _read(self, chunks: list[np.ndarray]) -> tuple[_CsrTensors, np.ndarray]:
         """Rows of the file, and their positions in it."""
-        import scipy.sparse as sp
-
-        held = []
+        parts = []
         for rows in chunks:
-            begin = int(rows[0]) // CHUNK * CHUNK
-            read = sp.csr_matrix(self._file[begin : min(begin + CHUNK, len(self))])  # type: ignore[index]
-            held.append(read[rows - begin])
-        together = sp.vstack(held, format="csr")
-        together.sum_duplicates()  # a file may hold them
-        return _Rows.of(together, torch.device("cpu")), np.concatenate(chunks)
+            first = int(rows[0]) // ROWS_PER_CHUNK * ROWS_PER_CHUNK
+            chunk = sp.csr_matrix(self._file[first : min(first + ROWS_PER_CHUNK, len(self))])  # type: ignore[index]
+            parts.append(chunk[rows - first])
+        matrix = sp.vstack(parts, format="csr")
+        matrix.sum_duplicates()  # a file may hold them
+        return _CsrTensors.of(matrix, torch.device("cpu")), np.concatenate(chunks)
 
-    def _home(self, X: Any) -> torch.device:
+    def _storage_device(self, X: Any) -> torch.device:
         """Where the whole matrix is kept."""
         if self.device.type != "cuda":
             return torch.device("cpu")
@@ -225,34 +254,34 @@ class CountBatches:
         return self.device if size < free // 2 else torch.device("cpu")
 
 
-class _Rows(NamedTuple):
+class _CsrTensors(NamedTuple):
     """A CSR matrix as tensors, of which some rows can be taken."""
 
-    starts: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
+    starts: torch.Tensor  # (n + 1,)
+    columns: torch.Tensor  # (stored values,)
+    values: torch.Tensor  # (stored values,)
     n_columns: int
 
     @classmethod
-    def of(cls, X: Any, device: torch.device) -> _Rows:
-        """Without a copy where the arrays stay in main memory."""
-        with warnings.catch_warnings():  # nothing here writes to them, so that read-only arrays are as good
+    def of(cls, X: Any, device: torch.device) -> _CsrTensors:
+        """The tensors of ``X``; without a copy if they stay in main memory."""
+        with warnings.catch_warnings():  # nothing writes to the tensors, so read-only arrays are fine
             warnings.filterwarnings("ignore", message=".*not writable.*")
             starts, columns, values = (torch.from_numpy(a).to(device) for a in (X.indptr, X.indices, X.data))
         return cls(starts.long(), columns, values, int(X.shape[1]))
 
     def take(self, rows: torch.Tensor, device: torch.device) -> Block:
         """Some rows, on ``device``."""
-        home = self.starts.device
-        rows = rows.to(home)
+        storage = self.starts.device
+        rows = rows.to(storage)
         starts = self.starts[rows]
         lengths = self.starts[rows + 1] - starts
-        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=home)
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=storage)
         torch.cumsum(lengths, 0, out=offsets[1:])
         total = int(offsets[-1])
         shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
-        places = torch.arange(total, device=home) + shift
-        columns, values = self.columns[places].long(), self.values[places].float()
+        positions = torch.arange(total, device=storage) + shift  # (nnz,)
+        columns, values = self.columns[positions].long(), self.values[positions].float()
         return Block(offsets.to(device), columns.to(device), values.to(device), self.n_columns)
 
 
@@ -264,7 +293,10 @@ def _in_memory(X: Any) -> bool:
 def _check_csr(X: Any, what: str) -> None:
     if getattr(X, "format", None) != "csr":
         kind = getattr(X, "format", None) or type(X).__name__
-        raise InputError(f"batches are made of rows: {what} must be CSR, not {kind}; convert them with csr_array(X)")
+        raise InputError(
+            f"{what} must be a CSR matrix, from which rows can be read, not {kind}: convert them with csr_array(X)",
+            code="not-csr",
+        )
 
 
 def _float32(values: np.ndarray) -> torch.Tensor:
@@ -273,15 +305,20 @@ def _float32(values: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """What a network for real values is trained on in one step.
+    """Real values for one training step.
 
     Attributes
     ----------
-    index : (B,) int64, positions of the cells in the data.
-    values : (B, G) float32, what the network reads; 0 where nothing is known.
-    observed : (B, G) boolean, True where ``values`` is known.
-    target : (B, G) float32, what the loss compares with; 0 where it does not look.
-    scored : (B, G) boolean, True where the loss looks.
+    index : tensor of shape (B,), int64
+        Positions of the cells in the data.
+    values : tensor of shape (B, G), float32
+        What the network reads; 0 if missing.
+    observed : tensor of shape (B, G), bool
+        Whether ``values`` is known.
+    target : tensor of shape (B, G), float32
+        What the loss compares with; 0 if not scored.
+    scored : tensor of shape (B, G), bool
+        Whether the loss compares this entry.
     """
 
     index: torch.Tensor
@@ -295,14 +332,23 @@ class DenseBatch:
 
 
 class DenseBatches:
-    """A source of mini-batches over standardised real values.
+    """A source of mini-batches of standardised real values.
 
     Parameters
     ----------
-    values : (n, G) float32 with NaN for missing, feature means 0; neither copied nor changed.
-    target : (n, G) values that the loss compares with, NaN where it shall not look; None: ``values`` itself.
-    batch_size : B.
-    device : where batches are wanted; they travel one by one.
+    values : ndarray of shape (n, G), float32
+        Values with NaN for missing and feature means of 0; neither copied nor changed.
+    target : ndarray of shape (n, G) or None, default=None
+        What the loss compares with; entries with NaN are not compared. None: ``values``.
+    batch_size : int, default=250
+        B.
+    device : torch.device or str, default="cpu"
+        Device of the batches; each is copied to it.
+
+    Raises
+    ------
+    InputError
+        The target has another shape than the values.
     """
 
     def __init__(
@@ -314,7 +360,9 @@ class DenseBatches:
         device: torch.device | str = "cpu",
     ) -> None:
         if target is not None and target.shape != values.shape:
-            raise InputError(f"the target must be of the values' shape {values.shape}, not {target.shape}")
+            raise InputError(
+                f"the target must have the shape of the values, {values.shape}, not {target.shape}", code="target-shape"
+            )
         self.values = values
         self.target = target
         self.batch_size = batch_size
@@ -327,7 +375,7 @@ class DenseBatches:
     def epoch(
         self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None
     ) -> Iterator[DenseBatch]:
-        """Batches that hold every one of ``rows`` (None: all) once, shuffled by ``generator`` (None: in order)."""
+        """Batches that hold each of ``rows`` (None: all) once, shuffled by ``generator`` (None: in the given order)."""
         order = np.arange(len(self)) if rows is None else np.asarray(rows)
         if generator is not None:
             order = generator.permutation(order)
@@ -338,7 +386,7 @@ class DenseBatches:
             yield DenseBatch(torch.from_numpy(part).to(self.device), values, observed, target, scored)
 
     def _take(self, matrix: np.ndarray, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values, 0 for NaN, and where they are known."""
+        """(B, G) values with 0 for NaN, and (B, G) whether each is known."""
         block = torch.from_numpy(np.asarray(matrix[rows], dtype=np.float32)).to(self.device)
         known = ~torch.isnan(block)
         return block.nan_to_num_(nan=0.0), known

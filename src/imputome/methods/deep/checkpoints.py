@@ -1,4 +1,7 @@
-"""Checkpoints of a training: a folder with ``checkpoint.json`` and one safetensors file. Nothing in it is unpickled."""
+"""The state of a training: copies in memory, and checkpoints on disk.
+
+A checkpoint is a folder with ``checkpoint.json`` and one safetensors file; no pickle.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,32 @@ from torch import nn
 
 from imputome.errors import InputError, ModelFormatError
 
-FORMAT = "imputome-checkpoint"
-VERSION = 1
-HEADER = "checkpoint.json"
+CHECKPOINT_FORMAT = "imputome-checkpoint"
+CHECKPOINT_VERSION = 1
+CHECKPOINT_HEADER = "checkpoint.json"
 
 
-class Memory:
-    """Copies of the state after the last good epoch, and of the best weights."""
+class Snapshots:
+    """Copies of a training's state: all of it after the last good epoch, and the best weights.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network in training.
+    optimizer : torch.optim.Optimizer
+        Its optimiser.
+    device : torch.device
+        Device whose random generator is part of the state, besides the CPU's.
+
+    Attributes
+    ----------
+    last, best : dict of str to torch.Tensor
+        Weights and buffers after the last good epoch, and after the best one; one object while these are the same.
+    moments : dict of str to torch.Tensor
+        State of the optimiser after the last good epoch, by ``"<number of the parameter>.<name>"``.
+    generators : dict of str to torch.Tensor
+        States of the random generators after the last good epoch, by device type.
+    """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self.network, self.optimizer, self.device = network, optimizer, device
@@ -29,11 +51,11 @@ class Memory:
             {name: value.clone() for name, value in network.state_dict().items()} for _ in range(2)
         )
         self.best = self.last
-        self.moments: dict[str, torch.Tensor] = {}  # by "<number of the parameter>.<name>"
+        self.moments: dict[str, torch.Tensor] = {}
         self.generators: dict[str, torch.Tensor] = {}
 
     def keep(self, *, improved: bool) -> None:
-        """Copy the state as it is; with ``improved`` it is the best too, and needs no second copy."""
+        """Copy the present state as ``last``; with ``improved`` it is ``best`` too, without a second copy."""
         if self.last is self.best:
             self.last, self._other = self._other, self.last
         with torch.no_grad():
@@ -49,7 +71,7 @@ class Memory:
             self.best = self.last
 
     def restore(self) -> None:
-        """Put the state after the last good epoch back."""
+        """Restore the state after the last good epoch."""
         self.network.load_state_dict(self.last)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in self.moments.items():
@@ -62,14 +84,14 @@ class Memory:
             torch.cuda.set_rng_state(self.generators["cuda"], self.device)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All of it for a checkpoint; the best weights only where they are not the last."""
+        """All copies, for a checkpoint; the best weights only if they are not the last ones."""
         parts = {"network": self.last, "optimizer": self.moments, "generator": self.generators}
         if self.best is not self.last:
             parts["best"] = self.best
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `tensors` gave."""
+        """Take the copies that `tensors` gave."""
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             part, name = key.split(".", 1)
@@ -84,7 +106,7 @@ class Memory:
         self.moments, self.generators = parts.get("optimizer", {}), parts["generator"]
 
     def _live_moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        # numbered as the optimiser's own state_dict does: through all groups
+        # numbered through all groups, as in the optimiser's own state_dict
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for number, parameter in enumerate(parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
@@ -92,75 +114,99 @@ class Memory:
 
 
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Put a checkpoint in the place of the one before, so that the folder holds a whole one at every moment.
+    """Replace the checkpoint in ``folder``, so that the folder holds a complete one at every moment.
 
-    The tensors go to a file named by the epoch; the header, which says the epoch, is then moved onto the old one, and
-    only after that the older tensors are deleted. The folder never holds more than two files of tensors. Nothing is
-    forced to the disk, so that this is safe against the death of the process, not against a power cut.
+    The tensors go to a new file, named by the epoch. Then the new header, which names the epoch, is moved onto the old
+    one, and only then the older tensors are deleted; so there are at most two files of tensors. Nothing is forced to
+    the disk: this is safe if the process dies, not if the power fails.
 
     Parameters
     ----------
-    folder : made if it is not there; one training at a time.
-    header : JSON-able; ``header["epoch"]`` names the file of tensors.
-    tensors : contiguous, none sharing memory with another.
+    folder : Path
+        Made if it does not exist; for one training at a time.
+    header : dict
+        JSON-able; ``header["epoch"]`` names the file of tensors.
+    tensors : dict of str to torch.Tensor
+        Contiguous tensors that share no memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _tensors_path(folder, header["epoch"])
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     partial.replace(path)
-    text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
+    text = json.dumps({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **header}, allow_nan=False)
     partial = folder / "header.partial"
     partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / HEADER)
+    partial.replace(folder / CHECKPOINT_HEADER)
     for old in (*folder.glob("epoch-*.safetensors"), *folder.glob("*.partial")):
         if old != path:
             old.unlink()
 
 
 def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-    """Header and tensors (on CPU) of the checkpoint in ``folder``; None if there is none.
+    """Header and tensors (on the CPU) of the checkpoint in ``folder``; None if there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the checkpoint.
+    fingerprint : dict
+        Description of the present training, by part; ``header["fingerprint"]`` must be equal.
+
+    Returns
+    -------
+    tuple of dict and dict, or None
+        As given to `write_checkpoint`.
 
     Raises
     ------
     InputError
-        The checkpoint belongs to another training: ``header["fingerprint"]`` differs from ``fingerprint``.
+        The checkpoint belongs to another training.
     ModelFormatError
         It is damaged or of another format version.
     """
+    path = folder / CHECKPOINT_HEADER
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        header = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelFormatError(f"{folder / HEADER} cannot be read ({error}): delete {folder} to start anew") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ModelFormatError(f"{folder / HEADER} is no checkpoint of imputome: choose another folder")
-    if header.get("version") != VERSION:
         raise ModelFormatError(
-            f"{folder} has checkpoint version {header.get('version')}, this version of imputome reads {VERSION}: "
-            "delete it to start anew"
+            f"{path} cannot be read ({error}): delete {folder} to start again", code="checkpoint-damaged"
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
+        raise ModelFormatError(
+            f"{path} is not a checkpoint of imputome: choose another folder", code="not-a-checkpoint"
         )
-    stored, wanted = header["fingerprint"], json.loads(json.dumps(fingerprint))
-    other = [name for name in {**wanted, **stored} if wanted.get(name) != stored.get(name)]
-    if other:
+    if header.get("version") != CHECKPOINT_VERSION:
+        raise ModelFormatError(
+            f"{folder} has checkpoint version {header.get('version')}, this version of imputome reads "
+            f"{CHECKPOINT_VERSION}: delete it to start again",
+            code="checkpoint-version",
+        )
+    stored, expected = header["fingerprint"], json.loads(json.dumps(fingerprint))
+    different = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
+    if different:
         raise InputError(
-            f"the checkpoint in {folder} belongs to another training: its {', '.join(other)} "
-            f"{'differs' if len(other) == 1 else 'differ'}; choose another folder, or delete it to start anew"
+            f"the checkpoint in {folder} belongs to another training (different: {', '.join(different)}): choose "
+            "another folder, or delete it to start again",
+            code="checkpoint-mismatch",
         )
     try:
         return header, load_file(_tensors_path(folder, header["epoch"]))
     except (OSError, SafetensorError) as error:
-        raise ModelFormatError(f"the checkpoint in {folder} is damaged ({error}): delete it to start anew") from error
+        raise ModelFormatError(
+            f"the checkpoint in {folder} is damaged ({error}): delete it to start again", code="checkpoint-damaged"
+        ) from error
 
 
 def digest(network: nn.Module) -> str:
-    """A fingerprint of a network: its parts and every value of its state."""
-    known = hashlib.blake2b(repr(network).encode(), digest_size=16)
+    """Fingerprint of a network: its layers and every value of its state."""
+    fingerprint = hashlib.blake2b(repr(network).encode(), digest_size=16)
     for name, value in network.state_dict().items():
-        known.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return known.hexdigest()
+        fingerprint.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        fingerprint.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return fingerprint.hexdigest()
 
 
 def _tensors_path(folder: Path, epoch: int) -> Path:

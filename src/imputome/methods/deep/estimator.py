@@ -1,4 +1,4 @@
-"""What the estimators of the deep methods share: cells to validate on, the device, training, weights as arrays.
+"""What the estimators of all deep methods share: validation cells, device, training, saved weights.
 
 Letters: ``n`` cells.
 """
@@ -21,10 +21,10 @@ from imputome.core.imputer import Imputer
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.deep.training import Schedule, Training, seeded, train
 
-PREFIX = "network."
+WEIGHTS_PREFIX = "network."  # of the names of saved arrays
 
-# numba starts its threads at its first kernel, and from then on torch takes as many: sums in another order, and a fit
-# that differs from the same one before. So they are started before the first fit, and torch keeps its own number.
+# numba starts its threads at its first kernel, and from then on torch uses as many: sums in another order, so that the
+# same fit gives other numbers than before. So numba's threads start before the first fit, and torch keeps its number.
 _threads = torch.get_num_threads()
 numba.get_num_threads()
 torch.set_num_threads(_threads)
@@ -41,17 +41,20 @@ class Batches(Protocol):
 
 
 class DeepImputer(Imputer):
-    """An `Imputer` whose learned state is a network.
+    """An `Imputer` that learns a network.
 
-    A subclass has the parameters ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``) and ``random_state``, writes
-    `_network`, and in `_fit` calls `_new_network` and `_train`.
+    A subclass has the parameters ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``) and ``random_state``, defines
+    `_network`, and calls `_new_network` and `_train` in `_fit`.
 
     Attributes
     ----------
-    checkpoint : folder for checkpoints of the training, set from outside like ``progress``: a fit that was killed goes
-        on from there. It belongs to this estimator, not to the copies that the posterior step fits for its shape.
-    on_epoch : told the number and the validation loss of each epoch, if set; returns True to stop.
-    network_ : the trained network, in eval mode.
+    checkpoint : Path or None
+        Folder for checkpoints of the training, set from outside like ``progress``: a fit that was killed continues from
+        there. The copies that the posterior step fits do not use it.
+    on_epoch : callable or None
+        If set, called after each epoch with its number and validation loss; it returns True to stop.
+    network_ : torch.nn.Module
+        The trained network, in eval mode.
     """
 
     checkpoint: Path | None = None
@@ -62,21 +65,29 @@ class DeepImputer(Imputer):
 
     @abstractmethod
     def _network(self) -> nn.Module:
-        """An untrained network, of the sizes that the parameters and the arrays learned so far ask for."""
+        """An untrained network, with sizes from the parameters and from the arrays learned so far."""
 
     def _new_network(self) -> nn.Module:
-        """`_network`, initialised by ``random_state``."""
+        """`_network`, with initial weights from ``random_state``."""
         with seeded(self.random_state):
             return self._network()
 
     def _device(self) -> torch.device:
         """Where to train."""
-        there = torch.cuda.is_available()
+        has_cuda = torch.cuda.is_available()
         if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"{self.name}: device={self.device!r} is not one of auto, cpu, cuda")
-        if self.device == "cuda" and not there:
-            raise InputError(f"{self.name}: torch finds no CUDA device here: use device='cpu' or 'auto'")
-        return torch.device("cuda" if there and self.device != "cpu" else "cpu")
+            raise InputError(
+                f"{self.name}: device={self.device!r} is unknown: choose auto, cpu or cuda",
+                code="parameter-value",
+                parameter="device",
+            )
+        if self.device == "cuda" and not has_cuda:
+            raise InputError(
+                f"{self.name}: torch finds no CUDA device on this computer: pass {{device}}",
+                code="no-cuda-device",
+                device="cpu",
+            )
+        return torch.device("cuda" if has_cuda and self.device != "cpu" else "cpu")
 
     def _train(
         self,
@@ -87,23 +98,36 @@ class DeepImputer(Imputer):
         *,
         train_rows: np.ndarray,
         validation_rows: np.ndarray | None,
-        watched: Batches | None = None,
+        validation_batches: Batches | None = None,
         member: int = 0,
     ) -> Training:
-        """Train ``network`` on some cells of ``batches`` and watch others; it becomes ``network_``.
+        """Train ``network``, which becomes ``network_``.
 
         Parameters
         ----------
-        data : what ``batches`` was made of, to tell a checkpoint of other data.
-        train_rows, validation_rows : positions of cells; None: none are watched, and the training loss is.
-        watched : what the validation cells are taken from, if not from ``batches``.
-        member : number of the network among several of one estimator: it has its own checkpoint and shuffling.
+        network : torch.nn.Module
+            A `Trainable`.
+        batches : Batches
+            Source of the training cells.
+        data : Data
+            What ``batches`` was made from; a checkpoint of other data is refused.
+        schedule : Schedule
+            Length and learning rates.
+        train_rows : ndarray of int
+            Positions of the training cells.
+        validation_rows : ndarray of int or None
+            Positions of the validation cells. None: the training loss decides when to stop.
+        validation_batches : Batches or None, default=None
+            Source of the validation cells, if it is not ``batches``.
+        member : int, default=0
+            Number of this network among several of one estimator; each has its own checkpoint and shuffling.
         """
-        fingerprint = None
-        if self.checkpoint is not None:
+        fingerprint, folder = None, self.checkpoint
+        if folder is not None:
             cells = _digest_arrays(*(rows for rows in (train_rows, validation_rows) if rows is not None))
             fingerprint = {"data": _digest(data), "cells": cells, "parameters": self.get_params()}
-        held_out = batches if watched is None else watched
+            folder = folder / f"network{member}" if member else folder
+        held_out = batches if validation_batches is None else validation_batches
         training = train(
             network,
             epoch=lambda generator: batches.epoch(train_rows, generator=generator),
@@ -111,9 +135,7 @@ class DeepImputer(Imputer):
             schedule=schedule,
             seed=self.random_state + member,
             device=batches.device,
-            checkpoint=self.checkpoint
-            if self.checkpoint is None or not member
-            else self.checkpoint / f"network{member}",
+            checkpoint=folder,
             fingerprint=fingerprint,
             progress=self.progress,
             on_epoch=self.on_epoch,
@@ -122,18 +144,19 @@ class DeepImputer(Imputer):
         return training
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+        return {WEIGHTS_PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        with torch.device("meta"):  # no weights are made that would be overwritten at once
+        with torch.device("meta"):  # weights that are replaced at once need no memory
             network = self._network()
         state = {}
         for name, value in network.state_dict().items():
-            array = arrays[PREFIX + name]
+            array = arrays[WEIGHTS_PREFIX + name]
             if array.shape != tuple(value.shape):
                 raise ModelFormatError(
-                    f"the array {PREFIX + name} has shape {array.shape}; this model's parameters ask for "
-                    f"{tuple(value.shape)}"
+                    f"the saved array {WEIGHTS_PREFIX + name} has shape {array.shape}, but the saved parameters need "
+                    f"{tuple(value.shape)}: the model is damaged, so save it again",
+                    code="model-array-shape",
                 )
             state[name] = torch.as_tensor(array)
         network.load_state_dict(state, assign=True)
@@ -141,32 +164,52 @@ class DeepImputer(Imputer):
 
 
 def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of cells to train on and of a random ``share`` of them to validate on, both sorted.
+    """Choose validation cells at random.
 
-    At least two cells are trained on and one is validated on; of two cells, both are both.
+    Parameters
+    ----------
+    n : int
+        Number of cells.
+    share : float
+        Share of validation cells, between 0 and 1. There is at least one, and there are at least two training cells;
+        if n is 2, both cells are used for both.
+    seed : int
+        Seed of the choice.
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Sorted positions.
+
+    Raises
+    ------
+    InputError
+        The share is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise InputError(f"the share of cells to validate on, {share!r}, must lie between 0 and 1")
+        raise InputError(
+            f"validation_share={share!r} must lie between 0 and 1", code="parameter-value", parameter="validation_share"
+        )
     order = np.random.default_rng(seed).permutation(n)
-    held = min(max(1, round(share * n)), n - 2)
-    if held < 1:
+    size = min(max(1, round(share * n)), n - 2)
+    if size < 1:
         return np.sort(order), np.sort(order)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[size:]), np.sort(order[:size])
 
 
 def _digest(data: Data) -> str:
-    """A fingerprint of the values and names, and of the library sizes of counts."""
-    known = hashlib.blake2b("\0".join([*data.obs_names, "", *data.var_names]).encode(), digest_size=16)
+    """Fingerprint of values and names, and of the library sizes of counts."""
+    fingerprint = hashlib.blake2b("\0".join([*data.obs_names, "", *data.var_names]).encode(), digest_size=16)
     arrays = (data.known_values(),) if data.kind == "real" else (data.X.indptr, data.X.indices, data.X.data, data.depth)
-    known.update(_digest_arrays(*arrays).encode())
+    fingerprint.update(_digest_arrays(*arrays).encode())
     if data.covariates is not None:
-        known.update(data.covariates.to_csv().encode())
-    return known.hexdigest()
+        fingerprint.update(data.covariates.to_csv().encode())
+    return fingerprint.hexdigest()
 
 
 def _digest_arrays(*arrays: np.ndarray) -> str:
-    known = hashlib.blake2b(digest_size=16)
+    fingerprint = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        known.update(f"{array.dtype} {array.shape}".encode())
-        known.update(np.ascontiguousarray(array).data)
-    return known.hexdigest()
+        fingerprint.update(f"{array.dtype} {array.shape}".encode())
+        fingerprint.update(np.ascontiguousarray(array).data)
+    return fingerprint.hexdigest()

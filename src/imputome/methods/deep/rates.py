@@ -1,7 +1,7 @@
-"""The result of a count network as plain numpy: log-linear heads on a small hidden vector per cell.
+"""The result of a fitted count network in plain numpy: linear outputs of a small hidden vector per cell.
 
-Whatever depth the network has, its outputs are linear in the last hidden layer before a fixed link. So a fitted result
-needs n x K hidden values and K x G weights per head, and any row, gene or entry is made from these on request, without
+All outputs of a count network are linear in its last hidden layer, followed by a fixed link. So a fitted result needs
+n x K hidden values and K x G weights per output; any row, gene or entry is computed from these on request, without
 torch. Letters: ``n`` cells, ``G`` genes, ``K`` hidden units, ``l`` library size, ``m`` rate, ``z`` share of dropouts.
 """
 
@@ -16,19 +16,21 @@ from imputome.core.imputation import Output
 from imputome.core.scales import TARGET
 
 LARGEST_LOG_RATE = 14.0  # 1.2 million molecules of one gene in one cell
-LIMITS = {"odds": (-12.0, 12.0), "size": (-20.0, 20.0)}  # as in the likelihood
-ENTRIES = 1 << 16  # single entries made at a time
+DISPERSION_LIMITS = {"odds": (-12.0, 12.0), "size": (-20.0, 20.0)}  # as in the likelihood
+ENTRIES_PER_STEP = 1 << 16  # single entries computed at once
 
 
 @dataclass(frozen=True)
-class Head:
-    """A linear output: ``hidden @ weight + bias``.
+class LinearOutput:
+    """A linear output of the last hidden layer: ``hidden @ weight + bias``.
 
     Attributes
     ----------
-    weight : (K, G), or None where the output is the same for every cell.
-    bias : (G,).
-    log_softplus : whether the output is the log of the softplus of that (DCA's dispersion).
+    weight : ndarray of shape (K, G) or None
+        None if the output is the same for every cell.
+    bias : ndarray of shape (G,)
+    log_softplus : bool
+        Whether the output is the log of the softplus of that (DCA's dispersion).
     """
 
     weight: np.ndarray | None
@@ -36,14 +38,14 @@ class Head:
     log_softplus: bool = False
 
     def rows(self, hidden: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
-        """(rows, genes) of cells with the given (rows, K) hidden values."""
+        """(rows, genes) values of cells with (rows, K) hidden values."""
         bias = self.bias if genes is None else self.bias[genes]
         if self.weight is None:
             return np.broadcast_to(self._linked(bias), (len(hidden), len(bias)))
         return self._linked(hidden @ (self.weight if genes is None else self.weight[:, genes]) + bias)
 
     def at(self, hidden: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """(m,) entries of m cells, given (m, K) hidden values, at the genes ``j``."""
+        """(m,) values of m cells, with (m, K) hidden values, at the genes ``j``."""
         if self.weight is None:
             return self._linked(self.bias[j])
         return self._linked(np.einsum("mk,km->m", hidden, self.weight[:, j]) + self.bias[j])
@@ -58,25 +60,34 @@ class Head:
 class LogLinearModel:
     """Rates, expected counts, dropouts and variances of a fitted count network (a `Model`).
 
-    Parameters
-    ----------
-    hidden : (n, K) float32, last hidden layer.
-    log_offset : (n,) float32, what is added to the mean head to give log m: the log library size minus the log of the
-        softmax's denominator, or the log size factor. -inf gives a row of zeros.
-    library : (n,) float32, the library size that ``normalized`` is per 10,000 of.
-    mean : head of log m; a bias of -inf gives a column of zeros.
-    zero : head of logit z, or None without zero inflation.
-    dispersion : head of the negative binomial, or None for Poisson.
-    latent : (n, latents) float32, the representation of the cells, if it is to be kept.
-    factor : one number that the expected count is multiplied by, so that its sum is that of the counts.
-    dispersion_is : what that head gives: ``"odds"``, theta = log m - log r with variance m (1 + exp theta), or
-        ``"size"``, log r with variance m + m^2 / r.
-
     Outputs, all (cells, genes) float32: ``rate`` is m, the mean without dropouts; ``expected_count`` and ``value`` are
-    (1 - z) m times ``factor``, which counts are compared with; ``normalized`` is m per 10,000 molecules of the library;
+    (1 - z) m times ``factor``, on the scale of the counts; ``normalized`` is m per 10,000 molecules of the library;
     ``variance`` is that of the fitted distribution of counts; ``dropout_probability`` is
     P(dropout | x = 0) = z / (z + (1 - z) f(0)).
-    Cost: one product of (rows, K) and (K, genes) per head used.
+    Cost: one product of (rows, K) and (K, genes) for each linear output used.
+
+    Parameters
+    ----------
+    hidden : ndarray of shape (n, K), float32
+        Last hidden layer.
+    log_offset : ndarray of shape (n,), float32
+        Added to the output ``mean`` to give log m: the log library size minus the log of the softmax's denominator, or
+        the log size factor. -inf gives a row of zeros.
+    library : ndarray of shape (n,), float32
+        Library size for ``normalized``.
+    mean : LinearOutput
+        Gives log m; a bias of -inf gives a column of zeros.
+    zero : LinearOutput or None, default=None
+        Gives logit z; None without zero inflation.
+    dispersion : LinearOutput or None, default=None
+        Gives the dispersion of the negative binomial; None for Poisson.
+    dispersion_is : {"odds", "size"}, default="odds"
+        What ``dispersion`` gives: theta = log m - log r, with variance m (1 + exp theta), or log r, with variance
+        m + m^2 / r.
+    latent : ndarray of shape (n, latents), float32, or None, default=None
+        Representation of the cells, if it is kept.
+    factor : float, default=1.0
+        Factor of the expected count, so that its sum is that of the counts.
     """
 
     def __init__(
@@ -85,9 +96,9 @@ class LogLinearModel:
         *,
         log_offset: np.ndarray,
         library: np.ndarray,
-        mean: Head,
-        zero: Head | None = None,
-        dispersion: Head | None = None,
+        mean: LinearOutput,
+        zero: LinearOutput | None = None,
+        dispersion: LinearOutput | None = None,
         dispersion_is: Literal["odds", "size"] = "odds",
         latent: np.ndarray | None = None,
         factor: float = 1.0,
@@ -108,14 +119,14 @@ class LogLinearModel:
         return always if self.zero is None else always | {"dropout_probability"}
 
     def log_rows(self, rows: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
-        """Log m of some rows, -inf where it is 0."""
+        """(rows, genes) log m of some rows, -inf if m is 0."""
         return self.mean.rows(self.hidden[rows], genes) + self.log_offset[rows, None]
 
     def log_at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Log m of single entries."""
+        """(entries,) log m of single entries."""
         out = np.empty(len(i), np.float32)
-        for start in range(0, len(i), ENTRIES):
-            part = slice(start, start + ENTRIES)
+        for start in range(0, len(i), ENTRIES_PER_STEP):
+            part = slice(start, start + ENTRIES_PER_STEP)
             out[part] = self.mean.at(self.hidden[i[part]], j[part]) + self.log_offset[i[part]]
         return out
 
@@ -131,10 +142,10 @@ class LogLinearModel:
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         out = np.empty(len(i), np.float32)
-        for start in range(0, len(i), ENTRIES):
-            cells, genes = i[start : start + ENTRIES], j[start : start + ENTRIES]
+        for start in range(0, len(i), ENTRIES_PER_STEP):
+            cells, genes = i[start : start + ENTRIES_PER_STEP], j[start : start + ENTRIES_PER_STEP]
             hidden = self.hidden[cells]
-            out[start : start + ENTRIES] = self._combine(
+            out[start : start + ENTRIES_PER_STEP] = self._combine(
                 self.mean.at(hidden, genes) + self.log_offset[cells],
                 self.zero.at(hidden, genes) if self._needs_zero(output) else None,  # type: ignore[union-attr]
                 self.dispersion.at(hidden, genes) if self._needs_dispersion(output) else None,  # type: ignore[union-attr]
@@ -167,7 +178,7 @@ class LogLinearModel:
         kept = None if logit is None else _sigmoid(-logit)
         if output in ("value", "expected_count"):
             return self.factor * (rate if kept is None else rate * kept)
-        # m / r and the log-probability of a zero
+        # m / r, and the log-probability of a zero
         odds, log_zero = (np.zeros_like(rate), -rate) if dispersion is None else self._odds(log_rate, dispersion)
         if output == "variance":
             variance = rate * (1 + odds)
@@ -176,7 +187,8 @@ class LogLinearModel:
         return np.where(rate > 0, _sigmoid(logit - log_zero), np.float32(0))
 
     def _odds(self, log_rate: np.ndarray, dispersion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low, high = LIMITS[self.dispersion_is]
+        """m / r, and the log-probability of a zero of the negative binomial."""
+        low, high = DISPERSION_LIMITS[self.dispersion_is]
         dispersion = np.clip(dispersion, low, high)
         by_size = self.dispersion_is == "size"
         odds = np.exp(log_rate - dispersion if by_size else dispersion)
@@ -185,6 +197,6 @@ class LogLinearModel:
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """Without overflow, float32 as given."""
+    """Sigmoid without overflow; float32 stays float32."""
     small = np.exp(-np.abs(values))
     return np.where(values >= 0, 1, small) / (1 + small)

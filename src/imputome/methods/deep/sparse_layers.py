@@ -1,4 +1,4 @@
-"""Layers that read and predict sparse counts without making them dense.
+"""Layers that read and predict sparse counts without a dense copy of them.
 
 Letters: ``B`` cells of a batch, ``G`` genes, ``H`` units, ``nnz`` stored counts of the batch.
 """
@@ -18,16 +18,20 @@ from imputome.methods.deep.batches import Block
 
 
 class SparseLinear(nn.Module):
-    """A linear layer whose input is a sparse `Block`: work and memory go with the stored values, not with B x G.
+    """A linear layer whose input is a sparse `Block`: cost grows with the stored values, not with B x G.
 
     Parameters
     ----------
-    in_features, out_features : G and H.
-    bias : whether a bias is added.
+    in_features, out_features : int
+        G and H.
+    bias : bool, default=True
+        Whether a bias is added.
 
     Attributes
     ----------
-    weight : (G, H), transposed with respect to ``nn.Linear``, so that a gene's weights lie together.
+    weight : tensor of shape (G, H)
+        The transpose of ``nn.Linear``'s, so that the weights of a gene are contiguous.
+    bias : tensor of shape (H,) or None
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
@@ -37,7 +41,7 @@ class SparseLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As ``nn.Linear``: uniform within 1 / sqrt(G)."""
+        """Draw new weights as ``nn.Linear`` does: uniform within 1 / sqrt(G)."""
         bound = 1 / math.sqrt(self.weight.shape[0])
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -50,10 +54,20 @@ class SparseLinear(nn.Module):
 
 
 def sparse_matmul(block: Block, weight: torch.Tensor) -> torch.Tensor:
-    """(B, H) product of a sparse (B, G) block and a dense (G, H) matrix; the gradient goes to ``weight`` only.
+    """Product of a sparse and a dense matrix, with a gradient for ``weight`` only.
 
-    On CPU both directions are products of a CSR matrix with a dense one (about three times as fast there as
-    ``embedding_bag``, whose backward pass scatters one row of ``weight`` at a time).
+    On the CPU both directions are products of a CSR matrix with a dense one. This is about three times as fast there as
+    ``embedding_bag``, whose backward pass scatters one row of ``weight`` at a time.
+
+    Parameters
+    ----------
+    block : Block
+        (B, G).
+    weight : tensor of shape (G, H)
+
+    Returns
+    -------
+    tensor of shape (B, H)
     """
     if block.values.device.type != "cpu":
         return nn.functional.embedding_bag(
@@ -81,26 +95,33 @@ class _SparseMatmul(torch.autograd.Function):
 
 
 def _csr(starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    with warnings.catch_warnings():  # torch says once a process that its CSR tensors are new and are not checked
+    with warnings.catch_warnings():  # torch warns once that its CSR tensors are new and not checked
         warnings.simplefilter("ignore", category=UserWarning)
         return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 def multinomial_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, target: Block) -> torch.Tensor:
-    """Sum over cells of -log-likelihood of the target under rates l softmax(hidden @ weight + bias), up to a constant.
+    """Negative log-likelihood of counts under rates l softmax(hidden @ weight + bias), up to a constant.
 
-    With l the target's own sum over the G genes, the Poisson likelihood of a cell is the multinomial one times a
-    factor free of the parameters: ``-sum_g x_g log mu_g``. Its gradient in the logits is ``l mu - x``, which the
-    forward pass makes in the place of mu: two (B, G) blocks at the most, and one is kept for the backward pass.
+    If l is the sum of the target over the G genes, the Poisson likelihood of a cell is the multinomial one times a
+    factor without parameters; what remains is ``-sum_g x_g log mu_g``, with mu the softmax. Its gradient in the logits
+    is ``l mu - x``. The forward pass writes it over mu: at most two (B, G) blocks, of which one is kept.
 
-    A share mu that is no normal number of this precision (under 1e-38 in float32) counts as the smallest in the loss,
-    which so stays finite; the gradient is exact there too.
+    Shares mu below the smallest normal number (1e-38 in float32) count as that number in the loss, which stays finite;
+    the gradient is exact there too.
 
     Parameters
     ----------
-    hidden : (B, K).
-    weight, bias : (K, G), (G,).
-    target : (B, G) counts.
+    hidden : tensor of shape (B, K)
+    weight : tensor of shape (K, G)
+    bias : tensor of shape (G,)
+    target : Block
+        (B, G) counts.
+
+    Returns
+    -------
+    tensor
+        Scalar, the sum over cells.
     """
     loss: torch.Tensor = _MultinomialLoss.apply(hidden, weight, bias, target)
     return loss
@@ -117,11 +138,11 @@ class _MultinomialLoss(torch.autograd.Function):
         loss = -torch.dot(target.values, flat[target.flat].clamp_min(smallest).log())
         if any(ctx.needs_input_grad[:3]):
             share.mul_(target.totals[:, None])
-            flat.index_add_(0, target.flat, target.values, alpha=-1)
+            flat.index_add_(0, target.flat, target.values, alpha=-1)  # now l mu - x
             ctx.save_for_backward(hidden, weight, share)
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
-        hidden, weight, excess = ctx.saved_tensors  # excess: (B, G), gradient in the logits
+        hidden, weight, excess = ctx.saved_tensors  # excess: (B, G), the gradient in the logits
         return gradient * (excess @ weight.t()), gradient * (hidden.t() @ excess), gradient * excess.sum(0), None

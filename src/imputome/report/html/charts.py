@@ -1,296 +1,424 @@
-"""Charts of the report as Vega-Lite specifications, made by Altair; no numbers are computed here.
+"""Charts of the report page as Vega-Lite specifications, made by Altair; no numbers are computed here.
 
-Every chart fills the width of its place, names its values in tooltips and carries a description for those who do not
-see it.
+Every chart fills the width of its place, names its values in tooltips and has a description for screen readers. Colours
+are variables of the page's style sheet, so that light and dark mode need no second drawing. ``words`` are the names of
+rows and columns: cells and genes, or samples and features.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+import altair as alt
 import numpy as np
-
-from imputome.report.html import vega as spec
-from imputome.report.html.vega import Spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imputome.report.html.parts import Words
 
+# the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
+BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"
+CATEGORIES = tuple(f"var(--c{number})" for number in range(1, 9))
+SHAPES = ("circle", "triangle-up", "square")  # beyond eight labels the colours are used again with the next shape
+LOW, HIGH = "#E69F00", "#0072B2"  # ends of a continuous scale, which is computed and so cannot use variables
+MAX_POINTS = 1500  # genes or cells drawn, at most
+HEIGHT = 280
+ROW_HEIGHT = 30  # of a chart with one row for each method
+DIGITS = 4
+
+Spec = dict[str, Any]
+
+
+# -- charts ------------------------------------------------------------------------------------------------------------
 def scores(table: pd.DataFrame) -> Spec:
-    """Held-out scores: a row for each method, a point for each split, one metric at a time.
+    """Held-out scores, one metric at a time: a row for each method, a point for each split.
 
-    ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: what may be left out.
+    ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: whether the reader can hide it.
     """
-    alt = spec.altair()
-    metrics = spec.distinct(table["metric"])
-    names = spec.distinct(table["name"])
-    base = spec.chart(alt, height=spec.tall(len(names))).encode(
-        y=alt.Y("name:N", sort=names, title=None), color=spec.role(alt)
+    metrics = distinct(table["metric"])
+    chart = _by_method(
+        distinct(table["name"]), "mean(value):Q", name="method", metric="score", split="split", value="value"
+    )
+    if len(metrics) > 1:
+        chart = chart.transform_filter("datum.metric === which").add_params(_choice(metrics, "Score "))
+    return _finished(_without_far(chart, table), table, "Held-out score of each method and control, a point per split.")
+
+
+def trials() -> Spec:
+    """The empty chart of a table of scores, filled on the page with ``name``, ``control``, ``trial``, ``value``."""
+    chart = _by_method(None, "mean(value):Q", height=ROW_HEIGHT, name="method", trial="trial", value="value")
+    return _finished(chart, [], "Score of each method and control, a point per trial.")
+
+
+def _by_method(names: list[str] | None, mean: str, height: int | None = None, **tooltips: str) -> Any:
+    """A row for each method, with a point for each value and a bar at the mean."""
+    base = _chart(height=_tall(len(names)) if names else height).encode(
+        y=alt.Y("name:N", sort=names, title=None), color=_role_color()
     )
     points = base.mark_point(filled=True, size=90, opacity=0.85).encode(
-        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)),
-        shape=spec.role_shape(alt),
-        tooltip=spec.tips(alt, name="method", metric="score", split="split", value="value"),
+        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)), shape=_role_shape(), tooltip=_tips(**tooltips)
     )
-    means = base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q")  # a field more would part the mean
-    chart = alt.layer(means, points)
-    if len(metrics) > 1:
-        chart = chart.transform_filter("datum.metric === which").add_params(spec.choice(metrics, "score "))
-    if table["far"].any():
-        chart = chart.transform_filter("!(near && datum.far)").add_params(spec.only_near())
-    return spec.finished(chart, table, "Score of each method and control on values it has not seen; one point a split.")
+    return alt.layer(base.mark_tick(thickness=3, size=18).encode(x=mean), points)
 
 
 def race(table: pd.DataFrame, metric: str) -> Spec:
-    """Candidates of a race: mean score with one standard deviation either way.
+    """Candidates of a race: mean score with one standard deviation on either side.
 
     ``table`` has ``name``, ``control``, ``far``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds`` and
     ``outcome``.
     """
-    alt = spec.altair()
-    names = spec.distinct(table.sort_values("score")["name"])
-    base = spec.chart(alt, height=spec.tall(len(names))).encode(
-        y=alt.Y("name:N", sort=names, title=None), color=spec.role(alt)
-    )
-    title = f"{metric.replace('_', ' ')} (lower is better)"
-    tips = spec.tips(
-        alt, name="candidate", score="score", sd="SD", splits="splits", seconds="seconds", outcome="outcome"
-    )
+    names = distinct(table.sort_values("score")["name"])
+    base = _chart(height=_tall(len(names))).encode(y=alt.Y("name:N", sort=names, title=None), color=_role_color())
     points = base.mark_point(filled=True, size=90).encode(
-        x=alt.X("score:Q", title=title, scale=alt.Scale(zero=False)), shape=spec.role_shape(alt), tooltip=tips
+        x=alt.X("score:Q", title=f"{metric.replace('_', ' ')} (lower is better)", scale=alt.Scale(zero=False)),
+        shape=_role_shape(),
+        tooltip=_tips(name="candidate", score="score", sd="SD", splits="splits", seconds="seconds", outcome="outcome"),
     )
     spread = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    chart = alt.layer(spread, points)
-    if table["far"].any():
-        chart = chart.transform_filter("!(near && datum.far)").add_params(spec.only_near())
-    return spec.finished(chart, table, f"Held-out {metric} of each candidate of the race.")
+    chart = _without_far(alt.layer(spread, points), table)
+    return _finished(chart, table, f"Held-out {metric} of each candidate method.")
 
 
 def history(table: pd.DataFrame) -> Spec:
-    """One column of the training history at a time, against the step."""
-    alt = spec.altair()
-    steps = "epoch" if "epoch" in table else "iteration" if "iteration" in table else "step"
-    step = table[steps] if steps in table else np.arange(1, len(table) + 1)
-    columns = [str(name) for name in table.columns if name != steps]
+    """One column of the training history at a time, against the epoch or iteration."""
+    unit = next((name for name in ("epoch", "iteration") if name in table), "step")
+    step = table[unit] if unit in table else np.arange(1, len(table) + 1)
+    columns = [str(name) for name in table.columns if name != unit]
     first = [name for name in columns if "valid" in name] + [name for name in columns if "loss" in name]
     columns = list(dict.fromkeys([*first, *columns]))
-    long = spec.stack(table[columns].assign(step=np.asarray(step)))
-    chart = spec.chart(alt, height=spec.HEIGHT).encode(
-        x=alt.X("step:Q", title=steps), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    long = _long(table[columns].assign(step=np.asarray(step)), "column")
+    chart = _chart(height=HEIGHT).encode(
+        x=alt.X("step:Q", title=unit), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     )
     if len(columns) > 1:
-        chart = chart.add_params(spec.choice(columns, "column ")).transform_filter("datum.column === which")
-    chart = chart.mark_line(color=spec.METHOD, point={"color": spec.METHOD, "size": 18}).encode(
-        tooltip=spec.tips(alt, column="column", step=steps, value="value")
+        chart = chart.add_params(_choice(columns, "Show ")).transform_filter("datum.column === which")
+    chart = chart.mark_line(color=METHOD, point={"color": METHOD, "size": 18}).encode(
+        tooltip=_tips(column="quantity", step=unit, value="value")
     )
-    return spec.finished(chart, long, f"How the fit went, {steps} by {steps}.")
+    return _finished(chart, long, f"Training history by {unit}.")
 
 
-def zeros(table: pd.DataFrame, words: tuple[str, str]) -> Spec:
+def zeros(table: pd.DataFrame, words: Words) -> Spec:
     """Share of zeros of each gene before and after; ``table`` has ``zeros_before`` and ``zeros_after``."""
-    alt = spec.altair()
-    shown = spec.named(table[["zeros_before", "zeros_after", "confident", "raised"]])
-    tips = spec.tips(alt, name=words[1][:-1], zeros_before="zeros before", zeros_after="zeros after")
-    tips += spec.tips(alt, confident="confident zeros", raised="raised over 1")
-    percent = alt.Axis(format=".0%")
-    chart = spec.points(alt, tips).encode(
-        x=alt.X("zeros_before:Q", title="zeros before", axis=percent),
-        y=alt.Y("zeros_after:Q", title="zeros after", axis=percent),
+    shown = _sampled(table[["zeros_before", "zeros_after", "confident", "raised"]])
+    axis = alt.Axis(format=".0%")
+    chart = _points(
+        name=words.column,
+        zeros_before="zeros before",
+        zeros_after="zeros after",
+        confident="confident zeros",
+        raised="of these, imputed above 1",
+    ).encode(
+        x=alt.X("zeros_before:Q", title="zeros before, share of cells", axis=axis),
+        y=alt.Y("zeros_after:Q", title="zeros after, share of cells", axis=axis),
     )
-    return spec.finished(
-        alt.layer(spec.diagonal(alt, 0, 1), chart), shown, "Share of zeros of each gene, before and after."
-    )
+    return _finished(alt.layer(_diagonal(0, 1), chart), shown, "Share of zeros of each gene before and after imputing.")
 
 
-def reliability(table: pd.DataFrame, words: tuple[str, str], unit: str) -> Spec:
-    """What is explained of each gene against how much was held out; ``table`` as the check's ``genes``."""
-    alt = spec.altair()
+def reliability(table: pd.DataFrame, words: Words, unit: str) -> Spec:
+    """Error reduction of each gene against the amount held out; ``table`` is ``genes`` of the check."""
     part = table[table["explained"].notna() & (table["held_out"] > 0)]
-    shown = spec.named(part[["explained", "lower", "upper", "held_out"]])
-    shown["evidence"] = np.where(part["evident"].loc[spec.kept(part)].astype(bool), "yes", "no")
-    names = {"explained": "explained", "lower": "95 % from", "upper": "to", "held_out": f"held-out {unit}"}
+    shown = _sampled(part[["explained", "lower", "upper", "held_out"]])
+    shown["evidence"] = np.where(part["evident"].loc[_drawn(part)].astype(bool), "yes", "no")
     low, high = np.nanquantile(shown["explained"], [0.01, 1]) if len(shown) else (0.0, 1.0)
-    chart = spec.points(alt, spec.tips(alt, name=words[1][:-1], **names, evidence="evidence")).encode(
-        x=alt.X("held_out:Q", title=f"held-out {unit} it rests on", scale=alt.Scale(type="log", nice=False, padding=8)),
+    chart = _points(
+        name=words.column,
+        explained="error reduction",
+        lower="95 % interval from",
+        upper="to",
+        held_out=f"held-out {unit}",
+        evidence="shown to be better",
+    ).encode(
+        x=alt.X("held_out:Q", title=f"held-out {unit}", scale=alt.Scale(type="log", nice=False, padding=8)),
         y=alt.Y(
             "explained:Q",
-            title="explained beyond the reference",
+            title="error reduction",
+            axis=alt.Axis(format=".0%"),
             scale=alt.Scale(domain=[min(float(low), -0.02), max(float(high), 0.02)], clamp=True),
         ),
         color=alt.Color(
             "evidence:N",
-            scale=alt.Scale(domain=["yes", "no"], range=[spec.METHOD, spec.CONTROL]),
-            legend=spec.legend(alt, "evident"),
+            scale=alt.Scale(domain=["yes", "no"], range=[METHOD, CONTROL]),
+            legend=_legend("shown to be better"),
         ),
         shape=alt.Shape("evidence:N", scale=alt.Scale(domain=["yes", "no"], range=["circle", "triangle-down"])),
     )
-    zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color=spec.INK, strokeDash=[4, 4]).encode(y="y:Q")
-    return spec.finished(alt.layer(zero, chart), shown, "What is explained of each gene against what that rests on.")
+    text = f"Error reduction of each {words.column} against the number of held-out {unit}."
+    return _finished(alt.layer(_line(y=0), chart), shown, text)
 
 
-def mean_variance(table: pd.DataFrame, words: tuple[str, str], *, logged: bool) -> Spec:
+def mean_variance(table: pd.DataFrame, words: Words, *, logged: bool) -> Spec:
     """Variance against mean of each gene, before and after."""
-    alt = spec.altair()
-    kept = table.loc[spec.kept(table)]
-    parts = {
-        when: kept[[f"mean_{when}", f"variance_{when}"]].set_axis(["mean", "variance"], axis=1)
-        for when in ("before", "after")
-    }
+    drawn = table.loc[_drawn(table)]
     rows: list[dict[str, Any]] = []
-    for when, part in parts.items():
+    for when in ("before", "after"):
+        part = drawn[[f"mean_{when}", f"variance_{when}"]].set_axis(["mean", "variance"], axis=1)
         if logged:
-            part = part[(part["mean"] > 0) & (part["variance"] > 0)]
+            part = part[(part > 0).all(axis=1)]
         rows += [
-            {"name": str(name), "when": when, "mean": spec.short(mean), "variance": spec.short(variance)}
-            for name, mean, variance in zip(part.index, part["mean"], part["variance"], strict=True)
+            {"name": str(name), "when": when, "mean": short(mean), "variance": short(variance)}
+            for name, mean, variance in part.itertuples(name=None)
         ]
-    scale = alt.Scale(type="log") if logged else alt.Scale(type="symlog", zero=False)  # a few values may be far off
-    chart = spec.points(alt, spec.tips(alt, name=words[1][:-1], when="", mean="mean", variance="variance")).encode(
-        x=alt.X("mean:Q", title=f"mean of the {words[1][:-1]}", scale=scale),
-        y=alt.Y("variance:Q", title="variance", scale=alt.Scale(type="log" if logged else "symlog")),
-        color=spec.when(alt),
+    # real values may be negative, and a few far from the others
+    x_scale = alt.Scale(type="log") if logged else alt.Scale(type="symlog", zero=False)
+    chart = _points(name=words.column, when="", mean="mean", variance="variance").encode(
+        x=alt.X("mean:Q", title=f"mean of the {words.column}", scale=x_scale),
+        y=alt.Y(
+            "variance:Q",
+            title=f"variance of the {words.column}",
+            scale=alt.Scale(type="log" if logged else "symlog"),
+        ),
+        color=_when_color(),
         shape=alt.Shape("when:N", scale=alt.Scale(domain=["before", "after"], range=["circle", "triangle-up"])),
     )
-    return spec.finished(chart, rows, f"Mean and variance of {words[1]} over {words[0]}, before and after.")
+    return _finished(chart, rows, f"Mean and variance of {words.columns} over {words.rows}, before and after imputing.")
 
 
-def totals(table: pd.DataFrame, words: tuple[str, str], *, counted: bool) -> Spec:
-    """Each cell's total, or mean, before and after."""
-    alt = spec.altair()
-    shown = table.loc[spec.kept(table)]
+def totals(table: pd.DataFrame, words: Words, *, counted: bool) -> Spec:
+    """Library size, or mean, of each cell before and after."""
+    shown = table.loc[_drawn(table)]
     what = "library size" if counted else "mean"
-    tips = spec.tips(alt, name=words[0][:-1], before=f"{what} before", after=f"{what} after")
-    low, high = (float(end([shown[name].min(), shown[name].max()])) for name, end in (("before", min), ("before", max)))
-    chart = spec.points(alt, tips).encode(
-        x=alt.X("before:Q", title=f"{what} before", scale=alt.Scale(zero=False), axis=spec.few(alt)),
+    ends = shown[["before", "after"]]
+    chart = _points(name=words.row, before=f"{what} before", after=f"{what} after").encode(
+        x=alt.X(
+            "before:Q",
+            title=f"{what} before",
+            scale=alt.Scale(zero=False),
+            axis=alt.Axis(tickCount=4, labelOverlap=True),
+        ),
         y=alt.Y("after:Q", title=f"{what} after", scale=alt.Scale(zero=False)),
     )
-    text = f"{what.capitalize()} of each of the {words[0]}, before and after; the line is where nothing changed."
-    return spec.finished(alt.layer(spec.diagonal(alt, low, high), chart), shown, text)
+    line = _diagonal(float(ends.to_numpy().min()), float(ends.to_numpy().max()))
+    text = f"{what.capitalize()} of each {words.row} before and after imputing. The line means no change."
+    return _finished(alt.layer(line, chart), shown, text)
 
 
-def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: tuple[str, str]) -> Spec:
-    """Cells in the plane; ``table`` has ``name``, ``x_<when>``, ``y_<when>`` and ``label`` (texts, or numbers)."""
-    alt = spec.altair()
+def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Words) -> Spec:
+    """A map of the cells; ``table`` has ``name``, ``x_<when>``, ``y_<when>`` and ``label`` (texts or numbers)."""
     shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"], cell=np.arange(len(table)))
     axis = {"UMAP": "UMAP", "PCA": "PC"}[map]
+    scales = {name: _around(shown[name]) for name in ("x", "y")}
     hidden = alt.Axis(labels=False, ticks=False, grid=False)
-    chart = spec.chart(alt).encode(
-        x=alt.X("x:Q", title=f"{axis} 1", scale=spec.around(shown["x"]), axis=hidden),
-        y=alt.Y("y:Q", title=f"{axis} 2", scale=spec.around(shown["y"]), axis=hidden),
-        tooltip=spec.tips(alt, name=words[0][:-1], label=label),
+    chart = _chart().encode(
+        x=alt.X("x:Q", title=f"{axis} 1", scale=scales["x"], axis=hidden),
+        y=alt.Y("y:Q", title=f"{axis} 2", scale=scales["y"], axis=hidden),
+        tooltip=_tips(name=words.row, label=label),
     )
     if shown["label"].dtype.kind == "f":
-        color = alt.Color(
-            "label:Q",
-            scale=alt.Scale(range=[spec.LOW, spec.HIGH], interpolate="lab"),
-            legend=spec.legend(alt, label, orient="top"),
-        )
-        chart = chart.mark_point(filled=True, size=24, opacity=0.8, aria=False).encode(color=color)
+        scale = alt.Scale(range=[LOW, HIGH], interpolate="lab")
+        chart = chart.mark_point(filled=True, size=24, opacity=0.8, aria=False)
+        chart = chart.encode(color=alt.Color("label:Q", scale=scale, legend=_legend(label)))
     else:
-        names = sorted(set(shown["label"]), key=spec.natural)
-        colors = [spec.CATEGORIES[place % len(spec.CATEGORIES)] for place in range(len(names))]
-        shapes = [spec.SHAPES[place // len(spec.CATEGORIES)] for place in range(len(names))]
-        legend = spec.legend(alt, label, columns=2, labelLimit=140, symbolLimit=len(names))
+        names = sorted(set(shown["label"]), key=natural)
+        colors = [CATEGORIES[place % len(CATEGORIES)] for place in range(len(names))]
+        shapes = [SHAPES[place // len(CATEGORIES)] for place in range(len(names))]
+        legend = _legend(label, columns=2, labelLimit=140, symbolLimit=len(names))
         picked = alt.selection_point(name="picked", fields=["label"], bind="legend")
-        chart = (
-            chart.mark_point(filled=True, size=26, aria=False)
-            .encode(
-                color=alt.Color("label:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
-                shape=alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
-                opacity=alt.condition(picked, alt.value(0.8), alt.value(0.08)),
-            )
-            .add_params(picked)
+        chart = chart.mark_point(filled=True, size=26, aria=False).add_params(picked)
+        chart = chart.encode(
+            color=alt.Color("label:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
+            shape=alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+            opacity=alt.condition(picked, alt.value(0.8), alt.value(0.08)),
         )
-    # the page sets `cell` to the one that is pointed at in the other map
-    ring = (
-        spec.chart(alt)
-        .transform_filter("datum.cell === cell")
-        .mark_point(size=220, strokeWidth=2.5, color=spec.INK, aria=False)
-        .encode(x=alt.X("x:Q", scale=spec.around(shown["x"])), y=alt.Y("y:Q", scale=spec.around(shown["y"])))
+    # the page sets `cell` to the cell under the pointer in the other map
+    ring = _chart().transform_filter("datum.cell === cell")
+    ring = ring.mark_point(size=220, strokeWidth=2.5, color=INK, aria=False).encode(
+        x=alt.X("x:Q", scale=scales["x"]), y=alt.Y("y:Q", scale=scales["y"])
     )
     both = alt.layer(chart, ring).add_params(alt.param(name="cell", value=-1)).properties(height=340)
-    return spec.finished(both, shown, f"{map} of {words[0]} {when} imputing, coloured by {label}.")
+    return _finished(both, shown, f"{map} of the {words.rows} {when} imputing, coloured by {label}.")
 
 
-def null(table: pd.DataFrame, words: tuple[str, str]) -> Spec:
+def null(table: pd.DataFrame, words: Words) -> Spec:
     """Histogram of correlations between permuted genes; ``table`` has ``low``, ``high``, ``before``, ``after``."""
-    alt = spec.altair()
-    long = spec.stack(table[["before", "after"]].assign(low=table["low"], high=table["high"]), name="when")
+    long = _long(table[["before", "after"]].assign(low=table["low"], high=table["high"]), "when")
     chart = (
-        spec.chart(alt, height=spec.HEIGHT)
+        _chart(height=HEIGHT)
         .mark_bar(opacity=0.65, binSpacing=0)
         .encode(
-            x=alt.X("low:Q", bin="binned", title=f"correlation between permuted {words[1]}"),
+            x=alt.X("low:Q", bin="binned", title=f"correlation between permuted {words.columns}"),
             x2="high:Q",
             y=alt.Y("value:Q", stack=None, title="share of pairs", axis=alt.Axis(format="%")),
-            color=spec.when(alt),
-            tooltip=[
-                *spec.tips(alt, when="", low="from", high="to"),
-                alt.Tooltip("value:Q", title="share", format=".2%"),
-            ],
+            color=_when_color(),
+            tooltip=[*_tips(when="", low="from", high="to"), alt.Tooltip("value:Q", title="share", format=".2%")],
         )
     )
-    return spec.finished(chart, long, f"Correlations between permuted {words[1]}, before and after.")
+    return _finished(chart, long, f"Correlations between permuted {words.columns}, before and after imputing.")
 
 
 def calibration(table: pd.DataFrame, nominal: float) -> Spec:
-    """Share of held-out values inside the interval per stratum; has ``stratum``, ``coverage``, ``entries``."""
-    alt = spec.altair()
-    order = spec.distinct(table["stratum"])
-    chart = spec.chart(alt, height=spec.tall(len(order))).encode(
-        y=alt.Y("stratum:N", sort=order, title="predicted mean")
+    """Share of held-out values inside the interval; ``table`` has ``stratum``, ``coverage``, ``entries``."""
+    order = distinct(table["stratum"])
+    points = (
+        _chart(height=_tall(len(order)))
+        .mark_point(filled=True, size=90, color=METHOD)
+        .encode(
+            y=alt.Y("stratum:N", sort=order, title="predicted mean"),
+            x=alt.X(
+                "coverage:Q",
+                title="share inside the 90 % interval",
+                scale=alt.Scale(zero=False),
+                axis=alt.Axis(format=".1%", tickCount=4),
+            ),
+            tooltip=_tips(stratum="predicted mean", coverage="inside", entries="held-out values"),
+        )
     )
-    points = chart.mark_point(filled=True, size=90, color=spec.METHOD).encode(
-        x=alt.X(
-            "coverage:Q",
-            title="inside the 90 % interval",
-            scale=alt.Scale(zero=False),
-            axis=alt.Axis(format=".1%", tickCount=4),
-        ),
-        tooltip=spec.tips(alt, stratum="predicted mean", coverage="inside", entries="entries"),
-    )
-    line = alt.Chart(alt.Data(values=[{"x": nominal}])).mark_rule(color=spec.INK, strokeDash=[4, 4]).encode(x="x:Q")
-    return spec.finished(alt.layer(line, points), table, "Coverage of the 90 % interval by predicted mean.")
+    return _finished(alt.layer(_line(x=nominal), points), table, "Coverage of the 90 % interval by predicted mean.")
 
 
 def mixing(table: pd.DataFrame, name: str) -> Spec:
-    """Share of neighbours of a cell's own label; ``table`` has ``label``, ``before``, ``after``, ``chance``."""
-    alt = spec.altair()
-    order = spec.distinct(table["label"])
-    whens = ["before", "after", "chance"]
-    long = spec.stack(table[whens].assign(label=table["label"]), name="when")
+    """Share of neighbours with the same label; ``table`` has ``label``, ``before``, ``after``, ``chance``."""
+    order = distinct(table["label"])
+    names, colors, shapes = (
+        ["before", "after", "chance"],
+        [BEFORE, AFTER, INK],
+        ["circle", "triangle-up", "cross"],
+    )
     chart = (
-        spec.chart(alt, height=spec.tall(len(order)))
+        _chart(height=_tall(len(order)))
         .mark_point(filled=True, size=90)
         .encode(
             y=alt.Y("label:N", sort=order, title=None),
             x=alt.X("value:Q", title=f"neighbours with the same {name}", axis=alt.Axis(format=".0%")),
-            color=alt.Color(
-                "when:N",
-                scale=alt.Scale(domain=whens, range=[spec.BEFORE, spec.AFTER, spec.INK]),
-                legend=spec.legend(alt, None),
-            ),
-            shape=alt.Shape(
-                "when:N",
-                scale=alt.Scale(domain=whens, range=["circle", "triangle-up", "cross"]),
-                legend=spec.legend(alt, None),
-            ),
-            tooltip=spec.tips(alt, label=name, when="", value="share"),
+            color=alt.Color("when:N", scale=alt.Scale(domain=names, range=colors), legend=_legend(None)),
+            shape=alt.Shape("when:N", scale=alt.Scale(domain=names, range=shapes), legend=_legend(None)),
+            tooltip=_tips(label=name, when="", value="share"),
         )
     )
-    return spec.finished(chart, long, f"Share of a cell's nearest neighbours that carry its own {name}.")
+    long = _long(table[names].assign(label=table["label"]), "when")
+    return _finished(chart, long, f"Share of the nearest neighbours of a cell that have the same {name}.")
 
 
-def trials() -> Spec:
-    """The empty chart of a study, filled on the page: ``name``, ``control``, ``trial``, ``value``."""
-    alt = spec.altair()
-    base = spec.chart(alt, height=spec.ROW).encode(y=alt.Y("name:N", sort=None, title=None), color=spec.role(alt))
-    points = base.mark_point(filled=True, size=80, opacity=0.85).encode(
-        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)),
-        shape=spec.role_shape(alt),
-        tooltip=spec.tips(alt, name="method", trial="trial", value="value"),
-    )
-    means = base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q")
-    return spec.finished(alt.layer(means, points), [], "Score of each method and control; one point a trial.")
+# -- what charts share -------------------------------------------------------------------------------------------------
+def _chart(**size: Any) -> Any:
+    return alt.Chart(alt.NamedData(name="rows")).properties(**size)
+
+
+def _tall(rows: int) -> int:
+    """Height of a chart with that many rows; Vega-Lite's own steps give a warning in a chart of variable width."""
+    return ROW_HEIGHT * max(rows, 1) + 10
+
+
+def _points(**tooltips: str) -> Any:
+    """A cloud of many points; without `aria` a screen reader would read out each of them."""
+    mark = {"filled": True, "size": 26, "opacity": 0.6, "color": METHOD, "aria": False}
+    return _chart(height=HEIGHT).mark_point(**mark).encode(tooltip=_tips(**tooltips))
+
+
+def _diagonal(low: float, high: float) -> Any:
+    ends = alt.Data(values=[{"x": low, "y": low}, {"x": high, "y": high}])
+    return alt.Chart(ends).mark_line(color=INK, strokeDash=[4, 4], strokeWidth=1).encode(x="x:Q", y="y:Q")
+
+
+def _line(**at: float) -> Any:
+    """A dashed line at ``x`` or at ``y``."""
+    (name,) = at
+    return alt.Chart(alt.Data(values=[at])).mark_rule(color=INK, strokeDash=[4, 4]).encode(**{name: f"{name}:Q"})
+
+
+def _role_color() -> Any:
+    scale = alt.Scale(domain=["method", "control"], range=[METHOD, CONTROL])
+    return alt.Color("role:N", scale=scale, legend=_legend(None))
+
+
+def _role_shape() -> Any:
+    scale = alt.Scale(domain=["method", "control"], range=["circle", "square"])
+    return alt.Shape("role:N", scale=scale, legend=_legend(None))
+
+
+def _when_color() -> Any:
+    scale = alt.Scale(domain=["before", "after"], range=[BEFORE, AFTER])
+    return alt.Color("when:N", scale=scale, legend=_legend(None))
+
+
+def _legend(title: str | None, **options: Any) -> Any:
+    return alt.Legend(title=title, orient="top", **options)
+
+
+def _choice(values: list[str], name: str) -> Any:
+    """A list above the chart; its value is ``which`` in filters."""
+    return alt.param(name="which", value=values[0], bind=alt.binding_select(options=values, name=name))
+
+
+def _without_far(chart: Any, table: pd.DataFrame) -> Any:
+    """The chart, with a box above it that hides the rows marked ``far``, if there are any."""
+    if not table["far"].any():
+        return chart
+    box = alt.param(name="near", value=False, bind=alt.binding_checkbox(name="Hide outlying methods "))
+    return chart.transform_filter("!(near && datum.far)").add_params(box)
+
+
+def _around(values: pd.Series) -> Any:
+    """A scale that holds all values, also where only some of them are drawn."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 1.0
+    return alt.Scale(domain=[short(low - margin), short(high + margin)], nice=False)
+
+
+def _tips(**titles: str) -> list[Any]:
+    """Tooltips: field -> title."""
+    texts = {"name", "metric", "label", "when", "outcome", "stratum", "column", "evidence"}
+    return [
+        alt.Tooltip(f"{field}:N", title=title or "values")
+        if field in texts
+        else alt.Tooltip(f"{field}:Q", title=title, format=",.4~g")
+        for field, title in titles.items()
+    ]
+
+
+def distinct(values: Any) -> list[str]:
+    """Distinct values as text, in their order."""
+    return list(dict.fromkeys(str(value) for value in values))
+
+
+def natural(text: str) -> list[Any]:
+    """A sort key by which ``cluster 2`` comes before ``cluster 10``."""
+    parts = re.split(r"(\d+)", text)  # texts and numbers alternate, so that like is compared with like
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def _drawn(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are drawn: all, or a sample that is the same each time."""
+    drawn = np.zeros(len(table), dtype=bool)
+    places = np.arange(len(table))
+    if len(places) > MAX_POINTS:
+        places = np.random.default_rng(0).choice(len(places), MAX_POINTS, replace=False)
+    drawn[places] = True
+    return drawn
+
+
+def _sampled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows to draw, with the index as column ``name``."""
+    drawn = table.loc[_drawn(table)]
+    return drawn.assign(name=drawn.index.astype(str)).reset_index(drop=True)
+
+
+def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A row for each value; ``name`` is the column with the names of the former columns."""
+    kept = [column for column in ("step", "low", "high", "label") if column in table]
+    return table.melt(id_vars=kept, var_name=name, value_name="value")
+
+
+def short(value: Any) -> Any:
+    """A number with few digits; None for NaN and infinity."""
+    if not isinstance(value, float | np.floating):
+        return value.item() if isinstance(value, np.generic) else value
+    return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+
+
+def _finished(chart: Any, rows: pd.DataFrame | list[dict[str, Any]], description: str) -> Spec:
+    """The specification with its data, as wide as its place on the page."""
+    spec: Spec = chart.to_dict()
+    del spec["$schema"]
+    spec.pop("config", None)
+    if not isinstance(rows, list):
+        names = [str(name) for name in rows.columns]
+        rows = [dict(zip(names, map(short, row), strict=True)) for row in rows.itertuples(index=False, name=None)]
+    for row in rows:
+        if "control" in row:
+            row["role"] = "control" if row.pop("control") else "method"
+    spec["datasets"] = {**spec.get("datasets", {}), "rows": rows}
+    fit = {"type": "fit-x", "contains": "padding"}
+    return spec | {"width": "container", "autosize": fit, "description": description}

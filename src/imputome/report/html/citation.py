@@ -1,20 +1,28 @@
-"""How to cite a method and imputome: entries of ``references.bib`` and the text of ``CITATION.cff``."""
+"""How to cite a method and imputome: entries of ``docs/references.bib`` and the text of ``CITATION.cff``."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-# TeX's accents and the combining characters that they are
-ACCENTS = {"`": "\u0300", "'": "\u0301", "^": "\u0302", "~": "\u0303", '"': "\u0308", "c": "\u0327", "v": "\u030c"}
-HOMES = {"doi": "https://doi.org/", "pmid": "https://pubmed.ncbi.nlm.nih.gov/"}
+URLS = {"doi": "https://doi.org/", "pmid": "https://pubmed.ncbi.nlm.nih.gov/"}
 
 
 @dataclass(frozen=True)
 class Citation:
-    """What to cite: in words, where it is, and its BibTeX entry."""
+    """What to cite.
+
+    Attributes
+    ----------
+    text : str
+        Authors, title, journal and year.
+    link : str
+        Address of the paper.
+    bibtex : str
+        The BibTeX entry; empty if there is none.
+    """
 
     text: str
     link: str
@@ -22,64 +30,56 @@ class Citation:
 
 
 def of_method(name: str) -> Citation | None:
-    """The paper of a registered method; None for a plain control, or a method that this version does not know."""
+    """The paper of a registered method; None for a control without a paper, or a method that is not registered."""
     from imputome.methods import info, names
 
     if name not in names() or not info(name).source:
         return None
     source = info(name).source
     kind, _, number = source.partition(":")
-    entry = _entry(kind, number)
-    text = _in_words(entry) if entry else source
-    return Citation(text, HOMES[kind] + number, entry)
+    text, bibtex = _papers().get((kind, number.lower()), (source, ""))
+    return Citation(text, URLS[kind] + number, bibtex)
 
 
 def of_imputome() -> str:
-    """The text of CITATION.cff; empty where it was not installed."""
-    return _shipped("CITATION.cff", ".")
+    """The text of CITATION.cff; empty if it was not installed."""
+    path = _shipped("CITATION.cff")
+    return path.read_text(encoding="utf-8") if path else ""
 
 
-def _shipped(name: str, folder: str) -> str:
-    """A file that an installed package has beside this module, and a clone of the repository in ``folder``."""
-    here = Path(__file__).resolve().parent
-    for path in (here / name, here.parents[2] / folder / name):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    return ""
+def _shipped(name: str) -> Path | None:
+    """A file that an installed package has beside this module, and a clone of the repository in its own folders."""
+    here = Path(__file__).resolve()
+    root = here.parents[4]
+    return next((path for path in (here.parent / name, root / name, root / "docs" / name) if path.is_file()), None)
 
 
-def _entry(kind: str, number: str) -> str:
-    """The BibTeX entry with that doi or pmid; empty if there is none."""
-    for entry in re.split(r"\n(?=@)", _shipped("references.bib", "docs")):
-        found = _fields(entry)
-        if found.get(kind, "").lower() == number.lower():
-            return entry.strip()
-    return ""
+@cache
+def _papers() -> dict[tuple[str, str], tuple[str, str]]:
+    """(``"doi"`` or ``"pmid"``, number) -> (text, BibTeX entry)."""
+    import bibtexparser
+    from bibtexparser import middlewares
+
+    path = _shipped("references.bib")
+    if path is None:
+        return {}
+    papers = {}
+    steps = [middlewares.LatexDecodingMiddleware(), middlewares.SeparateCoAuthors(), middlewares.SplitNameParts()]
+    for entry in bibtexparser.parse_file(str(path), append_middleware=steps).entries:
+        fields = {name: field.value for name, field in entry.fields_dict.items()}
+        for kind in URLS:
+            if kind in fields:
+                papers[kind, fields[kind].lower()] = (_in_words(fields), str(entry.raw).strip())
+    return papers
 
 
-def _fields(entry: str) -> dict[str, str]:
-    pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", entry, re.MULTILINE)
-    return {name.lower(): value for name, value in pairs}
-
-
-def _in_words(entry: str) -> str:
-    """Authors, title, where and when."""
-    fields = {name: _plain(value) for name, value in _fields(entry).items()}
-    authors = [" ".join(reversed(name.split(", ", 1))) for name in fields.get("author", "").split(" and ")]
-    who = ", ".join(authors) if len(authors) < 4 else f"{authors[0]} et al."
-    where = (
-        fields.get("journal") or fields.get("booktitle") or fields.get("howpublished") or fields.get("publisher") or ""
+def _in_words(fields: dict[str, Any]) -> str:
+    """Authors, title, journal and year."""
+    authors = [" ".join([*name.first, *name.von, *name.last, *name.jr]) for name in fields["author"]]
+    journal = next(
+        (fields[name] for name in ("journal", "booktitle", "howpublished", "publisher") if name in fields), ""
     )
-    pages = ":".join(part for part in (fields.get("volume"), fields.get("pages")) if part)
-    place = ", ".join(part for part in (where, pages, fields.get("year")) if part)
-    return f"{who}: {fields.get('title', '')}. {place}."
-
-
-def _plain(tex: str) -> str:
-    """TeX's braces, dashes and accents as plain text."""
-
-    def accented(found: re.Match[str]) -> str:
-        return unicodedata.normalize("NFC", found[2] + ACCENTS[found[1]])
-
-    text = re.sub(r"\\([`'^~\"cv])\s*\{?(\w)\}?", accented, tex)
-    return text.replace("{", "").replace("}", "").replace("--", "-").replace("\\&", "&")
+    pages = fields.get("pages", "").replace("--", "-").replace("–", "-")
+    volume = ":".join(part for part in (fields.get("volume"), pages) if part)
+    place = ", ".join(part for part in (journal, volume, fields["year"]) if part)
+    return f"{', '.join(authors) if len(authors) < 4 else f'{authors[0]} et al.'}: {fields['title']}. {place}."

@@ -1,32 +1,25 @@
-"""What is on the page of one result: gathered from its record and from a sample of its values, no drawing.
-
-Letters: ``n`` cells, ``G`` genes.
-"""
+"""What the page of one result shows: gathered from its record and from a sample of its values; no drawing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imputome.core.data import Data, in_memory
+from imputome.core.data import Data
 from imputome.core.imputation import Imputation
-from imputome.core.scales import TARGET, Scale, scale_to_counts
+from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.report.before_after import Map, Measured, Values, measure
-from imputome.report.html import citation
-from imputome.report.html.facts import facts, history, parameters, race_basis, verdict_basis
-from imputome.result.record import Race, Record, Verdict, find_record
+from imputome.report.before_after import BeforeAfter, Map, Measured, measure, stored_result, usual_labels
+from imputome.report.html.parts import Words
+from imputome.result.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-LABELS = 24  # different ones that can be told apart in a picture, at most
-# columns of obs that say what a cell is, best first
-USUAL = ("cell_type", "celltype", "cell_types", "type", "label", "labels", "cluster", "clusters", "leiden", "louvain")
-FURTHER = ("subtype", "group", "condition", "batch", "sample", "donor")
+MAX_LABELS = 24  # that colours and shapes can tell apart
 
 
 @dataclass(frozen=True)
@@ -35,63 +28,59 @@ class Content:
 
     Attributes
     ----------
-    key : name of the result.
-    kind : ``counts`` or ``real``.
-    source : file, or what else the input was.
-    command : what was typed to get the result; empty if that is not known.
-    made_by : what was typed to get this page, where that is another command.
-    counted : whether values are counts, so that zeros and library sizes can be looked at.
-    facts, parameters, versions : (term, text).
-    verdict, verdict_basis : of the check, None if there was none, and what it rests on as (term, text).
-    race, race_basis : how the method was chosen.
-    history : a row for each step of the fit.
-    measured : a sample before and after.
-    label : name of the labels that cells are coloured by; empty for their library size, or mean.
-    labels : one for each cell of the sample, or None.
-    citation, software : how to cite the method and imputome.
-    shape : of the result.
+    key : str
+        Key of the result.
+    record : Record
+        How the result was made and checked.
+    kind : {"counts", "real"}
+        Kind of data.
+    counted : bool
+        Whether the input was raw counts, so that zeros and library sizes can be shown.
+    words : Words
+        Names of rows and columns: cells and genes, or samples and features.
+    shape : tuple of int
+        Number of rows and columns of the result.
+    source : str
+        File, or what else the input was.
+    command : str
+        Command that made the result; empty if it is not known.
+    made_by : str
+        Command that made this page, if it is another one.
+    measured : Measured
+        A sample of the values before and after.
+    label : str
+        Column of ``obs`` that cells are coloured by; empty for their library size, or mean.
+    labels : ndarray or None
+        Label of each cell of the sample.
     """
 
     key: str
+    record: Record
     kind: str
+    counted: bool
+    words: Words
+    shape: tuple[int, int]
     source: str
     command: str
     made_by: str
-    counted: bool
-    facts: list[tuple[str, str]]
-    parameters: list[tuple[str, str]]
-    versions: list[tuple[str, str]]
-    verdict: Verdict | None
-    verdict_basis: list[tuple[str, str]]
-    race: Race | None
-    race_basis: list[tuple[str, str]]
-    history: pd.DataFrame | None
     measured: Measured
     label: str
     labels: np.ndarray | None
-    citation: citation.Citation | None
-    software: str
-    shape: tuple[int, int]
-    method: str
-    words: tuple[str, str] = field(default=("cells", "genes"))
 
     @property
     def genes(self) -> pd.DataFrame:
-        """A row for each gene: what was measured on the sample, and what the check says of it.
-
-        Zeros are those of the check, where it has them.
-        """
-        found = self.measured.genes
+        """A row for each gene: what was measured on the sample, and the columns of the check, which come first."""
+        measured = self.measured.genes
         if not self.counted:
-            found = found.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
-        if self.verdict is None or self.verdict.genes.empty:
-            return found
-        table = self.verdict.genes
-        if table.index.is_unique and found.index.is_unique:
-            table = table.set_axis(table.index.astype(str)).reindex(found.index)
-        elif len(table) != len(found):  # genes of one name, of which some were not looked at: which, nobody knows
-            return found
-        return found.assign(**{str(name): table[name].to_numpy() for name in table})
+            measured = measured.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
+        if self.record.verdict is None or self.record.verdict.genes.empty:
+            return measured
+        table = self.record.verdict.genes
+        if table.index.is_unique and measured.index.is_unique:
+            table = table.set_axis(table.index.astype(str)).reindex(measured.index)
+        elif len(table) != len(measured):  # some genes share a name, so rows of the check cannot be assigned to them
+            return measured
+        return measured.assign(**{str(name): table[name].to_numpy() for name in table})
 
 
 def of_result(
@@ -105,69 +94,39 @@ def of_result(
     map: Map = "umap",
     seed: int = 0,
 ) -> Content:
-    """The page of a result that is stored in an AnnData.
+    """The page of a result that an AnnData holds.
 
     Parameters
     ----------
-    key : name of the result; None takes the only one.
-    label : column of ``obs`` to colour cells by; None takes one that looks like labels, if there is one.
-    source : what the AnnData was read from.
-    command, made_by : what was typed to get the result, and this page.
-    map : how cells are placed, ``"pca"`` or ``"umap"``.
-    seed : of the sample of cells and of the map.
+    adata : anndata.AnnData
+        In memory or backed by a file.
+    key : str, optional
+        Key of the result; None takes the only one.
+    label : str, optional
+        Column of ``obs`` to colour cells by; None takes one that looks like labels, if there is one.
+    source : str, default=""
+        File that the AnnData was read from.
+    command : str, optional
+        Command that made the result; None takes that of the record.
+    made_by : str, default=""
+        Command that makes this page.
+    map : {"umap", "pca"}, default="umap"
+        Kind of map of the cells.
+    seed : int, default=0
+        Seed of the sample of cells and of the map.
+
+    Returns
+    -------
+    Content
 
     Raises
     ------
     InputError
-        No such result, its values or what was imputed are not there any more, no such column.
+        No such result, its values or its input are not there any more, or no such column.
     """
-    where = source or "this AnnData"
-    key, record = find_record(adata, key)
-    data = _input(adata, record.input.layer, where)
-    columns = None
-    if key in adata.layers:
-        matrix, var_names = adata.layers[key], adata.var_names
-    elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):
-        matrix, var_names = adata.obsm[key].to_numpy(), adata.obsm[key].columns
-        columns = adata.var_names.get_indexer(var_names)
-        if not adata.var_names.is_unique or (columns < 0).any():
-            raise InputError(f"the genes of obsm[{key!r}] are not those of {where}: impute again")
-    else:
-        raise InputError(f"{where} has a record of {key!r} but neither layers[{key!r}] nor obsm[{key!r}]: impute again")
-    kind, state = record.input.kind, record.input.state
-    counted = kind == "counts" and state == "counts"
-    depth = None
-    if counted and columns is None and record.genes is not None and record.scale in ("normalized", "log1p"):
-        raise InputError(
-            f"{where} holds some genes only, on scale {record.scale}, and library sizes are not known: write all "
-            "genes, or impute on scale counts (--scale counts)"
-        )
-    if kind == "counts":
-        data = data if counted else _linear(in_memory(data), state)
-        depth = _row_sums(data) if counted else np.full(adata.n_obs, TARGET)
-    values = Values(
-        X=data,
-        imputed=lambda rows: _rows(matrix, rows),
-        obs_names=adata.obs_names,
-        var_names=var_names,
-        kind=kind,
-        scale=record.scale,
-        columns=columns,
-        depth=depth,
-    )
-    return _content(
-        values,
-        record,
-        key=key,
-        obs=adata.obs,
-        label=label,
-        source=source,
-        command=command or record.command,
-        made_by=made_by,
-        counted=counted,
-        map=map,
-        seed=seed,
-    )
+    key, record, values = stored_result(adata, key)
+    origin = {"source": source, "command": command or record.command, "made_by": made_by}
+    return _content(values, record, key=key, obs=adata.obs, label=label, map=map, seed=seed, **origin)
 
 
 def of_imputation(
@@ -186,93 +145,93 @@ def of_imputation(
     map: Map = "umap",
     seed: int = 0,
 ) -> Content:
-    """The page of an imputation that was just made, its values taken from the model on request.
+    """The page of an imputation that was just made; its values are computed by the model on request.
 
     Parameters
     ----------
-    record : what goes to ``uns["imputome"][key]``.
-    labels : columns about the cells, ``obs``; ``label`` is one of them, see `of_result`.
-    genes : positions of the genes that are written; None means all.
-    keep_observed : as for what is written.
+    data : Data
+        Input of the method.
+    imputation : Imputation
+        Its output.
+    record : Record
+        What goes to ``uns["imputome"][key]``.
+    key, label, source, command, map, seed
+        As in `of_result`.
+    scale : {"counts", "normalized", "log1p", "input"}
+        Scale that the values are written on.
+    labels : pandas.DataFrame, optional
+        ``obs``, with the column ``label``.
+    genes : ndarray of int, optional
+        Positions of the genes that are written; None means all.
+    keep_observed : bool, optional
+        Whether observed values are written as they are.
+
+    Returns
+    -------
+    Content
     """
-    names = data.var_names if genes is None else data.var_names[genes]
-    values = Values(
-        X=data.X if data.kind == "counts" else data.known_values(),
-        imputed=lambda rows: imputation.rows(rows, genes=genes, scale=scale, keep_observed=keep_observed),
+
+    def read_imputed(cells: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+        chosen = genes if columns is None else columns if genes is None else genes[columns]
+        return imputation.rows(cells, genes=chosen, scale=scale, keep_observed=keep_observed)
+
+    counts = data.kind == "counts"
+    state = record.input.state
+    values = BeforeAfter(
+        matrix=data.X if counts else data.known_values(),
+        read_imputed=read_imputed,
         obs_names=data.obs_names,
-        var_names=names,
+        var_names=data.var_names if genes is None else data.var_names[genes],
         kind=data.kind,
+        state="normalized" if counts and state != "counts" else state,  # logarithms were undone when data was read
         scale=scale,
         columns=genes,
-        depth=data.depth if data.kind == "counts" else None,
+        library_size=data.depth if counts else None,
     )
-    return _content(
-        values,
-        record,
-        key=key,
-        obs=labels,
-        label=label,
-        source=source,
-        command=command,
-        made_by="",
-        counted=data.kind == "counts" and record.input.state == "counts",
-        map=map,
-        seed=seed,
-    )
+    origin = {"source": source, "command": command, "made_by": ""}
+    return _content(values, record, key=key, obs=labels, label=label, map=map, seed=seed, **origin)
 
 
 def _content(
-    values: Values,
+    values: BeforeAfter,
     record: Record,
     *,
     key: str,
     obs: pd.DataFrame | None,
     label: str | None,
+    map: Map,
+    seed: int,
     source: str,
     command: str,
     made_by: str,
-    counted: bool,
-    map: Map,
-    seed: int,
 ) -> Content:
-    words = ("cells", "genes") if values.kind == "counts" else ("samples", "features")
+    words = Words("cells", "genes") if values.kind == "counts" else Words("samples", "features")
     if obs is not None:
-        own = [f"{key}_{name}" for name in record.cell_columns]
-        label = chosen_label(obs.drop(columns=own, errors="ignore"), label)
+        written = [f"{key}_{name}" for name in record.cell_columns]
+        label = chosen_label(obs.drop(columns=written, errors="ignore"), label)
     measured = measure(values, map=map, seed=seed)
     labels = None
     if label is not None and obs is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    shape = (len(values.obs_names), len(values.var_names))
     return Content(
         key=key,
+        record=record,
         kind=values.kind,
+        counted=values.kind == "counts" and values.state == "counts",
+        words=words,
+        shape=(len(values.obs_names), len(values.var_names)),
         source=source,
         command=command,
         made_by=made_by,
-        counted=counted,
-        facts=facts(record, shape=shape, words=words),
-        parameters=parameters(record),
-        versions=list(record.versions.items()),
-        verdict=record.verdict,
-        verdict_basis=verdict_basis(record.verdict, words=words) if record.verdict else [],
-        race=record.race,
-        race_basis=race_basis(record.race, words=words) if record.race else [],
-        history=history(record),
         measured=measured,
         label=label or "",
         labels=labels,
-        citation=citation.of_method(record.method),
-        software=citation.of_imputome(),
-        shape=shape,
-        method=record.method,
-        words=words,
     )
 
 
 def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
-    """A column that cells can be coloured by: the one named, else one of a usual name, else any with a few labels.
+    """The column that cells are coloured by: ``label``, else one with a usual name, else any with a few labels.
 
     Raises
     ------
@@ -281,56 +240,19 @@ def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
     """
     if label is not None:
         if label not in obs:
-            there = ", ".join(map(str, obs.columns)) or "none"
-            raise InputError(f"obs has no column {label!r}; columns here: {there}")
-        number = obs[label].nunique()
-        if number > LABELS:
+            columns = ", ".join(map(str, obs.columns)) or "none"
             raise InputError(
-                f"obs[{label!r}] has {number} different values, too many to tell apart by colour: choose a column "
-                f"with at most {LABELS}"
+                f"obs has no column {label!r}; columns here: {columns}", code="label-unknown", parameter="label"
+            )
+        number = obs[label].nunique()
+        if number > MAX_LABELS:
+            raise InputError(
+                f"obs[{label!r}] has {number} different values, more than colours can tell apart: choose a column with "
+                f"at most {MAX_LABELS}",
+                code="label-with-many-values",
+                parameter="label",
             )
         return label
-    usual = {name.lower(): name for name in reversed([str(name) for name in obs.columns])}
-    order = [usual[name] for name in (*USUAL, *FURTHER) if name in usual]
-    order += [str(name) for name in obs.columns if obs[name].dtype.name in ("category", "object", "bool")]
-    return next((name for name in order if 2 <= obs[name].nunique() <= LABELS), None)
-
-
-def _input(adata: AnnData, layer: str | None, source: str) -> Any:
-    """The matrix that was imputed."""
-    if layer is None:
-        if adata.X is None:
-            raise InputError(f"{source} has no X, which was imputed: nothing can be compared with it")
-        return adata.X
-    if layer not in adata.layers:
-        raise InputError(f"{source} has lost the layer {layer!r}, which was imputed: put it back, or impute again")
-    return adata.layers[layer]
-
-
-def _linear(X: Any, state: str) -> Any:
-    """Normalised or logged values per 10,000."""
-    if state != "log1p":
-        return X
-    if isinstance(X, np.ndarray):
-        return scale_to_counts(X, np.array(TARGET), "log1p")
-    return type(X)((scale_to_counts(X.data, np.array(TARGET), "log1p"), X.indices, X.indptr), shape=X.shape)
-
-
-def _row_sums(X: Any) -> np.ndarray:
-    """(n,) float64, in blocks of rows."""
-    n = X.shape[0]
-    step = max(1, 2**22 // max(1, X.shape[1]))
-    parts = [np.asarray(X[start : start + step].sum(axis=1, dtype=np.float64)) for start in range(0, n, step)]
-    return np.concatenate([part.ravel() for part in parts])
-
-
-def _rows(matrix: Any, rows: np.ndarray) -> np.ndarray:
-    """Some rows, ascending, of a matrix in memory or in a file; of a file each chunk is unpacked once."""
-    chunks = getattr(matrix, "chunks", None)
-    if not chunks or isinstance(matrix, np.ndarray):
-        block = matrix[rows]
-        return block.toarray() if hasattr(block, "toarray") else np.asarray(block)
-    parts = []
-    for part in np.split(rows, np.flatnonzero(np.diff(rows // chunks[0])) + 1):
-        parts.append(np.asarray(matrix[int(part[0]) : int(part[-1]) + 1])[part - part[0]])
-    return np.concatenate(parts)
+    names = usual_labels(obs)
+    names += [str(name) for name in obs.columns if obs[name].dtype.name in ("category", "object", "bool")]
+    return next((name for name in names if 2 <= obs[name].nunique() <= MAX_LABELS), None)

@@ -1,10 +1,10 @@
-// Charts, tables that are searched and sorted, and the filters of a table of scores. Data stand in the page as JSON.
+// Draws charts, and makes tables that readers search, sort and filter. The data are in the page as JSON.
 const PAGE = 50;
 const draw = window.imputomeDraw;
 delete window.imputomeDraw;
 const data = (id) => JSON.parse(document.getElementById(id).textContent);
 
-// colours are the style sheet's variables, so that a change between light and dark needs no new drawing
+// colours are variables of the style sheet, so that a change between light and dark needs no new drawing
 const text = { labelColor: "var(--muted)", titleColor: "var(--ink)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
 const CONFIG = {
   background: "transparent",
@@ -22,14 +22,14 @@ const OPTIONS = {
 };
 
 async function plot(place, spec) {
-  // names of rows may take less than half of the width
+  // names of rows get less than half of the width
   const labelLimit = Math.round(Math.max(120, Math.min(300, 0.42 * place.clientWidth)));
   const config = { ...CONFIG, axis: { ...CONFIG.axis, labelLimit } };
   const { view } = await draw(place, spec, { ...OPTIONS, config });
   const svg = place.querySelector("svg");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", spec.description);
-  // the place may change its width without the window: in a part that was folded, or when the page is printed
+  // the width may change without a change of the window: when a folded part opens, or when the page is printed
   let width = place.clientWidth;
   new ResizeObserver(() => {
     if (!place.clientWidth || Math.abs(place.clientWidth - width) < 2) return;
@@ -39,7 +39,7 @@ async function plot(place, spec) {
   return view;
 }
 
-// the cell that is pointed at in one map gets a ring in the other
+// the cell under the pointer in one map gets a ring in the other
 function link(view, other) {
   view.addEventListener("mousemove", (event, item) => {
     const cell = item?.datum?.cell ?? -1;
@@ -55,7 +55,7 @@ const NOTHING = "–";
 const SHOW = {
   text: (value) => (value === null ? NOTHING : value),
   number: (value) => (value === null ? NOTHING : PLAIN.format(value)),
-  percent: (value) => (value === null ? NOTHING : PERCENT.format(value)),
+  percent: (value) => (value === null ? NOTHING : PERCENT.format(Math.round(value * 1000) / 1000 + 0)), // no -0.0%
   flag: (value) => (value === null ? NOTHING : value ? "yes" : "no"),
 };
 
@@ -73,8 +73,8 @@ class LiveTable {
     if (search) {
       const names = values[0].map((name) => String(name).toLowerCase());
       search.addEventListener("input", () => {
-        const wanted = search.value.trim().toLowerCase();
-        this.filter((row) => names[row].includes(wanted));
+        const query = search.value.trim().toLowerCase();
+        this.filter((row) => names[row].includes(query));
       });
     }
     this.fill();
@@ -87,7 +87,7 @@ class LiveTable {
   }
 
   sort(place) {
-    const first = this.columns[place].kind === "text" ? 1 : -1; // numbers begin with the highest
+    const first = this.columns[place].kind === "text" ? 1 : -1; // the highest numbers come first
     const again = this.order && this.order.place === place;
     this.order = { place, way: again ? -this.order.way : first };
     this.heads.forEach((head, other) => {
@@ -108,24 +108,25 @@ class LiveTable {
   }
 
   fill() {
-    const found = this.rows.filter(this.keep);
+    const kept = this.rows.filter(this.keep);
     if (this.order) {
       const { place, way } = this.order;
-      const of = this.values[place];
-      const cell = this.columns[place].names ? (row) => this.columns[place].names[of[row]] : (row) => of[row];
-      found.sort((a, b) => {
+      const values = this.values[place];
+      const { names } = this.columns[place];
+      const cell = names ? (row) => names[values[row]] : (row) => values[row];
+      kept.sort((a, b) => {
         const [x, y] = [cell(a), cell(b)];
-        if (x === null || y === null) return (x === null) - (y === null); // what was not measured is last either way
+        if (x === null || y === null) return (x === null) - (y === null); // values that were not measured come last in either order
         return way * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y) || a - b;
       });
     }
-    const part = found.slice(0, this.shown);
+    const part = kept.slice(0, this.shown);
     this.body.replaceChildren(...part.map((row) => this.line(row)));
     const all = this.rows.length.toLocaleString("en");
-    const number = found.length.toLocaleString("en");
-    const first = part.length < found.length ? `, the first ${part.length} shown` : "";
-    this.count.textContent = `${number} of ${all} ${found.length === 1 ? "matches" : "match"}${first}`;
-    this.more.hidden = part.length >= found.length;
+    const number = kept.length.toLocaleString("en");
+    const first = part.length < kept.length ? `, showing the first ${part.length}` : "";
+    this.count.textContent = `${number} of ${all} rows${first}`;
+    this.more.hidden = part.length >= kept.length;
   }
 
   line(row) {
@@ -143,18 +144,18 @@ class LiveTable {
 }
 
 // -- a table of scores -----------------------------------------------------------------------------------------------
-const PLOTS = 12; // drawn at a time
+const PLOTS = 12; // at a time
 
-// without the methods whose mean lies so far from the others that it hides how these differ
+// without methods whose mean is so far from the others that the chart cannot show how those differ
 function near(rows) {
-  const of = new Map();
-  rows.forEach((row) => of.set(row.name, [...(of.get(row.name) ?? []), row]));
-  const means = new Map([...of].map(([name, own]) => [name, own.reduce((sum, row) => sum + row.value, 0) / own.length]));
-  const middle = (values) => values.sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
-  const centre = middle([...means.values()]);
-  const away = new Map([...means].map(([name, mean]) => [name, Math.abs(mean - centre)]));
-  const limit = 3 * middle([...away.values()]);
-  return rows.filter((row) => away.get(row.name) <= limit || limit === 0);
+  const groups = new Map();
+  rows.forEach((row) => groups.set(row.name, [...(groups.get(row.name) ?? []), row]));
+  const means = new Map([...groups].map(([name, group]) => [name, group.reduce((sum, row) => sum + row.value, 0) / group.length]));
+  const median = (values) => values.sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
+  const centre = median([...means.values()]);
+  const distance = new Map([...means].map(([name, mean]) => [name, Math.abs(mean - centre)]));
+  const limit = 3 * median([...distance.values()]);
+  return rows.filter((row) => distance.get(row.name) <= limit || limit === 0);
 }
 
 function study(form) {
@@ -162,10 +163,10 @@ function study(form) {
   const spec = data("spec-trials");
   const [sets, settings, metrics, methods, numbers, values] = data("trials");
   const root = document.getElementById("live-scores");
-  const told = data("rows-scores");
-  const [datasetOf, settingOf, metricOf, methodOf, ...rest] = told.values;
+  const summary = data("rows-scores");
+  const [datasetOf, settingOf, metricOf, methodOf, ...rest] = summary.values;
   const names = choices.methods.map((method) => (method.control ? `${method.name} (control)` : method.name));
-  const columns = told.columns.map((column) => ({ ...column }));
+  const columns = summary.columns.map((column) => ({ ...column }));
   columns[0].names = names;
   columns.at(-2).names = choices.datasets;
   columns.at(-1).names = choices.settings;
@@ -174,10 +175,10 @@ function study(form) {
   const ticks = [...form.querySelectorAll("input[name=method]")];
   const place = document.getElementById("plots-place");
   let drawn = [];
-  let asked = 0;
+  let latest = 0;
 
   async function show() {
-    const ask = ++asked;
+    const call = ++latest;
     const metric = Number(field("metric").value);
     const dataset = field("dataset").value === "" ? null : Number(field("dataset").value);
     const setting = field("setting").value === "" ? null : Number(field("setting").value);
@@ -197,8 +198,8 @@ function study(form) {
     const { name, better } = choices.metrics[metric];
     const shown = [...groups.values()].slice(0, PLOTS);
     document.getElementById("plots-status").textContent =
-      groups.size === 0 ? "Nothing matches these filters." :
-      `${name}${better ? `, ${better}` : ""}: ${shown.length < groups.size ? `the first ${shown.length} of ` : ""}${groups.size} ${groups.size === 1 ? "plot" : "plots"}`;
+      groups.size === 0 ? "No score matches these filters." :
+      `${name}${better ? `, ${better}` : ""}: ${shown.length < groups.size ? `showing the first ${shown.length} of ` : ""}${groups.size} ${groups.size === 1 ? "plot" : "plots"}`;
     drawn.forEach((view) => view.finalize());
     drawn = [];
     place.replaceChildren();
@@ -210,14 +211,14 @@ function study(form) {
       where.className = "plot";
       figure.append(title, where);
       place.append(figure);
-      const own = structuredClone(spec);
-      own.datasets.rows = group.rows;
-      own.height = own.height * new Set(group.rows.map((row) => row.name)).size + 10;
-      own.description = `${name} of ${title.textContent}: one row a method, one point a trial.`;
+      const drawing = structuredClone(spec);
+      drawing.datasets.rows = group.rows;
+      drawing.height = drawing.height * new Set(group.rows.map((row) => row.name)).size + 10;
+      drawing.description = `${name} of ${title.textContent}: a row per method, a point per trial.`;
       const label = better ? `${name} (${better})` : name;
-      own.layer.forEach((layer) => { layer.encoding.x.title = label; });
-      const view = await plot(where, own);
-      if (ask !== asked) { view.finalize(); figure.remove(); return; }
+      drawing.layer.forEach((layer) => { layer.encoding.x.title = label; });
+      const view = await plot(where, drawing);
+      if (call !== latest) { view.finalize(); figure.remove(); return; }
       drawn.push(view);
     }
   }

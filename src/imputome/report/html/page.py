@@ -7,34 +7,49 @@ import hashlib
 import json
 import os
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
-from imputome.report.html import charts
-from imputome.report.html import vega as spec
-from imputome.report.html.parts import Table, terms_table, text_of
-from imputome.report.html.sections import sections
+from imputome.report.html.content import Content
+from imputome.report.html.facts import verdict_basis
+from imputome.report.html.parts import Table, sentence, terms_table, text_of
 
 if TYPE_CHECKING:
-    from imputome.report.html.content import Content
     from imputome.report.html.scoreboard import Scoreboard
 
 SUFFIXES = (".html", ".htm")
-# tone of the style sheet and sign for each verdict
+# class in the style sheet and sign for each verdict
 VERDICTS = {"use": ("good", "✓"), "use for visualisation only": ("fair", "!"), "do not impute": ("bad", "✕")}
+PACKAGES = {  # module -> package of the extra `report`
+    "altair": "altair",
+    "bibtexparser": "bibtexparser",
+    "jinja2": "jinja2",
+    "vl_convert": "vl-convert-python",
+}
+HERE = Path(__file__).parent
 
 
 def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: bool = False) -> None:
-    """Write the page of a result, or of a table of scores: complete, or not at all.
+    """Write the page of a result, or of a table of scores. A page that fails leaves no file behind.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Where to write; ends in .html.
+    content : Content or Scoreboard
+        What the page shows.
+    overwrite : bool, default=False
+        Replace a file that exists.
 
     Raises
     ------
     InputError
-        The path does not end in .html, has no folder, or exists already and ``overwrite`` is not given.
+        The path does not end in .html, its folder does not exist, or it exists and ``overwrite`` is False.
     MissingExtraError
-        What draws the page is not installed.
+        A package of the extra ``report`` is not installed.
     """
     path = Path(path)
     check_path(path, overwrite=overwrite)
@@ -44,67 +59,80 @@ def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: 
 
 
 def check_path(path: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse, before any work, a page that could not or should not be written."""
+    """Check, before any computation, that a page can be written to ``path``."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} is no page: end it in .html")
+        raise InputError(f"{path} is not a page: end its name in .html", code="output-suffix")
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: make it first")
+        raise InputError(f"the folder {path.parent} does not exist: create it first", code="folder-missing")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to: choose another, or change its permissions")
+        raise InputError(
+            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
+            code="folder-not-writable",
+        )
     if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file")
+        raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already: pass --force (overwrite=True) to replace it")
+        raise InputError(
+            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
+        )
     check_installed()
 
 
 def check_installed() -> None:
-    """Refuse to begin where what draws the page is not installed."""
-    spec.altair()
-    _jinja()
-    _vl_convert()
+    """Check that the packages of the extra ``report`` are installed."""
+    for module, package in PACKAGES.items():
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise missing_extra("the report", package, "report") from error
 
 
 def render(content: Content | Scoreboard) -> str:
     """The page as text."""
-    from imputome.report.html.content import Content
+    check_installed()
+    import jinja2
 
-    environment = _jinja().Environment(
-        loader=_jinja().FileSystemLoader(Path(__file__).parent),
+    from imputome.report.html import charts
+    from imputome.report.html.sections import sections
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=_jinja().StrictUndefined,
+        undefined=jinja2.StrictUndefined,
     )
-    environment.filters["json"] = as_json
-    script, style = _script(), _own("page.css")
-    shared = {"script": script, "style": style, "policy": _policy(script)}
+    environment.filters |= {"json": as_json, "sentence": sentence}
+    script = _script()
+    shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
     if isinstance(content, Content):
-        tone, sign = VERDICTS.get(content.verdict.verdict if content.verdict else "", ("none", "?"))
-        figures = content.verdict.figures if content.verdict else {}
-        told = [(name.replace("_", " "), text_of(value)) for name, value in figures.items()]
-        page = environment.get_template("result.html")
-        return str(
-            page.render(
-                content=content,
-                sections=sections(content),
-                figures=terms_table(told, "Figures that the rule looked at", "figure", "value"),
-                tone=tone,
-                sign=sign,
-                **shared,
-            )
+        verdict = content.record.verdict
+        tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
+        numbers = (
+            [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()] if verdict else []
         )
-    failures = Table(
-        "Runs that failed", ("method", "dataset", "hidden by", "trial", "reason"), content.failed, (False,) * 5
+        return environment.get_template("result.html").render(
+            content=content,
+            sections=sections(content),
+            basis=verdict_basis(verdict, words=content.words) if verdict else [],
+            figures=terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
+            tone=tone,
+            sign=sign,
+            **shared,
+        )
+    columns = ("method", "dataset", "hidden by", "trial", "reason")
+    return environment.get_template("study.html").render(
+        board=content,
+        spec=charts.trials(),
+        parameters=terms_table(content.parameters, "Methods with parameters", "method", "parameters"),
+        failures=Table("Runs that failed", columns, content.failed, (False,) * len(columns)),
+        **shared,
     )
-    parameters = terms_table(content.parameters, "Methods that were given parameters", "method", "parameters")
-    page = environment.get_template("study.html")
-    return str(page.render(board=content, spec=charts.trials(), parameters=parameters, failures=failures, **shared))
 
 
 def as_json(value: Any) -> Any:
-    """JSON that can stand inside a script element: no text in it can end the element or begin a comment."""
+    """JSON for a script element: no text in it can end the element or begin a comment."""
     from markupsafe import Markup
 
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -114,40 +142,28 @@ def as_json(value: Any) -> Any:
 
 
 def _script() -> str:
-    """The plotting library and the page's own script; nothing of it is left in the page's global names."""
-    bundle = _vl_convert_bundle(".".join(spec.altair().SCHEMA_VERSION.lstrip("v").split(".")[:2]))
-    text = f"(() => {{\n{bundle}\n{_own('page.js')}\n}})();"
+    """The plotting library and the page's own script, in a function, so that they leave no global names."""
+    import altair
+
+    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    text = f"(() => {{\n{_plotting_library(version)}\n{_file('page.js')}\n}})();"
     return text.replace("</script", "<\\/script")
 
 
+@cache
+def _plotting_library(version: str) -> str:
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle("window.imputomeDraw = vegaEmbed;", vl_version=version))
+
+
 def _policy(script: str) -> str:
-    """A content security policy under which nothing can be fetched and no other script runs."""
+    """A content security policy: nothing can be fetched, and no other script runs."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
     )
 
 
-def _own(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-@cache
-def _vl_convert_bundle(version: str) -> str:
-    return str(_vl_convert().javascript_bundle("window.imputomeDraw = vegaEmbed;", vl_version=version))
-
-
-def _vl_convert() -> Any:
-    try:
-        import vl_convert
-    except ModuleNotFoundError as error:
-        raise missing_extra("the report", "vl-convert-python", "report") from error
-    return vl_convert
-
-
-def _jinja() -> Any:
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise missing_extra("the report", "jinja2", "report") from error
-    return jinja2
+def _file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

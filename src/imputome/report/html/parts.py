@@ -1,21 +1,48 @@
-"""The parts that pages are put together from: tables of text, tables to search and sort, charts, sections."""
+"""The parts of a page: tables of text, tables that readers search and sort, charts, sections."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NOTHING = "–"
+NOTHING = "–"  # in place of a number that was not measured
+
+
+class Words(NamedTuple):
+    """What rows and columns of the matrix are called: cells and genes, or samples and features."""
+
+    rows: str
+    columns: str
+
+    @property
+    def row(self) -> str:
+        return self.rows[:-1]
+
+    @property
+    def column(self) -> str:
+        return self.columns[:-1]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A small table, every cell a text; ``numeric`` columns stand to the right, the first names the row."""
+    """A small table of texts; its first column names the row.
+
+    Attributes
+    ----------
+    caption : str
+        Title of the table.
+    columns : tuple of str
+        Titles of the columns.
+    rows : list of list of str
+        The cells.
+    numeric : tuple of bool
+        Which columns are aligned to the right.
+    """
 
     caption: str
     columns: tuple[str, ...]
@@ -25,12 +52,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Live:
-    """A table that is searched and sorted on the page: columns of plain values, put into the page as JSON.
+    """A table that readers search and sort, put into the page as JSON.
 
     Attributes
     ----------
-    columns : ``title``, ``kind`` (``text``, ``number``, ``percent`` or ``flag``) and ``why`` (what it means) of each.
-    values : the columns, each with one value for each row.
+    id : str
+        Name of the table within the page.
+    caption : str
+        Title of the table.
+    search : str
+        Label of the search field; empty for a table without one.
+    columns : list of dict
+        ``title``, ``kind`` (``"text"``, ``"number"``, ``"percent"`` or ``"flag"``) and ``why`` (what it means) of each.
+    values : list of list
+        The columns, each with one value per row.
     """
 
     id: str
@@ -42,7 +77,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: its place on the page, its specification, and a caption that says what is to be seen."""
+    """A chart: its name within the page, its Vega-Lite specification, and its caption."""
 
     id: str
     spec: dict[str, Any]
@@ -51,7 +86,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under one heading; ``folded`` tables, terms and texts are opened by the reader."""
+    """A part of the page under one heading. Readers open ``folded`` tables and ``raw`` texts themselves."""
 
     id: str
     title: str
@@ -62,11 +97,11 @@ class Section:
     terms: tuple[tuple[str, str], ...] = ()
     folded: tuple[tuple[str, Table], ...] = ()
     raw: tuple[tuple[str, str], ...] = ()
-    links: tuple[tuple[str, str], ...] = field(default=())
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def table_of(frame: pd.DataFrame, caption: str, titles: dict[str, str]) -> Table:
-    """Some columns of ``frame`` as a table of text, under other titles."""
+    """Some columns of ``frame`` as a table of texts; ``titles`` maps their names to titles."""
     names = [name for name in titles if name in frame]
     numeric = tuple(frame[name].dtype.kind in "fiu" for name in names)
     rows = [[text_of(value) for value in row] for row in frame[names].itertuples(index=False, name=None)]
@@ -74,12 +109,12 @@ def table_of(frame: pd.DataFrame, caption: str, titles: dict[str, str]) -> Table
 
 
 def terms_table(pairs: list[tuple[str, str]], caption: str, first: str, second: str) -> Table:
-    """A table of two columns of text."""
+    """A table with two columns of text."""
     return Table(caption, (first, second), [list(pair) for pair in pairs], (False, False))
 
 
 def text_of(value: Any) -> str:
-    """A value for a person: four digits, ``yes`` and ``no``, a dash for what was not measured."""
+    """A value as text: numbers with four digits, ``yes`` and ``no``, a dash for what was not measured."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, int | np.integer):
@@ -95,24 +130,27 @@ def text_of(value: Any) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a text."""
+    """A share as text."""
     return "not known" if not np.isfinite(share) else f"{100 * share:.1f} %"
 
 
+def sentence(text: str) -> str:
+    """``text`` with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def column(values: Any, *, digits: int = 3) -> list[Any]:
-    """Values for JSON: numbers cut to some significant digits, NaN as nothing."""
+    """Values for JSON: numbers rounded to significant digits, NaN as None."""
     array = np.asarray(values)
-    if array.dtype.kind == "b":
-        return [int(value) for value in array]
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "biu":
         return [int(value) for value in array]
     if array.dtype.kind == "f":
-        return [_cut(float(value), digits) for value in array]
+        return [_rounded(float(value), digits) for value in array]
     return [str(value) for value in array]
 
 
-def _cut(value: float, digits: int) -> float | int | None:
+def _rounded(value: float, digits: int) -> float | int | None:
     if not np.isfinite(value):
         return None
-    cut = float(f"{value:.{digits}g}")
-    return int(cut) if cut == int(cut) else cut
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded == int(rounded) else rounded

@@ -1,4 +1,4 @@
-"""Plots that set cells and genes before imputing beside the same after it."""
+"""Plots of cells and genes before and after imputing, side by side."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import Stored, stored
+from imputome.report.before_after import STRONG, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
-from imputome.report.plots.checks import strong_shares
 from imputome.result.record import Record, meant
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-MAX_CELLS = 5000  # shown
-EMBEDDED = 3000  # of which all genes are looked at
-MOST_GROUPS = len(style.GROUPS) * len(style.MARKERS)
-EXCESS = 0.01  # of permuted pairs that correlate strongly, over which the model is said to make correlation
-# names under which types of cells are often found in obs
-TYPES = ("cell_type", "celltype", "cell_types", "type", "label", "labels", "leiden", "louvain", "cluster", "batch")
+PLOTTED_CELLS = 5000  # in `before_after`
+EMBEDDED_CELLS = 3000  # in `embedding`, which reads all genes
+MAX_GROUPS = len(style.GROUPS) * len(style.MARKERS)
+MIN_FALSE_SHARE = 0.01  # of permuted pairs that correlate strongly only after imputing, from which a note is written
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------
@@ -33,151 +30,158 @@ def embedding(
     key: str | None = None,
     *,
     color: str | None = None,
-    max_cells: int = EMBEDDED,
+    max_cells: int = EMBEDDED_CELLS,
     before: str | None = None,
     random_state: int = 0,
     ax: Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """Cells before and after imputing, side by side, on the first two principal components of each.
+    """Plot the first two principal components of the cells before and after imputing, side by side.
 
-    Components of log-normalised counts, or of real values with missing ones at the mean of their feature; each panel
-    has its own, turned to point the same way. What lies together in the right panel only, the method has put there.
+    The components are those of log-normalised counts, or of real values with missing values at the mean of their
+    feature. Each panel has its own components; those on the right are flipped to match those on the left. Groups of
+    cells that appear only on the right were created by the method.
 
     Parameters
     ----------
-    key : of the result; None means the only one.
-    color : column of ``obs``, or a gene, whose values before and after then have one scale; None takes a column that
-        was checked for mixing, one whose name speaks of types, or none.
-    max_cells : as many are drawn at random where there are more, the same each time.
-    before : layer with the values before, if they are no longer where they were when the result was made.
-    random_state : seed of the choice of cells and of the components.
-    ax : two Axes.
+    adata : anndata.AnnData
+        With a result for all genes.
+    key : str, optional
+        Key of the result; None means the only one.
+    color : str, optional
+        Column of ``obs``, or a gene, whose values before and after then share one colour scale. None takes a column
+        whose mixing was checked, or one with a usual name for cell types, or one colour.
+    max_cells : int, default=3000
+        Of more cells than this, a random sample is plotted, the same each time.
+    before : str, optional
+        Layer with the values before imputing, if they are no longer where they were when the result was made.
+    random_state : int, default=0
+        Seed of the sample of cells and of the components.
+    ax : sequence of two matplotlib.axes.Axes, optional
+        Where to draw; None makes a figure.
 
     Returns
     -------
-    The two Axes.
+    ndarray of shape (2,)
+        The two Axes.
 
     Raises
     ------
     InputError
-        The result holds some genes only, or ``color`` is neither a column of ``obs`` nor a gene.
+        The result holds only some genes, or ``color`` is neither a column of ``obs`` nor a gene.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:100, 10:60].copy()
+    >>> _ = imputome.impute(adata, method="gene_mean_posterior")
+    >>> left, right = imputome.pl.embedding(adata, color="cell_type")
+    >>> print(right.get_title())
+    after: gene_mean_posterior
+    PCA of log-normalised counts, 100 cells
     """
-    result = stored(adata, key, before)
-    if result.key not in adata.layers:
-        raise InputError(f"{result.key!r} holds some genes only: impute all of them for an embedding")
-    cells = result.some_cells(max_cells, random_state)
-    found = _usual_color(result) if color is None else color
+    key, record, values = stored_result(adata, key, before)
+    if key not in adata.layers:
+        raise InputError(f"{key!r} holds only some genes: impute all genes for an embedding", code="all-genes-needed")
+    cells = values.sample(max_cells, random_state)
+    color = _usual_color(adata, record) if color is None else color
     gene = None
-    if found is not None and found not in adata.obs:
-        if found not in adata.var_names:
-            close = meant(found, [*adata.obs.columns, *adata.var_names])
-            raise InputError(f"{found!r} is neither a column of obs nor a gene{close}")
-        gene = result.gene(found)
-    places = [_components(values, result, random_state) for values in (result.before(cells), result.after(cells))]
-    places[1] = places[1] * _direction(*places)
+    if color is not None and color not in adata.obs:
+        if color not in adata.var_names:
+            raise InputError(
+                f"{color!r} is neither a column of obs nor a gene"
+                f"{meant(color, [*adata.obs.columns, *adata.var_names])}",
+                code="color-unknown",
+                parameter="color",
+            )
+        gene = values.gene(color)
+    points = [_components(block, values.kind, random_state) for block in values.normalized(cells)]
+    points[1] = points[1] * np.where((points[0] * points[1]).sum(axis=0) < 0, -1.0, 1.0)
     both = style.two_axes(ax, (11, 4.8))
-    what = "log-normalised counts" if result.counts else "values, missing ones at the mean"
-    of = f"{len(cells):,} cells" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,} cells"
-    for axes, name in zip(both, (f"before: {result.where}", f"after: {result.key}"), strict=True):
+    matrix, rows = ("log-normalised counts", "cells") if values.kind == "counts" else ("values", "samples")
+    number = f"{len(cells):,}" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,}"
+    for axes, name in zip(both, (f"before: {values.where}", f"after: {key}"), strict=True):
         axes.set(xticks=[], yticks=[], xlabel="PC 1", ylabel="PC 2")
-        axes.set_title(f"{name}\nPCA of {what}, {of}", fontsize=11)
+        axes.set_title(f"{name}\nPCA of {matrix}, {number} {rows}", fontsize=11)
         style.tidy(axes)
     if gene is not None:
-        column = np.array([gene])
-        shown = [result.before(cells, column).ravel(), result.after(cells, column).ravel()]
-        if result.counts:
-            shown = [np.log1p(values) for values in shown]
-        _numbers(both, places, shown, f"{found}, {result.unit}")
-    elif found is None:
-        for axes, place in zip(both, places, strict=True):
+        expression = [block.ravel() for block in values.normalized(cells, np.array([gene]))]
+        if values.kind == "counts":
+            expression = [np.log1p(block) for block in expression]
+        _color_by_number(both, points, expression, f"{color}, {values.unit}")
+    elif color is None:
+        for axes, place in zip(both, points, strict=True):
             axes.scatter(*place.T, s=_size(len(cells)), color=style.method_color(axes), alpha=0.6, linewidths=0)
-    elif _is_number(adata.obs[found]):
-        values = adata.obs[found].to_numpy(dtype=float)[cells]
-        _numbers(both, places, [values, values], found)
+    elif adata.obs[color].dtype.kind in "iuf" and adata.obs[color].nunique() > MAX_GROUPS:
+        numbers = adata.obs[color].to_numpy(dtype=float)[cells]
+        _color_by_number(both, points, [numbers, numbers], color)
     else:
-        _groups(both, places, adata.obs[found].iloc[cells], found)
+        _color_by_group(both, points, adata.obs[color].iloc[cells], color)
     return both
 
 
-def _components(values: np.ndarray, result: Stored, seed: int) -> np.ndarray:
+def _components(values: np.ndarray, kind: str, seed: int) -> np.ndarray:
     """(n, 2) first principal components."""
-    if result.counts:
-        found = expression_components(values, n_components=2, random_state=seed)
+    if kind == "counts":
+        points = expression_components(values.astype(np.float32), n_components=2, random_state=seed)
     else:
         from sklearn.decomposition import PCA
 
         known = ~np.isnan(values)
         mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        size = min(2, *values.shape)
-        found = PCA(size, random_state=seed).fit_transform(np.where(known, values, mean))
-    return found if found.shape[1] == 2 else np.column_stack([found, np.zeros(len(found))])
+        points = PCA(min(2, *values.shape), random_state=seed).fit_transform(np.where(known, values, mean))
+    return points if points.shape[1] == 2 else np.column_stack([points, np.zeros(len(points))])
 
 
-def _direction(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(2,) signs that make the components of one picture point where those of the other do."""
-    return np.where((one * other).sum(axis=0) < 0, -1.0, 1.0)
-
-
-def _is_number(column: Any) -> bool:
-    return column.dtype.kind in "iuf" and column.nunique() > MOST_GROUPS
-
-
-def _usual_color(result: Stored) -> str | None:
-    """The first of the columns that were checked for mixing, else one that looks like types of cells."""
-    obs = result.adata.obs
-    checked = result.record.verdict.mixing if result.record.verdict else {}
-    names = [*checked, *(name for name in obs.columns if str(name).lower() in TYPES)]
-    return next((str(name) for name in names if name in obs and obs[name].nunique() > 1), None)
+def _usual_color(adata: AnnData, record: Record) -> str | None:
+    """The first column whose mixing was checked, else the first with a usual name for groups."""
+    names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
+    return next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
 
 
 def _size(n: int) -> float:
     return float(np.clip(20000 / n, 4, 30))
 
 
-def _numbers(both: np.ndarray, places: list[np.ndarray], values: list[np.ndarray], label: str) -> None:
-    """Both panels on one scale of colours; cells without a value in grey."""
+def _color_by_number(both: np.ndarray, points: list[np.ndarray], values: list[np.ndarray], label: str) -> None:
+    """Both panels on one colour scale; cells without a value in grey."""
     from matplotlib.colors import Normalize
 
     known = np.concatenate(values)
     known = known[np.isfinite(known)]
     if len(known) == 0:
-        raise InputError(f"{label} has no value in the cells shown: choose another color")
+        raise InputError(
+            f"{label} has no value in the cells of the plot: choose another color",
+            code="color-without-values",
+            parameter="color",
+        )
     norm = Normalize(float(known.min()), float(known.max()))
-    for axes, place, shown in zip(both, places, values, strict=True):
-        order = np.argsort(np.nan_to_num(shown, nan=-np.inf), kind="stable")  # high values on top
-        there = order[np.isfinite(shown[order])]
-        axes.scatter(*place[np.isnan(shown)].T, s=_size(len(place)), color=style.GREY, alpha=0.4, linewidths=0)
-        options = {"c": shown[there], "cmap": style.VALUES, "norm": norm, "s": _size(len(place))}
-        points = axes.scatter(*place[there].T, linewidths=0, **options)
-    both[1].figure.colorbar(points, ax=both[1], label=label)
+    for axes, place, numbers in zip(both, points, values, strict=True):
+        order = np.argsort(np.nan_to_num(numbers, nan=-np.inf), kind="stable")  # high values on top
+        order = order[np.isfinite(numbers[order])]
+        size = _size(len(place))
+        axes.scatter(*place[np.isnan(numbers)].T, s=size, color=style.GREY, alpha=0.4, linewidths=0)
+        marks = axes.scatter(*place[order].T, c=numbers[order], cmap=style.COLORMAP, norm=norm, s=size, linewidths=0)
+    both[1].figure.colorbar(marks, ax=both[1], label=label)
 
 
-def _groups(both: np.ndarray, places: list[np.ndarray], column: Any, title: str) -> None:
-    """Groups told apart by colour and mark; the rarest of too many are ``other``."""
+def _color_by_group(both: np.ndarray, points: list[np.ndarray], column: Any, title: str) -> None:
+    """Groups by colour and marker; of too many groups, the smallest are ``other``."""
     known = ~column.isna().to_numpy()
     labels = column.astype(str).to_numpy()
-    sizes = column.astype(str)[known].value_counts()
-    shown = sorted(sizes.index[:MOST_GROUPS])
-    rest = ~(known & np.isin(labels, shown))
-    for axes, place in zip(both, places, strict=True):
-        size = _size(len(labels))
-        if rest.any():
-            axes.scatter(*place[rest].T, s=size, color=style.GREY, alpha=0.4, linewidths=0, label="other or none")
-        for number, name in enumerate(shown):
+    groups = sorted(column.astype(str)[known].value_counts().index[:MAX_GROUPS])
+    other = ~(known & np.isin(labels, groups))
+    for axes, place in zip(both, points, strict=True):
+        options: dict[str, Any] = {"s": _size(len(labels)), "linewidths": 0}
+        if other.any():
+            axes.scatter(*place[other].T, color=style.GREY, alpha=0.4, label="other or none", **options)
+        for number, name in enumerate(groups):
             color = style.GROUPS[number % len(style.GROUPS)]
             marker = style.MARKERS[number // len(style.GROUPS)]
-            own = known & (labels == name)
-            axes.scatter(*place[own].T, s=size, color=color, marker=marker, alpha=0.7, linewidths=0, label=name)
-    many = len(shown) > 14
-    legend = both[1].legend(
-        title=title,
-        frameon=False,
-        bbox_to_anchor=(1.01, 1),
-        loc="upper left",
-        ncols=2 if many else 1,
-        fontsize=8 if many else 9,
-        borderaxespad=0,
-    )
+            members = known & (labels == name)
+            axes.scatter(*place[members].T, color=color, marker=marker, alpha=0.7, label=name, **options)
+    columns, size = (2, 8) if len(groups) > 14 else (1, 9)
+    options = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False}
+    legend = both[1].legend(title=title, ncols=columns, fontsize=size, **options)
     for mark in legend.legend_handles:
         mark.set_sizes([30])
         mark.set_alpha(1)
@@ -190,58 +194,75 @@ def before_after(
     gene_y: str,
     key: str | None = None,
     *,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = PLOTTED_CELLS,
     before: str | None = None,
     random_state: int = 0,
     ax: Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """Two genes against each other before and after imputing, with their correlation over all cells.
+    """Plot two genes against each other before and after imputing, with their correlation over all cells.
 
-    Counts are shown, and correlated, as ln(1 + counts per 10,000 of the cell's input library); real values as they are,
-    before imputing in the cells that have both. Where genes that were permuted, and so have nothing to do with one
-    another, correlate after imputing, a note under the plot says so.
+    Counts are plotted and correlated as ln(1 + counts per 10,000 of the cell's input library). Real values are used as
+    they are; before imputing, only in the samples that have both. A note under the plot warns if the check found that
+    the method creates false correlations, that is, strong correlations between permuted genes.
 
     Parameters
     ----------
-    gene_x, gene_y : names.
-    key, before, ax : as in `embedding`.
-    max_cells, random_state : as many cells are shown; all are correlated.
+    adata : anndata.AnnData
+        With a result.
+    gene_x, gene_y : str
+        Names of the two genes.
+    key : str, optional
+        Key of the result; None means the only one.
+    max_cells : int, default=5000
+        Of more cells than this, a random sample is plotted; all cells are correlated.
+    before : str, optional
+        Layer with the values before imputing, if they are no longer where they were when the result was made.
+    random_state : int, default=0
+        Seed of the sample of cells.
+    ax : sequence of two matplotlib.axes.Axes, optional
+        Where to draw; None makes a figure.
 
     Returns
     -------
-    The two Axes.
+    ndarray of shape (2,)
+        The two Axes.
 
     Raises
     ------
     InputError
-        Unknown genes, or values that are not there any more.
+        A gene is unknown or was not imputed, or the values are not there any more.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:100, 10:60].copy()
+    >>> _ = imputome.impute(adata, method="gene_mean_posterior")
+    >>> left, right = imputome.pl.before_after(adata, adata.var_names[0], adata.var_names[1])
+    >>> right.get_title().startswith("after gene_mean_posterior: r = ")
+    True
     """
-    result = stored(adata, key, before)
-    genes = np.array([result.gene(gene_x), result.gene(gene_y)])
-    everyone = np.arange(adata.n_obs)
-    values = [result.before(everyone, genes), result.after(everyone, genes)]
-    if result.counts:
-        values = [np.log1p(both) for both in values]
-    shown = result.some_cells(max_cells, random_state)
+    key, record, values = stored_result(adata, key, before)
+    genes = np.array([values.gene(gene_x), values.gene(gene_y)])
+    pairs = values.normalized(np.arange(adata.n_obs), genes)
+    if values.kind == "counts":
+        pairs = (np.log1p(pairs[0]), np.log1p(pairs[1]))
+    plotted = values.sample(max_cells, random_state)
     both = style.two_axes(ax, (10, 4.9))
-    known = [pair[np.isfinite(pair).all(axis=1)] for pair in values]
-    every = np.vstack([pair for pair in known if len(pair)])
-    low, high = every.min(axis=0), every.max(axis=0)
+    known = [pair[np.isfinite(pair).all(axis=1)] for pair in pairs]
+    all_known = np.vstack(known)
+    low, high = all_known.min(axis=0), all_known.max(axis=0)
     margin = 0.04 * np.where(high > low, high - low, 1.0)
-    for axes, pair, kept, name in zip(both, values, known, ("before", f"after {result.key}"), strict=True):
-        axes.scatter(*pair[shown].T, s=_size(len(shown)), color=style.method_color(axes), alpha=0.4, linewidths=0)
+    rows = "cells" if values.kind == "counts" else "samples"
+    for axes, pair, kept, name in zip(both, pairs, known, ("before", f"after {key}"), strict=True):
+        axes.scatter(*pair[plotted].T, s=_size(len(plotted)), color=style.method_color(axes), alpha=0.4, linewidths=0)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
-        axes.set_xlabel(f"{gene_x}, {result.unit}")
-        axes.set_ylabel(f"{gene_y}, {result.unit}")
-        rows = "cells" if result.counts else "samples"
+        axes.set(xlabel=f"{gene_x}, {values.unit}", ylabel=f"{gene_y}, {values.unit}")
         axes.set_title(f"{name}: {_correlation(kept)}\n{len(kept):,} {rows}", fontsize=11)
         style.tidy(axes, grid="both")
-    note = null_note(result.record)
+    note = _false_correlation_note(record)
     if note is not None:
-        letters = style.width_in_letters(both[1], 9)
-        at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"}
-        text = "\n".join(textwrap.wrap(note, letters))
-        both[1].annotate(text, (0, 0), xytext=(0, -42), annotation_clip=False, fontsize=9, **at)
+        text = "\n".join(textwrap.wrap(note, style.letters_per_line(both[1], 9)))
+        both[1].annotate(text, (0, 0), xytext=(0, -42), fontsize=9, **style.HANGING)
     return both
 
 
@@ -251,15 +272,15 @@ def _correlation(pair: np.ndarray) -> str:
     return f"r = {np.corrcoef(pair.T)[0, 1]:.2f}"
 
 
-def null_note(record: Record) -> str | None:
-    """What is to be said of correlations after imputing, where permuted genes correlate more than before."""
-    if record.verdict is None or not len(record.verdict.null):
+def _false_correlation_note(record: Record) -> str | None:
+    """A warning, if more permuted genes correlate strongly after imputing than before."""
+    if record.verdict is None or record.verdict.null.empty:
         return None
     strong_before, strong_after = strong_shares(record.verdict.null)
-    if strong_after - strong_before <= EXCESS:
+    if strong_after - strong_before <= MIN_FALSE_SHARE:
         return None
     return (
-        f"Correlation after imputing is partly made by the model: of pairs of genes that were permuted, and so have "
-        f"nothing to do with one another, {style.share(strong_after)} then correlate by 0.5 or more "
-        f"(before: {style.share(strong_before)})."
+        "The method creates false correlations. In permuted data, where genes are not related, "
+        f"{style.percent(strong_after)} of the gene pairs have a correlation of ±{STRONG:g} or stronger after imputing "
+        f"(before: {style.percent(strong_before)})."
     )

@@ -1,4 +1,4 @@
-"""Figures as functions that return matplotlib figures or axes."""
+"""The demo: hide part of real counts, score methods and controls on it, and draw the result as one figure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from imputome.core.data import as_data
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get, info
+from imputome.report.plots import style
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# ialm as published, and stopped where held-out entries are matched best: noisy counts need not be matched exactly
+# (label, method, parameters); ialm as published, and stopped where it predicts held-out entries best, because noisy
+# counts need not be matched exactly
 METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("no_imputation", "no_imputation", {}),
     ("random", "random", {}),
@@ -31,12 +32,26 @@ METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ialm", "ialm", {}),
     ("ialm, stop=validated", "ialm", {"stop": "validated"}),
 )
-FRACTION = 0.1
+FRACTION = 0.1  # of the molecules, or of the nonzero entries, that are hidden
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row of the demo's table; the two masking scores are taken over hidden nonzeros, the loss over all entries."""
+    """Scores of one method.
+
+    Attributes
+    ----------
+    name : str
+        Method, with its parameters.
+    control : bool
+        Whether it is a control.
+    poisson_loss, total_ratio : float
+        On held-out molecules, over all entries.
+    nrmse, pearson : float
+        On hidden nonzero entries.
+    seconds : float
+        Time of the first fit.
+    """
 
     name: str
     control: bool
@@ -49,7 +64,7 @@ class Score:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Scores, and truth and ``ialm``'s values at the hidden entries, for the picture."""
+    """Scores of all methods, and the truth and the values of ``ialm`` at the hidden entries."""
 
     scores: list[Score]
     truth: np.ndarray
@@ -57,10 +72,19 @@ class DemoResult:
 
 
 def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str], None] | None = None) -> DemoResult:
-    """Hide 10 % of the molecules and, apart from that, of the nonzeros of ``X`` (n, G); score every method on both.
+    """Hide 10 % of the molecules and, separately, 10 % of the nonzero entries; score every method on both.
 
-    Held-out molecules judge all entries, so a method that fills true zeros pays for it. Hidden nonzeros are the papers'
-    protocol: they judge only what was seen, and reward filling.
+    Held-out molecules test all entries, so a method that fills true zeros scores worse. Hidden nonzeros are what most
+    papers use: they test only genes that were detected, and reward filling.
+
+    Parameters
+    ----------
+    X : csr_array of shape (n, G)
+        Counts.
+    seed : int, default=0
+        Seed of what is hidden.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
     """
     rng = np.random.default_rng(seed)
     data = as_data(X, kind="counts")
@@ -83,15 +107,19 @@ def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str],
     return DemoResult(scores, masked.truth, predicted)
 
 
-CONTROL, METHOD = "#9aa5b1", "#2b6cb0"
-
-
 def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> Figure:
-    """Four panels: held-out loss of all methods, hidden against recovered values, one gene before and after.
+    """Four panels: held-out loss of all methods, hidden and imputed values, and one gene before and after.
 
     Parameters
     ----------
-    adata : with ``obsm["X_umap"]``, counts in X and ``layers[key]``.
+    result : DemoResult
+        From `run_demo`.
+    adata : anndata.AnnData
+        With ``obsm["X_umap"]``, counts in X and ``layers[key]``.
+    key : str
+        Layer of the imputed values.
+    gene : str
+        Name of the gene.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,32 +130,15 @@ def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> F
     _loss_bars(axes[0, 0], result)
     _hidden_values(axes[0, 1], result)
     place = adata.var_names.get_loc(gene)
-    before = np.asarray(adata[:, gene].X.todense() if hasattr(adata.X, "todense") else adata[:, gene].X).ravel()
+    before = np.asarray(adata.X[:, [place]].todense() if sp.issparse(adata.X) else adata.X[:, place]).ravel()
     after = np.asarray(adata.layers[key][:, place]).ravel()
+    x, y = np.asarray(adata.obsm["X_umap"])[:, :2].T
     for axis, values, title in ((axes[1, 0], before, "before"), (axes[1, 1], after, f"after {key}")):
-        x, y = np.asarray(adata.obsm["X_umap"])[:, :2].T
         order = np.argsort(values)  # high values on top
-        points = axis.scatter(x[order], y[order], c=np.log1p(values[order]), s=9, cmap="viridis", linewidths=0)
+        points = axis.scatter(x[order], y[order], c=np.log1p(values[order]), s=9, cmap=style.COLORMAP, linewidths=0)
         zeros = np.mean(values == 0)
         axis.set(title=f"{gene} {title}: {zeros:.0%} zeros", xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        figure.colorbar(points, ax=axis, label="log(1 + counts)", shrink=0.8)
-    return figure
-
-
-def simulation_curves(real: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
-    """Variance and share of zeros against the mean, real and simulated, from two `mean_variance_zero_curves`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = zip(figure.subplots(1, 2), ("variance", "zero_fraction"), ("log", "linear"), strict=True)
-    for axis, column, scale in panels:
-        for table, name, color in ((real, "real", CONTROL), (simulated, "simulated", METHOD)):
-            axis.plot(table["mean"], table[column], "o-", markersize=3, color=color, label=name)
-        axis.set(xscale="log", yscale=scale, xlabel="mean count of a gene", ylabel=column.replace("_", " "))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend()
+        figure.colorbar(points, ax=axis, label="ln(1 + count)", shrink=0.8)
     return figure
 
 
@@ -135,14 +146,15 @@ def _loss_bars(axis: Axes, result: DemoResult) -> None:
     from matplotlib.patches import Patch
 
     scores = sorted(result.scores, key=lambda score: -score.poisson_loss)
-    colors = [CONTROL if score.control else METHOD for score in scores]
-    losses = [score.poisson_loss for score in scores]
-    bars = axis.barh([score.name for score in scores], losses, color=colors)
+    colors = [style.CONTROL if score.control else style.BLUE for score in scores]
+    bars = axis.barh([score.name for score in scores], [score.poisson_loss for score in scores], color=colors)
     axis.bar_label(bars, fmt=" %.4f", fontsize=8)
     axis.margins(x=0.15)
     axis.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
-    axis.legend(handles=[Patch(color=METHOD, label="method"), Patch(color=CONTROL, label="control")], fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(
+        handles=[Patch(color=style.BLUE, label="method"), Patch(color=style.CONTROL, label="control")], fontsize=8
+    )
+    style.tidy(axis)
 
 
 def _hidden_values(axis: Axes, result: DemoResult) -> None:
@@ -150,7 +162,5 @@ def _hidden_values(axis: Axes, result: DemoResult) -> None:
     axis.hexbin(x, y, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0)
     top = float(max(x.max(), y.max()))
     axis.plot([0, top], [0, top], color="#444444", linewidth=1, linestyle="--")
-    axis.set(
-        title="hidden nonzeros: ialm's value against the truth", xlabel="log(1 + truth)", ylabel="log(1 + imputed)"
-    )
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set(title="hidden nonzeros: true and imputed value (ialm)", xlabel="ln(1 + true)", ylabel="ln(1 + imputed)")
+    style.tidy(axis)

@@ -1,7 +1,7 @@
-"""What all plots share: colours, axes and marks. Nothing here changes matplotlib's settings.
+"""Colours, axes and number formats that all plots share. Nothing here changes the settings of matplotlib.
 
-Colours are those of Okabe & Ito (jfly.uni-koeln.de/color), told apart by all kinds of sight; text and lines take the
-colours that the user's own style gives them, so that plots can be read on a dark ground too.
+Colours are those of Okabe & Ito (jfly.uni-koeln.de/color), which colour-blind readers can tell apart. Text and lines
+take the colours of the user's matplotlib style, so that plots can be read on a dark background too.
 """
 
 from __future__ import annotations
@@ -21,84 +21,108 @@ SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#8A8F96"
 CONTROL = GREY
 GROUPS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 MARKERS = ("o", "^", "s", "D")
-VALUES = "viridis"
+COLORMAP = "viridis"
+# options of `annotate` for text that hangs from a point of the axes, shifted by points
+HANGING: dict[str, Any] = {
+    **{"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"},
+    "annotation_clip": False,
+}
 
 
 def one_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure of ``size`` inches."""
-    if ax is not None:
-        if not hasattr(ax, "scatter"):
-            raise InputError(f"ax must be matplotlib Axes, not {type(ax).__name__}: pass one of plt.subplots()")
-        return ax
-    return _figure(size, 1)[0]
+    """The given axes, or those of a new figure of ``size`` inches."""
+    if ax is None:
+        return _new_axes(size, 1)[0]
+    if not hasattr(ax, "scatter"):
+        raise InputError(
+            f"ax must be matplotlib Axes, not {type(ax).__name__}: pass one of plt.subplots()",
+            code="axes-invalid",
+            parameter="ax",
+        )
+    return ax
 
 
 def two_axes(ax: Sequence[Axes] | None, size: tuple[float, float]) -> np.ndarray:
-    """The two axes given, or those of a new figure."""
+    """The two given axes, or those of a new figure."""
     if ax is None:
-        return _figure(size, 2)
+        return _new_axes(size, 2)
     both = np.ravel(np.asarray(ax, dtype=object))
-    if len(both) != 2 or not all(hasattr(one, "scatter") for one in both):
-        raise InputError("before and after need two Axes: pass ax=plt.subplots(1, 2)[1], or leave ax out")
+    if len(both) != 2 or not all(hasattr(axes, "scatter") for axes in both):
+        raise InputError(
+            "this plot needs two Axes: pass ax=plt.subplots(1, 2)[1], or leave ax out",
+            code="axes-invalid",
+            parameter="ax",
+        )
     return both
 
 
-def _figure(size: tuple[float, float], panels: int) -> np.ndarray:
+def _new_axes(size: tuple[float, float], panels: int) -> np.ndarray:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
-    figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent: text would be lost
+    figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent, which hides the text
     return axes[0]
 
 
 def foreground() -> Any:
-    """The colour of text in the user's style."""
+    """Colour of text in the user's style."""
     from matplotlib import rcParams
 
     return rcParams["text.color"]
 
 
 def method_color(ax: Axes) -> str:
-    """The colour of what was imputed: blue, of the lighter kind on a dark ground."""
+    """Colour of imputed values and their method: blue, a lighter one on a dark background."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = to_rgb(ax.get_facecolor())
     return BLUE if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else SKY
 
 
+def reference_line(ax: Axes, *, x: float | None = None, y: float | None = None, linestyle: str = "--") -> None:
+    """A thin line at ``x`` or at ``y``, or the diagonal if neither is given."""
+    options: dict[str, Any] = {"color": foreground(), "linewidth": 1, "linestyle": linestyle, "alpha": 0.6}
+    if x is not None:
+        ax.axvline(x, **options)
+    elif y is not None:
+        ax.axhline(y, **options)
+    else:
+        ax.plot([0, 1], [0, 1], **options)
+
+
 def tidy(ax: Axes, *, grid: str | None = None) -> None:
-    """Less ink: two spines, and a faint grid along one axis or ``both``."""
+    """Two spines only, and a faint grid along ``"x"``, ``"y"`` or ``"both"``."""
     ax.spines[["top", "right"]].set_visible(False)
     if grid is not None:
         ax.grid(axis=grid, color=GREY, alpha=0.25, linewidth=0.8)  # type: ignore[arg-type]
     ax.set_axisbelow(True)
 
 
-def percent(ax: Axes, *which: str, decimals: int | None = None) -> None:
-    """Tick labels of shares as percentages."""
+def percent_axis(ax: Axes, *names: str, decimals: int | None = None) -> None:
+    """Tick labels of shares as percentages, along ``"x"`` or ``"y"``."""
     from matplotlib.ticker import PercentFormatter
 
-    for name in which:
+    for name in names:
         getattr(ax, f"{name}axis").set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
 
 
 def whole_numbers(ax: Axes) -> None:
-    """No ticks between steps, or between genes, along x."""
+    """Ticks along x at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def share(value: float) -> str:
-    """``12.3 %``, with one digit after the point, or two figures where that would be zero."""
-    if not np.isfinite(value):
+def percent(share: float) -> str:
+    """``12.3 %``: one decimal, or two significant digits where that would be 0.0."""
+    if not np.isfinite(share):
         return "not known"
-    size = 100 * float(value)
-    text = f"{size:.1f}" if abs(size) >= 0.1 or size == 0 else f"{size:.2g}"
+    number = 100 * float(share)
+    text = f"{number:.1f}" if abs(number) >= 0.1 or number == 0 else f"{number:.2g}"
     return f"{text}\N{NO-BREAK SPACE}%"
 
 
-def width_in_letters(ax: Axes, points: float) -> int:
-    """How many letters of a size fit beside one another into the axes."""
+def letters_per_line(ax: Axes, points: float) -> int:
+    """How many letters of a font size fit into the width of the axes."""
     box = ax.get_window_extent()
     return max(20, int(box.width * 72 / ax.figure.dpi / (0.54 * points)))

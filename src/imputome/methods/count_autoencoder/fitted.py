@@ -1,0 +1,338 @@
+"""What is computed with a trained count network: the rates of cells, the quality of the fit, pruning, top genes.
+
+Letters: ``n`` cells, ``G`` genes, ``H`` first-layer neurons, ``K`` values of the last hidden layer, ``l`` library size,
+``m`` rate, ``z`` share of dropouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imputome.errors import InputError
+from imputome.methods.count_autoencoder.network import CountNetwork, squared_error
+from imputome.methods.deep.batches import Batch
+from imputome.methods.deep.likelihoods import ZeroInflated
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCALE_TOLERANCE = 0.2  # the summed rate may differ by this share from the summed counts without a warning
+
+
+@dataclass(frozen=True)
+class EncodedCells:
+    """The result of `encode`.
+
+    Attributes
+    ----------
+    model : LogLinearModel
+        The rates of the cells; ``model.latent`` is U.
+    library : ndarray of shape (n,), float32
+        l, molecules per cell over these genes, as predicted; 0 for cells without counts.
+    """
+
+    model: LogLinearModel
+    library: np.ndarray
+
+
+@torch.no_grad()
+def encode(
+    network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: np.ndarray, factor: float = 1.0
+) -> EncodedCells:
+    """Encode cells, and copy the network's linear outputs to numpy.
+
+    Cost: one forward pass without the likelihood; (n, K) numbers and the weights of the outputs are kept.
+
+    Parameters
+    ----------
+    network : CountNetwork
+        In eval mode.
+    batches : iterable of Batch
+        Hold each cell once.
+    n : int
+        Number of cells.
+    usable : ndarray of shape (G,), bool
+        Whether a gene had molecules in training. The other genes get rates of zero, and the rates of a cell sum to l
+        without them.
+    factor : float, default=1.0
+        Factor of the expected count, see `LogLinearModel`.
+
+    Returns
+    -------
+    EncodedCells
+    """
+    d = network.design
+    bias = network.mean_head.bias.clone()
+    bias[torch.from_numpy(~usable).to(bias.device)] = -torch.inf
+    K = network.mean_head.in_features
+    hidden, latent = np.empty((n, K), np.float32), np.empty((n, d.encoder_widths[-1]), np.float32)
+    offset, library, full_library = (np.empty(n, np.float32) for _ in range(3))
+    for batch in batches:
+        encoded = network(batch)
+        total = batch.counts.totals  # (B,)
+        if d.library == "size_factor":
+            log_offset, size = encoded.log_library, total
+        else:
+            logits = nn.functional.linear(encoded.hidden, network.mean_head.weight, bias)  # (B, G)
+            log_offset, size = encoded.log_library - logits.logsumexp(1), encoded.log_library.exp()
+        is_empty = total == 0
+        index = batch.index.cpu().numpy()
+        hidden[index], latent[index] = _numpy(encoded.hidden), _numpy(encoded.latent)
+        offset[index] = _numpy(log_offset.masked_fill(is_empty, -torch.inf))
+        library[index] = _numpy(size.masked_fill(is_empty, 0))
+        # "normalized" is per 10,000 molecules over all genes of the experiment; these genes may be a part of them
+        full_library[index] = library[index] * _numpy(batch.library / total.clamp_min(1e-8))
+    dispersion = None if network.dispersion_head is None else _linear_output(network.dispersion_head)
+    if dispersion is not None and d.dispersion == "conditional":
+        dispersion = LinearOutput(dispersion.weight, dispersion.bias, log_softplus=True)
+    elif network.log_size is not None:
+        dispersion = LinearOutput(None, _numpy(network.log_size))
+    model = LogLinearModel(
+        hidden,
+        log_offset=offset,
+        library=full_library,
+        mean=LinearOutput(_linear_output(network.mean_head).weight, _numpy(bias)),
+        zero=None if network.zero_head is None else _linear_output(network.zero_head),
+        dispersion=dispersion,
+        dispersion_is="odds" if d.dispersion == "odds" else "size",
+        latent=latent,
+        factor=factor,
+    )
+    return EncodedCells(model, library)
+
+
+@dataclass
+class FitTotals:
+    """Sums over cells that show how well a network fits them.
+
+    Attributes
+    ----------
+    cells, entries : int
+        Numbers of cells and of (cell, gene) entries.
+    nll : float
+        Negative log-likelihood, with constants.
+    squared_error : float
+        Of the rates.
+    dropout, rate, expected, counts : float
+        Sums of z, m, (1 - z) m and the counts.
+    """
+
+    cells: int = 0
+    entries: int = 0
+    nll: float = 0.0
+    squared_error: float = 0.0
+    dropout: float = 0.0
+    rate: float = 0.0
+    expected: float = 0.0
+    counts: float = 0.0
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, network: CountNetwork, batches: Iterable[Batch]) -> FitTotals:
+        """The totals over ``batches``, in one forward pass with the likelihood."""
+        totals = cls()
+        for batch in batches:
+            likelihood = network.distribution(network(batch))
+            base = likelihood.base if isinstance(likelihood, ZeroInflated) else likelihood
+            target, rate = batch.target, base.mean  # (B, G)
+            nll = -likelihood.log_prob_rows(target.rows, target.columns, target.values)  # (B,)
+            totals.cells += len(batch)
+            totals.entries += rate.numel()
+            totals.nll += _sum(nll)
+            totals.squared_error += float(squared_error(rate, target))
+            totals.rate += _sum(rate)
+            totals.counts += _sum(target.values)
+            if isinstance(likelihood, ZeroInflated):
+                totals.dropout += _sum(torch.sigmoid(likelihood.logit))
+                totals.expected += _sum(likelihood.mean)
+            else:
+                totals.expected += _sum(rate)
+        return totals
+
+    @property
+    def mean_nll(self) -> float:
+        """Mean negative log-likelihood per cell."""
+        return self.nll / self.cells
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the rate per entry."""
+        return self.squared_error / self.entries
+
+
+def fit_details(
+    all_cells: FitTotals, validation: FitTotals, predicted_library: np.ndarray, library: np.ndarray
+) -> dict[str, Any]:
+    """The quality of a fit, for `Status.details`.
+
+    Parameters
+    ----------
+    all_cells, validation : FitTotals
+        Of all cells, and of the validation cells.
+    predicted_library, library : ndarray of shape (n,)
+        Predicted and observed library sizes.
+
+    Returns
+    -------
+    dict of str to float
+        See `imputome.methods.count_autoencoder.zipo.Zipo`.
+    """
+    return {
+        "nll_validation": validation.mean_nll,
+        "mse_validation": validation.mse,
+        "mean_dropout": all_cells.dropout / all_cells.entries,
+        "total_ratio_rate": all_cells.rate / all_cells.counts,
+        "total_ratio_expected": all_cells.expected / all_cells.counts,
+        "library_correlation": _log_correlation(predicted_library, library),
+    }
+
+
+def scale_warning(details: dict[str, Any]) -> str:
+    """A warning if the rates are not on the scale of the counts, else an empty text."""
+    ratio = details["total_ratio_rate"]
+    if abs(ratio - 1) <= SCALE_TOLERANCE:
+        return ""
+    text = f"the summed rate is {ratio:.2g} times the summed counts"
+    if details["mean_dropout"] > 0:
+        text += (
+            f" at a mean dropout probability of {details['mean_dropout']:.2g}: with free zero inflation the rate is "
+            "not on the scale of the counts; use the output expected_count, or a larger alpha_z"
+        )
+    return text
+
+
+def _log_correlation(predicted: np.ndarray, observed: np.ndarray) -> float:
+    """Correlation of the logs, over cells with counts; 0 if one of them is constant."""
+    positive = (observed > 0) & (predicted > 0)
+    a, b = (np.log(values[positive].astype(np.float64)) for values in (predicted, observed))
+    if a.std() < 1e-12 or b.std() < 1e-12:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _linear_output(linear: nn.Linear) -> LinearOutput:
+    return LinearOutput(np.ascontiguousarray(_numpy(linear.weight).T), _numpy(linear.bias))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    # a copy: fine-tuning and pruning change the network's own arrays in place
+    return tensor.detach().cpu().numpy().copy()
+
+
+def _sum(tensor: Tensor) -> float:
+    return float(tensor.sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The effect of `prune`.
+
+    Attributes
+    ----------
+    delta : float
+        Threshold, relative to the largest absolute weight of a neuron.
+    sparsity : float
+        Share of the first layer's weights that are zero after pruning.
+    nll_before, nll_after : float
+        Mean negative log-likelihood per cell.
+    mse_before, mse_after : float
+        Mean squared error of the rate per entry.
+    """
+
+    delta: float
+    sparsity: float
+    nll_before: float
+    nll_after: float
+    mse_before: float
+    mse_after: float
+
+
+def prune(network: CountNetwork, batches: Callable[[], Iterable[Batch]], *, delta: float) -> Pruning:
+    """Set the small weights of the first layer to zero, in place.
+
+    Parameters
+    ----------
+    network : CountNetwork
+        In eval mode.
+    batches : callable
+        Gives the cells on which the fit is compared; called before and after.
+    delta : float
+        Weights below ``delta`` times the largest absolute weight of their neuron become zero; from 0 to below 1.
+
+    Returns
+    -------
+    Pruning
+
+    Raises
+    ------
+    InputError
+        ``delta`` is out of range.
+    """
+    if not 0 <= delta < 1:
+        raise InputError(
+            f"delta={delta!r} must be at least 0 and below 1, a share of a neuron's largest weight",
+            code="parameter-value",
+            parameter="delta",
+        )
+    before = FitTotals.of(network, batches())
+    with torch.no_grad():
+        weight = network.first.weight  # (G, H)
+        size = weight.abs()
+        weight[size < delta * size.max(0).values] = 0
+        sparsity = float((weight == 0).double().mean())
+    after = FitTotals.of(network, batches())
+    return Pruning(delta, sparsity, before.mean_nll, after.mean_nll, before.mse, after.mse)
+
+
+def top_genes(weight: np.ndarray, names: pd.Index, k: int) -> pd.DataFrame:
+    """Genes with the largest absolute weights of each neuron.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (G, H)
+        Weights of the first layer.
+    names : pandas.Index of length G
+        Names of the genes.
+    k : int
+        Number of genes for each neuron, from 1 to G.
+
+    Returns
+    -------
+    DataFrame
+        Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and ``relative``
+        (weight over the neuron's largest absolute weight).
+
+    Raises
+    ------
+    InputError
+        ``k`` is out of range.
+    """
+    import pandas as pd
+
+    G, H = weight.shape
+    if not 1 <= k <= G:
+        raise InputError(
+            f"k={k!r} must lie between 1 and the number of genes, {G}", code="parameter-value", parameter="k"
+        )
+    size = np.abs(weight)
+    chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
+    order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
+    chosen = np.take_along_axis(chosen, order, 0)
+    weights = np.take_along_axis(weight, chosen, 0)  # (k, H)
+    largest = np.maximum(size.max(axis=0), np.finfo(weight.dtype).tiny)  # (H,)
+    return pd.DataFrame(
+        {
+            "neuron": np.repeat(np.arange(H), k),
+            "rank": np.tile(np.arange(1, k + 1), H),
+            "gene": np.asarray(names)[chosen.T.ravel()],
+            "weight": weights.T.ravel(),
+            "relative": (weights / largest).T.ravel(),
+        }
+    )
