@@ -1,7 +1,7 @@
-"""Real data to try things on: one set that comes with scanpy, and others that are read from a folder.
+"""Public data sets: one that comes with scanpy, and others that are read from a folder.
 
 Nothing is downloaded. `load` looks in the folder named by the environment variable ``IMPUTOME_DATA``, then in the
-user's cache folder, and says where the original is if it finds nothing.
+user's cache folder. If the file is in neither, the error says where the original is.
 """
 
 from __future__ import annotations
@@ -27,26 +27,15 @@ PBMC68K_SHA256 = "96833bfc9cc2258896f21115942f89b7672cc7b9146abcb035756410aa21cc
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a dataset is and where its public original lies.
+    """What a dataset is and where its public original is."""
 
-    Attributes
-    ----------
-    name : stem of its file.
-    what : one line.
-    source : package or repository and the path in it.
-    licence : as the source states it (for the packaging; the measurements are public).
-    shape : cells x genes.
-    labels : columns of ``obs`` (or other slots) that hold a known truth.
-    suffix : of its file.
-    """
-
-    name: str
-    what: str
-    source: str
-    licence: str
-    shape: str
-    labels: str
-    suffix: str = ".h5ad"
+    name: str  # stem of its file
+    what: str  # one line
+    source: str  # package or repository, and the path in it
+    licence: str  # of the packaging, as the source states it; the measurements are public
+    shape: str  # cells x genes
+    labels: str  # columns of ``obs`` (or other slots) that hold a known truth
+    suffix: str = ".h5ad"  # of its file
 
 
 DATASETS: tuple[DatasetInfo, ...] = (
@@ -174,34 +163,52 @@ ALIASES = {
 
 
 def names() -> list[str]:
-    """The names that `load` knows, without the aliases."""
+    """Names of the data sets, without the short names that `load` also takes."""
     return [entry.name for entry in DATASETS]
 
 
 def available() -> list[tuple[DatasetInfo, Path | None]]:
-    """Every known dataset, with its file on this machine or None."""
+    """All known data sets, each with its file on this machine or None."""
     return [(entry, _find(entry)) for entry in DATASETS]
 
 
 def load(name: str) -> AnnData | pd.DataFrame:
-    """Read a known dataset: an AnnData, or a DataFrame for the one that is a Parquet table.
+    """Read a data set.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`, or its short name.
+
+    Returns
+    -------
+    AnnData or DataFrame
+        A DataFrame for the one that is a Parquet table.
 
     Raises
     ------
     InputError
-        An unknown name; a file that is not on this machine, with where its original is and where to put it.
+        The name is unknown, or the file is not on this machine; the message says where to get it and to put it.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> imputome.datasets.load("pbmc68k").shape
+    (700, 765)
     """
-    full = ALIASES.get(name, name)
-    entry = next((entry for entry in DATASETS if entry.name == full), None)
+    full_name = ALIASES.get(name, name)
+    entry = next((entry for entry in DATASETS if entry.name == full_name), None)
     if entry is None:
-        raise InputError(f"there is no dataset {name!r}; known: {', '.join([*names(), *ALIASES])}")
+        text = f"there is no dataset {name!r}: choose one of {', '.join([*names(), *ALIASES])}"
+        raise InputError(text, code="unknown-dataset", parameter="name")
     if entry.name == "pbmc68k":
         return pbmc68k()
     path = _find(entry)
     if path is None:
         raise InputError(
-            f"{entry.name}{entry.suffix} is not on this machine: its original is {entry.source}; put the file into "
-            f"{_folders()[-1]}, or set IMPUTOME_DATA to the folder that holds it"
+            f"{entry.name}{entry.suffix} is not on this machine: get it from {entry.source} and put it into "
+            f"{_folders()[-1]}, or set IMPUTOME_DATA to its folder",
+            code="dataset-missing",
         )
     if entry.suffix == ".parquet":
         import pandas as pd
@@ -219,18 +226,19 @@ def pbmc68k() -> AnnData:
 
     Returns
     -------
-    AnnData with integer counts in ``X`` (CSR, float32), ``obs["cell_type"]`` (10 types) and ``obs["n_counts"]``, the
-    molecules of the cell over all genes of the experiment.
-
-    Notes
-    -----
-    The file holds ``log(1 + 1e4 count / n_counts)`` to three decimals; undone, the values lie within 0.09 of integers,
-    so the nearest integer is the count. A checksum says whether the file is the one for which this was verified.
+    AnnData
+        Integer counts in ``X`` (CSR, float32), ``obs["cell_type"]`` (10 types) and ``obs["n_counts"]``, the molecules
+        of the cell over all genes of the experiment.
 
     Raises
     ------
     InputError
         The installed scanpy holds another file.
+
+    Notes
+    -----
+    The file holds ``log(1 + 1e4 count / n_counts)`` to three decimals. The inverse gives values within 0.09 of
+    integers, so the nearest integer is the count. A checksum tells whether it is the file for which this was verified.
     """
     import scanpy as sc
     import scipy.sparse as sp
@@ -243,12 +251,10 @@ def pbmc68k() -> AnnData:
     per_value = np.repeat(library, np.diff(raw.indptr))
     counts = np.rint(np.expm1(raw.data.astype(np.float64)) * per_value / 1e4).astype(np.float32)
     X = sp.csr_matrix((counts, raw.indices, raw.indptr), shape=raw.shape)
-    found = _checksum(X)
-    if found != PBMC68K_SHA256:
-        raise InputError(
-            f"scanpy {version('scanpy')} ships another pbmc68k_reduced than the one known here (sha256 of the counts "
-            f"{found[:12]}..., not {PBMC68K_SHA256[:12]}...): install scanpy 1.11"
-        )
+    checksum = _checksum(X)
+    if checksum != PBMC68K_SHA256:
+        text = f"scanpy {version('scanpy')} has another file pbmc68k_reduced (sha256 of the counts {checksum[:12]}...)"
+        raise InputError(f"{text}: install scanpy 1.11", code="dataset-changed")
     return AnnData(
         X=X,
         obs=reduced.obs.rename(columns={"bulk_labels": "cell_type"}),
@@ -268,11 +274,11 @@ def _checksum(X: Any) -> str:
 
 
 def _folders() -> list[Path]:
-    """Where files are looked for, in this order; the last one is the user's own."""
+    """Folders to look in, in this order; the last one is in the user's cache."""
     from platformdirs import user_cache_dir
 
-    named = os.environ.get("IMPUTOME_DATA")
-    return [*([Path(named).expanduser()] if named else []), Path(user_cache_dir("imputome"))]
+    folder = os.environ.get("IMPUTOME_DATA")
+    return [*([Path(folder).expanduser()] if folder else []), Path(user_cache_dir("imputome"))]
 
 
 def _find(entry: DatasetInfo) -> Path | None:
@@ -280,7 +286,7 @@ def _find(entry: DatasetInfo) -> Path | None:
         spec = find_spec("scanpy")
         if spec is None or spec.origin is None:
             return None
-        places = [Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"]
+        paths = [Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"]
     else:
-        places = [folder / f"{entry.name}{entry.suffix}" for folder in _folders()]
-    return next((path for path in places if path.is_file()), None)
+        paths = [folder / f"{entry.name}{entry.suffix}" for folder in _folders()]
+    return next((path for path in paths if path.is_file()), None)
