@@ -103,13 +103,9 @@ class InMemory:
         needed = 4 * n * G
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > total // 2:
-            raise InputError(
-                f"a dense layer of {n:,} x {G:,} values takes {needed / 2**30:.1f} GiB of the {total / 2**30:.1f} GiB "
-                "of this machine: pass {genes} to write some genes only, or use the command line, which writes in "
-                "blocks",
-                code="too-large-for-memory",
-                genes=...,
-            )
+            text = f"{n:,} x {G:,} dense values take {needed / 2**30:.1f} GiB of this machine's {total / 2**30:.1f} GiB"
+            remedy = "pass {genes} to write some genes only, or use the command line, which writes in blocks"
+            raise InputError(f"{text}: {remedy}", code="too-large-for-memory", genes=...)
 
 
 @dataclass(frozen=True)
@@ -339,9 +335,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     state = (estimator.provenance or {}).get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
         if report.state != state:
-            text = (
-                f"{report.where} looks {report.state}, and the model was fitted on {state}: pass {{layer}} with these"
-            )
+            text = f"{report.where} looks {report.state}, but the model was fitted on {state}: pass {{layer}} with it"
             raise InputError(text, code="other-state-than-model", layer=...)
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
@@ -369,9 +363,7 @@ def _check_posterior(report: InputReport) -> None:
         text = f"the posterior step needs counts, and {report.where} is real-valued: pass {{posterior}}"
         raise InputError(text, code="posterior-needs-counts", posterior=False)
     if report.state != "counts":
-        text = (
-            f"the posterior step needs raw counts, and {report.where} looks {report.state}: pass {{layer}} with these"
-        )
+        text = f"the posterior step needs counts, and {report.where} looks {report.state}: pass {{layer}} with these"
         raise InputError(f"{text}, or {{posterior}}", code="not-integers", posterior=False, layer=...)
 
 

@@ -24,20 +24,13 @@ Output = Literal["value", "rate", "expected_count", "normalized", "variance", "l
 class Status:
     """How a fit ended.
 
-    Attributes
-    ----------
-    name : str, default="exact"
-        ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback) or
-        ``"exact"`` (no iteration needed).
-    message : str, default=""
-        One line for the user.
-    details : dict
-        Figures, such as iterations, rank or residual; can be written as JSON.
+    Its name is ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback) or
+    ``"exact"`` (no iteration needed).
     """
 
     name: str = "exact"
-    message: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
+    message: str = ""  # one line for the user
+    details: dict[str, Any] = field(default_factory=dict)  # such as iterations, rank or residual; plain values
 
     @property
     def converged(self) -> bool:
@@ -262,16 +255,11 @@ class Imputation:
         i, j : array-like of int or str
             Rows and columns of the entries ``(i[k], j[k])``, of equal length.
         output, scale, keep_observed
-            See `rows`.
+            As in `rows`, also for errors.
 
         Returns
         -------
         ndarray of shape (len(i),)
-
-        Raises
-        ------
-        InputError
-            As in `rows`; ``i`` and ``j`` differ in length.
         """
         i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
         if i.shape != j.shape:

@@ -112,17 +112,7 @@ class Imputer(ABC):
         return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters by name; `fit` checks their values.
-
-        Returns
-        -------
-        Imputer
-            This estimator.
-
-        Raises
-        ------
-        InputError
-            A name is not a parameter of the method; no parameter is changed then.
+        """Change parameters by name; `fit` checks the values. An unknown name is an `InputError` and changes nothing.
 
         Examples
         --------
@@ -233,7 +223,7 @@ class Imputer(ABC):
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
         if usable_rows < 2 or usable_columns < 2:
             text = (
-                f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have observed values: 2 are needed"
+                f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have known values: give 2 or more"
             )
             raise InputError(text, code="too-few-observed")
         model, result = self._fit(self._linked(data))
@@ -346,6 +336,8 @@ class Imputer(ABC):
     def load(cls, path: str | Path) -> Self:
         """Read an estimator written by `save`; loading runs no code from the directory.
 
+        `imputome.methods.load` does the same, and finds the class.
+
         Parameters
         ----------
         path : str or Path
@@ -354,7 +346,7 @@ class Imputer(ABC):
         Returns
         -------
         Imputer
-            A fitted estimator of this class; `imputome.methods.load` finds the class by itself.
+            A fitted estimator of this class.
 
         Raises
         ------

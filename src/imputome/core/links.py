@@ -1,9 +1,8 @@
 """Links: strictly increasing transforms on which real values are imputed, with their inverses.
 
-A few extreme values of a feature can dominate all others; a link reduces their influence. `LINKS` holds ``identity``;
-``asinh``, for heavy tails on both sides; ``clip``, which limits the values that a method learns from to +-10 (its
-inverse changes nothing); and ``logit``, which turns methylation beta values into M-values (Du et al. 2010 compare both
-scales) and keeps 0 and 1 finite by an offset (`imputome.core.methylation`).
+A few extreme values of a feature can dominate all others; a link reduces their influence. ``asinh`` is for heavy tails
+on both sides; ``clip`` limits the values that a method learns from to +-10 (its inverse changes nothing); ``logit``
+turns methylation beta values into M-values (Du et al. 2010 compare both) and keeps 0 and 1 finite by an offset.
 """
 
 from __future__ import annotations
@@ -33,11 +32,8 @@ class Link:
 def link(name: str) -> Link:
     """The link of that name."""
     if name not in LINKS:
-        raise InputError(
-            f"there is no transform {name!r}: choose one of {', '.join(LINKS)}",
-            code="unknown-transform",
-            parameter="transform",
-        )
+        text = f"there is no transform {name!r}: choose one of {', '.join(LINKS)}"
+        raise InputError(text, code="unknown-transform", parameter="transform")
     return LINKS[name]
 
 

@@ -31,11 +31,8 @@ def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
     values = _floats(beta)
     outside = (values < 0) | (values > 1)
     if outside.any():
-        raise InputError(
-            f"beta values lie in [0, 1], but {outside.sum():,} values do not (first: {values[outside].flat[0]:.6g}): "
-            "divide percentages by 100; do not transform M-values again",
-            code="not-beta-values",
-        )
+        text = f"{outside.sum():,} values are no beta values in [0, 1] (first: {values[outside].flat[0]:.6g})"
+        raise InputError(f"{text}: divide percentages by 100; leave M-values as they are", code="not-beta-values")
     with np.errstate(divide="ignore"):
         return np.log2(values + values.dtype.type(offset)) - np.log2(1 - values + values.dtype.type(offset))
 
@@ -84,19 +81,15 @@ def counts_to_beta(
     for name, counts in (("methylated", reads), ("coverage", depth)):
         fractions = counts[np.isfinite(counts) & (counts % 1 != 0)] if counts.dtype.kind == "f" else counts[:0]
         if fractions.size:
-            raise InputError(
-                f"{fractions.size:,} values of {name} are not integers (first: {fractions.flat[0]:.6g}): give numbers "
-                "of reads, not fractions or percentages",
-                code="not-integers",
-            )
+            text = f"{fractions.size:,} values of {name} are not integers (first: {fractions.flat[0]:.6g})"
+            raise InputError(f"{text}: give numbers of reads, not fractions or percentages", code="not-integers")
     above = reads > depth
     if above.any():
         at = tuple(int(k) for k in np.argwhere(above)[0])
-        raise InputError(
-            f"{above.sum():,} entries have more methylated reads than reads (first at {at}: {reads[at]} of "
-            f"{depth[at]}): check whether the two are swapped, or whether coverage counts only unmethylated reads",
-            code="methylated-above-coverage",
-        )
+        first = f"first at {at}: {reads[at]} of {depth[at]}"
+        text = f"{above.sum():,} entries have more methylated reads than reads ({first})"
+        remedy = "check whether the two are swapped, or whether coverage counts only unmethylated reads"
+        raise InputError(f"{text}: {remedy}", code="methylated-above-coverage")
     depth = np.where(unknown, depth.dtype.type(0), depth)
     dtype = np.float64 if np.float64 in (reads.dtype, depth.dtype) else np.float32
     beta = np.full(depth.shape, np.nan, dtype=dtype)
@@ -108,8 +101,7 @@ def counts_to_beta(
 def set_beta(adata: AnnData, *, min_coverage: float = MIN_COVERAGE) -> None:
     """Write beta values to ``X`` of an AnnData with the layers ``"methylated"`` and ``"coverage"``.
 
-    Sites without enough reads in any sample stay, as columns of NaN. ``min_coverage`` is written to
-    ``uns["methylation"]``.
+    Sites without enough reads in any sample stay, as columns of NaN. ``min_coverage`` goes to ``uns["methylation"]``.
     """
     for name in ("methylated", "coverage"):
         if name not in adata.layers:

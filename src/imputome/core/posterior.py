@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +31,7 @@ _RATE_BINS = 512  # 8 per octave, from the bits of a float32
 _GENES_PER_TILE = 64  # genes that one thread works on, so that it reads neighbouring values of a row
 
 
+@dataclass(eq=False)
 class PosteriorModel:
     """A `Model`: the rate of a method on scale ``counts``, combined with the counts; ``shape`` is phi, (G,).
 
@@ -40,11 +41,10 @@ class PosteriorModel:
 
     posterior_outputs: ClassVar[frozenset[Output]] = frozenset({"value", "rate", "variance", "lower", "upper"})
 
-    def __init__(self, rate: Model, data: Data, shape: np.ndarray, *, factor: float = 1.0) -> None:
-        self.model = rate
-        self.data = data
-        self.shape = shape
-        self.factor = factor
+    model: Model
+    data: Data
+    shape: np.ndarray
+    factor: float = 1.0
 
     @property
     def outputs(self) -> frozenset[Output]:
@@ -60,7 +60,7 @@ class PosteriorModel:
             for start in range(0, n, step)
         )
         molecules = float(self.data.gene_totals.sum())
-        return PosteriorModel(self.model, self.data, self.shape, factor=self.factor * molecules / total)
+        return replace(self, factor=self.factor * molecules / total)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         if output not in self.posterior_outputs:

@@ -29,9 +29,8 @@ def check_model_path(path: Path, *, overwrite: bool = False) -> None:
     if path.exists() and not is_model(path):
         raise InputError(f"{path} exists and is no saved model: choose another path", code="not-replaceable")
     if path.exists() and not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        text = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(text, code="output-exists", overwrite=True)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"the folder {folder} cannot be written to: choose another", code="folder-not-writable")

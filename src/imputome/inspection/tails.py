@@ -1,7 +1,4 @@
-"""The tails of real values: heavy tails, which call for a transform, and a lower tail that is missing.
-
-Large matrices are examined on a random part of their samples and features.
-"""
+"""The tails of real values: heavy tails, which call for a transform, and a lower tail that is missing."""
 
 from __future__ import annotations
 

@@ -248,9 +248,7 @@ def _imported(path: str) -> Any:
 
 def _check_class(cls: Any, shown: str) -> type[Imputer]:
     if not (isinstance(cls, type) and issubclass(cls, Imputer)):
-        text = (
-            f"{shown} is not a method: pass a name, a class derived from imputome.core.imputer.Imputer, or an estimator"
-        )
+        text = f"{shown} is not a method: pass a name, a subclass of imputome.core.imputer.Imputer, or an estimator"
         raise InputError(text, code="not-a-method", parameter="method")
     if not isinstance(getattr(cls, "info", None), MethodInfo):
         text = f"the class {cls.__name__} has no info: give it a class attribute info = MethodInfo(...)"
