@@ -74,12 +74,14 @@ class Imputer(ABC):
     >>> import imputome
     >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
     >>> estimator = imputome.methods.create("knn", {"k": 1})
-    >>> estimator
-    KNN(k=1)
-    >>> estimator.fit_transform(X).to_array()
+    >>> estimator.set_params(k=2)
+    KNN(k=2)
+    >>> estimator.set_params(k=1).fit_transform(X).to_array()
     array([[1., 2., 6.],
            [2., 4., 6.],
            [3., 4., 9.]])
+    >>> estimator.transform(np.array([[2.0, np.nan, 6.0]])).to_array()
+    array([[2., 4., 6.]])
     """
 
     info: ClassVar[MethodInfo]
@@ -112,14 +114,7 @@ class Imputer(ABC):
         return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters by name; `fit` checks the values. An unknown name is an `InputError` and changes nothing.
-
-        Examples
-        --------
-        >>> import imputome
-        >>> imputome.methods.create("knn").set_params(k=3)
-        KNN(k=3)
-        """
+        """Change parameters, which `fit` checks. An unknown name is an `InputError`, and nothing changes."""
         check_names(type(self), params)
         for name, value in params.items():
             setattr(self, name, value)
@@ -206,16 +201,6 @@ class Imputer(ABC):
         InputError
             A parameter has a wrong type, the method does not take this kind of data, or fewer than 2 rows or 2 columns
             have observed values.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import imputome
-        >>> X = np.array([[0.1, 0.5], [0.3, np.nan], [0.2, 0.7]])
-        >>> imputome.methods.create("mean").fit_transform(X).to_array().round(2)
-        array([[0.1, 0.5],
-               [0.3, 0.6],
-               [0.2, 0.7]])
         """
         check_parameters(type(self), self.get_params())
         data = self._accept(data)
@@ -256,14 +241,6 @@ class Imputer(ABC):
             The number of features, their names or the kind of data differ from the training data.
         InputError
             The method cannot impute new rows.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import imputome
-        >>> estimator = imputome.methods.create("mean").fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
-        >>> estimator.transform(np.array([[np.nan, 4.0]])).to_array()
-        array([[2., 4.]])
         """
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
@@ -282,7 +259,7 @@ class Imputer(ABC):
         return self._imputation(model, data, latent=getattr(model, "latent", None))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted estimator to a directory: JSON and arrays, no pickle.
+        """Write the fitted estimator to a directory: JSON and arrays, no pickle. `imputome.methods.load` reads it.
 
         Parameters
         ----------
@@ -297,19 +274,6 @@ class Imputer(ABC):
             The estimator is not fitted.
         InputError
             Something is at ``path``, the folder cannot be written to, or a parameter is not a plain value.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> import imputome
-        >>> estimator = imputome.methods.create("knn", {"k": 2}).fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     estimator.save(Path(folder) / "model")
-        ...     loaded = imputome.methods.load(Path(folder) / "model")
-        >>> loaded
-        KNN(k=2)
         """
         from imputome.core.saved import write_model
 
@@ -469,9 +433,8 @@ def check_names(method: Callable[..., Any], params: Iterable[str]) -> None:
 
 def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
     """Parameters and defaults of a class, or those of a function that have a default."""
-    parameters = inspect.signature(method).parameters.values()
-    parameters = [p for p in parameters if isinstance(method, type) or p.default is not p.empty]
-    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    parameters = [p for p in inspect.signature(method).parameters.values() if "VAR_" not in p.kind.name]
+    return {p.name: p.default for p in parameters if isinstance(method, type) or p.default is not p.empty}
 
 
 @cache

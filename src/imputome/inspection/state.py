@@ -296,7 +296,7 @@ def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
         )
         return [Message(text, code="outside-beta-range")]
     if low >= 0 and MIN_MAX_OF_PERCENTAGES < high <= 100 and report.n_noninteger:
-        text = f"{where} looks like percentages: divide methylation by 100, and imputed values stay in 0 to 1"
+        text = f"{where} looks like percentages: divide methylation by 100 to keep imputed values in 0 to 1"
         return [Message(text, code="looks-percentages")]
     if report.n_noninteger == 0 and not report.n_negative and report.state == "real":
         text = f"{where} holds integers and {report.n_nan:,} NaN: if these are counts, replace NaN with 0"
