@@ -166,21 +166,46 @@ ARRAYS = {
 }
 
 
+def _parts(X):
+    if isinstance(X, np.ndarray):
+        return [X]
+    if isinstance(X, pd.DataFrame):
+        return [X.to_numpy()]
+    if not sp.issparse(X):
+        return []
+    return [X.row, X.col, X.data] if X.format == "coo" else [X.data, X.indices, X.indptr]
+
+
 @pytest.mark.parametrize("array", ARRAYS)
 @pytest.mark.parametrize("kind", ["counts", "real"])
 def test_array_types_become_the_same_data(kind, array, tmp_path):
     X = matrix(kind)
     with contextlib.ExitStack() as stack:
-        data = as_data(ARRAYS[array](X, tmp_path, stack), kind=kind)
+        given = ARRAYS[array](X, tmp_path, stack)
+        before = [part.copy() for part in _parts(given)]
+        data = as_data(given, kind=kind)
+        for now, then in zip(_parts(given), before, strict=True):
+            np.testing.assert_array_equal(now, then)
     np.testing.assert_array_equal(dense_x(data), X)
-    assert data.shape == X.shape
+    assert data.X.dtype == X.dtype
+    assert isinstance(data.X, sp.csr_array if kind == "counts" else np.ndarray)
     if kind == "counts":
-        assert isinstance(data.X, sp.csr_array)
         assert data.X.has_canonical_format
         assert data.X.nnz == np.count_nonzero(X)
 
 
-@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_integers_become_the_same_data(dtype):
+    X = counts_matrix()
+    for form in (X.astype(dtype), sp.csr_matrix(X.astype(dtype))):
+        data = as_data(form, kind="counts")
+        assert data.X.dtype == np.float32
+        np.testing.assert_array_equal(dense_x(data), X)
+
+
+# A method is given `Data`, which the tests above show to be the same for all types of array. So each method is fitted
+# only to those that differ in memory (order, strides), in the path to `Data`, or in what they share with the input.
+@pytest.mark.parametrize("array", ["fortran", "view", "csc_matrix", "dataframe", "dask_sparse"])
 @every_variant
 def test_array_types_give_the_same_result(variant, array, tmp_path):
     kind = VARIANTS[variant][1]
@@ -194,26 +219,13 @@ def test_array_types_give_the_same_result(variant, array, tmp_path):
         assert_close(result.to_array(keep_observed=keep), expected.to_array(keep_observed=keep))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, np.float64])
 @pytest.mark.parametrize("variant", COUNTS)
-def test_dtypes_give_the_same_result(variant, dtype):
-    X = counts_matrix().astype(dtype)
-    expected = fitted(variant)[2].to_array()
-    for form in (X, sp.csr_matrix(X)):
-        assert_close(make(variant).fit_transform(as_data(form, kind="counts")).to_array(), expected, rtol=2e-3)
+def test_double_precision_gives_the_same_result(variant):
+    result = make(variant).fit_transform(as_data(counts_matrix().astype(np.float64), kind="counts"))
+    assert_close(result.to_array(), fitted(variant)[2].to_array(), rtol=2e-3)
 
 
-def _parts(X):
-    if isinstance(X, np.ndarray):
-        return [X]
-    if isinstance(X, pd.DataFrame):
-        return [X.to_numpy()]
-    return [X.row, X.col, X.data] if X.format == "coo" else [X.data, X.indices, X.indptr]
-
-
-@pytest.mark.parametrize(
-    "array", ["ndarray", "fortran", "csr_matrix", "csr_array", "csc_matrix", "coo_array", "unsorted", "dataframe"]
-)
+@pytest.mark.parametrize("array", ["ndarray", "csr_array", "dataframe"])  # `Data` shares memory with these
 @every_variant
 def test_input_is_not_modified(variant, array):
     kind = VARIANTS[variant][1]
@@ -222,7 +234,7 @@ def test_input_is_not_modified(variant, array):
     before = [part.copy() for part in _parts(X)]
     estimator = make(variant)
     data = as_data(X, kind=kind)
-    given = dense_x(data).copy()
+    values = dense_x(data).copy()
     result = estimator.fit_transform(data)
     for keep in (True, False):
         result.to_array(keep_observed=keep)
@@ -231,7 +243,7 @@ def test_input_is_not_modified(variant, array):
     estimator.transform(data).to_array()
     for now, then in zip(_parts(X), before, strict=True):
         np.testing.assert_array_equal(now, then)
-    np.testing.assert_array_equal(dense_x(data), given)
+    np.testing.assert_array_equal(dense_x(data), values)
 
 
 # -- the result --------------------------------------------------------------------------------------------------------
@@ -249,11 +261,8 @@ def test_shape_names_and_finite_values(variant):
         assert values.shape == data.shape
         assert values.dtype.kind == "f"
         assert np.isfinite(values).all()
-        if data.kind == "counts":
-            assert (values >= 0).all()
-        else:
-            assert (values >= 0).all()
-            assert (values <= 1).all()
+        assert (values >= 0).all()
+        assert data.kind == "counts" or (values <= 1).all()
 
 
 @every_variant
@@ -613,23 +622,23 @@ def test_fits_say_how_far_they_are_and_can_be_ended(variant):
     class EnoughError(Exception):
         pass
 
-    told = []
+    calls = []
 
-    def tell(share, text):
-        told.append((share, text))
-        if len(told) == 2:
+    def progress(share, text):
+        calls.append((share, text))
+        if len(calls) == 2:
             raise EnoughError
 
     _, kind, _ = VARIANTS[variant]
     estimator = make(variant)
-    estimator.progress = tell
+    estimator.progress = progress
     ended = True
     with contextlib.suppress(EnoughError):
         estimator.fit(as_data(matrix(kind), kind=kind))
         ended = False
-    assert ended == (len(told) == 2)
-    assert told
-    assert all(0 <= share <= 1 and text for share, text in told)
+    assert calls
+    assert ended == (len(calls) == 2)
+    assert all(0 <= share <= 1 and text for share, text in calls)
 
 
 @every_variant
@@ -797,21 +806,14 @@ def test_constant_counts_and_small_matrices(variant):
 
 
 @every_variant
-@pytest.mark.parametrize("what", ["one cell", "one gene", "no value", "one usable cell"])
-def test_nothing_to_learn_from_is_refused(variant, what):
+def test_nothing_to_learn_from_is_refused(variant):
     kind = VARIANTS[variant][1]
     X = matrix(kind)
-    empty = 0 if kind == "counts" else np.nan
-    if what == "one cell":
-        X = X[:1]
-    elif what == "one gene":
-        X = X[:, :1]
-    elif what == "no value":
-        X[:] = empty
-    else:
-        X[1:] = empty
-    with pytest.raises(InputError, check=has_code("too-few-observed")):
-        make(variant).fit(as_data(X, kind=kind))
+    no_value, one_usable_cell = X.copy(), X.copy()
+    no_value[:] = one_usable_cell[1:] = 0 if kind == "counts" else np.nan
+    for too_little in (X[:1], X[:, :1], no_value, one_usable_cell):
+        with pytest.raises(InputError, check=has_code("too-few-observed")):
+            make(variant).fit(as_data(too_little, kind=kind))
 
 
 @every_name
@@ -834,17 +836,13 @@ def test_wrong_kind_is_refused(name):
                 methods.get(name)(posterior=True).fit(X)
 
 
-@pytest.mark.parametrize("bad", [-1.0, np.inf, -np.inf])
-@every_variant
-def test_impossible_values_are_refused(variant, bad):
-    kind = VARIANTS[variant][1]
-    if kind == "real" and bad == -1:
-        pytest.skip("a real value may be negative")
+@pytest.mark.parametrize(("kind", "bad"), [("counts", -1.0), ("counts", np.inf), ("real", np.inf), ("real", -np.inf)])
+def test_impossible_values_are_refused(kind, bad):
     X = matrix(kind)
     X[3, 4] = bad
     for form in (X, sp.csr_array(X)):
         with pytest.raises(InputError, check=has_code("negative-counts" if bad == -1 else "infinite-values")):
-            make(variant).fit(as_data(form, kind=kind))
+            as_data(form, kind=kind)
 
 
 def test_matrices_that_are_none_are_refused():
@@ -988,18 +986,19 @@ def edit(path, **changes):
 
 def test_other_versions_and_formats_are_refused(saved):
     edit(saved, version=99)
-    with pytest.raises(ModelFormatError, match="version 99"):
+    with pytest.raises(ModelFormatError, check=has_code("model-version")):
         methods.load(saved)
     edit(saved, version=1, format="pickle")
-    with pytest.raises(ModelFormatError, match="not an imputome model"):
+    with pytest.raises(ModelFormatError, check=has_code("no-model")):
         methods.load(saved)
 
 
 @pytest.mark.parametrize("key", ["method", "params", "kind", "feature_names"])
 def test_incomplete_headers_are_refused(saved, key):
     edit(saved, **{key: None})
-    with pytest.raises(ModelFormatError, match=key):
+    with pytest.raises(ModelFormatError, check=has_code("damaged")) as error:
         methods.load(saved)
+    assert key in str(error.value)
 
 
 def test_unknown_methods_and_parameters_are_refused(saved):
@@ -1027,14 +1026,14 @@ def test_damaged_json_is_refused(saved, text):
 
 
 def test_missing_files_are_refused(saved, tmp_path):
-    with pytest.raises(ModelFormatError, match="does not exist"):
+    with pytest.raises(ModelFormatError, check=has_code("no-model")):
         methods.load(tmp_path / "nowhere")
     shutil.copytree(saved, tmp_path / "b")
     (tmp_path / "b" / "arrays.npz").unlink()
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(tmp_path / "b")
     (saved / "model.json").unlink()
-    with pytest.raises(ModelFormatError, match=r"no model\.json"):
+    with pytest.raises(ModelFormatError, check=has_code("no-model")):
         methods.load(saved)
 
 
@@ -1042,7 +1041,7 @@ def test_missing_files_are_refused(saved, tmp_path):
 def test_truncated_arrays_are_refused(saved, share):
     content = (saved / "arrays.npz").read_bytes()
     (saved / "arrays.npz").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(saved)
 
 
@@ -1051,7 +1050,7 @@ def test_flipped_bytes_are_refused(saved):
     middle = len(content) // 2
     content[middle : middle + 8] = bytes(255 - b for b in content[middle : middle + 8])
     (saved / "arrays.npz").write_bytes(content)
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(saved)
 
 
@@ -1061,7 +1060,7 @@ def test_missing_and_misshapen_arrays_are_refused(saved):
         methods.load(saved)
     with (saved / "arrays.npz").open("wb") as file:
         np.save(file, np.ones(40))  # a single array, not an archive of arrays
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(saved)
 
 
@@ -1082,11 +1081,11 @@ def test_pickles_are_refused_and_nothing_runs(saved, tmp_path):
         stored["share"]  # the bomb works where pickles are allowed
     assert mark.exists()
     mark.rmdir()
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(saved)
     assert not mark.exists()
     np.array([Bomb(mark)], dtype=object).dump(saved / "arrays.npz")  # a bare pickle under that name
-    with pytest.raises(ModelFormatError, match=r"arrays\.npz"):
+    with pytest.raises(ModelFormatError, check=has_code("unreadable")):
         methods.load(saved)
     assert not mark.exists()
 
@@ -1095,9 +1094,8 @@ def test_save_replaces_only_models_and_only_when_told(saved, tmp_path):
     _, estimator, _ = fitted("gene_mean-counts")
     before = (saved / "arrays.npz").read_bytes()
     other = methods.get("gene_mean")().fit(counts_matrix(seed=9))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, check=has_code("output-exists")):
         other.save(saved)
-    assert "overwrite" in str(error.value)
     assert (saved / "arrays.npz").read_bytes() == before
     other.save(saved, overwrite=True)
     np.testing.assert_array_equal(methods.load(saved).share_, other.share_)
@@ -1108,7 +1106,7 @@ def test_save_replaces_only_models_and_only_when_told(saved, tmp_path):
     file.write_text("words")
     for path in (folder, file):
         for overwrite in (False, True):
-            with pytest.raises(InputError):
+            with pytest.raises(InputError, check=has_code("not-replaceable")):
                 estimator.save(path, overwrite=overwrite)
     assert (folder / "cat.jpg").read_text() == "meow"
     assert file.read_text() == "words"
@@ -1120,7 +1118,7 @@ def test_parameters_that_are_no_plain_values_cannot_be_saved(tmp_path):
             super().__init__(random_state=random_state, posterior=posterior)
 
     estimator = Anything(random_state=np.random.default_rng(0)).fit(counts_matrix())
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, check=has_code("parameter-not-plain")):
         estimator.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

@@ -133,7 +133,7 @@ def test_report_is_json_and_complete():
     assert all(part in text for part in ("80 samples x 120 features", "10.0 %", report.pattern.line()))
     assert all(part in text for part in report.low_values.lines())
     assert report.advice.notes[-1].code == "low-values"
-    assert report.advice.notes[-1].options == {"shift_correction": "auto"}
+    assert report.advice.notes[-1].options == {"shift": "auto"}
 
 
 # -- pattern -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`imputome.de`: differential expression between groups of the cells of an AnnData, honest about imputed values."""
+"""`imputome.de`: differential expression between two groups of cells, with a warning for imputed values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Test = Literal["wilcoxon", "hurdle"]
-AS_THEY_ARE = ("variance", "dropout_probability")  # outputs that are no expression values
+NOT_EXPRESSION = ("variance", "dropout_probability")  # outputs that are tested as they are
 
 
 def de(
@@ -38,66 +38,77 @@ def de(
 ) -> pd.DataFrame:
     """Test every gene between two groups of cells.
 
-    Counts are tested as log1p of counts per 10,000, values that are logged or real as they are.
+    Counts are tested as log1p of counts per 10,000; values that are logged or real, as they are.
 
     Parameters
     ----------
-    adata : n cells x G genes.
-    groups : column of ``obs``, or a label for each cell. With ``count_splitting`` also a function that takes the kept
-        part of the counts (``csr_array``) and returns such labels, or None: two clusters of it.
-    layer : layer to test; None takes ``X``. One that was imputed is tested with a warning.
-    test : ``"wilcoxon"`` or ``"hurdle"`` (see `imputome.evaluation.expression`).
-    tested : the group whose excess is positive; None takes the later one in sorted order. With more than two groups it
-        is needed, and tested against all other cells.
-    detection_rate : covariate of the hurdle test.
-    count_splitting : split the molecules of every entry in two, find the groups on one part and test on the other. See
-        Notes.
-    keep : share of the molecules that goes to the part where groups are found.
-    overdispersion : (G,) phi of each gene, for a variance of mean + phi mean^2; None splits as Poisson.
-    key_added : column of ``obs`` that groups found here go to (an older one is replaced).
-    random_state : seed of the splitting and of the clusters.
+    adata : AnnData of n cells x G genes
+        The data.
+    groups : str, array-like of shape (n,), or callable, optional
+        Column of ``obs``, or a label for each cell. With ``count_splitting`` also a function that takes the kept part
+        of the counts (``csr_array``) and returns such labels, or None: two clusters of it.
+    layer : str, optional
+        Layer to test; None takes ``X``. An imputed layer is tested with a warning.
+    test : {"wilcoxon", "hurdle"}, default="wilcoxon"
+        See `imputome.evaluation.expression`.
+    tested : object, optional
+        The group in which a positive change means more expression; None takes the last one in sorted order. It is
+        needed if there are more than two groups, and is tested against all other cells.
+    detection_rate : bool, default=True
+        Whether the hurdle test has the share of detected genes of a cell as a covariate.
+    count_splitting : bool, default=False
+        Split the molecules of every entry into two parts, find the groups on one and test on the other, see Notes.
+    keep : float, default=0.5
+        Share of the molecules in the part on which groups are found.
+    overdispersion : ndarray of shape (G,), optional
+        phi of each gene, for a variance of mean + phi mean^2; None splits as Poisson.
+    key_added : str, default="de_groups"
+        Column of ``obs`` for groups that were found here; an older one is replaced.
+    random_state : int, default=0
+        Seed of the splitting and of the clusters.
 
     Returns
     -------
-    DataFrame with a row for each gene, as `imputome.evaluation.expression.wilcoxon` or ``hurdle_lrt`` gives it.
+    DataFrame
+        One row per gene, see `imputome.evaluation.expression.wilcoxon` and ``hurdle_lrt``.
 
     Warns
     -----
     ImputedLayerWarning
-        ``layer`` was written by an imputation: a result, one of its other outputs, or a draw. Imputed counts are
-        smoothed over cells, and clusters of the same data are what they were smoothed along; real values have estimates
-        where none was measured.
+        ``layer`` was written by an imputation (a result, another of its outputs, or a draw). Imputed counts are
+        smoothed over cells, in the same directions in which clusters of these data differ. Imputed real values are
+        estimates and no measurements.
 
     Raises
     ------
     InputError
-        Not two groups, an unknown layer or column, or values that cannot be split.
+        There are not two groups, the layer or column is unknown, or the values cannot be split.
 
     Notes
     -----
-    What count splitting helps with, and what not:
+    When count splitting helps:
 
-    - Groups that come from the same counts (clusters) differ even where there is one population, since the clustering
-      has sorted the noise. Found on one part (``groups`` None or a function) and tested on the other, p-values are
-      honest as far as counts are Poisson, or the overdispersion passed is right.
-    - Labels that were found on all of the counts and are passed as labels stay dishonest: the part that is tested
-      helped to find them.
-    - Depth is shared by both parts. Where clusters differ in library size, so do log-normalised values of genes whose
-      rates do not (rarely seen genes above all), and false positives by that stay: look at the library sizes of groups.
-    - Labels from elsewhere (treatment, donor, sorted cells) need no splitting, which only costs them molecules. Test
-      the counts; and cells of one donor are not independent of one another, which no splitting mends.
+    - Clusters of the counts differ even if there is one population only, because the clustering has sorted the noise.
+      If groups are found on one part (``groups`` is None or a function) and tested on the other, p-values are valid as
+      far as counts are Poisson, or the overdispersion is right.
+    - If the labels were found on all counts, splitting does not help: the part that is tested was used to find them.
+    - Both parts share the depth of the cell. If clusters differ in library size, log-normalised values of genes with
+      equal rates differ too (above all of rarely seen genes) and give false positives: compare the library sizes.
+    - Labels from elsewhere (treatment, donor, sorted cells) need no splitting, which only costs molecules. Test the
+      counts. Cells of one donor are not independent of each other, and splitting does not change that.
     """
     if test not in ("wilcoxon", "hurdle"):
-        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"')
+        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
     source = None if layer is None else imputed_layer(adata, layer)
     if count_splitting:
-        find, found = _finder(adata, groups, tested)
+        find, labels_found = _finder(adata, groups, tested)
         if source is not None:
-            how = _origin(source[0])
-            raise InputError(f"layers[{layer!r}] was imputed, and only counts can be split: {how}")
+            text = f"layers[{layer!r}] was imputed, and only counts can be split: {_origin(source[0])}"
+            raise InputError(text, code="imputed-layer", parameter="layer")
         report = inspect_layer(adata, layer)
         if report.state != "counts":
-            raise InputError(f"{report.where} looks {report.state}, and only counts can be split: pass their layer=...")
+            text = f"{report.where} looks {report.state}, and only counts can be split: pass {{layer}} with counts"
+            raise InputError(text, code="not-counts", layer=...)
         table, labels = de_by_count_splitting(
             adata.X if layer is None else adata.layers[layer],
             find,
@@ -112,14 +123,12 @@ def de(
         if groups is None or callable(groups):
             import pandas as pd
 
-            raw = labels if find is None else found[0]
-            adata.obs[key_added] = pd.Categorical(np.asarray(raw).astype(str))
+            new_labels = labels if find is None else labels_found[0]
+            adata.obs[key_added] = pd.Categorical(np.asarray(new_labels).astype(str))
         return table
     if groups is None or callable(groups):
-        raise InputError(
-            "groups are needed: pass a column of obs or a label for each cell, or have them found by "
-            "count_splitting=True"
-        )
+        text = "groups are needed: pass a column of obs or a label for each cell, or find them by {count_splitting}"
+        raise InputError(text, code="no-groups", parameter="groups", count_splitting=True)
     labels = two_groups(_labels(adata, groups), tested)
     if layer is not None and source is not None:
         warnings.warn(_warning(layer, source[0]), ImputedLayerWarning, stacklevel=2)
@@ -136,31 +145,27 @@ def _origin(record: Record) -> str:
 
 
 def _warning(layer: str, record: Record) -> str:
-    """Why tests on that layer are not to be believed, and what to do instead."""
+    """Why tests on that layer cannot be trusted, and what to do instead."""
     if record.input.kind == "counts":
         return (
-            f"layers[{layer!r}] was imputed: its values are smoothed over cells, and tests on them call genes that do "
-            f"not differ; test the counts it was made from, {_origin(record)} (with count_splitting=True and no labels "
+            f"layers[{layer!r}] was imputed: its values are smoothed over cells, so tests find genes that do not "
+            f"differ; test the counts it was made from, {_origin(record)} (with count_splitting=True and no labels "
             "if the groups came from them)"
         )
     return (
-        f"layers[{layer!r}] was imputed: estimates stand where values were missing, and tests that take them for "
-        "measured are too sure; test features without missing values, or repeat the test on several draws (--draws) "
-        "and see how far it holds"
+        f"layers[{layer!r}] was imputed: its missing values are estimates, and tests that take them for measurements "
+        "give too small p-values; test features without missing values, or compare the tests on several draws"
     )
 
 
 def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None) -> Any:
-    """The matrix on the scale that it is tested on."""
-    scale: str | None
+    """The matrix on the scale that is tested."""
+    scale: str | None = None
     if source is None:
         report = inspect_layer(adata, layer)
         scale = report.state if report.kind == "counts" else None
-    else:
-        record = source[0]
-        counts = record.input.kind == "counts" and source[1] not in AS_THEY_ARE
-        scale = None if not counts else record.scale
-        scale = "counts" if scale == "input" else scale
+    elif source[0].input.kind == "counts" and source[1] not in NOT_EXPRESSION:
+        scale = "counts" if source[0].scale == "input" else source[0].scale
     X = in_memory(adata.X if layer is None else adata.layers[layer])
     if scale == "counts" and not isinstance(X, np.ndarray):
         return log_normalized(X)
@@ -177,46 +182,44 @@ def _labels(adata: AnnData, groups: Any) -> np.ndarray:
         groups = groups.reindex(adata.obs_names)
     labels = np.asarray(groups)
     if labels.shape != (adata.n_obs,):
-        raise InputError(f"groups has shape {labels.shape}: pass one label for each of {adata.n_obs} cells")
+        text = f"groups has shape {labels.shape}: pass one label for each of {adata.n_obs} cells"
+        raise InputError(text, code="length-mismatch", parameter="groups")
     return labels
 
 
 def _finder(adata: AnnData, groups: Any, tested: Any) -> tuple[Any, list[np.ndarray]]:
-    """What `de_by_count_splitting` takes for groups, and where labels that a function finds are kept."""
-    found: list[np.ndarray] = []
+    """The ``groups`` of `de_by_count_splitting`, and a list to which labels that a function finds are added."""
+    labels_found: list[np.ndarray] = []
     if groups is None:
-        return None, found
+        return None, labels_found
     if not callable(groups):
-        return two_groups(_labels(adata, groups), tested), found
+        return two_groups(_labels(adata, groups), tested), labels_found
 
     def find(part: Any) -> np.ndarray:
-        found.append(_labels(adata, groups(part)))
-        return two_groups(found[0], tested)
+        labels_found.append(_labels(adata, groups(part)))
+        return two_groups(labels_found[0], tested)
 
-    return find, found
+    return find, labels_found
 
 
 def two_groups(labels: np.ndarray, tested: Any) -> np.ndarray:
-    """(n,) True for the cells of the group that is tested.
-
-    Raises
-    ------
-    InputError
-        Fewer than two groups, more without ``tested``, cells without a group, or no such group.
-    """
+    """(n,) True for the cells of the group that is tested; None takes the last of two."""
     import pandas as pd
 
     without = int(pd.isna(labels).sum())
     if without:
-        raise InputError(f"{without:,} cells have no group: leave them out, such as adata[adata.obs[...].notna()]")
+        text = f"{without:,} cells have no group: leave them out, such as adata[adata.obs[...].notna()]"
+        raise InputError(text, code="cells-without-group", parameter="groups")
     kinds = [kind.item() if isinstance(kind, np.generic) else kind for kind in pd.unique(labels)]
-    there = ", ".join(map(repr, kinds[:10])) + (", ..." if len(kinds) > 10 else "")
+    shown = ", ".join(map(repr, kinds[:10])) + (", ..." if len(kinds) > 10 else "")
     if len(kinds) < 2:
-        raise InputError(f"two groups are needed, and all cells are in {there}: choose another grouping")
-    if tested is None:
-        if len(kinds) > 2:
-            raise InputError(f"there are {len(kinds)} groups: pass tested=... to test one against all others ({there})")
-        tested = max(kinds)
+        text = f"two groups are needed, and all cells are in {shown}: choose another grouping"
+        raise InputError(text, code="not-two-groups", parameter="groups")
+    if tested is None and len(kinds) > 2:
+        text = f"there are {len(kinds)} groups: pass {{tested}} to test one against all others ({shown})"
+        raise InputError(text, code="not-two-groups", tested=...)
+    tested = max(kinds) if tested is None else tested
     if tested not in kinds:
-        raise InputError(f"{tested!r} is none of the groups {there}: pass one of them")
+        text = f"{tested!r} is none of the groups {shown}: pass one of them"
+        raise InputError(text, code="unknown-group", parameter="tested")
     return np.asarray(labels == tested)

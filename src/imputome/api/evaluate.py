@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from imputome.methods import Method
 from imputome.studies.inputs import to_dataset
 from imputome.studies.runner import run_study
 
@@ -16,30 +17,38 @@ if TYPE_CHECKING:
 def evaluate(
     adata: AnnData | dict[str, AnnData],
     *,
-    methods: Iterable[str],
+    methods: Iterable[Method],
     labels: str | None = None,
     layer: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
     **study: Any,
 ) -> pd.DataFrame:
-    """Hide values, impute with several methods and the controls, and score them: a one-line study.
+    """Hide values, impute with several methods and the controls, and score them.
 
     Parameters
     ----------
-    adata : one AnnData, or several by name.
-    methods : ``"name"``, ``"name+posterior"`` or ``"name:key=value"``.
-    labels : column of ``obs`` with the classes, for downstream analyses.
-    min_genes, min_cells : cells with fewer genes, and genes in fewer cells, are left out.
-    **study : scheme, fraction, trials, seed, downstream, protocol, output: see `imputome.studies.runner.run_study`.
+    adata : AnnData, or dict of str to AnnData
+        The data; several with a name each.
+    methods : iterable of str, class or Imputer
+        Methods; a name can be followed by ``+posterior`` or ``:key=value``.
+    labels : str, optional
+        Column of ``obs`` with cell types, for downstream analyses.
+    layer : str, optional
+        Layer with the values; None takes ``X``.
+    min_genes, min_cells : int, default=0
+        Leave out cells with fewer genes, and then genes in fewer cells.
+    **study
+        Scheme, fraction, trials, seed and so on, see `imputome.studies.runner.run_study`.
 
     Returns
     -------
-    The tidy long table; ``imputome.studies.results.summary`` of it gives means and spreads.
+    DataFrame
+        One row per score; ``imputome.studies.results.summary`` gives means and spreads.
     """
     several = adata if isinstance(adata, dict) else {"data": adata}
     datasets = [
-        to_dataset(one, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
-        for name, one in several.items()
+        to_dataset(data, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+        for name, data in several.items()
     ]
     return run_study(datasets, methods, **study)

@@ -51,10 +51,10 @@ def impute(
     adata : AnnData of n cells x G genes
         Counts (a zero may be a dropout), or real values with NaN for missing.
     method : str, class or estimator, optional
-        A registered name (see ``imputome.methods.names()``), a class derived from `imputome.core.imputer.Imputer`, or
-        an unfitted estimator. By default the default method for this kind of data
-        (``imputome.methods.DEFAULT``); the mean for real values that are too few to learn from. ``"auto"`` lets methods
-        and controls race on held-out values of a sample and takes the best (`imputome.trust.auto.choose`).
+        A name from ``imputome.methods.names()``, a class derived from `imputome.core.imputer.Imputer`, or an unfitted
+        estimator. The default depends on the kind of data (``imputome.methods.DEFAULT``); it is the mean for real
+        values that are too few to learn from. ``"auto"`` compares methods and controls on held-out values of a sample
+        and takes the best (`imputome.trust.auto.choose`).
     layer : str, optional
         Layer to impute; by default ``X``.
     key_added : str, optional
@@ -66,21 +66,21 @@ def impute(
     covariates : iterable of str, optional
         Columns of ``obs``, for methods that use covariates.
     keep_observed : bool, optional
-        Whether observed values stay as they are; by default what the method usually does.
+        Whether observed values stay as they are; None means the default of the method.
     scale : {"counts", "normalized", "log1p", "input"}, optional
         Scale of the values to write: ``"counts"`` (depth of the cell), ``"normalized"`` (per 10,000), ``"log1p"`` of
         that, or ``"input"``. If the input itself is normalised or logged, naming its scale is the consent to impute on
         it.
     transform : {"asinh", "clip", "logit", "none"}, optional
-        What real values are imputed on (see `imputome.core.links`); results are in the unit of the input. By default
-        arcsinh for values with heavy tails, unless the method is a control; a warning says so.
+        Transform on which real values are imputed (see `imputome.core.links`); results are in the unit of the input. By
+        default arcsinh for values with heavy tails, unless the method is a control; a warning says so.
     outputs : iterable of str, default=()
         Outputs to write beside the value, each to a layer ``<key>_<output>``: ``"variance"``, ``"lower"``,
         ``"upper"``, ... as far as the method has them (the posterior step has these three).
     params : dict, optional
         Parameters of the method, by name.
     posterior : bool, optional
-        Whether to combine the method's rate with the cell's own counts; by default as the method does.
+        Whether to combine the method's rate with the cell's own counts; None means the default of the method.
     check : bool, optional
         Whether to check the imputation on held-out values of a sample of cells, beside controls, and to put the
         verdict into the record. It costs a few more fits. By default only with ``method="auto"``.
@@ -101,9 +101,8 @@ def impute(
     -------
     AnnData or None
         The copy, or None. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, if the method has
-        one), ``var["<key>_..."]`` (per gene), ``obs["<key>_..."]`` (per cell) and ``uns["imputome"][key]``: the record
-        with method, parameters, seed, versions, state of the input, scale, seconds, memory, convergence, and the
-        verdict if there was a check.
+        one), ``var["<key>_..."]``, ``obs["<key>_..."]`` and ``uns["imputome"][key]``: the record with method,
+        parameters, seed, versions, input, scale, seconds, memory, convergence, and the verdict if there was a check.
 
     Raises
     ------
@@ -159,22 +158,10 @@ def _silent(what: str, cost: str) -> Iterator[None]:
 
 
 def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
-    """Carry out the plan of an imputation: choose the method if that is asked for, fit, check. Nothing is written.
+    """Carry out `imputome.api.plan.plan_impute`: choose the method if asked to, fit, check. Nothing is written.
 
-    Parameters
-    ----------
-    plan : Plan
-        What `imputome.api.plan.plan_impute` returned.
-    stage : callable
-        Opened as a context for each stage, with its name and a sentence on its cost; yields the callable that is told
-        about progress, or None.
-
-    Returns
-    -------
-    plan : Plan
-        The plan with the method and the key that were chosen.
-    run : Run
-        The lazy result.
+    ``stage`` is opened as a context for each stage, with its name and a sentence on its cost; it yields the callable
+    that receives the progress, or None. Returns the plan with the chosen method and key, and the lazy result.
     """
     options, estimator, further = plan.options, plan.estimator, {}
     if estimator is None:

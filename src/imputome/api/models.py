@@ -188,13 +188,7 @@ def apply_model(
 
 
 def run_model(plan: Plan, *, source: str = "") -> Run:
-    """Carry out `imputome.api.plan.plan_apply`; nothing is written.
-
-    Parameters
-    ----------
-    source : str
-        Folder that the model was read from, for the record.
-    """
+    """Carry out `imputome.api.plan.plan_apply`; nothing is written. ``source`` is the folder of the model."""
     estimator, matched, input_data = plan.estimator, plan.matched, plan.data
     assert estimator is not None and matched is not None  # noqa: S101, PT018
     begun = time.perf_counter()

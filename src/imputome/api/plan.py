@@ -7,11 +7,11 @@ before any fit. `imputome.api.impute.run_plan` and the commands then carry out t
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import Scale
-from imputome.errors import InputError, Message, MissingExtraError
+from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method
 from imputome.inspection.state import InputReport
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, Method, create, get, info, names
@@ -46,15 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; each field is described at the parameter of the same name of `imputome.impute`.
-
-    Attributes
-    ----------
-    draws : int, default=0
-        Number of multiple imputations to write beside the values.
-    uncertainty : bool, default=False
-        Whether standard deviations are written beside the values.
-    """
+    """What a user asks for; each field is described at the parameter of the same name of `imputome.impute`."""
 
     method: Method | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -66,8 +58,8 @@ class Options:
     transform: str | None = None
     keep_observed: bool | None = None
     outputs: tuple[str, ...] = ()
-    draws: int = 0
-    uncertainty: bool = False
+    draws: int = 0  # number of multiple imputations to write beside the values
+    uncertainty: bool = False  # whether standard deviations are written beside the values
     genes: Any = None
     gene_column: str | None = None
     key_added: str | None = None
@@ -111,63 +103,28 @@ class InMemory:
         needed = 4 * n * G
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > total // 2:
-            raise InputError(
-                f"a dense layer of {n:,} x {G:,} values takes {needed / 2**30:.1f} GiB of the {total / 2**30:.1f} GiB "
-                "of this machine: pass {genes} to write some genes only, or use the command line, which writes in "
-                "blocks",
-                code="too-large-for-memory",
-                genes=...,
-            )
+            text = f"{n:,} x {G:,} dense values take {needed / 2**30:.1f} GiB of this machine's {total / 2**30:.1f} GiB"
+            remedy = "pass {genes} to write some genes only, or use the command line, which writes in blocks"
+            raise InputError(f"{text}: {remedy}", code="too-large-for-memory", genes=...)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done; nothing in it is refused later.
-
-    Attributes
-    ----------
-    adata : AnnData
-        The input.
-    options : Options
-        What the user asked for.
-    report : InputReport
-        State of the input.
-    data : Data
-        The input as a method takes it.
-    estimator : Imputer or None
-        The method, unfitted (for `plan_apply` fitted); None where a race will choose it.
-    link : str
-        Transform that real values are imputed on.
-    scale : str
-        Scale of the values to write.
-    key : str
-        Name of the result; empty where it depends on the method that a race chooses.
-    columns : ndarray of int or None
-        Positions of the genes to write; None means all.
-    outputs, needed_outputs : tuple of str
-        Outputs to write beside the value, and all outputs that the method must give.
-    labels : dict
-        Name -> labels of the cells, for the check.
-    matched : Matched or None
-        For a fitted model: where its genes are in the input.
-    messages : tuple of Message
-        What the user should know.
-    """
+    """What will be done; nothing in it is refused later."""
 
     adata: AnnData
     options: Options
-    report: InputReport
-    data: Data
-    estimator: Imputer | None
-    link: str
-    scale: Scale
-    key: str = ""
-    columns: np.ndarray | None = None
-    outputs: tuple[Output, ...] = ()
-    needed_outputs: tuple[Output, ...] = ()
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    matched: Matched | None = None
-    messages: tuple[Message, ...] = ()
+    report: InputReport  # state of the input
+    data: Data  # the input as a method takes it
+    estimator: Imputer | None  # unfitted (for `plan_apply` fitted); None if a race will choose it
+    link: str  # transform on which real values are imputed
+    scale: Scale  # of the values to write
+    key: str = ""  # name of the result; empty if it depends on the method that a race chooses
+    columns: np.ndarray | None = None  # positions of the genes to write; None means all
+    outputs: tuple[Output, ...] = ()  # to write beside the value
+    labels: Mapping[str, Any] = field(default_factory=dict)  # name -> labels of the cells, for the check
+    matched: Matched | None = None  # for a fitted model: where its genes are in the input
+    messages: tuple[Message, ...] = ()  # what the user should know
 
     @property
     def budget(self) -> float:
@@ -177,63 +134,24 @@ class Plan:
 
 # -- before the data are read ------------------------------------------------------------------------------------------
 def checked_options(options: Options) -> Imputer | None:
-    """Check what can be checked without the data.
-
-    Returns
-    -------
-    Imputer or None
-        The unfitted estimator, if a method is named.
-
-    Raises
-    ------
-    InputError
-        Options that do not go together; an unknown method, parameter, transform or output.
-    """
+    """Check what can be checked without the data; returns the unfitted estimator, if a method is named."""
     if options.gene_column is not None and options.genes is None:
-        raise InputError(
-            "gene_column is the column with the names in genes: pass {genes} too",
-            code="option-unused",
-            parameter="gene_column",
-            genes=...,
-        )
+        text = "gene_column is the column with the names in genes: pass {genes} too"
+        raise InputError(text, code="option-unused", parameter="gene_column", genes=...)
     if options.transform not in (None, "none"):
         link(str(options.transform))
     if options.labels and not options.checked:
-        raise InputError(
-            "labels are for the check, which is not made: pass {check}, or leave {labels} out",
-            code="option-unused",
-            parameter="labels",
-            check=True,
-            labels=...,
-        )
+        text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
+        raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
+    if options.checked or options.automatic:  # they draw random numbers even if the method does not
+        check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
-        for_some = {
-            "params": options.params,
-            "posterior": options.posterior is not None,
-            "covariates": options.covariates,
-            "outputs": options.outputs,
-            "uncertainty": options.uncertainty,
-            "draws": options.draws,
-        }
-        for name, value in for_some.items():
-            if value:
-                raise InputError(
-                    f"not every method has {name}, and method 'auto' chooses among methods: leave {name} out, or name "
-                    "the method",
-                    code="not-with-auto",
-                    parameter=name,
-                )
-        budget = options.budget
-        if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
-            raise InputError(
-                f"budget={budget!r} must be a positive number of minutes", code="bad-budget", parameter="budget"
-            )
+        _check_race(options)
         return None
-    for name, value in {"accept_control": options.accept_control or None, "budget": options.budget}.items():
-        if value is not None:
-            raise InputError(
-                f"{name} goes with {{method}} only: leave it out", code="option-unused", parameter=name, method="auto"
-            )
+    for name, used in (("accept_control", options.accept_control), ("budget", options.budget is not None)):
+        if used:
+            text = f"{name} goes with {{method}} only: leave it out"
+            raise InputError(text, code="option-unused", parameter=name, method="auto")
     if options.method is None:
         return None
     estimator = make_estimator(options.method, options)
@@ -241,42 +159,37 @@ def checked_options(options: Options) -> Imputer | None:
     return estimator
 
 
-def make_estimator(method: Method, options: Options) -> Imputer:
-    """The unfitted estimator.
+def _check_race(options: Options) -> None:
+    """Check the options of ``method="auto"``."""
+    for name in ("params", "posterior", "covariates", "outputs", "uncertainty", "draws"):
+        value = getattr(options, name)
+        if value or (name == "posterior" and value is not None):
+            text = f"not every method has {name}, and method 'auto' chooses among methods: leave {name} out"
+            raise InputError(f"{text}, or name the method", code="not-with-auto", parameter=name)
+    budget = options.budget
+    if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
+        text = f"budget={budget!r} must be a positive number of minutes"
+        raise InputError(text, code="bad-budget", parameter="budget")
 
-    Raises
-    ------
-    InputError
-        An unknown method or parameter, a parameter of the wrong type, a posterior step that the method does not have.
-    """
+
+def make_estimator(method: Method, options: Options) -> Imputer:
+    """The unfitted estimator, with checked parameters."""
     cls = get(method)
-    defaults = cls.parameter_defaults()
-    params = dict(options.params)
-    if options.posterior is not None:
-        if options.posterior and "posterior" not in defaults:
-            raise InputError(
-                f"{cls.name} has no posterior step, for its values are not rates of counts: leave {{posterior}} out",
-                code="no-posterior",
-                posterior=...,
-            )
-        if "posterior" in defaults:
-            params["posterior"] = options.posterior
-    if "random_state" in defaults and not isinstance(method, Imputer):
-        params.setdefault("random_state", options.random_state)
-    check_parameters(cls, params)
     # NumPy's numbers could not be written to the record of the result
-    params = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
-    return create(method, params)
+    params = {name: v.item() if isinstance(v, np.generic) else v for name, v in options.params.items()}
+    if options.posterior is not None and "posterior" in cls.parameter_defaults():
+        params["posterior"] = options.posterior
+    elif options.posterior:
+        text = f"{cls.name} has no posterior step, because its values are not rates of counts: leave {{posterior}} out"
+        raise InputError(text, code="no-posterior", posterior=...)
+    seed = options.random_state
+    estimator = create(method, params, random_state=seed.item() if isinstance(seed, np.generic) else seed)
+    check_parameters(cls, estimator.get_params())
+    return estimator
 
 
 def default_method(report: InputReport) -> str:
-    """The method where the user names none: by kind of data, for real values also by their number and missing share.
-
-    Raises
-    ------
-    MissingExtraError
-        The method needs an optional dependency; the message names a method that does not.
-    """
+    """The method if the user names none: by kind of data, for real values also by their number and missing share."""
     if report.errors:
         raise InputError(report.errors[0])
     name = DEFAULT[report.kind]
@@ -290,29 +203,21 @@ def default_method(report: InputReport) -> str:
     return name
 
 
-def _outputs(estimator: Imputer, options: Options) -> tuple[tuple[Output, ...], tuple[Output, ...]]:
-    """The outputs to write, and those needed for them and for standard deviations."""
+def _outputs(estimator: Imputer, options: Options) -> tuple[Output, ...]:
+    """The outputs to write; checked together with those that draws and standard deviations need."""
     outputs = checked_outputs(estimator, options.outputs)
     if options.draws and not estimator.info.draws:
         able = ", ".join(name for name in names() if info(name).draws) or "none here"
-        raise InputError(
-            f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out, or choose "
-            f"one of {able}",
-            code="no-draws",
-            draws=...,
-        )
-    if not options.uncertainty:
-        return outputs, outputs
-    try:
-        variance = checked_outputs(estimator, ("variance",))
-    except InputError as error:
-        raise InputError(
-            f"standard deviations need the variance of each value: {error.message.template}",
-            code="no-uncertainty",
-            parameter="uncertainty",
-            **error.message.options,
-        ) from error
-    return outputs, tuple(dict.fromkeys((*outputs, *variance)))
+        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out, or choose"
+        raise InputError(f"{text} one of {able}", code="no-draws", draws=...)
+    if options.uncertainty:
+        try:
+            checked_outputs(estimator, ("variance",))
+        except InputError as error:
+            text = f"standard deviations need the variance of each value: {error.message.template}"
+            further = error.message.options
+            raise InputError(text, code="no-uncertainty", parameter="uncertainty", **further) from error
+    return outputs
 
 
 # -- with the data -----------------------------------------------------------------------------------------------------
@@ -326,132 +231,140 @@ def plan_impute(
 ) -> Plan:
     """Check an imputation of ``adata`` by a method that is fitted on it.
 
-    Parameters
-    ----------
-    estimator : Imputer, optional
-        What `checked_options` returned.
-    report : InputReport, optional
-        State of the input, if it is known already.
-
-    Raises
-    ------
-    InputError
-        The input cannot be imputed as asked; the message says what to pass.
+    ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
     report = report or inspect_layer(adata, options.layer)
-    columns = None if options.genes is None else gene_positions(adata, options.genes, column=options.gene_column)
-    labels: dict[str, Any] = {}
-    if options.checked:
+    columns = _columns(adata, options)
+    if options.checked or options.automatic:  # both hold values out
         check_state(report)
-        labels = label_columns(adata, options.labels)
+    labels = label_columns(adata, options.labels)
+    outputs: tuple[Output, ...] = ()
     if options.automatic:
-        method = info(DEFAULT[report.kind])
-        keys = [options.key_added] if options.key_added else candidate_keys(report.kind)
-        key, outputs, needed = options.key_added or "", (), ()
+        method = info(DEFAULT[report.kind])  # for the state of the input, which all methods of a race take alike
+        key = options.key_added or ""
+        keys = [key] if key else candidate_keys(report.kind)
     else:
         estimator = estimator or make_estimator(options.method or default_method(report), options)
         method = estimator.info
         key = options.key_added or default_key(estimator)
         keys = [key]
-        outputs, needed = _outputs(estimator, options)  # type: ignore[assignment]
+        outputs = _outputs(estimator, options)
     for name in keys:
         destination.check(adata, checked_key(adata, name), outputs, columns)
-    plan = _with_data(adata, options, report, method, purpose="impute")
-    _check_variance_scale(needed, plan.scale)
-    return replace(
-        plan, estimator=estimator, key=key, columns=columns, outputs=outputs, needed_outputs=needed, labels=labels
-    )
+    plan = _with_data(adata, options, report, method, estimator, purpose="impute")
+    _check_variance_scale(outputs, plan)
+    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels)
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:
     """Check the fit of a model that will be applied to other cells; the input need not miss any value."""
+    if options.automatic:
+        text = "method 'auto' chooses a method for one data set, and a model is for others too: name the method"
+        raise InputError(text, code="not-with-auto", parameter="method")
     report = inspect_layer(adata, options.layer)
     estimator = estimator or make_estimator(options.method or default_method(report), options)
     check_reusable(estimator)
-    return replace(_with_data(adata, options, report, estimator.info, purpose="fit"), estimator=estimator)
+    return _with_data(adata, options, report, estimator.info, estimator, purpose="fit")
 
 
 def plan_fine_tune(adata: AnnData, estimator: Imputer, options: Options) -> Plan:
     """Check that a fitted model can be trained further on ``adata``; ``options.params`` go to its ``fine_tune``."""
-    tune = getattr(estimator, "fine_tune", None)
+    tune = getattr(type(estimator), "fine_tune", None)
     if tune is None:
-        raise InputError(
-            f"a model of {estimator.name} cannot be trained further: fit a new one on all cells", code="no-fine-tuning"
-        )
-    known = [name for name in inspect.signature(tune).parameters if name != "data"]
-    unknown = [name for name in options.params if name not in known]
-    if unknown:
-        raise InputError(
-            f"training {estimator.name} further has no option {unknown[0]!r}; its options: {', '.join(known)}",
-            code="unknown-parameter",
-            parameter=unknown[0],
-        )
-    return _with_model(adata, estimator, options)
+        text = f"a model of {estimator.name} cannot be trained further: fit a new one on all cells"
+        raise InputError(text, code="no-fine-tuning")
+    check_parameters(tune, dict(options.params))
+    return _with_model(adata, estimator, options, purpose="fit")
 
 
 def plan_apply(adata: AnnData, estimator: Imputer, options: Options, destination: Destination) -> Plan:
     """Check that a fitted model can impute ``adata``."""
+    check_reusable(estimator)
     key = checked_key(adata, options.key_added or default_key(estimator))
-    outputs, needed = _outputs(estimator, options)
-    columns = None if options.genes is None else gene_positions(adata, options.genes, column=options.gene_column)
+    outputs, columns = _outputs(estimator, options), _columns(adata, options)
     destination.check(adata, key, outputs, columns)
-    plan = _with_model(adata, estimator, options)
-    _check_variance_scale(needed, plan.scale)
-    return replace(plan, key=key, columns=columns, outputs=outputs, needed_outputs=needed)
+    plan = _with_model(adata, estimator, options, purpose="apply")
+    _check_variance_scale(outputs, plan)
+    return replace(plan, key=key, columns=columns, outputs=outputs)
 
 
 def check_reusable(estimator: Imputer) -> None:
     """Check that a fitted model of this method can impute other cells."""
     if estimator.info.new_rows == "none":
-        raise InputError(
-            f"{estimator.name} cannot impute cells that it was not fitted on: impute all cells together instead",
-            code="no-new-rows",
-            parameter="method",
-        )
+        text = f"{estimator.name} cannot impute cells that it was not fitted on: impute all cells together instead"
+        raise InputError(text, code="no-new-rows", parameter="method")
 
 
-def _with_data(adata: AnnData, options: Options, report: InputReport, method: MethodInfo, *, purpose: Purpose) -> Plan:
+def _columns(adata: AnnData, options: Options) -> np.ndarray | None:
+    return None if options.genes is None else gene_positions(adata, options.genes, column=options.gene_column)
+
+
+def _with_data(
+    adata: AnnData,
+    options: Options,
+    report: InputReport,
+    method: MethodInfo,
+    estimator: Imputer | None,
+    *,
+    purpose: Purpose,
+) -> Plan:
+    """The plan of a method that is fitted on the data."""
     report, scale = checked_state(report, method, scale=options.scale, purpose=purpose)
+    if options.covariates is not None and not method.covariates:
+        text = f"{method.name} does not use covariates: leave them out"
+        raise InputError(text, code="no-covariates", parameter="covariates")
+    transform = options.transform
+    if estimator is not None:
+        if estimator.posterior:
+            _check_posterior(report)
+        if transform is None and estimator.link != "identity":
+            transform = estimator.link
     data = to_data(adata, report, layer=options.layer)
-    link_name, messages = chosen_link(data, method, options.transform)
+    link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
-        if not method.covariates:
-            raise InputError(
-                f"{method.name} does not use covariates: leave them out", code="no-covariates", parameter="covariates"
-            )
         data = replace(data, covariates=covariate_columns(adata, options.covariates))
-    return Plan(adata, options, report, data, None, link_name, scale, messages=(*report.warnings, *messages))
+    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
 
 
-def _with_model(adata: AnnData, estimator: Imputer, options: Options) -> Plan:
+def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:
     """The plan of a fitted model: genes matched by name, and values in the state that the model was fitted on."""
+    if not hasattr(estimator, "feature_names_"):
+        raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
     matched = match_genes(adata, estimator, column=options.gene_column)
     report, scale = inspect_layer(adata, options.layer), options.scale
     state = (estimator.provenance or {}).get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
         if report.state != state:
-            raise InputError(
-                f"{report.where} looks {report.state}, and the model was fitted on {state}: pass {{layer}} with these",
-                code="other-state-than-model",
-                layer=...,
-            )
+            text = f"{report.where} looks {report.state}, but the model was fitted on {state}: pass {{layer}} with it"
+            raise InputError(text, code="other-state-than-model", layer=...)
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
-    report, scale = checked_state(report, estimator.info, scale=scale, purpose="apply", kind=estimator.kind_)
-    data = to_data(adata, report, layer=options.layer)
-    if data.kind == "real":
+    report, scale = checked_state(report, estimator.info, scale=scale, purpose=purpose, kind=estimator.kind_)
+    if report.kind != estimator.kind_:
+        text = f"{report.where} looks {report.kind}, and the model was fitted on {estimator.kind_} values"
+        raise ModelFormatError(f"{text}: pass {{layer}} with these", code="model-kind", layer=...)
+    if report.kind == "real":
         _check_range(report, estimator, state)
-    missing = [name for name in estimator.covariate_names_ if name not in adata.obs]
+    covariates = estimator.covariate_names_
+    missing = [name for name in covariates if name not in adata.obs]
     if missing:
-        raise InputError(
-            f"the model was fitted with the covariates {', '.join(estimator.covariate_names_)}, and obs has no column "
-            f"{missing[0]!r}: add it",
-            code="no-obs-column",
-        )
-    if estimator.covariate_names_:
-        data = replace(data, covariates=covariate_columns(adata, estimator.covariate_names_))
+        text = f"the model was fitted with the covariates {', '.join(covariates)}, and obs has no column {missing[0]!r}"
+        raise InputError(f"{text}: add it", code="no-obs-column")
+    data = to_data(adata, report, layer=options.layer)
+    if covariates:
+        data = replace(data, covariates=covariate_columns(adata, covariates))
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+
+
+def _check_posterior(report: InputReport) -> None:
+    """Check that the values are counts, from which the posterior step can hold out molecules."""
+    if report.kind == "real":
+        text = f"the posterior step needs counts, and {report.where} is real-valued: pass {{posterior}}"
+        raise InputError(text, code="posterior-needs-counts", posterior=False)
+    if report.state != "counts":
+        text = f"the posterior step needs counts, and {report.where} looks {report.state}: pass {{layer}} with these"
+        raise InputError(f"{text}, or {{posterior}}", code="not-integers", posterior=False, layer=...)
 
 
 def _check_range(report: InputReport, estimator: Imputer, state: str | None) -> None:
@@ -459,30 +372,21 @@ def _check_range(report: InputReport, estimator: Imputer, state: str | None) -> 
     low, high = estimator.bounds_
     if report.minimum is None or report.maximum is None:
         return
-    values = f"{report.where} holds {report.minimum:.4g} to {report.maximum:.4g}"
     if report.minimum < low or report.maximum > high:
-        unit = "in 0 to 1 (beta values)" if np.isfinite(high) else "of 0 or more"
-        remedy = (
-            "divide percentages by 100, or convert M-values to beta values"
-            if np.isfinite(high)
-            else "pass values in the unit of the training data"
-        )
-        raise InputError(
-            f"{values}, and the model was fitted on values {unit}: {remedy}, or correct the values outside",
-            code="other-unit-than-model",
-        )
-    if report.state == "beta" and state == "real":
-        raise InputError(
-            f"{values}, which looks like beta values, and the model was fitted on other values: pass values in the "
-            "unit of the training data",
-            code="other-unit-than-model",
-        )
+        unit, remedy = "of 0 or more", "pass values in the unit of the training data"
+        if np.isfinite(high):
+            unit = "in 0 to 1 (beta values)"
+            remedy = "divide percentages by 100, or convert M-values to beta values"
+        remedy += ", or correct the values outside"
+    elif report.state == "beta" and state == "real":
+        unit, remedy = "beyond 0 to 1 (no beta values)", "pass values in the unit of the training data"
+    else:
+        return
+    values = f"{report.where} holds {report.minimum:.4g} to {report.maximum:.4g}"
+    raise InputError(f"{values}, and the model was fitted on values {unit}: {remedy}", code="other-unit-than-model")
 
 
-def _check_variance_scale(outputs: Iterable[Output], scale: Scale) -> None:
-    if "variance" in outputs and scale not in ("counts", "input"):
-        raise InputError(
-            f"the variance exists on scale 'counts' only, not {scale!r}: leave the variance out, or the scale",
-            code="variance-scale",
-            parameter="outputs",
-        )
+def _check_variance_scale(outputs: tuple[Output, ...], plan: Plan) -> None:
+    if ("variance" in outputs or plan.options.uncertainty) and plan.scale not in ("counts", "input"):
+        text = f"the variance exists on scale 'counts' only, not {plan.scale!r}: leave the variance out, or the scale"
+        raise InputError(text, code="variance-scale", parameter="outputs")

@@ -1,4 +1,4 @@
-"""Outputs that are complete or not there at all: written under a hidden name and moved into place at the end."""
+"""Outputs that are complete or absent: written under a hidden name and moved into place at the end."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _move(partial: Path, path: Path) -> None:
     if partial.is_file():
-        with partial.open(
-            "rb"
-        ) as handle:  # the data must be on the disk before the name, or a power cut could leave an empty file
+        # the data must be on the disk before the name, or a power cut could leave an empty file
+        with partial.open("rb") as handle:
             os.fsync(handle.fileno())
     if path.is_symlink() or not path.is_dir():
         partial.replace(path)
@@ -82,10 +81,10 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if not path.is_dir() or path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
-        return
-    shutil.rmtree(path)
 
 
 def _remove_interrupted(path: Path) -> None:

@@ -109,7 +109,7 @@ class Data:
         j = slice(None) if columns is None else columns
 
         def part(matrix: Any) -> Any:
-            if matrix is not None and rows is not None:
+            if matrix is not None and rows is not None:  # a slice of a whole sparse matrix would be a copy
                 matrix = matrix[rows]
             return matrix if matrix is None or columns is None else matrix[:, columns]
 
@@ -171,22 +171,7 @@ def _sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def in_memory(X: Any) -> Any:
-    """Load a matrix into memory.
-
-    Parameters
-    ----------
-    X : array-like of shape (n, G)
-        ndarray, DataFrame, sparse matrix, backed AnnData matrix, h5py dataset or dask array.
-
-    Returns
-    -------
-    ndarray or csr_array of shape (n, G)
-
-    Raises
-    ------
-    InputError
-        ``X`` is not 2-d (``not-a-matrix``) or holds text or objects (``not-numeric``).
-    """
+    """Load an array, DataFrame, sparse, backed or h5py matrix, or dask array into memory, as ndarray or csr_array."""
     import scipy.sparse as sp
 
     if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
@@ -199,9 +184,8 @@ def in_memory(X: Any) -> Any:
         X = X.to_numpy()
     array = np.asarray(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
     if array.ndim != 2:
-        raise InputError(
-            f"the input must be a matrix of cells x genes, not an array of shape {array.shape}", code="not-a-matrix"
-        )
+        text = f"the input must be a matrix of cells x genes, not an array of shape {array.shape}"
+        raise InputError(text, code="not-a-matrix")
     if array.dtype == object or array.dtype.kind in "US":
         raise InputError(f"the matrix holds {array.dtype} values: convert them to numbers", code="not-numeric")
     return array
@@ -265,21 +249,15 @@ def as_data(
     if kind is None:
         kind = "real" if np.isnan(values).any() else "counts"
     if np.isinf(values).any():
-        raise InputError(
-            "the matrix holds infinite values: replace them with NaN or with finite values", code="infinite-values"
-        )
+        text = "the matrix holds infinite values: replace them with NaN or with finite values"
+        raise InputError(text, code="infinite-values")
     if kind == "counts":
         if np.isnan(values).any():
-            raise InputError(
-                "the matrix holds NaN, which counts cannot: for real values pass {kind}",
-                code="nan-in-counts",
-                kind="real",
-            )
+            text = "the matrix holds NaN, which counts cannot: for real values pass {kind}"
+            raise InputError(text, code="nan-in-counts", kind="real")
         if values.size and values.min() < 0:
-            raise InputError(
-                f"counts cannot be negative (minimum {values.min():g}): pass the raw counts, not scaled values",
-                code="negative-counts",
-            )
+            text = f"counts cannot be negative (minimum {values.min():g}): pass the raw counts, not scaled values"
+            raise InputError(text, code="negative-counts")
         array = clean_csr(array)
     else:
         dense = array.toarray() if sp.issparse(array) else array
@@ -293,19 +271,15 @@ def as_data(
             observed = observed & ~np.isnan(array)
     if library_size is not None:
         library_size = np.asarray(library_size, dtype=np.float64)
-        if library_size.shape != (n,):
-            raise InputError(
-                f"library_size has shape {library_size.shape}: pass one number for each of the {n} cells",
-                code="library-size",
-                parameter="library_size",
-            )
         has_counts = np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool)
-        if not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[has_counts] == 0).any():
-            raise InputError(
-                "library_size must be finite, never negative, and above 0 for every cell with counts",
-                code="library-size",
-                parameter="library_size",
-            )
+        if library_size.shape != (n,):
+            problem = f"has shape {library_size.shape}: pass one number for each of the {n} cells"
+        elif not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[has_counts] == 0).any():
+            problem = "must be finite, never negative, and above 0 for every cell with counts"
+        else:
+            problem = ""
+        if problem:
+            raise InputError(f"library_size {problem}", code="library-size", parameter="library_size")
     return Data(
         X=array,
         kind=kind,
@@ -329,11 +303,8 @@ def _mask(observed: Any, shape: tuple[int, int], *, dense: bool) -> Any:
     else:
         observed = np.asarray(observed, dtype=bool)
     if observed.shape != shape:
-        raise InputError(
-            f"observed has shape {observed.shape}, the matrix {shape}: pass a mask of the same shape",
-            code="mask-shape",
-            parameter="observed",
-        )
+        text = f"observed has shape {observed.shape}, the matrix {shape}: pass a mask of the same shape"
+        raise InputError(text, code="mask-shape", parameter="observed")
     return observed
 
 

@@ -1,6 +1,6 @@
-"""Holding out entries or molecules, for stopping rules that validate and for evaluation.
+"""Hold out entries or molecules, for stopping rules that validate and for evaluation.
 
-Every function takes a random generator and returns new matrices; the input does not change.
+Every function takes a random generator and returns new matrices; the input does not change. ``X`` is n x G.
 """
 
 from __future__ import annotations
@@ -19,26 +19,9 @@ _ENTRIES_PER_PIECE = 2**20  # stored entries drawn at a time
 
 
 def thin(X: sp.csr_array, keep: float, rng: np.random.Generator) -> tuple[sp.csr_array, sp.csr_array]:
-    """Split molecules: each is kept with probability ``keep``, independently (binomial count splitting).
+    """Split molecules of integer counts: each is kept with probability ``keep``, independently (count splitting).
 
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Integer counts.
-    keep : float
-        Probability, 0 to 1.
-    rng : numpy.random.Generator
-        Source of the draws.
-
-    Returns
-    -------
-    kept, rest : csr_array of shape (n, G)
-        The two parts, which add up to ``X``; no stored zeros.
-
-    Raises
-    ------
-    InputError
-        The counts are not integers.
+    Returns the kept molecules and the rest, which add up to ``X``, without stored zeros.
     """
     counts = _molecules(X)
     return _divide(X, counts, rng.binomial(counts, keep))
@@ -47,34 +30,14 @@ def thin(X: sp.csr_array, keep: float, rng: np.random.Generator) -> tuple[sp.csr
 def thin_overdispersed(
     X: sp.csr_array, keep: float, overdispersion: np.ndarray, rng: np.random.Generator
 ) -> tuple[sp.csr_array, sp.csr_array]:
-    """Split molecules of overdispersed counts into two independent parts (negative-binomial thinning).
+    """Split molecules of overdispersed counts into independent parts (negative-binomial thinning); returns as `thin`.
 
+    ``keep`` is the mean share to keep, ``overdispersion`` the phi of each gene, (G,), 0 or more; 0 means Poisson.
     For x ~ NB(mean m, variance m + phi m^2) each entry draws its own share p ~ Beta(keep / phi, (1 - keep) / phi) and
     keeps Binomial(x, p) molecules. The parts are then independent NB with means keep m and (1 - keep) m and
     overdispersions phi / keep and phi / (1 - keep). For phi -> 0 this is `thin`; for phi > 0 the parts of `thin` are
     correlated, because they share the gamma draw of the entry (Neufeld et al. 2023, arXiv 2307.12985). A zero stays
     zero in both parts, so only stored entries are drawn.
-
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Integer counts.
-    keep : float
-        Mean share of the molecules to keep, 0 to 1.
-    overdispersion : ndarray of shape (G,)
-        phi of each gene, 0 or more; 0 means Poisson.
-    rng : numpy.random.Generator
-        Source of the draws.
-
-    Returns
-    -------
-    kept, rest : csr_array of shape (n, G)
-        The two parts, which add up to ``X``; no stored zeros.
-
-    Raises
-    ------
-    InputError
-        The counts are not integers.
     """
     counts = _molecules(X)
     phi = np.asarray(overdispersion, dtype=np.float64)
@@ -110,39 +73,14 @@ def _divide(X: sp.csr_array, counts: np.ndarray, kept: np.ndarray) -> tuple[sp.c
 def hide_entries(
     X: sp.csr_array, fraction: float, rng: np.random.Generator
 ) -> tuple[sp.csr_array, np.ndarray, np.ndarray, np.ndarray]:
-    """Remove a random share of the stored entries of a sparse matrix.
-
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Any values; a stored zero counts as an entry.
-    fraction : float
-        Share of the stored entries to hide, 0 to 1.
-    rng : numpy.random.Generator
-        Source of the draws.
-
-    Returns
-    -------
-    train : csr_array of shape (n, G)
-        ``X`` without the hidden entries.
-    i, j, truth : ndarray
-        Rows, columns and values of the hidden entries.
-    """
+    """Remove a random share of the stored entries (also zeros); returns the rest, and i, j and values of the hidden."""
     hidden = np.zeros(X.nnz, dtype=bool)
     hidden[rng.choice(X.nnz, size=round(fraction * X.nnz), replace=False)] = True
     return take_out(X, hidden)
 
 
 def take_out(X: sp.csr_array, hidden: np.ndarray) -> tuple[sp.csr_array, np.ndarray, np.ndarray, np.ndarray]:
-    """Remove chosen stored entries of a sparse matrix; returns as `hide_entries`.
-
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Any values.
-    hidden : bool ndarray of shape (X.nnz,)
-        True for the stored entries (``X.data``) to remove.
-    """
+    """Remove the stored entries where ``hidden``, (nnz,), is True; returns as `hide_entries`."""
     import scipy.sparse as sp
 
     chosen = np.flatnonzero(hidden)
@@ -158,25 +96,9 @@ def take_out(X: sp.csr_array, hidden: np.ndarray) -> tuple[sp.csr_array, np.ndar
 def hide_values(
     X: np.ndarray, fraction: float, rng: np.random.Generator, *, among: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Set a random share of the known (not NaN) values of a dense matrix to NaN.
+    """Set a random share of the known values to NaN; returns the new matrix, and i, j and values of the hidden ones.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        Real values, NaN for missing.
-    fraction : float
-        Share of the known values to hide, 0 to 1.
-    rng : numpy.random.Generator
-        Source of the draws.
-    among : bool ndarray of shape (n, G), optional
-        Hide only values at which it is True; ``fraction`` is then the share of these.
-
-    Returns
-    -------
-    train : ndarray of shape (n, G)
-        ``X`` with NaN at the hidden values.
-    i, j, truth : ndarray
-        Rows, columns and values of the hidden values.
+    With ``among``, an (n, G) mask, only values where it is True can be hidden, and ``fraction`` is the share of these.
     """
     rows, columns = np.nonzero(~np.isnan(X) if among is None else among & ~np.isnan(X))
     chosen = np.sort(rng.choice(len(rows), size=round(fraction * len(rows)), replace=False))

@@ -24,20 +24,13 @@ Output = Literal["value", "rate", "expected_count", "normalized", "variance", "l
 class Status:
     """How a fit ended.
 
-    Attributes
-    ----------
-    name : str, default="exact"
-        ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback) or
-        ``"exact"`` (no iteration needed).
-    message : str, default=""
-        One line for the user.
-    details : dict
-        Figures, such as iterations, rank or residual; can be written as JSON.
+    Its name is ``"converged"``, ``"max_iter"``, ``"rank_limited"``, ``"validated"``, ``"stopped"`` (by a callback) or
+    ``"exact"`` (no iteration needed).
     """
 
     name: str = "exact"
-    message: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
+    message: str = ""  # one line for the user
+    details: dict[str, Any] = field(default_factory=dict)  # such as iterations, rank or residual; plain values
 
     @property
     def converged(self) -> bool:
@@ -47,19 +40,11 @@ class Status:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Rows and columns without observed values. They stay in the result, filled with a fallback.
-
-    Attributes
-    ----------
-    obs_names, var_names : pandas.Index
-        Names of these rows and columns.
-    fallback : str
-        What they are filled with.
-    """
+    """Rows and columns without observed values. They stay in the result, filled with a fallback."""
 
     obs_names: pd.Index
     var_names: pd.Index
-    fallback: str
+    fallback: str  # what they are filled with
 
     def __bool__(self) -> bool:
         return bool(len(self.obs_names) or len(self.var_names))
@@ -87,15 +72,7 @@ class Model(Protocol):
 
 
 class LinkedModel:
-    """A model of transformed values that returns values in the unit of the input.
-
-    Parameters
-    ----------
-    model : Model
-        Model of the transformed values.
-    link : Link
-        The transform (`imputome.core.links`).
-    """
+    """A model of transformed values (on a `Link`) that returns values in the unit of the input."""
 
     def __init__(self, model: Model, link: Link) -> None:
         self.model = model
@@ -278,23 +255,16 @@ class Imputation:
         i, j : array-like of int or str
             Rows and columns of the entries ``(i[k], j[k])``, of equal length.
         output, scale, keep_observed
-            See `rows`.
+            As in `rows`, also for errors.
 
         Returns
         -------
         ndarray of shape (len(i),)
-
-        Raises
-        ------
-        InputError
-            As in `rows`; ``i`` and ``j`` differ in length.
         """
         i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
         if i.shape != j.shape:
-            raise InputError(
-                f"the entries have {len(i)} rows and {len(j)} columns: pass two flat arrays of one length",
-                code="entries-shape",
-            )
+            text = f"the entries have {len(i)} rows and {len(j)} columns: pass two flat arrays of one length"
+            raise InputError(text, code="entries-shape")
         self._check(output, scale)
         values = self._bounded(self.model.at(i, j, output), output)
         if self._keeps(output, keep_observed):
@@ -313,7 +283,7 @@ class Imputation:
         number : int
             Number of the draw; the same number gives the same values.
         rows : slice or array-like of int, str or bool, default=all rows
-            Positions, names or a mask of the rows.
+            As in `rows`.
 
         Returns
         -------
@@ -344,7 +314,7 @@ class Imputation:
         chunk : int, optional
             Rows per block; None means blocks of 32 MiB in float32.
         **options
-            See `rows`.
+            As in `rows`.
 
         Yields
         ------
@@ -359,17 +329,7 @@ class Imputation:
             yield part, self.rows(part, **options)
 
     def to_array(self, **options: Any) -> np.ndarray:
-        """The whole dense matrix, in the precision of the method.
-
-        Parameters
-        ----------
-        **options
-            See `rows`.
-
-        Returns
-        -------
-        ndarray of shape (n, len(genes))
-        """
+        """The whole dense matrix, (n, len(genes)), in the precision of the method; ``options`` as in `rows`."""
         array: np.ndarray | None = None
         for rows, block in self.blocks(**options):
             if array is None:
@@ -394,23 +354,14 @@ class Imputation:
 
     def _check(self, output: Output, scale: Scale | None) -> None:
         if output not in self.outputs:
-            raise InputError(
-                f"this result has no output {output!r}: choose one of {', '.join(sorted(self.outputs))}",
-                code="unknown-output",
-                parameter="output",
-            )
+            text = f"this result has no output {output!r}: choose one of {', '.join(sorted(self.outputs))}"
+            raise InputError(text, code="unknown-output", parameter="output")
         if scale is not None and scale not in SCALES:
-            raise InputError(
-                f"there is no scale {scale!r}: choose one of {', '.join(SCALES)}",
-                code="unknown-scale",
-                parameter="scale",
-            )
+            text = f"there is no scale {scale!r}: choose one of {', '.join(SCALES)}"
+            raise InputError(text, code="unknown-scale", parameter="scale")
         if scale not in (None, "input") and self.data.kind == "real":
-            raise InputError(
-                f"scale {scale!r} needs counts, and these values are real: pass {{scale}}",
-                code="scale-needs-counts",
-                scale="input",
-            )
+            text = f"scale {scale!r} needs counts, and these values are real: pass {{scale}}"
+            raise InputError(text, code="scale-needs-counts", scale="input")
 
     def _convert(self, values: np.ndarray, i: np.ndarray, output: Output, scale: Scale | None) -> np.ndarray:
         if output == "normalized" and scale is not None:  # this output is on the scale "normalized" already
@@ -418,9 +369,8 @@ class Imputation:
         if scale in (None, "input", "counts") or output == "dropout_probability":
             return values
         if output == "variance":
-            raise InputError(
-                f"there is no variance on scale {scale!r}: pass {{scale}}", code="variance-scale", scale="counts"
-            )
+            text = f"there is no variance on scale {scale!r}: pass {{scale}}"
+            raise InputError(text, code="variance-scale", scale="counts")
         return counts_to_scale(values, self._depth[i], scale)
 
     @cached_property
@@ -435,17 +385,14 @@ class Imputation:
             return np.arange(*selection.indices(size))
         array = np.atleast_1d(np.asarray(selection))
         if array.ndim != 1:
-            raise InputError(
-                f"the selection of {what}s has shape {array.shape}: pass a flat list", code="selection-shape"
-            )
+            text = f"the selection of {what}s has shape {array.shape}: pass a flat list"
+            raise InputError(text, code="selection-shape")
         if array.size == 0:
             return np.empty(0, dtype=np.intp)
         if array.dtype == bool:
             if len(array) != size:
-                raise InputError(
-                    f"the {what} mask has {len(array)} values for {size} {what}s: pass one value each",
-                    code="mask-length",
-                )
+                text = f"the {what} mask has {len(array)} values for {size} {what}s: pass one value each"
+                raise InputError(text, code="mask-length")
             return np.flatnonzero(array)
         if array.dtype.kind in "iu":
             if array.min() < -size or array.max() >= size:

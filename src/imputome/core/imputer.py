@@ -74,12 +74,14 @@ class Imputer(ABC):
     >>> import imputome
     >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
     >>> estimator = imputome.methods.create("knn", {"k": 1})
-    >>> estimator
-    KNN(k=1)
-    >>> estimator.fit_transform(X).to_array()
+    >>> estimator.set_params(k=2)
+    KNN(k=2)
+    >>> estimator.set_params(k=1).fit_transform(X).to_array()
     array([[1., 2., 6.],
            [2., 4., 6.],
            [3., 4., 9.]])
+    >>> estimator.transform(np.array([[2.0, np.nan, 6.0]])).to_array()
+    array([[2., 4., 6.]])
     """
 
     info: ClassVar[MethodInfo]
@@ -103,17 +105,7 @@ class Imputer(ABC):
         return _defaults(cls)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters and their values.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            For scikit-learn only: parameters of methods are plain values, so both settings give the same.
-
-        Returns
-        -------
-        dict
-        """
+        """Parameters and their values; ``deep`` is for scikit-learn only, because parameters are plain values."""
         return {name: getattr(self, name) for name in self.parameter_defaults()}
 
     def changed_params(self) -> dict[str, Any]:
@@ -123,29 +115,7 @@ class Imputer(ABC):
         return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters; `fit` checks their values.
-
-        Parameters
-        ----------
-        **params : object
-            Parameters by name.
-
-        Returns
-        -------
-        Imputer
-            This estimator.
-
-        Raises
-        ------
-        InputError
-            A name is not a parameter of the method; no parameter is changed then.
-
-        Examples
-        --------
-        >>> import imputome
-        >>> imputome.methods.create("knn").set_params(k=3)
-        KNN(k=3)
-        """
+        """Change parameters, which `fit` checks. An unknown name is an `InputError`, and nothing changes."""
         check_names(type(self), params)
         for name, value in params.items():
             setattr(self, name, value)
@@ -182,10 +152,8 @@ class Imputer(ABC):
 
     def _new_rows(self, data: Data) -> Model:
         """The model of rows that were not in the training data; its attribute ``latent``, if any, represents them."""
-        raise InputError(
-            f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together",
-            code="no-new-rows",
-        )
+        text = f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together"
+        raise InputError(text, code="no-new-rows")
 
     def _posterior_shape(self, data: Data) -> np.ndarray:
         """(G,) shape of each gene's prior for the posterior step; called after `_fit`."""
@@ -215,22 +183,12 @@ class Imputer(ABC):
             raise InputError(text, code="parameter-value", parameter=name)
 
     def fit(self, data: Any) -> Self:
-        """Learn from ``data``.
-
-        Parameters
-        ----------
-        data : Data, array, sparse matrix or DataFrame of shape (n, G)
-            Cells in rows, genes in columns.
+        """Learn from ``data``; parameters and errors as `fit_transform`.
 
         Returns
         -------
         Imputer
             This estimator.
-
-        Raises
-        ------
-        InputError
-            As `fit_transform`.
         """
         self.fit_transform(data)
         return self
@@ -253,27 +211,16 @@ class Imputer(ABC):
         InputError
             A parameter has a wrong type, the method does not take this kind of data, or fewer than 2 rows or 2 columns
             have observed values.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import imputome
-        >>> X = np.array([[0.1, 0.5], [0.3, np.nan], [0.2, 0.7]])
-        >>> imputome.methods.create("mean").fit_transform(X).to_array().round(2)
-        array([[0.1, 0.5],
-               [0.3, 0.6],
-               [0.2, 0.7]])
         """
         check_parameters(type(self), self.get_params())
         data = self._accept(data)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
         if usable_rows < 2 or usable_columns < 2:
-            raise InputError(
-                f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have observed values, and "
-                "imputation needs at least 2 of each: give more data",
-                code="too-few-observed",
+            text = (
+                f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have known values: give 2 or more"
             )
+            raise InputError(text, code="too-few-observed")
         model, result = self._fit(self._linked(data))
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
@@ -304,37 +251,25 @@ class Imputer(ABC):
             The number of features, their names or the kind of data differ from the training data.
         InputError
             The method cannot impute new rows.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import imputome
-        >>> estimator = imputome.methods.create("mean").fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
-        >>> estimator.transform(np.array([[np.nan, 4.0]])).to_array()
-        array([[2., 4.]])
         """
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
         data = replace(self._accept(data, kind=self.kind_), bounds=self.bounds_)
-        if data.X.shape[1] != len(self.feature_names_):
-            raise ModelFormatError(
-                f"the model was fitted on {len(self.feature_names_)} features, and this input has {data.X.shape[1]}: "
-                "give the same features in the same order",
-                code="model-feature-count",
-            )
+        if data.shape[1] != len(self.feature_names_):
+            text = f"the model was fitted on {len(self.feature_names_)} features, and this input has {data.shape[1]}"
+            raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
-            raise ModelFormatError(
+            text = (
                 f"{len(wrong)} feature names differ from those of the model, the first at position {wrong[0]} "
-                f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model): "
-                "give the same features in the same order",
-                code="model-feature-names",
+                f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model)"
             )
+            raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
         model = self._new_rows(self._linked(data))
         return self._imputation(model, data, latent=getattr(model, "latent", None))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted estimator to a directory: JSON and arrays, no pickle.
+        """Write the fitted estimator to a directory: JSON and arrays, no pickle. `imputome.methods.load` reads it.
 
         Parameters
         ----------
@@ -349,40 +284,33 @@ class Imputer(ABC):
             The estimator is not fitted.
         InputError
             Something is at ``path``, the folder cannot be written to, or a parameter is not a plain value.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> import imputome
-        >>> estimator = imputome.methods.create("knn", {"k": 2}).fit(np.array([[1.0, 5.0], [3.0, np.nan], [2.0, 7.0]]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     estimator.save(Path(folder) / "model")
-        ...     loaded = imputome.methods.load(Path(folder) / "model")
-        >>> loaded
-        KNN(k=2)
         """
         from imputome.core.saved import write_model
 
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit before save")
-        arrays = self._state()
+        arrays = dict(self._state())
         if self.posterior:
-            arrays = {**arrays, "posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
+            arrays |= {"posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
         if self.training_totals_ is not None:
-            arrays = {**arrays, "training_totals": self.training_totals_}
-        header: dict[str, Any] = {"method": self.name, "params": self.get_params(), "kind": self.kind_}
-        header["bounds"] = [bound if np.isfinite(bound) else None for bound in self.bounds_]
-        header["link"] = self.link
-        header["feature_names"] = [str(name) for name in self.feature_names_]
-        header["covariates"] = self.covariate_names_
-        header["provenance"] = self.provenance
+            arrays["training_totals"] = self.training_totals_
+        header = {
+            "method": self.name,
+            "params": self.get_params(),
+            "kind": self.kind_,
+            "bounds": [bound if np.isfinite(bound) else None for bound in self.bounds_],
+            "link": self.link,
+            "feature_names": [str(name) for name in self.feature_names_],
+            "covariates": self.covariate_names_,
+            "provenance": self.provenance,
+        }
         write_model(Path(path), header, arrays, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read an estimator written by `save`; loading runs no code from the directory.
+
+        `imputome.methods.load` does the same, and finds the class.
 
         Parameters
         ----------
@@ -392,7 +320,7 @@ class Imputer(ABC):
         Returns
         -------
         Imputer
-            A fitted estimator of this class; `imputome.methods.load` finds the class by itself.
+            A fitted estimator of this class.
 
         Raises
         ------
@@ -405,18 +333,14 @@ class Imputer(ABC):
 
         header, arrays = read_model(Path(path))
         if header["method"] != cls.name:
-            raise ModelFormatError(
-                f"{path} holds a {header['method']!r} model, not {cls.name!r}: use imputome.methods.load",
-                code="model-of-other-method",
-            )
-        header["params"] = cls._params_from_saved(header["params"])
-        unknown = set(header["params"]) - set(cls.parameter_defaults())
+            text = f"{path} holds a {header['method']!r} model, not {cls.name!r}: use imputome.methods.load"
+            raise ModelFormatError(text, code="model-of-other-method")
+        params = cls._params_from_saved(header["params"])
+        unknown = ", ".join(sorted(set(params) - set(cls.parameter_defaults())))
         if unknown:
-            raise ModelFormatError(
-                f"{path} has parameters that this version of {cls.name} does not have: {', '.join(sorted(unknown))}",
-                code="model-unknown-parameter",
-            )
-        estimator = cls(**header["params"])
+            text = f"{path} has parameters that this version of {cls.name} does not have: {unknown}"
+            raise ModelFormatError(text, code="model-unknown-parameter")
+        estimator = cls(**params)
         estimator.feature_names_ = pd.Index(header["feature_names"])
         estimator.kind_ = header["kind"]
         estimator.link = header.get("link", "identity")
@@ -431,9 +355,8 @@ class Imputer(ABC):
                 estimator.total_factor_ = float(arrays.pop("posterior_factor"))
             estimator._restore(arrays)
         except KeyError as error:
-            raise ModelFormatError(
-                f"{path} is incomplete: the array {error} is missing", code="model-array-missing"
-            ) from error
+            text = f"{path} is incomplete: the array {error} is missing"
+            raise ModelFormatError(text, code="model-array-missing") from error
         return estimator
 
     @classmethod
@@ -448,21 +371,14 @@ class Imputer(ABC):
             only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
             data = as_data(data, kind=kind or only)
         if data.kind not in kinds:
-            raise InputError(
-                f"{self.name} takes {' or '.join(sorted(kinds))} data, and these are {data.kind}: "
-                "`imputome methods` lists the methods for each kind",
-                code="wrong-kind",
-            )
+            text = f"{self.name} takes {' or '.join(sorted(kinds))} data, and these are {data.kind}: choose another"
+            raise InputError(text, code="wrong-kind")
         if self.posterior and data.kind != "counts":
-            raise InputError(
-                "the posterior step needs counts, and these are real values: pass {posterior}",
-                code="posterior-needs-counts",
-                posterior=False,
-            )
+            text = "the posterior step needs counts, and these are real values: pass {posterior}"
+            raise InputError(text, code="posterior-needs-counts", posterior=False)
         if kind is not None and data.kind != kind:
-            raise ModelFormatError(
-                f"the model was fitted on {kind} data, and this input is {data.kind}", code="model-kind"
-            )
+            text = f"the model was fitted on {kind} data, and this input is {data.kind}"
+            raise ModelFormatError(text, code="model-kind")
         return data
 
     def _linked(self, data: Data) -> Data:
@@ -470,11 +386,8 @@ class Imputer(ABC):
         if self.link == "identity":
             return data
         if data.kind == "counts":
-            raise InputError(
-                f"the transform {self.link!r} is for real values, and these are counts: leave it out",
-                code="transform-needs-real",
-                parameter="transform",
-            )
+            text = f"the transform {self.link!r} is for real values, and these are counts: leave it out"
+            raise InputError(text, code="transform-needs-real", parameter="transform")
         return replace(data, X=link(self.link).forward(data.X), bounds=(-np.inf, np.inf))
 
     def _imputation(self, model: Model, data: Data, *, training: bool = False, **result: Any) -> Imputation:
@@ -499,24 +412,12 @@ class Imputer(ABC):
         return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
 
 
-def check_parameters(method: type, params: dict[str, Any]) -> None:
-    """Check names and types of constructor parameters, before any computation.
+def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None:
+    """Check names and types of the parameters of a method, another class, or a function, before any computation.
 
-    Types are those of the constructor's annotations, without conversion: a bool is not an integer, an integer is a
+    Types are those of the annotations, without conversion: a bool is not an integer, an integer is a
     float, NaN and infinity are refused, and a list is a tuple, as JSON has lists only. A parameter without a type, or
     with one that cannot be resolved, takes any value.
-
-    Parameters
-    ----------
-    method : class
-        A method, or another class with keyword parameters.
-    params : dict
-        Parameters to check, by name.
-
-    Raises
-    ------
-    InputError
-        Naming the parameter, its value, and what it takes.
     """
     check_names(method, params)
     label = getattr(method, "name", method.__name__)
@@ -527,36 +428,32 @@ def check_parameters(method: type, params: dict[str, Any]) -> None:
         if problem is None and name == "random_state" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
             problem = f"from 0 to {LARGEST_SEED}"
         if problem is not None:
-            raise InputError(
-                f"{label}: {name}={value!r} is not valid, it must be {problem}", code="parameter-value", parameter=name
-            )
+            text = f"{label}: {name}={value!r} is not valid, it must be {problem}"
+            raise InputError(text, code="parameter-value", parameter=name)
 
 
-def check_names(method: type, params: Iterable[str]) -> None:
+def check_names(method: Callable[..., Any], params: Iterable[str]) -> None:
     """Refuse names that are not parameters of the constructor of ``method``."""
     known = _defaults(method)
     for name in params:
         if name not in known:
-            raise InputError(
-                f"{getattr(method, 'name', method.__name__)} has no parameter {name!r}: it has "
-                f"{', '.join(known) or 'no parameters'}",
-                code="unknown-parameter",
-                parameter=name,
-            )
+            text = f"{getattr(method, 'name', method.__name__)} has no parameter {name!r}: it has"
+            raise InputError(f"{text} {', '.join(known) or 'no parameters'}", code="unknown-parameter", parameter=name)
 
 
-def _defaults(method: type) -> dict[str, Any]:
-    parameters = inspect.signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
+    """Parameters and defaults of a class, or those of a function that have a default."""
+    parameters = [p for p in inspect.signature(method).parameters.values() if "VAR_" not in p.kind.name]
+    return {p.name: p.default for p in parameters if isinstance(method, type) or p.default is not p.empty}
 
 
 @cache
-def _adapters(method: type) -> dict[str, Any]:
+def _adapters(method: Callable[..., Any]) -> dict[str, Any]:
     """For each parameter with a type, the pydantic `TypeAdapter` of that type."""
     from pydantic import ConfigDict, TypeAdapter
 
     try:
-        hints = get_type_hints(method.__init__)  # type: ignore[misc]
+        hints = get_type_hints(method.__init__ if isinstance(method, type) else method)  # type: ignore[misc]
     except NameError:  # a class outside this package can import its types for type checking only
         return {}
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -583,43 +480,22 @@ def _type_problem(adapter: Any, value: Any) -> str | None:
 
 
 def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.ndarray:
-    """Shape phi of every gene's prior, from molecules that the method did not see.
+    """Shape phi of every gene's prior, (G,), from molecules of integer counts that the method did not see.
 
-    The molecules are divided at random into `FOLDS` parts. The method is fitted on all parts but the first. Then each
-    part in turn is x2 and the others are x1, and phi maximises the predictive likelihood of x2: negative binomial with
-    size phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior mean at x1, see `pooled_shape`.
-    For a method that cannot impute new rows exactly, only the first x2 is used.
+    The molecules are divided at random into `FOLDS` parts. The method (with its posterior step off) is fitted on all
+    parts but the first. Then each part in turn is x2 and the others are x1, and phi maximises the predictive likelihood
+    of x2: negative binomial with size phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior
+    mean at x1, see `pooled_shape`. For a method that cannot impute new rows exactly, only the first x2 is used.
 
     Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
     over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per grid
     point elsewhere.
-
-    Parameters
-    ----------
-    estimator : Imputer
-        A method for counts with the posterior step off; it is fitted here.
-    data : Data
-        Integer counts.
-    random_state : int, default=0
-        Seed for the division of the molecules.
-
-    Returns
-    -------
-    ndarray of shape (G,), float64
-
-    Raises
-    ------
-    InputError
-        The counts are not integers.
     """
     from imputome.core.posterior import deal, pooled_shape, split
 
     if not is_integer(data.X.data):
-        raise InputError(
-            "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}",
-            code="not-integers",
-            posterior=False,
-        )
+        text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
+        raise InputError(text, code="not-integers", posterior=False)
     parts = deal(data, np.random.default_rng(random_state))
     fitted = estimator.fit_transform(split(data, parts[0])[0])
     if estimator.info.new_rows == "exact":

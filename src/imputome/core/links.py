@@ -1,10 +1,8 @@
 """Links: strictly increasing transforms on which real values are imputed, with their inverses.
 
-Methods standardise features, so a few extreme values can dominate all others. A link reduces their influence. `LINKS`
-holds ``identity``; ``asinh``, for z-scores and other values with heavy tails on both sides; ``clip``, which limits the
-values that a method learns from to +-10 (its inverse changes nothing); and ``logit``, which turns methylation beta
-values into M-values and keeps 0 and 1 finite by an offset (`imputome.core.methylation`; Du et al. 2010 compare both
-scales).
+A few extreme values of a feature can dominate all others; a link reduces their influence. ``asinh`` is for heavy tails
+on both sides; ``clip`` limits the values that a method learns from to +-10 (its inverse changes nothing); ``logit``
+turns methylation beta values into M-values (Du et al. 2010 compare both) and keeps 0 and 1 finite by an offset.
 """
 
 from __future__ import annotations
@@ -23,49 +21,19 @@ MAX_ASINH = 80.0  # float32 can still hold the sinh of this
 
 @dataclass(frozen=True)
 class Link:
-    """A transform of values of any shape; NaN stays NaN, and float32 stays float32.
-
-    Attributes
-    ----------
-    name : str
-        One of `LINKS`.
-    forward : callable
-        From the unit of the input to the transformed unit.
-    inverse : callable
-        From the transformed unit back to that of the input.
-    slope : callable
-        Derivative of ``inverse`` at transformed values; variances are multiplied by its square.
-    """
+    """A transform of values of any shape; NaN stays NaN, and float32 stays float32."""
 
     name: str
-    forward: Callable[[np.ndarray], np.ndarray]
-    inverse: Callable[[np.ndarray], np.ndarray]
-    slope: Callable[[np.ndarray], np.ndarray]
+    forward: Callable[[np.ndarray], np.ndarray]  # from the unit of the input
+    inverse: Callable[[np.ndarray], np.ndarray]  # back to it
+    slope: Callable[[np.ndarray], np.ndarray]  # derivative of ``inverse``; variances are multiplied by its square
 
 
 def link(name: str) -> Link:
-    """The link of that name.
-
-    Parameters
-    ----------
-    name : {"identity", "asinh", "clip", "logit"}
-        Name in `LINKS`.
-
-    Returns
-    -------
-    Link
-
-    Raises
-    ------
-    InputError
-        The name is unknown.
-    """
+    """The link of that name."""
     if name not in LINKS:
-        raise InputError(
-            f"there is no transform {name!r}: choose one of {', '.join(LINKS)}",
-            code="unknown-transform",
-            parameter="transform",
-        )
+        text = f"there is no transform {name!r}: choose one of {', '.join(LINKS)}"
+        raise InputError(text, code="unknown-transform", parameter="transform")
     return LINKS[name]
 
 
@@ -74,7 +42,7 @@ def _slope_of_m_values(m: np.ndarray) -> np.ndarray:
     return np.log(2).astype(m.dtype) * (1 + 2 * OFFSET) * half / (1 + half) ** 2
 
 
-def _limited(t: np.ndarray) -> np.ndarray:
+def _finite(t: np.ndarray) -> np.ndarray:
     return np.clip(t, -MAX_ASINH, MAX_ASINH)
 
 
@@ -82,7 +50,7 @@ LINKS: dict[str, Link] = {
     link_.name: link_
     for link_ in (
         Link("identity", np.asarray, np.asarray, np.ones_like),
-        Link("asinh", np.arcsinh, lambda t: np.sinh(_limited(t)), lambda t: np.cosh(_limited(t))),
+        Link("asinh", np.arcsinh, lambda t: np.sinh(_finite(t)), lambda t: np.cosh(_finite(t))),
         Link("clip", lambda x: np.clip(x, -CLIP_LIMIT, CLIP_LIMIT), np.asarray, np.ones_like),
         Link("logit", beta_to_m, m_to_beta, _slope_of_m_values),
     )

@@ -11,25 +11,10 @@ import psutil
 
 @contextmanager
 def peak_memory(interval: float = 0.02) -> Iterator[Callable[[], int]]:
-    """Sample the resident memory of this process in a thread while the block runs.
+    """Sample the resident memory of this process in a thread while the block runs, every ``interval`` seconds.
 
-    Parameters
-    ----------
-    interval : float, default=0.02
-        Seconds between two samples. A peak shorter than this can be missed.
-
-    Yields
-    ------
-    callable
-        Returns the largest resident memory seen so far, in bytes. It can also be called after the block.
-
-    Examples
-    --------
-    >>> from imputome.core.memory import peak_memory
-    >>> with peak_memory() as peak:
-    ...     numbers = list(range(1000))
-    >>> peak() > 0
-    True
+    Yields a callable that returns the largest memory seen so far, in bytes, also after the block. A shorter peak than
+    the interval can be missed.
     """
     process = psutil.Process()
     largest = process.memory_info().rss

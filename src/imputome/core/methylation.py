@@ -19,22 +19,7 @@ MIN_COVERAGE = 6  # reads; the standard error of a beta value is then at most 0.
 def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
     """M-values of beta values: ``log2((beta + offset) / (1 - beta + offset))`` (Du et al. 2010).
 
-    Parameters
-    ----------
-    beta : array-like
-        Beta values in [0, 1], of any shape; NaN stays NaN.
-    offset : float, default=0.001
-        Keeps the M-values of 0 and 1 finite; with 0 they are infinite.
-
-    Returns
-    -------
-    ndarray
-        M-values (log2 odds) of the same shape; float32 stays float32, other types become float64.
-
-    Raises
-    ------
-    InputError
-        A value is outside [0, 1], or the offset is negative.
+    The offset keeps the M-values of 0 and 1 finite. NaN stays NaN; float32 stays float32, all else becomes float64.
 
     Examples
     --------
@@ -46,34 +31,14 @@ def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
     values = _floats(beta)
     outside = (values < 0) | (values > 1)
     if outside.any():
-        raise InputError(
-            f"beta values lie in [0, 1], but {outside.sum():,} values do not (first: {values[outside].flat[0]:.6g}): "
-            "divide percentages by 100; do not transform M-values again",
-            code="not-beta-values",
-        )
+        text = f"{outside.sum():,} values are no beta values in [0, 1] (first: {values[outside].flat[0]:.6g})"
+        raise InputError(f"{text}: divide percentages by 100; leave M-values as they are", code="not-beta-values")
     with np.errstate(divide="ignore"):
         return np.log2(values + values.dtype.type(offset)) - np.log2(1 - values + values.dtype.type(offset))
 
 
 def m_to_beta(m: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
-    """Beta values of M-values: the inverse of `beta_to_m`.
-
-    Parameters
-    ----------
-    m : array-like
-        M-values (log2 odds), of any shape; NaN stays NaN.
-    offset : float, default=0.001
-        The offset that `beta_to_m` used.
-
-    Returns
-    -------
-    ndarray
-        Beta values of the same shape, clipped to [0, 1]; float32 stays float32, other types become float64.
-
-    Raises
-    ------
-    InputError
-        The offset is negative.
+    """Beta values, clipped to [0, 1], of M-values: the inverse of `beta_to_m` with the same offset.
 
     Examples
     --------
@@ -94,65 +59,37 @@ def counts_to_beta(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Beta values of read counts: methylated / coverage if enough reads cover the site, NaN otherwise.
 
-    Parameters
-    ----------
-    methylated, coverage : array-like of equal shapes
-        Methylated reads and all reads at each site. NaN in both means no reads.
-    min_coverage : float, default=6
-        Fewest reads that give a beta value. A site without reads is NaN in any case.
-
-    Returns
-    -------
-    beta : ndarray
-        Beta values; float64 if one of the inputs is, float32 otherwise.
-    coverage : ndarray
-        The coverage, with 0 for NaN.
-
-    Raises
-    ------
-    InputError
-        The shapes differ; counts are negative or not integers; a site has more methylated reads than reads, or only
-        one of the two numbers.
+    Returns the beta values (float64 if an input is, float32 otherwise), and the coverage with 0 for NaN. NaN in both
+    inputs means no reads. A site without reads is NaN whatever ``min_coverage`` is.
     """
     reads, depth = np.asarray(methylated), np.asarray(coverage)
     if reads.shape != depth.shape:
-        raise InputError(
-            f"methylated has shape {reads.shape} and coverage {depth.shape}: both need the same shape",
-            code="shape-mismatch",
-        )
+        text = f"methylated has shape {reads.shape} and coverage {depth.shape}: both need the same shape"
+        raise InputError(text, code="shape-mismatch")
     if not min_coverage >= 0:
-        raise InputError(
-            f"min_coverage={min_coverage!r} is not a number of reads: pass 0 or more",
-            code="min-coverage",
-            parameter="min_coverage",
-        )
+        text = f"min_coverage={min_coverage!r} is not a number of reads: pass 0 or more"
+        raise InputError(text, code="min-coverage", parameter="min_coverage")
     for name, counts in (("methylated", reads), ("coverage", depth)):
         if counts.dtype.kind not in "iuf":
             raise InputError(f"{name} holds {counts.dtype} values: convert them to numbers", code="not-numeric")
     unknown = np.isnan(depth)
     if (unknown != np.isnan(reads)).any():
-        raise InputError(
-            "some sites have only one of methylated reads and coverage: give both, or NaN for both",
-            code="incomplete-read-counts",
-        )
+        text = "some sites have only one of methylated reads and coverage: give both, or NaN for both"
+        raise InputError(text, code="incomplete-read-counts")
     if (depth < 0).any() or (reads < 0).any():
         raise InputError("read counts cannot be negative: give 0 or more reads", code="negative-counts")
     for name, counts in (("methylated", reads), ("coverage", depth)):
         fractions = counts[np.isfinite(counts) & (counts % 1 != 0)] if counts.dtype.kind == "f" else counts[:0]
         if fractions.size:
-            raise InputError(
-                f"{fractions.size:,} values of {name} are not integers (first: {fractions.flat[0]:.6g}): give numbers "
-                "of reads, not fractions or percentages",
-                code="not-integers",
-            )
+            text = f"{fractions.size:,} values of {name} are not integers (first: {fractions.flat[0]:.6g})"
+            raise InputError(f"{text}: give numbers of reads, not fractions or percentages", code="not-integers")
     above = reads > depth
     if above.any():
         at = tuple(int(k) for k in np.argwhere(above)[0])
-        raise InputError(
-            f"{above.sum():,} entries have more methylated reads than reads (first at {at}: {reads[at]} of "
-            f"{depth[at]}): check whether the two are swapped, or whether coverage counts only unmethylated reads",
-            code="methylated-above-coverage",
-        )
+        first = f"first at {at}: {reads[at]} of {depth[at]}"
+        text = f"{above.sum():,} entries have more methylated reads than reads ({first})"
+        remedy = "check whether the two are swapped, or whether coverage counts only unmethylated reads"
+        raise InputError(f"{text}: {remedy}", code="methylated-above-coverage")
     depth = np.where(unknown, depth.dtype.type(0), depth)
     dtype = np.float64 if np.float64 in (reads.dtype, depth.dtype) else np.float32
     beta = np.full(depth.shape, np.nan, dtype=dtype)
@@ -162,27 +99,14 @@ def counts_to_beta(
 
 
 def set_beta(adata: AnnData, *, min_coverage: float = MIN_COVERAGE) -> None:
-    """Write beta values to ``X`` of an AnnData of read counts, which `imputome.io.methylation_counts` reads.
+    """Write beta values to ``X`` of an AnnData with the layers ``"methylated"`` and ``"coverage"``.
 
-    Parameters
-    ----------
-    adata : AnnData of shape (samples, sites)
-        Has the layers ``"methylated"`` and ``"coverage"``. ``X`` is replaced, and ``min_coverage`` is written to
-        ``uns["methylation"]``.
-    min_coverage : float, default=6
-        See `counts_to_beta`. Sites without enough reads in any sample stay, as columns of NaN.
-
-    Raises
-    ------
-    InputError
-        A layer is missing, or `counts_to_beta` cannot use the counts.
+    Sites without enough reads in any sample stay, as columns of NaN. ``min_coverage`` goes to ``uns["methylation"]``.
     """
-    absent = [name for name in ("methylated", "coverage") if name not in adata.layers]
-    if absent:
-        raise InputError(
-            f"there is no layer {absent[0]!r} (layers: {', '.join(adata.layers) or 'none'}): add it",
-            code="layer-missing",
-        )
+    for name in ("methylated", "coverage"):
+        if name not in adata.layers:
+            text = f"there is no layer {name!r} (layers: {', '.join(adata.layers) or 'none'}): add it"
+            raise InputError(text, code="layer-missing")
     adata.X, adata.layers["coverage"] = counts_to_beta(
         adata.layers["methylated"], adata.layers["coverage"], min_coverage=min_coverage
     )

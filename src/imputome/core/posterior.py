@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,30 +31,20 @@ _RATE_BINS = 512  # 8 per octave, from the bits of a float32
 _GENES_PER_TILE = 64  # genes that one thread works on, so that it reads neighbouring values of a row
 
 
+@dataclass(eq=False)
 class PosteriorModel:
-    """A `Model`: the rate of a method combined with the counts, with its variance and a 90 % interval.
+    """A `Model`: the rate of a method on scale ``counts``, combined with the counts; ``shape`` is phi, (G,).
 
-    ``value`` and ``rate`` are the posterior mean. Other outputs are those of the method, unchanged.
-
-    Parameters
-    ----------
-    rate : Model
-        The model of the method, on scale ``counts``.
-    data : Data
-        The counts.
-    shape : ndarray of shape (G,)
-        phi of each gene.
-    factor : float, default=1.0
-        Multiplies all values, see `matched_to_total`.
+    ``value`` and ``rate`` are the posterior mean, times ``factor`` (see `matched_to_total`); ``variance`` is its
+    variance; ``lower`` and ``upper`` bound a 90 % interval. Other outputs are those of the method, unchanged.
     """
 
     posterior_outputs: ClassVar[frozenset[Output]] = frozenset({"value", "rate", "variance", "lower", "upper"})
 
-    def __init__(self, rate: Model, data: Data, shape: np.ndarray, *, factor: float = 1.0) -> None:
-        self.model = rate
-        self.data = data
-        self.shape = shape
-        self.factor = factor
+    model: Model
+    data: Data
+    shape: np.ndarray
+    factor: float = 1.0
 
     @property
     def outputs(self) -> frozenset[Output]:
@@ -70,7 +60,7 @@ class PosteriorModel:
             for start in range(0, n, step)
         )
         molecules = float(self.data.gene_totals.sum())
-        return PosteriorModel(self.model, self.data, self.shape, factor=self.factor * molecules / total)
+        return replace(self, factor=self.factor * molecules / total)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         if output not in self.posterior_outputs:
@@ -102,18 +92,8 @@ class PosteriorModel:
 def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
     """Deal the molecules at random into `FOLDS` parts of equal expected size.
 
-    Parameters
-    ----------
-    data : Data
-        Counts, integers except for rounding.
-    rng : numpy.random.Generator
-        Source of the draws.
-
-    Returns
-    -------
-    list of ndarray of shape (nnz,)
-        For each part that the fit of phi uses, its counts at the stored entries of ``X``. All parts are used up to
-        ``MAX_ENTRIES / FOLDS`` entries of n x G; larger data use fewer.
+    Returns, for each part that the fit of phi uses, its counts at the stored entries of ``X``, (nnz,). All parts are
+    used up to ``MAX_ENTRIES / FOLDS`` entries of n x G; larger data use fewer.
     """
     used = int(np.clip(MAX_ENTRIES // (data.shape[0] * data.shape[1]), 1, FOLDS))
     rest = np.rint(data.X.data).astype(np.int64)
@@ -126,22 +106,7 @@ def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
-    """Take the molecules of one part out of the data.
-
-    Parameters
-    ----------
-    data : Data
-        Counts.
-    part : ndarray of shape (nnz,)
-        One part from `deal`.
-
-    Returns
-    -------
-    training : Data
-        The data without the part.
-    held_out : csr_array of shape (n, G)
-        The molecules of the part.
-    """
+    """Take the molecules of one part from `deal` out of the data; returns the rest, and the part as (n, G) matrix."""
     library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
     training, held_out = (
         type(data.X)((values.astype(data.X.dtype), data.X.indices.copy(), data.X.indptr.copy()), shape=data.shape)
@@ -157,26 +122,11 @@ def pooled_shape(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit phi of every gene to the parts from `deal`.
 
-    Genes of similar mean expression share a prior over the grid of phi, which expectation maximisation fits (empirical
-    Bayes); phi of a gene is its posterior geometric mean. Only the first part was held out when the method learned its
-    parameters. The other parts show how genes differ in phi, but make phi too large. Therefore all phi are multiplied
-    by the factor that maximises the likelihood of the first part.
-
-    Parameters
-    ----------
-    data : Data
-        Counts.
-    parts : sequence of ndarray
-        Parts from `deal`, at least one.
-    rate : callable
-        Takes data without a part and returns the model of its rates; it learned without the first part.
-
-    Returns
-    -------
-    shape : ndarray of shape (G,)
-        phi of each gene.
-    likelihood : ndarray of shape (G, K)
-        Log-likelihood of the first part on the K values of `SHAPE_GRID`.
+    ``rate`` takes data without a part and returns the model of its rates; it learned without the first part. Genes of
+    similar mean expression share a prior over the grid of phi, which expectation maximisation fits (empirical Bayes);
+    phi of a gene is its posterior geometric mean. The other parts show how genes differ in phi, but make phi too large,
+    because the method has seen them. Therefore all phi are multiplied by the factor that maximises the likelihood of
+    the first part. Returns phi, (G,), and the log-likelihood of the first part on the K values of `SHAPE_GRID`, (G, K).
     """
     total, molecules = np.zeros((data.shape[1], len(SHAPE_GRID))), np.zeros(data.shape[1])
     first = None
@@ -194,19 +144,7 @@ def pooled_shape(
 
 
 def likelihood_at(likelihood: np.ndarray, shape: np.ndarray) -> float:
-    """Sum over genes of a log-likelihood at given values of phi, interpolated between the points of `SHAPE_GRID`.
-
-    Parameters
-    ----------
-    likelihood : ndarray of shape (G, K)
-        Log-likelihood of each gene on the grid.
-    shape : ndarray of shape (G,)
-        phi of each gene.
-
-    Returns
-    -------
-    float
-    """
+    """Sum over genes of a (G, K) log-likelihood on `SHAPE_GRID` at given phi, (G,); interpolated between them."""
     place = np.clip(np.log(shape / SHAPE_GRID[0]) / np.log(SHAPE_GRID[1] / SHAPE_GRID[0]), 0, len(SHAPE_GRID) - 1)
     low = np.minimum(place.astype(np.intp), len(SHAPE_GRID) - 2)
     part = place - low
@@ -228,23 +166,11 @@ def _common_factor(likelihood: np.ndarray, shape: np.ndarray) -> float:
 
 
 def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.ndarray:
-    """Log-likelihood of the counts ``x2`` given ``x1``, for each gene and each phi of `SHAPE_GRID`.
+    """Log-likelihood of the counts ``x2`` given ``x1``, for each gene and each phi of `SHAPE_GRID`: (G, K).
 
-    It lacks a constant per gene that depends on ``x2`` alone, so that the rates of different methods can be compared.
-    Entries with a rate of 0 are left out: compare only methods whose rates are 0 at the same entries.
-
-    Parameters
-    ----------
-    rate : Model
-        Rates of ``x1``.
-    x1, x2 : csr_array of shape (n, G)
-        Training and held-out counts.
-    ratio : float
-        Depth of ``x2`` over that of ``x1``.
-
-    Returns
-    -------
-    ndarray of shape (G, K)
+    ``rate`` has the rates of ``x1``, and ``ratio`` is the depth of ``x2`` over that of ``x1``. A constant per gene that
+    depends on ``x2`` alone is left out, so the rates of different methods can be compared, but only of methods whose
+    rates are 0 at the same entries, because entries with a rate of 0 are left out too.
     """
     n, G = x1.shape
     total = np.zeros((G, len(SHAPE_GRID)))

@@ -25,28 +25,15 @@ def is_model(path: Path) -> bool:
 
 
 def check_model_path(path: Path, *, overwrite: bool = False) -> None:
-    """Check, before any work, that a model can be written to ``path``.
-
-    Raises
-    ------
-    InputError
-        A model is there and ``overwrite`` is not given; something else is there; the folder cannot be written to.
-    """
+    """Check, before any computation, that a model can be written to ``path``."""
     if path.exists() and not is_model(path):
-        raise InputError(
-            f"{path} exists and is not a saved model, so it will not be replaced: choose another path",
-            code="not-replaceable",
-        )
+        raise InputError(f"{path} exists and is no saved model: choose another path", code="not-replaceable")
     if path.exists() and not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        text = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(text, code="output-exists", overwrite=True)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {folder} cannot be written to: choose another, or change its permissions",
-            code="folder-not-writable",
-        )
+        raise InputError(f"the folder {folder} cannot be written to: choose another", code="folder-not-writable")
 
 
 def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray], *, overwrite: bool = False) -> None:
@@ -55,9 +42,8 @@ def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray
     try:
         text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"the model cannot be saved, because a parameter is no plain value: {error}", code="parameter-not-plain"
-        ) from error
+        text = f"the model cannot be saved, because a parameter is no plain value: {error}"
+        raise InputError(text, code="parameter-not-plain") from error
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         partial.mkdir()
@@ -79,10 +65,8 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelFormatError(f"{path} is not an imputome model", code="no-model")
     if header.get("version") != VERSION:
-        raise ModelFormatError(
-            f"{path} has model format version {header.get('version')}, this version of imputome reads {VERSION}",
-            code="model-version",
-        )
+        text = f"{path} has model format version {header.get('version')}, this version of imputome reads {VERSION}"
+        raise ModelFormatError(text, code="model-version")
     for key, kind in _REQUIRED.items():
         if not isinstance(header.get(key), kind):
             raise ModelFormatError(f"{path / 'model.json'} has no valid {key!r}", code="damaged")

@@ -19,21 +19,9 @@ _VALUES_PER_PIECE = 2**21  # of temporary arrays: 16 MiB in float64
 
 
 def counts_to_scale(values: np.ndarray, library: np.ndarray, scale: Scale) -> np.ndarray:
-    """Convert counts to another scale.
+    """Convert counts to another scale, in their shape and precision; ``"counts"`` and ``"input"`` change nothing.
 
-    Parameters
-    ----------
-    values : ndarray
-        Counts, of any shape.
-    library : ndarray
-        Library sizes, which broadcast against ``values``. The values of a cell with library size 0 become 0.
-    scale : {"counts", "normalized", "log1p", "input"}
-        Target scale; ``"counts"`` and ``"input"`` return ``values`` itself.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and precision of ``values``.
+    ``library``, the library sizes, broadcasts against ``values``. Values of a cell with library size 0 become 0.
     """
     if scale in ("counts", "input"):
         return values
@@ -42,7 +30,7 @@ def counts_to_scale(values: np.ndarray, library: np.ndarray, scale: Scale) -> np
 
 
 def scale_to_counts(values: np.ndarray, library: np.ndarray, scale: Scale) -> np.ndarray:
-    """The inverse of `counts_to_scale`, with the same parameters, for cells with a library size above 0."""
+    """The inverse of `counts_to_scale`, for cells with a library size above 0."""
     if scale in ("counts", "input"):
         return values
     normalized = np.expm1(values) if scale == "log1p" else values
@@ -60,18 +48,10 @@ def is_integer(values: np.ndarray, tolerance: float = 1e-6) -> bool:
 
 @dataclass(frozen=True)
 class Standard:
-    """Mean and standard deviation of the features of a matrix of n rows and G features with NaN, for z-scores.
+    """Mean and standard deviation of the features of a matrix of n rows and G features with NaN, for z-scores."""
 
-    Attributes
-    ----------
-    center : ndarray of shape (G,)
-        Mean of the known values, float64; of a feature without known values, the mean of all known values.
-    scale : ndarray of shape (G,)
-        Standard deviation (divisor: number of known values), float64; 1 for a constant feature.
-    """
-
-    center: np.ndarray
-    scale: np.ndarray
+    center: np.ndarray  # (G,) mean of the known values, float64; without known values, the mean of all known values
+    scale: np.ndarray  # (G,) standard deviation (divisor: number of known values), float64; 1 for a constant feature
 
     @classmethod
     def of(cls, X: np.ndarray) -> Self:

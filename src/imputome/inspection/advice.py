@@ -15,21 +15,11 @@ MAX_COPULA_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Advice:
-    """The method to use.
+    """The method to use."""
 
-    Attributes
-    ----------
-    method : str or None
-        Name of the method; None if nothing is missing.
-    reason : Message
-        Why this method.
-    notes : tuple of Message
-        What to know or decide before the imputation.
-    """
-
-    method: str | None
+    method: str | None  # None if nothing is missing
     reason: Message
-    notes: tuple[Message, ...]
+    notes: tuple[Message, ...]  # what to know or decide before the imputation
 
     def lines(self) -> list[str]:
         """The advice as sentences; each note is a `Message`."""
@@ -39,72 +29,33 @@ class Advice:
 def advise(
     *, n: int, G: int, share: float, mostly_missing: int, empty_features: int, empty_samples: int, low_values: bool
 ) -> Advice:
-    """Choose a method for n samples x G features of real values.
+    """Choose a method for n samples x G features of real values, of which a ``share`` is missing.
 
-    Parameters
-    ----------
-    n, G : int
-        Numbers of samples and features.
-    share : float
-        Missing values, as a share of all.
-    mostly_missing : int
-        Features with more than a share `MOSTLY_MISSING` missing, including those without values.
-    empty_features, empty_samples : int
-        Features and samples without values.
-    low_values : bool
-        Whether values may be missing because they are low.
-
-    Returns
-    -------
-    Advice
+    ``mostly_missing`` is the number of features with more than a share `MOSTLY_MISSING` missing, also those without
+    values; ``low_values`` tells whether values may be missing because they are low.
     """
     method, reason = advised_method(n, G, share)
     notes = []
     if mostly_missing:
-        notes.append(
-            Message(
-                f"{mostly_missing:,} features are missing in over {100 * MOSTLY_MISSING:.0f} % of the samples: "
-                "consider removing them, because few measurements support the values imputed there",
-                code="mostly-missing-features",
-            )
+        text = (
+            f"{mostly_missing:,} features are missing in over {100 * MOSTLY_MISSING:.0f} % of the samples: consider "
+            "removing them, because few measurements support the values imputed there"
         )
+        notes.append(Message(text, code="mostly-missing-features"))
     if empty_features or empty_samples:
-        notes.append(
-            Message(
-                f"{empty_features:,} features and {empty_samples:,} samples hold no value: they get a fallback, which "
-                "is not an estimate",
-                code="no-observed-values",
-            )
-        )
+        text = f"{empty_features:,} features and {empty_samples:,} samples hold no value: they get a fallback value"
+        notes.append(Message(text, code="no-observed-values"))
     if low_values and method not in (None, "mean"):
-        notes.append(
-            Message(
-                "beta_vae with {shift} lowers the imputed values: use it only if you know that values are "
-                "missing because they are low, because the data cannot show this",
-                code="low-values",
-                shift="auto",
-            )
+        text = (
+            "beta_vae with {shift} lowers the imputed values: use it only if you know that values are missing because "
+            "they are low, because the data cannot show this"
         )
+        notes.append(Message(text, code="low-values", shift="auto"))
     return Advice(method, reason, tuple(notes))
 
 
 def advised_method(n: int, G: int, share: float) -> tuple[str | None, Message]:
-    """The advised method and the reason.
-
-    Parameters
-    ----------
-    n, G : int
-        Numbers of samples and features.
-    share : float
-        Missing values, as a share of all.
-
-    Returns
-    -------
-    method : str or None
-        Name of the method; None if nothing is missing.
-    reason : Message
-        Why this method.
-    """
+    """The advised method (None if nothing is missing) and the reason."""
     if share == 0:
         return None, Message("no value is missing", code="nothing-missing")
     if n < MIN_SAMPLES_TO_LEARN:

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.inspection.advice import MOSTLY_MISSING, Advice, advise
-from imputome.inspection.tails import MAX_SAMPLES, LowValues, low_values, random_positions
+from imputome.inspection.tails import MAX_SAMPLES, LowValues, check_real_matrix, low_values, random_positions
 
 PatternName = Literal["none", "random", "by feature", "by sample", "by feature and sample", "blocks"]
 
@@ -27,26 +27,14 @@ ENTRIES_PER_BLOCK = 2**21  # read at a time
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of missing values of the features, or of the samples.
+    """Shares of missing values of the features, or of the samples."""
 
-    Attributes
-    ----------
-    number : int
-        Number of features, or samples.
-    quantiles : tuple of float
-        Quantiles of the shares, at `QUANTILES`.
-    complete, empty, over_half : int
-        Number without missing values, without known values, and with more than half missing.
-    worst : tuple of (str, float)
-        Names and shares of up to five with the most missing values, the most first; only those with missing values.
-    """
-
-    number: int
-    quantiles: tuple[float, ...]
-    complete: int
-    empty: int
-    over_half: int
-    worst: tuple[tuple[str, float], ...]
+    number: int  # of features, or samples
+    quantiles: tuple[float, ...]  # of the shares, at `QUANTILES`
+    complete: int  # number without missing values
+    empty: int  # number without known values
+    over_half: int  # number with more than half missing
+    worst: tuple[tuple[str, float], ...]  # names and shares of up to `MAX_WORST` with the most missing, the most first
 
     @classmethod
     def of(cls, shares: np.ndarray, names: Sequence[str] | None) -> Shares:
@@ -75,30 +63,18 @@ class Shares:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where the missing values are.
+    """Where the missing values are."""
 
-    Attributes
-    ----------
-    name : {"none", "random", "by feature", "by sample", "by feature and sample", "blocks"}
-        The pattern, see `pattern`.
-    feature_spread, sample_spread : float
-        SD of the shares missing of features and samples beyond that by chance, over the mean share.
-    feature_p, sample_p : float
-        p-values of Cochran's Q tests that all features, and all samples, have the same share.
-    overlap : float or None
-        Overlap of the missing values of each feature with those of the most similar feature: the mean over missing
-        values of the Jaccard index of the samples. None if too few values are missing.
-    overlap_by_chance : float or None
-        The same if values were missing at random: the larger of two results, for missing values that are shuffled
-        within each feature, and for values that are missing at random with the rates of the samples.
-    """
-
-    name: PatternName
-    feature_spread: float
-    feature_p: float
-    sample_spread: float
+    name: PatternName  # see `pattern`
+    feature_spread: float  # SD of the features' shares missing beyond that by chance, over the mean share
+    feature_p: float  # of Cochran's Q test that all features have the same share
+    sample_spread: float  # the same two for samples
     sample_p: float
+    # Jaccard index of the samples in which a feature and the most similar one are missing, mean over missing values;
+    # None if too few values are missing
     overlap: float | None
+    # the same if values were missing at random: the larger of two results, for missing values that are shuffled
+    # within each feature, and for values that are missing at random with the rates of the samples
     overlap_by_chance: float | None
 
     def line(self) -> str:
@@ -120,29 +96,11 @@ class Pattern:
 
 @dataclass(frozen=True)
 class MissingnessReport:
-    """The result of `missingness` for samples x features.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Numbers of samples and features.
-    n_missing : int
-        Missing values (NaN).
-    share : float
-        Missing values, as a share of all.
-    features, samples : Shares
-        Shares missing of the features and of the samples.
-    pattern : Pattern
-        Where the missing values are.
-    low_values : LowValues
-        Whether values may be missing because they are low.
-    advice : Advice
-        Which method to use.
-    """
+    """The result of `missingness` for samples x features."""
 
     shape: tuple[int, int]
-    n_missing: int
-    share: float
+    n_missing: int  # NaN
+    share: float  # of all values
     features: Shares
     samples: Shares
     pattern: Pattern
@@ -160,16 +118,9 @@ class MissingnessReport:
         """The report as sentences."""
         n, G = self.shape
         size = f"{n:,} samples x {G:,} features, {self.n_missing:,} values missing ({100 * self.share:.1f} %)"
-        if not self.n_missing:
-            return [size, *self.advice.lines()]
-        return [
-            size,
-            self.features.line("features"),
-            self.samples.line("samples"),
-            self.pattern.line(),
-            *self.low_values.lines(),
-            *self.advice.lines(),
-        ]
+        shares = [self.features.line("features"), self.samples.line("samples")]
+        missing = [*shares, self.pattern.line(), *self.low_values.lines()] if self.n_missing else []
+        return [size, *missing, *self.advice.lines()]
 
 
 def missingness(
@@ -207,21 +158,14 @@ def missingness(
     >>> report.n_missing, report.pattern.name, report.advice.method
     (363, 'by feature', 'gaussian_copula')
     """
-    if X.ndim != 2 or X.dtype.kind not in "iuf":
-        raise InputError(
-            f"the input must be a matrix of samples x features, not {X.dtype} values of shape {X.shape}",
-            code="not-a-matrix",
-        )
+    check_real_matrix(X)
     n, G = X.shape
     if X.size == 0:
         raise InputError(f"the matrix is empty ({n} samples x {G} features)", code="empty-matrix")
     for parameter, names, number in (("obs_names", obs_names, n), ("var_names", var_names, G)):
         if names is not None and len(names) != number:
-            raise InputError(
-                f"{parameter} has {len(names)} names, and the matrix needs {number}: pass one name each",
-                code="name-count",
-                parameter=parameter,
-            )
+            text = f"{parameter} has {len(names)} names, and the matrix needs {number}: pass one name each"
+            raise InputError(text, code="name-count", parameter=parameter)
     by_sample, by_feature = count_missing(X)
     n_missing = int(by_feature.sum())
     share = n_missing / X.size
@@ -261,25 +205,13 @@ def count_missing(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pattern:
-    """Find the pattern of the missing values.
+    """Find the pattern of the missing values, from the numbers missing of each feature, (G,), and each sample, (n,).
 
     Features differ if Cochran's Q test, which holds the numbers of missing values of the samples fixed, has
     p < `SIGNIFICANCE` and the spread of their shares is `MIN_SPREAD` or more. The same holds for samples, with the
     features fixed. The pattern is blocks if features are missing in the same samples, with an overlap of `MIN_OVERLAP`
-    or more that is `MIN_OVERLAP_EXCESS` above that by chance.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        Real values, NaN for missing. The overlap uses a random part of at most 1,000 samples and 1,000 features.
-    by_feature : ndarray of shape (G,)
-        Missing values of each feature.
-    by_sample : ndarray of shape (n,)
-        Missing values of each sample.
-
-    Returns
-    -------
-    Pattern
+    or more that is `MIN_OVERLAP_EXCESS` above that by chance. The overlap uses a random part of at most 1,000 samples
+    and 1,000 features.
     """
     if by_feature.sum() == 0:
         return Pattern("none", 0.0, 1.0, 0.0, 1.0, None, None)
@@ -302,19 +234,8 @@ def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pat
 def cochran(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """Cochran's Q test that all rows of a 0/1 matrix have the same share of ones, with the column counts held fixed.
 
-    Parameters
-    ----------
-    counts : ndarray of shape (k,)
-        Ones of each row.
-    others : ndarray of shape (b,)
-        Ones of each column.
-
-    Returns
-    -------
-    spread : float
-        SD of the true shares over their mean; 0 if they vary no more than by chance.
-    p_value : float
-        Of the test.
+    Takes the ones of each row and of each column. Returns the SD of the true shares over their mean (0 if they vary no
+    more than by chance), and the p-value.
     """
     from scipy.stats import chi2
 

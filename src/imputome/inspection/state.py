@@ -52,63 +52,29 @@ _DESCRIPTIONS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class InputReport:
-    """The result of `inspect` for a matrix of cells x genes.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Numbers of cells and genes.
-    state : {"counts", "log1p", "normalized", "scaled", "real", "beta"}
-        What the values are.
-    kind : {"counts", "real"}
-        ``"counts"`` if a zero may be a dropout (the first three states), ``"real"`` otherwise.
-    n_nonzero : int
-        Known entries that are not zero.
-    density : float
-        Their share of all entries.
-    minimum, maximum : float or None
-        Of the finite entries, including zeros that are not stored; None if there are no finite entries.
-    n_nan, n_negative, n_infinite, n_noninteger : int
-        Numbers of such entries.
-    empty_cells, empty_genes : int
-        Rows and columns without observed values (nonzero for counts, not NaN for real values).
-    duplicate_obs, duplicate_var : int
-        Names that repeat an earlier name.
-    genes_in_rows : bool
-        Whether the names suggest genes x cells.
-    log_base_total : float or None
-        For ``log1p``: the sum of ``expm1`` over a row, if it is the same in all rows.
-    where : str
-        ``"X"`` or, for example, ``"layers['counts']"``.
-    warnings : tuple of Message
-        Problems of the matrix, each with the remedy.
-    errors : tuple of Message
-        Why the matrix cannot be imputed.
-    layer : str or None
-        Name of the layer; None for ``X`` and other matrices.
-    """
+    """The result of `inspect` for a matrix of cells x genes."""
 
     shape: tuple[int, int]
     state: State
-    kind: Literal["counts", "real"]
-    n_nonzero: int
-    density: float
-    minimum: float | None
+    kind: Literal["counts", "real"]  # "counts" if a zero may be a dropout: the first three states
+    n_nonzero: int  # known entries that are not zero
+    density: float  # their share of all entries
+    minimum: float | None  # of the finite entries, including zeros that are not stored; None if there are none
     maximum: float | None
     n_nan: int
     n_negative: int
     n_infinite: int
     n_noninteger: int
-    empty_cells: int
+    empty_cells: int  # without observed values (nonzero for counts, not NaN for real values)
     empty_genes: int
-    duplicate_obs: int
+    duplicate_obs: int  # names that repeat an earlier name
     duplicate_var: int
-    genes_in_rows: bool
-    log_base_total: float | None
-    where: str
-    warnings: tuple[Message, ...]
-    errors: tuple[Message, ...]
-    layer: str | None = None
+    genes_in_rows: bool  # whether the names suggest genes x cells
+    log_base_total: float | None  # for log1p: the sum of expm1 over a row, if it is the same in all rows
+    where: str  # "X" or, for example, "layers['counts']"
+    warnings: tuple[Message, ...]  # problems of the matrix, each with the remedy
+    errors: tuple[Message, ...]  # why the matrix cannot be imputed
+    layer: str | None = None  # None for X and other matrices
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -212,24 +178,18 @@ def _matrix(data: Any, layer: str | None) -> tuple[Any, str]:
     if layer is not None:
         layers = getattr(data, "layers", {})
         if layer not in layers:
-            raise InputError(
-                f"there is no layer {layer!r} (layers: {', '.join(layers) or 'none'})",
-                code="layer-missing",
-                parameter="layer",
-            )
+            text = f"there is no layer {layer!r} (layers: {', '.join(layers) or 'none'})"
+            raise InputError(text, code="layer-missing", parameter="layer")
         return layers[layer], f"layers[{layer!r}]"
     matrix = data.X if hasattr(data, "obs_names") else data
     if matrix is None:
-        raise InputError(
-            f"X is None: pass {{layer}} (layers: {', '.join(data.layers) or 'none'})", code="no-matrix", layer=...
-        )
+        text = f"X is None: pass {{layer}} (layers: {', '.join(data.layers) or 'none'})"
+        raise InputError(text, code="no-matrix", layer=...)
     if not hasattr(matrix, "shape"):
         matrix = np.asarray(matrix)
     if len(matrix.shape) != 2:
-        raise InputError(
-            f"the input must be a matrix of cells x genes, not an array of shape {tuple(matrix.shape)}",
-            code="not-a-matrix",
-        )
+        text = f"the input must be a matrix of cells x genes, not an array of shape {tuple(matrix.shape)}"
+        raise InputError(text, code="not-a-matrix")
     if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
         matrix = matrix.tocsr()
     return matrix, "X"
@@ -274,9 +234,8 @@ def _error(report: InputReport) -> Message | None:
         text = f"{where} holds {report.n_infinite:,} infinite values: replace them with NaN or with finite values"
         return Message(text, code="infinite-values")
     if report.n_nan == n * G:
-        return Message(
-            f"{where} holds only NaN: pass {{layer}}, the layer with the values", code="no-values", layer=...
-        )
+        text = f"{where} holds only NaN: pass {{layer}}, the layer with the values"
+        return Message(text, code="no-values", layer=...)
     if report.empty_cells == n or report.empty_genes == G:
         text = f"{where} holds only zeros: pass {{layer}}, the layer with the counts"
         return Message(text, code="only-zeros", layer=...)
@@ -284,27 +243,13 @@ def _error(report: InputReport) -> Message | None:
 
 
 def too_small(report: InputReport) -> Message | None:
-    """The error of a matrix that is too small to learn from; a fitted model can still be applied to it.
-
-    Parameters
-    ----------
-    report : InputReport
-        Of the matrix.
-
-    Returns
-    -------
-    Message or None
-        None if at least 2 cells and 2 genes have observed values.
-    """
+    """The error of a matrix with fewer than 2 observed cells or genes; a fitted model can still be applied to it."""
     n, G = report.shape
     rows, columns = n - report.empty_cells, G - report.empty_genes
     if rows >= 2 and columns >= 2:
         return None
-    return Message(
-        "imputation learns from other cells and genes, so it needs at least 2 cells and 2 genes with observed values: "
-        f"of {n} x {G} in {report.where} only {rows} x {columns} have any",
-        code="too-small",
-    )
+    text = f"only {rows} of {n} cells and {columns} of {G} genes in {report.where} have observed values"
+    return Message(f"{text}: imputation learns from others, so it needs at least 2 of each", code="too-small")
 
 
 # -- warnings ----------------------------------------------------------------------------------------------------------
@@ -313,11 +258,8 @@ def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str
     where, low, high = report.where, report.minimum, report.maximum
     if report.state == "counts":
         if report.n_negative:
-            text = (
-                f"{where} holds {report.n_negative:,} negative values among integers (minimum {low:g}), and counts "
-                "cannot be negative: pass the raw counts"
-            )
-            return [Message(text, code="negative-counts")]
+            text = f"{where} holds {report.n_negative:,} negative values among integers (minimum {low:g})"
+            return [Message(f"{text}, which counts cannot have: pass the raw counts", code="negative-counts")]
         text = f"{where} holds only 0 and 1 and looks binarised, which loses the amounts: pass the original counts"
         return [Message(text, code="looks-binarised")] if high == 1 else []
     if report.n_nan:
@@ -354,9 +296,7 @@ def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
         )
         return [Message(text, code="outside-beta-range")]
     if low >= 0 and MIN_MAX_OF_PERCENTAGES < high <= 100 and report.n_noninteger:
-        text = (
-            f"{where} looks like percentages: if this is methylation, divide by 100 to limit imputed values to 0 to 1"
-        )
+        text = f"{where} looks like percentages: divide methylation by 100 to keep imputed values in 0 to 1"
         return [Message(text, code="looks-percentages")]
     if report.n_noninteger == 0 and not report.n_negative and report.state == "real":
         text = f"{where} holds integers and {report.n_nan:,} NaN: if these are counts, replace NaN with 0"
@@ -496,19 +436,9 @@ def _first_block(matrix: Any) -> Any:
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
-    """Blocks of the matrix along the axis in which it is stored, because a backed matrix can only be read that way.
+    """Sparse blocks of the matrix and the row and column of their first entry; they store at least all nonzero entries.
 
-    Parameters
-    ----------
-    matrix : array-like of shape (n, G)
-        ndarray, sparse or backed matrix, dask array or DataFrame.
-
-    Yields
-    ------
-    block : sparse array
-        Stores at least all nonzero entries.
-    row, column : int
-        Position of its first entry in the matrix.
+    They go along the axis in which the matrix is stored, because a backed matrix can only be read that way.
     """
     import scipy.sparse as sp
 
@@ -532,13 +462,7 @@ def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
 
 
 class Tally:
-    """Counts and sums over the matrix, collected in one pass.
-
-    Parameters
-    ----------
-    n, G : int
-        Shape of the matrix.
-    """
+    """Counts and sums over a matrix of n x G, collected in one pass."""
 
     def __init__(self, n: int, G: int) -> None:
         self.n, self.G = n, G

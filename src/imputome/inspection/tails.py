@@ -1,7 +1,4 @@
-"""The tails of real values: heavy tails, which call for a transform, and a lower tail that is missing.
-
-Large matrices are examined on a random part of their samples and features.
-"""
+"""The tails of real values: heavy tails, which call for a transform, and a lower tail that is missing."""
 
 from __future__ import annotations
 
@@ -31,6 +28,13 @@ N_RELATED = 5  # related features per feature
 MAX_TARGETS = 500  # features whose related features are searched
 
 
+def check_real_matrix(X: np.ndarray) -> None:
+    """Check that ``X`` is a 2-d array of real numbers."""
+    if X.ndim != 2 or X.dtype.kind not in "iuf":
+        text = f"the input must be a matrix of samples x features, not {X.dtype} values of shape {X.shape}"
+        raise InputError(text, code="not-a-matrix")
+
+
 def random_positions(size: int, at_most: int) -> np.ndarray:
     """Positions in increasing order: all, or ``at_most`` random ones, the same on each call.
 
@@ -42,18 +46,9 @@ def random_positions(size: int, at_most: int) -> np.ndarray:
 
 
 def nan_quantiles(values: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
-    """Quantiles of the known values of each column, as `numpy.nanquantile`, which takes a hundred times as long.
+    """Quantiles of the known values of each column, (Q, G), as `numpy.nanquantile` but a hundred times as fast.
 
-    Parameters
-    ----------
-    values : ndarray of shape (n, G)
-        Real values, NaN for missing; at least one value in each column.
-    quantiles : tuple of float
-        Between 0 and 1.
-
-    Returns
-    -------
-    ndarray of shape (len(quantiles), G)
+    Each column needs at least one value.
     """
     ordered = np.sort(values, axis=0)  # NaN last
     last = (~np.isnan(values)).sum(axis=0) - 1
@@ -71,23 +66,12 @@ class HeavyTails:
 
     The robust z of a value is its distance from the median, divided by the SD of a normal distribution that has the
     same 5 % to 95 % range.
-
-    Attributes
-    ----------
-    share : float
-        Share of the features with a robust z beyond ``bound``.
-    share_after : float
-        The same share for the arcsinh of the values.
-    bound : float
-        The robust z that counts as extreme.
-    largest : float
-        The value of largest size, in the unit of the input.
     """
 
-    share: float
-    share_after: float
+    share: float  # of the features with a robust z beyond ``bound``
+    share_after: float  # the same for the arcsinh of the values
     bound: float
-    largest: float
+    largest: float  # value of largest size, in the unit of the input
 
     def line(self) -> str:
         """The result as one sentence."""
@@ -98,34 +82,15 @@ class HeavyTails:
 
 
 def heavy_tailed(X: np.ndarray) -> HeavyTails | None:
-    """Decide whether real values need the asinh transform before they are standardised.
+    """Decide whether (n, G) real values need the asinh transform before they are standardised; None if not.
 
     They do if more than a share `MAX_SHARE_HEAVY` of the features have values beyond `MAX_ROBUST_Z` robust SD, and the
     asinh at least halves that share. It cannot do so for values within +-1, such as beta values, which it hardly
     changes. The scale of a feature is the range from its 5 % to its 95 % quantile over 3.29. The median absolute
     deviation would be too small for features with two groups or many equal values (methylation, zeros), and the SD
-    depends on the extreme values themselves.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        Real values, NaN for missing. Above 1,000 samples or 2,000 features a random part is used.
-
-    Returns
-    -------
-    HeavyTails or None
-        None if the transform is not needed, or if no feature has `MIN_KNOWN_FOR_TAILS` known values that differ.
-
-    Raises
-    ------
-    InputError
-        ``X`` is not a 2-d array of real numbers.
+    depends on the extreme values themselves. Features with fewer than `MIN_KNOWN_FOR_TAILS` known values are left out.
     """
-    if X.ndim != 2 or X.dtype.kind not in "iuf":
-        raise InputError(
-            f"the input must be a matrix of samples x features, not {X.dtype} values of shape {X.shape}",
-            code="not-a-matrix",
-        )
+    check_real_matrix(X)
     part = X[np.ix_(random_positions(X.shape[0], MAX_SAMPLES), random_positions(X.shape[1], MAX_FEATURES))]
     part = part.astype(np.float64)
     part = part[:, (~np.isnan(part)).sum(axis=0) >= MIN_KNOWN_FOR_TAILS]
@@ -162,25 +127,14 @@ _SENTENCES: dict[SignName, str] = {
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign that values are missing because they are low.
-
-    Attributes
-    ----------
-    name : {"level", "lower tail", "related features"}
-        What is compared with the missing values, see `low_values`.
-    effect : float
-        Rank correlation (level, lower tail) or shift in SD (related features); negative if low values are missing.
-    p_value : float
-        One-sided, for the null hypothesis that values are missing completely at random.
-    found : bool
-        Whether the effect is -`MIN_EFFECT` or lower and the p-value is below `FALSE_ALARM_RATE` over the number of
-        signs.
-    """
+    """One sign that values are missing because they are low, see `low_values`."""
 
     name: SignName
-    effect: float
-    p_value: float
-    found: bool
+    effect: (
+        float  # rank correlation (level, lower tail) or shift in SD (related features); negative: low values missing
+    )
+    p_value: float  # one-sided, for values missing completely at random
+    found: bool  # effect of -`MIN_EFFECT` or lower, p-value below `FALSE_ALARM_RATE` over the number of signs
 
     def line(self) -> str:
         """The sign as one sentence."""
@@ -189,18 +143,10 @@ class Sign:
 
 @dataclass(frozen=True)
 class LowValues:
-    """Whether values may be missing because they are low.
+    """Whether values may be missing because they are low."""
 
-    Attributes
-    ----------
-    suspected : bool
-        Whether at least one sign was found.
-    signs : tuple of Sign
-        The signs that could be tested; empty if there are too few samples or features.
-    """
-
-    suspected: bool
-    signs: tuple[Sign, ...]
+    suspected: bool  # whether at least one sign was found
+    signs: tuple[Sign, ...]  # those that could be tested; none if there are too few samples or features
 
     def lines(self) -> list[str]:
         """The result as sentences."""
@@ -216,7 +162,7 @@ class LowValues:
 
 
 def low_values(X: np.ndarray, share: np.ndarray) -> LowValues:
-    """Look for signs that values are missing because they are low.
+    """Look for signs that values are missing because they are low; ``share`` is the share missing of each feature.
 
     Each of the three signs is a test whose null hypothesis holds if values are missing completely at random. A sign
     cannot tell values that are missing because they are low from values that are missing for a cause that occurs
@@ -233,17 +179,6 @@ def low_values(X: np.ndarray, share: np.ndarray) -> LowValues:
        together in a sample.
 
     Correlations take O(min(n, 1000) x 500 x min(G, 2000)) operations: about a second at most.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        Real values, NaN for missing. Above 1,000 samples or 2,000 features a random part is used.
-    share : ndarray of shape (G,)
-        Share missing of each feature, over all samples.
-
-    Returns
-    -------
-    LowValues
     """
     features = random_positions(X.shape[1], MAX_FEATURES)
     part = X[np.ix_(random_positions(X.shape[0], MAX_SAMPLES), features)].astype(np.float64)

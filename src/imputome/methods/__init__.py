@@ -35,10 +35,6 @@ GROUP = "imputome.methods"  # entry-point group in which installed packages regi
 def names() -> tuple[str, ...]:
     """Names of all methods: those of this package, in the order of the registry, then those of installed packages.
 
-    Returns
-    -------
-    tuple of str
-
     Examples
     --------
     >>> import imputome
@@ -50,19 +46,6 @@ def names() -> tuple[str, ...]:
 
 def form(method: Any) -> Literal["name", "class", "instance"]:
     """Whether a method is given as a name, a class or an estimator; ``info(method).name`` is its name in each case.
-
-    Parameters
-    ----------
-    method : str, class or Imputer
-
-    Returns
-    -------
-    {"name", "class", "instance"}
-
-    Raises
-    ------
-    InputError
-        It is none of these.
 
     Examples
     --------
@@ -77,7 +60,7 @@ def form(method: Any) -> Literal["name", "class", "instance"]:
 
 
 def info(method: Method) -> MethodInfo:
-    """What a method is; for a name of this package without importing the code of the method.
+    """What a method is. The code of a method of this package is not imported for it.
 
     Parameters
     ----------
@@ -119,8 +102,8 @@ def get(method: Method) -> type[Imputer]:
     Raises
     ------
     InputError
-        The name is not registered (the message lists those that are), the package that registers it cannot be imported,
-        or the class is not an `Imputer` or has no ``info``.
+        The name is not registered, the package that registers it cannot be imported, or the class is not an `Imputer`
+        or has no ``info``.
     MissingExtraError
         The method needs an optional dependency; the message gives the ``pip install``.
 
@@ -143,9 +126,8 @@ def get(method: Method) -> type[Imputer]:
             raise missing_extra(f"method {method!r}", str(error.name), extra) from error
     if method in _installed():
         return _load_entry_point(_installed()[method])
-    raise InputError(
-        f"there is no method {method!r}: choose one of {', '.join(names())}", code="unknown-method", parameter="method"
-    )
+    text = f"there is no method {method!r}: choose one of {', '.join(names())}"
+    raise InputError(text, code="unknown-method", parameter="method")
 
 
 def create(method: Method, params: Mapping[str, Any] | None = None, *, random_state: int = 0) -> Imputer:
@@ -154,13 +136,11 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     Parameters
     ----------
     method : str, class or Imputer
-        A registered name, a class derived from `Imputer`, or an estimator: of an estimator, an unfitted copy with
-        the same parameters is changed and returned.
+        A registered name, a class derived from `Imputer`, or an estimator, of which a copy is changed and returned.
     params : mapping, default=None
         Parameters to set, by name.
     random_state : int, default=0
-        Seed, if the method has one, and neither ``params`` nor the estimator sets it (to another value than its
-        default).
+        Seed, if the method has one and neither ``params`` nor the estimator sets another one than the default.
 
     Returns
     -------
@@ -170,8 +150,6 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     ------
     InputError
         A name in ``params`` is not a parameter of the method; or as `get`.
-    MissingExtraError
-        As `get`.
 
     Examples
     --------
@@ -192,7 +170,7 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
 
 
 def load(path: str | Path) -> Imputer:
-    """A fitted estimator from a directory that `Imputer.save` wrote.
+    """A fitted estimator, of the class that was saved, from a directory that `Imputer.save` wrote.
 
     Parameters
     ----------
@@ -202,7 +180,6 @@ def load(path: str | Path) -> Imputer:
     Returns
     -------
     Imputer
-        Of the class that was saved.
 
     Raises
     ------
@@ -225,11 +202,8 @@ def load(path: str | Path) -> Imputer:
 
     name = read_header(Path(path))["method"]
     if name not in names():
-        raise ModelFormatError(
-            f"{path} holds a model of the method {name!r}, which is not installed here: install the package that "
-            "registers it, or call the load function of its class",
-            code="model-of-unknown-method",
-        )
+        text = f"{path} holds a model of the method {name!r}, which is not installed here: install its package"
+        raise ModelFormatError(f"{text}, or call the load function of its class", code="model-of-unknown-method")
     return get(name).load(path)
 
 
@@ -237,15 +211,6 @@ def controls(kind: Kind) -> tuple[str, ...]:
     """The controls for a kind of data: simple methods that a method must beat.
 
     They are the methods whose `MethodInfo` says ``control``. Every comparison (study, race, check) includes them all.
-
-    Parameters
-    ----------
-    kind : {"counts", "real"}
-        Kind of data.
-
-    Returns
-    -------
-    tuple of str
 
     Examples
     --------
@@ -267,16 +232,12 @@ def _load_entry_point(point: EntryPoint) -> type[Imputer]:
     try:
         cls = point.load()
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"the method {point.name!r} of the package {package} cannot be imported: {error}", code="method-import"
-        ) from error
+        text = f"the method {point.name!r} of the package {package} cannot be imported: {error}"
+        raise InputError(text, code="method-import") from error
     cls = _check_class(cls, f"{point.value} (method {point.name!r} of the package {package})")
     if cls.info.name != point.name:
-        raise InputError(
-            f"the package {package} registers {point.value} as {point.name!r}, and its info says {cls.info.name!r}: "
-            "use one name in both places",
-            code="method-name",
-        )
+        text = f"the package {package} registers {point.value} as {point.name!r}, and its info says {cls.info.name!r}"
+        raise InputError(f"{text}: use one name in both", code="method-name")
     return cls
 
 
@@ -287,16 +248,9 @@ def _imported(path: str) -> Any:
 
 def _check_class(cls: Any, shown: str) -> type[Imputer]:
     if not (isinstance(cls, type) and issubclass(cls, Imputer)):
-        raise InputError(
-            f"{shown} is not a method: pass a name of imputome.methods.names(), or a class derived from "
-            "imputome.core.imputer.Imputer, or an estimator of such a class",
-            code="not-a-method",
-            parameter="method",
-        )
+        text = f"{shown} is not a method: pass a name, a subclass of imputome.core.imputer.Imputer, or an estimator"
+        raise InputError(text, code="not-a-method", parameter="method")
     if not isinstance(getattr(cls, "info", None), MethodInfo):
-        raise InputError(
-            f"the class {cls.__name__} has no info: give it a class attribute info = MethodInfo(...)",
-            code="method-without-info",
-            parameter="method",
-        )
+        text = f"the class {cls.__name__} has no info: give it a class attribute info = MethodInfo(...)"
+        raise InputError(text, code="method-without-info", parameter="method")
     return cls

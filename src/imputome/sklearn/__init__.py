@@ -100,14 +100,12 @@ class Imputer(TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Learn from ``X``.
+        """Learn from ``X``; ``y`` is not used.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Values with missing ones among them.
-        y : None
-            Not used.
+            Values, with missing ones among them.
 
         Returns
         -------
@@ -117,8 +115,8 @@ class Imputer(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            There is no such method, it does not take real values, a parameter has a wrong value, or fewer than 2
-            samples or 2 features have values.
+            The method is unknown or does not take real values, a parameter has a wrong value, or fewer than 2 samples
+            or 2 features have values.
         """
         self._fit(X)
         return self
@@ -157,10 +155,6 @@ class Imputer(TransformerMixin, BaseEstimator):
         ----------
         input_features : array-like of str, default=None
             Names of the features, if ``X`` had none at `fit`; by default ``x0``, ``x1``, ...
-
-        Returns
-        -------
-        ndarray of str
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)
@@ -199,11 +193,8 @@ class Imputer(TransformerMixin, BaseEstimator):
         if self._missing_is_nan:
             X = _without_na(X)
         elif not isinstance(marker, int | float | np.number) or isinstance(marker, bool) or np.isinf(marker):
-            raise InputError(
-                f"missing_values={marker!r} is not valid, it must be a finite number, NaN, None or pandas.NA",
-                code="parameter-value",
-                parameter="missing_values",
-            )
+            text = f"missing_values={marker!r} is not valid, it must be a finite number, NaN, None or pandas.NA"
+            raise InputError(text, code="parameter-value", parameter="missing_values")
         values = validate_data(
             self,
             X,
