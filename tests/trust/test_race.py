@@ -86,8 +86,9 @@ def test_splits_that_differ_more_than_methods_do_not_decide():
 def test_no_time_leaves_candidates_out_and_runs_the_controls():
     found = race(counts(), seconds=1e-9)
     assert found.winner == found.control
-    assert "no time left" in outcomes(found)["factors"]
-    assert found.candidates.set_index("name").loc["gene_mean", "splits"] == 2
+    assert outcomes(found)["factors"] not in ("won", "lost")
+    splits = found.candidates.set_index("name")["splits"]
+    assert (splits["factors"], splits["gene_mean"]) == (0, 2)
 
 
 def test_a_fit_that_goes_on_too_long_is_ended(monkeypatch):
@@ -95,19 +96,21 @@ def test_a_fit_that_goes_on_too_long_is_ended(monkeypatch):
     real = module._stop_after
     monkeypatch.setattr(module, "_stop_after", lambda seconds: real(0.0))  # as if all time were gone once it has begun
     found = race(counts(), (slow,))
-    assert "not finished in the time" in outcomes(found)["slow"]
+    assert outcomes(found)["slow"] not in ("won", "lost")
+    assert found.candidates.set_index("name").loc["slow", "splits"] == 0
 
 
 def test_what_would_take_too_long_on_all_data_does_not_win():
     found = race(counts(), seconds=20, seconds_after=-19.9999)
     assert found.winner != "factors"
-    assert "a fit to all data would take" in outcomes(found)["factors"]
+    assert outcomes(found)["factors"] not in ("won", "lost")
+    assert found.candidates.set_index("name").loc["factors", "splits"] == 2
 
 
 def test_a_candidate_that_fails_says_why():
     found = race(counts(), (Candidate("broken", "poisson_nmf", {"n_components": 0}), FACTORS))
     assert found.winner == FACTORS.name
-    assert outcomes(found)["broken"].startswith("left out: ")
+    assert "n_components=0" in outcomes(found)["broken"]
 
 
 def test_the_sample_has_the_genes_with_most_molecules():

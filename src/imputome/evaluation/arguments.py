@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         )
 
 
-def check_length(name: str, values: Sized, n: int, rows: str = "cells") -> None:
+def check_length(name: str, values: Any, n: int, rows: str = "cells") -> None:
     """Check that there is one value for each of n rows."""
-    if len(values) != n:
+    if np.shape(values) != (n,):
+        shape = np.shape(values)
         raise InputError(
-            f"{name} has {len(values)} values for {n} {rows}: pass one for each", code="length-mismatch", parameter=name
+            f"{name} has shape {shape} for {n} {rows}: pass one value for each", code="length-mismatch", parameter=name
         )
 
 

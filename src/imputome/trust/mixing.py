@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.evaluation.arguments import check_finite, check_length, matrix
+from imputome.evaluation.arguments import check_finite, matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,9 @@ def label_mixing(
     shares = []
     for name, embedding in (("before", before), ("after", after)):
         embedding = matrix(name, embedding, "cells x dimensions").astype(np.float64)
-        check_length(name, embedding, len(labels))
+        if len(embedding) != len(labels):
+            message = f"{name} has {len(embedding)} rows for {len(labels)} labels: pass one for each"
+            raise InputError(message, code="shape-mismatch", parameter=name)
         check_finite(name, embedding)
         same = _share_of_same_label(embedding[labelled], codes, n_neighbors)
         shares.append(np.bincount(codes, weights=same, minlength=len(names)) / np.maximum(sizes, 1))
