@@ -58,13 +58,13 @@ def test_the_verdict_stands_in_the_record():
     imputome.impute(
         adata, method="poisson_nmf", posterior=True, params={"n_components": 3}, check=True, labels=["type"]
     )
-    found = adata.uns["imputome"]["poisson_nmf_posterior"]["verdict"]
-    assert found["verdict"] == "use"
-    assert set(found["scores"]["method"]) == {"poisson_nmf_posterior", *methods.controls("counts")}
-    assert set(found["scores"].loc[found["scores"]["control"], "method"]) == set(methods.controls("counts"))
-    assert list(found["genes"].index) == list(adata.var_names)
-    assert set(found["mixing"]["type"].index) == {"type 0", "type 1", "type 2"}
-    assert found["seed"] == 0
+    verdict = adata.uns["imputome"]["poisson_nmf_posterior"]["verdict"]
+    assert verdict["verdict"] == "use"
+    assert set(verdict["scores"]["method"]) == {"poisson_nmf_posterior", *methods.controls("counts")}
+    assert set(verdict["scores"].loc[verdict["scores"]["control"], "method"]) == set(methods.controls("counts"))
+    assert list(verdict["genes"].index) == list(adata.var_names)
+    assert set(verdict["mixing"]["type"].index) == {"type 0", "type 1", "type 2"}
+    assert verdict["seed"] == 0
 
 
 def test_without_a_check_there_is_no_verdict():

@@ -22,7 +22,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise InputError(
-            f"{name}={value!r} does not exist: choose from {', '.join(choices)}", code="parameter-value", parameter=name
+            f"{name}={value!r} is not valid: choose from {', '.join(choices)}", code="parameter-value", parameter=name
         )
 
 

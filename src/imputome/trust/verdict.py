@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RULE = "5"  # version of the rule: a change of any criterion or number needs a new one
-USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
-VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
+USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
+VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
-NOTHING = "nothing could be measured: no held-out value can be used to compare the method with the control"
+NOTHING = "nothing could be measured: no held-out value allows a comparison of the method with the control"
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -39,8 +39,8 @@ class Criterion:
     kinds: frozenset[Kind]  # of data
     at_best: str  # the best possible verdict where it is not met
     met: Callable[[Figures], bool]  # a figure that is NaN counts as not met, except those of `_MAY_BE_MISSING`
-    says: Callable[[Figures], str]  # a sentence, whether met or not
-    needs: str  # what is required
+    sentence: Callable[[Figures], str]  # what was measured, whether met or not
+    required: str
 
 
 _COUNTS: frozenset[Kind] = frozenset({"counts"})
@@ -56,21 +56,23 @@ INFORMATION = 0.1  # share of the variance of held-out real values that the meth
 
 
 def _percent(share: float) -> str:
-    if abs(share) >= 10:
-        return f"{share:,.0f} times"
-    return f"{100 * share:.{1 if abs(share) >= 0.01 else 2}f} %"
+    digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 0.01 else 2
+    return f"{100 * share:,.{digits}f} %"
 
 
-def _below(share: float) -> str:
-    return f"{_percent(abs(share))} {'below' if share >= 0 else 'above'}"
+def _below(gain: float) -> str:
+    """The method's error compared with "that of" a control: ``2.0 % below``, ``5.0 % above`` or ``24 times``."""
+    if gain <= -10:
+        return f"{1 - gain:,.0f} times"
+    return f"{_percent(abs(gain))} {'below' if gain >= 0 else 'above'}"
 
 
 def _structure(f: Figures) -> str:
     return (
         f"{'' if _learned(f) else 'there is no evidence that '}the method predicts genes from other genes: its error "
         f"(deviance) on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior, which "
-        f"uses only the gene mean and the cell's own count (lower end of the 95 % interval: "
-        f"{_below(f['explained_lower'])})"
+        f"uses only the gene mean and the cell's own count (error reduction at the lower end of the 95 % interval: "
+        f"{_percent(f['explained_lower'])})"
     )
 
 
@@ -107,7 +109,7 @@ def _null(f: Figures) -> str:
     excess = f"{f['null_excess']:+.2f}".replace("-0.00", "+0.00")
     return (
         f"in permuted data, where no true correlations are left, imputation changes the mean absolute correlation by "
-        f"{excess}, and {_percent(f['null_strong'])} of the pairs reach 0.5"
+        f"{excess}, and {_percent(f['null_strong'])} of the pairs have an absolute correlation of 0.5 or more"
         + ("" if f["null_excess"] <= NULL else ": correlations between imputed values may be false")
     )
 
@@ -149,7 +151,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         "information",
         _REAL,
-        LOOK,
+        VISUALISE,
         lambda f: f["explained"] >= INFORMATION,
         lambda f: (
             f"imputed values are {'clearly' if f['explained'] >= INFORMATION else 'only slightly'} closer to the truth "
@@ -157,11 +159,11 @@ CRITERIA: tuple[Criterion, ...] = (
         ),
         f"at least {_percent(INFORMATION)} of the variance explained",
     ),
-    Criterion("null", _COUNTS | _REAL, LOOK, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
+    Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
     Criterion(
         "totals",
         _COUNTS,
-        LOOK,
+        VISUALISE,
         lambda f: not abs(f["total_ratio"] - 1) > TOTAL + 2 * f.get("total_noise", 0.0),
         lambda f: f"the predicted counts sum to {_percent(f['total_ratio'])} of the held-out molecules",
         f"100 %, within {_percent(TOTAL)} plus twice the counting noise",
@@ -169,7 +171,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         "intervals",
         _COUNTS | _REAL,
-        LOOK,
+        VISUALISE,
         lambda f: not (f["coverage_lowest"] < COVERAGE_RANGE[0] or f["coverage_highest"] > COVERAGE_RANGE[1]),
         _coverage,
         f"{100 * COVERAGE_RANGE[0]:.0f} to {100 * COVERAGE_RANGE[1]:.0f} %",
@@ -177,7 +179,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         "labels",
         _COUNTS,
-        LOOK,
+        VISUALISE,
         lambda f: not f["separation_change"] < -MIXED,
         lambda f: (
             "the share of neighbours that have the same label as the cell changes by "
@@ -212,8 +214,10 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
         if level:
             failed.append(criterion.name)
         worst = max(worst, level)
-        text = NOTHING if unknown else criterion.says(figures)
-        sentences.append((level, f"not met: {text} (required: {criterion.needs})" if level and not unknown else text))
+        text = NOTHING if unknown else criterion.sentence(figures)
+        sentences.append(
+            (level, f"not met: {text} (required: {criterion.required})" if level and not unknown else text)
+        )
     sentences.sort(key=lambda item: -item[0])  # stable: in the order of the rule where equal
     reasons = tuple(dict.fromkeys(text for _, text in sentences))
     return Verdict(VERDICTS[worst], reasons, dict(figures), tuple(failed), rule=RULE, kind=kind)
