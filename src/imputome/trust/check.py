@@ -63,7 +63,7 @@ def check(
     keep_observed: bool | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Check an estimator on a sample of the data that it is to impute; copies of it are fitted, fitted or not.
+    """Check an estimator, fitted or not, on a sample of the data that it is to impute; only copies of it are fitted.
 
     ``labels`` holds types or batches, arrays of shape (n,) by name. ``keep_observed`` says whether observed values are
     put back in what will be written (None: the method's default). Raises `InputError` if nothing of the data can be
@@ -130,10 +130,10 @@ def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:
             known = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(f"obs has no column {name!r}; columns: {known}", code="no-obs-column", parameter="labels")
         values = adata.obs[name]
-        number = values.nunique()
-        if number < 2 or number > max(2, adata.n_obs // MIN_CELLS_PER_LABEL):
+        number, most = values.nunique(), max(2, adata.n_obs // MIN_CELLS_PER_LABEL)
+        if not 2 <= number <= most:
             raise InputError(
-                f"obs[{name!r}] has {number:,} labels for {adata.n_obs:,} cells: name another column, or none",
+                f"obs[{name!r}] has {number:,} labels, not 2 to {most:,}: name another column, or none",
                 code="too-few-labels" if number < 2 else "too-many-labels",
                 parameter="labels",
             )

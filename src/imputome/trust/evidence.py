@@ -27,8 +27,9 @@ from imputome.trust.zeros import Zeros, zeros_before_and_after
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imputome.result.run import Progress
+
 Predict = Callable[[Data], Imputation]  # fits a method on the data and imputes them
-Progress = Callable[[float, str], None]
 
 N_SPLITS = 3
 # the check uses at most so many cells, or samples: the cost of some methods for real values grows with their cube
