@@ -47,7 +47,7 @@ from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.evaluation.splits import Split, make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
-from imputome.studies.runner import parse_method, to_dataset
+from imputome.studies.inputs import parse_method, to_dataset
 from peers import peak_bytes
 
 HERE = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""`imputome study`: the list, a run from a file, and what is refused."""
+"""`imputome study`: the list, a run from a file, and errors."""
 
 from __future__ import annotations
 
@@ -58,26 +58,26 @@ def test_run(small, tmp_path, capsys):
     first = pd.read_csv(folder / "results.csv")
     assert first["trial"].nunique() == 2
     assert run(["study", str(small), "-o", str(folder), "--json", "-q"]) == 0  # its own seed
-    told = json.loads(capsys.readouterr().out)
-    assert told["study"] == "small"
-    assert str(folder / "claims.csv") in told["files"]
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["study"] == "small"
+    assert str(folder / "claims.csv") in summary["files"]
     assert set(pd.read_csv(folder / "results.csv")["seed"]).isdisjoint(first["seed"])
     assert run(["study", str(small), "-o", str(folder), "--quick", "-q"]) == 0
     assert pd.read_csv(folder / "results.csv")["trial"].nunique() == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "text"),
+    ("line", "exit_code", "word"),
     [
-        (["nope", "-o", "OUT"], 1, "no study 'nope'"),
-        (["SMALL"], 2, "folder for the results"),
-        (["SMALL", "-o", "SMALL"], 1, "cannot be made"),
-        (["SMALL", "-o", "OUT", "--datasets", "kang"], 1, "no dataset 'kang'"),
+        (["nope", "-o", "OUT"], 1, "nope"),
+        (["SMALL"], 2, "--output"),
+        (["SMALL", "-o", "SMALL"], 1, "small.toml"),
+        (["SMALL", "-o", "OUT", "--datasets", "kang"], 1, "kang"),
         (["SMALL", "-o", "OUT", "--workers", "0"], 2, "workers"),
     ],
 )
-def test_refusals(small, tmp_path, capsys, line, code, text):
+def test_wrong_calls(small, tmp_path, capsys, line, exit_code, word):
     places = {"SMALL": str(small), "OUT": str(tmp_path / "out")}
-    assert run(["study", *(places.get(word, word) for word in line)]) == code
-    assert text in capsys.readouterr().err
+    assert run(["study", *(places.get(part, part) for part in line)]) == exit_code
+    assert word in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`imputome tune`: what is found, that a study goes on, and what is refused."""
+"""`imputome tune`: the best parameters, studies that continue, and errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -20,16 +23,18 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from codes import has_code
 from imputome import methods
-from imputome.cli import run
+from imputome.cli import app, run
 from imputome.core.data import as_data
-from imputome.errors import InputError
+from imputome.errors import ImputomeError, InputError
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
+from imputome.io.config import read_config
 
 optuna = pytest.importorskip("optuna")
 
-from imputome.studies import study_file, tuning  # noqa: E402  (they need optuna)
+from imputome.studies import tuning  # noqa: E402  (they need optuna)
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 NMF = ["--method", "poisson_nmf", "--set", "max_iter=20", "--objective", "poisson_loss"]
@@ -55,18 +60,15 @@ def tune(*options, trials=3, storage="s.db", source="in.h5ad"):
 
 def trials_of(path="s.db"):
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    return optuna.load_study(study_name=study_file.STUDY, storage=storage).trials
+    return optuna.load_study(study_name=tuning.STUDY_NAME, storage=storage).trials
 
 
-def refused(capsys, code, *words):
-    assert code == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, printed.err
-    assert not [word for word in words if word not in lines[0]], lines[0]
-    assert "unexpected" not in lines[0]
+def refused(code, *options, **where):
+    """The command fails with an error of this code, before anything else is said of it."""
+    words = ["tune", where.get("source", "in.h5ad"), "--trials", "3", "--storage", where.get("storage", "s.db")]
+    with pytest.raises(ImputomeError, check=has_code(code) if code else lambda _: True) as error:
+        app([*words, *map(str, options)], standalone_mode=False)
+    return str(error.value)
 
 
 # -- what is found -----------------------------------------------------------------------------------------------------
@@ -110,19 +112,48 @@ def test_a_study_goes_on_and_does_not_repeat_itself(folder, capsys):
 
 
 def test_several_processes_share_a_study(folder, capsys):
-    assert tune(*NMF, "--workers", 2, trials=4) == 0
-    assert "4 trials" in capsys.readouterr().out
-    trials = trials_of()
-    assert sum(trial.state.name == "COMPLETE" for trial in trials) == 4
-    assert len({trial.number for trial in trials}) == len(trials) == 4
+    """They run as many trials as are missing, and no more."""
+    assert tune(*NMF, trials=1) == 0
+    assert tune(*NMF, "--workers", 2, trials=6) == 0
+    assert "6 trials" in capsys.readouterr().out
+    assert [trial.state.name for trial in trials_of()] == ["COMPLETE"] * 6
 
 
-def test_an_error_in_a_worker_is_handed_to_the_parent(folder):
-    said = queue.SimpleQueue()
+def test_permits_are_exact(folder):
+    """Two threads take trials from one number of permits, however their trials overlap."""
+    data = as_data(make_counts().X, kind="counts")
+    task = tuning._Task(data, "poisson_nmf", 9, folder / "s.db", "poisson_loss", {"max_iter": 1}, 0, math.inf)
+    tuning._open_study(task)
+    permits = threading.Semaphore(9)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda worker: tuning._run_trials(task, permits, worker=worker), range(2)))
+    assert [trial.state.name for trial in trials_of()] == ["COMPLETE"] * 9
+
+
+def test_two_calls_stop_at_the_same_number(folder):
+    """Of two calls on one file, each may run one trial more than was asked for."""
+    data = as_data(make_counts().X, kind="counts")
+    asked = {"method": "poisson_nmf", "trials": 5, "storage": "s.db", "objective": "poisson_loss"}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: tuning.tune(data, **asked, params={"max_iter": 1}), range(2)))
+    assert len(trials_of()) in (5, 6)
+
+
+def test_no_file_is_left_beside_the_study(folder, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(folder / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (folder / "temporary").mkdir()
+    assert tune(*NMF, trials=1) == 0
+    assert list((folder / "temporary").iterdir()) == []
+    assert {path.name for path in folder.iterdir()} == {"in.h5ad", "s.db", "best.toml", "temporary"}
+
+
+def test_an_error_in_a_worker_goes_to_the_parent(folder):
+    errors = queue.SimpleQueue()
     data = as_data(make_counts().X, kind="counts")
     task = tuning._Task(data, "poisson_nmf", 3, folder / "s.db", "nll", {}, 0, math.inf)
-    tuning._worker(task, 0, os.getppid(), said)
-    assert "no validation likelihood" in said.get(timeout=1)
+    tuning._worker(task, threading.Semaphore(3), 0, os.getppid(), errors)
+    assert errors.get(timeout=1).code == "objective-not-reported"
 
 
 def test_a_killed_trial_is_not_counted(folder, monkeypatch):
@@ -142,8 +173,8 @@ def test_a_killed_trial_is_not_counted(folder, monkeypatch):
     process.wait()
     assert [trial.state.name for trial in trials_of()] == ["RUNNING"]
     # later, and with fewer updates to be quick: what the fixed parameters were is known, so they cannot be changed
-    monkeypatch.setattr(study_file, "GRACE", 1)
-    monkeypatch.setattr(study_file, "HEARTBEAT", 1)
+    monkeypatch.setattr(tuning, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(tuning, "HEARTBEAT_SECONDS", 1)
     time.sleep(1.5)
     fit = methods.get("poisson_nmf").fit_transform
     monkeypatch.setattr(
@@ -162,18 +193,19 @@ def _running(path):
     return found[0] > 0
 
 
-def test_time_is_up(folder, capsys):
-    refused(capsys, tune(*NMF, "--timeout", 1e-9), "no trial of poisson_nmf came to an end", "no time")
+def test_time_is_up(folder):
+    refused("no-trial-succeeded", *NMF, "--timeout", 1e-9)
+    assert trials_of() == []
 
 
 # -- trials that fail or are pruned ------------------------------------------------------------------------------------
-def test_failing_trials_count_and_the_reason_is_told(folder, capsys, monkeypatch):
+def test_failing_trials_count_and_the_reason_is_in_the_error(folder, monkeypatch):
     def fail(self, data):
         if self.n_components > 1:
             raise InputError("these parameters do not go together")
 
     monkeypatch.setattr(methods.get("poisson_nmf"), "_fit", fail)
-    refused(capsys, tune(*NMF), "no trial of poisson_nmf came to an end", "do not go together")
+    assert "do not go together" in refused("no-trial-succeeded", *NMF)
     assert [trial.state.name for trial in trials_of()] == ["FAIL"] * 3
 
 
@@ -197,63 +229,94 @@ def test_bad_trials_are_pruned_by_their_epochs(folder, monkeypatch):
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
     assert found.pruned == len(pruned) > 0
     assert found.finished == 12
-    assert all(trial.number >= study_file.PRUNE_AFTER_TRIALS for trial in pruned)
+    assert all(trial.number >= tuning.PRUNE_AFTER_TRIALS for trial in pruned)
     for trial in pruned:
         before = [t.params["n_components"] for t in trials[: trial.number] if t.state.name == "COMPLETE"]
         assert trial.params["n_components"] > np.median(before)
-        assert max(trial.intermediate_values) == study_file.PRUNE_AFTER_EPOCHS
+        assert max(trial.intermediate_values) == tuning.PRUNE_AFTER_EPOCHS
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
-def test_a_study_of_something_else(folder, capsys):
+def test_a_study_of_something_else(folder):
     assert tune(*NMF, trials=1) == 0
-    capsys.readouterr()
     make_counts(1).write_h5ad("other.h5ad")
-    refused(capsys, tune(*NMF, source="other.h5ad"), "different input", "--storage")
-    refused(capsys, tune(*NMF, "--seed", 1), "different seed (0, not 1)")
-    refused(capsys, tune(*NMF, "--set", "max_iter=30"), "different fixed parameters")
-    refused(capsys, tune("--method", "poisson_nmf", "--set", "max_iter=20"), "different objective", "poisson_loss")
+    assert "input" in refused("study-differs", *NMF, source="other.h5ad")
+    assert "seed, 0 instead of 1" in refused("study-differs", *NMF, "--seed", 1)
+    assert "fixed parameters" in refused("study-differs", *NMF, "--set", "max_iter=30")
+    assert "poisson_loss" in refused("study-differs", "--method", "poisson_nmf", "--set", "max_iter=20")
     assert len(trials_of()) == 1
 
 
-def test_wrong_storage(folder, capsys):
+def test_wrong_storage(folder):
     Path("text.db").write_text("not a database, but long enough to look like a file of some kind" * 20)
     with sqlite3.connect("mine.db") as connection:
         connection.execute("CREATE TABLE mine (x)")
-    refused(capsys, tune(*NMF, storage="text.db"), "text.db exists and is no SQLite file")
-    refused(capsys, tune(*NMF, storage="mine.db"), "mine.db is a database of something else")
-    refused(capsys, tune(*NMF, storage="in.h5ad"), "in.h5ad exists and is no SQLite file")
-    refused(capsys, tune(*NMF, storage="postgresql://host/db"), "postgresql://host/db is no SQLite file")
-    refused(capsys, tune(*NMF, storage="no/s.db"), "no/s.db", "folder that exists")
-    refused(capsys, tune(*NMF, storage="."), "no study can be kept")
+    for storage in ("text.db", "in.h5ad", "postgresql://host/db"):
+        assert storage in refused("storage-not-sqlite", *NMF, storage=storage)
+    assert "mine.db" in refused("storage-not-optuna", *NMF, storage="mine.db")
+    for storage in ("no/s.db", "."):
+        refused("storage-not-writable", *NMF, storage=storage)
     assert tune(*NMF, trials=1, storage="sqlite:///s.db") == 0
     assert len(trials_of()) == 1
 
 
-def test_wrong_methods_and_objectives(folder, capsys):
-    refused(capsys, tune("--method", "magic_wand"), "no method 'magic_wand'")
-    refused(capsys, tune("--method", "gene_mean"), "gene_mean declares no search space")
-    refused(capsys, tune("--method", "poisson_nmf"), "no validation likelihood", "--objective poisson_loss")
-    refused(capsys, tune("--method", "poisson_nmf", "--objective", "mse"), "nll, poisson_loss")
-    refused(capsys, tune(*NMF, "--set", "rank=3"), "no parameter 'rank'")
-    refused(capsys, tune(*NMF, "--set", "n_components=3"), "fixed", "n_components")
-    refused(capsys, tune(*NMF, source="gone.h5ad"), "gone.h5ad does not exist")
+def test_wrong_methods_and_objectives(folder):
+    assert "magic_wand" in refused(None, "--method", "magic_wand")
+    refused("no-search-space", "--method", "gene_mean")
+    refused("objective-not-reported", "--method", "poisson_nmf")
+    refused("objective-unknown", "--method", "poisson_nmf", "--objective", "mse")
+    assert "'rank'" in refused(None, *NMF, "--set", "rank=3")
+    assert "n_components" in refused("nothing-to-tune", *NMF, "--set", "n_components=3")
+    assert "gone.h5ad" in refused(None, *NMF, source="gone.h5ad")
 
 
-def test_wrong_output(folder, capsys, monkeypatch):
-    monkeypatch.setattr(tuning, "tune", lambda *_, **__: pytest.fail("the work was begun"))
+def test_an_error_is_one_line(folder, capsys):
+    assert tune(*NMF, storage="in.h5ad") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_wrong_output(folder, monkeypatch):
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: pytest.fail("the work has started"))
     Path("mine.toml").write_text("important = true\n")
-    refused(capsys, tune(*NMF, "-o", "mine.toml"), "mine.toml exists and was not written by imputome tune")
-    refused(capsys, tune(*NMF, "-o", "no/best.toml"), "no does not exist")
+    assert "mine.toml" in refused("output-exists", *NMF, "-o", "mine.toml")
+    refused("folder-not-writable", *NMF, "-o", "no/best.toml")
     assert Path("mine.toml").read_text() == "important = true\n"
 
 
-def test_logged_input(folder, capsys):
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("method = 3", "config-field"),
+        ("[params]", "config-field"),
+        ('method = "ialm"\nparams = 4', "config-field"),
+        ('method = "ialm"\nseed = 4', "config-field"),
+        ("method", "config-unreadable"),
+    ],
+)
+def test_wrong_configs(folder, text, code):
+    Path("mine.toml").write_text(text)
+    with pytest.raises(InputError, check=has_code(code)) as error:
+        read_config("mine.toml")
+    assert "mine.toml" in str(error.value)
+
+
+def test_configs(folder):
+    Path("mine.toml").write_text('method = "zipo"\n[params]\nencoder = [8, [4]]\npreset = "none"\n')
+    config = read_config("mine.toml")
+    assert (config.method, config.params) == ("zipo", {"encoder": (8, (4,)), "preset": None})
+    with pytest.raises(InputError, check=has_code("config-missing")):
+        read_config("no.toml")
+
+
+def test_logged_input(folder):
     adata = make_counts()
     X = adata.X.toarray()
     adata.X = sp.csr_matrix(np.log1p(X / np.maximum(X.sum(axis=1, keepdims=True), 1) * 1e4))
     adata.write_h5ad("log.h5ad")
-    refused(capsys, tune(*NMF, source="log.h5ad"), "X looks log1p")
+    refused("not-raw-counts", *NMF, source="log.h5ad")
 
 
 def test_usage_errors(folder, capsys):
@@ -264,9 +327,9 @@ def test_usage_errors(folder, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_without_optuna(folder, capsys, monkeypatch):
+def test_without_optuna(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    refused(capsys, tune(*NMF), "tuning needs optuna", 'pip install "imputome[tune]"')
+    assert "imputome[tune]" in refused("missing-extra", *NMF)
 
 
 # -- search spaces -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from imputome.studies.runner import run_study, to_dataset
+from imputome.studies.inputs import to_dataset
+from imputome.studies.runner import run_study
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -40,8 +40,9 @@ def command(
 ) -> None:
     """Score methods beside the controls on hidden values; an interrupted run continues where it was."""
     from imputome.io.reading import read
+    from imputome.studies.inputs import to_dataset
     from imputome.studies.results import check_path, summary
-    from imputome.studies.runner import run_study, to_dataset
+    from imputome.studies.runner import run_study
 
     check_path(output)
     keeps_partial_work()

@@ -1,4 +1,4 @@
-"""``imputome study``: run a study from its file, and say what came of it and of its claims."""
+"""``imputome study``: run a study, and print its results and whether they support its claims."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from imputome.cli.console import print_json, progress, warning_line
 
 def command(
     study: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Without it, the studies are listed.")
+        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Without it, list the studies.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Its small variant, to see that everything runs.")] = False,
-    datasets: Annotated[str | None, typer.Option(help="A,B: only these of its datasets.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Run the small variant, to try out whether it runs.")] = False,
+    datasets: Annotated[str | None, typer.Option(help="A,B: only these datasets of the study.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of that of the study.")] = None,
     gc: Annotated[
-        Path | None, typer.Option("--gc", help="CSV of gene and GC content, for studies that hide by it.")
+        Path | None, typer.Option("--gc", help="CSV of gene and GC content, for studies that use it.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; with several, each has one thread.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each of several has one thread.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
-    """Run a study; an interrupted one goes on where it was. Datasets are found as by `imputome datasets`."""
+    """Run a study; an interrupted one continues where it stopped. `imputome datasets` lists the datasets."""
     from imputome.datasets import load
     from imputome.studies.spec import find_study, known_studies
 

@@ -1,4 +1,4 @@
-"""``imputome tune``: search a method's parameters, and write the best for `imputome fit`."""
+"""``imputome tune``: search the parameters of a method, and write the best for `imputome fit`."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ def command(
         Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
     ],
     method: Annotated[str, typer.Option(help="A name from `imputome methods`.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials that the study has when it is done.")],
-    storage: Annotated[str, typer.Option(help="SQLite file of the study; an existing study goes on.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes to start.")] = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials that the study has in the end.")],
+    storage: Annotated[str, typer.Option(help="SQLite file of the study; an existing study continues.")],
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     objective: Annotated[str, typer.Option(help="nll (validation likelihood) or poisson_loss (held out).")] = "nll",
     output: Annotated[Path, typer.Option("--output", "-o", help="Best parameters as TOML.")] = Path("best.toml"),
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter that stays fixed: key=value.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is begun.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter to keep fixed: key=value.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
-    genes_in: Annotated[str | None, typer.Option(help="For tables: where genes are, rows or columns.")] = None,
+    genes_in: Annotated[str | None, typer.Option(help="For tables: whether genes are rows or columns.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
 ) -> None:
-    """Search the parameters of a method on IN; an interrupted study goes on where it was."""
+    """Search the parameters of a method on IN; an interrupted study continues where it stopped."""
     from imputome.io.config import Config, check_config_path, write_config
     from imputome.io.reading import read
-    from imputome.studies.runner import to_dataset
-    from imputome.studies.study_file import optuna_or_advice, storage_path
-    from imputome.studies.tuning import tune
+    from imputome.studies.inputs import to_dataset
+    from imputome.studies.tuning import import_optuna, storage_path, tune
 
-    # all that can be refused is refused before anything is read
-    optuna_or_advice()
+    # before the input is read, which can take long
+    import_optuna()
     storage_path(storage)
     check_config_path(output)
     params = parse_settings(settings or [])
     dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
     with progress(f"tuning {method}", quiet=quiet) as show:
-        found = tune(
+        best = tune(
             dataset.data,
             method=method,
             trials=trials,
@@ -56,14 +55,13 @@ def command(
             timeout=timeout,
             progress=show,
         )
-    notes = f"{objective} {found.value:.6g} on {source.name}, best of {found.finished} trials, seed {seed}"
-    write_config(output, Config(found.method, found.params), notes=notes)
+    notes = f"{objective} {best.value:.6g} on {source.name}, best of {best.finished} trials, seed {seed}"
+    write_config(output, Config(best.method, best.params), notes=notes)
     if as_json:
-        print_json({"output": str(output), "storage": storage, "objective": objective, **asdict(found)})
+        print_json({"output": str(output), "storage": storage, "objective": objective, **asdict(best)})
     elif not quiet:
-        typer.echo(
-            f"{found.finished} trials, {found.pruned} pruned, {found.failed} failed; best {objective} {found.value:.6g}"
-        )
-        for name, value in found.params.items():
+        counted = f"{best.finished} trials, {best.pruned} stopped early, {best.failed} failed"
+        typer.echo(f"{counted}; best {objective} {best.value:.6g}")
+        for name, value in best.params.items():
             typer.echo(f"  {name} = {value}")
         typer.echo(f"wrote {output}: use it with `imputome fit {source} -m MODEL --config {output}`")

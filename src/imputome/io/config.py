@@ -1,4 +1,4 @@
-"""A method and its parameters as TOML: what `imputome tune` writes and `imputome fit --config` reads.
+"""A method and its parameters as TOML: ``imputome tune`` writes it, ``imputome fit --config`` reads it.
 
 TOML has no word for None: the text "none" stands for it, as on the command line.
 """
@@ -8,19 +8,30 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
 
-MARK = "# written by imputome tune"
+MARK = "# written by imputome tune"  # first line of the files that may be overwritten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """A method by name, and some of its parameters."""
+    """A method and some of its parameters.
+
+    Attributes
+    ----------
+    method : str
+        A registered name.
+    params : dict, optional
+        Parameters by name.
+    """
 
     method: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -29,40 +40,65 @@ class Config:
 def read_config(path: str | Path) -> Config:
     """Read ``method = "name"`` and the table ``[params]``; lists become tuples.
 
+    Parameters
+    ----------
+    path : str or Path
+        TOML file.
+
+    Returns
+    -------
+    Config
+
     Raises
     ------
     InputError
-        The file is missing, no TOML, or holds anything else.
+        The file does not exist, is not valid TOML, or holds something else.
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        config = TypeAdapter(Config).validate_python(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError as error:
-        raise InputError(f"there is no config file {path}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"the config file {path} cannot be read as TOML: {error}") from error
-    unknown = [name for name in content if name not in ("method", "params")]
-    if unknown:
+        raise InputError(f"there is no config file {path}", code="config-missing", parameter="config") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
         raise InputError(
-            f"the config file {path} has the key {unknown[0]!r}: it takes method and the table [params], which holds "
-            "the method's parameters"
-        )
-    method, params = content.get("method"), content.get("params", {})
-    if not isinstance(method, str) or not isinstance(params, dict):
-        raise InputError(f'the config file {path} must name a method, as in method = "zipo", and hold a table [params]')
-    return Config(method, {name: _parameter(value) for name, value in params.items()})
+            f'the config file {path} takes only method = "name" and a table [params] with the parameters of the '
+            f"method: {'.'.join(map(str, fault['loc']))}: {fault['msg']}",
+            code="config-field",
+            parameter="config",
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"the config file {path} is not valid TOML: {error}", code="config-unreadable", parameter="config"
+        ) from error
+    return replace(config, params={name: _parameter(value) for name, value in config.params.items()})
 
 
 def check_config_path(path: Path) -> None:
-    """Refuse a path that cannot be written, or where something stands that `write_config` did not write."""
-    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.absolute().parent} does not exist or cannot be written to")
+    """Check, before any computation, that a config can be written to ``path``.
+
+    Raises
+    ------
+    InputError
+        The folder does not exist or cannot be written to, or a file that `write_config` did not write is in the way.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"the folder {folder} does not exist or cannot be written to",
+            code="folder-not-writable",
+            parameter="output",
+        )
     if path.is_dir() or (path.exists() and not path.read_bytes().startswith(MARK.encode())):
-        raise InputError(f"{path} exists and was not written by imputome tune: choose another output")
+        raise InputError(
+            f"{path} exists and was not written by imputome tune: pass another {{output}}",
+            code="output-exists",
+            output=...,
+        )
 
 
 def write_config(path: Path, config: Config, *, notes: str = "") -> None:
-    """Write ``config`` with a line of ``notes``."""
+    """Write a config, with ``notes`` in its first line."""
     check_config_path(path)
     lines = [f"{MARK}{': ' if notes else ''}{notes}", f"method = {_toml(config.method)}", "", "[params]"]
     lines += [f"{name} = {_toml(value)}" for name, value in config.params.items()]
@@ -77,5 +113,5 @@ def _parameter(value: Any) -> Any:
 
 
 def _toml(value: Any) -> str:
-    """A plain value in TOML: for texts, numbers, truth values and lists of them JSON's notation is the same."""
+    """A plain value in TOML, whose notation for texts, numbers, truth values and lists of them is that of JSON."""
     return json.dumps("none" if value is None else value, allow_nan=False)

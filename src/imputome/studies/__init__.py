@@ -1,1 +1,1 @@
-"""Studies join methods, hidden values and scores into tables."""
+"""Studies: hide values, impute them with several methods, score the results, and collect the scores in tables."""

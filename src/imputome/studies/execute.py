@@ -1,99 +1,126 @@
-"""Running a study from a file: in units that can be interrupted, by one or several processes.
+"""Running a whole study, in units that can be interrupted, in one or several processes.
 
-A unit is one trial of one way of hiding values on one dataset, with all methods; of all ways where they share their
-fits (`imputome.studies.trial`). Each keeps its rows in a file of its own, so processes share nothing but a folder, and
-a study that was killed or changed goes on from what is there.
+A unit is one trial of one split of one dataset with all methods; if the splits share their fits, it is one trial of all
+splits. Each unit has its own file of rows, so processes share only a folder, and a study that was interrupted or
+changed continues from the files that are there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imputome.core.atomic import atomic_path
-from imputome.errors import ImputomeError, InputError
-from imputome.studies.claims import claims_markdown, comparisons_markdown, judge, wilcoxon_tests
+from imputome.core.data import Data
+from imputome.core.links import link
+from imputome.errors import ImputomeError, InputError, Message, missing_extra
+from imputome.evaluation.splits import seed_for
+from imputome.studies.claims import check_claims, claims_markdown, comparisons_markdown, wilcoxon_tests
+from imputome.studies.inputs import Dataset, MethodSpec, Progress, to_dataset
 from imputome.studies.results import COLUMNS, read, table_of, write
-from imputome.studies.runner import Dataset, MethodSpec, Progress, run_study
-from imputome.studies.study import Hiding, Study, Subset, told
-from imputome.studies.subset import Loader, load_subset
+from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
+from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 from imputome.studies.summary import by_configuration, markdown, published_markdown
-from imputome.studies.trial import Tables, options_of, read_gc, run_trial
-from imputome.studies.workers import supervise
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS = "parts"  # folder of the units' files
+PARTS_FOLDER = "parts"  # of the files of the units
+POLL_SECONDS = 0.5  # between two looks at the work of other processes
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One trial of one dataset, under one split or all."""
+    """One trial of one dataset, with one split or all."""
 
     subset: Subset
     splits: tuple[Hiding, ...]
     trial: int
 
     def path(self, study: Study, folder: Path) -> Path:
-        """Its file. What decides what its rows mean is in the name, beside what the rows tell themselves."""
-        known: list[Any] = [told(self.subset), study.seed]
+        """Its file. The name depends on everything that decides what the rows mean and that they do not contain."""
+        identity: list[Any] = [non_defaults(self.subset), study.seed]
         words = f"{self.subset.name} {self.trial}"
-        if not study.together:
+        if not study.shares_fits:
             split = self.splits[0]
-            known.append(told(split))
-            known += [[name, spec.after] for name, spec in sorted(study.specs(split).items()) if spec.after]
+            identity.append(non_defaults(split))
+            identity += [[name, spec.after] for name, spec in sorted(study.specs(split).items()) if spec.after]
             words = f"{self.subset.name} {split.label} {self.trial}"
-        digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=5).hexdigest()
-        return folder / PARTS / f"{re.sub(r'[^A-Za-z0-9]+', '_', words)}_{digest}.csv"
+        digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=5).hexdigest()
+        return folder / PARTS_FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', words)}_{digest}.csv"
 
 
 def execute(
     study: Study, folder: str | Path, *, load: Loader, workers: int = 1, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Run what is still to do of a study, and gather its rows.
+    """Run what is not yet done of a study, and collect its rows.
 
     Parameters
     ----------
-    folder : made if need be; the units' files are kept in it.
-    load : from a dataset's name to an AnnData; with several workers a function of a module.
-    workers : processes, each with its own copy of the data and, if there are several, one thread: networks of this size
-        gain nothing from more.
+    study : Study
+        As `imputome.studies.spec.find_study` gives it.
+    folder : str or Path
+        Folder for the files of the units; created if it does not exist.
+    load : callable
+        From the name of a dataset to an AnnData; with several workers a function of a module.
+    workers : int, default=1
+        Number of processes. Each has its own copy of the data and, if there are several, one thread: networks of this
+        size are not faster with more.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
 
     Returns
     -------
-    The rows of `imputome.studies.runner.run_study`, those of this study only: all of ``status.details`` among them.
+    DataFrame
+        The rows of `imputome.studies.runner.run_study` with details, of this study only.
 
     Raises
     ------
     InputError
-        A dataset cannot be had, the folder cannot be written to, or a worker died.
+        A dataset is not available, the folder cannot be written to, or a worker process died.
     """
     import pandas as pd
 
     folder = Path(folder)
     if workers < 1:
-        raise InputError(f"workers={workers} must be at least 1")
+        raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
+    specs = [configuration.spec for configuration in study.configurations]
+    if workers > 1 and not all(isinstance(spec.method, str) for spec in specs):
+        raise InputError(
+            "several processes can only run methods that have a registered name: pass {workers}, or register the class "
+            "in the entry-point group imputome.methods",
+            code="method-not-registered",
+            workers=1,
+        )
     try:
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the folder {folder} cannot be made: {error}") from error
+        raise InputError(
+            f"the folder {folder} cannot be created: {error}", code="folder-not-writable", parameter="output"
+        ) from error
     tables = _tables(study, load)
     for subset in study.datasets:
-        load(subset.name)  # one that is not on this machine is told of now, not after an hour
+        load(subset.name)  # a dataset that is not available is reported now, not after an hour
     units = _units(study)
     if workers == 1:
-        _work(study, folder, load, units, progress=progress)
+        _run_units(study, folder, load, units, progress=progress)
     else:
-        _supervise(study, folder, load, units, workers, progress)
-    parts = [_own_rows(study, unit, read(unit.path(study, folder)), tables) for unit in units]
+        _run_in_processes(study, folder, load, units, workers, progress)
+    parts = [_rows_of_study(study, unit, read(unit.path(study, folder)), tables) for unit in units]
     parts.append(table_of(_skipped(study)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)[list(COLUMNS)]
 
@@ -102,57 +129,62 @@ def _units(study: Study) -> list[Unit]:
     groups = [
         (subset, splits)
         for subset in study.datasets
-        for splits in ([study.splits_of(subset)] if study.together else [(split,) for split in study.splits])
+        for splits in ([study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits])
         if splits
     ]
     return [Unit(subset, splits, trial) for subset, splits in groups for trial in range(study.trials)]
 
 
 def _tables(study: Study, load: Loader) -> Tables:
-    """What the schemes need beside the data, read before any work."""
+    """What the schemes need in addition to the data."""
     coverage = {}
     for name in {split.coverage for subset in study.datasets for split in study.splits_of(subset) if split.coverage}:
         table = load(name)
         columns = [column for column in getattr(table, "columns", ()) if str(column).startswith("Cov.")]
         if not columns:
-            raise InputError(f"{name} has no coverages, columns whose names begin with Cov.: give another dataset")
+            raise InputError(
+                f"{name} has no coverages, columns whose names begin with Cov.: give another dataset",
+                code="coverage-missing",
+            )
         coverage[name] = table[columns].to_numpy()
     return Tables(read_gc(study.gc) if study.gc else {}, coverage)
 
 
-def _own_rows(study: Study, unit: Unit, rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    """Without those of configurations and splits that the study no longer has."""
-    wanted = study.names_of_rows(unit.splits[0])
-    keys = zip(rows["method"], rows["parameters"], strict=True)
-    rows = rows[[key in wanted for key in keys]]
-    if not study.together:
+def _rows_of_study(study: Study, unit: Unit, rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """The rows of a unit, without configurations and splits that the study no longer has."""
+    known_methods = study.names_of_rows(unit.splits[0])
+    rows = rows[[key in known_methods for key in zip(rows["method"], rows["parameters"], strict=True)]]
+    if not study.shares_fits:
         return rows.assign(scheme=unit.splits[0].label)
-    known = {(split.label, options_of(split, tables)) for split in unit.splits}
-    return rows[[key in known for key in zip(rows["scheme"], rows["options"], strict=True)]]
+    known_splits = {(split.label, options_of(split, tables)) for split in unit.splits}
+    return rows[[key in known_splits for key in zip(rows["scheme"], rows["options"], strict=True)]]
 
 
 def _skipped(study: Study) -> Iterator[dict[str, Any]]:
-    """A row, with the reason, for a split that lacks what it needs."""
+    """A row, with the reason, for each split that lacks what it needs."""
     for subset in study.datasets:
         for split in study.splits:
-            if study.lacking(split) and (not split.datasets or subset.name in split.datasets):
+            if study.lacks(split) and study.applies(split, subset):
                 key = {"dataset": subset.label, "method": "every method", "parameters": "{}", "scheme": split.label}
-                yield {**key, "trial": 0, "seed": 0, "metric": "", "status": "skipped", "reason": study.lacking(split)}
+                yield {**key, "trial": 0, "seed": 0, "metric": "", "status": "skipped", "reason": study.lacks(split)}
 
 
 def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list[Path], str]:
-    """Write all rows, the summary by configuration, the verdicts on claims, tests if there are any, and all for people.
+    """Write all rows, the summary by configuration, the checked claims, the tests if any, and a text for readers.
 
     Returns
     -------
-    The files, and the text of the last.
+    files : list of Path
+        What was written.
+    text : str
+        The text of the last file, in Markdown.
     """
-    verdicts = judge(study, table)
+    checked = check_claims(study, table)
     tests = wilcoxon_tests(study, table)
     sections = [markdown(study, table), published_markdown(study, table)]
-    sections += [comparisons_markdown(tests) if len(tests) else "", claims_markdown(verdicts) if len(verdicts) else ""]
+    sections += [comparisons_markdown(tests) if len(tests) else "", claims_markdown(checked) if len(checked) else ""]
     text = "\n".join(section for section in sections if section)
-    tables = {"results.csv": table, "summary.csv": by_configuration(study, table), "claims.csv": verdicts}
+    tables = {"results.csv": table, "summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests
     for name, content in tables.items():
@@ -162,8 +194,113 @@ def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list
     return [folder / name for name in (*tables, "summary.md")], text
 
 
+# -- data --------------------------------------------------------------------------------------------------------------
+def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
+    """Load a dataset and take the part of it that a study uses.
+
+    Library sizes stay those over all genes. As in the papers, the variable genes are chosen once, from all values and
+    before any are hidden: they define the dataset, which is the same for every method and control.
+
+    Parameters
+    ----------
+    subset : Subset
+        The dataset and its limits.
+    load : callable
+        From the name of a dataset to an AnnData.
+    seed : int
+        Seed of the cells and features that are drawn.
+
+    Raises
+    ------
+    InputError
+        The data are not a matrix, lack a column, too little is left of them, or genes cannot be ranked by variance.
+    """
+    adata = load(subset.name)
+    if not hasattr(adata, "obs_names"):
+        raise InputError(
+            f"{subset.name} is a table, not a matrix of cells x genes: a study cannot use it", code="not-a-matrix"
+        )
+    columns = _columns(adata, subset)
+    data = to_dataset(adata, name=subset.label).data
+    places = np.arange(data.shape[0])
+    if subset.max_cells is not None and subset.max_cells < data.shape[0]:
+        rng = np.random.default_rng(seed_for(subset.name, "cells", base=seed))
+        places = np.sort(rng.choice(data.shape[0], subset.max_cells, replace=False))
+        data = data.subset(rows=places)
+    if data.kind == "counts":
+        data = replace(data, library_size=data.depth)
+    kept = np.flatnonzero(data.observed_counts()[0] >= subset.min_genes)
+    data, places = data.subset(rows=kept), places[kept]
+    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= subset.min_cells))
+    if subset.n_top_genes is not None and subset.n_top_genes < data.shape[1]:
+        data = data.subset(columns=_most_variable(data, subset))
+    if subset.max_features is not None and subset.max_features < data.shape[1]:
+        rng = np.random.default_rng(seed_for(subset.name, "features", base=seed))
+        data = data.subset(columns=np.sort(rng.choice(data.shape[1], subset.max_features, replace=False)))
+    if min(data.shape) < 2:
+        raise InputError(
+            f"{subset.label}: only {data.shape[0]} cells x {data.shape[1]} genes are left", code="too-little-data"
+        )
+    if subset.transform != "identity":
+        if data.kind == "counts":
+            raise InputError(
+                f"{subset.name}: transform is for real values, and these are counts: leave it out",
+                code="transform-kind",
+            )
+        data = replace(data, X=link(subset.transform).forward(data.X), bounds=(-np.inf, np.inf))
+    labels = columns["labels"].astype(str).to_numpy()[places] if subset.labels else None
+    clinical = {name: _numbers(columns[name])[places] for name in subset.clinical}
+    return Dataset(subset.label, data, labels, clinical)
+
+
+def _columns(adata: Any, subset: Subset) -> dict[str, pd.Series]:
+    """The columns of ``obs`` that a study uses."""
+    columns = {**({"labels": subset.labels} if subset.labels else {}), **subset.clinical}
+    for column in columns.values():
+        if column not in adata.obs:
+            known = ", ".join(map(str, adata.obs.columns)) or "none"
+            raise InputError(
+                f"{subset.name}: obs has no column {column!r}: its columns are {known}", code="column-missing"
+            )
+    return {name: adata.obs[column] for name, column in columns.items()}
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """A column as numbers; texts such as G2, G3, G4 are ranked in alphabetical order. NaN stays."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=np.float64)
+    codes, _ = pd.factorize(column.astype(object), sort=True)
+    return np.where(codes < 0, np.nan, codes)
+
+
+def _most_variable(data: Data, subset: Subset) -> np.ndarray:
+    """Positions of the most variable genes by Seurat's ``vst``, sorted."""
+    import scanpy as sc
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    if data.kind != "counts":
+        raise InputError(
+            f"{subset.name}: n_top_genes ranks genes of counts, and these are real values: leave it out",
+            code="variable-genes-kind",
+        )
+    try:
+        table = sc.pp.highly_variable_genes(
+            AnnData(sp.csr_matrix(data.X)), flavor="seurat_v3", n_top_genes=subset.n_top_genes, inplace=False
+        )
+    except ImportError as error:
+        raise missing_extra("n_top_genes", "scikit-misc", "deep") from error
+    except ValueError as error:  # the window of loess is singular
+        raise InputError(
+            f"{subset.name}: genes cannot be ranked by variance: raise min_cells ({error})", code="variable-genes"
+        ) from error
+    return np.flatnonzero(table["highly_variable"].to_numpy())
+
+
 # -- one process -------------------------------------------------------------------------------------------------------
-def _work(
+def _run_units(
     study: Study,
     folder: Path,
     load: Loader,
@@ -172,7 +309,7 @@ def _work(
     parent: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Run units one after the other, until they are done or the parent is gone."""
+    """Run units one after the other, until they are done or the parent process has ended."""
     dataset: Dataset | None = None
     tables = _tables(study, load)
     for place, unit in enumerate(units):
@@ -180,63 +317,104 @@ def _work(
             return
         if dataset is None or dataset.name != unit.subset.label:
             dataset = load_subset(unit.subset, load, seed=study.seed)
-        split, output = unit.splits[0], unit.path(study, folder)
+        split = unit.splits[0]
         methods = [*(MethodSpec(name) for name in study.controls), *study.specs(split).values()]
-        told_part = None if progress is None else _part_of(progress, place, len(units))
+        common: dict[str, Any] = {"seed": study.seed, "output": unit.path(study, folder)}
+        common["progress"] = None if progress is None else _part_of(progress, unit, place, len(units))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what fits warn of is among their figures
-            if study.together:
-                run_trial(
-                    dataset,
-                    methods,
-                    unit.splits,
-                    trial=unit.trial,
-                    seed=study.seed,
-                    tables=tables,
-                    output=output,
-                    progress=told_part,
-                )
-                continue
-            run_study(
-                dataset,
-                methods,
-                scheme=split.scheme,
-                fraction=split.fraction,
-                scale=split.scale,  # type: ignore[arg-type]
-                trials=[unit.trial],
-                seed=study.seed,
-                details=True,
-                output=output,
-                progress=told_part,
-            )
+            warnings.simplefilter("ignore", UserWarning)  # what fits warn about is among their numbers
+            if study.shares_fits:
+                run_trial(dataset, methods, unit.splits, trial=unit.trial, tables=tables, **common)
+            else:
+                hiding: dict[str, Any] = {"scheme": split.scheme, "fraction": split.fraction, "scale": split.scale}
+                run_study(dataset, methods, trials=[unit.trial], details=True, **hiding, **common)
 
 
-def _part_of(progress: Progress, place: int, parts: int) -> Progress:
-    # a unit's own guess of the time to go is no guess of the study's
-    return lambda share, text: progress((place + share) / parts, text.split(", about")[0])
+def _part_of(progress: Progress, unit: Unit, place: int, units: int) -> Progress:
+    # with a text of its own: the time left that a unit reports is not the time left of the study
+    text = f"{unit.subset.label}, {unit.splits[0].label}, trial {unit.trial + 1}"
+    return lambda share, _: progress((place + share) / units, text)
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
-def _supervise(
+def _run_in_processes(
     study: Study, folder: Path, load: Loader, units: Sequence[Unit], workers: int, progress: Progress | None
 ) -> None:
-    """Deal the units out to processes, and wait for them; none outlives this one."""
+    """Divide the units among processes, and wait for them."""
 
-    def tell() -> None:
+    def report() -> None:
         if progress is not None:
             done = sum(unit.path(study, folder).exists() for unit in units)
             progress(done / len(units), f"{done} of {len(units)} units")
 
     shares = [(study, folder, load, units[k::workers]) for k in range(min(workers, len(units)))]
-    supervise(_worker, shares, threads=1, tell=tell)
+    run_processes(_run_share, shares, threads=1, report=report)
     if not all(unit.path(study, folder).exists() for unit in units):
-        raise InputError("a worker ended before its part was done: run the same command again to go on")
+        raise InputError(
+            "a worker process ended before its part was done: run the same command again to continue",
+            code="worker-died",
+        )
 
 
-def _worker(study: Study, folder: Path, load: Loader, units: Sequence[Unit], parent: int, errors: Any) -> None:
+def _run_share(study: Study, folder: Path, load: Loader, units: Sequence[Unit], parent: int, errors: Any) -> None:
     try:
-        _work(study, folder, load, units, parent=parent)
+        _run_units(study, folder, load, units, parent=parent)
     except ImputomeError as error:
-        errors.put(str(error))
-    except KeyboardInterrupt:  # the parent says so
+        errors.put(error.message)
+    except KeyboardInterrupt:  # the parent process reports it
         return
+
+
+def run_processes(
+    work: Callable[..., None], arguments: Sequence[tuple[Any, ...]], *, threads: int, report: Callable[[], None]
+) -> None:
+    """Run ``work(*arguments[k], parent, errors)`` in one process each, and wait for all; no process stays behind.
+
+    Parameters
+    ----------
+    work : callable
+        A function of a module. It gets the process id of its parent, and puts the `Message` of an error that it cannot
+        handle into the queue ``errors``.
+    arguments : sequence of tuple
+        One for each process.
+    threads : int
+        Threads of each process, unless the environment already sets them.
+    report : callable
+        Called every `POLL_SECONDS`.
+
+    Raises
+    ------
+    InputError
+        The first error of a process; the other processes are stopped.
+    """
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    processes = [context.Process(target=work, args=(*each, os.getpid(), errors), daemon=True) for each in arguments]
+    try:
+        with _threads_of_children(threads):
+            for process in processes:
+                process.start()
+        while any(process.is_alive() for process in processes) and errors.empty():
+            report()
+            time.sleep(POLL_SECONDS)
+        if not errors.empty():
+            message: Message = errors.get()
+            raise InputError(message)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            if process.pid is not None:
+                process.join()
+
+
+@contextmanager
+def _threads_of_children(number: int) -> Iterator[None]:
+    unset = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, str(number)))
+    try:
+        yield
+    finally:
+        for name in unset:
+            os.environ.pop(name, None)

@@ -1,9 +1,9 @@
-"""Result tables of studies: one row a number, kept in a journal while a study runs, and summarised for people."""
+"""Result tables of studies: one row per score, kept in a journal while a study runs, and their summary."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,32 @@ from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-# what a finished computation is known by, and what it gives
+# the columns that identify a computation; `COLUMNS` adds what it gave
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
 COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-# downstream scores beside the metrics: all of them are better the higher they are
+# scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
     *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
     *("spearman_concordance", "cox_concordance"),
 )
 
 
+def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of `KEY` as texts: the same before a row is written to a file and after it is read again."""
+    return tuple(str(float(row[name])) if name == "fraction" else str(row[name]) for name in KEY)
+
+
 class Journal:
-    """Rows of a running study, one JSON line each, beside the output; a killed study goes on from them."""
+    """The rows of a running study, one line of JSON per computation, in a hidden file next to the output.
+
+    A study that was interrupted continues from these rows.
+
+    Parameters
+    ----------
+    output : Path
+        The table that is written when the study is complete.
+    """
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -37,45 +50,59 @@ class Journal:
 
     def rows(self) -> list[dict[str, Any]]:
         """All finished rows: those of an earlier table at ``output``, then those of the journal."""
-        found = read(self.output).to_dict("records") if self.output.exists() else []
+        rows = read(self.output).to_dict("records") if self.output.exists() else []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    found.extend(json.loads(line))
-                except json.JSONDecodeError:  # the line that was being written when the study was killed
+                    rows.extend(json.loads(line))
+                except json.JSONDecodeError:  # the process was killed while it wrote this line
                     continue
-        return found
+        return rows
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Rows of one computation, as one line, so that they are there together or not at all."""
+        """Add the rows of one computation as one line, so that all of them are stored or none."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(rows) + "\n")
 
     def finish(self, table: pd.DataFrame) -> None:
-        """Write the table, and drop the journal."""
+        """Write the complete table and delete the journal."""
         write(table, self.output)
         self.path.unlink(missing_ok=True)
 
 
-def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The tidy long table."""
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A long table with the columns `COLUMNS` from rows as mappings."""
     import pandas as pd
 
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
 def check_path(path: Path) -> None:
-    """Refuse an output that cannot be written, before anything is computed."""
+    """Check, before any computation, that a table can be written to ``path``.
+
+    Raises
+    ------
+    InputError
+        The file name has none of the endings `SUFFIXES`, or its folder does not exist.
+    MissingExtraError
+        The table is a .parquet file and pyarrow is not installed.
+    """
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{path} is no table: end it in one of {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}",
+            code="table-suffix",
+            parameter="output",
+        )
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: make it first")
+        raise InputError(
+            f"the folder {path.parent} does not exist: create it first", code="folder-missing", parameter="output"
+        )
     if path.suffix == ".parquet":
         _require_pyarrow()
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table at once: complete, or not at all."""
+    """Write a table; if writing fails, an earlier file at ``path`` stays as it was."""
     with atomic_path(path) as partial:
         if path.suffix == ".parquet":
             table.to_parquet(partial, index=False)
@@ -85,7 +112,13 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table written by `write`."""
+    """Read a table written by `write`.
+
+    Raises
+    ------
+    InputError
+        The table lacks a column of `COLUMNS`.
+    """
     import pandas as pd
 
     if path.suffix == ".parquet":
@@ -103,16 +136,40 @@ def read(path: Path) -> pd.DataFrame:
         )
     missing = set(COLUMNS) - set(table.columns)
     if missing:
-        raise InputError(f"{path} is not a table of results: it has no column {sorted(missing)[0]!r}")
+        raise InputError(
+            f"{path} is not a table of results: it has no column {sorted(missing)[0]!r}", code="not-a-results-table"
+        )
     return table
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over trials: one row per dataset, scheme, fraction, metric, method.
+    """Mean and standard deviation over trials, per dataset, scheme, fraction, metric and method.
 
-    Columns beside these: mean, sd (over trials), n, control, best (of all methods and controls), loses_to (the best
-    control that it does not beat, or nothing). A method that failed in every trial has no row. What is no score but a
-    figure of the fit is neither best nor beaten.
+    Parameters
+    ----------
+    table : DataFrame
+        Rows as `imputome.studies.runner.run_study` returns them.
+
+    Returns
+    -------
+    DataFrame
+        One row per dataset, scheme, fraction, metric, method and parameters, with the columns
+
+        - ``mean``, ``sd`` and ``n``: over the trials that succeeded; a method that failed in all trials has no row,
+        - ``control``: whether the method is a control,
+        - ``best``: whether it has the best mean of all methods and controls,
+        - ``loses_to``: the best control that the method does not beat, or an empty text.
+
+        Numbers that are no scores, such as the iterations of a fit, are never best and never lose.
+
+    Examples
+    --------
+    >>> from imputome.studies.results import summary, table_of
+    >>> row = {"dataset": "toy", "scheme": "thin", "fraction": 0.1, "metric": "mse", "status": "ok"}
+    >>> rows = [row | {"method": "ialm", "parameters": "{}", "trial": k, "value": k + 1.0} for k in range(3)]
+    >>> summary(table_of(rows))[["method", "mean", "sd", "n", "best"]]
+      method  mean   sd  n  best
+    0   ialm   2.0  1.0  3  True
     """
     import pandas as pd
 
@@ -122,31 +179,31 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for key, part in scored.groupby(group, sort=False, dropna=False):
         stats = part.groupby(["method", "parameters"], sort=False)["value"].agg(["mean", "std", "count"])
         metric = str(key[-1])
-        score = metric in METRICS or metric in HIGHER
+        is_score = metric in METRICS or metric in HIGHER
         cost = costs(stats["mean"], metric)
         controls = [is_control(name) for name, _ in stats.index]
         for place, (name, parameters) in enumerate(stats.index):
-            entry = dict(zip(group, key, strict=True))
-            entry |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
-            entry |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
-            best = score and bool(np.isfinite(cost[place]) and cost[place] == cost.min())
-            entry |= {"control": controls[place], "best": best}
-            bars = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
-            beaten = score and bars and not controls[place]
-            entry["loses_to"] = stats.index[min(bars, key=lambda other: cost[other])][0] if beaten else ""
-            rows.append(entry)
+            row = dict(zip(group, key, strict=True))
+            row |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
+            row |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
+            best = is_score and bool(np.isfinite(cost[place]) and cost[place] == cost.min())
+            row |= {"control": controls[place], "best": best}
+            not_beaten = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
+            loses = is_score and not_beaten and not controls[place]
+            row["loses_to"] = stats.index[min(not_beaten, key=lambda other: cost[other])][0] if loses else ""
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
 def is_control(method: str) -> bool:
-    """Whether a row's method is a control."""
+    """Whether the method of a row is a control."""
     from imputome.methods import info, names
 
     return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 
 def costs(scores: pd.Series, metric: str) -> Any:
-    """Lower is better, whatever the metric; a score that could not be had is the worst."""
+    """Scores turned so that lower is better for every metric; NaN becomes infinity, the worst."""
     better = "higher" if metric in HIGHER else METRICS[metric].better if metric in METRICS else "lower"
     target = {"one": 1.0, "nominal": COVERAGE}.get(better)
     if target is not None:

@@ -1,130 +1,54 @@
-"""The runner of every study: method x split x trial -> rows. Controls are always among the methods."""
+"""Running methods on data with hidden values: each dataset x split x trial x method gives rows of scores.
+
+`run_study` hides values anew for each trial and fits each method on what is left. `run_trial` is for real values that
+are split by rows: each method is fitted once per trial, on complete training rows, and the fitted method imputes the
+test rows under every way to hide values. The controls are always among the methods.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data
-from imputome.core.imputation import Imputation
-from imputome.core.imputer import check_parameters
+from imputome.core.data import Data
+from imputome.core.imputation import Imputation, Status
+from imputome.core.imputer import Imputer
+from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
+from imputome.evaluation.clinical import clinical_coefficients, concordance_index
+from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
-from imputome.evaluation.streaming import score_hidden, score_thinned
-from imputome.inspection.state import inspect
-from imputome.methods import controls, create, get, info
+from imputome.evaluation.streaming import Units, score_hidden, score_thinned
+from imputome.methods import Method, create
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
-from imputome.studies.results import KEY, Journal, table_of
+from imputome.studies.inputs import Dataset, MethodSpec, Progress, parse_method, with_controls
+from imputome.studies.results import Journal, key_of, table_of
+from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
     from imputome.evaluation.clustering import Clusterer
 
 DOWNSTREAM = ("clustering", "leiden", "de")
-Progress = Callable[[float, str], None]
+TRIAL_METRICS = ("rmse", "mae", "pearson")
+Scale = Literal["counts", "log1p"]
 
 
-@dataclass(frozen=True)
-class MethodSpec:
-    """A registered method with parameters; ``posterior`` and other switches are parameters too.
-
-    ``after`` names a method of the estimator that is called with the training data once it is fitted, such as
-    ``"prune"``; the numbers of the dataclass that it returns are recorded as ``<after>_<name>``.
-    """
-
-    name: str
-    params: dict[str, Any] = field(default_factory=dict)
-    after: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}+posterior" if self.params.get("posterior") else self.name
-
-    @property
-    def parameters(self) -> str:
-        return json.dumps(self.params, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A named dataset with the labels that downstream analyses need.
-
-    ``clinical`` has columns of numbers, a row's each: ``grade``, and ``time`` and ``event`` (NaN: not known).
-    """
-
-    name: str
-    data: Data
-    labels: np.ndarray | None = None
-    clinical: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def to_dataset(
-    adata: AnnData,
-    *,
-    name: str,
-    labels: str | None = None,
-    layer: str | None = None,
-    min_genes: int = 0,
-    min_cells: int = 0,
-) -> Dataset:
-    """A dataset for a study: filtered by cells, then by genes, on counts as they are or on real values."""
-    if labels is not None and labels not in adata.obs:
-        raise InputError(f"obs has no column {labels!r}; columns: {', '.join(map(str, adata.obs.columns)) or 'none'}")
-    report = inspect(adata, layer=layer)
-    if report.errors:
-        raise InputError(report.errors[0])
-    if report.state in ("log1p", "normalized"):
-        raise InputError(f"{report.where} looks {report.state}: methods are judged on counts, pass the layer with them")
-    data = as_data(
-        adata.X if layer is None else adata.layers[layer],
-        kind="counts" if report.state == "counts" else "real",
-        obs_names=adata.obs_names,
-        var_names=adata.var_names,
-    )
-    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
-    data = data.subset(rows=cells)
-    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells))
-    classes = None if labels is None else adata.obs[labels].astype(str).to_numpy()[cells]
-    return Dataset(name, data, classes)
-
-
-def parse_method(text: str) -> MethodSpec:
-    """``name``, ``name+posterior`` or ``name:key=value:key=value``; values are read as JSON, else taken as text."""
-    name, *settings = text.strip().split(":")
-    params: dict[str, Any] = {}
-    if name.endswith("+posterior"):
-        name = name.removesuffix("+posterior")
-        params["posterior"] = True
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"{setting!r} in {text!r} is not of the form key=value")
-        try:
-            params[key] = json.loads(value)
-        except json.JSONDecodeError:
-            params[key] = value
-    if name not in REFERENCE_PREDICTIONS:
-        check_parameters(get(name), params)
-    return MethodSpec(name, params)
-
-
+# -- one split for each trial ------------------------------------------------------------------------------------------
 def run_study(
     datasets: Dataset | Sequence[Dataset],
-    methods: Iterable[str | MethodSpec],
+    methods: Iterable[Method | MethodSpec],
     *,
     scheme: str = "thin",
     fraction: float | Sequence[float] | None = None,
@@ -132,51 +56,89 @@ def run_study(
     seed: int = 0,
     downstream: Iterable[str] = (),
     protocol: str = "honest",
-    scale: Literal["counts", "log1p"] = "counts",
+    scale: Scale = "counts",
     details: bool = False,
     output: str | Path | None = None,
     options: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Hide values, impute, score: a tidy long table with the controls in it.
+    """Hide values, impute them with each method and the controls, and score the imputed values.
 
     Parameters
     ----------
-    methods : as `parse_method` reads them, or `MethodSpec`.
-    scheme, fraction, options : how values are hidden, see ``imputome.evaluation.splits.SCHEMES``.
-    trials : repetitions, each with a seed made of the names of dataset, scheme, fraction and trial, and ``seed``; or
-        the numbers of those to do.
-    downstream : ``"clustering"`` (k-means) and ``"leiden"`` against the labels, and ``"de"`` (counts: the first label
-        against the rest, beside the same test on the data before anything was hidden).
-    protocol : ``"as_published"`` normalises counts to the median library before values are hidden, as the papers do:
-        the training part then knows something of what is hidden, and the scheme is labelled leaky.
-    scale : of hidden counts, see `imputome.evaluation.streaming.score_hidden`.
-    details : the figures of ``status.details`` are rows too, under their names.
-    output : where rows are kept as they come; a study that was interrupted goes on from there.
+    datasets : Dataset or sequence of Dataset
+        Each with its own name.
+    methods : iterable of str, class, estimator or MethodSpec
+        As `imputome.studies.inputs.parse_method` takes them.
+    scheme : str, default="thin"
+        How values are hidden: a name of ``imputome.evaluation.splits.SCHEMES``.
+    fraction : float or sequence of float, optional
+        Share of values to hide; by default that of the scheme.
+    trials : int or sequence of int, default=1
+        Number of repetitions, or their numbers. The seed of each is derived from ``seed``, the number of the trial, and
+        the names of the dataset, the scheme and the fraction.
+    seed : int, default=0
+        See ``trials``.
+    downstream : iterable of {"clustering", "leiden", "de"}, optional
+        Analyses of the imputed matrix: clusters of k-means and of Leiden against the labels, and genes called
+        differential between the first label and the rest, against the same test before values were hidden.
+    protocol : {"honest", "as_published"}, default="honest"
+        ``"as_published"`` normalises counts to the median library size before values are hidden, as the papers do.
+        The training part then contains information about the hidden values, so the scheme is labelled leaky.
+    scale : {"counts", "log1p"}, default="counts"
+        Scale of the scores of hidden entries, see `imputome.evaluation.streaming.score_hidden`.
+    details : bool, default=False
+        Also record the numbers of ``status.details`` of each fit, under their names.
+    output : str or Path, optional
+        Table of results, .parquet or .csv. Rows are stored while the study runs, and an interrupted study continues
+        from them; methods that failed are run again.
+    options : dict, optional
+        Options of the scheme.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
 
     Returns
     -------
-    DataFrame with the columns of `imputome.studies.results.COLUMNS`: one row a number, and one row, with the reason,
-    for a method that failed.
+    DataFrame
+        One row per score, with the columns `imputome.studies.results.COLUMNS`. A method that fails gives one row with
+        the reason.
+
+    Raises
+    ------
+    InputError
+        A name is unknown, or the options do not fit the data or each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.core.data import as_data
+    >>> from imputome.studies.inputs import Dataset
+    >>> from imputome.studies.runner import run_study
+    >>> counts = np.random.default_rng(0).poisson(3.0, size=(20, 8))
+    >>> toy = Dataset("toy", as_data(counts, kind="counts"))
+    >>> table = run_study(toy, ["ialm"])
+    >>> {"ialm", "gene_mean"} <= set(table["method"])  # gene_mean is a control
+    True
+    >>> len(table[(table["method"] == "ialm") & (table["metric"] == "poisson_loss")])
+    1
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream, options = tuple(downstream), dict(options or {})
     trials = range(trials) if isinstance(trials, int) else trials
     _check(datasets, scheme, downstream, protocol, trials, seed, scale)
     if fraction is None:
-        fraction = scheme_options(scheme).get("fraction")  # None for a scheme that hides what it must
+        fraction = scheme_options(scheme).get("fraction")  # None for a scheme that has no choice
     fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
-    wanted = [parse_method(method) if isinstance(method, str) else method for method in methods]
-    journal = None if output is None else Journal(Path(output))
-    earlier = [] if journal is None else journal.rows()
-    rows = [row for row in earlier if row["status"] == "ok"]  # what failed is tried again
+    fractions = list(dict.fromkeys(fractions))
+    specs = [parse_method(method) for method in methods]
+    journal, rows = _stored(output)
     done = {key_of(row) for row in rows}
-    clock = _Clock(progress, len(datasets) * len(dict.fromkeys(fractions)) * len(trials))
+    clock = _Clock(progress, len(datasets) * len(fractions) * len(trials))
+    leaky = protocol == "as_published"
     for dataset in datasets:
-        data = _published(dataset.data) if protocol == "as_published" else dataset.data
-        specs = with_controls(wanted, data.kind)
-        label = f"{scheme} (leaky)" if protocol == "as_published" else scheme
-        story = {
+        data = _published(dataset.data) if leaky else dataset.data
+        to_run = with_controls(specs, data.kind)
+        settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
             "downstream": downstream,
@@ -184,83 +146,88 @@ def run_study(
             **({"details": True} if details else {}),
             **options,
         }
-        own = dict(options)
+        split_options = dict(options)
         if "labels" in scheme_options(scheme) and dataset.labels is not None:
-            own.setdefault("labels", dataset.labels)
-        for share in dict.fromkeys(fractions):
+            split_options.setdefault("labels", dataset.labels)
+        for share in fractions:
             for trial in trials:
                 trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
-                base: dict[str, Any] = {"dataset": dataset.name, "scheme": label}
+                base: dict[str, Any] = {"dataset": dataset.name, "scheme": f"{scheme} (leaky)" if leaky else scheme}
                 base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
-                keys = [{**base, **_named(spec, story)} for spec in specs]
-                todo = [(spec, key) for spec, key in zip(specs, keys, strict=True) if key_of(key) not in done]
-                clock.part_begins(len(todo))
+                keys = [{**base, **_key_of_method(spec, settings)} for spec in to_run]
+                todo = [(spec, key) for spec, key in zip(to_run, keys, strict=True) if key_of(key) not in done]
+                clock.start_part(len(todo))
                 if not todo:
                     continue
-                split = make_split(scheme, data, rng=np.random.default_rng(trial_seed), fraction=share, **own)
-                split = replace(split, leaky=protocol == "as_published")
+                rng = np.random.default_rng(trial_seed)
+                split = make_split(scheme, data, rng=rng, fraction=share, **split_options)
+                split = replace(split, leaky=leaky)
                 for spec, key in todo:
-                    clock.tell(f"{dataset.name}, {spec.label}, trial {trial + 1}")
-                    found = _rows_of(spec, split, dataset, downstream, trial_seed, scale, details)
-                    new = [{**key, **row} for row in found]
+                    clock.report(f"{dataset.name}, {spec.label}, trial {trial + 1}")
+                    scored = _score_method(spec, split, dataset, downstream, trial_seed, scale, details)
+                    new = [{**key, **row} for row in scored]
                     rows.extend(new)
                     done.add(key_of(key))
                     if journal is not None:
                         journal.append(new)
                     clock.step()
+    return _finished(journal, rows)
+
+
+def _stored(output: str | Path | None) -> tuple[Journal | None, list[dict[str, Any]]]:
+    """The journal of an output, and its rows; those of failed methods are left out, so that they run again."""
+    if output is None:
+        return None, []
+    journal = Journal(Path(output))
+    return journal, [row for row in journal.rows() if row["status"] == "ok"]
+
+
+def _finished(journal: Journal | None, rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = table_of(rows)
     if journal is not None:
         journal.finish(table)
     return table
 
 
-def _named(spec: MethodSpec, story: dict[str, Any]) -> dict[str, str]:
-    """What tells the computations of one split apart."""
-    story = {**story, "after": spec.after} if spec.after else story
-    return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(story, default=str)}
+def _key_of_method(spec: MethodSpec, settings: dict[str, Any]) -> dict[str, str]:
+    """What distinguishes the computations on one split."""
+    settings = {**settings, "after": spec.after} if spec.after else settings
+    return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(settings, default=str)}
 
 
-def key_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a computation is known by, the same before and after it went through a file."""
-    return tuple(str(float(row[name])) if name == "fraction" else str(row[name]) for name in KEY)
-
-
-def _rows_of(
+def _score_method(
     spec: MethodSpec,
     split: Split,
     dataset: Dataset,
     downstream: tuple[str, ...],
     seed: int,
-    scale: Literal["counts", "log1p"],
+    scale: Scale,
     details: bool,
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method; a failure is a row with its reason."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     common: dict[str, Any] = {"peak_bytes": 0, "status": "ok", "reason": ""}
     try:
         with peak_memory() as peak:
             result = _impute(spec, split, seed)
-        common |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak()}
+        common |= {"seconds": time.perf_counter() - start, "peak_bytes": peak()}
         common["reason"] = "" if result.status.converged else result.status.message
         scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
-        scores |= _downstream(result, split, dataset, downstream, seed)
+        scores |= _downstream_scores(result, dataset, downstream, seed)
         if details:
-            scores |= numbers_of(result.status.details)
+            scores |= _numbers_in(result.status.details)
         for name, value in scores.items():
             yield {"metric": name, "value": float(value), **common}
-    except Exception as error:  # whatever a method does, the study goes on and the table says what happened
-        failed = {
-            "seconds": time.perf_counter() - begun,
-            "status": "failed",
-            "reason": f"{type(error).__name__}: {error}",
-        }
+    except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
+        seconds = time.perf_counter() - start
+        failed = {"seconds": seconds, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
         yield {"metric": "", "value": math.nan, **common, **failed}
 
 
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
-    if spec.name in REFERENCE_PREDICTIONS:
-        return REFERENCE_PREDICTIONS[spec.name](split.train)
-    estimator = create(spec.name, spec.params, random_state=seed % 2**31)
+    if isinstance(spec.method, str) and spec.method in REFERENCE_PREDICTIONS:
+        return REFERENCE_PREDICTIONS[spec.method](split.train)
+    estimator = create(spec.method, spec.params, random_state=seed % 2**31)
     if split.apply is None:
         result = estimator.fit_transform(split.train)
     else:
@@ -271,35 +238,33 @@ def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
     return result
 
 
-def numbers_of(details: dict[str, Any]) -> dict[str, float]:
+def _numbers_in(details: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in details.items() if isinstance(value, int | float | np.number)}
 
 
-def _downstream(
-    result: Imputation, split: Split, dataset: Dataset, wanted: tuple[str, ...], seed: int
-) -> dict[str, float]:
-    """Scores of what people do next with an imputed matrix; it is made dense for it."""
-    if not wanted or dataset.labels is None:
+def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str, ...], seed: int) -> dict[str, float]:
+    """Scores of analyses of the imputed matrix, which is made dense for them."""
+    if not analyses or dataset.labels is None:
         return {}
     from imputome.evaluation.clustering import cluster_scores, expression_components
     from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
 
     counts = result.data.kind == "counts"
-    rows = dataset.data.obs_names.get_indexer(result.obs_names)  # a row split imputes some of them
+    rows = dataset.data.obs_names.get_indexer(result.obs_names)  # a row split imputes only some rows
     labels = dataset.labels[rows]
     values = result.to_array(scale="normalized" if counts else None)
     scores: dict[str, float] = {}
     clusterers: dict[str, Clusterer] = {"clustering": "kmeans", "leiden": "leiden"}
-    for analysis in [name for name in clusterers if name in wanted]:
+    for analysis in [name for name in clusterers if name in analyses]:
         prefix = "leiden_" if analysis == "leiden" else ""
-        with warnings.catch_warnings():  # where all cells are the same there is one cluster, and the scores say so
+        with warnings.catch_warnings():  # if all cells are equal there is one cluster, and the scores show it
             warnings.simplefilter("ignore")
             embedding = expression_components(values, random_state=seed % 2**31) if counts else values
-            found = cluster_scores(
+            agreement = cluster_scores(
                 embedding=embedding, labels=labels, method=clusterers[analysis], random_state=seed % 2**31
             )
-        scores |= {prefix + name: found[name] for name in ("ari", "ami", "nmi")}
-    if "de" in wanted:
+        scores |= {prefix + name: agreement[name] for name in ("ari", "ami", "nmi")}
+    if "de" in analyses:
         groups = labels == np.unique(labels)[0]
         whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
         tables = [wilcoxon(np.log1p(part), groups) for part in (whole, values)]
@@ -318,101 +283,361 @@ def _check(
     scale: str,
 ) -> None:
     if scheme not in SCHEMES:
-        raise InputError(f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
+        raise InputError(
+            f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}",
+            code="scheme-unknown",
+            parameter="scheme",
+        )
     unknown = [name for name in downstream if name not in DOWNSTREAM]
     if unknown:
-        raise InputError(f"there is no downstream analysis {unknown[0]!r}: choose of {', '.join(DOWNSTREAM)}")
+        raise InputError(
+            f"there is no downstream analysis {unknown[0]!r}: choose from {', '.join(DOWNSTREAM)}",
+            code="downstream-unknown",
+            parameter="downstream",
+        )
     if downstream and any(dataset.labels is None for dataset in datasets):
-        raise InputError("downstream analyses need labels: name a column of obs (--labels)")
+        raise InputError(
+            "downstream analyses compare with known classes: pass {labels}, a column of obs",
+            code="labels-needed",
+            labels=...,
+        )
     if protocol not in ("honest", "as_published"):
-        raise InputError(f"protocol={protocol!r} is neither 'honest' nor 'as_published'")
+        raise InputError(
+            f"protocol={protocol!r} is neither 'honest' nor 'as_published'",
+            code="protocol-unknown",
+            parameter="protocol",
+        )
     if protocol == "as_published" and scheme.startswith("thin"):
-        raise InputError("protocol='as_published' normalises first, and molecules cannot be split then: use 'random'")
+        raise InputError(
+            "protocol='as_published' normalises the counts first, and normalised counts cannot be thinned: "
+            "pass {scheme}",
+            code="protocol-scheme",
+            scheme="random",
+        )
     if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
-        raise InputError(f"scale={scale!r} is none to score {scheme} on: 'counts', or 'log1p' for hidden entries")
+        raise InputError(
+            f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' for a scheme that hides entries",
+            code="scale-scheme",
+            parameter="scale",
+        )
     if not trials or seed < 0:
-        raise InputError(f"trials={len(trials)} must be at least 1, and seed={seed} not negative")
+        raise InputError(
+            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
+        )
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
-        raise InputError(f"two datasets are called {max(names, key=names.count)!r}: give each a name of its own")
+        raise InputError(
+            f"two datasets have the name {max(names, key=names.count)!r}: give each its own", code="dataset-twice"
+        )
     if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
-        raise InputError("downstream analyses find cells by name, and some names are not unique: make them so first")
+        raise InputError(
+            "downstream analyses find cells by name, and some names occur twice: make them unique first",
+            code="names-not-unique",
+        )
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
-        raise InputError("the downstream analysis 'de' is for counts: leave it out for real values")
-
-
-def standard_controls(kind: Kind) -> tuple[str, ...]:
-    """The controls of every study: those of `imputome.methods.controls`, and for counts ``all_zeros``."""
-    return (*(("all_zeros",) if kind == "counts" else ()), *controls(kind))
-
-
-def with_controls(wanted: list[MethodSpec], kind: Kind) -> list[MethodSpec]:
-    """The methods and, before them, the controls that are not among them."""
-    for spec in wanted:
-        kinds = {"counts"} if spec.name in REFERENCE_PREDICTIONS else info(spec.name).kinds
-        if kind not in kinds:
-            raise InputError(f"{spec.name} does not take {kind} data: `imputome methods` lists what takes which")
-    every = [MethodSpec(name) for name in standard_controls(kind)] + wanted
-    return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
+        raise InputError(
+            "the downstream analysis 'de' is for counts: leave it out for real values",
+            code="downstream-kind",
+            parameter="downstream",
+        )
 
 
 def _published(data: Data) -> Data:
-    """Counts per median library, normalised with what will be hidden still there."""
+    """Counts times the median library size over their own, computed with the values that will be hidden."""
     import scipy.sparse as sp
 
     if data.kind != "counts":
-        raise InputError("protocol='as_published' is for counts")
+        raise InputError("protocol='as_published' is for counts", code="protocol-kind", parameter="protocol")
     depth = data.depth
     scale = np.divide(np.median(depth[depth > 0]), depth, out=np.ones_like(depth), where=depth > 0)
     return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
 
 
-@contextmanager
-def peak_memory() -> Iterator[Callable[[], int]]:
-    """Largest resident size of the process while the block runs, sampled; 0 where the system does not tell."""
-    largest, stop = [0], threading.Event()
-    page = os.sysconf("SC_PAGE_SIZE")
-
-    def watch() -> None:
-        while not stop.is_set():
-            largest[0] = max(largest[0], _resident(page))
-            stop.wait(0.02)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: largest[0]
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def _resident(page: int) -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 class _Clock:
-    """Share done and time to go, told after each method."""
+    """Reports the share of work done and an estimate of the time left."""
 
     def __init__(self, progress: Progress | None, parts: int) -> None:
         self.progress, self.parts = progress, parts
-        self.part, self.steps, self.step_now = 0, 1, 0
-        self.begun = time.monotonic()
+        self.part, self.steps, self.steps_done = 0, 1, 0
+        self.start = time.monotonic()
 
-    def part_begins(self, steps: int) -> None:
+    def start_part(self, steps: int) -> None:
         self.part += 1
-        self.steps, self.step_now = max(1, steps), 0
+        self.steps, self.steps_done = max(1, steps), 0
 
     def step(self) -> None:
-        self.step_now += 1
+        self.steps_done += 1
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         if self.progress is None:
             return
-        share = (self.part - 1 + self.step_now / self.steps) / self.parts
-        left = (time.monotonic() - self.begun) * (1 - share) / share if share > 0 else math.nan
-        eta = "" if math.isnan(left) else f", about {left:.0f} s left"
-        self.progress(share, text + eta)
+        share = (self.part - 1 + self.steps_done / self.steps) / self.parts
+        left = (time.monotonic() - self.start) * (1 - share) / share if share > 0 else math.nan
+        self.progress(share, text + ("" if math.isnan(left) else f", about {left:.0f} s left"))
+
+
+# -- one fit for all splits of a trial ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Tables:
+    """What some schemes need in addition to the data.
+
+    Attributes
+    ----------
+    gc : dict of str to float
+        GC content by gene.
+    coverage : dict of str to (sites, samples) array
+        Numbers of reads by name of a dataset; coverages are drawn from them.
+    """
+
+    gc: dict[str, float] = field(default_factory=dict)
+    coverage: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def read_gc(path: str) -> dict[str, float]:
+    """GC content by gene, from a CSV file with a header and two columns.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or its second column does not hold numbers.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, index_col=0)
+        return table.iloc[:, 0].astype(np.float64).to_dict()
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{path} is not a CSV file with a header and two columns, gene and GC content: {error}",
+            code="gc-file",
+            parameter="gc",
+        ) from error
+
+
+def coverage_like(reads: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A coverage matrix drawn from a sequenced one.
+
+    Each feature takes a site of ``reads`` at random, and each row takes at this site the reads of a random sample. So
+    the differences between sites, and those within a site, are kept.
+
+    Parameters
+    ----------
+    reads : (sites, samples) array
+        Numbers of reads.
+    shape : (n, G)
+        Shape of the result.
+    rng : Generator
+        Random numbers.
+
+    Returns
+    -------
+    (n, G) array
+    """
+    n, G = shape
+    sites = rng.integers(len(reads), size=G)
+    return reads[sites, rng.integers(reads.shape[1], size=(n, G))]  # (n, G)
+
+
+def options_of(split: Hiding, tables: Tables) -> str:
+    """What a split is stored under in the column ``options``: all that decides which values it hides."""
+    settings = non_defaults(split)
+    settings.pop("datasets", None)
+    if split.scheme == "high_gc":
+        settings["gc"] = hashlib.blake2b(json.dumps(sorted(tables.gc.items())).encode(), digest_size=5).hexdigest()
+    return json.dumps(settings, sort_keys=True)
+
+
+def run_trial(
+    dataset: Dataset,
+    methods: Iterable[Method | MethodSpec],
+    splits: Sequence[Hiding],
+    *,
+    trial: int,
+    seed: int = 0,
+    tables: Tables | None = None,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Split the rows, fit each method once on the training rows, and score it under every way to hide test values.
+
+    Fits take most of the time, and all schemes leave the training rows complete, so one fit serves all splits. Errors
+    are in units of the standard deviation of the feature in the training rows; test rows do not enter the unit.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Real values without gaps, with unique row names.
+    methods : iterable of str, class, estimator or MethodSpec
+        As for `run_study`.
+    splits : sequence of Hiding
+        Schemes for real values. All use the same split of the rows, stratified by the labels if there are any.
+    trial : int
+        Number of the trial; its seed is derived from it, ``seed`` and the name of the dataset.
+    seed : int, default=0
+        See ``trial``.
+    tables : Tables, optional
+        GC contents and coverages, for the schemes that need them.
+    output : str or Path, optional
+        Table of results. An interrupted trial, or one with new splits, continues from it: a method is fitted again only
+        if one of its rows is missing.
+    progress : callable, optional
+        As for `run_study`.
+
+    Returns
+    -------
+    DataFrame
+        Rows as from `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
+        entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
+        ``cox_concordance``, the `concordance_index` between coefficients from the imputed and from the true values
+        (test rows, features with a hidden entry); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
+
+    Raises
+    ------
+    InputError
+        Values are missing before any are hidden, row names are not unique, or a scheme finds nothing to hide.
+    """
+    tables = tables or Tables()
+    if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
+        raise InputError(
+            f"{dataset.name}: these splits need real values without gaps, and it has counts or gaps",
+            code="data-not-complete",
+        )
+    if not dataset.data.obs_names.is_unique:
+        raise InputError(
+            f"{dataset.name}: rows are found by name, and some names occur twice: make them unique first",
+            code="names-not-unique",
+        )
+    specs = with_controls([parse_method(method) for method in methods], "real")
+    journal, rows = _stored(output)
+    done = {key_of(row) for row in rows}
+    trial_seed = seed_for(dataset.name, "rows", trial, base=seed)
+    hidden: _HiddenValues | None = None
+    for place, spec in enumerate(specs):
+        method = {"dataset": dataset.name, "method": spec.label, "parameters": spec.parameters}
+        keys: dict[str, dict[str, Any]] = {}
+        for split in splits:
+            key = {**method, "scheme": split.label, "options": options_of(split, tables)}
+            keys[split.label] = {**key, "fraction": _fraction(split), "trial": trial, "seed": trial_seed}
+        todo = [label for label, key in keys.items() if key_of(key) not in done]
+        if not todo:
+            continue
+        if progress is not None:
+            progress(place / len(specs), f"{dataset.name}, {spec.label}, trial {trial + 1}")
+        hidden = hidden or _HiddenValues(dataset, splits, tables, trial_seed)
+        new = [{**keys[label], **row} for label, row in _score_fit(spec, hidden, todo, trial_seed)]
+        rows.extend(new)
+        if journal is not None:
+            journal.append(new)
+    return _finished(journal, rows)
+
+
+def _fraction(split: Hiding) -> float:
+    return float(scheme_options(split.scheme)["fraction"] if split.fraction is None else split.fraction)
+
+
+class _Masked(NamedTuple):
+    """Test rows with NaN, the positions of these, and their share of the values."""
+
+    rows: Data
+    i: np.ndarray
+    j: np.ndarray
+    share: float
+
+
+class _HiddenValues:
+    """The splits of one trial and the truth for their scores, computed once for all methods."""
+
+    def __init__(self, dataset: Dataset, splits: Sequence[Hiding], tables: Tables, seed: int) -> None:
+        self.masked: dict[str, _Masked] = {}
+        for split in splits:
+            # each scheme draws the rows first, so with the same seed all have the same test rows
+            made = make_split(
+                split.scheme,
+                dataset.data,
+                rng=np.random.default_rng(seed),
+                **{"fraction": _fraction(split), "labels": dataset.labels, **split.options},
+                **_scheme_inputs(dataset, split, tables, seed),
+            )
+            assert made.apply is not None and made.i is not None and made.j is not None  # noqa: S101, PT018  (types)
+            self.masked[split.label] = _Masked(made.apply, made.i, made.j, made.fraction)
+            self.train, names = made.train, made.apply.obs_names
+        self.units = Units(self.train)
+        places = dataset.data.obs_names.get_indexer(names)
+        self.truth = self.units.of(dataset.data.X[places])  # (n test, G)
+        self.clinical = {name: column[places] for name, column in dataset.clinical.items()}
+        self.coefficients = clinical_coefficients(values=self.truth, **self.clinical)
+
+    def scores(self, prediction: np.ndarray, masked: _Masked) -> dict[str, float]:
+        """Scores of predictions, one for each hidden entry."""
+        i, j = masked.i, masked.j
+        predicted = self.units.of(prediction, j)
+        scores = {name: METRICS[name].function(truth=self.truth[i, j], prediction=predicted) for name in TRIAL_METRICS}
+        scores["share_hidden"] = masked.share
+        if self.coefficients:
+            features = np.unique(j)
+            imputed = self.truth.copy()
+            imputed[i, j] = predicted
+            for name, coefficients in clinical_coefficients(values=imputed[:, features], **self.clinical).items():
+                truth = self.coefficients[name][features]
+                scores[f"{name}_concordance"] = concordance_index(truth=truth, prediction=coefficients)
+        return scores
+
+
+def _scheme_inputs(dataset: Dataset, split: Hiding, tables: Tables, seed: int) -> dict[str, Any]:
+    """What a scheme needs in addition to the data."""
+    if split.scheme == "high_gc":
+        return {"gc": tables.gc}
+    if split.scheme == "low_coverage":
+        rng = np.random.default_rng(seed_for("coverage", base=seed))
+        return {"coverage": coverage_like(tables.coverage[split.coverage], dataset.data.shape, rng)}
+    return {}
+
+
+class _Attempt(NamedTuple):
+    """The result of a computation, its cost, and the reason if it failed."""
+
+    value: Any
+    seconds: float
+    peak: int
+    reason: str
+
+
+def _attempt(work: Callable[[], Any]) -> _Attempt:
+    start = time.perf_counter()
+    value, reason = None, ""
+    with peak_memory() as peak:
+        try:
+            value = work()
+        except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
+            reason = f"{type(error).__name__}: {error}"
+    return _Attempt(value, time.perf_counter() - start, peak(), reason)
+
+
+def _fit(spec: MethodSpec, train: Data, seed: int) -> tuple[Imputer, Status]:
+    estimator = create(spec.method, spec.params, random_state=seed % 2**31)
+    return estimator, estimator.fit_transform(train).status
+
+
+def _score_fit(
+    spec: MethodSpec, hidden: _HiddenValues, labels: Sequence[str], seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(label of a split, row): fit once, then impute and score each split."""
+    fit = _attempt(lambda: _fit(spec, hidden.train, seed))
+    for label in labels:
+        steps = [fit, *([] if fit.reason else _impute_and_score(fit.value[0], hidden, hidden.masked[label]))]
+        common: dict[str, Any] = {"seconds": sum(step.seconds for step in steps[:2])}
+        common["peak_bytes"] = max(step.peak for step in steps)
+        if steps[-1].reason:
+            failed = {"status": "failed", "reason": steps[-1].reason}
+            yield label, {"metric": "", "value": math.nan, **common, **failed}
+            continue
+        status: Status = fit.value[1]
+        common |= {"status": "ok", "reason": "" if status.converged else status.message}
+        times = {"fit_seconds": fit.seconds, "apply_seconds": steps[1].seconds}
+        for name, value in {**_numbers_in(status.details), **times, **steps[-1].value}.items():
+            yield label, {"metric": name, "value": float(value), **common}
+
+
+def _impute_and_score(estimator: Imputer, hidden: _HiddenValues, masked: _Masked) -> list[_Attempt]:
+    imputed = _attempt(lambda: estimator.transform(masked.rows).at(masked.i, masked.j, keep_observed=False))
+    return [imputed] if imputed.reason else [imputed, _attempt(lambda: hidden.scores(imputed.value, masked))]

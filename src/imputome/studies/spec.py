@@ -1,247 +1,659 @@
-"""A study as a TOML file: data, ways to hide values, configurations of methods, and what is claimed of them.
+"""What a study runs: datasets, ways to hide values, configurations of methods, and claims about the results.
 
-::
+A study is written as a TOML file::
 
-    title = "What it asks, and at what size"
+    title = "What the study asks, and its size"
     paper = "doi:..."
-    trials = 5                          # seeds; seed = 0
+    trials = 5                          # repetitions; seed = 0
     shown = ["poisson_loss", "nrmse"]   # metrics of the printed tables; all are recorded
-    controls = ["poisson_nmf"]          # beside those that every study has
+    controls = ["poisson_nmf"]          # in addition to those of every study
 
     [[datasets]]                        # name as in `imputome datasets`
     name = "pbmc3k_raw"
-    max_cells = 1000                    # drawn at random, by the seed
+    max_cells = 1000                    # drawn at random with the seed
     min_cells = 10                      # also min_genes
-    n_top_genes = 1000                  # the most variable ones (seurat_v3)
+    n_top_genes = 1000                  # the most variable genes (seurat_v3)
 
     [[splits]]                          # scheme, fraction, scale: see `imputome.studies.runner.run_study`
     scheme = "thin"
     fraction = 0.1
-    params = {}                         # of the base's method, for this split
+    params = {}                         # of the method of [base], for this split
 
     [common]                            # parameters of every configuration
     max_epochs = 60
 
     [base]
     method = "zipo"
-    after = "prune"                     # see `imputome.studies.runner.MethodSpec`
+    after = "prune"                     # see `imputome.studies.inputs.MethodSpec`
     params = { alpha_z = 0.1 }
 
-    [[factors]]                         # every combination of these values, the rest as in the base
-    alpha_z = [0.0, 0.1, 1.0]           # makes "alpha_z=0", "alpha_z=0.1" (which is the base), ...
+    [[factors]]                         # all combinations of these values; the rest as in [base]
+    alpha_z = [0.0, 0.1, 1.0]           # gives "alpha_z=0", "alpha_z=0.1" (equal to the base), ...
 
-    [[configurations]]                  # with a name of its own; of another method if one is given
+    [[configurations]]                  # a configuration with its own name, and another method if wanted
     name = "no batch norm"
     params = { batch_norm = false }
 
-    [[claims]]                          # see `imputome.studies.claims`
+    [[claims]]                          # see `Claim`
 
-    [quick]                             # what is different with `--quick`
+    [quick]                             # what the quick variant changes
     trials = 1
     datasets = [{ name = "pbmc68k", max_cells = 150 }]
     params = { max_epochs = 2 }         # of every configuration
-    methods = { zipo = { max_epochs = 2 } }  # of the configurations of one method
+    methods = { zipo = { max_epochs = 2 } }  # of all configurations of one method
 
-For real values, where the splits of a trial share their rows and their fits (`imputome.studies.trial`)::
+For real values, all splits of a trial use the same training rows and the same fits
+(`imputome.studies.runner.run_trial`)::
 
-    spread = "interval"                 # in tables: 95 % intervals of means; else "sd", over trials
-    gc = "gc.csv"                       # GC content by gene, for high_gc; a path from the folder of the file
+    spread = "interval"                 # in tables: 95 % intervals of means; or "sd" over trials
+    gc = "gc.csv"                       # GC content of the genes, for high_gc; a path relative to the TOML file
 
     [[datasets]]
     name = "tcga_gbmlgg_zscore_1544g"
-    transform = "asinh"                 # of the values, for good: see `imputome.core.links`
+    transform = "asinh"                 # applied to the values first: see `imputome.core.links`
     labels = "ceccarelli_study"         # column of obs that stratifies the rows
     clinical = { grade = "ceccarelli_grade", time = "survival_months", event = "dead" }  # columns of obs
-    max_features = 40                   # drawn at random, by the seed
+    max_features = 40                   # drawn at random with the seed
 
     [[splits]]                          # all with scale = "zscore"
-    name = "5 % lowest"                 # in tables; else the scheme's
+    name = "5 % lowest"                 # name in tables; by default that of the scheme
     scheme = "low_values"
     fraction = 0.5
     scale = "zscore"
     options = { quantile = 0.05 }       # of the scheme
     datasets = ["tcga_gbmlgg_zscore_1544g"]  # only on these
-    coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn from
+    coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn
 
-    [[comparisons]]                     # Wilcoxon tests, see `imputome.studies.claims`
-    [[published]]                       # a paper's table: see `imputome.studies.study.Published`
+    [[comparisons]]                     # Wilcoxon tests: see `Comparison`
+    [[published]]                       # a table of a paper: see `Published`
 
-The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is another thing: Optuna's.)
+The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is something else: Optuna's.)
 """
 
 from __future__ import annotations
 
 import itertools
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import MISSING, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import (
+    ConfigDict,
+    Field,
+    InstanceOf,
+    StrictFloat,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as validated
+
+from imputome.core.links import link
 from imputome.errors import InputError
-from imputome.studies.check import check_study
-from imputome.studies.runner import MethodSpec
-from imputome.studies.study import Claim, Comparison, Configuration, Hiding, Published, Study, Subset
+from imputome.evaluation.metrics import METRICS
+from imputome.evaluation.splits import SCHEMES, scheme_options
+from imputome.methods import get, names
+from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
+from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
 
+CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
-PARTS = {
-    "datasets": Subset,
-    "splits": Hiding,
-    "claims": Claim,
-    "comparisons": Comparison,
-    "published": Published,
-}  # tables of a file, each there any number of times
-WORDS = {str: "a text", int: "an integer", float: "a number", dict: "a table", tuple: "a list"}
+ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
+CLINICAL = {"grade", "time", "event"}
+PAIR_CLAIMS = ("better", "similar")  # kinds of claims about two configurations
+# options of schemes that `imputome.studies.runner.run_trial` sets itself
+SET_BY_TRIAL = ("fraction", "rows", "test", "labels", "gc", "coverage")
+
+
+# -- the parts of a study ----------------------------------------------------------------------------------------------
+Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and two genes
+
+
+@validated(frozen=True, config=CLOSED)
+class Subset:
+    """The part of a dataset that a study uses.
+
+    Attributes
+    ----------
+    name : str
+        Name as in `imputome.datasets`.
+    max_cells, max_features : int, optional
+        Largest number of cells and of features; if there are more, they are drawn at random with the seed.
+    min_genes, min_cells : int, default=0
+        Cells with fewer detected genes, and genes detected in fewer cells, are left out.
+    n_top_genes : int, optional
+        Number of most variable genes to keep, for counts.
+    transform : str, default="identity"
+        A transform of `imputome.core.links`, applied to real values.
+    labels : str, default=""
+        Column of ``obs`` with the class of each row.
+    clinical : dict of str to str, optional
+        Columns of ``obs`` for ``grade``, and for ``time`` and ``event``.
+    """
+
+    name: str
+    max_cells: Limit | None = None
+    min_genes: StrictInt = 0
+    min_cells: StrictInt = 0
+    n_top_genes: Limit | None = None
+    max_features: Limit | None = None
+    transform: str = "identity"
+    labels: str = ""
+    clinical: dict[str, str] = field(default_factory=dict)
+
+    @field_validator("transform")
+    @classmethod
+    def _known_transform(cls, name: str) -> str:
+        link(name)
+        return name
+
+    @field_validator("clinical")
+    @classmethod
+    def _known_columns(cls, clinical: dict[str, str]) -> dict[str, str]:
+        if set(clinical) - CLINICAL or ("time" in clinical) != ("event" in clinical):
+            raise _wrong("clinical takes the columns grade, or time and event, or all three")
+        return clinical
+
+    @property
+    def label(self) -> str:
+        """Name in tables of results, with the limits."""
+        cells = None if self.max_cells is None else f"at most {self.max_cells} cells"
+        genes = None if self.n_top_genes is None else f"{self.n_top_genes} variable genes"
+        features = None if self.max_features is None else f"at most {self.max_features} features"
+        parts = [part for part in (cells, genes, features) if part]
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
+
+
+@validated(frozen=True, config=CLOSED)
+class Hiding:
+    """A way to hide values.
+
+    Attributes
+    ----------
+    scheme : str
+        One of ``imputome.evaluation.splits.SCHEMES``.
+    fraction : float, optional
+        Share of values to hide; by default that of the scheme.
+    scale : {"counts", "log1p", "zscore"}, default="counts"
+        Scale of the scores. With ``"zscore"`` (real values, for all splits of a study) each method is fitted once per
+        trial.
+    params : dict, optional
+        Parameters of the method of ``[base]`` under this split.
+    name : str, default=""
+        Name in tables of results; by default the scheme.
+    options : dict, optional
+        Options of the scheme; only with ``"zscore"``.
+    datasets : tuple of str, optional
+        Names of the datasets that it is for; by default all. Only with ``"zscore"``.
+    coverage : str, default=""
+        The dataset whose coverages are drawn, for the scheme ``low_coverage``.
+    """
+
+    scheme: str
+    fraction: StrictFloat | None = None
+    scale: Literal["counts", "log1p", "zscore"] = "counts"
+    params: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    coverage: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> Self:
+        scheme_options(self.scheme)  # refuses an unknown scheme
+        if self.scale != ZSCORE:
+            if self.options or self.datasets or self.coverage:
+                raise _wrong(f"options, datasets and coverage need scale={ZSCORE!r}")
+            return self
+        if self.params:
+            raise _wrong(f"methods are fitted once for all splits with scale={ZSCORE!r}: leave out params")
+        if SCHEMES[self.scheme].kind != "real":
+            raise _wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
+        if (self.scheme == "low_coverage") != bool(self.coverage):
+            raise _wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")
+        options = [name for name in scheme_options(self.scheme) if name not in SET_BY_TRIAL]
+        _check_known("option", self.options, options, where=f"{self.scheme}: ")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name in tables of results, in the column ``scheme``."""
+        return self.name or self.scheme
+
+
+@validated(frozen=True, config=CLOSED)
+class Configuration:
+    """A method with parameters, and its name in tables and claims."""
+
+    name: str
+    spec: InstanceOf[MethodSpec]
+
+
+@validated(frozen=True, config=CLOSED)
+class Claim:
+    """A statement that the results may support or not; see `imputome.studies.claims.check_claims`.
+
+    Attributes
+    ----------
+    text : str
+        The statement.
+    kind : {"better", "similar", "at_least", "monotone", "close"}
+        ``"better"``: the first of two configurations is better than the second, by at least the share ``value`` of
+        the second. ``"similar"``: the first of two differs from the second by at most the share ``value``.
+        ``"at_least"``: the metric is ``value`` or more. ``"monotone"``: the metric never rises from one configuration
+        to the next. ``"close"``: the metric differs from ``reference``, another metric, by at most the share ``value``.
+    metric : str
+        The metric; splits without it are left out.
+    configurations : tuple of str
+        Names of the configurations.
+    value : float, default=0
+        See ``kind``.
+    reference : str, default=""
+        See ``kind``.
+    control : str, default=""
+        A control; the table of claims then says whether the first configuration is better than it.
+    splits, datasets : tuple of str, optional
+        Labels of splits and names of datasets that the claim is about; by default all.
+    """
+
+    text: str
+    kind: Literal["better", "at_least", "monotone", "close", "similar"]
+    metric: str
+    configurations: tuple[str, ...]
+    value: StrictFloat = 0.0
+    reference: str = ""
+    control: str = ""
+    splits: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_checked(self) -> Self:
+        size = len(self.configurations)
+        fits = {**dict.fromkeys(PAIR_CLAIMS, size == 2), "monotone": size >= 2}.get(self.kind, size == 1)
+        if not fits:
+            raise _wrong(f"a claim of kind {self.kind!r} cannot have {size} configurations: {self.text!r}")
+        if self.kind == "close" and not self.reference:
+            raise _wrong(f"a claim of kind 'close' needs a reference, another metric: {self.text!r}")
+        low = self.metric in METRICS and METRICS[self.metric].better == "lower"
+        if self.kind == "better" and self.value and not low:
+            raise _wrong(f"a claim of kind 'better' with a value needs a metric where lower is better: {self.text!r}")
+        return self
+
+
+@validated(frozen=True, config=CLOSED)
+class Comparison:
+    """Wilcoxon signed-rank tests over trials: one configuration against each of several others, in one metric."""
+
+    first: str
+    others: tuple[str, ...]
+    metric: str = "rmse"
+
+
+@validated(frozen=True, config=CLOSED)
+class Published:
+    """A table of a paper, printed with our numbers.
+
+    Attributes
+    ----------
+    title : str
+        Title of the table.
+    metric, dataset : str
+        Metric and name of the dataset of our numbers.
+    columns : dict of str to str
+        Heading -> configuration or control.
+    rows : dict of str to dict of str to str
+        Label of a split -> heading -> the number in the paper, as text.
+    """
+
+    title: str
+    metric: str
+    dataset: str
+    columns: dict[str, str]
+    rows: dict[str, dict[str, str]]
+
+    @model_validator(mode="after")
+    def _known_headings(self) -> Self:
+        for row in self.rows.values():
+            _check_known("column", row, self.columns)
+        return self
+
+
+@validated(frozen=True, config=CLOSED)
+class Study:
+    """A study, as `find_study` reads it from a file: see `imputome.studies.spec` for the file.
+
+    Attributes
+    ----------
+    name, title : str
+        Name of the file, and what the study asks.
+    datasets : tuple of Subset
+    splits : tuple of Hiding
+    configurations : tuple of Configuration
+        The first is the base.
+    claims : tuple of Claim, optional
+    comparisons : tuple of Comparison, optional
+    published : tuple of Published, optional
+    controls : tuple of str, optional
+        Controls in addition to `standard_controls`.
+    shown : tuple of str, optional
+        Metrics of the printed tables; by default all.
+    spread : {"sd", "interval"}, default="sd"
+        What the tables print after a mean: standard deviation over trials, or half of the 95 % interval of the mean.
+    gc : str, default=""
+        CSV file with the GC content of the genes.
+    paper : str, default=""
+        Source of the claims.
+    trials : int, default=1
+        Repetitions, each with its own seed.
+    seed : int, default=0
+        Seed that all others are derived from.
+    """
+
+    name: str
+    title: str
+    datasets: Annotated[tuple[Subset, ...], Field(min_length=1)]
+    splits: Annotated[tuple[Hiding, ...], Field(min_length=1)]
+    configurations: Annotated[tuple[Configuration, ...], Field(min_length=1)]
+    claims: tuple[Claim, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    published: tuple[Published, ...] = ()
+    controls: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    spread: Literal["sd", "interval"] = "sd"
+    gc: str = ""
+    paper: str = ""
+    trials: Annotated[StrictInt, Field(ge=1)] = 1
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        configurations = [configuration.name for configuration in self.configurations]
+        splits = [split.label for split in self.splits]
+        labels = [subset.label for subset in self.datasets]
+        for what, given in (("datasets", labels), ("configurations", configurations), ("splits", splits)):
+            name, number = Counter(given).most_common(1)[0]
+            if number > 1:
+                raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
+        _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
+        for claim in self.claims:
+            _check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
+            _check_known("split", claim.splits, splits, where="[[claims]]: ")
+        every = [*configurations, *self.control_specs()]
+        for comparison in self.comparisons:
+            _check_known("configuration", (comparison.first, *comparison.others), every, where="[[comparisons]]: ")
+        for table in self.published:
+            _check_known("configuration", table.columns.values(), every, where="[[published]]: ")
+            _check_known("split", table.rows, splits, where="[[published]]: ")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> Self:
+        if len({split.scale == ZSCORE for split in self.splits}) > 1:
+            raise _wrong(f"[[splits]]: either all splits have scale={ZSCORE!r} or none")
+        for split in self.splits:
+            for name, spec in self.specs(split).items():
+                try:
+                    parse_method(spec)
+                except InputError as error:
+                    raise _within(f"configuration {name!r}", error) from error
+                if spec.after and (self.shares_fits or not callable(getattr(get(spec.method), spec.after, None))):
+                    raise _wrong(f"configuration {name!r}: {spec.name} has nothing to run called {spec.after!r}")
+        return self
+
+    @property
+    def shares_fits(self) -> bool:
+        """Whether all splits of a trial share their training rows and fits (`imputome.studies.runner.run_trial`)."""
+        return self.splits[0].scale == ZSCORE
+
+    def splits_of(self, subset: Subset) -> tuple[Hiding, ...]:
+        """The splits that are for a dataset and have all that they need."""
+        return tuple(split for split in self.splits if self.applies(split, subset) and not self.lacks(split))
+
+    def applies(self, split: Hiding, subset: Subset) -> bool:
+        """Whether a split is for a dataset."""
+        return not split.datasets or subset.name in split.datasets
+
+    def lacks(self, split: Hiding) -> str:
+        """What a split needs and does not have, as a sentence; an empty text if it has all."""
+        if split.scheme == "high_gc" and not self.gc:
+            return "high_gc needs the GC content of the genes: pass gc, a CSV file with the columns gene and content"
+        return ""
+
+    def specs(self, split: Hiding) -> dict[str, MethodSpec]:
+        """Name -> method and parameters under ``split``; two names can have equal ones."""
+        method = self.configurations[0].spec.name
+        return {
+            name: replace(spec, params={**spec.params, **split.params}) if spec.name == method else spec
+            for name, spec in ((configuration.name, configuration.spec) for configuration in self.configurations)
+        }
+
+    def names_of_rows(self, split: Hiding) -> dict[tuple[str, str], list[str]]:
+        """(method, parameters) as in tables of results -> names in this study; a control has its method's name."""
+        row_names: dict[tuple[str, str], list[str]] = {}
+        for name, spec in {**self.control_specs(), **self.specs(split)}.items():
+            row_names.setdefault((spec.label, spec.parameters), []).append(name)
+        return row_names
+
+    def control_specs(self) -> dict[str, MethodSpec]:
+        """Name -> control: those of every study, and those of this one."""
+        every = (*standard_controls("counts"), *standard_controls("real"), *self.controls)
+        return {name: MethodSpec(name) for name in every}
+
+    def only(self, dataset_names: Iterable[str]) -> Study:
+        """The same study on some of its datasets.
+
+        Raises
+        ------
+        InputError
+            No name is given, or the study has no dataset of that name.
+        """
+        chosen = list(dataset_names) or [""]
+        known = [subset.name for subset in self.datasets]
+        _check_known("dataset", chosen, known, where=f"study {self.name}: ")
+        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in chosen))
+
+
+def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
+    """The fields that differ from their defaults: what results are stored under.
+
+    A field that a later version adds leaves old results valid.
+    """
+    values: dict[str, Any] = TypeAdapter(type(part)).dump_python(part, exclude_defaults=True)
+    return values
+
+
+def _wrong(text: str, code: str = "study-field") -> InputError:
+    return InputError(text, code=code)
+
+
+def _within(where: str, error: InputError) -> InputError:
+    """The same error, with where in a study it is."""
+    message = error.message
+    return InputError(f"{where}: {message.template}", code=message.code, parameter=message.parameter, **message.options)
+
+
+def _check_known(what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    for name in given:
+        if name not in known:
+            raise _wrong(
+                f"{where}there is no {what} {name!r}: choose from {', '.join(dict.fromkeys(known))}",
+                code=f"{what}-unknown",
+            )
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+@validated(frozen=True, config=CLOSED)
+class _Base:
+    """``[base]``: the method that the configurations vary."""
+
+    method: str
+    after: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@validated(frozen=True, config=CLOSED)
+class _Variant:
+    """One of ``[[configurations]]``: what differs from the base."""
+
+    name: str
+    method: str | None = None
+    after: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@validated(frozen=True, config=CLOSED)
+class _Quick:
+    """``[quick]``: what the quick variant changes."""
+
+    trials: int | None = None
+    datasets: tuple[Any, ...] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@validated(frozen=True, config=CLOSED)
+class _MethodTables:
+    """The tables of a file that the configurations are made of."""
+
+    base: _Base
+    common: dict[str, Any] = field(default_factory=dict)
+    factors: tuple[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], ...] = ()
+    configurations: tuple[_Variant, ...] = ()
+    quick: _Quick | None = None
+
+    def variants(self) -> list[_Variant]:
+        """The base, all combinations of each table of factors, and the other configurations."""
+        variants = [_Variant(BASE)]
+        for factor in self.factors:
+            _check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
+            for values in itertools.product(*factor.values()):
+                params = dict(zip(factor, values, strict=True))
+                variants.append(
+                    _Variant(", ".join(f"{key}={_plain(value)}" for key, value in params.items()), params=params)
+                )
+        return [*variants, *self.configurations]
+
+    def configured(self, quick: _Quick) -> list[Configuration]:
+        """All configurations, with the parameters of ``quick`` last."""
+        configurations = []
+        for variant in self.variants():
+            method = variant.method or self.base.method
+            base = self.base if method == self.base.method else _Base(method)
+            params = {**self.common, **base.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
+            params = {key: _none_or(value) for key, value in params.items()}
+            after = base.after if variant.after is None else variant.after
+            configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
+        return configurations
+
+
+# what TOML calls the types that pydantic names in Python's words
+EXPECTED = {
+    "tuple_type": "Input should be a list",
+    "dict_type": "Input should be a table",
+    "dataclass_type": "Input should be a table",
+    "too_short": "Input should have at least one entry",
+}
+# fields of the tables, for messages
+TABLES: dict[str, Any] = {
+    **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
+    **{"study": Study, "base": _Base, "configurations": _Variant, "quick": _Quick},
+}
 
 
 def known_studies() -> dict[str, str]:
-    """Names and titles of the studies that come with the package."""
+    """Names and titles of the studies that come with the package.
+
+    Examples
+    --------
+    >>> from imputome.studies.spec import known_studies
+    >>> list(known_studies())
+    ['bulk_imputation', 'design_autoencoder', 'zipo_claims']
+    """
     paths = sorted(FOLDER.glob("*.toml"))
     return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["title"] for path in paths}
 
 
 def find_study(name: str, *, quick: bool = False) -> Study:
-    """A study of the package by its name, or a file of one's own by its path.
+    """A study of the package by its name, or of a TOML file by its path.
 
     Parameters
     ----------
-    quick : with the changes of its table ``[quick]``: small enough to see that everything runs.
+    name : str
+        A name of `known_studies`, or the path of a .toml file.
+    quick : bool, default=False
+        Apply the changes of the table ``[quick]``: the study is then small enough to try out whether it runs.
 
     Raises
     ------
     InputError
-        There is no such study, or the file holds what no study can.
+        There is no such study, or the file cannot be read or does not describe a study.
     """
     path = Path(name)
     if path.suffix != ".toml":
         if name not in known_studies():
             raise InputError(
-                f"there is no study {name!r}: choose of {', '.join(known_studies())}, or give a .toml file"
+                f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file",
+                code="study-unknown",
             )
         path = FOLDER / f"{name}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise InputError(f"there is no study file {path}") from error
+        raise InputError(f"there is no study file {path}", code="study-file-missing") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"the study file {path} cannot be read as TOML: {error}") from error
+        raise InputError(f"the study file {path} is not valid TOML: {error}", code="study-file-unreadable") from error
     if content.get("gc"):
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
         return _study(path.stem, content, quick)
+    except ValidationError as error:
+        raise _within(path.name, _first_fault(error)) from error
     except InputError as error:
-        raise InputError(f"{path.name}: {error}") from error
+        raise _within(path.name, error) from error
 
 
-# -- from the file's tables --------------------------------------------------------------------------------------------
 def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
-    change = content.pop("quick", {})
-    _known_keys("[quick]", change, ("trials", "datasets", "params", "methods"))
+    method_tables = {entry.name: content.pop(entry.name) for entry in fields(_MethodTables) if entry.name in content}
+    tables = TypeAdapter(_MethodTables).validate_python(method_tables)
+    change = _Quick()
     if quick:
-        if not change:
-            raise InputError("there is no table [quick] that says what its small variant is")
-        content = {**content, **{key: change[key] for key in ("trials", "datasets") if key in change}}
-    common, base = content.pop("common", {}), content.pop("base", None)
-    factors, extra = content.pop("factors", []), content.pop("configurations", [])
-    last = change if quick else {}
-    if not isinstance(base, dict):
-        raise InputError("the table [base] is missing: the method that the others are variations of")
-    content["configurations"] = _configurations(base, common, factors, extra, last)
-    for key, kind in PARTS.items():
-        content[key] = [_made(f"[[{key}]]", kind, table) for table in content.get(key, [])]
-    study: Study = _made("the study", Study, {"name": name, **content})
-    check_study(study)
-    return study
+        if tables.quick is None:
+            raise InputError("the table [quick] is missing, so there is no quick variant", code="no-quick-variant")
+        change = tables.quick
+        changed = {"trials": change.trials, "datasets": change.datasets}
+        content |= {key: value for key, value in changed.items() if value is not None}
+    content |= {"name": name, "configurations": tables.configured(change)}
+    return TypeAdapter(Study).validate_python(content)
 
 
-def _configurations(
-    base: dict[str, Any],
-    common: dict[str, Any],
-    factors: list[dict[str, Any]],
-    extra: list[dict[str, Any]],
-    last: dict[str, Any],
-) -> list[Configuration]:
-    _known_keys("[base]", base, ("method", "after", "params"))
-    if "method" not in base:
-        raise InputError('[base]: the method is missing, as in method = "zipo"')
-    method, own, after = str(base["method"]), base.get("params", {}), base.get("after", "")
-    everywhere, by_method = last.get("params", {}), last.get("methods", {})
-    settings = {"[common]": common, "[base] params": own, "[quick] params": everywhere, "[quick] methods": by_method}
-    for where, params in {**settings, **{f"[quick] methods: {name}": by_method[name] for name in by_method}}.items():
-        _known_keys(where, params, params)
-    tables: list[dict[str, Any]] = [{"name": BASE}]
-    for factor in factors:
-        for parameter, values in factor.items():
-            if parameter not in own:
-                raise InputError(
-                    f"[[factors]]: the value of {parameter!r} in the base is missing: add it to its params"
-                )
-            if not isinstance(values, list) or not values:
-                raise InputError(f"[[factors]]: {parameter} must be a list of values")
-        for values in itertools.product(*factor.values()):
-            params = dict(zip(factor, values, strict=True))
-            tables.append(
-                {"name": ", ".join(f"{key}={_plain(value)}" for key, value in params.items()), "params": params}
-            )
-    found = []
-    for table in [*tables, *extra]:
-        _known_keys("[[configurations]]", table, ("name", "method", "after", "params"))
-        if "name" not in table:
-            raise InputError("[[configurations]]: one has no name")
-        _known_keys(f"params of {table['name']!r}", table.get("params", {}), table.get("params", {}))
-        same = table.get("method", method) == method
-        name = table.get("method", method)
-        params = {**common, **(own if same else {}), **table.get("params", {})}
-        params |= {**everywhere, **by_method.get(name, {})}
-        spec = MethodSpec(
-            name,
-            {key: _parameter(value) for key, value in params.items()},
-            table.get("after", after if same else ""),
-        )
-        found.append(Configuration(table["name"], spec))
-    return found
+def _first_fault(error: ValidationError) -> InputError:
+    """The first fault that pydantic found, as one sentence: table, field, value, and what the field takes."""
+    fault = error.errors(include_url=False)[0]
+    place = [str(part) for part in fault["loc"]]  # as in ("splits", "0", "options", "top")
+    where, model = "", TABLES["study"]
+    if len(place) > 1:
+        table = place.pop(0)
+        model = TABLES.get(table, Study)
+        where = f"[[{table}]] number {int(place.pop(0)) + 1}: " if place[0].isdecimal() else f"[{table}]: "
+    reason = fault.get("ctx", {}).get("error")
+    if isinstance(reason, InputError):
+        return _within(where.removesuffix(": "), reason) if where else reason
+    name = ".".join(place)
+    if fault["type"] == "missing":
+        return _wrong(f"{where}{name} is missing")
+    if fault["type"] == "unexpected_keyword_argument":
+        known = ", ".join(entry.name for entry in fields(model))
+        return _wrong(f"{where}{name} is not known here: choose from {known}")
+    return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
 
 
-def _made(where: str, kind: type, table: dict[str, Any]) -> Any:
-    """An instance of a dataclass from a table of the same keys, types checked, lists made tuples."""
-    _known_keys(where, table, [entry.name for entry in fields(kind)])
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for entry in fields(kind):
-        if entry.name not in table:
-            if entry.default is MISSING and entry.default_factory is MISSING:
-                raise InputError(f"{where}: {entry.name} is missing")
-            continue
-        value = table[entry.name]
-        value = tuple(value) if isinstance(value, list) else value
-        types = _types(hints[entry.name])
-        if isinstance(value, bool) or not isinstance(value, types):
-            raise InputError(f"{where}: {entry.name}={value!r} is not {WORDS[types[0]]}")
-        values[entry.name] = value
-    return kind(**values)
-
-
-def _types(hint: Any) -> tuple[type, ...]:
-    """What `isinstance` may check for an annotation; a whole number will do for a number."""
-    origin = get_origin(hint)
-    if origin is UnionType:
-        return tuple(found for part in get_args(hint) for found in _types(part))
-    if origin is Literal:
-        return (str,)
-    return (float, int) if hint is float else (origin or hint,)
-
-
-def _known_keys(where: str, table: Any, allowed: Iterable[str]) -> None:
-    if not isinstance(table, dict):
-        raise InputError(f"{where} must be a table")
-    unknown = [key for key in table if key not in allowed]
-    if unknown:
-        raise InputError(f"{where} has the key {unknown[0]!r}; it takes {', '.join(allowed)}")
-
-
-def _parameter(value: Any) -> Any:
+def _none_or(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() == "none" else value
 
 

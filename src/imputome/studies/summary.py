@@ -1,4 +1,4 @@
-"""What came of a study: mean and spread over trials by configuration, beside the controls, for files and for people."""
+"""The results of a study by configuration: mean and spread over trials, with the controls, as tables."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from imputome.studies.results import summary
-from imputome.studies.study import Published, Study
+from imputome.studies.spec import Published, Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.95  # of the intervals
-PLACE = ["dataset", "scheme", "fraction"]  # a table of its own
+TABLE_KEYS = ["dataset", "scheme", "fraction"]  # each combination has its own table
 
 
 def by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """`imputome.studies.results.summary` with the names of the study: one row per name, so equal ones come twice."""
+    """`imputome.studies.results.summary` with the names of the configurations; two equal ones give two rows."""
     return _named(study, summary(table))
 
 
 def values_by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of finished computations, with the names of the study."""
+    """The rows of successful computations, with the names of the configurations."""
     return _named(study, table[table["status"] == "ok"])
 
 
@@ -31,11 +31,10 @@ def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for split in study.splits:
         names = study.names_of_rows(split)
-        own = rows[rows["scheme"] == split.label]
-        own = own.assign(
-            configuration=[names.get(key, []) for key in zip(own["method"], own["parameters"], strict=True)]
-        )
-        parts.append(own.explode("configuration").dropna(subset="configuration"))
+        part = rows[rows["scheme"] == split.label]
+        keys = zip(part["method"], part["parameters"], strict=True)
+        part = part.assign(configuration=[names.get(key, []) for key in keys])
+        parts.append(part.explode("configuration").dropna(subset="configuration"))
     order = {subset.label: place for place, subset in enumerate(study.datasets)}
     named = pd.concat(parts, ignore_index=True)
     named = named.sort_values("dataset", kind="stable", key=lambda labels: labels.map(order), ignore_index=True)
@@ -43,14 +42,27 @@ def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(study: Study, table: pd.DataFrame) -> str:
-    """One table for each dataset and way of hiding values: a row a configuration, a column a metric of ``shown``."""
+    """The scores as Markdown: one table per dataset and split, a row per configuration and a column per metric.
+
+    Parameters
+    ----------
+    study : Study
+        ``study.shown`` lists the metrics; by default all.
+    table : DataFrame
+        Rows of results.
+
+    Returns
+    -------
+    str
+        With the computations that were skipped or failed, and the reasons, at the end.
+    """
     scores = by_configuration(study, table)
     lines = [f"# {study.name}", "", study.title, ""]
     named = {split.name for split in study.splits}
-    for place, part in scores.groupby(PLACE, sort=False, dropna=False):
+    for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
-        share = "" if place[1] in named else f", {place[2]:g} hidden"
-        lines += [f"## {place[0]}, {place[1]}{share}", ""]
+        share = "" if scheme in named else f", {fraction:g} hidden"
+        lines += [f"## {dataset}, {scheme}{share}", ""]
         lines += markdown_row(["", *metrics])
         lines += ["|" + " --- |" * (len(metrics) + 1)]
         for _, rows in part.groupby(["method", "parameters"], sort=False):
@@ -59,8 +71,8 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
             label += " (control)" if rows["control"].iloc[0] else ""
             lines += markdown_row([label, *(cells.get(metric, "") for metric in metrics)])
         lines.append("")
-    spread = {"sd": "standard deviation over seeds", "interval": "half of the 95 % interval of the mean over trials"}
-    lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the controls.")
+    spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
+    lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
         lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
     for failed in table[table["status"] == "failed"].to_dict("records"):
@@ -69,19 +81,19 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
 
 
 def markdown_row(cells: list[str]) -> list[str]:
-    """One line of a table."""
+    """One line of a Markdown table."""
     return ["| " + " | ".join(cells) + " |"]
 
 
 def with_spread(row: dict[str, Any], kind: str) -> str:
-    """Mean and spread of a row of `by_configuration`, as `Study.spread` says."""
+    """Mean and spread of a row of `by_configuration`; ``kind`` is that of ``Study.spread``."""
     if row["n"] < 2:
         return f"{row['mean']:.4g}"
     return f"{row['mean']:.4g} ± {half_interval(row['sd'], row['n']) if kind == 'interval' else row['sd']:.1g}"
 
 
 def half_interval(sd: float, n: int) -> float:
-    """Half of the 95 % interval (Student's t) of a mean of n values with this standard deviation."""
+    """Half of the 95 % interval (Student's t) of the mean of ``n`` values with the standard deviation ``sd``."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n))
@@ -93,26 +105,26 @@ def _cell(row: dict[str, Any], kind: str) -> str:
 
 
 def published_markdown(study: Study, table: pd.DataFrame) -> str:
-    """Every table of ``study.published`` whose dataset is in the study: ours, and in brackets the paper's figure."""
+    """The tables of ``study.published`` whose dataset is in the study, with our numbers and those of the paper."""
     labels = {subset.name: subset.label for subset in study.datasets}
     scores = by_configuration(study, table)
     lines: list[str] = []
-    for wanted in study.published:
-        if wanted.dataset in labels:
-            own = scores[(scores["dataset"] == labels[wanted.dataset]) & (scores["metric"] == wanted.metric)]
-            lines += [f"# {wanted.title}", "", *_lines(wanted, own, study.spread), ""]
+    for published in study.published:
+        if published.dataset in labels:
+            rows = (scores["dataset"] == labels[published.dataset]) & (scores["metric"] == published.metric)
+            lines += [f"# {published.title}", "", *_lines(published, scores[rows], study.spread), ""]
     if not lines:
         return ""
-    return "\n".join([*lines, "Ours, and in brackets the paper's, on other data."]) + "\n"
+    return "\n".join([*lines, "Our numbers, and in brackets those of the paper, which used other data."]) + "\n"
 
 
-def _lines(wanted: Published, own: pd.DataFrame, spread: str) -> list[str]:
-    lines = [*markdown_row(["", *wanted.columns]), "|" + " --- |" * (len(wanted.columns) + 1)]
-    for split, figures in wanted.rows.items():
+def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]:
+    lines = [*markdown_row(["", *published.columns]), "|" + " --- |" * (len(published.columns) + 1)]
+    for split, figures in published.rows.items():
         cells = []
-        for heading, configuration in wanted.columns.items():
-            found = own[(own["scheme"] == split) & (own["configuration"] == configuration)].to_dict("records")
-            ours = with_spread(found[0], spread) if found else "-"
+        for heading, configuration in published.columns.items():
+            rows = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
+            ours = with_spread(rows[0], spread) if rows else "-"
             cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
         lines += markdown_row([split, *cells])
     return lines

@@ -1,14 +1,22 @@
-"""Parameters found by trial: Optuna over a method's own search space, on one input, resumable, in several processes."""
+"""Search of a method's parameters with Optuna, on one input: can be interrupted, and run in several processes.
+
+Optuna keeps the trials in an SQLite file. Its heartbeat marks a trial as failed when the process that ran it has died.
+Optuna is an optional dependency, and is imported on first use.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,36 +25,37 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer, check_parameters
-from imputome.errors import ImputomeError, InputError
-from imputome.evaluation.splits import make_split
+from imputome.errors import ImputomeError, InputError, missing_extra
+from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get, info
-from imputome.studies.study_file import (
-    is_finished,
-    numbers,
-    one_at_a_time,
-    open_study,
-    optuna_or_advice,
-    quiet,
-    storage_path,
-)
-from imputome.studies.workers import POLL, supervise
+from imputome.studies.execute import POLL_SECONDS, run_processes
+from imputome.studies.inputs import Progress
 
 Objective = Literal["nll", "poisson_loss"]
-Progress = Callable[[float, str], None]
 
-HELD_OUT = 0.1  # share of the molecules that "poisson_loss" is taken on
+STUDY_NAME = "imputome"  # of the study in its file
+OPEN_ATTEMPTS = 4
+HELD_OUT = 0.1  # share of the molecules that "poisson_loss" is computed on
+HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60  # between signs of life of a trial, and until one without them has failed
+# the median rule starts when there are trials to compare with, after the first epochs, which are noisy
+PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS = 5, 10
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came of a study.
+    """The result of tuning.
 
     Attributes
     ----------
-    method, params : the best parameters found, those that were fixed included.
-    value : their objective.
-    finished, pruned, failed : how many trials were finished, and of them stopped early or ended by an error.
+    method : str
+        Name of the method.
+    params : dict
+        The best parameters, with those that were fixed.
+    value : float
+        Their objective.
+    finished, pruned, failed : int
+        Number of finished trials, and how many of them were stopped early or ended with an error.
     """
 
     method: str
@@ -59,7 +68,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Task:
-    """All that a process needs to take part."""
+    """What a process needs to run trials."""
 
     data: Data
     method: str
@@ -94,51 +103,76 @@ def tune(
 ) -> Tuned:
     """Search the space that a method declares (`Imputer.search_space`) for the lowest objective.
 
+    Trials are drawn by the sampler TPE. If a method reports its validation loss after each epoch, the median rule stops
+    trials that are worse than half of the others. With ``"nll"`` the posterior step, which does not change it, is left
+    out during tuning.
+
     Parameters
     ----------
-    data : what to fit.
-    trials : how many trials the study has when it is done, those of earlier calls and other processes included.
-        Trials that were pruned, or ended by an error of the method, count; those of processes that died do not.
-    storage : SQLite file of the study; an existing study goes on if it is of the same input, method, objective, seed
-        and fixed parameters. Several processes, also of different calls, can work on one file.
-    objective : ``"nll"``, the negative log-likelihood per validation cell that the deep methods for counts report, or
-        ``"poisson_loss"``, the loss per held-out molecule after thinning (10 % held out), for any method for counts.
-    params : parameters that stay fixed; one that is in the search space is taken out of it.
-    workers : processes to start, each with its own copy of the data and its share of the cores.
-    timeout : seconds after which no further trial is begun.
+    data : Data
+        The data to fit.
+    method : str
+        A registered name.
+    trials : int
+        Number of trials that the study has in the end, with those of earlier calls. Trials that were stopped early, or
+        ended with an error of the method, count; those of processes that died do not. The number is exact for the
+        processes of one call. Of several calls that work on one file at the same time, each process can run one trial
+        more.
+    storage : str or Path
+        SQLite file of the study. An existing study continues if it has the same input, method, objective, seed and
+        fixed parameters.
+    objective : {"nll", "poisson_loss"}, default="nll"
+        ``"nll"``: negative log-likelihood per validation cell, which the deep methods for counts report.
+        ``"poisson_loss"``: loss per held-out molecule after thinning (10 % held out), for all methods for counts.
+    params : dict, optional
+        Parameters that stay fixed; those of the search space are taken out of it.
+    seed : int, default=0
+        Seed of the method, of the held-out molecules, and of the sampler.
+    workers : int, default=1
+        Number of processes, each with its own copy of the data and its share of the cores.
+    timeout : float, optional
+        Seconds after which no trial is started.
+    progress : callable, optional
+        Called with the share of work done (0 to 1) and a short text.
 
-    Unpromising trials of methods that report a validation loss per epoch are pruned by the median rule. Sampler: TPE.
-    With ``"nll"`` the posterior step, which does not change it, is left out while tuning.
+    Returns
+    -------
+    Tuned
 
     Raises
     ------
     InputError
-        The file is no SQLite file or holds another study; the method has no search space or does not report the
-        objective; no trial came to an end.
+        The file is not an SQLite file or holds another study; the method has no search space or does not report the
+        objective; or no trial succeeded.
     MissingExtraError
         Optuna, or what the method needs, is not installed.
     """
-    optuna = optuna_or_advice()
+    optuna = import_optuna()
     path = storage_path(storage)
     fixed = dict(params or {})
     _check(data, method, trials, objective, fixed, workers, timeout)
-    task = _Task(
-        data=data,
-        method=method,
-        trials=trials,
-        storage=path,
-        objective=objective,
-        params=fixed,
-        seed=seed,
-        deadline=math.inf if timeout is None else time.time() + timeout,
-    )
-    with quiet(optuna):
-        study = _study(task)
+    deadline = math.inf if timeout is None else time.time() + timeout
+    task = _Task(data, method, trials, path, objective, fixed, seed, deadline)
+    with _quiet(optuna):
+        study = _open_study(task)
+        # each trial takes a permit, so that together the processes run as many as are missing, and no more
+        missing = max(0, trials - len(_finished(study)))
         if workers == 1:
-            _work(task, progress=progress)
+            _run_trials(task, threading.Semaphore(missing), progress=progress)
         else:
-            _supervise(task, study, workers, progress)
-        return _outcome(task, study)
+            permits = multiprocessing.get_context("spawn").Semaphore(missing)
+            run_processes(
+                _worker,
+                [(task, permits, number) for number in range(min(workers, missing))],
+                threads=max(1, (os.cpu_count() or 1) // workers),
+                report=lambda: _report(progress, study, trials),
+            )
+        if len(_finished(study)) < trials and time.time() < deadline:
+            raise InputError(
+                "a worker process ended before its trials were done: run the same command again to continue",
+                code="worker-died",
+            )
+        return _result(task, study)
 
 
 def _check(
@@ -151,60 +185,96 @@ def _check(
     timeout: float | None,
 ) -> None:
     if objective not in get_args(Objective):
-        raise InputError(f"objective={objective!r} is not one of {', '.join(get_args(Objective))}")
+        raise InputError(
+            f"objective={objective!r} is not one of {', '.join(get_args(Objective))}",
+            code="objective-unknown",
+            parameter="objective",
+        )
     if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
-        raise InputError(f"trials={trials} and workers={workers} must be at least 1, and a timeout positive")
+        raise InputError(
+            f"trials={trials} and workers={workers} must be at least 1, and timeout={timeout} must be positive",
+            code="out-of-range",
+        )
     if data.kind not in info(method).kinds:
-        raise InputError(f"{method} does not take {data.kind} data: `imputome methods` lists what takes which")
+        raise InputError(
+            f"{method} does not take {data.kind} data: `imputome methods` lists the data that each method takes",
+            code="method-kind",
+            parameter="method",
+        )
     if objective == "poisson_loss" and data.kind != "counts":
-        raise InputError("objective='poisson_loss' holds molecules out, and these are real values")
+        raise InputError(
+            "objective='poisson_loss' holds molecules out, and these are real values",
+            code="objective-kind",
+            parameter="objective",
+        )
     cls = get(method)
     if not cls.search_space:
-        raise InputError(f"{method} declares no search space, so there is nothing to tune: set its parameters by hand")
+        raise InputError(
+            f"{method} declares no search space, so there is nothing to tune: set its parameters by hand",
+            code="no-search-space",
+            parameter="method",
+        )
     check_parameters(cls, params)
     if not set(cls.search_space) - set(params):
-        raise InputError(f"all that could be tuned is fixed: leave one of {', '.join(cls.search_space)} out")
+        raise InputError(
+            f"all parameters of the search space are fixed: leave out one of {', '.join(cls.search_space)}",
+            code="nothing-to-tune",
+            parameter="params",
+        )
 
 
-# -- one process -------------------------------------------------------------------------------------------------------
-def _work(task: _Task, *, worker: int = 0, progress: Progress | None = None) -> None:
-    """Run trials until the study has as many as were asked for, or time is up."""
-    import optuna
+# -- trials ------------------------------------------------------------------------------------------------------------
+def _run_trials(task: _Task, permits: Any, *, worker: int = 0, progress: Progress | None = None) -> None:
+    """Run trials until there are no permits left, other calls have run enough, or time is up."""
+    study = _open_study(task, worker)
 
-    study = _study(task, worker)
-    objective = _objective(task)
-    while time.time() < task.deadline:
-        # two that counted at the same time would both begin the last trial
-        with one_at_a_time(task.storage) as let_next:
-            finished, running = numbers(study)
-            _tell(progress, study, finished, task.trials)
-            if finished + running < task.trials:
+    def stop_or_continue(study: Any, trial: Any) -> None:
+        _report(progress, study, task.trials)
+        if len(_finished(study)) >= task.trials or not permits.acquire(False):
+            study.stop()
 
-                def begun(trial: Any, let_next: Callable[[], None] = let_next) -> float:
-                    let_next()  # this trial is in the study now
-                    return objective(trial)
+    _report(progress, study, task.trials)
+    if permits.acquire(False):
+        seconds = task.deadline - time.time()
+        study.optimize(
+            _objective(task),
+            timeout=None if math.isinf(seconds) else max(0.0, seconds),
+            catch=(_TrialFailed,),
+            callbacks=[stop_or_continue],
+        )
 
-                study.optimize(begun, n_trials=1, catch=(_TrialFailed,))
-                continue
-        if finished >= task.trials:
-            return
-        optuna.storages.fail_stale_trials(study)  # others are at the last ones; should they die, it is up to us
-        time.sleep(POLL)
+
+def _worker(task: _Task, permits: Any, number: int, parent: int, errors: Any) -> None:
+    optuna = import_optuna()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        with _quiet(optuna):
+            _run_trials(task, permits, worker=number)
+    except ImputomeError as error:
+        errors.put(error.message)
+    except KeyboardInterrupt:  # the parent process reports it
+        return
+
+
+def _end_with(parent: int) -> None:
+    """End this process, even during a trial, when its parent was killed and could not end it."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def _objective(task: _Task) -> Callable[[Any], float]:
     import optuna
 
     cls = get(task.method)
-    allowed = cls.parameter_defaults()
-    own: dict[str, Any] = {"random_state": task.seed, "posterior": False} if task.objective == "nll" else {}
-    own = {name: value for name, value in {"random_state": task.seed, **own}.items() if name in allowed}
+    seeded: dict[str, Any] = {"random_state": task.seed, **({"posterior": False} if task.objective == "nll" else {})}
+    defaults = {name: value for name, value in seeded.items() if name in cls.parameter_defaults()}
     split = None
     if task.objective == "poisson_loss":
         split = make_split("thin", task.data, rng=np.random.default_rng(task.seed), fraction=HELD_OUT)
 
     def objective(trial: Any) -> float:
-        estimator: Imputer = cls(**{**own, **task.params, **_suggested(trial, task.space)})
+        estimator: Imputer = cls(**{**defaults, **task.params, **_suggested(trial, task.space)})
 
         def watch(epoch: int, loss: float) -> bool:
             trial.report(loss, epoch)
@@ -219,16 +289,19 @@ def _objective(task: _Task) -> Callable[[Any], float]:
             if split is None:
                 value = estimator.fit_transform(task.data).status.details.get("nll_validation")
             else:
-                value = score_thinned(estimator.fit_transform(split.train), split, metrics=["poisson_loss"])[
-                    "poisson_loss"
-                ]
+                result = estimator.fit_transform(split.train)
+                value = score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"]
         except optuna.TrialPruned:
             raise
-        except Exception as error:  # some parameters may not go together: the study goes on, and says so
+        except Exception as error:  # some parameters may not fit together: the study continues, and reports it
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             raise _TrialFailed from error
         if value is None:
-            raise InputError(f"{task.method} reports no validation likelihood: use --objective poisson_loss")
+            raise InputError(
+                f"{task.method} reports no validation likelihood: pass {{objective}}",
+                code="objective-not-reported",
+                objective="poisson_loss",
+            )
         if not math.isfinite(value):
             trial.set_user_attr("reason", f"the objective is {value}")
             raise _TrialFailed
@@ -259,13 +332,144 @@ def _choices(spec: tuple[Any, ...]) -> dict[Any, Any]:
     return {part if isinstance(part, str | int | float | None) else json.dumps(part): part for part in spec}
 
 
-# -- the study ---------------------------------------------------------------------------------------------------------
-def _study(task: _Task, worker: int = 0) -> Any:
-    return open_study(task.storage, _identity(task), seed=task.seed, worker=worker)
+# -- the study in its file ---------------------------------------------------------------------------------------------
+def import_optuna() -> Any:
+    """Optuna.
+
+    Raises
+    ------
+    MissingExtraError
+        It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing_extra("tuning", "optuna", "tune") from error
+    return optuna
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Without the lines that Optuna logs for each trial."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def storage_path(storage: str | Path) -> Path:
+    """The file of a study, checked before any computation.
+
+    Parameters
+    ----------
+    storage : str or Path
+        Path of an SQLite file, which need not exist; ``sqlite:///`` before it is allowed.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        The path is not an SQLite file of Optuna, or no such file can be created there.
+    """
+    text = str(storage).removeprefix("sqlite:///")
+    if "://" in text:
+        raise InputError(
+            f"the storage {storage} is not an SQLite file: give the path of one",
+            code="storage-not-sqlite",
+            parameter="storage",
+        )
+    path = Path(text).absolute()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"no study can be kept in {text}: give a file in an existing folder that you can write to",
+            code="storage-not-writable",
+            parameter="storage",
+        )
+    if not path.exists() or path.stat().st_size == 0:
+        return path
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{text} exists and is not an SQLite file: pass another {{storage}}", code="storage-not-sqlite", storage=...
+        ) from error
+    if tables and "studies" not in tables:
+        raise InputError(
+            f"{text} is a database, but not one of Optuna: pass another {{storage}}",
+            code="storage-not-optuna",
+            storage=...,
+        )
+    return path
+
+
+def _create_or_load(path: Path) -> Any:
+    import optuna
+
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{path}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+    )
+    return optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=storage,
+        direction="minimize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS),
+    )
+
+
+def _open_study(task: _Task, worker: int = 0) -> Any:
+    """The Optuna study in the file of a task, created if there is none."""
+    import optuna
+
+    for attempt in range(OPEN_ATTEMPTS):
+        try:
+            study = _create_or_load(task.storage)
+            break
+        except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
+            if attempt < OPEN_ATTEMPTS - 1:  # another call may be creating the same file at this moment
+                time.sleep(POLL_SECONDS)
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"the study in {task.storage} cannot be opened: {reason}",
+                code="storage-unreadable",
+                parameter="storage",
+            ) from error
+    # a study that continues must not draw again what it drew first
+    drawn = len(study.get_trials(deepcopy=False))
+    seed = seed_for("tune", worker, drawn, base=task.seed) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    identity = json.loads(json.dumps(_identity(task)))
+    stored = study.user_attrs.get("imputome")
+    running = any(trial.state.name == "RUNNING" for trial in study.get_trials(deepcopy=False))
+    if stored is None or not (_finished(study) or running):
+        study.set_user_attr("imputome", identity)
+        return study
+    for what, value in identity.items():
+        if stored.get(what) != value:
+            other = "" if what == "input" else f", {stored.get(what)!r} instead of {value!r}"
+            raise InputError(
+                f"{task.storage} holds a study with another {what}{other}: pass another {{storage}}, or the same "
+                f"{what} as before",
+                code="study-differs",
+                storage=...,
+            )
+    return study
 
 
 def _identity(task: _Task) -> dict[str, Any]:
-    """What the trials of one study have in common."""
+    """What all trials of a study have in common, by its name in messages."""
     X = task.data.X
     digest = hashlib.blake2b(digest_size=16)
     for part in (X,) if isinstance(X, np.ndarray) else (X.indptr, X.indices, X.data):
@@ -281,57 +485,35 @@ def _identity(task: _Task) -> dict[str, Any]:
     }
 
 
-def _tell(progress: Progress | None, study: Any, finished: int, trials: int) -> None:
+def _finished(study: Any) -> list[Any]:
+    """The trials that count. A failed trial without a reason was interrupted, or its process died."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and "reason" in trial.user_attrs)
+    ]
+
+
+def _report(progress: Progress | None, study: Any, trials: int) -> None:
     if progress is None:
         return
-    values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    finished = _finished(study)
+    values = [trial.value for trial in finished if trial.state.name == "COMPLETE"]
     best = f", best {min(values):.6g}" if values else ""
-    progress(min(1.0, finished / trials), f"{finished} of {trials} trials{best}")
+    progress(min(1.0, len(finished) / trials), f"{len(finished)} of {trials} trials{best}")
 
 
-def _outcome(task: _Task, study: Any) -> Tuned:
-    trials = [trial for trial in study.get_trials(deepcopy=False) if is_finished(trial)]
+def _result(task: _Task, study: Any) -> Tuned:
+    trials = _finished(study)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
     if not complete:
         reason = f"the last failed with {failed[-1].user_attrs['reason']}" if failed else "there was no time for one"
-        raise InputError(f"no trial of {task.method} came to an end: {reason}")
+        raise InputError(f"no trial of {task.method} succeeded: {reason}", code="no-trial-succeeded")
     best = min(complete, key=lambda trial: trial.value)
-    found = {
+    tuned = {
         name: best.params[name] if _is_range(spec) else _choices(spec)[best.params[name]]
         for name, spec in task.space.items()
     }
     pruned = len(trials) - len(complete) - len(failed)
-    return Tuned(task.method, {**task.params, **found}, float(best.value), len(trials), pruned, len(failed))
-
-
-# -- several processes -------------------------------------------------------------------------------------------------
-def _supervise(task: _Task, study: Any, workers: int, progress: Progress | None) -> None:
-    """Start processes that work on the study, and wait for them; none outlives this one."""
-    supervise(
-        _worker,
-        [(task, number) for number in range(workers)],
-        threads=max(1, (os.cpu_count() or 1) // workers),
-        tell=lambda: _tell(progress, study, numbers(study)[0], task.trials),
-    )
-    if numbers(study)[0] < task.trials and time.time() < task.deadline:
-        raise InputError("all workers ended before the study was done: run the same command again to go on")
-
-
-def _worker(task: _Task, number: int, parent: int, errors: Any) -> None:
-    optuna = optuna_or_advice()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    try:
-        with quiet(optuna):
-            _work(task, worker=number)
-    except ImputomeError as error:
-        errors.put(str(error))
-    except KeyboardInterrupt:  # the parent says so
-        return
-
-
-def _end_with(parent: int) -> None:
-    """End this process, in the middle of a trial too, when the parent was killed and could not see to it."""
-    while os.getppid() == parent:
-        time.sleep(POLL)
-    os._exit(1)
+    return Tuned(task.method, {**task.params, **tuned}, float(best.value), len(trials), pruned, len(failed))
