@@ -226,7 +226,7 @@ def checked_options(options: Options) -> Imputer | None:
         budget = options.budget
         if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
             raise InputError(
-                f"budget={budget!r} must be a positive number of minutes", code="bad-budget", parameter="budget"
+                f"budget={budget!r} must be a positive number of minutes", code="parameter-value", parameter="budget"
             )
         return None
     for name, value in {"accept_control": options.accept_control or None, "budget": options.budget}.items():

@@ -147,7 +147,7 @@ def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
     """The matrix as the scheme takes it."""
     report = inspect(adata, layer=layer)
     if report.errors:
-        raise InputError(report.errors[0], code="unusable-input")
+        raise InputError(report.errors[0])
     kind = SCHEMES[scheme].kind
     if (report.state == "counts") != (kind == "counts"):
         hides = KIND_NAME[kind]

@@ -105,7 +105,7 @@ def check_state(report: InputReport) -> None:
         raise InputError(
             f"the check needs raw counts, but {report.where} looks {report.state}: pass {{layer}} with raw counts, or "
             "leave out the check",
-            code="check-needs-counts",
+            code="not-integers",
             layer=...,
         )
 
