@@ -264,7 +264,7 @@ def test_wrong_methods_and_objectives(folder):
     assert "magic_wand" in refused(None, "--method", "magic_wand")
     refused("no-search-space", "--method", "gene_mean")
     refused("objective-not-reported", "--method", "poisson_nmf")
-    refused("objective-unknown", "--method", "poisson_nmf", "--objective", "mse")
+    refused("parameter-value", "--method", "poisson_nmf", "--objective", "mse")
     assert "'rank'" in refused(None, *NMF, "--set", "rank=3")
     assert "n_components" in refused("nothing-to-tune", *NMF, "--set", "n_components=3")
     assert "gone.h5ad" in refused(None, *NMF, source="gone.h5ad")
@@ -316,7 +316,7 @@ def test_logged_input(folder):
     X = adata.X.toarray()
     adata.X = sp.csr_matrix(np.log1p(X / np.maximum(X.sum(axis=1, keepdims=True), 1) * 1e4))
     adata.write_h5ad("log.h5ad")
-    refused("not-raw-counts", *NMF, source="log.h5ad")
+    refused("not-integers", *NMF, source="log.h5ad")
 
 
 def test_usage_errors(folder, capsys):

@@ -97,7 +97,7 @@ def execute(
 
     folder = Path(folder)
     if workers < 1:
-        raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
+        raise InputError(f"workers={workers} must be at least 1", code="parameter-value", parameter="workers")
     specs = [configuration.spec for configuration in study.configurations]
     if workers > 1 and not all(isinstance(spec.method, str) for spec in specs):
         raise InputError(
@@ -260,7 +260,7 @@ def _columns(adata: Any, subset: Subset) -> dict[str, pd.Series]:
         if column not in adata.obs:
             known = ", ".join(map(str, adata.obs.columns)) or "none"
             raise InputError(
-                f"{subset.name}: obs has no column {column!r}: its columns are {known}", code="column-missing"
+                f"{subset.name}: obs has no column {column!r}: its columns are {known}", code="no-obs-column"
             )
     return {name: adata.obs[column] for name, column in columns.items()}
 

@@ -227,15 +227,15 @@ def to_dataset(
     if labels is not None and labels not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
         raise InputError(
-            f"obs has no column {labels!r}: its columns are {columns}", code="column-missing", parameter="labels"
+            f"obs has no column {labels!r}: its columns are {columns}", code="no-obs-column", parameter="labels"
         )
     report = inspect(adata, layer=layer)
     if report.errors:
-        raise InputError(report.errors[0], code="input-unusable")
+        raise InputError(report.errors[0])
     if report.state in ("log1p", "normalized"):
         raise InputError(
             f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}",
-            code="not-raw-counts",
+            code="not-integers",
             layer=...,
         )
     data = as_data(

@@ -95,7 +95,7 @@ def check_path(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise InputError(
-            f"the folder {path.parent} does not exist: create it first", code="folder-missing", parameter="output"
+            f"the folder {path.parent} does not exist: create it first", code="no-folder", parameter="output"
         )
     if path.suffix == ".parquet":
         _require_pyarrow()

@@ -285,14 +285,14 @@ def _check(
     if scheme not in SCHEMES:
         raise InputError(
             f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}",
-            code="scheme-unknown",
+            code="unknown-scheme",
             parameter="scheme",
         )
     unknown = [name for name in downstream if name not in DOWNSTREAM]
     if unknown:
         raise InputError(
             f"there is no downstream analysis {unknown[0]!r}: choose from {', '.join(DOWNSTREAM)}",
-            code="downstream-unknown",
+            code="parameter-value",
             parameter="downstream",
         )
     if downstream and any(dataset.labels is None for dataset in datasets):
@@ -304,7 +304,7 @@ def _check(
     if protocol not in ("honest", "as_published"):
         raise InputError(
             f"protocol={protocol!r} is neither 'honest' nor 'as_published'",
-            code="protocol-unknown",
+            code="parameter-value",
             parameter="protocol",
         )
     if protocol == "as_published" and scheme.startswith("thin"):
@@ -322,7 +322,7 @@ def _check(
         )
     if not trials or seed < 0:
         raise InputError(
-            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
+            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="parameter-value"
         )
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):

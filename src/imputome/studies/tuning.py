@@ -187,13 +187,13 @@ def _check(
     if objective not in get_args(Objective):
         raise InputError(
             f"objective={objective!r} is not one of {', '.join(get_args(Objective))}",
-            code="objective-unknown",
+            code="parameter-value",
             parameter="objective",
         )
     if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
         raise InputError(
             f"trials={trials} and workers={workers} must be at least 1, and timeout={timeout} must be positive",
-            code="out-of-range",
+            code="parameter-value",
         )
     if data.kind not in info(method).kinds:
         raise InputError(
