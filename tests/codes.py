@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from imputome.errors import ImputomeError
 
 
@@ -15,3 +17,17 @@ def has_code(code: str) -> Callable[[ImputomeError], bool]:
         return True
 
     return check
+
+
+def refused(capsys: pytest.CaptureFixture[str], status: int, code: str, *values: str) -> str:
+    """A command failed: exit code 1, nothing on stdout, one error line that ends in ``[code]`` and holds ``values``.
+
+    Returns what it printed on stderr.
+    """
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert (status, printed.out, len(lines)) == (1, "", 1), printed
+    assert lines[0].endswith(f" [{code}]"), lines[0]
+    assert [value for value in values if value not in lines[0]] == [], lines[0]
+    assert "Traceback" not in printed.err
+    return printed.err

@@ -88,16 +88,24 @@ def de(
       the counts; and cells of one donor are not independent of one another, which no splitting mends.
     """
     if test not in ("wilcoxon", "hurdle"):
-        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"')
+        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
     source = None if layer is None else imputed_layer(adata, layer)
     if count_splitting:
         find, found = _finder(adata, groups, tested)
         if source is not None:
             how = _origin(source[0])
-            raise InputError(f"layers[{layer!r}] was imputed, and only counts can be split: {how}")
+            raise InputError(
+                f"layers[{layer!r}] was imputed, and only counts can be split: {how}",
+                code="imputed-layer",
+                parameter="layer",
+            )
         report = inspect_layer(adata, layer)
         if report.state != "counts":
-            raise InputError(f"{report.where} looks {report.state}, and only counts can be split: pass their layer=...")
+            raise InputError(
+                f"{report.where} looks {report.state}, and only counts can be split: pass their {{layer}}",
+                code="not-counts",
+                layer=...,
+            )
         table, labels = de_by_count_splitting(
             adata.X if layer is None else adata.layers[layer],
             find,
@@ -117,8 +125,10 @@ def de(
         return table
     if groups is None or callable(groups):
         raise InputError(
-            "groups are needed: pass a column of obs or a label for each cell, or have them found by "
-            "count_splitting=True"
+            "groups are needed: pass a column of obs or a label for each cell, or have them found by {count_splitting}",
+            code="no-groups",
+            parameter="groups",
+            count_splitting=True,
         )
     labels = two_groups(_labels(adata, groups), tested)
     if layer is not None and source is not None:
@@ -177,7 +187,11 @@ def _labels(adata: AnnData, groups: Any) -> np.ndarray:
         groups = groups.reindex(adata.obs_names)
     labels = np.asarray(groups)
     if labels.shape != (adata.n_obs,):
-        raise InputError(f"groups has shape {labels.shape}: pass one label for each of {adata.n_obs} cells")
+        raise InputError(
+            f"groups has shape {labels.shape}: pass one label for each of {adata.n_obs} cells",
+            code="length-mismatch",
+            parameter="groups",
+        )
     return labels
 
 
@@ -208,15 +222,29 @@ def two_groups(labels: np.ndarray, tested: Any) -> np.ndarray:
 
     without = int(pd.isna(labels).sum())
     if without:
-        raise InputError(f"{without:,} cells have no group: leave them out, such as adata[adata.obs[...].notna()]")
+        raise InputError(
+            f"{without:,} cells have no group: leave them out, such as adata[adata.obs[...].notna()]",
+            code="cells-without-group",
+            parameter="groups",
+        )
     kinds = [kind.item() if isinstance(kind, np.generic) else kind for kind in pd.unique(labels)]
     there = ", ".join(map(repr, kinds[:10])) + (", ..." if len(kinds) > 10 else "")
     if len(kinds) < 2:
-        raise InputError(f"two groups are needed, and all cells are in {there}: choose another grouping")
+        raise InputError(
+            f"two groups are needed, and all cells are in {there}: choose another grouping",
+            code="not-two-groups",
+            parameter="groups",
+        )
     if tested is None:
         if len(kinds) > 2:
-            raise InputError(f"there are {len(kinds)} groups: pass tested=... to test one against all others ({there})")
+            raise InputError(
+                f"there are {len(kinds)} groups: pass {{tested}} to test one against all others ({there})",
+                code="not-two-groups",
+                tested=...,
+            )
         tested = max(kinds)
     if tested not in kinds:
-        raise InputError(f"{tested!r} is none of the groups {there}: pass one of them")
+        raise InputError(
+            f"{tested!r} is none of the groups {there}: pass one of them", code="unknown-group", parameter="tested"
+        )
     return np.asarray(labels == tested)

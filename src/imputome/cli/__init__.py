@@ -28,7 +28,7 @@ from imputome.cli import (
     study_command,
     tune_command,
 )
-from imputome.cli.console import error_line, interruption, keeps_partial_work, show_traceback, shows_traceback
+from imputome.cli.console import error_line, failure, keeps_partial_work
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
@@ -47,23 +47,24 @@ app = typer.Typer(
 )
 
 
+def _set_debug(value: bool) -> None:
+    failure.traceback = failure.traceback or value
+
+
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
+
+
 def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with the option ``--debug``, which shows the traceback of an error."""
+    """The command with the option ``--debug``."""
     signature = inspect.signature(function, eval_str=True)
-    debug = inspect.Parameter(
-        "debug",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
-    )
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*(entry.replace(kind=debug.kind) for entry in signature.parameters.values()), debug]
 
     def command(*, debug: bool, **given: Any) -> Any:
-        show_traceback(debug)
         return function(**given)
 
-    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in signature.parameters.values()]
-    command.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
-    command.__annotations__ = {entry.name: entry.annotation for entry in (*parameters, debug)}
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     command.__doc__ = function.__doc__
     return command
 
@@ -100,6 +101,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     pass
 
@@ -121,21 +123,21 @@ def run(arguments: list[str]) -> int:
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     keeps_partial_work(False)
-    show_traceback(False)
+    failure.traceback = False
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line(interruption())
+            error_line(failure.interruption)
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        error_line(interruption())
+        error_line(failure.interruption)
         return INTERRUPTED
     except UsageError as error:
         error.show()
         return error.exit_code
     except Exception as error:
-        if shows_traceback():
+        if failure.traceback:
             traceback.print_exc()
         error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1

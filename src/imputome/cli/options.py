@@ -109,17 +109,21 @@ def flag(name: str, value: Any) -> str:
 
 # -- commands from dataclasses -----------------------------------------------------------------------------------------
 def takes_options(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A command whose options are the fields of a dataclass, from a function that takes one object of it."""
+    """A command whose options are the fields of a dataclass, from a function that takes one object of it.
+
+    What the class itself names stands before what it inherits.
+    """
     cls = next(iter(get_type_hints(function).values()))
     hints = get_type_hints(cls, include_extras=True)
+    defaults = {entry.name: entry.default for entry in fields(cls)}
     parameters = [
         inspect.Parameter(
-            entry.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
-            annotation=hints[entry.name],
+            default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
+            annotation=hints[name],
         )
-        for entry in fields(cls)
+        for name in dict.fromkeys([*cls.__annotations__, *defaults])
     ]
 
     def command(**given: Any) -> Any:
@@ -139,7 +143,7 @@ def split_names(text: str | None) -> list[str]:
 
 def gene_list(text: str) -> list[str]:
     """Names from ``A,B,C`` or from a file with one name per line."""
-    if "," not in text and len(text) < 255 and Path(text).exists():
+    if text and "," not in text and len(text) < 255 and Path(text).exists():
         try:
             lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
         except (OSError, UnicodeDecodeError) as error:
