@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,6 +18,15 @@ def has_code(code: str) -> Callable[[ImputomeError], bool]:
         return True
 
     return check
+
+
+@contextmanager
+def warns(code: str, category: type[Warning] = UserWarning) -> Iterator[pytest.WarningsRecorder]:
+    """The block gives a warning with this code."""
+    with pytest.warns(category) as caught:
+        yield caught
+    codes = [getattr(warning.message.args[0], "code", None) for warning in caught]
+    assert code in codes, f"the codes are {codes}"
 
 
 def refused(capsys: pytest.CaptureFixture[str], status: int, code: str, *values: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import imputome
-from codes import has_code
+from codes import has_code, warns
 from imputome.errors import InputError
 from imputome.methods import get
 
@@ -121,10 +121,10 @@ def test_log1p_input_needs_consent_and_comes_back_on_its_scale(adata):
     adata.X = sp.csr_matrix(np.log1p(counts / depth * 1e4))
     with pytest.raises(InputError, check=has_code("looks-log1p")):
         imputome.impute(adata, method="gene_mean")
-    with pytest.warns(UserWarning, match="log"):
+    with warns("looks-log1p"):
         imputome.impute(adata, method="no_imputation", scale="log1p")
     np.testing.assert_allclose(adata.layers["no_imputation"], adata.X.toarray(), rtol=1e-5)
-    with pytest.warns(UserWarning, match="log"):
+    with warns("looks-log1p"):
         imputome.impute(adata, method="gene_mean", scale="log1p")
     linear = np.expm1(adata.X.toarray()).mean(axis=0)
     np.testing.assert_allclose(adata.layers["gene_mean"], np.tile(np.log1p(linear), (60, 1)), rtol=1e-4)
@@ -187,7 +187,7 @@ def test_too_large_a_dense_layer_is_refused(adata, monkeypatch):
 
 
 def test_not_converging_warns(adata):
-    with pytest.warns(UserWarning, match="max_rank=2"):
+    with warns("fit-rank_limited"):
         imputome.impute(adata, method="ialm", params={"max_rank": 2})
     assert adata.uns["imputome"]["ialm"]["convergence"]["status"] == "rank_limited"
 

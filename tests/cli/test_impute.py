@@ -836,14 +836,20 @@ def test_signal_while_fitting(medium, tmp_path, number, code):
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["out.csv.gz", "out.zarr"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_while_writing(medium, tmp_path, name, number, code):
-    wide = tmp_path / "wide.h5ad"
+@pytest.fixture(scope="module")
+def tall(medium):
+    """The same counts four times, which take a while to write."""
     adata = ad.read_h5ad(medium)
-    adata = ad.concat([adata] * 4, axis=0, index_unique="-")
-    adata.write_h5ad(wide)
-    process = started("impute", wide, "-o", tmp_path / name, "--method", "gene_mean", "--replace-observed")
+    path = medium.with_name("tall.h5ad")
+    ad.concat([adata] * 4, axis=0, index_unique="-").write_h5ad(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"), [("out.csv.gz", signal.SIGINT, 130), ("out.zarr", signal.SIGTERM, 143)]
+)
+def test_signal_while_writing(tall, tmp_path, name, number, code):
+    process = started("impute", tall, "-o", tmp_path / name, "--method", "gene_mean", "--replace-observed")
     for _ in range(600):  # until the partial output is there
         if any(entry.startswith(f".{name}") for entry in listing(tmp_path)) or process.poll() is not None:
             break
@@ -851,12 +857,12 @@ def test_signal_while_writing(medium, tmp_path, name, number, code):
     assert process.poll() is None, process.communicate()
     found, out, err = interrupted(process, number)
     if found == 0:  # too late: then it must be whole
-        assert listing(tmp_path) == sorted([name, "wide.h5ad"])
+        assert listing(tmp_path) == [name]
         return
     assert found == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert listing(tmp_path) == ["wide.h5ad"]
+    assert listing(tmp_path) == []
 
 
 def test_killed_process_leaves_no_rubbish_for_the_next(counts, tmp_path):
@@ -900,22 +906,10 @@ def test_bar_on_a_terminal(counts, tmp_path):
     assert b"wrote 60 x 40 values" in out
 
 
-def test_plain_lines_without_a_terminal(counts, tmp_path):
-    done = program("impute", counts[0], "-o", tmp_path / "out.h5ad", "--method", "ialm")
-    assert done.returncode == 0
-    assert done.stderr.splitlines() == ["fitting ialm ...", "writing out.h5ad ..."]
-    assert "\x1b" not in done.stdout
-
-
-def test_as_module(counts, tmp_path):
-    command = [sys.executable, "-m", "imputome", "impute", counts[0], "-o", tmp_path / "out.h5ad", "-m", "gene_mean"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("closed", ["<&-", "</dev/null", ">&-", "2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_closed_streams(counts, tmp_path, closed):
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", PROGRAM, "impute", str(counts[0])]
+    program_ = [sys.executable, "-m", "imputome"] if closed == "<&-" else [PROGRAM]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *program_, "impute", str(counts[0])]
     done = subprocess.run(
         [*command, "-o", str(tmp_path / "out.h5ad"), "--method", "gene_mean"],
         stdin=None,
@@ -929,20 +923,23 @@ def test_closed_streams(counts, tmp_path, closed):
     assert ad.read_h5ad(tmp_path / "out.h5ad").layers["gene_mean"].shape == (60, 40)
 
 
-@pytest.mark.parametrize("name", ["out.h5ad", "out.zarr", "out.csv"])
-def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path, name):
+def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
-    command = [PROGRAM, "impute", str(counts[0]), "-o", str(locked / name), "--method", "gene_mean"]
+    code = (
+        "import sys; from imputome.cli import run; "
+        "[run(['impute', sys.argv[1], '-o', name, '--method', 'gene_mean']) for name in sys.argv[2:]]"
+    )
+    outputs = [str(locked / name) for name in ("out.h5ad", "out.zarr", "out.csv")]
+    command = [sys.executable, "-c", code, str(counts[0]), *outputs]
     if os.access(locked, os.W_OK):  # root: without this right it is bound as all others
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere, and there is no setpriv to take the right away")
         command = ["setpriv", "--bounding-set=-dac_override", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith(" [folder-not-writable]\n")
+    lines = done.stderr.splitlines()
+    assert (done.stdout, len(lines)) == ("", 3), done
+    assert all(line.startswith("error: ") and line.endswith(" [folder-not-writable]") for line in lines)
     assert listing(locked) == []
 
 

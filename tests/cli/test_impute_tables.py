@@ -192,6 +192,7 @@ def test_nothing_missing_is_the_same_file(folder, genes_in, capsys, monkeypatch)
     (folder / "c.csv").write_bytes(COMPLETE.encode())
     sides = ["--genes-in", genes_in]
     assert impute("c.csv", "out.csv", "mean", *sides) == 0
+    assert "c.csv" in capsys.readouterr().out
     assert (folder / "out.csv").read_bytes() == COMPLETE.encode()
     beside = ["--uncertainty", "sd.csv", "--draws", "2"]
     assert impute("c.csv", "full.csv.gz", "gauss", *sides, *beside, "--json") == 0
@@ -292,7 +293,8 @@ def test_what_a_method_does_not_have_is_refused_before_fitting(folder, capsys, m
     refused(capsys, columns("in.csv", "o.csv", "gauss", "--uncertainty", "./o.csv"), "same-path")
     refused(capsys, columns("in.csv", "o.csv", "gauss", "--uncertainty", "in.csv", "--force"), "output-is-input")
     refused(capsys, columns("in.csv", "o.csv", "gauss", "--samples", "in.csv"), "table-without-obs")
-    for option, value in (("--draws", "-1"), ("--transform", "sqrt"), ("--shift-correction", "much")):
+    refused(capsys, columns("in.csv", "o.csv", "gauss", "--transform", "sqrt"), "unknown-transform", "'sqrt'")
+    for option, value in (("--draws", "-1"), ("--shift-correction", "much")):
         assert columns("in.csv", "o.csv", "gauss", option, value) == 2
     capsys.readouterr()
     code = columns("in.csv", "o.csv", "gauss", "--shift-correction", "1", "--set", "shift=2")
@@ -432,6 +434,7 @@ def test_a_saved_model_fills_a_new_table_and_keeps_its_text(model, capsys):
     (model / "full.csv").write_text(text.replace("NA", "3.0"), encoding="utf-8")
     assert apply("full.csv", "p.csv", "--uncertainty", "sd2.csv") == 0
     assert (model / "p.csv").read_bytes() == (model / "full.csv").read_bytes()
+    capsys.readouterr()
     refused(capsys, apply("new.csv", "o.csv"), "output-exists")
     refused(capsys, apply("new.csv", "q.csv", "--uncertainty", "sd.csv"), "output-exists")
 

@@ -79,7 +79,7 @@ def test_what_is_refused_leaves_no_file(counts, tmp_path, capsys):
         ([str(source), "-o", str(tmp_path / "beta.txt.bz2")], "unknown-format", "bz2"),
         ([str(tmp_path / "no.csv"), "-o", str(output)], "no-file", "no.csv"),
         ([str(source), "-o", str(output), "--coverage", "reads."], "one-column-of-sample", "'reads.s0'"),
-        ([str(source), "-o", str(output), "--methylated", "Cov.", "--coverage", "M."], "CODEB"),
+        ([str(source), "-o", str(output), "--methylated", "Cov.", "--coverage", "M."], "methylated-above-coverage", ""),
         ([str(source), "-o", str(output), "--position", "start"], "no-position", "'start'"),
         ([str(source), "-o", str(output), "--min-coverage", "500"], "no-coverage", "500"),
     ):

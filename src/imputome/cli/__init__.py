@@ -8,32 +8,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import (
-    apply_command,
-    datasets_command,
-    demo_command,
-    evaluate_command,
-    fit_command,
-    impute_command,
-    inspect_command,
-    mask_command,
-    methods_command,
-    methylation_command,
-    remove_command,
-    report_command,
-    study_command,
-    tune_command,
-)
 from imputome.cli.console import error_line, failure, keeps_partial_work
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
+COMMANDS = (
+    *("impute", "fit", "apply", "tune", "inspect", "evaluate", "study"),
+    *("mask", "methylation", "methods", "datasets", "demo", "report", "remove"),
+)
 INTERRUPTED = 130
 CONTROLS_WIN = 3
 
@@ -69,23 +58,8 @@ def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-for module in (
-    impute_command,
-    fit_command,
-    apply_command,
-    tune_command,
-    inspect_command,
-    evaluate_command,
-    study_command,
-    mask_command,
-    methylation_command,
-    methods_command,
-    datasets_command,
-    demo_command,
-    report_command,
-    remove_command,
-):
-    app.command(module.__name__.rpartition(".")[2].removesuffix("_command"))(_with_debug(module.command))
+for name in COMMANDS:
+    app.command(name)(_with_debug(import_module(f"imputome.cli.{name}_command").command))
 
 
 def _print_version(value: bool) -> None:

@@ -59,6 +59,8 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

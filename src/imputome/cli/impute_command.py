@@ -42,7 +42,10 @@ class Arguments(Writing):
     posterior: opt.Posterior = None
     transform: opt.Transform = "auto"
     shift: Annotated[
-        str | None, typer.Option("--shift-correction", metavar="auto|LAMBDA", help="For values missing because low.")
+        str | None,
+        typer.Option(
+            "--shift-correction", metavar="auto|LAMBDA", help="Correct values that are missing because they are low."
+        ),
     ] = None
     samples: Annotated[
         Path | None, typer.Option(help="Table of samples whose columns go to obs (.h5ad, .zarr), joined by name.")
@@ -55,15 +58,13 @@ class Arguments(Writing):
         bool | None, typer.Option("--check/--no-check", help="Check on held-out values (default: with auto only).")
     ] = None
     labels: Annotated[
-        str | None, typer.Option("--label", help="Columns of obs, A,B: does imputing mix them? Colours a report.")
+        str | None, typer.Option("--label", help="Columns of obs (A,B): the check tests if imputing mixes them.")
     ] = None
     budget: Annotated[float | None, typer.Option(min=0.01, help="Minutes for --method auto (default: 5).")] = None
     accept_control: Annotated[
-        bool, typer.Option("--accept-control", help="With auto: write the best control if nothing beats it.")
+        bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
-    report: Annotated[
-        Path | None, typer.Option(metavar="PAGE.html", help="One page to look at, without a network.")
-    ] = None
+    report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Report to write: one HTML file.")] = None
     seed: opt.Seed = 0
 
     @property
