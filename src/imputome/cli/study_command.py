@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json, progress, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
 
 
 def command(
@@ -45,6 +45,7 @@ def command(
     chosen = chosen.only(datasets.split(",")) if datasets else chosen
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     chosen = chosen if gc is None else replace(chosen, gc=str(gc))
+    keeps_partial_work()
     with progress(f"study {chosen.name}", quiet=quiet) as show:
         table = execute(chosen, output, load=load, workers=workers, progress=show)
     files, text = write_results(chosen, table, output)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json, progress
+from imputome.cli.console import keeps_partial_work, print_json, progress
 from imputome.cli.options import parse_settings
 
 
@@ -42,6 +42,7 @@ def command(
     check_config_path(output)
     params = parse_settings(settings or [])
     dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
+    keeps_partial_work()
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(
             dataset.data,

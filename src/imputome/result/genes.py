@@ -83,7 +83,7 @@ def _too_few_genes(
     )
     code = "too-few-genes"
     if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
-        return InputError(f"{text}: var_names has them, so leave gene_column out", code=code, parameter="gene_column")
+        return InputError(f"{text}: var_names has them, so leave {{gene_column}} out", code=code, gene_column=...)
     for name in adata.var.columns:
         values = adata.var[name]
         if name != column and values.dtype.kind == "O" and model_names.isin(values.astype(str)).mean() >= MIN_SHARE:
