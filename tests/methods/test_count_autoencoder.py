@@ -21,6 +21,7 @@ from imputome.errors import InputError  # noqa: E402
 from imputome.methods.count_autoencoder import estimator as default  # noqa: E402
 from imputome.methods.count_autoencoder.estimator import AveragedRates, CountAutoencoder  # noqa: E402
 from imputome.methods.count_autoencoder.fitted import encode  # noqa: E402
+from imputome.methods.deep import rates as fitted_rates  # noqa: E402
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel  # noqa: E402
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 15, "batch_size": 64, "learning_rate": 0.01}
@@ -250,7 +251,7 @@ def test_two_networks_are_averaged_on_the_log_scale():
     data = as_data(X, kind="counts")
     rates = []
     for network in estimator.network_:
-        model = encode(network, estimator._batches(data).epoch(), n=300, usable=estimator.share_ > 0).model
+        model = encode(network, estimator._batches(data).epoch(), n=300, usable=estimator.share_ > 0)[0]
         rates.append(model.rows(np.arange(300), None, "rate").astype(np.float64))
     assert np.abs(rates[0] / rates[1] - 1).max() > 0.05
     expected = np.sqrt(rates[0] * rates[1])
@@ -283,7 +284,7 @@ def test_stacked_models_are_the_geometric_mean(members):
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_the_average_sums_to_the_library(weight, monkeypatch):
-    monkeypatch.setattr(default, "VALUES_PER_BLOCK", 2 * 9)  # several blocks, the last one shorter
+    monkeypatch.setattr(fitted_rates, "VALUES_PER_BLOCK", 2 * 9)  # several blocks, the last one shorter
     rng = np.random.default_rng(1)
     model = log_linear()
     left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)

@@ -6,6 +6,7 @@ tenth.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,14 +22,13 @@ from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import encode, top_genes
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
-from imputome.methods.deep.rates import LinearOutput, LogLinearModel
-from imputome.methods.deep.training import Schedule, Training
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
+from imputome.methods.deep.training import Schedule, Training, wrong_parameter
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
 NETWORK_WEIGHTS = np.linspace(0, 1, 6)  # tried weights of the networks' log rate; the factors have the rest
 DEFAULT_NETWORK_WEIGHT = 0.6  # if there are no held-out molecules
-VALUES_PER_BLOCK = 2**22  # dense values computed at once
 ENTRIES_FOR_WEIGHT = 2**24  # largest number of entries on which the weight is chosen
 SMALLEST_RATE = np.float32(1e-12)
 MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
@@ -36,6 +36,7 @@ FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the networks 
 PROJECTION_UPDATES = 15  # updates of a cell's factors; more of them fit the noise of the cell
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CountAutoencoder(CountFamily):
     """Count autoencoder with Poisson loss at the observed library size: the default method for counts.
 
@@ -126,40 +127,22 @@ class CountAutoencoder(CountFamily):
         "learning_rate": (5e-4, 5e-3, "log"),
         "weight_decay": (1e-4, 1e-1, "log"),
     }
-    network_: nn.ModuleList
 
-    def __init__(
-        self,
-        *,
-        n_hidden: int = 128,
-        n_latent: int = 32,
-        dropout: float = 0.2,
-        input_dropout: float = 0.3,
-        n_factors: int = 16,
-        n_networks: int = 1,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
-        batch_size: int = 128,
-        max_epochs: int = 400,
-        patience: int | None = 10,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        posterior: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        self.n_hidden = n_hidden
-        self.n_latent = n_latent
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.n_factors = n_factors
-        self.n_networks = n_networks
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.device = device
-        self.posterior = posterior
-        self.random_state = random_state
+    n_hidden: int = 128
+    n_latent: int = 32
+    dropout: float = 0.2
+    input_dropout: float = 0.3
+    n_factors: int = 16
+    n_networks: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    max_epochs: int = 400
+    patience: int | None = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    posterior: bool = True
+    random_state: int = 0
+    network_: nn.ModuleList = field(init=False)
 
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
@@ -180,10 +163,8 @@ class CountAutoencoder(CountFamily):
         if x2 is not None and self.factors_ is not None:
             rows = _evenly_spaced(*data.shape)
             self.weight_ = _best_weight(self._averaged(x1.subset(rows=rows)), x2[rows])
-        message = ""
         self.uses_gene_mean_ = self.uses_factors_ = False
-        if self.posterior:
-            message = self._choose_rate(data, x1, parts)
+        message = self._choose_rate(data, x1, parts) if self.posterior else ""
         model = self._new_rows(data)
         status = training.status
         text = "; ".join(part for part in (status.message, message) if part)
@@ -209,7 +190,7 @@ class CountAutoencoder(CountFamily):
             train_rows = np.flatnonzero(np.diff(x1.X.indptr) + np.diff(x2.indptr))
             order = np.random.default_rng(self.random_state).permutation(train_rows)
             validation_rows = np.sort(order[:MAX_VALIDATION_CELLS])
-            validation_batches = self._batches(x1, target=x2, target_library=np.asarray(x2.sum(axis=1)).ravel())
+            validation_batches = self._batches(x1, target=x2)
         networks = cast(nn.ModuleList, self._new_network())
         trainings = [
             self._train(
@@ -293,18 +274,10 @@ class CountAutoencoder(CountFamily):
     def _check(self) -> None:
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"{self.name}: {name}={getattr(self, name)} must be at least 0 and below 1",
-                    code="parameter-value",
-                    parameter=name,
-                )
+                raise wrong_parameter(name, getattr(self, name), "must be at least 0 and below 1")
         for name, least in {"n_hidden": 1, "n_latent": 1, "n_networks": 1, "n_factors": 0}.items():
             if getattr(self, name) < least:
-                raise InputError(
-                    f"{self.name}: {name}={getattr(self, name)} must be at least {least}",
-                    code="parameter-value",
-                    parameter=name,
-                )
+                raise wrong_parameter(name, getattr(self, name), f"must be at least {least}")
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -327,8 +300,8 @@ class CountAutoencoder(CountFamily):
         ]
         with few_threads(data.X.nnz < 2**16):
             left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=PROJECTION_UPDATES)
-        model = _geometric_mean([cells.model for cells in encoded])
-        return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0].library)
+        model = _geometric_mean([model for model, _ in encoded])
+        return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0][1])
 
     def first_layer_genes(self, k: int = 10) -> Any:
         """The genes with the largest absolute weights of each first-layer neuron of the first network.
@@ -372,18 +345,8 @@ def _factor_rates(data: Data, factors: np.ndarray) -> Model:
 class AveragedRates:
     """Weighted geometric mean of a network's rates and of ``left @ right'`` (a `Model`).
 
-    The rates of each cell are scaled to sum to its library size.
-
-    Parameters
-    ----------
-    network : LogLinearModel
-        Rates of the networks.
-    left, right : ndarray of shape (n, k) and (G, k), or None
-        Factors of cells and genes; None: the rates of the networks alone.
-    weight : float
-        Weight of the networks' log rate; the factors have ``1 - weight``.
-    library : ndarray of shape (n,), float32
-        Library sizes.
+    The networks' log rate has ``weight``, that of the factors of cells (n, k) and genes (G, k) ``1 - weight``; without
+    factors (None) the rates are those of the networks. The rates of each cell are scaled to sum to its library size.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "rate"})
@@ -400,9 +363,7 @@ class AveragedRates:
         self.network, self.left, self.right, self.weight, self.library = network, left, right, weight, library
         self.latent = network.latent
         self.factor = np.ones(len(library), np.float32)
-        step = max(1, VALUES_PER_BLOCK // len(network.mean.bias))
-        for start in range(0, len(library), step):
-            rows = np.arange(start, min(len(library), start + step))
+        for rows in row_blocks(len(library), len(network.mean.bias)):
             sums = self.rows(rows, None, "rate").sum(axis=1)
             self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
 
@@ -439,18 +400,15 @@ def _geometric_mean(models: list[LogLinearModel]) -> LogLinearModel:
     if len(models) == 1:
         return models[0]
     share = np.float32(1 / len(models))
-    weights, biases, offsets = [], [], []
-    for model in models:
-        assert model.mean.weight is not None  # noqa: S101  (a network's head always has one)
-        weights.append(model.mean.weight * share)
-        biases.append(model.mean.bias * share)
-        offsets.append(model.log_offset * share)
     return LogLinearModel(
         np.hstack([model.hidden for model in models]),
-        log_offset=np.sum(offsets, axis=0),
+        log_offset=np.sum([model.log_offset * share for model in models], axis=0),
         library=models[0].library,
         latent=np.hstack([model.latent for model in models if model.latent is not None]),
-        mean=LinearOutput(np.vstack(weights), np.sum(biases, axis=0)),
+        mean=LinearOutput(
+            np.vstack([model.mean.weight * share for model in models]),  # type: ignore[operator]
+            np.sum([model.mean.bias * share for model in models], axis=0),
+        ),
     )
 
 

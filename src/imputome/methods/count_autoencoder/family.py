@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from torch import nn
@@ -17,7 +17,6 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Status
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.count_autoencoder.fitted import (
-    EncodedCells,
     FitTotals,
     Pruning,
     encode,
@@ -30,22 +29,19 @@ from imputome.methods.count_autoencoder.network import CountNetwork, Design, Sta
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
-from imputome.methods.deep.training import Schedule
+from imputome.methods.deep.rates import LogLinearModel
+from imputome.methods.deep.training import Schedule, wrong_parameter
+
+Settings = TypeVar("Settings", Design, Schedule)
 
 
 class CountFamily(DeepImputer):
-    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_design` and `_fit`.
-
-    Attributes
-    ----------
-    coding_ : CovariateCoding or None
-        How covariates are coded.
-    share_ : ndarray of shape (G,)
-        Share of each gene in all molecules of the training cells.
-    """
+    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_design` and `_fit`."""
 
     batch_size: int
     validation_share: float = 0.2
+    coding_: CovariateCoding | None  # how covariates are coded
+    share_: np.ndarray  # (G,) share of each gene in all molecules of the training cells
 
     @abstractmethod
     def _design(self) -> Design:
@@ -55,25 +51,17 @@ class CountFamily(DeepImputer):
         """Check the parameters, and learn everything that is needed before training."""
         self._check()
         if self.batch_size < 2:
-            raise InputError(
-                f"{self.name}: batch_size={self.batch_size} must be at least 2, for batch normalisation",
-                code="parameter-value",
-                parameter="batch_size",
-            )
+            raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
             raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=self._reads_zscores)
+        self._statistics = _statistics(data, self.share_, zscore=self._design().input_transform == "zscore")
 
     def _check(self) -> None:
         """Check the parameters."""
         return
-
-    @property
-    def _reads_zscores(self) -> bool:
-        return False
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Positions of training and validation cells, among the cells with counts."""
@@ -108,12 +96,8 @@ class CountFamily(DeepImputer):
         )
 
     def _network(self) -> nn.Module:
-        return CountNetwork(self._design(), self._statistics, self._n_covariates)
-
-    @property
-    def _n_covariates(self) -> int:
-        """Number of columns of the coded covariates."""
-        return 0 if self.coding_ is None else len(self.coding_.columns)
+        n_covariates = 0 if self.coding_ is None else len(self.coding_.columns)
+        return CountNetwork(self._design(), self._statistics, n_covariates)
 
     def _state(self) -> dict[str, np.ndarray]:
         coding = None if self.coding_ is None else self.coding_.to_json()
@@ -146,52 +130,22 @@ def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
     return Statistics(share, float(np.log(totals[with_counts]).mean()), median, mean, sd)
 
 
-@dataclass(frozen=True)
-class Settings(Design):
-    """Network, objective and training schedule; the defaults are ZiPo's.
-
-    The attributes are explained as parameters of `imputome.methods.count_autoencoder.zipo.Zipo`.
-    """
-
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    learning_rate: float = 0.0212
-    decay: float = 0.9
-    decay_epochs: int = 30
-    plateau_patience: int | None = 15
-    patience: int | None = 30
-    patience_from: int = 30
-    clip_value: float | None = None
-    max_epochs: int = 500
-
-    def schedule(self) -> Schedule:
-        """Length and learning rates of the training."""
-        names = {field.name for field in fields(Schedule)}
-        return Schedule(**{name: value for name, value in asdict(self).items() if name in names})
-
-
 class SingleNetworkImputer(CountFamily):
     """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants.
 
-    A subclass has those `Settings` as parameters that its users may change; ``fixed`` holds the others.
-
-    Attributes
-    ----------
-    network_ : CountNetwork
-        The trained network.
-    factor_ : float
-        Factor of the expected count, which brings its sum to that of the counts.
-    coding_, share_
-        See `CountFamily`.
+    A subclass has those settings of `Design` and `Schedule` as parameters that its users may change. Class attributes
+    hold the settings that it fixes at other values than the defaults of `Design` and `Schedule`.
     """
 
-    fixed: ClassVar[Settings] = Settings()
     posterior: bool
     network_: CountNetwork
+    factor_: float  # of the expected count, which brings its sum to that of the counts
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Drop the settings that a class had as parameters in version 0.1.0 and has fixed now."""
-        fixed = {name: value for name, value in asdict(cls.fixed).items() if name not in cls.parameter_defaults()}
+        settings = {field.name: getattr(cls, field.name, field.default) for field in fields(Design) + fields(Schedule)}
+        fixed = {name: value for name, value in settings.items() if name not in cls.parameter_defaults()}
         for name, value in params.items():
             if name in fixed and value != fixed[name]:
                 raise ModelFormatError(
@@ -202,11 +156,16 @@ class SingleNetworkImputer(CountFamily):
                 )
         return {name: value for name, value in params.items() if name not in fixed}
 
-    @property
-    def settings(self) -> Settings:
-        """All settings: the parameters, and those that the class fixes."""
-        names = {field.name for field in fields(Settings)} & set(self.parameter_defaults())
-        return replace(self.fixed, **{name: getattr(self, name) for name in names})
+    def _settings(self, kind: type[Settings]) -> Settings:
+        """A `Design` or a `Schedule` with the parameters and with what the class fixes."""
+        names = [field.name for field in fields(kind) if hasattr(self, field.name)]
+        return kind(**{name: getattr(self, name) for name in names})
+
+    def _design(self) -> Design:
+        return self._settings(Design)
+
+    def _schedule(self) -> Schedule:
+        return self._settings(Schedule)
 
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
@@ -259,50 +218,39 @@ class SingleNetworkImputer(CountFamily):
         network.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         all_cells = FitTotals.of(network, batches.epoch(np.union1d(train_rows, validation_rows)))
         self.factor_ = all_cells.counts / all_cells.expected
-        encoded = self._encode(data, batches)
+        model, predicted_library = self._encode(data, batches)
         library = np.asarray(data.X.sum(axis=1)).ravel()
         validation = FitTotals.of(network, batches.epoch(validation_rows))
-        details = fit_details(all_cells, validation, encoded.library, library)
+        details = fit_details(all_cells, validation, predicted_library, library)
         status = training.status
         message = "; ".join(part for part in (status.message, scale_warning(details)) if part)
-        return encoded.model, {
+        return model, {
             "status": Status(status.name, message, {**status.details, **details}),
             "history": training.history,
-            "latent": encoded.model.latent,
-            "cell_columns": {"library_size": encoded.library},
+            "latent": model.latent,
+            "cell_columns": {"library_size": predicted_library},
         }
 
-    def _design(self) -> Design:
-        return self.settings
-
-    def _schedule(self) -> Schedule:
-        return self.settings.schedule()
-
     def _check(self) -> None:
-        settings = self.settings
-        if not settings.encoder_widths:
+        design = self._design()
+        if not design.encoder_widths:
             raise InputError(
                 f"{self.name}: the encoder needs at least one layer, the latent: pass {{encoder}}",
                 code="parameter-value",
                 encoder="64",
             )
-        _ = settings.decoder_widths  # raises an error if they are not widths
+        _ = design.decoder_widths  # raises an error if they are not widths
         for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
-            value = getattr(settings, name)
+            value = getattr(design, name)
             if value is not None and value < 0:
-                raise InputError(
-                    f"{self.name}: {name}={value} must not be negative", code="parameter-value", parameter=name
-                )
-
-    @property
-    def _reads_zscores(self) -> bool:
-        return self.settings.input_transform == "zscore"
+                raise wrong_parameter(name, value, "must not be negative")
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
-        return self._encode(data, self._batches(data)).model
+        return self._encode(data, self._batches(data))[0]
 
-    def _encode(self, data: Data, batches: CountBatches) -> EncodedCells:
+    def _encode(self, data: Data, batches: CountBatches) -> tuple[LogLinearModel, np.ndarray]:
+        """The model of the cells, and their predicted library sizes."""
         usable = self.share_ > 0
         return encode(self.network_, batches.epoch(), n=data.shape[0], usable=usable, factor=self.factor_)
 

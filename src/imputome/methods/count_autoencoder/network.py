@@ -112,57 +112,25 @@ class Design:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of the training cells that the network needs before training.
+    """Statistics of the training cells that the network needs before training."""
 
-    Attributes
-    ----------
-    share : ndarray of shape (G,)
-        Share of each gene in all molecules, the starting value of the bias of the mean.
-    mean_log_total : float
-        Mean over cells of the log of their molecules, the starting value of the library network.
-    median_library : float
-        Median molecules per cell; size factors are relative to it.
-    mean, sd : ndarray of shape (G,) or None
-        Of log1p of counts per ``median_library``, for z-scores; None for other inputs.
-    """
-
-    share: np.ndarray
-    mean_log_total: float
-    median_library: float
-    mean: np.ndarray | None = None
-    sd: np.ndarray | None = None
+    share: np.ndarray  # (G,) of each gene in all molecules: the starting value of the bias of the mean
+    mean_log_total: float  # mean over cells of the log of their molecules: where the library network starts
+    median_library: float  # median molecules per cell; size factors are relative to it
+    mean: np.ndarray | None = None  # (G,) of log1p of counts per median_library, for z-scores; None for other inputs
+    sd: np.ndarray | None = None  # likewise
 
 
 class Encoded(NamedTuple):
-    """The values of a batch before the outputs.
+    """The values of a batch before the outputs."""
 
-    Attributes
-    ----------
-    latent : tensor of shape (B, latents)
-        U.
-    hidden : tensor of shape (B, K)
-        Last hidden layer.
-    log_library : tensor of shape (B,)
-        log l, or the log of the size factor.
-    """
-
-    latent: Tensor
-    hidden: Tensor
-    log_library: Tensor
+    latent: Tensor  # (B, latents) U
+    hidden: Tensor  # (B, K) last hidden layer
+    log_library: Tensor  # (B,) log l, or the log of the size factor
 
 
 class CountNetwork(nn.Module):
-    """Encoder with residual connections to the latent, library network, and linear outputs of the distribution.
-
-    Parameters
-    ----------
-    design : Design
-        What is built and minimised.
-    statistics : Statistics
-        Of the training cells.
-    n_covariates : int, default=0
-        C.
-    """
+    """Encoder with residual connections to the latent, library network, and linear outputs of the distribution."""
 
     mean: Tensor
     inverse_sd: Tensor
@@ -361,20 +329,7 @@ def _log_softplus(x: Tensor) -> Tensor:
 
 
 def squared_error(rate: Tensor, target: Block) -> Tensor:
-    """Sum of (m - x)^2 over all entries, for sparse x.
-
-    Parameters
-    ----------
-    rate : tensor of shape (B, G)
-        m.
-    target : Block
-        x.
-
-    Returns
-    -------
-    tensor
-        Scalar.
-    """
+    """Sum of (m - x)^2 over all entries, for (B, G) rates m and sparse x."""
     at_nonzeros = rate.reshape(-1)[target.flat]  # (nnz,)
     return rate.square().sum() + (target.values * (target.values - 2 * at_nonzeros)).sum()
 
@@ -382,15 +337,8 @@ def squared_error(rate: Tensor, target: Block) -> Tensor:
 def sparsity(weight: Tensor) -> Tensor:
     """Mean over neurons of mean|w| / sqrt(mean w^2), the scale-invariant penalty of section II-E.
 
-    Parameters
-    ----------
-    weight : tensor of shape (G, H)
-        The weights of a neuron in each column.
-
-    Returns
-    -------
-    tensor
-        Scalar between 1 / sqrt(G), a single gene for each neuron, and 1.
+    The weights of a neuron are a column of the (G, H) ``weight``. The result lies between 1 / sqrt(G), a single gene
+    for each neuron, and 1.
     """
     value: Tensor = _Sparsity.apply(weight)
     return value
@@ -420,24 +368,7 @@ class _Sparsity(torch.autograd.Function):
 
 
 def widths(value: Any, name: str) -> tuple[int, ...]:
-    """Layer widths as integers.
-
-    Parameters
-    ----------
-    value : str, int or sequence of int
-        ``"512-256-64"``, the paper's notation, or one or several widths.
-    name : str
-        Name of the parameter, for the error.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    InputError
-        A width is not a positive integer.
-    """
+    """Layer widths as integers, from ``"512-256-64"``, the paper's notation, or one or several widths."""
     parts = value.split("-") if isinstance(value, str) and value else [value] if isinstance(value, int) else value
     try:
         numbers = tuple(int(part) for part in parts)

@@ -26,23 +26,9 @@ CHECKPOINT_HEADER = "checkpoint.json"
 class Snapshots:
     """Copies of a training's state: all of it after the last good epoch, and the best weights.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        The network in training.
-    optimizer : torch.optim.Optimizer
-        Its optimiser.
-    device : torch.device
-        Device whose random generator is part of the state, besides the CPU's.
-
-    Attributes
-    ----------
-    last, best : dict of str to torch.Tensor
-        Weights and buffers after the last good epoch, and after the best one; one object while these are the same.
-    moments : dict of str to torch.Tensor
-        State of the optimiser after the last good epoch, by ``"<number of the parameter>.<name>"``.
-    generators : dict of str to torch.Tensor
-        States of the random generators after the last good epoch, by device type.
+    ``last`` and ``best`` hold weights and buffers after the last good epoch and after the best one; they are one object
+    while these are the same. The rest is after the last good epoch: ``moments``, the state of the optimiser by
+    ``"<number of the parameter>.<name>"``, and ``generators``, the states of the random generators by device type.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -116,18 +102,9 @@ class Snapshots:
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Replace the checkpoint in ``folder``, so that the folder holds a complete one at every moment.
 
-    The tensors go to a new file, named by the epoch. Then the new header, which names the epoch, is moved onto the old
-    one, and only then the older tensors are deleted; so there are at most two files of tensors. Nothing is forced to
-    the disk: this is safe if the process dies, not if the power fails.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it does not exist; for one training at a time.
-    header : dict
-        JSON-able; ``header["epoch"]`` names the file of tensors.
-    tensors : dict of str to torch.Tensor
-        Contiguous tensors that share no memory.
+    The tensors (contiguous, sharing no memory) go to a new file, named by ``header["epoch"]``. Then the new header
+    (JSON-able) is moved onto the old one, and only then the older tensors are deleted; so there are at most two files
+    of tensors. Nothing is forced to the disk: this is safe if the process dies, not if the power fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _tensors_path(folder, header["epoch"])
@@ -146,24 +123,7 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, to
 def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
     """Header and tensors (on the CPU) of the checkpoint in ``folder``; None if there is none.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the checkpoint.
-    fingerprint : dict
-        Description of the present training, by part; ``header["fingerprint"]`` must be equal.
-
-    Returns
-    -------
-    tuple of dict and dict, or None
-        As given to `write_checkpoint`.
-
-    Raises
-    ------
-    InputError
-        The checkpoint belongs to another training.
-    ModelFormatError
-        It is damaged or of another format version.
+    ``fingerprint`` describes the present training by part; that in the header must be equal.
     """
     path = folder / CHECKPOINT_HEADER
     try:
@@ -175,21 +135,17 @@ def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str
             f"{path} cannot be read ({error}): delete {folder} to start again", code="checkpoint-damaged"
         ) from error
     if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
-        raise ModelFormatError(
-            f"{path} is not a checkpoint of imputome: choose another folder", code="not-a-checkpoint"
-        )
+        raise ModelFormatError(f"{path} is not a checkpoint: choose another folder", code="not-a-checkpoint")
     if header.get("version") != CHECKPOINT_VERSION:
         raise ModelFormatError(
-            f"{folder} has checkpoint version {header.get('version')}, this version of imputome reads "
-            f"{CHECKPOINT_VERSION}: delete it to start again",
+            f"{folder} has checkpoint version {header.get('version')}, not {CHECKPOINT_VERSION}: delete it",
             code="checkpoint-version",
         )
     stored, expected = header["fingerprint"], json.loads(json.dumps(fingerprint))
     different = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
     if different:
         raise InputError(
-            f"the checkpoint in {folder} belongs to another training (different: {', '.join(different)}): choose "
-            "another folder, or delete it to start again",
+            f"{folder} has a checkpoint of another training (different: {', '.join(different)}): choose another folder",
             code="checkpoint-mismatch",
         )
     try:
