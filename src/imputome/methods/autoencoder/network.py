@@ -19,7 +19,7 @@ from imputome.core.scales import TARGET
 from imputome.methods.deep.batches import Batch, Block
 from imputome.methods.deep.rates import in_steps, row_blocks
 from imputome.methods.deep.sparse_layers import SparseLinear
-from imputome.methods.deep.training import Schedule, wrong_parameter
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, SHARE, Schedule, check_values, wrong_parameter
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu_0.01", "leaky_relu_0.2", "elu", "selu"]
 LossNorm = Literal["nonzero", "all"]
@@ -89,14 +89,9 @@ class Design:
         for name, choices in {"activation": tuple(ACTIVATIONS), "loss_norm": ("nonzero", "all")}.items():
             if getattr(self, name) not in choices:
                 raise wrong_parameter(name, getattr(self, name), f"must be one of {', '.join(choices)}")
-        for name in ("depth", "width", "batch_size", "max_epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise wrong_parameter(name, getattr(self, name), "must be positive")
-        for name in ("weight_decay", "patience"):
-            if not getattr(self, name) >= 0:
-                raise wrong_parameter(name, getattr(self, name), "must not be negative")
-        if not 0 <= self.dropout < 1:
-            raise wrong_parameter("dropout", self.dropout, "must be at least 0 and below 1")
+        check_values(self, POSITIVE, "depth", "width", "batch_size", "max_epochs", "learning_rate")
+        check_values(self, NOT_NEGATIVE, "weight_decay", "patience")
+        check_values(self, SHARE, "dropout")
         if self.n_top_genes != "all" and not (isinstance(self.n_top_genes, int) and self.n_top_genes > 0):
             raise wrong_parameter("n_top_genes", self.n_top_genes, "must be a positive integer or 'all'")
 
@@ -111,15 +106,7 @@ class Design:
         )
 
 
-_PAPER = Design(
-    depth=10,
-    width=32,
-    dropout=0.0,
-    batch_norm=False,
-    n_top_genes=2000,
-    max_epochs=10_000,
-    rescale=False,
-)
+_PAPER = Design(depth=10, width=32, dropout=0.0, batch_norm=False, n_top_genes=2000, max_epochs=10_000, rescale=False)
 PRESETS: dict[Preset | None, Design] = {
     None: Design(),
     "paper": _PAPER,
@@ -165,25 +152,21 @@ class Autoencoder(nn.Module):
         hidden: torch.Tensor = self.dropout(self.activation(self.norms[k](linear)))  # (B, w)
         return hidden
 
-    def squared_error(self, batch: Batch) -> torch.Tensor:
-        """Sum over the nonzeros of (Y - X)^2."""
-        x = log_normalized(batch.counts, batch.library)
-        # the dense product costs less than a row of weights for each nonzero
-        y = self.output(self.encode(batch)[1]).view(-1).gather(0, x.flat)  # (nnz,) of B x m
-        return torch.sum((y - x.values) ** 2)
-
     def loss_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The mean squared error, and the penalty of weight decay if there is one."""
         counts = batch.counts
         entries = len(counts.values) if self.design.loss_norm == "nonzero" else len(batch) * counts.n_columns
-        terms = {"mse": self.squared_error(batch) / max(entries, 1)}
+        terms = {"mse": self.validation_loss(batch) / max(entries, 1)}
         if self.design.weight_decay:
             terms["penalty"] = self.penalty()
         return terms
 
     def validation_loss(self, batch: Batch) -> torch.Tensor:
-        """Summed squared error over the nonzeros (whose number is the same in every epoch)."""
-        return self.squared_error(batch)
+        """Sum over the nonzeros (whose number is the same in every epoch) of (Y - X)^2."""
+        x = log_normalized(batch.counts, batch.library)
+        # the dense product costs less than a row of weights for each nonzero
+        y = self.output(self.encode(batch)[1]).view(-1).gather(0, x.flat)  # (nnz,) of B x m
+        return torch.sum((y - x.values) ** 2)
 
     def penalty(self) -> torch.Tensor:
         """Weight decay as a term of the loss."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from imputome.errors import InputError
 from imputome.methods.deep.batches import DenseBatch
-from imputome.methods.deep.training import Schedule, wrong_parameter
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, SHARE, Schedule, check_values, wrong_parameter
 
 Preset = Literal["paper", "published_code"]
 Likelihood = Literal["gaussian", "mse"]
@@ -94,8 +94,8 @@ class Design:
     start: Start = "mean"
     shift: float | Literal["auto"] = 0.0
     shift_mode: ShiftMode = "inference"
-    # linear maps from x to the mean of z and from z to mu, which start at principal components: correlations of features
-    # are mostly linear
+    # linear maps from x to the mean of z and from z to mu, which start at principal components, as correlations of
+    # features are mostly linear
     residual: bool = True
     compressed: bool = True  # read asinh(x), so that extreme values do not determine z
     swapped: bool = False  # hidden layers of encoder and decoder in the opposite order (2000-6000-200-6000-2000)
@@ -104,23 +104,13 @@ class Design:
     complete_rows: bool = False  # do not accept samples with missing values when fitting
 
     def __post_init__(self) -> None:
-        choices = {
-            "likelihood": ("gaussian", "mse"),
-            "start": ("mean", "random"),
-            "shift_mode": ("inference", "train"),
-        }
+        choices = {"likelihood": ("gaussian", "mse"), "start": ("mean", "random"), "shift_mode": ("inference", "train")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise wrong_parameter(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
-        for name in ("latent", "batch_size", "max_epochs", "iterations", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise wrong_parameter(name, getattr(self, name), "must be positive")
-        for name in ("beta", "weight_decay", "patience"):
-            if not getattr(self, name) >= 0:
-                raise wrong_parameter(name, getattr(self, name), "must not be negative")
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise wrong_parameter(name, getattr(self, name), "must be at least 0 and below 1")
+        check_values(self, POSITIVE, "latent", "batch_size", "max_epochs", "iterations", "learning_rate")
+        check_values(self, NOT_NEGATIVE, "beta", "weight_decay", "patience")
+        check_values(self, SHARE, "dropout", "input_dropout")
         if self.hidden is not None and not all(width > 0 for width in self.hidden):
             raise wrong_parameter("hidden", self.hidden, "must hold positive widths")
         if isinstance(self.shift, str) and self.shift != "auto":
@@ -167,30 +157,14 @@ def no_sigma() -> InputError:
 
 
 _PAPER = Design(
-    latent=200,
-    hidden=None,
-    dropout=0.0,
-    input_dropout=0.0,
-    learning_rate=5e-5,
-    rate_decay=1.0,
-    batch_size=250,
-    max_epochs=250,
-    patience=0,
-    start="random",
-    residual=False,
-    compressed=False,
-)
+    hidden=None, dropout=0.0, input_dropout=0.0, learning_rate=5e-5, rate_decay=1.0, batch_size=250, max_epochs=250,
+    patience=0, start="random", residual=False, compressed=False
+)  # fmt: skip
 PRESETS: dict[Preset | None, Design] = {
     None: Design(),
     "paper": _PAPER,
     "published_code": replace(
-        _PAPER,
-        learning_rate=5e-4,
-        start="mean",
-        swapped=True,
-        log_sigma=True,
-        sampled=True,
-        complete_rows=True,
+        _PAPER, learning_rate=5e-4, start="mean", swapped=True, log_sigma=True, sampled=True, complete_rows=True
     ),
 }
 

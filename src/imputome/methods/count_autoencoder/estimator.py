@@ -20,10 +20,10 @@ from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
-from imputome.methods.count_autoencoder.fitted import encode, top_genes
+from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
-from imputome.methods.deep.training import Schedule, Training, wrong_parameter
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, SHARE, Schedule, Training, check_values
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
@@ -272,12 +272,9 @@ class CountAutoencoder(CountFamily):
         )
 
     def _check(self) -> None:
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise wrong_parameter(name, getattr(self, name), "must be at least 0 and below 1")
-        for name, least in {"n_hidden": 1, "n_latent": 1, "n_networks": 1, "n_factors": 0}.items():
-            if getattr(self, name) < least:
-                raise wrong_parameter(name, getattr(self, name), f"must be at least {least}")
+        check_values(self, SHARE, "dropout", "input_dropout")
+        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
+        check_values(self, NOT_NEGATIVE, "n_factors")
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -302,23 +299,6 @@ class CountAutoencoder(CountFamily):
             left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=PROJECTION_UPDATES)
         model = _geometric_mean([model for model, _ in encoded])
         return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0][1])
-
-    def first_layer_genes(self, k: int = 10) -> Any:
-        """The genes with the largest absolute weights of each first-layer neuron of the first network.
-
-        Parameters
-        ----------
-        k : int, default=10
-            Number of genes for each neuron.
-
-        Returns
-        -------
-        DataFrame
-            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
-            ``relative`` (weight over the neuron's largest absolute weight).
-        """
-        first = cast(CountNetwork, self.network_[0]).first
-        return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
 
     def _state(self) -> dict[str, np.ndarray]:
         arrays = {

@@ -30,7 +30,7 @@ from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.rates import LogLinearModel
-from imputome.methods.deep.training import Schedule, wrong_parameter
+from imputome.methods.deep.training import NOT_NEGATIVE, Schedule, check_values, wrong_parameter
 
 Settings = TypeVar("Settings", Design, Schedule)
 
@@ -111,6 +111,25 @@ class CountFamily(DeepImputer):
         # starting values, which the saved weights replace
         self._statistics = Statistics(self.share_, 0.0, 1.0, np.zeros(G), np.ones(G))
         super()._restore(arrays)
+
+    def first_layer_genes(self, k: int = 10) -> Any:
+        """The genes with the largest absolute weights of each first-layer neuron, to interpret the neurons.
+
+        If there are several networks, these are the neurons of the first.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Number of genes for each neuron.
+
+        Returns
+        -------
+        DataFrame
+            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
+            ``relative`` (weight over the neuron's largest absolute weight).
+        """
+        network = next(module for module in self.network_.modules() if isinstance(module, CountNetwork))
+        return top_genes(network.first.weight.detach().cpu().numpy(), self.feature_names_, k)
 
 
 def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
@@ -240,10 +259,7 @@ class SingleNetworkImputer(CountFamily):
                 encoder="64",
             )
         _ = design.decoder_widths  # raises an error if they are not widths
-        for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
-            value = getattr(design, name)
-            if value is not None and value < 0:
-                raise wrong_parameter(name, value, "must not be negative")
+        check_values(design, NOT_NEGATIVE, "alpha_z", "alpha_w", "alpha_theta", "alpha_rate")
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -283,19 +299,3 @@ class SingleNetworkImputer(CountFamily):
         self.transform(data)  # checks that it is fitted, and for these genes and covariates
         batches, (_, rows) = self._batches(data), self._split(data)
         return prune(self.network_, lambda: batches.epoch(rows), delta=delta)
-
-    def first_layer_genes(self, k: int = 10) -> Any:
-        """The genes with the largest absolute weights of each first-layer neuron, to interpret the neurons.
-
-        Parameters
-        ----------
-        k : int, default=10
-            Number of genes for each neuron.
-
-        Returns
-        -------
-        DataFrame
-            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
-            ``relative`` (weight over the neuron's largest absolute weight).
-        """
-        return top_genes(self.network_.first.weight.detach().cpu().numpy(), self.feature_names_, k)

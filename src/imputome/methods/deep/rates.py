@@ -8,7 +8,7 @@ torch. Letters: ``n`` cells, ``G`` genes, ``K`` hidden units, ``l`` library size
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,7 @@ class LinearOutput:
         return np.where(values < -20, values, np.log(np.logaddexp(0, np.maximum(values, -20)))).astype(values.dtype)
 
 
+@dataclass(frozen=True, eq=False)
 class LogLinearModel:
     """Rates, expected counts, dropouts and variances of a fitted count network (a `Model`).
 
@@ -58,31 +59,22 @@ class LogLinearModel:
     ``variance`` is that of the fitted distribution of counts; ``dropout_probability`` is
     P(dropout | x = 0) = z / (z + (1 - z) f(0)).
     Cost: one product of (rows, K) and (K, genes) for each linear output used.
-
-    ``hidden`` (n, K) is the last hidden layer. ``log_offset`` (n,) is added to the output ``mean`` to give log m: the
-    log library size minus the log of the softmax's denominator, or the log size factor; -inf gives a row of zeros, and
-    a bias of -inf in ``mean`` a column of zeros. ``library`` (n,) is for ``normalized``. ``zero`` gives logit z, None
-    without zero inflation; ``dispersion`` that of the negative binomial, None for Poisson: with ``dispersion_is``
-    ``"odds"`` theta = log m - log r, with variance m (1 + exp theta), with ``"size"`` log r, with variance m + m^2 / r.
-    ``latent`` (n, latents) represents the cells. ``factor`` makes the sum of the expected counts that of the counts.
     """
 
-    def __init__(
-        self,
-        hidden: np.ndarray,
-        *,
-        log_offset: np.ndarray,
-        library: np.ndarray,
-        mean: LinearOutput,
-        zero: LinearOutput | None = None,
-        dispersion: LinearOutput | None = None,
-        dispersion_is: Literal["odds", "size"] = "odds",
-        latent: np.ndarray | None = None,
-        factor: float = 1.0,
-    ) -> None:
-        self.hidden, self.log_offset, self.library, self.latent = hidden, log_offset, library, latent
-        self.mean, self.zero, self.dispersion, self.dispersion_is = mean, zero, dispersion, dispersion_is
-        self.factor = np.float32(factor)
+    hidden: np.ndarray  # (n, K) last hidden layer
+    _: KW_ONLY
+    # (n,) added to ``mean`` to give log m: the log library size minus the log of the softmax's denominator, or the log
+    # size factor; -inf gives a row of zeros
+    log_offset: np.ndarray
+    library: np.ndarray  # (n,) for ``normalized``
+    mean: LinearOutput  # a bias of -inf gives a column of zeros
+    zero: LinearOutput | None = None  # logit z; None without zero inflation
+    dispersion: LinearOutput | None = None  # of the negative binomial; None for Poisson
+    # what ``dispersion`` gives: theta = log m - log r, with variance m (1 + exp theta), or log r, with variance
+    # m + m^2 / r
+    dispersion_is: Literal["odds", "size"] = "odds"
+    latent: np.ndarray | None = None  # (n, latents), represents the cells
+    factor: float = 1.0  # makes the sum of the expected counts that of the counts
 
     @property
     def outputs(self) -> frozenset[Output]:
@@ -120,7 +112,7 @@ class LogLinearModel:
         logit = None if self.zero is None else linear(self.zero)
         kept = None if logit is None else _sigmoid(-logit)
         if output in ("value", "expected_count"):
-            return self.factor * (rate if kept is None else rate * kept)
+            return np.float32(self.factor) * (rate if kept is None else rate * kept)
         odds, log_zero = np.zeros_like(rate), -rate  # m / r, and the log-probability of a zero
         if self.dispersion is not None:
             dispersion = np.clip(linear(self.dispersion), *DISPERSION_LIMITS[self.dispersion_is])

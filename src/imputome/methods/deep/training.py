@@ -55,10 +55,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
             raise wrong_parameter("optimizer", self.optimizer, "must be adam, adamw or rmsprop")
-        for name in ("max_epochs", "learning_rate", "decay", "plateau_factor", "patience", "clip_value"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise wrong_parameter(name, value, "must be positive")
+        check_values(self, POSITIVE, "max_epochs", "learning_rate", "decay", "plateau_factor", "patience", "clip_value")
         if self.weight_decay and self.optimizer != "adamw":
             raise wrong_parameter("weight_decay", self.weight_decay, "needs the optimizer adamw")
 
@@ -66,6 +63,22 @@ class Schedule:
 def wrong_parameter(name: str, value: object, rule: str) -> InputError:
     """The error for a parameter of a deep method; ``rule`` is what its value must be."""
     return InputError(f"{name}={value!r} {rule}", code="parameter-value", parameter=name)
+
+
+# rules for numbers: the text for the error, and the test
+Rule = tuple[str, Callable[[float], bool]]
+POSITIVE: Rule = ("must be positive", lambda value: value > 0)
+NOT_NEGATIVE: Rule = ("must not be negative", lambda value: value >= 0)
+SHARE: Rule = ("must be at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+def check_values(settings: object, rule: Rule, *names: str) -> None:
+    """Check the parameters of these names, which may be None, by a rule."""
+    text, holds = rule
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not holds(value):
+            raise wrong_parameter(name, value, text)
 
 
 @dataclass(frozen=True)
