@@ -203,13 +203,10 @@ class PlainAutoencoder(DeepImputer):
         latent, hidden = self._encode(batches)
         totals, decoded_totals = self._match_totals(hidden, data)
         nonzeros_per_cell = max(1, np.diff(X.indptr)[validation].sum()) / len(validation)
-        status, history = _status_and_history(
-            training,
-            nonzeros_per_cell,
-            output_sd=_output_sd(hidden, self._output()[0]),
-            data_sd=_data_sd(X, data.depth),
-        )
-        return self._model(hidden, data), {
+        model = self._model(hidden, data)
+        output_sd = _output_sd(hidden, model.weight[self.selected_])
+        status, history = _status_and_history(training, nonzeros_per_cell, output_sd, _data_sd(X, data.depth))
+        return model, {
             "latent": latent,
             "gene_columns": {"training_total": totals, "fitted_total": decoded_totals},
             "status": status,
@@ -253,15 +250,11 @@ class PlainAutoencoder(DeepImputer):
         middle, last = (torch.cat(parts).cpu().numpy() for parts in zip(*layers, strict=True))
         return middle, last
 
-    def _output(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (m, w) and bias (m,) of the output layer."""
-        output = self.network_.output
-        return output.weight.detach().cpu().numpy(), output.bias.detach().cpu().numpy()
-
     def _model(self, hidden: np.ndarray, data: Data) -> DecodedCells:
         G = data.shape[1]
         weight, bias = np.zeros((G, hidden.shape[1]), np.float32), np.zeros(G, np.float32)
-        weight[self.selected_], bias[self.selected_] = self._output()
+        output = self.network_.output
+        weight[self.selected_], bias[self.selected_] = (a.detach().cpu().numpy() for a in (output.weight, output.bias))
         factor, share, library = (array.astype(np.float32) for array in (self.factor_, self.share_, data.depth))
         return DecodedCells(hidden, weight, bias, factor, share, library)
 
@@ -326,7 +319,7 @@ def _data_sd(X: sp.csr_array, library: np.ndarray) -> float:
 
 
 def _status_and_history(
-    training: Training, nonzeros_per_cell: float, *, output_sd: float, data_sd: float
+    training: Training, nonzeros_per_cell: float, output_sd: float, data_sd: float
 ) -> tuple[Status, dict[str, list[float]]]:
     """Status, and history with the validation loss per nonzero, as in the paper; warns if the fit has collapsed."""
     losses = [loss / nonzeros_per_cell for loss in training.history["validation_loss"]]

@@ -86,9 +86,6 @@ class Design:
     shared_start: bool = False  # all seeds start from the same weights
 
     def __post_init__(self) -> None:
-        for name, choices in {"activation": tuple(ACTIVATIONS), "loss_norm": ("nonzero", "all")}.items():
-            if getattr(self, name) not in choices:
-                raise wrong_parameter(name, getattr(self, name), f"must be one of {', '.join(choices)}")
         check_values(self, POSITIVE, "depth", "width", "batch_size", "max_epochs", "learning_rate")
         check_values(self, NOT_NEGATIVE, "weight_decay", "patience")
         check_values(self, SHARE, "dropout")

@@ -72,7 +72,7 @@ class DecodedSamples:
     def _values(self, rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             mean, _ = self.network.completed(self._tensor(self.latent[rows]), shift=self.shift)
-        return self._in_unit(mean)
+        return self.center + self.scale * _float64(mean)
 
     def _variances(self, rows: np.ndarray) -> np.ndarray:
         """Law of total variance over draws of z: mean of the variances + variance of the means."""
@@ -110,9 +110,6 @@ class DecodedSamples:
 
     def _tensor(self, z: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(z, dtype=np.float32)).to(self.network.mean.weight.device)
-
-    def _in_unit(self, values: torch.Tensor) -> np.ndarray:
-        return self.center + self.scale * _float64(values)
 
 
 def _float64(values: torch.Tensor) -> np.ndarray:

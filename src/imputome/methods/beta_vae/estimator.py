@@ -33,6 +33,7 @@ from imputome.methods.beta_vae.network import (
 )
 from imputome.methods.deep.batches import DenseBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
+from imputome.methods.deep.rates import row_blocks
 from imputome.methods.deep.training import Training, seeded, wrong_parameter
 
 VALIDATION_SHARE = 0.1  # share of the samples that is held out from training, if settings are chosen on samples
@@ -327,9 +328,7 @@ class BetaVAE(DeepImputer):
         """(G,) mean squared difference between known and decoded values."""
         model = self._in_z(Z, shift=0.0)
         total, count = np.zeros(Z.shape[1]), np.zeros(Z.shape[1])
-        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
-        for start in range(0, len(Z), step):
-            part = np.arange(start, min(start + step, len(Z)))
+        for part in row_blocks(len(Z), Z.shape[1], VALUES_PER_ENCODING):
             difference = Z[part] - model.rows(part, None)
             count += (~np.isnan(difference)).sum(axis=0)
             total += np.nansum(difference * difference, axis=0)
@@ -356,21 +355,11 @@ class BetaVAE(DeepImputer):
 
     def _model(self, Z: np.ndarray, *, shift: float | None = None) -> DecodedSamples:
         shift = self.shift_ if shift is None else shift
-        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
-        parts = [self._encode(Z[start : start + step], start, shift) for start in range(0, len(Z), step)]
-        latent, mean, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return DecodedSamples(
-            self.network_,
-            latent,
-            mean,
-            spread,
-            self.center_,
-            self.scale_,
-            self.noise_,
-            self.inflation_,
-            shift,
-            self.random_state,
-        )
+        blocks = row_blocks(len(Z), Z.shape[1], VALUES_PER_ENCODING)
+        encoded = zip(*(self._encode(Z[rows], rows[0], shift) for rows in blocks), strict=True)
+        latent, mean, spread = (np.concatenate(parts) for parts in encoded)
+        learned = (self.center_, self.scale_, self.noise_, self.inflation_)
+        return DecodedSamples(self.network_, latent, mean, spread, *learned, shift, self.random_state)
 
     def _encode(self, Z: np.ndarray, first: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The latent to decode, and mean and SD of q, (B, L) each, of the samples ``first``, ``first + 1``, ..."""

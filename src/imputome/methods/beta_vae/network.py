@@ -104,17 +104,11 @@ class Design:
     complete_rows: bool = False  # do not accept samples with missing values when fitting
 
     def __post_init__(self) -> None:
-        choices = {"likelihood": ("gaussian", "mse"), "start": ("mean", "random"), "shift_mode": ("inference", "train")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise wrong_parameter(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
         check_values(self, POSITIVE, "latent", "batch_size", "max_epochs", "iterations", "learning_rate")
         check_values(self, NOT_NEGATIVE, "beta", "weight_decay", "patience")
         check_values(self, SHARE, "dropout", "input_dropout")
         if self.hidden is not None and not all(width > 0 for width in self.hidden):
             raise wrong_parameter("hidden", self.hidden, "must hold positive widths")
-        if isinstance(self.shift, str) and self.shift != "auto":
-            raise wrong_parameter("shift", self.shift, "must be a number or 'auto'")
         if not isinstance(self.shift, str) and not 0 <= self.shift <= LARGEST_SHIFT:
             raise wrong_parameter("shift", self.shift, f"must lie between 0 and {LARGEST_SHIFT:g} standard deviations")
         if self.shift and self.likelihood == "mse":
@@ -157,9 +151,18 @@ def no_sigma() -> InputError:
 
 
 _PAPER = Design(
-    hidden=None, dropout=0.0, input_dropout=0.0, learning_rate=5e-5, rate_decay=1.0, batch_size=250, max_epochs=250,
-    patience=0, start="random", residual=False, compressed=False
-)  # fmt: skip
+    hidden=None,
+    dropout=0.0,
+    input_dropout=0.0,
+    learning_rate=5e-5,
+    rate_decay=1.0,
+    batch_size=250,
+    max_epochs=250,
+    patience=0,
+    start="random",
+    residual=False,
+    compressed=False,
+)
 PRESETS: dict[Preset | None, Design] = {
     None: Design(),
     "paper": _PAPER,

@@ -23,7 +23,7 @@ from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork, Design
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
-from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, SHARE, Schedule, Training, check_values
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Schedule, Training, check_values
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
@@ -247,6 +247,8 @@ class CountAutoencoder(CountFamily):
         return nn.ModuleList(super(CountAutoencoder, self)._network() for _ in range(self.n_networks))
 
     def _design(self) -> Design:
+        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
+        check_values(self, NOT_NEGATIVE, "n_factors")
         return Design(
             encoder=(self.n_hidden, self.n_latent),
             residual=False,
@@ -271,11 +273,6 @@ class CountAutoencoder(CountFamily):
             patience=self.patience,
         )
 
-    def _check(self) -> None:
-        check_values(self, SHARE, "dropout", "input_dropout")
-        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
-        check_values(self, NOT_NEGATIVE, "n_factors")
-
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
         if self.uses_gene_mean_:
@@ -295,10 +292,9 @@ class CountAutoencoder(CountFamily):
             encode(cast(CountNetwork, network), self._batches(data).epoch(), n=data.shape[0], usable=self.share_ > 0)
             for network in self.network_
         ]
-        with few_threads(data.X.nnz < 2**16):
-            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=PROJECTION_UPDATES)
+        factors = None if self.factors_ is None else _factor_rates(data, self.factors_)
         model = _geometric_mean([model for model, _ in encoded])
-        return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0][1])
+        return AveragedRates(model, factors, weight=self.weight_, library=encoded[0][1])
 
     def _state(self) -> dict[str, np.ndarray]:
         arrays = {
@@ -316,31 +312,23 @@ class CountAutoencoder(CountFamily):
         super()._restore(arrays)
 
 
-def _factor_rates(data: Data, factors: np.ndarray) -> Model:
+def _factor_rates(data: Data, factors: np.ndarray) -> LowRank:
     """The rates of some cells by gene factors alone."""
     with few_threads(data.X.nnz < 2**16):
         return LowRank(project(data.X, factors, max_iter=PROJECTION_UPDATES), factors)
 
 
 class AveragedRates:
-    """Weighted geometric mean of a network's rates and of ``left @ right'`` (a `Model`).
+    """Weighted geometric mean of the rates of networks and of factors (a `Model`).
 
-    The networks' log rate has ``weight``, that of the factors of cells (n, k) and genes (G, k) ``1 - weight``; without
-    factors (None) the rates are those of the networks. The rates of each cell are scaled to sum to its library size.
+    The networks' log rate has ``weight``, that of the factors ``1 - weight``; without factors (None) the rates are
+    those of the networks. The rates of each cell are scaled to sum to its library size.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "rate"})
 
-    def __init__(
-        self,
-        network: LogLinearModel,
-        left: np.ndarray | None,
-        right: np.ndarray | None,
-        *,
-        weight: float,
-        library: np.ndarray,
-    ) -> None:
-        self.network, self.left, self.right, self.weight, self.library = network, left, right, weight, library
+    def __init__(self, network: LogLinearModel, factors: LowRank | None, *, weight: float, library: np.ndarray) -> None:
+        self.network, self.factors, self.weight, self.library = network, factors, weight, library
         self.latent = network.latent
         self.factor = np.ones(len(library), np.float32)
         for rows in row_blocks(len(library), len(network.mean.bias)):
@@ -349,19 +337,18 @@ class AveragedRates:
 
     def with_weight(self, weight: float) -> AveragedRates:
         """The same with another weight."""
-        return AveragedRates(self.network, self.left, self.right, weight=weight, library=self.library)
+        return AveragedRates(self.network, self.factors, weight=weight, library=self.library)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         log_rate = self.network.log_rows(rows, genes)
-        if self.left is not None and self.right is not None:
-            product = self.left[rows] @ (self.right if genes is None else self.right[genes]).T
-            log_rate = self._averaged(log_rate, product)
+        if self.factors is not None:
+            log_rate = self._averaged(log_rate, self.factors.rows(rows, genes))
         return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         log_rate = self.network.log_at(i, j)
-        if self.left is not None and self.right is not None:
-            log_rate = self._averaged(log_rate, LowRank(self.left, self.right).at(i, j))
+        if self.factors is not None:
+            log_rate = self._averaged(log_rate, self.factors.at(i, j))
         return np.exp(log_rate, out=log_rate) * self.factor[i]
 
     def _averaged(self, log_rate: np.ndarray, product: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from imputome.core.data import Data
@@ -21,16 +22,14 @@ from imputome.methods.count_autoencoder.fitted import (
     Pruning,
     encode,
     fit_details,
-    prune,
     scale_warning,
-    top_genes,
 )
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.rates import LogLinearModel
-from imputome.methods.deep.training import NOT_NEGATIVE, Schedule, check_values, wrong_parameter
+from imputome.methods.deep.training import Schedule, wrong_parameter
 
 Settings = TypeVar("Settings", Design, Schedule)
 
@@ -49,7 +48,7 @@ class CountFamily(DeepImputer):
 
     def _prepare(self, data: Data) -> None:
         """Check the parameters, and learn everything that is needed before training."""
-        self._check()
+        design = self._design()
         if self.batch_size < 2:
             raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
@@ -57,11 +56,7 @@ class CountFamily(DeepImputer):
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=self._design().input_transform == "zscore")
-
-    def _check(self) -> None:
-        """Check the parameters."""
-        return
+        self._statistics = _statistics(data, self.share_, zscore=design.input_transform == "zscore")
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Positions of training and validation cells, among the cells with counts."""
@@ -128,8 +123,28 @@ class CountFamily(DeepImputer):
             Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
             ``relative`` (weight over the neuron's largest absolute weight).
         """
+        import pandas as pd
+
         network = next(module for module in self.network_.modules() if isinstance(module, CountNetwork))
-        return top_genes(network.first.weight.detach().cpu().numpy(), self.feature_names_, k)
+        weight = network.first.weight.detach().cpu().numpy()
+        G, H = weight.shape
+        if not 1 <= k <= G:
+            raise wrong_parameter("k", k, f"must lie between 1 and the number of genes, {G}")
+        size = np.abs(weight)
+        chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
+        order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
+        chosen = np.take_along_axis(chosen, order, 0)
+        weights = np.take_along_axis(weight, chosen, 0)  # (k, H)
+        largest = np.maximum(size.max(axis=0), np.finfo(weight.dtype).tiny)  # (H,)
+        return pd.DataFrame(
+            {
+                "neuron": np.repeat(np.arange(H), k),
+                "rank": np.tile(np.arange(1, k + 1), H),
+                "gene": np.asarray(self.feature_names_)[chosen.T.ravel()],
+                "weight": weights.T.ravel(),
+                "relative": (weights / largest).T.ravel(),
+            }
+        )
 
 
 def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
@@ -250,17 +265,6 @@ class SingleNetworkImputer(CountFamily):
             "cell_columns": {"library_size": predicted_library},
         }
 
-    def _check(self) -> None:
-        design = self._design()
-        if not design.encoder_widths:
-            raise InputError(
-                f"{self.name}: the encoder needs at least one layer, the latent: pass {{encoder}}",
-                code="parameter-value",
-                encoder="64",
-            )
-        _ = design.decoder_widths  # raises an error if they are not widths
-        check_values(design, NOT_NEGATIVE, "alpha_z", "alpha_w", "alpha_theta", "alpha_rate")
-
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
         return self._encode(data, self._batches(data))[0]
@@ -298,4 +302,13 @@ class SingleNetworkImputer(CountFamily):
         data = self._accept(data, kind=getattr(self, "kind_", None))
         self.transform(data)  # checks that it is fitted, and for these genes and covariates
         batches, (_, rows) = self._batches(data), self._split(data)
-        return prune(self.network_, lambda: batches.epoch(rows), delta=delta)
+        if not 0 <= delta < 1:
+            raise wrong_parameter("delta", delta, "must be at least 0 and below 1")
+        before = FitTotals.of(self.network_, batches.epoch(rows))
+        with torch.no_grad():
+            weight = self.network_.first.weight  # (G, H)
+            size = weight.abs()
+            weight[size < delta * size.max(0).values] = 0
+            sparsity = float((weight == 0).double().mean())
+        after = FitTotals.of(self.network_, batches.epoch(rows))
+        return Pruning(delta, sparsity, before.mean_nll, after.mean_nll, before.mse, after.mse)

@@ -1,4 +1,4 @@
-"""What is computed with a trained count network: the rates of cells, the quality of the fit, pruning, top genes.
+"""What is computed with a trained count network: the rates of cells and the quality of the fit.
 
 Letters: ``n`` cells, ``G`` genes, ``H`` first-layer neurons, ``K`` values of the last hidden layer, ``l`` library size,
 ``m`` rate, ``z`` share of dropouts.
@@ -6,9 +6,9 @@ Letters: ``n`` cells, ``G`` genes, ``H`` first-layer neurons, ``K`` values of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,6 @@ from imputome.methods.count_autoencoder.network import CountNetwork, squared_err
 from imputome.methods.deep.batches import Batch
 from imputome.methods.deep.likelihoods import ZeroInflated
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel
-from imputome.methods.deep.training import wrong_parameter
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCALE_TOLERANCE = 0.2  # the summed rate may differ by this share from the summed counts without a warning
 
@@ -176,7 +172,7 @@ def _sum(tensor: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Pruning:
-    """The effect of `prune`."""
+    """The effect of `SingleNetworkImputer.prune`."""
 
     delta: float  # threshold, relative to the largest absolute weight of a neuron
     sparsity: float  # share of the first layer's weights that are zero after pruning
@@ -184,49 +180,3 @@ class Pruning:
     nll_after: float
     mse_before: float  # mean squared error of the rate per entry
     mse_after: float
-
-
-def prune(network: CountNetwork, batches: Callable[[], Iterable[Batch]], *, delta: float) -> Pruning:
-    """Set the small weights of the first layer of a network in eval mode to zero, in place.
-
-    Small is below ``delta`` times the largest absolute weight of the neuron. ``batches`` gives the cells on which the
-    fit is compared; it is called before and after.
-    """
-    if not 0 <= delta < 1:
-        raise wrong_parameter("delta", delta, "must be at least 0 and below 1, a share of a neuron's largest weight")
-    before = FitTotals.of(network, batches())
-    with torch.no_grad():
-        weight = network.first.weight  # (G, H)
-        size = weight.abs()
-        weight[size < delta * size.max(0).values] = 0
-        sparsity = float((weight == 0).double().mean())
-    after = FitTotals.of(network, batches())
-    return Pruning(delta, sparsity, before.mean_nll, after.mean_nll, before.mse, after.mse)
-
-
-def top_genes(weight: np.ndarray, names: pd.Index, k: int) -> pd.DataFrame:
-    """The k genes with the largest absolute weights of each neuron, from the (G, H) weights of the first layer.
-
-    Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and ``relative``
-    (weight over the neuron's largest absolute weight).
-    """
-    import pandas as pd
-
-    G, H = weight.shape
-    if not 1 <= k <= G:
-        raise wrong_parameter("k", k, f"must lie between 1 and the number of genes, {G}")
-    size = np.abs(weight)
-    chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
-    order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
-    chosen = np.take_along_axis(chosen, order, 0)
-    weights = np.take_along_axis(weight, chosen, 0)  # (k, H)
-    largest = np.maximum(size.max(axis=0), np.finfo(weight.dtype).tiny)  # (H,)
-    return pd.DataFrame(
-        {
-            "neuron": np.repeat(np.arange(H), k),
-            "rank": np.tile(np.arange(1, k + 1), H),
-            "gene": np.asarray(names)[chosen.T.ravel()],
-            "weight": weights.T.ravel(),
-            "relative": (weights / largest).T.ravel(),
-        }
-    )

@@ -23,6 +23,7 @@ from imputome.methods.deep.batches import Batch, Block
 from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomial, Poisson, ZeroInflated
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
+from imputome.methods.deep.training import NOT_NEGATIVE, SHARE, check_values
 
 Widths = str | int | tuple[int, ...]
 Distribution = Literal["poisson", "nb", "zip", "zinb"]
@@ -73,6 +74,15 @@ class Design:
     dropout: float = 0.0
     input_dropout: float = 0.0
     linear_latent: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.encoder_widths:
+            raise InputError(
+                "the encoder needs at least one layer, the latent: pass {encoder}", code="parameter-value", encoder="64"
+            )
+        _ = self.decoder_widths  # raises an error if they are not widths
+        check_values(self, NOT_NEGATIVE, "alpha_z", "alpha_w", "alpha_theta", "alpha_rate")
+        check_values(self, SHARE, "dropout", "input_dropout")
 
     @property
     def encoder_widths(self) -> tuple[int, ...]:
@@ -267,10 +277,12 @@ class CountNetwork(nn.Module):
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> Tensor:
         """Sum over cells of the negative log-likelihood, with constants, without penalties."""
-        encoded = self(batch)
-        if self._is_multinomial:
-            return self._multinomial_nll(encoded, batch)
-        return self._nll(self.distribution(encoded), batch)
+        encoded, target = self(batch), batch.target
+        if not self._is_multinomial:
+            return self._nll(self.distribution(encoded), batch)
+        total, x = target.totals, target.values
+        constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
+        return constant + self._multinomial_loss(encoded, batch)
 
     @property
     def _is_multinomial(self) -> bool:
@@ -280,11 +292,6 @@ class CountNetwork(nn.Module):
 
     def _multinomial_loss(self, encoded: Encoded, batch: Batch) -> Tensor:
         return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)
-
-    def _multinomial_nll(self, encoded: Encoded, batch: Batch) -> Tensor:
-        total, x = batch.target.totals, batch.target.values
-        constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
-        return constant + self._multinomial_loss(encoded, batch)
 
     @staticmethod
     def _nll(likelihood: CountDistribution, batch: Batch) -> Tensor:

@@ -111,8 +111,10 @@ class Zipo(SingleNetworkImputer):
         The trained network.
     factor_ : float
         Factor of the expected count, see Notes.
-    coding_, share_
-        See `CountFamily`.
+    coding_ : CovariateCoding or None
+        How covariates are coded.
+    share_ : ndarray of shape (G,)
+        Share of each gene in all molecules of the training cells.
 
     Raises
     ------

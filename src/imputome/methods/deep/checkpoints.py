@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,12 @@ class Snapshots:
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
                 self.last[name].copy_(value)
-            for key, value in self._live_moments():
-                if key in self.moments:
+            for number, state in self.optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    key = f"{number}.{name}"
+                    if key not in self.moments:
+                        self.moments[key] = torch.empty_like(value)
                     self.moments[key].copy_(value)
-                else:
-                    self.moments[key] = value.clone()
         self.generators = _generators(self.device)
         if improved:
             self.best = self.last
@@ -90,13 +90,6 @@ class Snapshots:
             for name, value in parts["best"].items():
                 self.best[name].copy_(value)
         self.moments, self.generators = parts.get("optimizer", {}), parts["generator"]
-
-    def _live_moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        # numbered through all groups, as in the optimiser's own state_dict
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for number, parameter in enumerate(parameters):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                yield f"{number}.{name}", value
 
 
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:

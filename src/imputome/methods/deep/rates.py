@@ -135,9 +135,9 @@ def in_steps(compute: Callable[[np.ndarray, np.ndarray], np.ndarray], i: np.ndar
     return out
 
 
-def row_blocks(n: int, n_columns: int) -> Iterator[np.ndarray]:
-    """Positions of n rows, in blocks with at most `VALUES_PER_BLOCK` values."""
-    step = max(1, VALUES_PER_BLOCK // n_columns)
+def row_blocks(n: int, n_columns: int, values: int | None = None) -> Iterator[np.ndarray]:
+    """Positions of n rows, in blocks with at most ``values`` entries (None: `VALUES_PER_BLOCK`)."""
+    step = max(1, (values or VALUES_PER_BLOCK) // n_columns)
     return (np.arange(start, min(n, start + step)) for start in range(0, n, step))
 
 

@@ -269,10 +269,6 @@ def train(
     return state.outcome()
 
 
-class _NotFiniteError(Exception):
-    """Raised while a failed epoch is repeated; the text names what is not finite."""
-
-
 class _Loop:
     """One pass over the training batches, one over the validation batches, and the checks."""
 
@@ -289,10 +285,11 @@ class _Loop:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(self.parameters, schedule)
 
-    def train_epoch(self, number: int, rate: float, *, checked: bool = False) -> dict[str, float]:
+    def train_epoch(self, number: int, rate: float, faults: list[str] | None = None) -> dict[str, float]:
         """One pass over the training cells; returns the mean of each loss term over the cells.
 
-        The terms stay on the device until the end, so that no step waits for the one before.
+        The terms stay on the device until the end, so that no step waits for the one before. With ``faults`` every
+        batch is checked, and what is not finite is added to this list.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -303,12 +300,11 @@ class _Loop:
             self.optimizer.zero_grad(set_to_none=True)
             terms = self.network.loss_terms(batch)  # type: ignore[operator]
             stacked = torch.stack(tuple(terms.values()))  # (terms,)
-            if checked:
-                _check_finite("the loss term", terms, f"in epoch {number}, batch {place}")
             stacked.sum().backward()
-            if checked:
+            if faults is not None:
                 gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
-                _check_finite("the gradient of", gradients, f"in epoch {number}, batch {place}")
+                faults += _not_finite("the loss term", terms, f"in epoch {number}, batch {place}")
+                faults += _not_finite("the gradient of", gradients, f"in epoch {number}, batch {place}")
             if self.clip_value is not None:
                 nn.utils.clip_grad_value_(self.parameters, self.clip_value)
             self.optimizer.step()
@@ -342,12 +338,10 @@ class _Loop:
 
     def find_fault(self, number: int, rate: float) -> str:
         """Repeat an epoch with every batch checked, and name the first thing that is not finite."""
-        try:
-            self.train_epoch(number, rate, checked=True)
-            _check_finite("the weight", dict(self.network.named_parameters()), f"after epoch {number}")
-        except _NotFiniteError as fault:
-            return str(fault)
-        return f"the validation loss in epoch {number}"
+        faults: list[str] = []
+        self.train_epoch(number, rate, faults)
+        faults += _not_finite("the weight", dict(self.network.named_parameters()), f"after epoch {number}")
+        return faults[0] if faults else f"the validation loss in epoch {number}"
 
 
 def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
@@ -364,10 +358,8 @@ def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.opti
     return torch.optim.RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-7)
 
 
-def _check_finite(what: str, tensors: dict[str, torch.Tensor], where: str) -> None:
-    for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise _NotFiniteError(f"{what} {name!r} {where}")
+def _not_finite(what: str, tensors: dict[str, torch.Tensor], where: str) -> list[str]:
+    return [f"{what} {name!r} {where}" for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
