@@ -21,9 +21,9 @@ from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import encode
-from imputome.methods.count_autoencoder.network import CountNetwork, Design
+from imputome.methods.count_autoencoder.network import CountNetwork
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
-from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Schedule, Training, check_values
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
@@ -144,8 +144,20 @@ class CountAutoencoder(CountFamily):
     random_state: int = 0
     network_: nn.ModuleList = field(init=False)
 
+    residual = False
+    activation = "relu"
+    batch_norm_place = "before"
+    distribution = "poisson"
+    library = "observed"
+    input_transform = "log1p_normalized"
+    alpha_z = alpha_w = 0.0
+    linear_latent = True
+    optimizer = "adamw"
+
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
+        check_values(self, NOT_NEGATIVE, "n_factors")
         self._prepare(data)
         parts, x1, x2 = [], data, None
         if is_integer(data.X.data):
@@ -246,32 +258,10 @@ class CountAutoencoder(CountFamily):
     def _network(self) -> nn.Module:
         return nn.ModuleList(super(CountAutoencoder, self)._network() for _ in range(self.n_networks))
 
-    def _design(self) -> Design:
-        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
-        check_values(self, NOT_NEGATIVE, "n_factors")
-        return Design(
-            encoder=(self.n_hidden, self.n_latent),
-            residual=False,
-            activation="relu",
-            batch_norm_place="before",
-            distribution="poisson",
-            library="observed",
-            input_transform="log1p_normalized",
-            alpha_z=0.0,
-            alpha_w=0.0,
-            dropout=self.dropout,
-            input_dropout=self.input_dropout,
-            linear_latent=True,
-        )
-
-    def _schedule(self) -> Schedule:
-        return Schedule(
-            max_epochs=self.max_epochs,
-            optimizer="adamw",
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            patience=self.patience,
-        )
+    @property
+    def encoder(self) -> tuple[int, int]:
+        """Widths of the encoder's layers."""
+        return self.n_hidden, self.n_latent
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:

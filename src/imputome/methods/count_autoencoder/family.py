@@ -6,7 +6,6 @@ Letters: ``n`` cells, ``G`` genes.
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
@@ -17,13 +16,7 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Status
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.count_autoencoder.fitted import (
-    FitTotals,
-    Pruning,
-    encode,
-    fit_details,
-    scale_warning,
-)
+from imputome.methods.count_autoencoder.fitted import FitTotals, Pruning, encode, fit_details, scale_warning
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
@@ -35,16 +28,27 @@ Settings = TypeVar("Settings", Design, Schedule)
 
 
 class CountFamily(DeepImputer):
-    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_design` and `_fit`."""
+    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_fit`.
+
+    It has those settings of `Design` and `Schedule` as parameters that its users may change. Class attributes hold the
+    settings that it fixes at other values than the defaults of `Design` and `Schedule`.
+    """
 
     batch_size: int
     validation_share: float = 0.2
     coding_: CovariateCoding | None  # how covariates are coded
     share_: np.ndarray  # (G,) share of each gene in all molecules of the training cells
 
-    @abstractmethod
+    def _settings(self, kind: type[Settings]) -> Settings:
+        """A `Design` or a `Schedule` with the parameters and with what the class fixes."""
+        names = [field.name for field in fields(kind) if hasattr(self, field.name)]
+        return kind(**{name: getattr(self, name) for name in names})
+
     def _design(self) -> Design:
-        """What is built and minimised."""
+        return self._settings(Design)
+
+    def _schedule(self) -> Schedule:
+        return self._settings(Schedule)
 
     def _prepare(self, data: Data) -> None:
         """Check the parameters, and learn everything that is needed before training."""
@@ -165,11 +169,7 @@ def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
 
 
 class SingleNetworkImputer(CountFamily):
-    """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants.
-
-    A subclass has those settings of `Design` and `Schedule` as parameters that its users may change. Class attributes
-    hold the settings that it fixes at other values than the defaults of `Design` and `Schedule`.
-    """
+    """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants."""
 
     posterior: bool
     network_: CountNetwork
@@ -189,17 +189,6 @@ class SingleNetworkImputer(CountFamily):
                     parameter=name,
                 )
         return {name: value for name, value in params.items() if name not in fixed}
-
-    def _settings(self, kind: type[Settings]) -> Settings:
-        """A `Design` or a `Schedule` with the parameters and with what the class fixes."""
-        names = [field.name for field in fields(kind) if hasattr(self, field.name)]
-        return kind(**{name: getattr(self, name) for name in names})
-
-    def _design(self) -> Design:
-        return self._settings(Design)
-
-    def _schedule(self) -> Schedule:
-        return self._settings(Schedule)
 
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:

@@ -102,11 +102,9 @@ class FitTotals:
             totals.squared_error += float(squared_error(rate, target))
             totals.rate += _sum(rate)
             totals.counts += _sum(target.values)
+            totals.expected += _sum(likelihood.mean)
             if isinstance(likelihood, ZeroInflated):
                 totals.dropout += _sum(torch.sigmoid(likelihood.logit))
-                totals.expected += _sum(likelihood.mean)
-            else:
-                totals.expected += _sum(rate)
         return totals
 
     @property
