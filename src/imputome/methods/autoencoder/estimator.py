@@ -273,9 +273,7 @@ def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal
     in_training = np.bincount(X[train].indices, minlength=G) > 0  # the outputs of other genes would not be trained
     usable = np.flatnonzero((np.bincount(X.indices, minlength=G) >= min_cells) & in_training)
     if not len(usable):
-        raise InputError(
-            f"autoencoder: no gene is found in {min_cells} cells or more: give more cells", code="no-usable-genes"
-        )
+        raise InputError(f"no gene is found in {min_cells} cells or more: give more cells", code="no-usable-genes")
     if n_top_genes == "all" or n_top_genes >= len(usable):
         return usable
     return usable[_most_variable(sp.csr_matrix(X[:, usable]), n_top_genes)]

@@ -249,10 +249,10 @@ class BetaVAE(DeepImputer):
         self._set_constant_features(Z)
         usable = np.flatnonzero(known.any(axis=1))
         train, held_out = usable, None
-        if design.patience or design.shift == "auto":
+        auto = design.shift == "auto"
+        if design.patience or auto:
             train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION_SHARE, self.random_state))
         self.noise_, self.inflation_ = np.zeros(Z.shape[1]), 1.0
-        auto = design.shift == "auto"
         self.shift_ = 0.0 if isinstance(design.shift, str) else float(design.shift)
         self.trained_shift_ = self.shift_ if design.shift_mode == "train" else 0.0
         training = self._train_network(Z, data, train, held_out)

@@ -246,7 +246,7 @@ class VariationalAutoencoder(nn.Module):
         mean, log_variance = self.decode(latent.at(noise))
         terms = {"reconstruction": self._reconstruction(batch, mean, log_variance) / len(batch)}
         if latent.log_variance is not None and self.design.beta:
-            terms["kl"] = self.design.beta * divergence(latent) / len(batch)
+            terms["kl"] = self.design.beta * divergence(latent.mean, latent.log_variance) / len(batch)
         return terms
 
     def _reconstruction(self, batch: DenseBatch, mean: torch.Tensor, log_variance: torch.Tensor | None) -> torch.Tensor:
@@ -308,11 +308,8 @@ class VariationalAutoencoder(nn.Module):
         return self.encode(x)
 
 
-def divergence(latent: Latent) -> torch.Tensor:
+def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """KL(q || N(0, I)), summed over samples and dimensions; a scalar tensor."""
-    if latent.log_variance is None:
-        return latent.mean.new_zeros(())
-    mean, log_variance = latent.mean, latent.log_variance
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
 
 

@@ -14,8 +14,8 @@ DCADispersion = Literal["conditional", "gene"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Variant(SingleNetworkImputer):
-    """The parameters that DCA and all its variants have, and the settings that all fix."""
+class DCAFamily(SingleNetworkImputer):
+    """The parameters that DCA and all its variants have, and the settings that all of them fix."""
 
     encoder: Widths = "128-64"
     decoder: Widths = "128"
@@ -31,12 +31,13 @@ class Variant(SingleNetworkImputer):
     posterior: bool = False
     random_state: int = 0
 
+    # without annotation: not parameters
     library = "size_factor"
     alpha_w = 0.0
 
 
-class OriginalTraining(Variant):
-    """The settings of DCA that users of DCA and of its variants with DCA's training cannot change."""
+class OriginalDCA(DCAFamily):
+    """The other settings of the original, which are not parameters; only `TunedDCA` does not have them."""
 
     residual = False
     activation = "relu"
@@ -48,7 +49,7 @@ class OriginalTraining(Variant):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DCA(OriginalTraining):
+class DCA(OriginalDCA):
     """Deep count autoencoder (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2), with the original's defaults.
 
     The mean is size factor x exp(linear output). Hidden layers have batch normalisation without scale, then ReLU. The
@@ -121,7 +122,7 @@ class DCA(OriginalTraining):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DCAPaper001(OriginalTraining):
+class DCAPaper001(OriginalDCA):
     """DCA as set up in paper 001 (section III-G): 128-64-128, negative binomial, log1p of counts per 10,000.
 
     What the paper does not state is that of `DCA`.
@@ -145,7 +146,7 @@ validation_share, device, posterior, random_state
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ZipDCA(OriginalTraining):
+class ZipDCA(OriginalDCA):
     """The zipDCA of paper 001 (section III-G): `DCAPaper001` with a zero-inflated Poisson distribution.
 
     Parameters
@@ -167,7 +168,7 @@ validation_share, device, posterior, random_state
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TunedDCA(Variant):
+class TunedDCA(DCAFamily):
     """The tunedDCA of paper 001 (section III-G): a negative binomial with ZiPo's encoder and training schedule.
 
     Mean and dispersion are DCA's: size factor x exp(linear output), and a dispersion for each cell and gene. Gradients

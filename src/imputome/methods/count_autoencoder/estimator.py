@@ -144,6 +144,7 @@ class CountAutoencoder(CountFamily):
     random_state: int = 0
     network_: nn.ModuleList = field(init=False)
 
+    # settings that are not parameters
     residual = False
     activation = "relu"
     batch_norm_place = "before"

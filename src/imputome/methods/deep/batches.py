@@ -110,8 +110,8 @@ class CountBatches:
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._library = _float32(library)
-        self._covariates = None if covariates is None else _float32(covariates)
+        self._library = torch.tensor(library, dtype=torch.float32)
+        self._covariates = None if covariates is None else torch.tensor(covariates, dtype=torch.float32)
         self._file = None if _in_memory(X) else X
         self._counts = _CsrTensors.of(X, self._storage_device(X)) if _in_memory(X) else None
         self._target = None if target is None else _CsrTensors.of(target, self._storage_device(target))
@@ -231,10 +231,6 @@ def _check_csr(X: Any) -> None:
     kind = getattr(X, "format", None) or type(X).__name__
     if kind != "csr":
         raise InputError(f"counts must be a CSR matrix, not {kind}: convert them with csr_array(X)", code="not-csr")
-
-
-def _float32(values: np.ndarray) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

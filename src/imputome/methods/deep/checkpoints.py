@@ -59,10 +59,8 @@ class Snapshots:
     def restore(self) -> None:
         """Restore the state after the last good epoch."""
         self.network.load_state_dict(self.last)
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in self.moments.items():
-            number, name = key.split(".", 1)
-            state.setdefault(int(number), {})[name] = value.clone()
+        moments = _by_prefix({key: value.clone() for key, value in self.moments.items()})
+        state = {int(number): values for number, values in moments.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(self.generators["cpu"])
@@ -78,10 +76,7 @@ class Snapshots:
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the copies that `tensors` gave."""
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            part, name = key.split(".", 1)
-            parts.setdefault(part, {})[name] = value
+        parts = _by_prefix(tensors)
         for name, value in parts["network"].items():
             self.last[name].copy_(value)
         self.best = self.last
@@ -123,10 +118,8 @@ def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str
         header = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelFormatError(
-            f"{path} cannot be read ({error}): delete {folder} to start again", code="checkpoint-damaged"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{path} is damaged ({error}): delete {folder}", code="checkpoint-damaged") from error
     if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
         raise ModelFormatError(f"{path} is not a checkpoint: choose another folder", code="not-a-checkpoint")
     if header.get("version") != CHECKPOINT_VERSION:
@@ -144,9 +137,7 @@ def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str
     try:
         return header, load_file(_tensors_path(folder, header["epoch"]))
     except (OSError, SafetensorError) as error:
-        raise ModelFormatError(
-            f"the checkpoint in {folder} is damaged ({error}): delete it to start again", code="checkpoint-damaged"
-        ) from error
+        raise ModelFormatError(f"{folder} is damaged ({error}): delete it", code="checkpoint-damaged") from error
 
 
 def digest(network: nn.Module) -> str:
@@ -156,6 +147,15 @@ def digest(network: nn.Module) -> str:
         fingerprint.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         fingerprint.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return fingerprint.hexdigest()
+
+
+def _by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors with names such as ``"prefix.name"`` as prefix -> name -> tensor."""
+    nested: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        prefix, name = key.split(".", 1)
+        nested.setdefault(prefix, {})[name] = value
+    return nested
 
 
 def _tensors_path(folder: Path, epoch: int) -> Path:

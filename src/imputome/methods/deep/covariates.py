@@ -69,9 +69,7 @@ class CovariateCoding:
     @classmethod
     def from_json(cls, stored: list[dict[str, Any]]) -> Self:
         """The coding from the values that `to_json` gave."""
-        return cls(
-            tuple(Covariate(**{**c, "levels": None if c["levels"] is None else tuple(c["levels"])}) for c in stored)
-        )
+        return cls(tuple(Covariate(**{**c, "levels": c["levels"] and tuple(c["levels"])}) for c in stored))
 
 
 def _learn(name: str, column: pd.Series) -> Covariate:

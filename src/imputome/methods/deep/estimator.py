@@ -65,9 +65,7 @@ class DeepImputer(Imputer):
         if self.device not in ("auto", "cpu", "cuda"):
             raise wrong_parameter("device", self.device, "must be auto, cpu or cuda")
         if self.device == "cuda" and not has_cuda:
-            raise InputError(
-                f"{self.name}: torch finds no CUDA device: pass {{device}}", code="no-cuda-device", device="cpu"
-            )
+            raise InputError("torch finds no CUDA device: pass {device}", code="no-cuda-device", device="cpu")
         return torch.device("cuda" if has_cuda and self.device != "cpu" else "cpu")
 
     def _train(
