@@ -217,7 +217,6 @@ class OutputFiles:
             labels=plan.adata.obs,
             label=self.label,
             source=self.source.name,
-            command=record.command,
             genes=plan.columns,
             keep_observed=plan.options.keep_observed,
         )

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.report.html.content import Content
-from imputome.report.html.facts import verdict_basis
 from imputome.report.html.parts import Table, sentence, terms_table, text_of
 
 if TYPE_CHECKING:
     from imputome.report.html.scoreboard import Scoreboard
 
-SUFFIXES = (".html", ".htm")
 # class in the style sheet and sign for each verdict
 VERDICTS = {"use": ("good", "✓"), "use for visualisation only": ("fair", "!"), "do not impute": ("bad", "✕")}
 PACKAGES = {  # module -> package of the extra `report`
@@ -33,25 +31,7 @@ HERE = Path(__file__).parent
 
 
 def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: bool = False) -> None:
-    """Write the page of a result, or of a table of scores. A page that fails leaves no file behind.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where to write; ends in .html.
-    content : Content or Scoreboard
-        What the page shows.
-    overwrite : bool, default=False
-        Replace a file that exists.
-
-    Raises
-    ------
-    InputError
-        The path does not end in .html, its folder does not exist, or it exists and ``overwrite`` is False.
-    MissingExtraError
-        A package of the extra ``report`` is not installed.
-    """
-    path = Path(path)
+    """Write the page of a result, or of a table of scores, to a .html file. A page that fails leaves no file behind."""
     check_path(path, overwrite=overwrite)
     page = render(content)
     with atomic_path(path) as partial:
@@ -61,21 +41,18 @@ def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: 
 def check_path(path: str | Path, *, overwrite: bool = False) -> None:
     """Check, before any computation, that a page can be written to ``path``."""
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path} is not a page: end its name in .html", code="output-suffix")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: create it first", code="folder-missing")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
-            code="folder-not-writable",
-        )
+        message = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
+        raise InputError(message, code="folder-not-writable")
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
     if path.exists() and not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        message = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(message, code="output-exists", overwrite=True)
     check_installed()
 
 
@@ -93,9 +70,6 @@ def render(content: Content | Scoreboard) -> str:
     check_installed()
     import jinja2
 
-    from imputome.report.html import charts
-    from imputome.report.html.sections import sections
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -103,35 +77,48 @@ def render(content: Content | Scoreboard) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"json": as_json, "sentence": sentence}
+    environment.filters |= {"json": _as_json, "sentence": sentence}
+    if isinstance(content, Content):
+        template, values = "result.html", _of_result(content)
+    else:
+        template, values = "study.html", _of_scores(content)
     script = _script()
     shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
-    if isinstance(content, Content):
-        verdict = content.record.verdict
-        tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
-        numbers = (
-            [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()] if verdict else []
-        )
-        return environment.get_template("result.html").render(
-            content=content,
-            sections=sections(content),
-            basis=verdict_basis(verdict, words=content.words) if verdict else [],
-            figures=terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
-            tone=tone,
-            sign=sign,
-            **shared,
-        )
+    return environment.get_template(template).render(**shared, **values)
+
+
+def _of_result(content: Content) -> dict[str, Any]:
+    """What the template of a result shows."""
+    from imputome.report.html.sections import sections, verdict_basis
+
+    verdict = content.record.verdict
+    tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
+    figures = verdict.figures.items() if verdict else ()
+    numbers = [(name.replace("_", " "), text_of(value)) for name, value in figures]
+    return {
+        "content": content,
+        "sections": sections(content),
+        "basis": verdict_basis(verdict, content.words) if verdict else [],
+        "figures": terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
+        "tone": tone,
+        "sign": sign,
+    }
+
+
+def _of_scores(board: Scoreboard) -> dict[str, Any]:
+    """What the template of a table of scores shows."""
+    from imputome.report.html import charts
+
     columns = ("method", "dataset", "hidden by", "trial", "reason")
-    return environment.get_template("study.html").render(
-        board=content,
-        spec=charts.trials(),
-        parameters=terms_table(content.parameters, "Methods with parameters", "method", "parameters"),
-        failures=Table("Runs that failed", columns, content.failed, (False,) * len(columns)),
-        **shared,
-    )
+    return {
+        "board": board,
+        "spec": charts.trials(),
+        "parameters": terms_table(board.parameters, "Methods with parameters", "method", "parameters"),
+        "failures": Table("Runs that failed", columns, board.failed, tuple(range(len(columns)))),
+    }
 
 
-def as_json(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """JSON for a script element: no text in it can end the element or begin a comment."""
     from markupsafe import Markup
 
