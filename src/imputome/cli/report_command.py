@@ -59,10 +59,10 @@ def _result(source: Path, key: str | None, label: str | None, map: Map, made_by:
 
 def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> Scoreboard:
     from imputome.errors import InputError
-    from imputome.report.html.scoreboard import is_table, of_file
+    from imputome.report.html.scoreboard import of_file
     from imputome.studies.results import SUFFIXES
 
-    if not is_table(source):
+    if not source.name.lower().endswith(SUFFIXES):
         raise InputError(
             f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})",
             code="not-a-result",

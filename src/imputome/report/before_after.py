@@ -30,6 +30,8 @@ Map = Literal["pca", "umap"]
 SAMPLED_CELLS = 2000  # measured for the page, at most
 MAP_GENES = 2000  # the most variable genes, which the map of the cells is made from, at most
 BLOCK_VALUES = 2**22  # dense values in memory at a time
+DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
+DIRECTIONS["nominal"] = f"best at {COVERAGE:g}"
 # usual names of columns of obs with cell types, clusters or other groups, the best first
 LABEL_COLUMNS = (
     *("cell_type", "celltype", "cell_types", "type", "label", "labels", "cluster", "clusters", "leiden", "louvain"),
@@ -162,8 +164,8 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
     key, record = find_record(adata, key)
     layer = record.input.layer if before is None else before
     if layer is not None and layer not in adata.layers:
-        message = f"there is no layer {layer!r} with the values before imputing: pass {{before}}, or impute again; "
-        message += f"layers here: {', '.join(adata.layers) or 'none'}"
+        message = f"the layer {layer!r} with the values before imputing is not there: pass {{before}} with another "
+        message += f"layer, or impute again; layers here: {', '.join(adata.layers) or 'none'}"
         raise InputError(message, code="layer-missing", before=...)
     if layer is None and adata.X is None:
         message = "X, which was imputed, is empty now: pass {before} with the layer that holds its values"
@@ -225,9 +227,7 @@ def strong_shares(null: pd.DataFrame) -> tuple[float, float]:
 
 def direction(metric: str) -> str:
     """Which scores are good, in words; empty for a metric that is not known."""
-    better = METRICS[metric].better if metric in METRICS else ""
-    texts = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
-    return {**texts, "nominal": f"best at {COVERAGE:g}"}.get(better, "")
+    return DIRECTIONS[METRICS[metric].better] if metric in METRICS else ""
 
 
 # -- what is measured on a sample --------------------------------------------------------------------------------------
@@ -240,9 +240,7 @@ class Measured:
     # ``zeros_before`` and ``zeros_after`` (shares of the cells), ``confident`` and ``raised`` (number of confident
     # biological zeros, and of those imputed above one count); of real values also ``missing``, a share
     genes: pd.DataFrame
-    totals: (
-        pd.DataFrame
-    )  # a row for each cell: ``name``, ``before``, ``after``: its library size, or mean of its values
+    totals: pd.DataFrame  # a row for each cell: ``name``, ``before``, ``after`` (library size, or mean of the values)
     # a row for each cell: ``name``, ``x_before``, ``y_before``, ``x_after``, ``y_after``; None: too few cells or genes
     embedding: pd.DataFrame | None
     map: Map  # how the embedding was made
@@ -284,18 +282,15 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
         further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
         further |= {"confident": zeros.confident, "raised": zeros.raised}
     else:
-        known = before.known_values()
-        before_totals, (mean, variance) = _mean(known, axis=1), _moments(known)
-        further = {"missing": np.isnan(known).mean(axis=0)}
+        known = _known(before)
+        before_totals, mean = known.mean(axis=1).to_numpy(), known.mean().to_numpy()
+        variance, further = known.var(ddof=0).to_numpy(), {"missing": known.isna().mean().to_numpy()}
     columns = {"mean_before": mean, "variance_before": variance} | after | further
     names = values.obs_names[cells].astype(str)
-    return Measured(
-        cells=cells,
-        genes=pd.DataFrame(columns, index=values.var_names.astype(str)),
-        totals=pd.DataFrame({"name": names, "before": before_totals, "after": after_totals}),
-        embedding=_embedding(before, map_values, map_genes, names, map=map, seed=seed),
-        map=map,
-    )
+    genes = pd.DataFrame(columns, index=values.var_names.astype(str))
+    totals = pd.DataFrame({"name": names, "before": before_totals, "after": after_totals})
+    embedding = _embedding(before, map_values, map_genes, names, map=map, seed=seed)
+    return Measured(cells, genes, totals, embedding, map)
 
 
 def _sparse_moments(X: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -307,18 +302,11 @@ def _sparse_moments(X: Any) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(squares - mean**2, 0)
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) mean and variance of the known values of each column."""
-    mean = _mean(values, axis=0)
-    return mean, _mean(np.square(values - mean), axis=0)
+def _known(data: Data) -> pd.DataFrame:
+    """Real values, NaN where they are missing, which pandas leaves out of means and variances."""
+    import pandas as pd
 
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the known values; NaN where there are none."""
-    known = ~np.isnan(values)
-    number = known.sum(axis=axis)
-    total = np.where(known, values, 0).sum(axis=axis, dtype=np.float64)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return pd.DataFrame(data.known_values(), dtype=np.float64)
 
 
 def _map_genes(before: Data) -> np.ndarray:
@@ -328,9 +316,9 @@ def _map_genes(before: Data) -> np.ndarray:
 
         _, variance = _sparse_moments(sp.csr_array(before.X * _per_10k(before)[:, None]).log1p())
     else:
-        known = before.known_values()
+        known = _known(before)
         # the features with most known values: their units may differ, so that variances cannot be compared
-        variance = (~np.isnan(known)).sum(axis=0) * (_moments(known)[1] > 0)
+        variance = (known.notna().sum() * (known.var(ddof=0) > 0)).to_numpy()
     return np.sort(np.argsort(-variance, kind="stable")[:MAP_GENES])
 
 
@@ -355,12 +343,10 @@ def _embedding(
             expression_components(np.maximum(after, 0) * factors),
         ]
     else:
-        known = before.known_values()[:, genes]
-        mean, variance = _moments(known)
-        spread = np.sqrt(variance)
-        spread[~(spread > 0)] = 1
-        filled = np.where(np.isnan(known), mean, known)
-        components = [_components((block - mean) / spread, seed) for block in (filled, after)]
+        known = _known(before)[genes]
+        mean, sd = known.mean().to_numpy(), known.std(ddof=0).to_numpy()
+        scaled = [(block - mean) / np.where(sd > 0, sd, 1) for block in (known.to_numpy(), after)]
+        components = [real_components(block, min(50, min(block.shape) - 1), seed) for block in scaled]
     if map == "umap":
         components = [coordinates(block, random_state=seed) for block in components]
     first, second = (block[:, :2] for block in components)
@@ -371,12 +357,14 @@ def _embedding(
     return pd.DataFrame({"name": names, **columns})
 
 
-def _components(values: np.ndarray, seed: int) -> np.ndarray:
-    """(n, 50) principal components, or fewer where the matrix is small."""
+def real_components(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """(n, n_components) principal components of real values, a missing one at the mean of its feature."""
+    import pandas as pd
     from sklearn.decomposition import PCA
 
-    values = np.nan_to_num(values)
-    return np.asarray(PCA(min(50, min(values.shape) - 1), random_state=seed).fit_transform(values))
+    known = pd.DataFrame(values)
+    filled = (known - known.mean()).fillna(0).to_numpy()
+    return np.asarray(PCA(n_components, random_state=seed).fit_transform(filled))
 
 
 def rotated(points: np.ndarray, target: np.ndarray) -> np.ndarray:

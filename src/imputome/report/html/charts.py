@@ -89,7 +89,7 @@ def history(table: pd.DataFrame) -> Spec:
     columns = [str(name) for name in table.columns if name != unit]
     first = [name for name in columns if "valid" in name] + [name for name in columns if "loss" in name]
     columns = list(dict.fromkeys([*first, *columns]))
-    long = _long(table[columns].assign(step=np.asarray(step)), "column")
+    long = table[columns].assign(step=np.asarray(step)).melt("step", var_name="column")
     chart = _chart().encode(x=_axis(alt.X, "step", unit), y=_axis(alt.Y, "value", None, zero=False))
     if len(columns) > 1:
         chart = chart.add_params(_choice(columns, "Show ")).transform_filter("datum.column === which")
@@ -132,16 +132,11 @@ def reliability(table: pd.DataFrame, words: Words, unit: str) -> Spec:
 
 def mean_variance(table: pd.DataFrame, words: Words, *, logged: bool) -> Spec:
     """Variance against mean of each gene, before and after."""
-    drawn = table.loc[_drawn(table)]
-    rows: list[dict[str, Any]] = []
-    for when in ("before", "after"):
-        part = drawn[[f"mean_{when}", f"variance_{when}"]].set_axis(["mean", "variance"], axis=1)
-        if logged:
-            part = part[(part > 0).all(axis=1)]
-        rows += [
-            {"name": str(name), "when": when, "mean": rounded(mean, DIGITS), "variance": rounded(variance, DIGITS)}
-            for name, mean, variance in part.itertuples(name=None)
-        ]
+    shown, parts = _sampled(table), []
+    for when in TIMES:
+        part = shown[["name", f"mean_{when}", f"variance_{when}"]].set_axis(["name", "mean", "variance"], axis=1)
+        parts.append(part[(part[["mean", "variance"]] > 0).all(axis=1)] if logged else part)
+    rows = [{"when": when, **row} for when, part in zip(TIMES, parts, strict=True) for row in part.to_dict("records")]
     # real values may be negative, and a few far from the others
     scale = {"type": "log"} if logged else {"type": "symlog", "zero": False}
     chart = _points(name=words.column, when="", mean="mean", variance="variance").encode(
@@ -203,7 +198,7 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Wo
 
 def null(table: pd.DataFrame, words: Words) -> Spec:
     """Histogram of correlations between permuted genes; ``table`` has ``low``, ``high``, ``before``, ``after``."""
-    long = _long(table[["before", "after"]].assign(low=table["low"], high=table["high"]), "when")
+    long = table[["low", "high", "before", "after"]].melt(["low", "high"], var_name="when")
     chart = (
         _chart()
         .mark_bar(opacity=0.65, binSpacing=0)
@@ -243,7 +238,7 @@ def mixing(table: pd.DataFrame, name: str) -> Spec:
         shape=_shape("when", looks),
         tooltip=_tips(label=name, when="", value="share"),
     )
-    long = _long(table[list(looks)].assign(label=table["label"]), "when")
+    long = table[["label", *looks]].melt("label", var_name="when")
     return _finished(chart, long, f"Share of the nearest neighbours of a cell that have the same {name}.")
 
 
@@ -343,19 +338,13 @@ def _sampled(table: pd.DataFrame) -> pd.DataFrame:
     return drawn.assign(name=drawn.index.astype(str)).reset_index(drop=True)
 
 
-def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A row for each value; ``name`` is the column with the names of the former columns."""
-    kept = [column for column in ("step", "low", "high", "label") if column in table]
-    return table.melt(id_vars=kept, var_name=name, value_name="value")
-
-
 def _finished(chart: Any, rows: pd.DataFrame | list[dict[str, Any]], description: str) -> Spec:
     """The specification with its data, as wide as its place on the page."""
     spec: Spec = chart.to_dict()
     del spec["$schema"]
     spec.pop("config", None)
-    if not isinstance(rows, list):
-        rows = [{str(name): rounded(value, DIGITS) for name, value in row.items()} for row in rows.to_dict("records")]
+    rows = rows if isinstance(rows, list) else rows.to_dict("records")
+    rows = [{str(name): rounded(value, DIGITS) for name, value in row.items()} for row in rows]
     for row in rows:
         if "control" in row:
             row["role"] = "control" if row.pop("control") else "method"

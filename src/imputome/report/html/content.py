@@ -91,8 +91,8 @@ def of_imputation(
 ) -> Content:
     """The page of an imputation that was just made; its values are computed by the model on request.
 
-    ``record`` is what goes to ``uns["imputome"][key]``, ``scale`` that of the written values, ``labels`` is ``obs``, and
-    ``genes`` are the positions of the genes that are written (None: all).
+    ``record`` is what goes to ``uns["imputome"][key]``, ``scale`` that of the written values, ``labels`` is ``obs``,
+    and ``genes`` are the positions of the genes that are written (None: all).
     """
 
     def read_imputed(cells: np.ndarray, columns: np.ndarray | None) -> np.ndarray:

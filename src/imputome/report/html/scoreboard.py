@@ -15,7 +15,7 @@ from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import direction
 from imputome.report.html import citation
 from imputome.report.html.parts import Live, distinct, json_column, live_columns
-from imputome.studies.results import HIGHER, SUFFIXES, is_control, read, summary
+from imputome.studies.results import HIGHER, is_control, read, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ MAX_VALUES = 60_000  # drawn one by one; of more, only the means are drawn
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """All that the page of a table of scores shows. Datasets, settings, metrics, methods are positions in ``choices``."""
+    """All that the page of a table of scores shows; datasets, settings, metrics, methods are positions."""
 
     source: str  # file of the table
     rows: int  # of the table
@@ -39,11 +39,6 @@ class Scoreboard:
     means_only: bool  # whether `trials` holds means, because there are too many single values
     made_by: str  # command that made this page
     software: str  # how to cite imputome
-
-
-def is_table(path: Path) -> bool:
-    """Whether the name of a file ends like that of a table of scores."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def of_file(path: Path, *, made_by: str = "") -> Scoreboard:
@@ -106,7 +101,9 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
         choices={
             "datasets": datasets,
             "settings": settings,
-            "metrics": [{"name": name, "better": _better(name)} for name in metrics],
+            "metrics": [
+                {"name": name, "better": "higher is better" if name in HIGHER else direction(name)} for name in metrics
+            ],
             "methods": [{"name": name, "control": control} for name, control in controls.items()],
         },
         table=Live(
@@ -176,7 +173,3 @@ def _value(value: Any) -> str:
 def _methods(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> list[str]:
     pairs = zip(table["method"], table["parameters"], strict=True)
     return [names[str(method), str(parameters)] for method, parameters in pairs]
-
-
-def _better(metric: str) -> str:
-    return "higher is better" if metric in HIGHER else direction(metric)

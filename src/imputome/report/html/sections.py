@@ -128,8 +128,9 @@ def _scores(content: Content) -> Section | None:
     means = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
     held_out = "molecules" if content.kind == "counts" else "values"
     text = (
-        f"Some of the {held_out} were held out, the others were imputed, and the result was compared with the held-out "
-        f"{held_out}. Controls are simple alternatives: a method that is not better than all of them is of no use here.",
+        f"Some of the {held_out} were held out. The method imputed from the others, and its result was compared with "
+        f"the held-out {held_out}. Controls are simple alternatives: a method that is not better than all of them is "
+        "of no use here.",
     )
     caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)

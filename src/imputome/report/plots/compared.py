@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import STRONG, stored_result, strong_shares, usual_labels
+from imputome.report.before_after import STRONG, real_components, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
 
@@ -87,16 +87,13 @@ def embedding(
     gene = None
     if color is not None and color not in adata.obs:
         if color not in adata.var_names:
-            raise InputError(
-                f"{color!r} is neither a column of obs nor a gene"
-                f"{meant(color, [*adata.obs.columns, *adata.var_names])}",
-                code="color-unknown",
-                parameter="color",
-            )
+            close = meant(color, [*adata.obs.columns, *adata.var_names])
+            message = f"{color!r} is neither a column of obs nor a gene{close}"
+            raise InputError(message, code="color-unknown", parameter="color")
         gene = values.gene(color)
     points = [_components(block, values.kind, random_state) for block in values.normalized(cells)]
     points[1] = points[1] * np.where((points[0] * points[1]).sum(axis=0) < 0, -1.0, 1.0)
-    both = style.two_axes(ax, (11, 4.8))
+    both = style.axes_or_new(ax, (11, 4.8), 2)
     matrix, rows = ("log-normalised counts", "cells") if values.kind == "counts" else ("values", "samples")
     number = f"{len(cells):,}" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,}"
     for axes, name in zip(both, (f"before: {values.where}", f"after: {key}"), strict=True):
@@ -124,11 +121,7 @@ def _components(values: np.ndarray, kind: str, seed: int) -> np.ndarray:
     if kind == "counts":
         points = expression_components(values.astype(np.float32), n_components=2, random_state=seed)
     else:
-        from sklearn.decomposition import PCA
-
-        known = ~np.isnan(values)
-        mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        points = PCA(min(2, *values.shape), random_state=seed).fit_transform(np.where(known, values, mean))
+        points = real_components(values, min(2, *values.shape), seed)
     return points if points.shape[1] == 2 else np.column_stack([points, np.zeros(len(points))])
 
 
@@ -149,11 +142,8 @@ def _color_by_number(both: np.ndarray, points: list[np.ndarray], values: list[np
     known = np.concatenate(values)
     known = known[np.isfinite(known)]
     if len(known) == 0:
-        raise InputError(
-            f"{label} has no value in the cells of the plot: choose another color",
-            code="color-without-values",
-            parameter="color",
-        )
+        message = f"{label} has no value in the cells of the plot: choose another color"
+        raise InputError(message, code="color-without-values", parameter="color")
     norm = Normalize(float(known.min()), float(known.max()))
     for axes, place, numbers in zip(both, points, values, strict=True):
         order = np.argsort(np.nan_to_num(numbers, nan=-np.inf), kind="stable")  # high values on top
@@ -247,7 +237,7 @@ def before_after(
     if values.kind == "counts":
         pairs = (np.log1p(pairs[0]), np.log1p(pairs[1]))
     plotted = values.sample(max_cells, random_state)
-    both = style.two_axes(ax, (10, 4.9))
+    both = style.axes_or_new(ax, (10, 4.9), 2)
     known = [pair[np.isfinite(pair).all(axis=1)] for pair in pairs]
     all_known = np.vstack(known)
     low, high = all_known.min(axis=0), all_known.max(axis=0)

@@ -37,29 +37,15 @@ FRACTION = 0.1  # of the molecules, or of the nonzero entries, that are hidden
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one method.
+    """Scores of one method."""
 
-    Attributes
-    ----------
-    name : str
-        Method, with its parameters.
-    control : bool
-        Whether it is a control.
-    poisson_loss, total_ratio : float
-        On held-out molecules, over all entries.
-    nrmse, pearson : float
-        On hidden nonzero entries.
-    seconds : float
-        Time of the first fit.
-    """
-
-    name: str
+    name: str  # method, with its parameters
     control: bool
-    poisson_loss: float
+    poisson_loss: float  # these two on held-out molecules, over all entries
     total_ratio: float
-    nrmse: float
+    nrmse: float  # these two on hidden nonzero entries
     pearson: float
-    seconds: float
+    seconds: float  # of the first fit
 
 
 @dataclass(frozen=True)
@@ -71,20 +57,12 @@ class DemoResult:
     predicted: np.ndarray
 
 
-def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str], None] | None = None) -> DemoResult:
+def run_demo(X: sp.csr_array, *, seed: int, progress: Callable[[float, str], None]) -> DemoResult:
     """Hide 10 % of the molecules and, separately, 10 % of the nonzero entries; score every method on both.
 
     Held-out molecules test all entries, so a method that fills true zeros scores worse. Hidden nonzeros are what most
-    papers use: they test only genes that were detected, and reward filling.
-
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Counts.
-    seed : int, default=0
-        Seed of what is hidden.
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
+    papers use: they test only genes that were detected, and reward filling. ``X`` holds counts, (n, G); ``progress`` is
+    called with the share of work done (0 to 1) and a short text.
     """
     rng = np.random.default_rng(seed)
     data = as_data(X, kind="counts")
@@ -92,8 +70,7 @@ def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str],
     masked = make_split("random", data, rng=rng, fraction=FRACTION)
     scores, predicted = [], np.empty(0)
     for place, (label, method, params) in enumerate(METHODS):
-        if progress is not None:
-            progress(place / len(METHODS), label)
+        progress(place / len(METHODS), label)
         begun = time.perf_counter()
         denoised = get(method)(**params).fit_transform(thinned.train)
         seconds = time.perf_counter() - begun
@@ -110,16 +87,7 @@ def run_demo(X: sp.csr_array, *, seed: int = 0, progress: Callable[[float, str],
 def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> Figure:
     """Four panels: held-out loss of all methods, hidden and imputed values, and one gene before and after.
 
-    Parameters
-    ----------
-    result : DemoResult
-        From `run_demo`.
-    adata : anndata.AnnData
-        With ``obsm["X_umap"]``, counts in X and ``layers[key]``.
-    key : str
-        Layer of the imputed values.
-    gene : str
-        Name of the gene.
+    ``adata`` holds counts in X, ``obsm["X_umap"]``, and the imputed values in ``layers[key]``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -151,9 +119,8 @@ def _loss_bars(axis: Axes, result: DemoResult) -> None:
     axis.bar_label(bars, fmt=" %.4f", fontsize=8)
     axis.margins(x=0.15)
     axis.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
-    axis.legend(
-        handles=[Patch(color=style.BLUE, label="method"), Patch(color=style.CONTROL, label="control")], fontsize=8
-    )
+    patches = [Patch(color=style.BLUE, label="method"), Patch(color=style.CONTROL, label="control")]
+    axis.legend(handles=patches, fontsize=8)
     style.tidy(axis)
 
 

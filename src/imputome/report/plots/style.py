@@ -23,45 +23,23 @@ GROUPS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 MARKERS = ("o", "^", "s", "D")
 COLORMAP = "viridis"
 # options of `annotate` for text that hangs from a point of the axes, shifted by points
-HANGING: dict[str, Any] = {
-    **{"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"},
-    "annotation_clip": False,
-}
+HANGING: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"}
+HANGING["annotation_clip"] = False
 
 
-def one_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The given axes, or those of a new figure of ``size`` inches."""
+def axes_or_new(ax: Axes | Sequence[Axes] | None, size: tuple[float, float], panels: int = 1) -> Any:
+    """(panels,) the Axes that were passed, or those of a new figure of ``size`` inches."""
     if ax is None:
-        return _new_axes(size, 1)[0]
-    if not hasattr(ax, "scatter"):
-        raise InputError(
-            f"ax must be matplotlib Axes, not {type(ax).__name__}: pass one of plt.subplots()",
-            code="axes-invalid",
-            parameter="ax",
-        )
-    return ax
+        import matplotlib.pyplot as plt
 
-
-def two_axes(ax: Sequence[Axes] | None, size: tuple[float, float]) -> np.ndarray:
-    """The two given axes, or those of a new figure."""
-    if ax is None:
-        return _new_axes(size, 2)
-    both = np.ravel(np.asarray(ax, dtype=object))
-    if len(both) != 2 or not all(hasattr(axes, "scatter") for axes in both):
-        raise InputError(
-            "this plot needs two Axes: pass ax=plt.subplots(1, 2)[1], or leave ax out",
-            code="axes-invalid",
-            parameter="ax",
-        )
-    return both
-
-
-def _new_axes(size: tuple[float, float], panels: int) -> np.ndarray:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
-    figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent, which hides the text
-    return axes[0]
+        figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+        figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent, which hides the text
+        return axes[0]
+    passed = np.ravel(np.asarray(ax, dtype=object))
+    if len(passed) != panels or not all(hasattr(axes, "scatter") for axes in passed):
+        message = f"ax must hold {panels} matplotlib Axes: pass plt.subplots(1, {panels})[1], or leave it out"
+        raise InputError(message, code="axes-invalid", parameter="ax")
+    return passed
 
 
 def foreground() -> Any:
