@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +59,11 @@ def command(
         content = of_result(adata, key="poisson_nmf_posterior", label="cell_type", source="pbmc68k", command=command)
         write_report(page, content, overwrite=True)
     if as_json:
-        summary = {"scores": [asdict(score) for score in result.scores], "output": str(table), "picture": str(picture)}
+        summary = {
+            "scores": [score._asdict() for score in result.scores],
+            "output": str(table),
+            "picture": str(picture),
+        }
         print_json({**summary, "report": None if page is None else str(page), "verdict": verdict.brief()})
         return
     if quiet:

@@ -108,10 +108,7 @@ class BeforeAfter:
             block = block[:, genes]
         if self.state != "log1p":
             return block
-        if isinstance(block, np.ndarray):
-            return scale_to_counts(block, np.array(TARGET), "log1p")
-        values = scale_to_counts(block.data, np.array(TARGET), "log1p")
-        return type(block)((values, block.indices, block.indptr), shape=block.shape)
+        return np.expm1(block) if isinstance(block, np.ndarray) else block.expm1()
 
     def after(self, cells: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
         """(s, G) float64 values after imputing, in the unit of `before`."""

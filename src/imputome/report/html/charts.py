@@ -41,9 +41,9 @@ def scores(table: pd.DataFrame) -> Spec:
 
     ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: whether the reader can hide it.
     """
-    metrics, names = distinct(table["metric"]), distinct(table["name"])
+    metrics = distinct(table["metric"])
     tooltips = {"name": "method", "metric": "score", "split": "split", "value": "value"}
-    chart = _by_method(names, _height(len(names)), tooltips)
+    chart = _by_method(_rows("name", table["name"]), tooltips)
     if len(metrics) > 1:
         chart = chart.transform_filter("datum.metric === which").add_params(_choice(metrics, "Score "))
     return _finished(_without_far(chart, table), table, "Held-out score of each method and control, a point per split.")
@@ -51,13 +51,14 @@ def scores(table: pd.DataFrame) -> Spec:
 
 def trials() -> Spec:
     """The empty chart of a table of scores, filled on the page with ``name``, ``control``, ``trial``, ``value``."""
-    chart = _by_method(None, ROW_HEIGHT, {"name": "method", "trial": "trial", "value": "value"})
+    rows = _chart(ROW_HEIGHT).encode(y=alt.Y("name:N", title=None, sort=None))
+    chart = _by_method(rows, {"name": "method", "trial": "trial", "value": "value"})
     return _finished(chart, [], "Score of each method and control, a point per trial.")
 
 
-def _by_method(names: list[str] | None, height: int, tooltips: dict[str, str]) -> Any:
+def _by_method(rows: Any, tooltips: dict[str, str]) -> Any:
     """A row for each method, with a point for each value and a bar at the mean."""
-    base = _chart(height).encode(y=alt.Y("name:N", sort=names, title=None), color=_color("role", ROLES))
+    base = rows.encode(color=_color("role", ROLES))
     points = base.mark_point(filled=True, size=90, opacity=0.85).encode(
         x=_axis(alt.X, "value", "score", zero=False), shape=_shape("role", ROLES), tooltip=_tips(**tooltips)
     )
@@ -70,8 +71,7 @@ def race(table: pd.DataFrame, metric: str) -> Spec:
     ``table`` has ``name``, ``control``, ``far``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds`` and
     ``outcome``.
     """
-    names = distinct(table.sort_values("score")["name"])
-    base = _chart(_height(len(names))).encode(y=alt.Y("name:N", sort=names, title=None), color=_color("role", ROLES))
+    base = _rows("name", table.sort_values("score")["name"]).encode(color=_color("role", ROLES))
     points = base.mark_point(filled=True, size=90).encode(
         x=_axis(alt.X, "score", f"{metric.replace('_', ' ')} (lower is better)", zero=False),
         shape=_shape("role", ROLES),
@@ -114,8 +114,8 @@ def zeros(table: pd.DataFrame, words: Words) -> Spec:
 def reliability(table: pd.DataFrame, words: Words, unit: str) -> Spec:
     """Error reduction of each gene against the amount held out; ``table`` is ``genes`` of the check."""
     part = table[table["explained"].notna() & (table["held_out"] > 0)]
-    shown = _sampled(part[["explained", "lower", "upper", "held_out"]])
-    shown["evidence"] = np.where(part["evident"].loc[_drawn(part)].astype(bool), "yes", "no")
+    shown = _sampled(part[["explained", "lower", "upper", "held_out", "evident"]])
+    shown["evidence"] = np.where(shown.pop("evident").astype(bool), "yes", "no")
     low, high = np.nanquantile(shown["explained"], [0.01, 1]) if len(shown) else (0.0, 1.0)
     domain = [min(float(low), -0.02), max(float(high), 0.02)]
     titles = {"explained": "error reduction", "lower": "95 % interval from", "upper": "to"}
@@ -150,7 +150,7 @@ def mean_variance(table: pd.DataFrame, words: Words, *, logged: bool) -> Spec:
 
 def totals(table: pd.DataFrame, words: Words, *, counted: bool) -> Spec:
     """Library size, or mean, of each cell before and after."""
-    shown = table.loc[_drawn(table)]
+    shown = _sampled(table)
     what = "library size" if counted else "mean"
     titles = {"before": f"{what} before", "after": f"{what} after"}
     x = _axis(alt.X, "before", titles["before"], zero=False).axis(tickCount=4, labelOverlap=True)
@@ -215,24 +215,18 @@ def null(table: pd.DataFrame, words: Words) -> Spec:
 
 def calibration(table: pd.DataFrame, nominal: float) -> Spec:
     """Share of held-out values inside the interval; ``table`` has ``stratum``, ``coverage``, ``entries``."""
-    order = distinct(table["stratum"])
     x = _axis(alt.X, "coverage", "share inside the 90 % interval", zero=False).axis(format=".1%", tickCount=4)
-    points = _chart(_height(len(order))).mark_point(filled=True, size=90, color=METHOD)
-    points = points.encode(
-        y=alt.Y("stratum:N", sort=order, title="predicted mean"),
-        x=x,
-        tooltip=_tips(stratum="predicted mean", coverage="inside", entries="held-out values"),
-    )
+    tooltip = _tips(stratum="predicted mean", coverage="inside", entries="held-out values")
+    points = _rows("stratum", table["stratum"], "predicted mean").encode(x=x, tooltip=tooltip)
+    points = points.mark_point(filled=True, size=90, color=METHOD)
     return _finished(alt.layer(_line(x=nominal), points), table, "Coverage of the 90 % interval by predicted mean.")
 
 
 def mixing(table: pd.DataFrame, name: str) -> Spec:
     """Share of neighbours with the same label; ``table`` has ``label``, ``before``, ``after``, ``chance``."""
-    order = distinct(table["label"])
     looks = TIMES | {"chance": (INK, "cross")}
-    chart = _chart(_height(len(order))).mark_point(filled=True, size=90)
+    chart = _rows("label", table["label"]).mark_point(filled=True, size=90)
     chart = chart.encode(
-        y=alt.Y("label:N", sort=order, title=None),
         x=_axis(alt.X, "value", f"neighbours with the same {name}", format=".0%"),
         color=_color("when", looks),
         shape=_shape("when", looks),
@@ -247,9 +241,11 @@ def _chart(height: int | None = HEIGHT) -> Any:
     return alt.Chart(alt.NamedData(name="rows")).properties(**({} if height is None else {"height": height}))
 
 
-def _height(rows: int) -> int:
-    """Height of a chart with that many rows; Vega-Lite's own steps give a warning in a chart of variable width."""
-    return ROW_HEIGHT * max(rows, 1) + 10
+def _rows(field: str, names: Any, title: str | None = None) -> Any:
+    """A chart with a row for each name; Vega-Lite's own steps give a warning in a chart of variable width."""
+    order = distinct(names)
+    chart = _chart(ROW_HEIGHT * max(len(order), 1) + 10)
+    return chart.encode(y=alt.Y(f"{field}:N", sort=order, title=title))
 
 
 def _axis(channel: Any, field: str, title: str | None, *, format: str = "", **scale: Any) -> Any:
@@ -323,19 +319,11 @@ def natural(text: str) -> list[Any]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _drawn(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are drawn: all, or a sample that is the same each time."""
-    if len(table) <= MAX_POINTS:
-        return np.ones(len(table), dtype=bool)
-    drawn = np.zeros(len(table), dtype=bool)
-    drawn[np.random.default_rng(0).choice(len(table), MAX_POINTS, replace=False)] = True
-    return drawn
-
-
 def _sampled(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows to draw, with the index as column ``name``."""
-    drawn = table.loc[_drawn(table)]
-    return drawn.assign(name=drawn.index.astype(str)).reset_index(drop=True)
+    """At most MAX_POINTS rows, the same each time, with the index as column ``name`` if there is none of that name."""
+    if len(table) > MAX_POINTS:
+        table = table.iloc[np.sort(np.random.default_rng(0).choice(len(table), MAX_POINTS, replace=False))]
+    return table if "name" in table else table.assign(name=table.index.astype(str)).reset_index(drop=True)
 
 
 def _finished(chart: Any, rows: pd.DataFrame | list[dict[str, Any]], description: str) -> Spec:

@@ -21,12 +21,8 @@ if TYPE_CHECKING:
 
 # class in the style sheet and sign for each verdict
 VERDICTS = {"use": ("good", "✓"), "use for visualisation only": ("fair", "!"), "do not impute": ("bad", "✕")}
-PACKAGES = {  # module -> package of the extra `report`
-    "altair": "altair",
-    "bibtexparser": "bibtexparser",
-    "jinja2": "jinja2",
-    "vl_convert": "vl-convert-python",
-}
+# module -> package of the extra `report`
+PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
 HERE = Path(__file__).parent
 
 
@@ -70,21 +66,21 @@ def render(content: Content | Scoreboard) -> str:
     check_installed()
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader = jinja2.FileSystemLoader(HERE)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
     environment.filters |= {"json": _as_json, "sentence": sentence}
     if isinstance(content, Content):
         template, values = "result.html", _of_result(content)
     else:
         template, values = "study.html", _of_scores(content)
     script = _script()
-    shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
-    return environment.get_template(template).render(**shared, **values)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # nothing can be fetched, and no other script runs
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+    )
+    return environment.get_template(template).render(script=script, style=_file("page.css"), policy=policy, **values)
 
 
 def _of_result(content: Content) -> dict[str, Any]:
@@ -142,14 +138,6 @@ def _plotting_library(version: str) -> str:
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.imputomeDraw = vegaEmbed;", vl_version=version))
-
-
-def _policy(script: str) -> str:
-    """A content security policy: nothing can be fetched, and no other script runs."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-    )
 
 
 def _file(name: str) -> str:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from imputome.report.html.content import Content
-    from imputome.result.record import Record, Verdict
+    from imputome.result.record import Verdict
 
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
@@ -118,14 +118,14 @@ def _scores(content: Content) -> Section | None:
     table = verdict.scores
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
     table = table.assign(name=table["method"].astype(str))
-    groups = table.groupby(["name", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
+    means = table.groupby(["name", "metric"])["value"].agg(["mean", "std"]).unstack("metric")
     metrics = distinct(table["metric"])
     rows = [
-        [_marked(name, control), *(_mean_and_sd(groups, name, metric) for metric in metrics)]
+        [_marked(name, control), *(_mean_and_sd(means, name, metric) for metric in metrics)]
         for name, control in dict(zip(table["name"], table["control"], strict=True)).items()
     ]
     titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
-    means = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
+    summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
     held_out = "molecules" if content.kind == "counts" else "values"
     text = (
         f"Some of the {held_out} were held out. The method imputed from the others, and its result was compared with "
@@ -134,14 +134,12 @@ def _scores(content: Content) -> Section | None:
     )
     caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
-    return Section("scores", "Held-out scores of the method and the controls", text, (chart,), (means,))
+    return Section("scores", "Held-out scores of the method and the controls", text, (chart,), (summary,))
 
 
-def _mean_and_sd(groups: pd.DataFrame, name: str, metric: str) -> str:
-    if (name, metric) not in groups.index:
-        return text_of(None)
-    mean, sd, count = groups.loc[(name, metric)]
-    return f"{text_of(mean)} ± {sd:.1g}" if count > 1 and np.isfinite(sd) else text_of(mean)
+def _mean_and_sd(means: pd.DataFrame, name: str, metric: str) -> str:
+    mean, sd = means.loc[name, ("mean", metric)], means.loc[name, ("std", metric)]
+    return f"{text_of(mean)} ± {sd:.1g}" if np.isfinite(sd) else text_of(mean)
 
 
 def _race(content: Content) -> Section | None:
@@ -386,29 +384,22 @@ def _mixing(content: Content) -> Section | None:
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
 def _history(content: Content) -> Section | None:
-    table = _steps(content.record)
-    if table is None:
-        return None
-    rows = [[str(name), text_of(values.iloc[0]), text_of(values.iloc[-1])] for name, values in table.items()]
-    ends = Table(f"First and last of {len(table):,} steps", ("quantity", "first", "last"), rows)
-    spec = charts.history(table)
-    several = len({row["column"] for row in spec["datasets"]["rows"]}) > 1
-    caption = "Choose a quantity above the chart." if several else "One point per step."
-    return Section("history", "Training history", (), (Chart("history", spec, caption),), (ends,))
-
-
-def _steps(record: Record) -> pd.DataFrame | None:
-    """A row for each step of the fit, columns of numbers only; None if there is no more than one step."""
     import pandas as pd
 
     columns: dict[str, np.ndarray] = {}
-    for name, array in record.history.items():
+    for name, array in content.record.history.items():
         if array.ndim == 1 and array.dtype.kind in "fiu" and len(array) > 1 and np.isfinite(array).any():
             columns[name] = array.astype(np.float64)
     if not set(columns) - {"epoch", "iteration", "step"}:
         return None
     length = max(map(len, columns.values()))
-    return pd.DataFrame({name: values for name, values in columns.items() if len(values) == length})
+    table = pd.DataFrame({name: values for name, values in columns.items() if len(values) == length})
+    rows = [[str(name), text_of(values.iloc[0]), text_of(values.iloc[-1])] for name, values in table.items()]
+    ends = Table(f"First and last of {length:,} steps", ("quantity", "first", "last"), rows)
+    spec = charts.history(table)
+    several = len({row["column"] for row in spec["datasets"]["rows"]}) > 1
+    caption = "Choose a quantity above the chart." if several else "One point per step."
+    return Section("history", "Training history", (), (Chart("history", spec, caption),), (ends,))
 
 
 def _cite(content: Content) -> Section:

@@ -97,18 +97,14 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
     rows = "cells" if checked.kind == "counts" else "samples"
-    return [
+    reasons = [f"\u2022 {reason}" for reason in checked.reasons]
+    lines = [
         _Line(checked.verdict, 16, bold=True),
         _Line(f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}", 10, space=0.2),
-        *(
-            _Line(f"\u2022 {reason}", 11, space=0.25 if place else 0.7, indent="  ")
-            for place, reason in enumerate(checked.reasons)
-        ),
-        *(
-            _Line(text, 9.5, space=0.25 if place else 1.0, indent="    ")
-            for place, text in enumerate(_main_scores(checked))
-        ),
     ]
+    for texts, size, space, indent in ((reasons, 11, 0.7, "  "), (_main_scores(checked), 9.5, 1.0, "    ")):
+        lines += [_Line(text, size, space=0.25 if place else space, indent=indent) for place, text in enumerate(texts)]
+    return lines
 
 
 def _placed(ax: Axes, lines: list[_Line]) -> tuple[list[tuple[_Line, float, str]], float]:
@@ -206,8 +202,7 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     >>> ax.get_xlabel()
     'Poisson deviance per entry (lower is better)'
     """
-    key, record = find_record(adata, key)
-    checked = find_verdict(key, record)
+    checked = find_verdict(*find_record(adata, key))
     table = checked.scores
     metric = metric or _main_metric(checked)
     part = table[table["metric"] == metric]
@@ -387,7 +382,7 @@ def reliability(
     style.reference_line(ax, y=0)
     ax.set_ylim(low - margin, high + margin + room)
     ax.set_xlim(0, len(tested) + 1)
-    style.whole_numbers(ax)
+    ax.locator_params(axis="x", integer=True)
     _label_genes(ax, {name: int(np.flatnonzero(tested.index == name)[0]) for name in names}, np.clip(y, low, high))
     columns = "genes" if checked.kind == "counts" else "features"
     ax.set_xlabel(f"{columns}, the largest reduction first")
@@ -414,7 +409,7 @@ def _label_genes(ax: Axes, places: Mapping[str, int], y: np.ndarray) -> None:
             height = min(height, last[side][1] - 13)
         last[side] = (place * across, height)
         options: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "fontsize": 10}
-        arrow = {"arrowstyle": "-", "color": style.foreground(), "alpha": 0.7, "linewidth": 0.8}
+        arrow = {"arrowstyle": "-", "color": ax.title.get_color(), "alpha": 0.7, "linewidth": 0.8}
         shift = (32 * side, height - y[place] * up)
         ax.annotate(name, (place + 1.0, y[place]), xytext=shift, va="center", arrowprops=arrow, zorder=4, **options)
 
@@ -465,6 +460,7 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
         message = f"{record.method} recorded no history: only methods that work in epochs or iterations have one"
         raise InputError(message, code="no-history")
     unit = next((name for name in ("epoch", "iteration") if name in columns), "iteration")
+    labels = {name: name.replace("_", " ") for name in losses}
     steps = columns.get(unit, np.arange(1, len(columns[losses[0]]) + 1))
     ax = style.axes_or_new(ax, (6.5, 4))[0]
     level = {name: float(np.nanmedian(np.abs(columns[name]))) for name in losses}
@@ -475,28 +471,24 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     for place, name in enumerate(losses):
         dash, marker = LINES[place % len(LINES)]
         options: dict[str, Any] = {"color": colors[place % len(colors)], "markersize": 5, "linewidth": 1.8}
-        options |= {"label": _in_words(name), "marker": marker, "markevery": max(1, len(steps) // 10)}
+        options |= {"label": labels[name], "marker": marker, "markevery": max(1, len(steps) // 10)}
         lines += (right if name in apart else ax).plot(steps, columns[name], dash, **options)
     for axes, names in ((ax, [name for name in losses if name not in apart]), (right, apart)):
         values = np.concatenate([columns[name] for name in names]) if names else np.empty(0)
         values = values[np.isfinite(values)]
         if len(values) and values.min() > 0 and values.max() > 30 * values.min():
             axes.set_yscale("log")
-    ax.set_ylabel(" and ".join(_in_words(name) for name in losses if name not in apart))
+    ax.set_ylabel(" and ".join(labels[name] for name in losses if name not in apart))
     title = f"{record.method}: {len(steps):,} {unit}s"
     if "validation_loss" in losses and np.isfinite(columns["validation_loss"]).any():
         best = steps[int(np.nanargmin(columns["validation_loss"]))]
         style.reference_line(ax, x=best, linestyle=":")
         title += f", lowest validation loss at {best:g}"
-    style.whole_numbers(ax)
+    ax.locator_params(axis="x", integer=True)
     ax.set(title=title, xlabel=unit)
     ax.legend(handles=lines, frameon=False)
     style.tidy(ax, grid="y")
     if apart:
-        right.set_ylabel(" and ".join(map(_in_words, apart)) + " (right axis)")
+        right.set_ylabel(" and ".join(labels[name] for name in apart) + " (right axis)")
         right.spines["top"].set_visible(False)
     return ax
-
-
-def _in_words(name: str) -> str:
-    return name.replace("_", " ")

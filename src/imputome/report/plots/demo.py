@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,8 +34,7 @@ METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 FRACTION = 0.1  # of the molecules, or of the nonzero entries, that are hidden
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """Scores of one method."""
 
     name: str  # method, with its parameters
@@ -48,8 +46,7 @@ class Score:
     seconds: float  # of the first fit
 
 
-@dataclass(frozen=True)
-class DemoResult:
+class DemoResult(NamedTuple):
     """Scores of all methods, and the truth and the values of ``ialm`` at the hidden entries."""
 
     scores: list[Score]

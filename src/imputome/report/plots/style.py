@@ -42,13 +42,6 @@ def axes_or_new(ax: Axes | Sequence[Axes] | None, size: tuple[float, float], pan
     return passed
 
 
-def foreground() -> Any:
-    """Colour of text in the user's style."""
-    from matplotlib import rcParams
-
-    return rcParams["text.color"]
-
-
 def method_color(ax: Axes) -> str:
     """Colour of imputed values and their method: blue, a lighter one on a dark background."""
     from matplotlib.colors import to_rgb
@@ -59,7 +52,7 @@ def method_color(ax: Axes) -> str:
 
 def reference_line(ax: Axes, *, x: float | None = None, y: float | None = None, linestyle: str = "--") -> None:
     """A thin line at ``x`` or at ``y``, or the diagonal if neither is given."""
-    options: dict[str, Any] = {"color": foreground(), "linewidth": 1, "linestyle": linestyle, "alpha": 0.6}
+    options: dict[str, Any] = {"color": ax.title.get_color(), "linewidth": 1, "linestyle": linestyle, "alpha": 0.6}
     if x is not None:
         ax.axvline(x, **options)
     elif y is not None:
@@ -82,13 +75,6 @@ def percent_axis(ax: Axes, *names: str, decimals: int | None = None) -> None:
 
     for name in names:
         getattr(ax, f"{name}axis").set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
-
-
-def whole_numbers(ax: Axes) -> None:
-    """Ticks along x at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def percent(share: float) -> str:
