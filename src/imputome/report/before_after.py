@@ -62,6 +62,11 @@ class BeforeAfter:
     where: str = "X"  # where ``matrix`` is in the AnnData, for messages
 
     @property
+    def counted(self) -> bool:
+        """Whether the input was raw counts, so that zeros and library sizes can be shown."""
+        return self.kind == "counts" and self.state == "counts"
+
+    @property
     def unit(self) -> str:
         """Unit of ``log1p`` of `normalized`, or of real values."""
         return "ln(1 + counts per 10,000)" if self.kind == "counts" else "unit of the input"
@@ -233,7 +238,7 @@ class Measured:
     """What was measured on a sample of s cells."""
 
     cells: np.ndarray  # (s,) positions of the cells
-    # a row for each gene: ``mean_before``, ``mean_after``, ``variance_before``, ``variance_after``; of counts also
+    # a row for each gene: ``mean_before``, ``mean_after``, ``variance_before``, ``variance_after``; of raw counts also
     # ``zeros_before`` and ``zeros_after`` (shares of the cells), ``confident`` and ``raised`` (number of confident
     # biological zeros, and of those imputed above one count); of real values also ``missing``, a share
     genes: pd.DataFrame
@@ -275,9 +280,11 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
     if counts:
         before_totals = np.asarray(before.X.sum(axis=1, dtype=np.float64)).ravel()
         mean, variance = _sparse_moments(before.X)
-        zeros = values.zeros(cells)
-        further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
-        further |= {"confident": zeros.confident, "raised": zeros.raised}
+        further = {}
+        if values.counted:
+            zeros = values.zeros(cells)
+            further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
+            further |= {"confident": zeros.confident, "raised": zeros.raised}
     else:
         known = _known(before)
         before_totals, mean = known.mean(axis=1).to_numpy(), known.mean().to_numpy()

@@ -37,10 +37,7 @@ Spec = dict[str, Any]
 
 # -- charts ------------------------------------------------------------------------------------------------------------
 def scores(table: pd.DataFrame) -> Spec:
-    """Held-out scores, one metric at a time: a row for each method, a point for each split.
-
-    ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: whether the reader can hide it.
-    """
+    """Held-out scores, one metric at a time: a row for each method, a point for each split; ``far`` can be hidden."""
     metrics = distinct(table["metric"])
     tooltips = {"name": "method", "metric": "score", "split": "split", "value": "value"}
     chart = _by_method(_rows("name", table["name"]), tooltips)
@@ -66,11 +63,7 @@ def _by_method(rows: Any, tooltips: dict[str, str]) -> Any:
 
 
 def race(table: pd.DataFrame, metric: str) -> Spec:
-    """Candidates of a race: mean score with one standard deviation on either side.
-
-    ``table`` has ``name``, ``control``, ``far``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds`` and
-    ``outcome``.
-    """
+    """Candidates of a race: mean ``score``, and one standard deviation on either side, ``low`` to ``high``."""
     base = _rows("name", table.sort_values("score")["name"]).encode(color=_color("role", ROLES))
     points = base.mark_point(filled=True, size=90).encode(
         x=_axis(alt.X, "score", f"{metric.replace('_', ' ')} (lower is better)", zero=False),

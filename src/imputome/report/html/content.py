@@ -29,7 +29,7 @@ class Content:
     key: str  # of the result
     record: Record
     kind: Kind
-    counted: bool  # whether the input was raw counts, so that zeros and library sizes can be shown
+    counted: bool  # as in `BeforeAfter`
     words: Words
     shape: tuple[int, int]  # of the result
     source: str  # file, or what else the input was
@@ -43,8 +43,6 @@ class Content:
     def genes(self) -> pd.DataFrame:
         """A row for each gene: what was measured on the sample, and the columns of the check, which come first."""
         measured = self.measured.genes
-        if not self.counted:
-            measured = measured.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
         if self.record.verdict is None or self.record.verdict.genes.empty:
             return measured
         table = self.record.verdict.genes
@@ -138,7 +136,7 @@ def _content(
         key=key,
         record=record,
         kind=values.kind,
-        counted=values.kind == "counts" and values.state == "counts",
+        counted=values.counted,
         words=Words("cells", "genes") if values.kind == "counts" else Words("samples", "features"),
         shape=(len(values.obs_names), len(values.var_names)),
         source=source,

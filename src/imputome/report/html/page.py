@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.report.html.content import Content
-from imputome.report.html.parts import Table, sentence, terms_table, text_of
+from imputome.report.html.parts import sentence
 
 if TYPE_CHECKING:
     from imputome.report.html.scoreboard import Scoreboard
 
-# class in the style sheet and sign for each verdict
-VERDICTS = {"use": ("good", "✓"), "use for visualisation only": ("fair", "!"), "do not impute": ("bad", "✕")}
 # module -> package of the extra `report`
 PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
 HERE = Path(__file__).parent
@@ -66,14 +64,17 @@ def render(content: Content | Scoreboard) -> str:
     check_installed()
     import jinja2
 
+    from imputome.report.html import charts
+    from imputome.report.html.sections import result_parts
+
     loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
     environment.filters |= {"json": _as_json, "sentence": sentence}
     if isinstance(content, Content):
-        template, values = "result.html", _of_result(content)
+        template, values = "result.html", result_parts(content)
     else:
-        template, values = "study.html", _of_scores(content)
+        template, values = "study.html", {"board": content, "spec": charts.trials()}
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # nothing can be fetched, and no other script runs
@@ -81,37 +82,6 @@ def render(content: Content | Scoreboard) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
     )
     return environment.get_template(template).render(script=script, style=_file("page.css"), policy=policy, **values)
-
-
-def _of_result(content: Content) -> dict[str, Any]:
-    """What the template of a result shows."""
-    from imputome.report.html.sections import sections, verdict_basis
-
-    verdict = content.record.verdict
-    tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
-    figures = verdict.figures.items() if verdict else ()
-    numbers = [(name.replace("_", " "), text_of(value)) for name, value in figures]
-    return {
-        "content": content,
-        "sections": sections(content),
-        "basis": verdict_basis(verdict, content.words) if verdict else [],
-        "figures": terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
-        "tone": tone,
-        "sign": sign,
-    }
-
-
-def _of_scores(board: Scoreboard) -> dict[str, Any]:
-    """What the template of a table of scores shows."""
-    from imputome.report.html import charts
-
-    columns = ("method", "dataset", "hidden by", "trial", "reason")
-    return {
-        "board": board,
-        "spec": charts.trials(),
-        "parameters": terms_table(board.parameters, "Methods with parameters", "method", "parameters"),
-        "failures": Table("Runs that failed", columns, board.failed, tuple(range(len(columns)))),
-    }
 
 
 def _as_json(value: Any) -> Any:

@@ -14,7 +14,7 @@ from imputome.errors import ImputomeError, InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import direction
 from imputome.report.html import citation
-from imputome.report.html.parts import Live, distinct, json_column, live_columns
+from imputome.report.html.parts import Live, Table, distinct, json_column, live_columns, terms_table
 from imputome.studies.results import HIGHER, is_control, read, summary
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Scoreboard:
     choices: dict[str, Any]
     table: Live  # means over trials: dataset, setting, metric, method, and what readers see
     trials: list[list[Any]]  # columns: dataset, setting, metric, method, trial, value
-    parameters: list[tuple[str, str]]  # of methods that have some: name, parameters as JSON
-    failed: list[list[str]]  # runs: method, dataset, setting, trial, reason
+    parameters: Table  # of methods that have some, as JSON
+    failed: Table  # runs
     means_only: bool  # whether `trials` holds means, because there are too many single values
     made_by: str  # command that made this page
     software: str  # how to cite imputome
@@ -95,6 +95,8 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
     failed = table[table["status"] != "ok"]
     failed = failed.assign(hidden=_settings(failed), number=failed["trial"].astype(int) + 1)
     failed = failed[["method", "dataset", "hidden", "number", "reason"]].drop_duplicates()
+    titles = ("method", "dataset", "hidden by", "trial", "reason")
+    parameters = [(name, parameters) for (_, parameters), name in names.items() if _parsed(parameters)]
     return Scoreboard(
         source=source,
         rows=len(table),
@@ -110,8 +112,8 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
             "scores", "Mean of each score over trials", "", columns, [*positions(means), *numbers, best, loses_to]
         ),
         trials=trials,
-        parameters=[(name, parameters) for (_, parameters), name in names.items() if _parsed(parameters)],
-        failed=failed.astype(str).to_numpy().tolist(),
+        parameters=terms_table(parameters, "Methods with parameters", "method", "parameters"),
+        failed=Table("Runs that failed", titles, failed.astype(str).to_numpy().tolist(), tuple(range(len(titles)))),
         means_only=means_only,
         made_by=made_by,
         software=citation.of_imputome(),

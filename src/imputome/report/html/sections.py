@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from imputome.report.html.parts import (
     Live,
     Section,
     Table,
-    Terms,
-    Words,
     distinct,
     json_column,
     live_columns,
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from imputome.report.html.content import Content
-    from imputome.result.record import Verdict
 
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
@@ -45,6 +42,31 @@ SCALES = {
     "log1p": "natural log of 1 + counts per 10,000 of the cell's library",
     "input": "the unit of the input",
 }
+
+
+def result_parts(content: Content) -> dict[str, Any]:
+    """What the template of a result shows: what the verdict rests on, and all sections that have something to show."""
+    verdict, words = content.record.verdict, content.words
+    basis, figures = [], []
+    if verdict:
+        basis = [
+            ("method checked", verdict.method),
+            (f"control that {words.columns} are compared with", verdict.reference),
+            (f"{words.rows} in the sample", text_of(verdict.cells)),
+            (words.columns, text_of(verdict.genes_used)),
+            ("fits", text_of(verdict.fits)),
+            ("seconds", text_of(verdict.seconds)),
+            ("seed", str(verdict.seed)),
+            ("version of the rule", verdict.rule),
+            ("criteria not met", ", ".join(verdict.failed)),
+        ]
+        figures = [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()]
+    return {
+        "content": content,
+        "basis": [(term, text) for term, text in basis if text],
+        "figures": terms_table(figures, "Numbers that the verdict is based on", "number", "value"),
+        "sections": sections(content),
+    }
 
 
 def sections(content: Content) -> list[Section]:
@@ -93,22 +115,6 @@ def _done(content: Content) -> Section:
     table = terms_table(parameters, "Parameters of the method", "parameter", "value")
     folded = (("Parameters", table),) if parameters else ()
     return Section("done", "What was done", terms=terms, folded=folded)
-
-
-def verdict_basis(verdict: Verdict, words: Words) -> Terms:
-    """What the verdict rests on."""
-    terms = [
-        ("method checked", verdict.method),
-        (f"control that {words.columns} are compared with", verdict.reference),
-        (f"{words.rows} in the sample", text_of(verdict.cells)),
-        (words.columns, text_of(verdict.genes_used)),
-        ("fits", text_of(verdict.fits)),
-        ("seconds", text_of(verdict.seconds)),
-        ("seed", str(verdict.seed)),
-        ("version of the rule", verdict.rule),
-        ("criteria not met", ", ".join(verdict.failed)),
-    ]
-    return [(term, text) for term, text in terms if text]
 
 
 def _scores(content: Content) -> Section | None:

@@ -23,9 +23,10 @@ SIGNS = {
     "use for visualisation only": ("!", style.ORANGE),
     "do not impute": ("\u2717", style.VERMILLION),
 }
-METRIC_NAMES = {
-    "poisson_deviance": "Poisson deviance per entry",
-    "rmse": "RMSE in standard deviations of the feature",
+# the metric that is shown first, and its name
+MAIN_METRICS = {
+    "counts": ("poisson_deviance", "Poisson deviance per entry"),
+    "real": ("rmse", "RMSE in standard deviations of the feature"),
 }
 
 
@@ -122,7 +123,7 @@ def _placed(ax: Axes, lines: list[_Line]) -> tuple[list[tuple[_Line, float, str]
 def _main_scores(checked: Verdict) -> list[str]:
     """The numbers that matter most for the verdict, a line each."""
     counts = checked.kind == "counts"
-    scores, method, metric = checked.scores, checked.method, _main_metric(checked)
+    scores, method, (metric, metric_name) = checked.scores, checked.method, MAIN_METRICS[checked.kind]
     lines = []
     if metric in set(scores["metric"]):
         means = scores[scores["metric"] == metric].groupby("method")["value"].mean()
@@ -130,7 +131,7 @@ def _main_scores(checked: Verdict) -> list[str]:
         controls = [
             f"{name} {value:.4g} (method: {_difference(score, value)})" for name, value in means.sort_values().items()
         ]
-        lines.append(f"Held-out {_metric_name(metric)} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
+        lines.append(f"Held-out {metric_name} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
     genes = checked.genes
     if len(genes):
         tested = int(np.isfinite(genes["explained"]).sum())
@@ -158,14 +159,6 @@ def _main_scores(checked: Verdict) -> list[str]:
 def _difference(score: float, control: float) -> str:
     percent = 100 * abs(score - control) / control
     return f"{percent:.{0 if percent >= 10 else 1}f} % {'lower' if score < control else 'higher'}"
-
-
-def _main_metric(checked: Verdict) -> str:
-    return "poisson_deviance" if checked.kind == "counts" else "rmse"
-
-
-def _metric_name(metric: str) -> str:
-    return METRIC_NAMES.get(metric, METRICS[metric].description if metric in METRICS else metric)
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -204,7 +197,7 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     """
     checked = find_verdict(*find_record(adata, key))
     table = checked.scores
-    metric = metric or _main_metric(checked)
+    metric = metric or MAIN_METRICS[checked.kind][0]
     part = table[table["metric"] == metric]
     if part.empty:
         message = f"{metric!r} was not measured in this check: choose one of {', '.join(table['metric'].unique())}"
@@ -232,7 +225,8 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     for label, name in zip(ax.get_yticklabels(), order, strict=True):
         label.set_fontweight("normal" if control[name] else "bold")
     ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.set_xlabel(f"{_metric_name(metric)} ({direction(metric)})")
+    metric_name = METRICS[metric].description if metric in METRICS else metric
+    ax.set_xlabel(f"{dict(MAIN_METRICS.values()).get(metric, metric_name)} ({direction(metric)})")
     hidden = "molecules" if checked.kind == "counts" else "values"
     ax.set_title(f"{checked.method} on held-out {hidden}\npoints: {part['split'].nunique()} splits, line: mean")
     style.tidy(ax, grid="x")

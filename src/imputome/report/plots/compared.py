@@ -247,19 +247,15 @@ def before_after(
         axes.scatter(*pair[plotted].T, s=_size(len(plotted)), color=style.method_color(axes), alpha=0.4, linewidths=0)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
         axes.set(xlabel=f"{gene_x}, {values.unit}", ylabel=f"{gene_y}, {values.unit}")
-        axes.set_title(f"{name}: {_correlation(kept)}\n{len(kept):,} {rows}", fontsize=11)
+        defined = len(kept) > 2 and np.ptp(kept, axis=0).all()
+        correlation = f"r = {np.corrcoef(kept.T)[0, 1]:.2f}" if defined else "r not defined"
+        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {rows}", fontsize=11)
         style.tidy(axes, grid="both")
     note = _false_correlation_note(record)
     if note is not None:
         text = "\n".join(textwrap.wrap(note, style.letters_per_line(both[1], 9)))
         both[1].annotate(text, (0, 0), xytext=(0, -42), fontsize=9, **style.HANGING)
     return both
-
-
-def _correlation(pair: np.ndarray) -> str:
-    if len(pair) < 3 or (np.ptp(pair, axis=0) == 0).any():
-        return "r not defined"
-    return f"r = {np.corrcoef(pair.T)[0, 1]:.2f}"
 
 
 def _false_correlation_note(record: Record) -> str | None:

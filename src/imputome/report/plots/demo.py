@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,35 +31,20 @@ METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ialm", "ialm", {}),
     ("ialm, stop=validated", "ialm", {"stop": "validated"}),
 )
+Score = dict[str, Any]  # name, control, poisson_loss, total_ratio, nrmse, pearson, seconds
+
 FRACTION = 0.1  # of the molecules, or of the nonzero entries, that are hidden
 
 
-class Score(NamedTuple):
-    """Scores of one method."""
-
-    name: str  # method, with its parameters
-    control: bool
-    poisson_loss: float  # these two on held-out molecules, over all entries
-    total_ratio: float
-    nrmse: float  # these two on hidden nonzero entries
-    pearson: float
-    seconds: float  # of the first fit
-
-
-class DemoResult(NamedTuple):
-    """Scores of all methods, and the truth and the values of ``ialm`` at the hidden entries."""
-
-    scores: list[Score]
-    truth: np.ndarray
-    predicted: np.ndarray
-
-
-def run_demo(X: sp.csr_array, *, seed: int, progress: Callable[[float, str], None]) -> DemoResult:
+def run_demo(
+    X: sp.csr_array, *, seed: int, progress: Callable[[float, str], None]
+) -> tuple[list[Score], np.ndarray, np.ndarray]:
     """Hide 10 % of the molecules and, separately, 10 % of the nonzero entries; score every method on both.
 
     Held-out molecules test all entries, so a method that fills true zeros scores worse. Hidden nonzeros are what most
     papers use: they test only genes that were detected, and reward filling. ``X`` holds counts, (n, G); ``progress`` is
-    called with the share of work done (0 to 1) and a short text.
+    called with the share of work done (0 to 1) and a short text. Returns the scores, and the true values of the hidden
+    nonzeros with those that ``ialm`` imputed.
     """
     rng = np.random.default_rng(seed)
     data = as_data(X, kind="counts")
@@ -74,14 +59,17 @@ def run_demo(X: sp.csr_array, *, seed: int, progress: Callable[[float, str], Non
         molecules = score_thinned(denoised, thinned, metrics=["poisson_loss", "total_ratio"])
         filled = get(method)(**params).fit_transform(masked.train)
         entries = score_hidden(filled, masked, metrics=["nrmse", "pearson"])
-        scores.append(Score(name=label, control=info(method).control, seconds=seconds, **molecules, **entries))
+        score = {"name": label, "control": info(method).control, **molecules, **entries, "seconds": seconds}
+        scores.append(score)  # the seconds are those of the first fit
         if label == "ialm":
             predicted = filled.at(masked.i, masked.j, keep_observed=False)
     assert masked.truth is not None  # noqa: S101  (entries were hidden)
-    return DemoResult(scores, masked.truth, predicted)
+    return scores, masked.truth, predicted
 
 
-def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> Figure:
+def demo_figure(
+    scores: list[Score], truth: np.ndarray, predicted: np.ndarray, adata: AnnData, *, key: str, gene: str
+) -> Figure:
     """Four panels: held-out loss of all methods, hidden and imputed values, and one gene before and after.
 
     ``adata`` holds counts in X, ``obsm["X_umap"]``, and the imputed values in ``layers[key]``.
@@ -92,8 +80,8 @@ def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> F
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    _loss_bars(axes[0, 0], result)
-    _hidden_values(axes[0, 1], result)
+    _loss_bars(axes[0, 0], scores)
+    _hidden_values(axes[0, 1], truth, predicted)
     place = adata.var_names.get_loc(gene)
     before = np.asarray(adata.X[:, [place]].todense() if sp.issparse(adata.X) else adata.X[:, place]).ravel()
     after = np.asarray(adata.layers[key][:, place]).ravel()
@@ -107,12 +95,12 @@ def demo_figure(result: DemoResult, adata: AnnData, *, key: str, gene: str) -> F
     return figure
 
 
-def _loss_bars(axis: Axes, result: DemoResult) -> None:
+def _loss_bars(axis: Axes, scores: list[Score]) -> None:
     from matplotlib.patches import Patch
 
-    scores = sorted(result.scores, key=lambda score: -score.poisson_loss)
-    colors = [style.CONTROL if score.control else style.BLUE for score in scores]
-    bars = axis.barh([score.name for score in scores], [score.poisson_loss for score in scores], color=colors)
+    scores = sorted(scores, key=lambda score: -score["poisson_loss"])
+    colors = [style.CONTROL if score["control"] else style.BLUE for score in scores]
+    bars = axis.barh([score["name"] for score in scores], [score["poisson_loss"] for score in scores], color=colors)
     axis.bar_label(bars, fmt=" %.4f", fontsize=8)
     axis.margins(x=0.15)
     axis.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
@@ -121,8 +109,8 @@ def _loss_bars(axis: Axes, result: DemoResult) -> None:
     style.tidy(axis)
 
 
-def _hidden_values(axis: Axes, result: DemoResult) -> None:
-    x, y = np.log1p(result.truth), np.log1p(np.maximum(result.predicted, 0))
+def _hidden_values(axis: Axes, truth: np.ndarray, predicted: np.ndarray) -> None:
+    x, y = np.log1p(truth), np.log1p(np.maximum(predicted, 0))
     axis.hexbin(x, y, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0)
     top = float(max(x.max(), y.max()))
     axis.plot([0, top], [0, top], color="#444444", linewidth=1, linestyle="--")
