@@ -242,7 +242,6 @@ def _write_report(page: Path, given: Arguments, plan: Plan, run: Run, record: Re
             labels=plan.adata.obs,
             label=given.label,
             source=given.source.name,
-            command=record.command,
             genes=plan.columns,
             keep_observed=given.keep_observed,
         )
