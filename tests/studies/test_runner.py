@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from imputome.evaluation.streaming import Units
 from scipy.stats import rankdata, spearmanr
 
 import imputome
@@ -22,7 +21,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clinical import cox_univariate
 from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split, row_split, seed_for
-from imputome.evaluation.streaming import score_thinned
+from imputome.evaluation.streaming import Units, score_thinned
 from imputome.methods import get
 from imputome.studies import runner
 from imputome.studies.execute import execute, load_subset, write_results

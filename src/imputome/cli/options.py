@@ -73,6 +73,7 @@ FLAGS = {
     "methods": "--methods",
     "min_coverage": "--min-coverage",
     "n_trials": "--trials",
+    "objective": "--objective",
     "output": "--output",
     "outputs": "--outputs",
     "overwrite": "--force",

@@ -9,7 +9,7 @@ import numpy as np
 
 from imputome.studies.results import costs
 from imputome.studies.spec import Claim, Study
-from imputome.studies.summary import TABLE_KEYS, half_interval, markdown_row, values_by_configuration
+from imputome.studies.summary import TABLE_KEYS, half_interval, markdown_table, values_by_configuration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,19 +20,9 @@ TEST_COLUMNS = ["dataset", "scheme", "metric", "first", "second", "mean_first", 
 def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon signed-rank tests: one row for each comparison, dataset and split that has its metric.
 
-    Parameters
-    ----------
-    study : Study
-        With its comparisons.
-    table : DataFrame
-        Rows of results.
-
-    Returns
-    -------
-    DataFrame
-        With the columns `TEST_COLUMNS`. ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's
-        ``wilcoxon``): with ten trials it is at least 0.002. It is 1 if every difference is 0, and NaN with fewer than
-        two trials. ``difference`` is the median of the first minus the second.
+    ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it is at least
+    0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the median of the
+    first minus the second.
     """
     import pandas as pd
     from scipy.stats import wilcoxon
@@ -60,13 +50,12 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
 def comparisons_markdown(tests: pd.DataFrame) -> str:
     """The tests as a Markdown table."""
-    lines = ["# Tests", "", *markdown_row(TEST_COLUMNS), "|" + " --- |" * len(TEST_COLUMNS)]
-    for row in tests.to_dict("records"):
-        lines += markdown_row(
-            [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in TEST_COLUMNS]
-        )
-    lines += ["", "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."]
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in TEST_COLUMNS]
+        for row in tests.to_dict("records")
+    ]
+    legend = "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."
+    return "\n".join(["# Tests", "", *markdown_table(TEST_COLUMNS, rows), "", legend]) + "\n"
 
 
 CLAIM_COLUMNS = [
@@ -102,27 +91,15 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     difference lies within the claimed share, and not similar if it lies outside. The other kinds hold, or do not, if
     they do so in every trial. A single trial of a comparison is always unclear.
 
-    Parameters
-    ----------
-    study : Study
-        With its claims.
-    table : DataFrame
-        Rows of results.
+    Gives one row per claim, dataset and split:
 
-    Returns
-    -------
-    DataFrame
-        One row per claim, dataset and split, with the columns
-
-        - ``claim``, ``dataset``, ``scheme``, ``metric``,
-        - ``held``: ``"yes"``, ``"no"``, ``"unclear"``, or ``"collapsed"``: yes, but in half of the trials or more the
-          network gives all cells the same profile, so it has learned nothing about any cell,
-        - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else
-          the mean of the value that is claimed to be large or small,
-        - ``se``: standard error of the estimate, and ``n``: number of trials,
-        - ``evidence``: the numbers as text,
-        - ``beats_control``: the same test of the first configuration against the control of the claim,
-        - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
+    - ``held``: ``"yes"``, ``"no"``, ``"unclear"``, or ``"collapsed"``: yes, but in half of the trials or more the
+      network gives all cells the same profile, so it has learned nothing about any cell,
+    - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else the
+      mean of the value that is claimed to be large or small,
+    - ``se``: standard error of the estimate; ``n``: number of trials; ``evidence``: the numbers as text,
+    - ``beats_control``: the same test of the first configuration against the control of the claim,
+    - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
     """
     import pandas as pd
 
@@ -265,12 +242,12 @@ def _mean(values: np.ndarray) -> str:
 def claims_markdown(checked: pd.DataFrame) -> str:
     """The checked claims as a Markdown table; the text of a claim is in its first row."""
     columns = [name for name in PRINTED_COLUMNS if checked[name].notna().any()]
-    lines = ["# Claims", "", *markdown_row(columns), "|" + " --- |" * len(columns)]
+    rows = []
     for claim, part in checked.groupby("claim", sort=False):
         for place, row in enumerate(part.to_dict("records")):
-            row["claim"] = "" if place else claim
-            lines += markdown_row([_text(row[name]) for name in columns])
-    return "\n".join([*lines, "", LEGEND]) + "\n"
+            rows.append([_text(row[name]) for name in columns])
+            rows[-1][0] = "" if place else str(claim)
+    return "\n".join(["# Claims", "", *markdown_table(columns, rows), "", LEGEND]) + "\n"
 
 
 def _text(value: Any) -> str:

@@ -73,7 +73,6 @@ The text ``"none"`` stands for None in a parameter. (A study of `imputome.studie
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field, fields, replace
@@ -97,6 +96,7 @@ from imputome.core.links import link
 from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
+from imputome.io.config import from_toml, read_toml
 from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
@@ -113,39 +113,22 @@ SET_BY_TRIAL = ("fraction", "rows", "test", "labels", "gc", "coverage")
 
 # -- the parts of a study ----------------------------------------------------------------------------------------------
 Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and two genes
+Params = dict[str, Any]
 
 
 @validated(frozen=True, config=CLOSED)
 class Subset:
-    """The part of a dataset that a study uses.
+    """The part of a dataset that a study uses; if there are more cells or features, they are drawn with the seed."""
 
-    Attributes
-    ----------
-    name : str
-        Name as in `imputome.datasets`.
-    max_cells, max_features : int, optional
-        Largest number of cells and of features; if there are more, they are drawn at random with the seed.
-    min_genes, min_cells : int, default=0
-        Cells with fewer detected genes, and genes detected in fewer cells, are left out.
-    n_top_genes : int, optional
-        Number of most variable genes to keep, for counts.
-    transform : str, default="identity"
-        A transform of `imputome.core.links`, applied to real values.
-    labels : str, default=""
-        Column of ``obs`` with the class of each row.
-    clinical : dict of str to str, optional
-        Columns of ``obs`` for ``grade``, and for ``time`` and ``event``.
-    """
-
-    name: str
+    name: str  # as in `imputome.datasets`
     max_cells: Limit | None = None
-    min_genes: StrictInt = 0
-    min_cells: StrictInt = 0
-    n_top_genes: Limit | None = None
+    min_genes: StrictInt = 0  # cells with fewer detected genes are left out,
+    min_cells: StrictInt = 0  # and genes detected in fewer cells
+    n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
-    transform: str = "identity"
-    labels: str = ""
-    clinical: dict[str, str] = field(default_factory=dict)
+    transform: str = "identity"  # of `imputome.core.links`, for real values
+    labels: str = ""  # column of ``obs`` with the class of each row
+    clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
     @field_validator("transform")
     @classmethod
@@ -163,10 +146,12 @@ class Subset:
     @property
     def label(self) -> str:
         """Name in tables of results, with the limits."""
-        cells = None if self.max_cells is None else f"at most {self.max_cells} cells"
-        genes = None if self.n_top_genes is None else f"{self.n_top_genes} variable genes"
-        features = None if self.max_features is None else f"at most {self.max_features} features"
-        parts = [part for part in (cells, genes, features) if part]
+        limits = {
+            "at most {} cells": self.max_cells,
+            "{} variable genes": self.n_top_genes,
+            "at most {} features": self.max_features,
+        }
+        parts = [text.format(limit) for text, limit in limits.items() if limit is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
 
@@ -174,35 +159,18 @@ class Subset:
 class Hiding:
     """A way to hide values.
 
-    Attributes
-    ----------
-    scheme : str
-        One of ``imputome.evaluation.splits.SCHEMES``.
-    fraction : float, optional
-        Share of values to hide; by default that of the scheme.
-    scale : {"counts", "log1p", "zscore"}, default="counts"
-        Scale of the scores. With ``"zscore"`` (real values, for all splits of a study) each method is fitted once per
-        trial.
-    params : dict, optional
-        Parameters of the method of ``[base]`` under this split.
-    name : str, default=""
-        Name in tables of results; by default the scheme.
-    options : dict, optional
-        Options of the scheme; only with ``"zscore"``.
-    datasets : tuple of str, optional
-        Names of the datasets that it is for; by default all. Only with ``"zscore"``.
-    coverage : str, default=""
-        The dataset whose coverages are drawn, for the scheme ``low_coverage``.
+    With ``scale="zscore"`` (real values, for all splits of a study) each method is fitted once per trial, and the split
+    can have ``options``, ``datasets`` and ``coverage``.
     """
 
-    scheme: str
-    fraction: StrictFloat | None = None
-    scale: Literal["counts", "log1p", "zscore"] = "counts"
-    params: dict[str, Any] = field(default_factory=dict)
-    name: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    datasets: tuple[str, ...] = ()
-    coverage: str = ""
+    scheme: str  # one of ``imputome.evaluation.splits.SCHEMES``
+    fraction: StrictFloat | None = None  # share of values to hide; by default that of the scheme
+    scale: Literal["counts", "log1p", "zscore"] = "counts"  # of the scores
+    params: Params = field(default_factory=dict)  # of the method of [base] under this split
+    name: str = ""  # in tables of results; by default the scheme
+    options: Params = field(default_factory=dict)  # of the scheme
+    datasets: tuple[str, ...] = ()  # names of those that it is for; by default all
+    coverage: str = ""  # the dataset whose coverages are drawn, for low_coverage
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
@@ -239,38 +207,24 @@ class Configuration:
 class Claim:
     """A statement that the results may support or not; see `imputome.studies.claims.check_claims`.
 
-    Attributes
-    ----------
-    text : str
-        The statement.
-    kind : {"better", "similar", "at_least", "monotone", "close"}
-        ``"better"``: the first of two configurations is better than the second, by at least the share ``value`` of
-        the second. ``"similar"``: the first of two differs from the second by at most the share ``value``.
-        ``"at_least"``: the metric is ``value`` or more. ``"monotone"``: the metric never rises from one configuration
-        to the next. ``"close"``: the metric differs from ``reference``, another metric, by at most the share ``value``.
-    metric : str
-        The metric; splits without it are left out.
-    configurations : tuple of str
-        Names of the configurations.
-    value : float, default=0
-        See ``kind``.
-    reference : str, default=""
-        See ``kind``.
-    control : str, default=""
-        A control; the table of claims then says whether the first configuration is better than it.
-    splits, datasets : tuple of str, optional
-        Labels of splits and names of datasets that the claim is about; by default all.
+    The kinds are:
+
+    - ``"better"``: the first of two configurations is better than the second, by at least the share ``value`` of it,
+    - ``"similar"``: the first of two differs from the second by at most the share ``value``,
+    - ``"at_least"``: the metric is ``value`` or more,
+    - ``"monotone"``: the metric never rises from one configuration to the next,
+    - ``"close"``: the metric differs from ``reference``, another metric, by at most the share ``value``.
     """
 
     text: str
     kind: Literal["better", "at_least", "monotone", "close", "similar"]
-    metric: str
+    metric: str  # splits without it are left out
     configurations: tuple[str, ...]
     value: StrictFloat = 0.0
     reference: str = ""
-    control: str = ""
-    splits: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
+    control: str = ""  # the table of claims says whether the first configuration is better than this control
+    splits: tuple[str, ...] = ()  # labels of those that the claim is about; by default all
+    datasets: tuple[str, ...] = ()  # names of those that the claim is about; by default all
 
     @model_validator(mode="after")
     def _can_be_checked(self) -> Self:
@@ -297,25 +251,13 @@ class Comparison:
 
 @validated(frozen=True, config=CLOSED)
 class Published:
-    """A table of a paper, printed with our numbers.
-
-    Attributes
-    ----------
-    title : str
-        Title of the table.
-    metric, dataset : str
-        Metric and name of the dataset of our numbers.
-    columns : dict of str to str
-        Heading -> configuration or control.
-    rows : dict of str to dict of str to str
-        Label of a split -> heading -> the number in the paper, as text.
-    """
+    """A table of a paper, printed with our numbers for one metric and dataset."""
 
     title: str
     metric: str
     dataset: str
-    columns: dict[str, str]
-    rows: dict[str, dict[str, str]]
+    columns: dict[str, str]  # heading -> configuration or control
+    rows: dict[str, dict[str, str]]  # label of a split -> heading -> the number in the paper, as text
 
     @model_validator(mode="after")
     def _known_headings(self) -> Self:
@@ -326,48 +268,21 @@ class Published:
 
 @validated(frozen=True, config=CLOSED)
 class Study:
-    """A study, as `find_study` reads it from a file: see `imputome.studies.spec` for the file.
+    """A study, as `find_study` reads it from a file: see `imputome.studies.spec` for the file."""
 
-    Attributes
-    ----------
-    name, title : str
-        Name of the file, and what the study asks.
-    datasets : tuple of Subset
-    splits : tuple of Hiding
-    configurations : tuple of Configuration
-        The first is the base.
-    claims : tuple of Claim, optional
-    comparisons : tuple of Comparison, optional
-    published : tuple of Published, optional
-    controls : tuple of str, optional
-        Controls in addition to `standard_controls`.
-    shown : tuple of str, optional
-        Metrics of the printed tables; by default all.
-    spread : {"sd", "interval"}, default="sd"
-        What the tables print after a mean: standard deviation over trials, or half of the 95 % interval of the mean.
-    gc : str, default=""
-        CSV file with the GC content of the genes.
-    paper : str, default=""
-        Source of the claims.
-    trials : int, default=1
-        Repetitions, each with its own seed.
-    seed : int, default=0
-        Seed that all others are derived from.
-    """
-
-    name: str
+    name: str  # of the file
     title: str
     datasets: Annotated[tuple[Subset, ...], Field(min_length=1)]
     splits: Annotated[tuple[Hiding, ...], Field(min_length=1)]
-    configurations: Annotated[tuple[Configuration, ...], Field(min_length=1)]
+    configurations: Annotated[tuple[Configuration, ...], Field(min_length=1)]  # the first is the base
     claims: tuple[Claim, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
-    controls: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-    spread: Literal["sd", "interval"] = "sd"
-    gc: str = ""
-    paper: str = ""
+    controls: tuple[str, ...] = ()  # in addition to `standard_controls`
+    shown: tuple[str, ...] = ()  # metrics of the printed tables; by default all
+    spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
+    gc: str = ""  # CSV file with the GC content of the genes
+    paper: str = ""  # source of the claims
     trials: Annotated[StrictInt, Field(ge=1)] = 1
     seed: Annotated[StrictInt, Field(ge=0)] = 0
 
@@ -446,13 +361,7 @@ class Study:
         return {name: MethodSpec(name) for name in every}
 
     def only(self, dataset_names: Iterable[str]) -> Study:
-        """The same study on some of its datasets.
-
-        Raises
-        ------
-        InputError
-            No name is given, or the study has no dataset of that name.
-        """
+        """The same study on some of its datasets, at least one."""
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
@@ -494,7 +403,7 @@ class _Base:
 
     method: str
     after: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
 
 
 @validated(frozen=True, config=CLOSED)
@@ -504,7 +413,7 @@ class _Variant:
     name: str
     method: str | None = None
     after: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
 
 
 @validated(frozen=True, config=CLOSED)
@@ -513,7 +422,7 @@ class _Quick:
 
     trials: int | None = None
     datasets: tuple[Any, ...] | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -522,7 +431,7 @@ class _MethodTables:
     """The tables of a file that the configurations are made of."""
 
     base: _Base
-    common: dict[str, Any] = field(default_factory=dict)
+    common: Params = field(default_factory=dict)
     factors: tuple[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], ...] = ()
     configurations: tuple[_Variant, ...] = ()
     quick: _Quick | None = None
@@ -546,7 +455,7 @@ class _MethodTables:
             method = variant.method or self.base.method
             base = self.base if method == self.base.method else _Base(method)
             params = {**self.common, **base.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
-            params = {key: _none_or(value) for key, value in params.items()}
+            params = {key: from_toml(value) for key, value in params.items()}
             after = base.after if variant.after is None else variant.after
             configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
         return configurations
@@ -576,23 +485,13 @@ def known_studies() -> dict[str, str]:
     ['bulk_imputation', 'design_autoencoder', 'zipo_claims']
     """
     paths = sorted(FOLDER.glob("*.toml"))
-    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["title"] for path in paths}
+    return {path.stem: read_toml(path, "study file", code="study-file")["title"] for path in paths}
 
 
 def find_study(name: str, *, quick: bool = False) -> Study:
-    """A study of the package by its name, or of a TOML file by its path.
+    """A study of the package by its name, or of a .toml file by its path.
 
-    Parameters
-    ----------
-    name : str
-        A name of `known_studies`, or the path of a .toml file.
-    quick : bool, default=False
-        Apply the changes of the table ``[quick]``: the study is then small enough to try out whether it runs.
-
-    Raises
-    ------
-    InputError
-        There is no such study, or the file cannot be read or does not describe a study.
+    With ``quick`` the changes of its table ``[quick]`` are made: it is then small enough to try out whether it runs.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -602,20 +501,13 @@ def find_study(name: str, *, quick: bool = False) -> Study:
                 code="study-unknown",
             )
         path = FOLDER / f"{name}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no study file {path}", code="study-file-missing") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"the study file {path} is not valid TOML: {error}", code="study-file-unreadable") from error
+    content = read_toml(path, "study file", code="study-file")
     if content.get("gc"):
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
         return _study(path.stem, content, quick)
-    except ValidationError as error:
-        raise _within(path.name, _first_fault(error)) from error
-    except InputError as error:
-        raise _within(path.name, error) from error
+    except (ValidationError, InputError) as error:
+        raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
 
 
 def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
@@ -651,10 +543,6 @@ def _first_fault(error: ValidationError) -> InputError:
         known = ", ".join(entry.name for entry in fields(model))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
     return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
-
-
-def _none_or(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() == "none" else value
 
 
 def _plain(value: Any) -> str:

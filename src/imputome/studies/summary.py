@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imputome.studies.results import summary
@@ -44,17 +45,7 @@ def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 def markdown(study: Study, table: pd.DataFrame) -> str:
     """The scores as Markdown: one table per dataset and split, a row per configuration and a column per metric.
 
-    Parameters
-    ----------
-    study : Study
-        ``study.shown`` lists the metrics; by default all.
-    table : DataFrame
-        Rows of results.
-
-    Returns
-    -------
-    str
-        With the computations that were skipped or failed, and the reasons, at the end.
+    The computations that were skipped or failed, and the reasons, are at the end.
     """
     scores = by_configuration(study, table)
     lines = [f"# {study.name}", "", study.title, ""]
@@ -62,15 +53,13 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
         share = "" if scheme in named else f", {fraction:g} hidden"
-        lines += [f"## {dataset}, {scheme}{share}", ""]
-        lines += markdown_row(["", *metrics])
-        lines += ["|" + " --- |" * (len(metrics) + 1)]
-        for _, rows in part.groupby(["method", "parameters"], sort=False):
-            cells = {row["metric"]: _cell(row, study.spread) for row in rows.to_dict("records")}
-            label = " = ".join(dict.fromkeys(rows["configuration"]))
-            label += " (control)" if rows["control"].iloc[0] else ""
-            lines += markdown_row([label, *(cells.get(metric, "") for metric in metrics)])
-        lines.append("")
+        rows = []
+        for _, scores_of in part.groupby(["method", "parameters"], sort=False):
+            cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}
+            label = " = ".join(dict.fromkeys(scores_of["configuration"]))
+            label += " (control)" if scores_of["control"].iloc[0] else ""
+            rows.append([label, *(cells.get(metric, "") for metric in metrics)])
+        lines += [f"## {dataset}, {scheme}{share}", "", *markdown_table(["", *metrics], rows), ""]
     spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
     lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
@@ -80,12 +69,12 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_row(cells: list[str]) -> list[str]:
-    """One line of a Markdown table."""
-    return ["| " + " | ".join(cells) + " |"]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def with_spread(row: dict[str, Any], kind: str) -> str:
+def _with_spread(row: dict[str, Any], kind: str) -> str:
     """Mean and spread of a row of `by_configuration`; ``kind`` is that of ``Study.spread``."""
     if row["n"] < 2:
         return f"{row['mean']:.4g}"
@@ -100,7 +89,7 @@ def half_interval(sd: float, n: int) -> float:
 
 
 def _cell(row: dict[str, Any], kind: str) -> str:
-    text = f"**{with_spread(row, kind)}**" if row["best"] else with_spread(row, kind)
+    text = f"**{_with_spread(row, kind)}**" if row["best"] else _with_spread(row, kind)
     return f"{text} !" if row["loses_to"] else text
 
 
@@ -119,12 +108,12 @@ def published_markdown(study: Study, table: pd.DataFrame) -> str:
 
 
 def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]:
-    lines = [*markdown_row(["", *published.columns]), "|" + " --- |" * (len(published.columns) + 1)]
+    rows = []
     for split, figures in published.rows.items():
-        cells = []
+        cells = [split]
         for heading, configuration in published.columns.items():
-            rows = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
-            ours = with_spread(rows[0], spread) if rows else "-"
+            found = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
+            ours = _with_spread(found[0], spread) if found else "-"
             cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
-        lines += markdown_row([split, *cells])
-    return lines
+        rows.append(cells)
+    return markdown_table(["", *published.columns], rows)
