@@ -60,7 +60,7 @@ def test_the_interval_is_students(seed):
     test = scipy.stats.ttest_1samp(values, 0.0)
     expected = "unclear" if test.pvalue > 0.05 else "yes" if test.statistic > 0 else "no"
     assert found.held == expected
-    assert found.mean / found.se == pytest.approx(test.statistic)
+    assert found.estimate / found.se == pytest.approx(test.statistic)
 
 
 def test_one_seed_or_none_decides_nothing():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from imputome.studies.results import costs
 from imputome.studies.spec import Claim, Study
-from imputome.studies.summary import TABLE_KEYS, half_interval, markdown_table, values_by_configuration
-
-if TYPE_CHECKING:
-    import pandas as pd
+from imputome.studies.summary import TABLE_KEYS, half_interval, markdown_table, named
 
 TEST_COLUMNS = ["dataset", "scheme", "metric", "first", "second", "mean_first", "mean_second", "difference", "n", "p"]
 
@@ -24,10 +22,9 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the median of the
     first minus the second.
     """
-    import pandas as pd
     from scipy.stats import wilcoxon
 
-    values = values_by_configuration(study, table)
+    values = named(study, table[table["status"] == "ok"])
     rows = []
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
         for comparison in study.comparisons:
@@ -76,10 +73,14 @@ class MeanDifference(NamedTuple):
     ``held`` is ``"yes"``, ``"no"`` or ``"unclear"``, by the 95 % interval of the mean.
     """
 
-    mean: float
+    held: str
+    estimate: float
     se: float
     n: int
-    held: str
+    evidence: str = ""  # the numbers as text
+
+
+UNKNOWN = MeanDifference("unclear", math.nan, math.nan, 0)
 
 
 def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -101,9 +102,7 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     - ``beats_control``: the same test of the first configuration against the control of the claim,
     - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
     """
-    import pandas as pd
-
-    values = values_by_configuration(study, table)
+    values = named(study, table[table["status"] == "ok"])
     rows: list[dict[str, Any]] = []
     names = {subset.label: subset.name for subset in study.datasets}
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
@@ -117,10 +116,9 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
             metrics = [metric for metric in (claim.metric, claim.reference) if metric]
             missing = [name for name in claim.configurations for metric in metrics if (metric, name) not in wide]
             if missing:
-                unknown = MeanDifference(math.nan, math.nan, 0, "unclear")
-                rows.append({**row, **_row(unknown, f"no result of {missing[0]}")})
+                rows.append({**row, **UNKNOWN._replace(evidence=f"no result of {missing[0]}")._asdict()})
                 continue
-            row |= {**CLAIM_CHECKS[claim.kind](claim, wide), **_context(claim, wide)}
+            row |= {**CLAIM_CHECKS[claim.kind](claim, wide)._asdict(), **_context(claim, wide)}
             if row["held"] == "yes" and _collapsed(claim, wide):
                 row["held"] = "collapsed"
             rows.append(row)
@@ -131,48 +129,50 @@ def mean_difference(differences: np.ndarray) -> MeanDifference:
     """The mean of (n,) differences over trials; with one that is not finite it is unclear whether it is above 0."""
     n = len(differences)
     if n == 0 or not np.isfinite(differences).all():
-        return MeanDifference(math.nan, math.nan, n, "unclear")
+        return UNKNOWN._replace(n=n)
     mean = float(differences.mean())
     if n == 1:
-        return MeanDifference(mean, math.nan, n, "unclear")
+        return UNKNOWN._replace(n=1, estimate=mean)
     sd = float(differences.std(ddof=1))
-    se, half = sd / math.sqrt(n), half_interval(sd, n)
-    return MeanDifference(mean, se, n, "yes" if mean > half else "no" if mean < -half else "unclear")
+    half = half_interval(sd, n)
+    held = "yes" if mean > half else "no" if mean < -half else "unclear"
+    return MeanDifference(held, mean, sd / math.sqrt(n), n)
 
 
-def _better(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _better(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     first, second = (wide[claim.metric, name] for name in claim.configurations)
     difference = _improvement(wide, claim.metric, *claim.configurations)
     evidence = f"{first.mean():.5g} against {second.mean():.5g}"
-    if math.isnan(difference.mean):
-        return _row(difference, f"{evidence}: not finite in every trial")
-    evidence += f": {'better' if difference.mean >= 0 else 'worse'} by {abs(difference.mean):.3g}"
+    if math.isnan(difference.estimate):
+        return difference._replace(evidence=f"{evidence}: not finite in every trial")
+    evidence += f": {'better' if difference.estimate >= 0 else 'worse'} by {abs(difference.estimate):.3g}"
     evidence += "" if math.isnan(difference.se) else f" ± {difference.se:.2g}"
     if claim.value:
         beyond = _improvement(wide, claim.metric, *claim.configurations, margin=claim.value)
         difference = difference._replace(held=beyond.held)
         evidence += f", which is {1 - first.mean() / second.mean():.2%}; {claim.value:.0%} or more is claimed"
-    return _row(difference, evidence)
+    return difference._replace(evidence=evidence)
 
 
-def _similar(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _similar(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
     relative = mean_difference(pair[:, 0] / pair[:, 1] - 1)
-    evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.mean:+.2%}"
+    evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.estimate:+.2%}"
     if math.isnan(relative.se):
-        return _row(relative._replace(held="unclear"), evidence)
+        return relative._replace(held="unclear", evidence=evidence)
     half = half_interval(relative.se * math.sqrt(relative.n), relative.n)
-    within, outside = abs(relative.mean) + half <= claim.value, abs(relative.mean) - half > claim.value
+    within, outside = abs(relative.estimate) + half <= claim.value, abs(relative.estimate) - half > claim.value
     held = "yes" if within else "no" if outside else "unclear"
-    return _row(relative._replace(held=held), f"{evidence} ± {relative.se:.2%}; {claim.value:.0%} or less is claimed")
+    evidence += f" ± {relative.se:.2%}; {claim.value:.0%} or less is claimed"
+    return relative._replace(held=held, evidence=evidence)
 
 
-def _at_least(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _at_least(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     values = wide[claim.metric, claim.configurations[0]].dropna().to_numpy()
     return _in_every_trial(values >= claim.value, values, f"{_mean(values)}, {claim.value:g} or more is claimed")
 
 
-def _monotone(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _monotone(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     # (trials, configurations)
     curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
     steps = np.diff(curves, axis=1)
@@ -181,10 +181,10 @@ def _monotone(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
     curve = ", ".join(f"{value:.3g}" for value in curves.mean(axis=0))
     falling = int((steps <= 0).all(axis=1).sum())
     evidence = f"means {curve}; no step rises in {falling} of {len(curves)} trials"
-    return _row(fall._replace(held="no" if rises else fall.held), evidence)
+    return fall._replace(held="no" if rises else fall.held, evidence=evidence)
 
 
-def _close(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _close(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     pair = wide[[(name, claim.configurations[0]) for name in (claim.metric, claim.reference)]].dropna().to_numpy()
     change = np.abs(pair[:, 0] / pair[:, 1] - 1)
     return _in_every_trial(
@@ -219,18 +219,13 @@ def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, ma
     return mean_difference((1 - margin) * costs_of[1] - costs_of[0])
 
 
-def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> dict[str, Any]:
+def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> MeanDifference:
     """A claim that holds, or does not hold, if it does so in every trial."""
     n, k = len(holds), int(np.sum(holds))
     held = "unclear" if n == 0 or 0 < k < n else "yes" if k else "no"
     mean = float(values.mean()) if n else math.nan
     se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return _row(MeanDifference(mean, se, n, held), f"{claimed}: in {k} of {n} trials")
-
-
-def _row(difference: MeanDifference, evidence: str) -> dict[str, Any]:
-    columns = {"held": difference.held, "estimate": difference.mean, "se": difference.se, "n": difference.n}
-    return {**columns, "evidence": evidence}
+    return MeanDifference(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
 
 
 def _mean(values: np.ndarray) -> str:

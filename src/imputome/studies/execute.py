@@ -16,12 +16,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
 from imputome.core.atomic import atomic_path
 from imputome.core.data import Data
@@ -34,9 +35,6 @@ from imputome.studies.results import COLUMNS, read, table_of, write
 from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 from imputome.studies.summary import by_configuration, markdown, published_markdown
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARTS_FOLDER = "parts"  # of the files of the units
 POLL_SECONDS = 0.5  # between two looks at the work of other processes
@@ -77,18 +75,13 @@ def execute(
     function of a module; each process then has its own copy of the data and one thread: networks of this size are not
     faster with more.
     """
-    import pandas as pd
-
     folder = Path(folder)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
     specs = [configuration.spec for configuration in study.configurations]
     if workers > 1 and not all(isinstance(spec.method, str) for spec in specs):
         raise InputError(
-            "several processes can only run registered methods: pass {workers}, or register the class in the "
-            "entry-point group imputome.methods",
-            code="method-not-registered",
-            workers=1,
+            "several processes can only run registered methods: pass {workers}", code="method-not-registered", workers=1
         )
     try:
         (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -135,10 +128,7 @@ def _tables(study: Study, load: Loader) -> Tables:
         table = load(name)
         columns = [column for column in getattr(table, "columns", ()) if str(column).startswith("Cov.")]
         if not columns:
-            raise InputError(
-                f"{name} has no coverages, columns whose names begin with Cov.: give another dataset",
-                code="coverage-missing",
-            )
+            raise InputError(f"{name} has no coverages (columns Cov.*): give another dataset", code="coverage-missing")
         coverage[name] = table[columns].to_numpy()
     return Tables(read_gc(study.gc) if study.gc else {}, coverage)
 
@@ -191,9 +181,7 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
     """
     adata = load(subset.name)
     if not hasattr(adata, "obs_names"):
-        raise InputError(
-            f"{subset.name} is a table, not a matrix of cells x genes: a study cannot use it", code="not-a-matrix"
-        )
+        raise InputError(f"{subset.name} is a table, not a matrix of cells x genes", code="not-a-matrix")
     where = f"{subset.name}: "
     labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if subset.labels else None
     clinical = {name: _numbers(obs_column(adata, column, where)) for name, column in subset.clinical.items()}
@@ -212,16 +200,12 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
     if subset.max_features is not None and subset.max_features < data.shape[1]:
         rng = np.random.default_rng(seed_for(subset.name, "features", base=seed))
         data = data.subset(columns=np.sort(rng.choice(data.shape[1], subset.max_features, replace=False)))
-    if min(data.shape) < 2:
-        raise InputError(
-            f"{subset.label}: only {data.shape[0]} cells x {data.shape[1]} genes are left", code="too-little-data"
-        )
+    n, G = data.shape
+    if min(n, G) < 2:
+        raise InputError(f"{subset.label}: only {n} cells x {G} genes are left", code="too-little-data")
     if subset.transform != "identity":
         if data.kind == "counts":
-            raise InputError(
-                f"{subset.name}: transform is for real values, and these are counts: leave it out",
-                code="transform-kind",
-            )
+            raise InputError(f"{subset.name}: leave out transform, which is for real values", code="transform-kind")
         data = replace(data, X=link(subset.transform).forward(data.X), bounds=(-np.inf, np.inf))
     labels = None if labels is None else labels[places]
     return Dataset(subset.label, data, labels, {name: numbers[places] for name, numbers in clinical.items()})
@@ -229,8 +213,6 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
 
 def _numbers(column: pd.Series) -> np.ndarray:
     """A column as numbers; texts such as G2, G3, G4 are ranked in alphabetical order. NaN stays."""
-    import pandas as pd
-
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=np.float64)
     codes, _ = pd.factorize(column.astype(object), sort=True)
@@ -240,14 +222,10 @@ def _numbers(column: pd.Series) -> np.ndarray:
 def _most_variable(data: Data, subset: Subset) -> np.ndarray:
     """Positions of the most variable genes by Seurat's ``vst``, sorted."""
     import scanpy as sc
-    import scipy.sparse as sp
     from anndata import AnnData
 
     if data.kind != "counts":
-        raise InputError(
-            f"{subset.name}: n_top_genes ranks genes of counts, and these are real values: leave it out",
-            code="variable-genes-kind",
-        )
+        raise InputError(f"{subset.name}: leave out n_top_genes, which is for counts", code="variable-genes-kind")
     try:
         table = sc.pp.highly_variable_genes(
             AnnData(sp.csr_matrix(data.X)), flavor="seurat_v3", n_top_genes=subset.n_top_genes, inplace=False
@@ -305,10 +283,11 @@ def run_processes(
     processes = [
         context.Process(target=run_in_child, args=(work, each, os.getpid(), errors), daemon=True) for each in arguments
     ]
+    unset = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, str(threads)))
     try:
-        with _threads_of_children(threads):
-            for process in processes:
-                process.start()
+        for process in processes:
+            process.start()
         while any(process.is_alive() for process in processes) and errors.empty():
             report()
             time.sleep(POLL_SECONDS)
@@ -316,6 +295,8 @@ def run_processes(
             message: Message = errors.get()
             raise InputError(message)
     finally:
+        for name in unset:
+            os.environ.pop(name, None)
         for process in processes:
             if process.is_alive():
                 process.terminate()
@@ -340,14 +321,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(1)
-
-
-@contextmanager
-def _threads_of_children(number: int) -> Iterator[None]:
-    unset = [name for name in THREAD_VARIABLES if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, str(number)))
-    try:
-        yield
-    finally:
-        for name in unset:
-            os.environ.pop(name, None)

@@ -74,11 +74,6 @@ class MethodSpec:
         """The parameters as JSON, as they are in tables of results."""
         return json.dumps(self.params, sort_keys=True, default=str)
 
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """The kinds of data that the method takes."""
-        return frozenset({"counts"}) if self.method in REFERENCE_PREDICTIONS else info(self.method).kinds
-
 
 def parse_method(method: Method | MethodSpec) -> MethodSpec:
     """A method to run, with its parameters checked.
@@ -124,20 +119,18 @@ def with_controls(specs: Iterable[MethodSpec], kind: Kind) -> list[MethodSpec]:
     """The standard controls, then the methods; equal ones once."""
     specs = list(specs)
     for spec in specs:
-        check_kind(spec.name, spec.kinds, kind, parameter="methods")
+        check_kind(spec, kind, parameter="methods")
     every = [*(MethodSpec(name) for name in standard_controls(kind)), *specs]
     return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
 
 
 # -- checks of parameters ----------------------------------------------------------------------------------------------
-def check_kind(method: str, kinds: Collection[Kind], kind: Kind, *, parameter: str) -> None:
+def check_kind(spec: MethodSpec, kind: Kind, *, parameter: str) -> None:
     """Check that a method takes data of this kind."""
+    kinds = ("counts",) if spec.method in REFERENCE_PREDICTIONS else info(spec.method).kinds
     if kind not in kinds:
-        raise InputError(
-            f"{method} does not take {kind} data: `imputome methods` lists the data that each method takes",
-            code="method-kind",
-            parameter=parameter,
-        )
+        text = f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes"
+        raise InputError(text, code="method-kind", parameter=parameter)
 
 
 def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
@@ -177,7 +170,7 @@ def to_dataset(
         raise InputError(report.errors[0], code="input-unusable")
     if report.state in ("log1p", "normalized"):
         raise InputError(
-            f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}",
+            f"{report.where} looks {report.state}, and raw counts are needed: pass {{layer}}",
             code="not-raw-counts",
             layer=...,
         )

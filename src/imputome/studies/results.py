@@ -13,6 +13,7 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
+from imputome.methods import info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
         if path.suffix == ".parquet":
             table.to_parquet(partial, index=False)
         else:
-            compression = "gzip" if path.suffix == ".gz" else None
-            table.to_csv(partial, index=False, sep=_separator(path), compression=compression)
+            table.to_csv(partial, index=False, sep=_separator(path))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -167,8 +167,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def is_control(method: str) -> bool:
     """Whether the method of a row is a control."""
-    from imputome.methods import info, names
-
     return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
@@ -153,8 +154,13 @@ def run_study(
             trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
             base: dict[str, Any] = {"dataset": dataset.name, "scheme": f"{scheme} (leaky)" if leaky else scheme}
             base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
-            keys = [{**base, **_key_of_method(spec, settings)} for spec in to_run]
-            todo = [(spec, key) for spec, key in zip(to_run, keys, strict=True) if key_of(key) not in journal.done]
+            todo = []
+            for spec in to_run:
+                after = {"after": spec.after} if spec.after else {}
+                key = {**base, "method": spec.label, "parameters": spec.parameters}
+                key["options"] = json.dumps({**settings, **after}, default=str)
+                if key_of(key) not in journal.done:
+                    todo.append((spec, key))
             part += 1
             if not todo:
                 continue
@@ -177,12 +183,6 @@ def _with_time_left(progress: Progress | None) -> Progress:
             progress(share, text if math.isnan(left) else f"{text}, about {left:.0f} s left")
 
     return report
-
-
-def _key_of_method(spec: MethodSpec, settings: dict[str, Any]) -> dict[str, str]:
-    """What distinguishes the computations on one split."""
-    settings = {**settings, "after": spec.after} if spec.after else settings
-    return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(settings, default=str)}
 
 
 class _Step(NamedTuple):
@@ -303,16 +303,10 @@ def _check(
         check_choice("downstream", analysis, DOWNSTREAM)
     check_choice("protocol", protocol, ("honest", "as_published"))
     if downstream and any(dataset.labels is None for dataset in datasets):
-        raise InputError(
-            "downstream analyses compare with known classes: pass {labels}, a column of obs",
-            code="labels-needed",
-            labels=...,
-        )
+        raise InputError("downstream analyses need known classes: pass {labels}", code="labels-needed", labels=...)
     if protocol == "as_published" and scheme.startswith("thin"):
         raise InputError(
-            "protocol='as_published' normalises counts, which cannot be thinned after that: pass {scheme}",
-            code="protocol-scheme",
-            scheme="random",
+            "protocol='as_published' gives no counts to thin: pass {scheme}", code="protocol-scheme", scheme="random"
         )
     if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
         raise InputError(
@@ -330,13 +324,10 @@ def _check(
             f"two datasets have the name {max(names, key=names.count)!r}: give each its own", code="dataset-twice"
         )
     if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
-        raise InputError(
-            "downstream analyses find cells by name, and some names occur twice: make them unique first",
-            code="names-not-unique",
-        )
+        raise InputError("downstream analyses find cells by name: make the names unique", code="names-not-unique")
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
         raise InputError(
-            "the downstream analysis 'de' is for counts: leave it out for real values",
+            "downstream='de' is for counts: leave it out",
             code="downstream-kind",
             parameter="downstream",
         )
@@ -344,8 +335,6 @@ def _check(
 
 def _published(data: Data) -> Data:
     """Counts times the median library size over their own, computed with the values that will be hidden."""
-    import scipy.sparse as sp
-
     if data.kind != "counts":
         raise InputError("protocol='as_published' is for counts", code="protocol-kind", parameter="protocol")
     depth = data.depth
@@ -371,9 +360,7 @@ def read_gc(path: str) -> dict[str, float]:
         return pd.read_csv(path, index_col=0).iloc[:, 0].astype(np.float64).to_dict()
     except (OSError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path} is not a CSV file with a header and two columns, gene and GC content: {error}",
-            code="gc-file",
-            parameter="gc",
+            f"{path} needs a header and two columns, gene and GC content: {error}", code="gc-file", parameter="gc"
         ) from error
 
 
@@ -423,15 +410,9 @@ def run_trial(
     """
     tables = tables or Tables()
     if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
-        raise InputError(
-            f"{dataset.name}: these splits need real values without gaps, and it has counts or gaps",
-            code="data-not-complete",
-        )
+        raise InputError(f"{dataset.name}: these splits need real values without gaps", code="data-not-complete")
     if not dataset.data.obs_names.is_unique:
-        raise InputError(
-            f"{dataset.name}: rows are found by name, and some names occur twice: make them unique first",
-            code="names-not-unique",
-        )
+        raise InputError(f"{dataset.name}: rows are found by name: make the names unique", code="names-not-unique")
     specs = with_controls([parse_method(method) for method in methods], "real")
     journal = Journal(output)
     trial_seed = seed_for(dataset.name, "rows", trial, base=seed)

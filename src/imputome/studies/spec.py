@@ -390,10 +390,8 @@ def _within(where: str, error: InputError) -> InputError:
 def _check_known(what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
     for name in given:
         if name not in known:
-            raise _wrong(
-                f"{where}there is no {what} {name!r}: choose from {', '.join(dict.fromkeys(known))}",
-                code=f"{what}-unknown",
-            )
+            choices = ", ".join(dict.fromkeys(known))
+            raise _wrong(f"{where}there is no {what} {name!r}: choose from {choices}", code=f"{what}-unknown")
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from imputome.studies.results import summary
 from imputome.studies.spec import Published, Study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LEVEL = 0.95  # of the intervals
 TABLE_KEYS = ["dataset", "scheme", "fraction"]  # each combination has its own table
@@ -18,17 +17,11 @@ TABLE_KEYS = ["dataset", "scheme", "fraction"]  # each combination has its own t
 
 def by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """`imputome.studies.results.summary` with the names of the configurations; two equal ones give two rows."""
-    return _named(study, summary(table))
+    return named(study, summary(table))
 
 
-def values_by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of successful computations, with the names of the configurations."""
-    return _named(study, table[table["status"] == "ok"])
-
-
-def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
+def named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the names of the configurations that they belong to, in the order of the study."""
     parts = []
     for split in study.splits:
         names = study.names_of_rows(split)
@@ -37,9 +30,9 @@ def _named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
         part = part.assign(configuration=[names.get(key, []) for key in keys])
         parts.append(part.explode("configuration").dropna(subset="configuration"))
     order = {subset.label: place for place, subset in enumerate(study.datasets)}
-    named = pd.concat(parts, ignore_index=True)
-    named = named.sort_values("dataset", kind="stable", key=lambda labels: labels.map(order), ignore_index=True)
-    return named[["configuration", *rows.columns]]
+    table = pd.concat(parts, ignore_index=True)
+    table = table.sort_values("dataset", kind="stable", key=lambda labels: labels.map(order), ignore_index=True)
+    return table[["configuration", *rows.columns]]
 
 
 def markdown(study: Study, table: pd.DataFrame) -> str:
@@ -49,10 +42,10 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     """
     scores = by_configuration(study, table)
     lines = [f"# {study.name}", "", study.title, ""]
-    named = {split.name for split in study.splits}
+    split_names = {split.name for split in study.splits}
     for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
-        share = "" if scheme in named else f", {fraction:g} hidden"
+        share = "" if scheme in split_names else f", {fraction:g} hidden"
         rows = []
         for _, scores_of in part.groupby(["method", "parameters"], sort=False):
             cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}

@@ -28,9 +28,9 @@ from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
-from imputome.methods import get, info
+from imputome.methods import get
 from imputome.studies.execute import POLL_SECONDS, WORKER_DIED, run_processes
-from imputome.studies.inputs import Progress, check_choice, check_kind
+from imputome.studies.inputs import MethodSpec, Progress, check_choice, check_kind
 
 Objective = Literal["nll", "poisson_loss"]
 
@@ -129,11 +129,9 @@ def tune(
     After ``timeout`` seconds no trial is started. Each of several workers has its own copy of the data and its share of
     the cores.
     """
-    path = storage_path(storage)
-    fixed = dict(params or {})
-    _check(data, method, trials, objective, fixed, workers, timeout)
     deadline = math.inf if timeout is None else time.time() + timeout
-    task = _Task(data, method, trials, path, objective, fixed, seed, deadline)
+    task = _Task(data, method, trials, storage_path(storage), objective, dict(params or {}), seed, deadline)
+    _check(task, workers, timeout)
     study = _open_study(task)
     # each trial takes a permit, so that together the processes run as many as are missing, and no more
     missing = max(0, trials - len(_finished(study)))
@@ -152,42 +150,22 @@ def tune(
     return _result(task, study)
 
 
-def _check(
-    data: Data,
-    method: str,
-    trials: int,
-    objective: str,
-    params: dict[str, Any],
-    workers: int,
-    timeout: float | None,
-) -> None:
-    check_choice("objective", objective, get_args(Objective))
-    if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
-        raise InputError(
-            f"trials={trials} and workers={workers} must be at least 1, and timeout={timeout} must be positive",
-            code="out-of-range",
-        )
-    check_kind(method, info(method).kinds, data.kind, parameter="method")
-    if objective == "poisson_loss" and data.kind != "counts":
-        raise InputError(
-            "objective='poisson_loss' holds molecules out, and these are real values",
-            code="objective-kind",
-            parameter="objective",
-        )
-    cls = get(method)
+def _check(task: _Task, workers: int, timeout: float | None) -> None:
+    check_choice("objective", task.objective, get_args(Objective))
+    if task.trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
+        text = f"trials={task.trials}, workers={workers} and timeout={timeout} must be positive"
+        raise InputError(text, code="out-of-range")
+    check_kind(MethodSpec(task.method), task.data.kind, parameter="method")
+    if task.objective == "poisson_loss" and task.data.kind != "counts":
+        raise InputError("objective='poisson_loss' is for counts", code="objective-kind", parameter="objective")
+    cls = get(task.method)
     if not cls.search_space:
-        raise InputError(
-            f"{method} declares no search space, so there is nothing to tune: set its parameters by hand",
-            code="no-search-space",
-            parameter="method",
-        )
-    check_parameters(cls, params)
-    if not set(cls.search_space) - set(params):
-        raise InputError(
-            f"all parameters of the search space are fixed: leave out one of {', '.join(cls.search_space)}",
-            code="nothing-to-tune",
-            parameter="params",
-        )
+        text = f"{task.method} declares no search space: set its parameters by hand"
+        raise InputError(text, code="no-search-space", parameter="method")
+    check_parameters(cls, task.params)
+    if not task.space:
+        text = f"nothing is left to tune: do not fix all of {', '.join(cls.search_space)}"
+        raise InputError(text, code="nothing-to-tune", parameter="params")
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
@@ -286,15 +264,11 @@ def storage_path(storage: str | Path) -> Path:
     """The SQLite file of a study, which need not exist, checked before any computation; ``sqlite:///`` is allowed."""
     text = str(storage).removeprefix("sqlite:///")
     if "://" in text:
-        raise InputError(
-            f"the storage {storage} is not an SQLite file: give the path of one",
-            code="storage-not-sqlite",
-            parameter="storage",
-        )
+        raise InputError(f"{storage} is no SQLite file: give a path", code="storage-not-sqlite", parameter="storage")
     path = Path(text).absolute()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(
-            f"no study can be kept in {text}: give a file in an existing folder that you can write to",
+            f"{text} cannot be created: choose a file in a folder with write permission",
             code="storage-not-writable",
             parameter="storage",
         )
@@ -309,49 +283,32 @@ def storage_path(storage: str | Path) -> Path:
         ) from error
     if tables and "studies" not in tables:
         raise InputError(
-            f"{text} is a database, but not one of Optuna: pass another {{storage}}",
-            code="storage-not-optuna",
-            storage=...,
+            f"{text} is not a database of Optuna: pass another {{storage}}", code="storage-not-optuna", storage=...
         )
     return path
-
-
-def _create_or_load(path: Path) -> Any:
-    import optuna
-
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-    )
-    return optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=storage,
-        direction="minimize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS),
-    )
 
 
 def _open_study(task: _Task, worker: int = 0) -> Any:
     """The Optuna study in the file of a task, created if there is none."""
     import optuna
 
-    for attempt in range(OPEN_ATTEMPTS):
+    for attempt in range(1, OPEN_ATTEMPTS + 1):
         try:
-            study = _create_or_load(task.storage)
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{task.storage}",
+                engine_kwargs={"connect_args": {"timeout": 60}},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+            study = optuna.create_study(study_name=STUDY_NAME, storage=storage, load_if_exists=True)
             break
         except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
-            if attempt < OPEN_ATTEMPTS - 1:  # another call may be creating the same file at this moment
-                time.sleep(POLL_SECONDS)
-                continue
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"the study in {task.storage} cannot be opened: {reason}",
-                code="storage-unreadable",
-                parameter="storage",
-            ) from error
+            if attempt == OPEN_ATTEMPTS:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                text = f"the study in {task.storage} cannot be opened: {reason}"
+                raise InputError(text, code="storage-unreadable", parameter="storage") from error
+            time.sleep(POLL_SECONDS)  # another call may be creating the same file at this moment
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS)
     # a study that continues must not draw again what it drew first
     drawn = len(study.get_trials(deepcopy=False))
     seed = seed_for("tune", worker, drawn, base=task.seed) % 2**32
@@ -366,8 +323,7 @@ def _open_study(task: _Task, worker: int = 0) -> Any:
         if stored.get(what) != value:
             other = "" if what == "input" else f", {stored.get(what)!r} instead of {value!r}"
             raise InputError(
-                f"{task.storage} holds a study with another {what}{other}: pass another {{storage}}, or the same "
-                f"{what} as before",
+                f"{task.storage} has another {what}{other}: pass another {{storage}}, or the same {what}",
                 code="study-differs",
                 storage=...,
             )
