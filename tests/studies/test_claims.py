@@ -17,13 +17,15 @@ from imputome.studies.claims import (
     check_claims,
     claims_markdown,
     comparisons_markdown,
+    half_interval,
+    markdown,
     mean_difference,
+    published_markdown,
     wilcoxon_tests,
 )
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
 from imputome.studies.spec import Claim, Comparison, Configuration, Hiding, Published, Study, Subset
-from imputome.studies.summary import half_interval, markdown, published_markdown
 
 A, B, C = (Configuration(name, MethodSpec("poisson_nmf", {"n_components": k})) for k, name in enumerate("ABC", start=2))
 

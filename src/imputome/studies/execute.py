@@ -29,12 +29,19 @@ from imputome.core.data import Data
 from imputome.core.links import link
 from imputome.errors import ImputomeError, InputError, Message, missing_extra
 from imputome.evaluation.splits import seed_for
-from imputome.studies.claims import check_claims, claims_markdown, comparisons_markdown, wilcoxon_tests
+from imputome.studies.claims import (
+    by_configuration,
+    check_claims,
+    claims_markdown,
+    comparisons_markdown,
+    markdown,
+    published_markdown,
+    wilcoxon_tests,
+)
 from imputome.studies.inputs import Dataset, MethodSpec, Progress, detected, obs_column, to_dataset
 from imputome.studies.results import COLUMNS, read, table_of, write
 from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
-from imputome.studies.summary import by_configuration, markdown, published_markdown
 
 PARTS_FOLDER = "parts"  # of the files of the units
 POLL_SECONDS = 0.5  # between two looks at the work of other processes

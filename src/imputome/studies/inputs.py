@@ -174,12 +174,9 @@ def to_dataset(
             code="not-raw-counts",
             layer=...,
         )
-    data = as_data(
-        adata.X if layer is None else adata.layers[layer],
-        kind="counts" if report.state == "counts" else "real",
-        obs_names=adata.obs_names,
-        var_names=adata.var_names,
-    )
+    X = adata.X if layer is None else adata.layers[layer]
+    kind: Kind = "counts" if report.state == "counts" else "real"
+    data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
     data, cells = detected(data, min_genes, min_cells)
     return Dataset(name, data, None if classes is None else classes[cells])
 

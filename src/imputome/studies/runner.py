@@ -127,7 +127,11 @@ def run_study(
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream, options = tuple(downstream), dict(options or {})
     trials = range(trials) if isinstance(trials, int) else list(dict.fromkeys(trials))
-    _check(datasets, scheme, downstream, protocol, trials, seed, scale)
+    if not trials or seed < 0:
+        raise InputError(
+            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
+        )
+    _check(datasets, scheme, downstream, protocol, scale)
     if fraction is None:
         fraction = scheme_options(scheme).get("fraction")  # None for a scheme that has no choice
     fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(dict.fromkeys(fraction))
@@ -218,19 +222,13 @@ def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | N
 
 
 def _score_method(
-    spec: MethodSpec,
-    split: Split,
-    dataset: Dataset,
-    downstream: tuple[str, ...],
-    seed: int,
-    scale: Scale,
-    details: bool,
+    spec: MethodSpec, split: Split, dataset: Dataset, analyses: tuple[str, ...], seed: int, scale: Scale, details: bool
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method."""
 
     def score() -> dict[str, float]:
         scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
-        scores |= _downstream_scores(result, dataset, downstream, seed)
+        scores |= _downstream_scores(result, dataset, analyses, seed)
         return scores | (_numbers_in(result.status.details) if details else {})
 
     imputed = _attempt(lambda: _impute(spec, split, seed))
@@ -289,15 +287,7 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
     return scores
 
 
-def _check(
-    datasets: list[Dataset],
-    scheme: str,
-    downstream: tuple[str, ...],
-    protocol: str,
-    trials: Sequence[int],
-    seed: int,
-    scale: str,
-) -> None:
+def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str) -> None:
     check_choice("scheme", scheme, SCHEMES)
     for analysis in downstream:
         check_choice("downstream", analysis, DOWNSTREAM)
@@ -313,10 +303,6 @@ def _check(
             f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' for a scheme that hides entries",
             code="scale-scheme",
             parameter="scale",
-        )
-    if not trials or seed < 0:
-        raise InputError(
-            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
         )
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
@@ -441,20 +427,11 @@ def _fraction(split: Hiding) -> float:
     return float(scheme_options(split.scheme)["fraction"] if split.fraction is None else split.fraction)
 
 
-class _Masked(NamedTuple):
-    """Test rows with NaN, the positions of these, and their share of the values."""
-
-    rows: Data
-    i: np.ndarray
-    j: np.ndarray
-    share: float
-
-
 class _HiddenValues:
     """The splits of one trial and the truth for their scores, computed once for all methods."""
 
     def __init__(self, dataset: Dataset, splits: Sequence[Hiding], tables: Tables, seed: int) -> None:
-        self.masked: dict[str, _Masked] = {}
+        self.splits: dict[str, Split] = {}  # by label
         for split in splits:
             # each scheme draws the rows first, so with the same seed all have the same test rows
             made = make_split(
@@ -464,8 +441,8 @@ class _HiddenValues:
                 **{"fraction": _fraction(split), "labels": dataset.labels, **split.options},
                 **_scheme_inputs(dataset, split, tables, seed),
             )
-            assert made.apply is not None and made.i is not None and made.j is not None  # noqa: S101, PT018  (types)
-            self.masked[split.label] = _Masked(made.apply, made.i, made.j, made.fraction)
+            assert made.apply is not None  # noqa: S101  (types)
+            self.splits[split.label] = made
             self.train, names = made.train, made.apply.obs_names
         self.units = Units(self.train)
         places = dataset.data.obs_names.get_indexer(names)
@@ -473,12 +450,13 @@ class _HiddenValues:
         self.clinical = {name: column[places] for name, column in dataset.clinical.items()}
         self.coefficients = clinical_coefficients(values=self.truth, **self.clinical)
 
-    def scores(self, prediction: np.ndarray, masked: _Masked) -> dict[str, float]:
+    def scores(self, prediction: np.ndarray, split: Split) -> dict[str, float]:
         """Scores of predictions, one for each hidden entry."""
-        i, j = masked.i, masked.j
+        i, j = split.i, split.j
+        assert i is not None and j is not None  # noqa: S101, PT018  (types)
         predicted = self.units.of(prediction, j)
         scores = {name: METRICS[name].function(truth=self.truth[i, j], prediction=predicted) for name in TRIAL_METRICS}
-        scores["share_hidden"] = masked.share
+        scores["share_hidden"] = split.fraction
         if self.coefficients:
             features = np.unique(j)
             imputed = self.truth.copy()
@@ -514,9 +492,9 @@ def _score_fit(fit: _Step, hidden: _HiddenValues, label: str) -> Iterator[dict[s
     if fit.reason:
         return _rows([fit])
     estimator, status = fit.value
-    masked = hidden.masked[label]
-    imputed = _attempt(lambda: estimator.transform(masked.rows).at(masked.i, masked.j, keep_observed=False))
+    split = hidden.splits[label]
+    imputed = _attempt(lambda: estimator.transform(split.apply).at(split.i, split.j, keep_observed=False))
     if imputed.reason:
         return _rows([fit, imputed])
     numbers = {**_numbers_in(status.details), "fit_seconds": fit.seconds, "apply_seconds": imputed.seconds}
-    return _rows([fit, imputed], _attempt(lambda: numbers | hidden.scores(imputed.value, masked)), status)
+    return _rows([fit, imputed], _attempt(lambda: numbers | hidden.scores(imputed.value, split)), status)

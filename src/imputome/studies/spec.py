@@ -1,73 +1,7 @@
 """What a study runs: datasets, ways to hide values, configurations of methods, and claims about the results.
 
-A study is written as a TOML file::
-
-    title = "What the study asks, and its size"
-    paper = "doi:..."
-    trials = 5                          # repetitions; seed = 0
-    shown = ["poisson_loss", "nrmse"]   # metrics of the printed tables; all are recorded
-    controls = ["poisson_nmf"]          # in addition to those of every study
-
-    [[datasets]]                        # name as in `imputome datasets`
-    name = "pbmc3k_raw"
-    max_cells = 1000                    # drawn at random with the seed
-    min_cells = 10                      # also min_genes
-    n_top_genes = 1000                  # the most variable genes (seurat_v3)
-
-    [[splits]]                          # scheme, fraction, scale: see `imputome.studies.runner.run_study`
-    scheme = "thin"
-    fraction = 0.1
-    params = {}                         # of the method of [base], for this split
-
-    [common]                            # parameters of every configuration
-    max_epochs = 60
-
-    [base]
-    method = "zipo"
-    after = "prune"                     # see `imputome.studies.inputs.MethodSpec`
-    params = { alpha_z = 0.1 }
-
-    [[factors]]                         # all combinations of these values; the rest as in [base]
-    alpha_z = [0.0, 0.1, 1.0]           # gives "alpha_z=0", "alpha_z=0.1" (equal to the base), ...
-
-    [[configurations]]                  # a configuration with its own name, and another method if wanted
-    name = "no batch norm"
-    params = { batch_norm = false }
-
-    [[claims]]                          # see `Claim`
-
-    [quick]                             # what the quick variant changes
-    trials = 1
-    datasets = [{ name = "pbmc68k", max_cells = 150 }]
-    params = { max_epochs = 2 }         # of every configuration
-    methods = { zipo = { max_epochs = 2 } }  # of all configurations of one method
-
-For real values, all splits of a trial use the same training rows and the same fits
-(`imputome.studies.runner.run_trial`)::
-
-    spread = "interval"                 # in tables: 95 % intervals of means; or "sd" over trials
-    gc = "gc.csv"                       # GC content of the genes, for high_gc; a path relative to the TOML file
-
-    [[datasets]]
-    name = "tcga_gbmlgg_zscore_1544g"
-    transform = "asinh"                 # applied to the values first: see `imputome.core.links`
-    labels = "ceccarelli_study"         # column of obs that stratifies the rows
-    clinical = { grade = "ceccarelli_grade", time = "survival_months", event = "dead" }  # columns of obs
-    max_features = 40                   # drawn at random with the seed
-
-    [[splits]]                          # all with scale = "zscore"
-    name = "5 % lowest"                 # name in tables; by default that of the scheme
-    scheme = "low_values"
-    fraction = 0.5
-    scale = "zscore"
-    options = { quantile = 0.05 }       # of the scheme
-    datasets = ["tcga_gbmlgg_zscore_1544g"]  # only on these
-    coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn
-
-    [[comparisons]]                     # Wilcoxon tests: see `Comparison`
-    [[published]]                       # a table of a paper: see `Published`
-
-The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is something else: Optuna's.)
+A study is written as a TOML file; docs/studies/file_format.md describes it. A study of `imputome.studies.tuning` is
+something else: Optuna's.
 """
 
 from __future__ import annotations
@@ -80,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     InstanceOf,
@@ -106,13 +41,13 @@ FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
-PAIR_CLAIMS = ("better", "similar")  # kinds of claims about two configurations
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
 SET_BY_TRIAL = ("fraction", "rows", "test", "labels", "gc", "coverage")
 
 
 # -- the parts of a study ----------------------------------------------------------------------------------------------
 Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and two genes
+Transform = Annotated[str, AfterValidator(lambda name: link(name).name)]  # of `imputome.core.links`, for real values
 Params = dict[str, Any]
 
 
@@ -126,15 +61,9 @@ class Subset:
     min_cells: StrictInt = 0  # and genes detected in fewer cells
     n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
-    transform: str = "identity"  # of `imputome.core.links`, for real values
+    transform: Transform = "identity"
     labels: str = ""  # column of ``obs`` with the class of each row
     clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
-
-    @field_validator("transform")
-    @classmethod
-    def _known_transform(cls, name: str) -> str:
-        link(name)
-        return name
 
     @field_validator("clinical")
     @classmethod
@@ -229,7 +158,7 @@ class Claim:
     @model_validator(mode="after")
     def _can_be_checked(self) -> Self:
         size = len(self.configurations)
-        fits = {**dict.fromkeys(PAIR_CLAIMS, size == 2), "monotone": size >= 2}.get(self.kind, size == 1)
+        fits = {"better": size == 2, "similar": size == 2, "monotone": size >= 2}.get(self.kind, size == 1)
         if not fits:
             raise _wrong(f"a claim of kind {self.kind!r} cannot have {size} configurations: {self.text!r}")
         if self.kind == "close" and not self.reference:
@@ -268,7 +197,7 @@ class Published:
 
 @validated(frozen=True, config=CLOSED)
 class Study:
-    """A study, as `find_study` reads it from a file: see `imputome.studies.spec` for the file."""
+    """A study, as `find_study` reads it from a file."""
 
     name: str  # of the file
     title: str
@@ -440,10 +369,8 @@ class _MethodTables:
         for factor in self.factors:
             _check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
             for values in itertools.product(*factor.values()):
-                params = dict(zip(factor, values, strict=True))
-                variants.append(
-                    _Variant(", ".join(f"{key}={_plain(value)}" for key, value in params.items()), params=params)
-                )
+                name = ", ".join(f"{key}={_plain(value)}" for key, value in zip(factor, values, strict=True))
+                variants.append(_Variant(name, params=dict(zip(factor, values, strict=True))))
         return [*variants, *self.configurations]
 
     def configured(self, quick: _Quick) -> list[Configuration]:
@@ -469,7 +396,7 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"study": Study, "base": _Base, "configurations": _Variant, "quick": _Quick},
+    **{"base": _Base, "configurations": _Variant, "quick": _Quick},
 }
 
 
@@ -494,10 +421,8 @@ def find_study(name: str, *, quick: bool = False) -> Study:
     path = Path(name)
     if path.suffix != ".toml":
         if name not in known_studies():
-            raise InputError(
-                f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file",
-                code="study-unknown",
-            )
+            text = f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file"
+            raise InputError(text, code="study-unknown")
         path = FOLDER / f"{name}.toml"
     content = read_toml(path, "study file", code="study-file")
     if content.get("gc"):
@@ -526,10 +451,9 @@ def _first_fault(error: ValidationError) -> InputError:
     """The first fault that pydantic found, as one sentence: table, field, value, and what the field takes."""
     fault = error.errors(include_url=False)[0]
     place = [str(part) for part in fault["loc"]]  # as in ("splits", "0", "options", "top")
-    where, model = "", TABLES["study"]
+    where, table = "", ""
     if len(place) > 1:
         table = place.pop(0)
-        model = TABLES.get(table, Study)
         where = f"[[{table}]] number {int(place.pop(0)) + 1}: " if place[0].isdecimal() else f"[{table}]: "
     reason = fault.get("ctx", {}).get("error")
     if isinstance(reason, InputError):
@@ -538,7 +462,7 @@ def _first_fault(error: ValidationError) -> InputError:
     if fault["type"] == "missing":
         return _wrong(f"{where}{name} is missing")
     if fault["type"] == "unexpected_keyword_argument":
-        known = ", ".join(entry.name for entry in fields(model))
+        known = ", ".join(entry.name for entry in fields(TABLES.get(table, Study)))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
     return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
 
