@@ -171,11 +171,8 @@ LEGEND = (
 SPREADS = ("between_cell_sd", "data_between_cell_sd")  # of output and data, if a method reports them
 
 
-class MeanDifference(NamedTuple):
-    """The mean of differences over trials, its standard error, their number, and whether it is above 0.
-
-    ``held`` is ``"yes"``, ``"no"`` or ``"unclear"``, by the 95 % interval of the mean.
-    """
+class Outcome(NamedTuple):
+    """Whether a claim holds (``"yes"``, ``"no"`` or ``"unclear"``), and the estimate for that, over ``n`` trials."""
 
     held: str
     estimate: float
@@ -184,7 +181,7 @@ class MeanDifference(NamedTuple):
     evidence: str = ""  # the numbers as text
 
 
-UNKNOWN = MeanDifference("unclear", math.nan, math.nan, 0)
+UNKNOWN = Outcome("unclear", math.nan, math.nan, 0)
 
 
 def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -229,8 +226,8 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
-def mean_difference(differences: np.ndarray) -> MeanDifference:
-    """The mean of (n,) differences over trials; with one that is not finite it is unclear whether it is above 0."""
+def mean_difference(differences: np.ndarray) -> Outcome:
+    """Whether the mean of (n,) differences is above 0, by its 95 % interval; unclear if one is not finite."""
     n = len(differences)
     if n == 0 or not np.isfinite(differences).all():
         return UNKNOWN._replace(n=n)
@@ -240,10 +237,10 @@ def mean_difference(differences: np.ndarray) -> MeanDifference:
     sd = float(differences.std(ddof=1))
     half = half_interval(sd, n)
     held = "yes" if mean > half else "no" if mean < -half else "unclear"
-    return MeanDifference(held, mean, sd / math.sqrt(n), n)
+    return Outcome(held, mean, sd / math.sqrt(n), n)
 
 
-def _better(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
+def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
     first, second = (wide[claim.metric, name] for name in claim.configurations)
     difference = _improvement(wide, claim.metric, *claim.configurations)
     evidence = f"{first.mean():.5g} against {second.mean():.5g}"
@@ -258,7 +255,7 @@ def _better(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     return difference._replace(evidence=evidence)
 
 
-def _similar(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
+def _similar(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
     relative = mean_difference(pair[:, 0] / pair[:, 1] - 1)
     evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.estimate:+.2%}"
@@ -271,14 +268,13 @@ def _similar(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     return relative._replace(held=held, evidence=evidence)
 
 
-def _at_least(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
+def _at_least(claim: Claim, wide: pd.DataFrame) -> Outcome:
     values = wide[claim.metric, claim.configurations[0]].dropna().to_numpy()
     return _in_every_trial(values >= claim.value, values, f"{_mean(values)}, {claim.value:g} or more is claimed")
 
 
-def _monotone(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
-    # (trials, configurations)
-    curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
+def _monotone(claim: Claim, wide: pd.DataFrame) -> Outcome:
+    curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()  # trials x curve
     steps = np.diff(curves, axis=1)
     fall = mean_difference(curves[:, 0] - curves[:, -1])
     rises = any(mean_difference(step).held == "yes" for step in steps.T)
@@ -288,7 +284,7 @@ def _monotone(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
     return fall._replace(held="no" if rises else fall.held, evidence=evidence)
 
 
-def _close(claim: Claim, wide: pd.DataFrame) -> MeanDifference:
+def _close(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(name, claim.configurations[0]) for name in (claim.metric, claim.reference)]].dropna().to_numpy()
     change = np.abs(pair[:, 0] / pair[:, 1] - 1)
     return _in_every_trial(
@@ -316,20 +312,20 @@ def _collapsed(claim: Claim, wide: pd.DataFrame) -> bool:
     return column in wide and bool(wide[column].mean() >= 0.5)
 
 
-def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, margin: float = 0.0) -> MeanDifference:
+def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, margin: float = 0.0) -> Outcome:
     """How much better the first is than ``1 - margin`` times the second, over the trials that both have."""
     both = wide[[(metric, first), (metric, second)]].dropna(how="any")
     costs_of = [np.asarray(costs(both[metric, name], metric), dtype=np.float64) for name in (first, second)]
     return mean_difference((1 - margin) * costs_of[1] - costs_of[0])
 
 
-def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> MeanDifference:
+def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> Outcome:
     """A claim that holds, or does not hold, if it does so in every trial."""
     n, k = len(holds), int(np.sum(holds))
     held = "unclear" if n == 0 or 0 < k < n else "yes" if k else "no"
     mean = float(values.mean()) if n else math.nan
     se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return MeanDifference(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
+    return Outcome(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
 
 
 def _mean(values: np.ndarray) -> str:

@@ -46,9 +46,7 @@ from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 PARTS_FOLDER = "parts"  # of the files of the units
 POLL_SECONDS = 0.5  # between two looks at the work of other processes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-WORKER_DIED = Message(
-    "a worker process ended before its work was done: run the same command again to continue", code="worker-died"
-)
+WORKER_DIED = Message("a worker process died: run the same command again to continue", code="worker-died")
 Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
 
 
@@ -85,8 +83,7 @@ def execute(
     folder = Path(folder)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
-    specs = [configuration.spec for configuration in study.configurations]
-    if workers > 1 and not all(isinstance(spec.method, str) for spec in specs):
+    if workers > 1 and not all(isinstance(configuration.spec.method, str) for configuration in study.configurations):
         raise InputError(
             "several processes can only run registered methods: pass {workers}", code="method-not-registered", workers=1
         )
@@ -119,13 +116,13 @@ def execute(
 
 
 def _units(study: Study) -> list[Unit]:
-    groups = [
-        (subset, splits)
+    return [
+        Unit(subset, splits, trial)
         for subset in study.datasets
         for splits in ([study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits])
         if splits
+        for trial in range(study.trials)
     ]
-    return [Unit(subset, splits, trial) for subset, splits in groups for trial in range(study.trials)]
 
 
 def _tables(study: Study, load: Loader) -> Tables:
@@ -247,9 +244,7 @@ def _most_variable(data: Data, subset: Subset) -> np.ndarray:
 
 
 # -- one process -------------------------------------------------------------------------------------------------------
-def _run_units(
-    study: Study, folder: Path, load: Loader, units: Sequence[Unit], progress: Progress | None = None
-) -> None:
+def _run_units(study: Study, folder: Path, load: Loader, units: list[Unit], progress: Progress | None = None) -> None:
     """Run units one after the other."""
     dataset: Dataset | None = None
     tables = _tables(study, load)

@@ -169,11 +169,8 @@ def to_dataset(
     if report.errors:
         raise InputError(report.errors[0], code="input-unusable")
     if report.state in ("log1p", "normalized"):
-        raise InputError(
-            f"{report.where} looks {report.state}, and raw counts are needed: pass {{layer}}",
-            code="not-raw-counts",
-            layer=...,
-        )
+        text = f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}"
+        raise InputError(text, code="not-raw-counts", layer=...)
     X = adata.X if layer is None else adata.layers[layer]
     kind: Kind = "counts" if report.state == "counts" else "real"
     data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)

@@ -83,11 +83,8 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def check_path(path: Path) -> None:
     """Check, before any computation, that a table can be written to ``path``."""
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}",
-            code="table-suffix",
-            parameter="output",
-        )
+        text = f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}"
+        raise InputError(text, code="table-suffix", parameter="output")
     if not path.parent.is_dir():
         raise InputError(
             f"the folder {path.parent} does not exist: create it first", code="folder-missing", parameter="output"

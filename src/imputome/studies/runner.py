@@ -299,11 +299,8 @@ def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], pr
             "protocol='as_published' gives no counts to thin: pass {scheme}", code="protocol-scheme", scheme="random"
         )
     if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
-        raise InputError(
-            f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' for a scheme that hides entries",
-            code="scale-scheme",
-            parameter="scale",
-        )
+        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' if single entries are hidden"
+        raise InputError(text, code="scale-scheme", parameter="scale")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise InputError(
@@ -312,11 +309,8 @@ def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], pr
     if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
         raise InputError("downstream analyses find cells by name: make the names unique", code="names-not-unique")
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
-        raise InputError(
-            "downstream='de' is for counts: leave it out",
-            code="downstream-kind",
-            parameter="downstream",
-        )
+        text = "the downstream analysis 'de' is for counts: leave it out for real values"
+        raise InputError(text, code="downstream-kind", parameter="downstream")
 
 
 def _published(data: Data) -> Data:

@@ -216,19 +216,16 @@ def _objective(task: _Task) -> Callable[[Any], float]:
             if split is None:
                 value = estimator.fit_transform(task.data).status.details.get("nll_validation")
             else:
-                result = estimator.fit_transform(split.train)
-                value = score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"]
+                loss = score_thinned(estimator.fit_transform(split.train), split, metrics=["poisson_loss"])
+                value = loss["poisson_loss"]
         except optuna.TrialPruned:
             raise
         except Exception as error:  # some parameters may not fit together: the study continues, and reports it
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             raise _TrialFailed from error
         if value is None:
-            raise InputError(
-                f"{task.method} reports no validation likelihood: pass {{objective}}",
-                code="objective-not-reported",
-                objective="poisson_loss",
-            )
+            text = f"{task.method} reports no validation likelihood: pass {{objective}}"
+            raise InputError(text, code="objective-not-reported", objective="poisson_loss")
         if not math.isfinite(value):
             trial.set_user_attr("reason", f"the objective is {value}")
             raise _TrialFailed
@@ -242,8 +239,7 @@ def _suggested(trial: Any, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     for name, spec in space.items():
         if _is_range(spec):
             low, high, kind = spec
-            whole = isinstance(low, int) and isinstance(high, int)
-            suggest = trial.suggest_int if whole else trial.suggest_float
+            suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
             values[name] = suggest(name, low, high, log=kind == "log")
         else:
             values[name] = _choices(spec)[trial.suggest_categorical(name, list(_choices(spec)))]
@@ -322,11 +318,8 @@ def _open_study(task: _Task, worker: int = 0) -> Any:
     for what, value in identity.items():
         if stored.get(what) != value:
             other = "" if what == "input" else f", {stored.get(what)!r} instead of {value!r}"
-            raise InputError(
-                f"{task.storage} has another {what}{other}: pass another {{storage}}, or the same {what}",
-                code="study-differs",
-                storage=...,
-            )
+            text = f"{task.storage} has another {what}{other}: pass another {{storage}}, or the same {what}"
+            raise InputError(text, code="study-differs", storage=...)
     return study
 
 
