@@ -35,6 +35,7 @@ from imputome.io.config import read_config
 optuna = pytest.importorskip("optuna")
 
 from imputome.studies import tuning  # noqa: E402  (they need optuna)
+from imputome.studies.execute import run_in_child  # noqa: E402
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 NMF = ["--method", "poisson_nmf", "--set", "max_iter=20", "--objective", "poisson_loss"]
@@ -152,7 +153,7 @@ def test_an_error_in_a_worker_goes_to_the_parent(folder):
     errors = queue.SimpleQueue()
     data = as_data(make_counts().X, kind="counts")
     task = tuning._Task(data, "poisson_nmf", 3, folder / "s.db", "nll", {}, 0, math.inf)
-    tuning._worker(task, threading.Semaphore(3), 0, os.getppid(), errors)
+    run_in_child(tuning._run_trials, (task, threading.Semaphore(3)), os.getppid(), errors)
     assert errors.get(timeout=1).code == "objective-not-reported"
 
 
