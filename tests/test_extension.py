@@ -145,10 +145,10 @@ def race():
     options = {"seconds": 60, "seconds_after": 60, "rng": np.random.default_rng(0)}
     candidates = ["two_way_mean", TwoWayMean(weight=0.5), TwoWayMean(weight=1.0)]
     result = run_race(as_data(X, kind="real"), candidates=candidates, **options)
-    rows = result.table[~result.table["control"]]
+    rows = result.candidates[~result.candidates["control"]]
     assert set(rows["method"]) == {"two_way_mean"}
     assert set(rows["name"]) == {"two_way_mean", "two_way_mean (weight=0.5)"}
-    assert result.winner.name == "two_way_mean"
+    assert result.winner == "two_way_mean"
 
 
 def scikit_learn():
