@@ -547,7 +547,7 @@ def test_parameters_are_checked_at_fit(name):
         (str | int | tuple[int, ...], ["64-32", 64, (64, 32), [64, 32], (), []], [(64, 0.5), [64, "32"], 2.5, None]),
         (dict[str, Any] | None, [None, {"k": [1]}], [3, {1: 2}]),
         (Path, [Path("x")], ["x"]),
-        (Any, [3, None, object()], []),
+        (Any, [3, None, Ellipsis], []),
     ],
     ids=str,
 )
