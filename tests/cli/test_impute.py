@@ -21,7 +21,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-import imputome.result.run
+import imputome
+from codes import refused
 from imputome.cli import run
 from imputome.methods import get, names
 
@@ -64,19 +65,6 @@ def real(tmp_path):
 
 def impute(source, output, method, *options):
     return run(["impute", str(source), "-o", str(output), "--method", method, *map(str, options)])
-
-
-def refused(capsys, code, *words, where="error: "):
-    """Exit code, one error line without a traceback that holds all ``words``; returns the line."""
-    assert code == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith(where)]
-    assert len(lines) == 1, printed.err
-    missing = [word for word in words if word not in lines[0]]
-    assert not missing, f"{missing} not in {lines[0]!r}"
-    return printed.err
 
 
 def listing(folder):
@@ -161,8 +149,13 @@ def test_tables_in_both_orientations_give_the_same_values(tmp_path, suffix):
 
 def test_orientation_of_a_table_is_never_guessed(tmp_path, capsys):
     make_counts().to_df().to_csv(tmp_path / "in.csv")
-    refused(capsys, impute(tmp_path / "in.csv", tmp_path / "out.csv", "ialm"), "--genes-in rows", "--genes-in columns")
-    refused(capsys, impute(tmp_path / "in.csv", tmp_path / "out.csv", "ialm", "--genes-in", "both"), "'both'")
+    refused(capsys, impute(tmp_path / "in.csv", tmp_path / "out.csv", "ialm"), "no-orientation")
+    refused(
+        capsys,
+        impute(tmp_path / "in.csv", tmp_path / "out.csv", "ialm", "--genes-in", "both"),
+        "no-orientation",
+        "'both'",
+    )
     assert listing(tmp_path) == ["in.csv"]
 
 
@@ -267,27 +260,28 @@ def test_a_long_list_of_genes_on_the_line(counts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "value"),
     [
-        (["--genes", "gene1,nowhere,neither"], ["'nowhere'", "1 more", "var_names"]),
-        (["--genes", "gene1", "--gene-column", "symbol"], ["'gene1'", "symbol"]),
-        (["--genes", "S1", "--gene-column", "ensembl"], ["'ensembl'", "symbol"]),
-        (["--genes", ""], ["gene"]),
-        (["--genes", ",,"], ["gene"]),
-        (["--genes", "missing_file.txt"], ["missing_file.txt"]),
+        (["--genes", "gene1,nowhere,neither"], "unknown-gene", "'nowhere'"),
+        (["--genes", "gene1", "--gene-column", "symbol"], "unknown-gene", "'gene1'"),
+        (["--genes", "S1", "--gene-column", "ensembl"], "no-var-column", "'ensembl'"),
+        (["--genes", ""], "no-genes", ""),
+        (["--genes", ",,"], "no-genes", ""),
+        (["--genes", "missing_file.txt"], "genes-file", "missing_file.txt"),
     ],
 )
-def test_wrong_genes(counts, tmp_path, capsys, options, words):
+def test_wrong_genes(counts, tmp_path, capsys, options, code, value):
     source, _ = counts
-    err = refused(capsys, impute(source, tmp_path / "out.h5ad", "ialm", *options), *words)
+    err = refused(capsys, impute(source, tmp_path / "out.h5ad", "ialm", *options), code, value)
     assert "fitting" not in err
     assert listing(tmp_path) == ["in.h5ad"]
 
 
 def test_gene_column_without_genes_is_not_ignored(counts, tmp_path, capsys):
     source, _ = counts
-    assert impute(source, tmp_path / "out.h5ad", "gene_mean", "--gene-column", "nonsense") in (1, 2)
-    assert "--genes" in capsys.readouterr().err
+    refused(
+        capsys, impute(source, tmp_path / "out.h5ad", "ialm", "--gene-column", "symbol"), "option-unused", "--genes"
+    )
 
 
 # -- parameters --------------------------------------------------------------------------------------------------------
@@ -340,26 +334,25 @@ def test_set_of_another_form_is_a_usage_error(counts, tmp_path, capsys, setting)
 )
 def test_wrong_value_of_a_parameter(counts, tmp_path, capsys, setting):
     source, _ = counts
-    err = refused(capsys, impute(source, tmp_path / "out.h5ad", "ialm", "--set", setting), setting.split("=")[0])
-    assert "unexpected" not in err
+    code = impute(source, tmp_path / "out.h5ad", "ialm", "--set", setting)
+    refused(capsys, code, "parameter-value", setting.split("=")[0])
     assert listing(tmp_path) == ["in.h5ad"]
 
 
 def test_set_random_state_is_what_the_record_says(counts, tmp_path):
     source, _ = counts
-    code = impute(source, tmp_path / "out.h5ad", "random", "--set", "random_state=9")
-    if code == 0:
-        record = ad.read_h5ad(tmp_path / "out.h5ad").uns["imputome"]["random"]
-        assert record["random_state"] == json.loads(record["params"])["random_state"] == 9
+    assert impute(source, tmp_path / "out.h5ad", "random", "--set", "random_state=9") == 0
+    record = ad.read_h5ad(tmp_path / "out.h5ad").uns["imputome"]["random"]
+    assert record["random_state"] == json.loads(record["params"])["random_state"] == 9
 
 
 def test_unknown_method_lists_the_known(counts, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "magic"), "'magic'", *names())
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "magic"), "unknown-method", "'magic'", *names())
 
 
 def test_unknown_parameter_lists_the_known(counts, tmp_path, capsys):
     code = impute(counts[0], tmp_path / "out.h5ad", "ialm", "--set", "rank=3")
-    refused(capsys, code, "'rank'", "max_rank", "tol", "normalization")
+    refused(capsys, code, "unknown-parameter", "'rank'", "max_rank")
 
 
 def test_seed(counts, tmp_path):
@@ -375,6 +368,7 @@ def test_seed(counts, tmp_path):
     "arguments",
     [
         ["--seed", "-1"],
+        ["--seed", str(2**32)],
         ["--seed", "x"],
         ["--nonsense"],
         ["another.h5ad"],
@@ -384,16 +378,6 @@ def test_usage_errors(counts, tmp_path, capsys, arguments):
     assert impute(counts[0], tmp_path / "out.h5ad", "gene_mean", *arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert listing(tmp_path) == ["in.h5ad"]
-
-
-@pytest.mark.parametrize("seed", [2**32, 2**70])
-def test_any_seed_that_is_taken_works(counts, tmp_path, capsys, seed):
-    """A seed is either refused for what it is, or used."""
-    for method in ("random", "poisson_nmf", "ialm"):
-        code = impute(counts[0], tmp_path / f"{method}.h5ad", method, "--seed", seed)
-        err = capsys.readouterr().err
-        assert code == 0 or "seed" in err.lower(), (method, err)
-        assert "unexpected" not in err, (method, err)
 
 
 def test_missing_options_are_usage_errors(counts, tmp_path, capsys):
@@ -424,10 +408,8 @@ def test_scales_are_what_the_formulas_say(counts, tmp_path):
 
 def test_unknown_scale_is_refused_before_fitting(counts, tmp_path, capsys):
     code = impute(counts[0], tmp_path / "out.h5ad", "ialm", "--scale", "log2")
-    assert code in (1, 2)
-    printed = capsys.readouterr()
-    for word in ("log2", "counts", "normalized", "log1p"):
-        assert word in printed.err
+    err = refused(capsys, code, "unknown-scale", "log2", "counts", "normalized", "log1p")
+    assert "fitting" not in err
     assert listing(tmp_path) == ["in.h5ad"]
 
 
@@ -440,18 +422,11 @@ def logged(tmp_path):
     return tmp_path / "logged.h5ad", X
 
 
-def test_logged_input_is_refused_with_the_fix(logged, tmp_path, capsys):
-    err = refused(capsys, impute(logged[0], tmp_path / "out.h5ad", "ialm"), "log", "raw")
-    assert "--scale log1p" in err or "scale='log1p'" in err
-    assert "--layer" in err or "layer=" in err
-    assert listing(tmp_path) == ["logged.h5ad"]
-
-
 def test_advice_names_the_options_of_the_command_line(logged, tmp_path, capsys):
     """A user of the shell cannot pass ``layer='raw'``."""
-    err = refused(capsys, impute(logged[0], tmp_path / "out.h5ad", "ialm"))
-    assert "--layer raw" in err
-    assert "--scale log1p" in err
+    code = impute(logged[0], tmp_path / "out.h5ad", "ialm")
+    refused(capsys, code, "looks-log1p", "--layer raw", "--scale log1p")
+    assert listing(tmp_path) == ["logged.h5ad"]
 
 
 @pytest.mark.parametrize("scale", ["log1p", "input"])
@@ -467,7 +442,7 @@ def test_logged_input_is_imputed_on_its_scale_by_consent(logged, tmp_path, scale
 
 
 def test_logged_input_is_refused_on_another_scale(logged, tmp_path, capsys):
-    refused(capsys, impute(logged[0], tmp_path / "out.h5ad", "gene_mean", "--scale", "counts"), "log")
+    refused(capsys, impute(logged[0], tmp_path / "out.h5ad", "gene_mean", "--scale", "counts"), "looks-log1p")
 
 
 def test_scaled_input_is_refused(counts, tmp_path, capsys):
@@ -476,7 +451,7 @@ def test_scaled_input_is_refused(counts, tmp_path, capsys):
     adata.X = (X - X.mean(axis=0)) / X.std(axis=0)
     adata.write_h5ad(tmp_path / "scaled.h5ad")
     for method in ("ialm", "gene_mean"):
-        refused(capsys, impute(tmp_path / "scaled.h5ad", tmp_path / "out.h5ad", method), "layer", "NaN")
+        refused(capsys, impute(tmp_path / "scaled.h5ad", tmp_path / "out.h5ad", method), "nothing-missing")
     assert not (tmp_path / "out.h5ad").exists()
 
 
@@ -506,20 +481,19 @@ def test_nan_is_filled_by_ialm_better_than_by_the_mean(tmp_path):
 
 
 def test_counts_are_refused_by_mean_and_nan_by_gene_mean(counts, real, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "mean"), "counts", "mean", "NaN")
-    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "gene_mean"), "NaN", "gene_mean", "imputome methods")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "mean"), "wrong-kind")
+    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "gene_mean"), "wrong-kind", "gene_mean")
 
 
 def test_scale_asked_of_real_values_is_not_ignored(real, tmp_path, capsys):
-    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "mean", "--scale", "log1p"), "log1p")
+    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "mean", "--scale", "log1p"), "scale-needs-counts")
 
 
 def test_negative_counts_are_refused(counts, tmp_path, capsys):
     adata = make_counts()
     adata.X[0, 0] = -1
     adata.write_h5ad(tmp_path / "negative.h5ad")
-    err = refused(capsys, impute(tmp_path / "negative.h5ad", tmp_path / "out.h5ad", "ialm"), "negative")
-    assert "unexpected" not in err
+    refused(capsys, impute(tmp_path / "negative.h5ad", tmp_path / "out.h5ad", "ialm"), "negative-counts")
 
 
 def test_empty_cells_are_named_and_stay_zero(tmp_path, capsys):
@@ -541,7 +515,7 @@ def test_empty_cells_are_named_and_stay_zero(tmp_path, capsys):
 
 def test_one_cell(tmp_path, capsys):
     make_counts()[:1].write_h5ad(tmp_path / "in.h5ad")
-    refused(capsys, impute(tmp_path / "in.h5ad", tmp_path / "out.h5ad", "ialm"), "at least 2 cells")
+    refused(capsys, impute(tmp_path / "in.h5ad", tmp_path / "out.h5ad", "ialm"), "too-small")
 
 
 # -- posterior and observed values -------------------------------------------------------------------------------------
@@ -561,7 +535,7 @@ def test_posterior_moves_the_rate_towards_the_counts(counts, tmp_path):
 
 
 def test_posterior_of_a_method_without_rates(real, tmp_path, capsys):
-    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "mean", "--posterior"), "mean", "posterior")
+    refused(capsys, impute(real[0], tmp_path / "out.h5ad", "mean", "--posterior"), "no-posterior")
 
 
 @pytest.mark.parametrize("method", ["gene_mean", "ialm"])
@@ -579,28 +553,39 @@ def test_observed_values_are_kept_or_replaced(counts, tmp_path, method):
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
 def test_missing_layer_lists_those_that_are_there(counts, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm", "--layer", "spliced"), "'spliced'", "raw")
+    refused(
+        capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm", "--layer", "spliced"), "layer-missing", "'spliced'"
+    )
     assert listing(tmp_path) == ["in.h5ad"]
 
 
 def test_missing_file(tmp_path, capsys):
-    refused(capsys, impute(tmp_path / "no.h5ad", tmp_path / "out.h5ad", "ialm"), "no.h5ad", "does not exist")
+    refused(capsys, impute(tmp_path / "no.h5ad", tmp_path / "out.h5ad", "ialm"), "no-file", "no.h5ad")
 
 
-@pytest.mark.parametrize("name", ["in.h5ad", "in.csv", "in.parquet", "in.csv.gz", "in.h5", "in.xyz"])
-@pytest.mark.parametrize("content", [b"", b"this is no data\n\x00\xff"])
-def test_damaged_files(tmp_path, capsys, name, content):
-    (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize(
+    ("name", "code_of_empty", "code_of_nonsense"),
+    [
+        ("in.h5ad", "unreadable", "unreadable"),
+        ("in.csv", "empty", "not-text"),
+        ("in.parquet", "unreadable", "unreadable"),
+        ("in.csv.gz", "empty", "not-gzipped"),
+        ("in.h5", "unreadable", "unreadable"),
+        ("in.xyz", "unknown-format", "unknown-format"),
+    ],
+)
+def test_damaged_files(tmp_path, capsys, name, code_of_empty, code_of_nonsense):
     options = ["--genes-in", "rows"] if "csv" in name or "parquet" in name else []
-    err = refused(capsys, impute(tmp_path / name, tmp_path / "out.h5ad", "ialm", *options), name)
-    assert "unexpected" not in err
-    assert listing(tmp_path) == [name]
+    for content, code in ((b"", code_of_empty), (b"this is no data\n\x00\xff", code_of_nonsense)):
+        (tmp_path / name).write_bytes(content)
+        refused(capsys, impute(tmp_path / name, tmp_path / "out.h5ad", "ialm", *options), code, name)
+        assert listing(tmp_path) == [name]
 
 
 def test_truncated_h5ad(counts, tmp_path, capsys):
     whole = counts[0].read_bytes()
     (tmp_path / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
-    refused(capsys, impute(tmp_path / "cut.h5ad", tmp_path / "out.h5ad", "ialm"), "cut.h5ad", "damaged")
+    refused(capsys, impute(tmp_path / "cut.h5ad", tmp_path / "out.h5ad", "ialm"), "unreadable", "cut.h5ad")
 
 
 def test_table_with_a_column_of_text(tmp_path, capsys):
@@ -608,16 +593,16 @@ def test_table_with_a_column_of_text(tmp_path, capsys):
     table.insert(3, "type", "T cell")
     table.to_csv(tmp_path / "in.csv")
     code = impute(tmp_path / "in.csv", tmp_path / "out.h5ad", "ialm", "--genes-in", "columns")
-    refused(capsys, code, "'type'", "T cell")
+    refused(capsys, code, "not-a-number", "'type'")
 
 
 def test_missing_output_folder(counts, tmp_path, capsys):
-    err = refused(capsys, impute(counts[0], tmp_path / "no" / "out.h5ad", "ialm"), "does not exist")
+    err = refused(capsys, impute(counts[0], tmp_path / "no" / "out.h5ad", "ialm"), "no-folder")
     assert "fitting" not in err
 
 
 def test_unknown_output_format(counts, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.xlsx", "ialm"), "out.xlsx", ".h5ad")
+    refused(capsys, impute(counts[0], tmp_path / "out.xlsx", "ialm"), "unknown-format", "out.xlsx")
 
 
 @pytest.mark.parametrize("name", ["out.h5ad", "out.csv.gz", "out.zarr"])
@@ -628,7 +613,7 @@ def test_existing_output_needs_force(counts, tmp_path, capsys, name):
         capsys.readouterr()
     else:
         out.write_bytes(b"old")
-    err = refused(capsys, impute(counts[0], out, "ialm"), name, "--force")
+    err = refused(capsys, impute(counts[0], out, "ialm"), "output-exists", name)
     assert "fitting" not in err
     if name == "out.zarr":
         assert set(ad.read_zarr(out).layers) == {"raw", "gene_mean"}
@@ -650,7 +635,7 @@ def test_failure_with_force_leaves_the_old_output(counts, tmp_path, capsys, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stream, "_stream_layers", fail)
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "No space left on device")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "system")
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
 
@@ -663,16 +648,14 @@ def test_output_is_the_input(counts, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out in (source, tmp_path / "x" / ".." / "in.h5ad", Path("in.h5ad"), "link.h5ad", "hard.h5ad"):
         (tmp_path / "x").mkdir(exist_ok=True)
-        refused(capsys, impute(source, out, "gene_mean", "--force"), "input itself")
+        refused(capsys, impute(source, out, "gene_mean", "--force"), "output-is-input")
     assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["out.h5ad", "out.H5AD", "out.zarr"])
 def test_taken_key_is_refused_before_fitting(counts, tmp_path, capsys, name):
     source, _ = counts
-    err = refused(
-        capsys, impute(source, tmp_path / name, "ialm", "--key-added", "raw"), "'raw'", "--force", "--key-added"
-    )
+    err = refused(capsys, impute(source, tmp_path / name, "ialm", "--key-added", "raw"), "key-exists", "'raw'")
     assert "fitting" not in err
     assert listing(tmp_path) == ["in.h5ad"]
     assert impute(source, tmp_path / name, "ialm", "--key-added", "raw", "--force") == 0
@@ -683,7 +666,7 @@ def test_taken_key_is_refused_before_fitting(counts, tmp_path, capsys, name):
 @pytest.mark.parametrize("key", ["a/b", "/"])
 def test_impossible_key_is_refused_before_fitting(counts, tmp_path, capsys, key):
     code = impute(counts[0], tmp_path / "out.h5ad", "ialm", "--key-added", key)
-    err = refused(capsys, code, "key")
+    err = refused(capsys, code, "bad-key")
     assert "fitting" not in err
     assert listing(tmp_path) == ["in.h5ad"]
 
@@ -699,7 +682,7 @@ def test_second_result_beside_the_first(counts, tmp_path):
 def test_disk_is_looked_at_before_fitting(counts, tmp_path, capsys, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 100, 1000))
-    err = refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "60 cells x 40 genes", "--genes", "free")
+    err = refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "disk-too-small", "--genes")
     assert "fitting" not in err
     assert listing(tmp_path) == ["in.h5ad"]
 
@@ -711,7 +694,7 @@ def test_disk_that_holds_the_chosen_genes_is_enough(counts, tmp_path, monkeypatc
 
 
 def test_covariates_of_a_method_without(counts, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm", "--covariates", "batch"), "covariates")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm", "--covariates", "batch"), "no-covariates")
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
@@ -755,7 +738,7 @@ def test_json_with_quiet_and_of_an_error(counts, tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["key"] == "gene_mean"
     assert printed.err == ""
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--json"), "--force")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--json"), "output-exists")
 
 
 def test_not_converged_is_said_once(counts, tmp_path, capsys):
@@ -769,31 +752,27 @@ def test_not_converged_is_said_once(counts, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", ["none", "front", "end"])
 def test_unexpected_error(counts, tmp_path, capsys, monkeypatch, place):
-    import imputome.result.run
-
     def fail(*_, **__):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(imputome.result.run, "run_method", fail)
+    monkeypatch.setattr("imputome.api.impute.fit_run", fail)
     arguments = ["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad"), "-m", "ialm"]
     front, end = (["--debug"] if place == where else [] for where in ("front", "end"))
     assert run([*front, *arguments, *end]) == 1
     printed = capsys.readouterr()
-    assert [line for line in printed.err.splitlines() if line.startswith("error: ")] == [
-        "error: RuntimeError: two lines (unexpected: --debug shows where)"
-    ]
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: RuntimeError: two lines ")
+    assert line.endswith(" [unexpected]")
     assert ("Traceback" in printed.err) is (place != "none")
     assert listing(tmp_path) == ["in.h5ad"]
 
 
 def test_full_memory(counts, tmp_path, capsys, monkeypatch):
-    import imputome.result.run
-
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(imputome.result.run, "run_method", fail)
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "memory", "--genes")
+    monkeypatch.setattr("imputome.api.impute.fit_run", fail)
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "out-of-memory", "--genes")
 
 
 # -- the real program --------------------------------------------------------------------------------------------------
@@ -852,19 +831,25 @@ def test_signal_while_fitting(medium, tmp_path, number, code):
     assert out == ""
     assert "Traceback" not in err
     if number == signal.SIGINT:
-        assert err == "error: interrupted; nothing was written\n"
+        assert err.endswith(" [interrupted]\n")
     assert listing(tmp_path) == ["out.h5ad"]
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["out.csv.gz", "out.zarr"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_while_writing(medium, tmp_path, name, number, code):
-    wide = tmp_path / "wide.h5ad"
+@pytest.fixture(scope="module")
+def tall(medium):
+    """The same counts four times, which take a while to write."""
     adata = ad.read_h5ad(medium)
-    adata = ad.concat([adata] * 4, axis=0, index_unique="-")
-    adata.write_h5ad(wide)
-    process = started("impute", wide, "-o", tmp_path / name, "--method", "gene_mean", "--replace-observed")
+    path = medium.with_name("tall.h5ad")
+    ad.concat([adata] * 4, axis=0, index_unique="-").write_h5ad(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"), [("out.csv.gz", signal.SIGINT, 130), ("out.zarr", signal.SIGTERM, 143)]
+)
+def test_signal_while_writing(tall, tmp_path, name, number, code):
+    process = started("impute", tall, "-o", tmp_path / name, "--method", "gene_mean", "--replace-observed")
     for _ in range(600):  # until the partial output is there
         if any(entry.startswith(f".{name}") for entry in listing(tmp_path)) or process.poll() is not None:
             break
@@ -872,12 +857,12 @@ def test_signal_while_writing(medium, tmp_path, name, number, code):
     assert process.poll() is None, process.communicate()
     found, out, err = interrupted(process, number)
     if found == 0:  # too late: then it must be whole
-        assert listing(tmp_path) == sorted([name, "wide.h5ad"])
+        assert listing(tmp_path) == [name]
         return
     assert found == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert listing(tmp_path) == ["wide.h5ad"]
+    assert listing(tmp_path) == []
 
 
 def test_killed_process_leaves_no_rubbish_for_the_next(counts, tmp_path):
@@ -921,22 +906,10 @@ def test_bar_on_a_terminal(counts, tmp_path):
     assert b"wrote 60 x 40 values" in out
 
 
-def test_plain_lines_without_a_terminal(counts, tmp_path):
-    done = program("impute", counts[0], "-o", tmp_path / "out.h5ad", "--method", "ialm")
-    assert done.returncode == 0
-    assert done.stderr.splitlines() == ["fitting ialm ...", "writing out.h5ad ..."]
-    assert "\x1b" not in done.stdout
-
-
-def test_as_module(counts, tmp_path):
-    command = [sys.executable, "-m", "imputome", "impute", counts[0], "-o", tmp_path / "out.h5ad", "-m", "gene_mean"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("closed", ["<&-", "</dev/null", ">&-", "2>&-"])
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-"])
 def test_closed_streams(counts, tmp_path, closed):
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", PROGRAM, "impute", str(counts[0])]
+    program_ = [sys.executable, "-m", "imputome"] if closed == "2>&-" else [PROGRAM]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *program_, "impute", str(counts[0])]
     done = subprocess.run(
         [*command, "-o", str(tmp_path / "out.h5ad"), "--method", "gene_mean"],
         stdin=None,
@@ -950,27 +923,30 @@ def test_closed_streams(counts, tmp_path, closed):
     assert ad.read_h5ad(tmp_path / "out.h5ad").layers["gene_mean"].shape == (60, 40)
 
 
-@pytest.mark.parametrize("name", ["out.h5ad", "out.zarr", "out.csv"])
-def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path, name):
+def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
-    command = [PROGRAM, "impute", str(counts[0]), "-o", str(locked / name), "--method", "gene_mean"]
+    code = (
+        "import sys; from imputome.cli import run; "
+        "[run(['impute', sys.argv[1], '-o', name, '--method', 'gene_mean']) for name in sys.argv[2:]]"
+    )
+    outputs = [str(locked / name) for name in ("out.h5ad", "out.zarr", "out.csv")]
+    command = [sys.executable, "-c", code, str(counts[0]), *outputs]
     if os.access(locked, os.W_OK):  # root: without this right it is bound as all others
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere, and there is no setpriv to take the right away")
         command = ["setpriv", "--bounding-set=-dac_override", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    for word in ("error: ", "locked", "writ"):
-        assert word in done.stderr
+    lines = done.stderr.splitlines()
+    assert (done.stdout, len(lines)) == ("", 3), done
+    assert all(line.startswith("error: ") and line.endswith(" [folder-not-writable]") for line in lines)
     assert listing(locked) == []
 
 
 def test_list_of_genes_in_another_encoding(counts, tmp_path, capsys):
     (tmp_path / "genes.txt").write_bytes("gene1\n".encode("utf-16"))
     code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt")
-    assert "unexpected" not in refused(capsys, code, "genes.txt", "UTF-8")
+    refused(capsys, code, "genes-file", "genes.txt")
 
 
 # -- more outputs than the value ---------------------------------------------------------------------------------------
@@ -999,20 +975,24 @@ def test_outputs_are_layers_beside_the_value(counts, tmp_path, suffix, capsys):
 
 
 def test_outputs_that_cannot_be_had_are_refused_before_fitting(counts, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(imputome.result.run, "run_method", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr("imputome.api.impute.fit_run", lambda *_, **__: pytest.fail("the work was begun"))
     source, out = counts[0], tmp_path / "out.h5ad"
-    refused(capsys, impute(source, out, "gene_mean", "--outputs", "variance"), "'variance'", "--posterior")
-    refused(capsys, impute(source, out, "gene_mean", "--outputs", "sd"), "no output 'sd'", "none")
-    refused(capsys, impute(source, out, "gene_mean_posterior", "--no-posterior", "--outputs", "lower"), "--posterior")
+    refused(capsys, impute(source, out, "gene_mean", "--outputs", "variance"), "output-needs-posterior", "'variance'")
+    refused(capsys, impute(source, out, "gene_mean", "--outputs", "sd"), "no-output", "'sd'")
+    refused(
+        capsys,
+        impute(source, out, "gene_mean_posterior", "--no-posterior", "--outputs", "lower"),
+        "output-needs-posterior",
+    )
     table = tmp_path / "out.csv"
-    refused(capsys, impute(source, table, "gene_mean_posterior", "--outputs", "lower"), "table", ".h5ad or .zarr")
+    refused(capsys, impute(source, table, "gene_mean_posterior", "--outputs", "lower"), "table-without-layers")
     assert listing(tmp_path) == ["in.h5ad"]
 
 
 def test_variance_has_the_scale_of_counts_alone(counts, tmp_path, capsys):
     options = ["--outputs", "variance", "--scale", "log1p"]
     code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean_posterior", *options)
-    refused(capsys, code, "variance", "scale 'counts' only")
+    refused(capsys, code, "variance-scale")
 
 
 def test_names_of_outputs_that_are_taken(counts, tmp_path, capsys):
@@ -1021,10 +1001,10 @@ def test_names_of_outputs_that_are_taken(counts, tmp_path, capsys):
     adata.write_h5ad(tmp_path / "taken.h5ad")
     options = ["--key-added", "k", "--outputs", "lower"]
     code = impute(tmp_path / "taken.h5ad", tmp_path / "out.h5ad", "gene_mean_posterior", *options)
-    refused(capsys, code, "layers['k_lower'] exists already", "--force")
+    refused(capsys, code, "key-exists", "'k_lower'")
     assert impute(counts[0], tmp_path / "a.h5ad", "gene_mean", "--key-added", "k_lower", "-q") == 0
     code = impute(tmp_path / "a.h5ad", tmp_path / "b.h5ad", "gene_mean_posterior", *options, "--force")
-    refused(capsys, code, "'k_lower' is the name of another result")
+    refused(capsys, code, "name-of-another-result")
 
 
 # -- the default method ------------------------------------------------------------------------------------------------
@@ -1048,6 +1028,6 @@ def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys,
     def lacking(name):
         raise missing_extra(f"method {name!r}", "torch", "deep")
 
-    monkeypatch.setattr(imputome.result.run, "get", lacking)
+    monkeypatch.setattr("imputome.api.plan.get", lacking)
     code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
-    refused(capsys, code, 'pip install "imputome[deep]"', "--method gene_mean_posterior")
+    refused(capsys, code, "missing-extra", "imputome[deep]", "--method gene_mean_posterior")

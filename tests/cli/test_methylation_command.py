@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from codes import refused
 from imputome.cli import run
 
 
@@ -73,20 +74,16 @@ def test_json(counts, tmp_path, capsys):
 def test_what_is_refused_leaves_no_file(counts, tmp_path, capsys):
     source, _, _ = counts
     output = tmp_path / "beta.h5ad"
-    for arguments, words in (
-        ([str(source), "-o", str(tmp_path / "beta.csv")], ".h5ad or .zarr"),
-        ([str(source), "-o", str(tmp_path / "beta.txt.bz2")], "no format"),
-        ([str(tmp_path / "no.csv"), "-o", str(output)], "does not exist"),
-        ([str(source), "-o", str(output), "--coverage", "reads."], "'M.s0' but no 'reads.s0'"),
-        ([str(source), "-o", str(output), "--methylated", "Cov.", "--coverage", "M."], "more methylated reads"),
-        ([str(source), "-o", str(output), "--position", "start"], "'start'"),
-        ([str(source), "-o", str(output), "--min-coverage", "500"], "no site has 500 reads in any sample"),
+    for arguments, code, value in (
+        ([str(source), "-o", str(tmp_path / "beta.csv")], "not-a-store", "beta.csv"),
+        ([str(source), "-o", str(tmp_path / "beta.txt.bz2")], "unknown-format", "bz2"),
+        ([str(tmp_path / "no.csv"), "-o", str(output)], "no-file", "no.csv"),
+        ([str(source), "-o", str(output), "--coverage", "reads."], "one-column-of-sample", "'reads.s0'"),
+        ([str(source), "-o", str(output), "--methylated", "Cov.", "--coverage", "M."], "methylated-above-coverage", ""),
+        ([str(source), "-o", str(output), "--position", "start"], "no-position", "'start'"),
+        ([str(source), "-o", str(output), "--min-coverage", "500"], "no-coverage", "500"),
     ):
-        assert run(["methylation", *arguments]) == 1
-        printed = capsys.readouterr()
-        assert words in printed.err
-        assert printed.err.count("\n") == 1
-        assert printed.out == ""
+        refused(capsys, run(["methylation", *arguments]), code, value)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
     output.write_text("mine")
     assert run(["methylation", str(source), "-o", str(output)]) == 1
@@ -98,10 +95,7 @@ def test_what_is_refused_leaves_no_file(counts, tmp_path, capsys):
 def test_sites_with_one_name(tmp_path, capsys):
     source, output = tmp_path / "counts.csv", tmp_path / "beta.h5ad"
     source.write_text("Chrom;pos;M.a;Cov.a\nchr1;10;1;9\nchr2;10;2;9\nchr2;20;3;9\n")
-    assert run(["methylation", str(source), "-o", str(output)]) == 1
-    printed = capsys.readouterr().err
-    assert "[sites-not-unique]" in printed
-    assert "--position Chrom,pos" in printed
+    refused(capsys, run(["methylation", str(source), "-o", str(output)]), "sites-not-unique", "--position Chrom,pos")
     assert not output.exists()
     assert run(["methylation", str(source), "-o", str(output), "--position", "Chrom,pos"]) == 0
     assert capsys.readouterr().err == ""
@@ -114,5 +108,5 @@ def test_sites_with_one_name(tmp_path, capsys):
 def test_no_coverage_at_all_is_refused(tmp_path, capsys):
     source = tmp_path / "counts.csv"
     source.write_text("pos,M.a,Cov.a\n10,0,0\n20,0,0\n")
-    assert run(["methylation", str(source), "-o", str(tmp_path / "beta.h5ad"), "--min-coverage", "0"]) == 1
-    assert "[no-coverage]" in capsys.readouterr().err
+    arguments = [str(source), "-o", str(tmp_path / "beta.h5ad"), "--min-coverage", "0"]
+    refused(capsys, run(["methylation", *arguments]), "no-coverage")

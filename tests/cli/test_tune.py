@@ -35,6 +35,7 @@ from imputome.io.config import read_config
 optuna = pytest.importorskip("optuna")
 
 from imputome.studies import tuning  # noqa: E402  (they need optuna)
+from imputome.studies.execute import run_in_child  # noqa: E402
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 NMF = ["--method", "poisson_nmf", "--set", "max_iter=20", "--objective", "poisson_loss"]
@@ -152,7 +153,7 @@ def test_an_error_in_a_worker_goes_to_the_parent(folder):
     errors = queue.SimpleQueue()
     data = as_data(make_counts().X, kind="counts")
     task = tuning._Task(data, "poisson_nmf", 3, folder / "s.db", "nll", {}, 0, math.inf)
-    tuning._worker(task, threading.Semaphore(3), 0, os.getppid(), errors)
+    run_in_child(tuning._run_trials, (task, threading.Semaphore(3)), os.getppid(), errors)
     assert errors.get(timeout=1).code == "objective-not-reported"
 
 
@@ -264,7 +265,7 @@ def test_wrong_methods_and_objectives(folder):
     assert "magic_wand" in refused(None, "--method", "magic_wand")
     refused("no-search-space", "--method", "gene_mean")
     refused("objective-not-reported", "--method", "poisson_nmf")
-    refused("objective-unknown", "--method", "poisson_nmf", "--objective", "mse")
+    refused("parameter-value", "--method", "poisson_nmf", "--objective", "mse")
     assert "'rank'" in refused(None, *NMF, "--set", "rank=3")
     assert "n_components" in refused("nothing-to-tune", *NMF, "--set", "n_components=3")
     assert "gone.h5ad" in refused(None, *NMF, source="gone.h5ad")
@@ -316,7 +317,7 @@ def test_logged_input(folder):
     X = adata.X.toarray()
     adata.X = sp.csr_matrix(np.log1p(X / np.maximum(X.sum(axis=1, keepdims=True), 1) * 1e4))
     adata.write_h5ad("log.h5ad")
-    refused("not-raw-counts", *NMF, source="log.h5ad")
+    refused("not-integers", *NMF, source="log.h5ad")
 
 
 def test_usage_errors(folder, capsys):

@@ -170,10 +170,10 @@ def test_concordance_is_that_of_all_pairs(digits):
     rng = np.random.default_rng(3)
     truth = np.round(rng.normal(size=120), digits)
     prediction = np.round(truth + rng.normal(size=120), digits)
-    found = concordance_index(truth=truth, prediction=prediction)
-    assert found == pytest.approx(all_pairs(truth, prediction), abs=1e-14)
+    index = concordance_index(truth=truth, prediction=prediction)
+    assert index == pytest.approx(all_pairs(truth, prediction), abs=1e-14)
     lifelines = pytest.importorskip("lifelines.utils")
-    assert found == pytest.approx(lifelines.concordance_index(truth, prediction), abs=1e-12)
+    assert index == pytest.approx(lifelines.concordance_index(truth, prediction), abs=1e-12)
 
 
 def test_concordance_at_its_ends():

@@ -117,8 +117,8 @@ def test_expression_is_logged_before_its_components():
     logged -= logged.mean(axis=0)
     left, size, _ = np.linalg.svd(logged, full_matrices=False)
     for given in (values, sp.csr_array(values)):
-        found = expression_components(given, n_components=4)
-        np.testing.assert_allclose(np.abs(found), np.abs(left[:, :4] * size[:4]), rtol=1e-6, atol=1e-8)
+        components = expression_components(given, n_components=4)
+        np.testing.assert_allclose(np.abs(components), np.abs(left[:, :4] * size[:4]), rtol=1e-6, atol=1e-8)
     assert expression_components(values).shape == (30, 11)  # as many as there can be
     with pytest.raises(InputError, check=has_code("not-finite")):
         expression_components(values - 5)
@@ -139,14 +139,14 @@ def test_expression_values_are_clustered_in_their_components():
 
 
 @pytest.mark.skipif(find_spec("igraph") is None, reason="needs igraph")
-@pytest.mark.parametrize("wanted", [2, 3, 8])
-def test_leiden_seeks_the_number_of_clusters(blobs, wanted):
+@pytest.mark.parametrize("n_clusters", [2, 3, 8])
+def test_leiden_seeks_the_number_of_clusters(blobs, n_clusters):
     embedding, labels = blobs
-    found = leiden(embedding, n_clusters=wanted)
+    clusters = leiden(embedding, n_clusters=n_clusters)
     # neighbours make three islands: no resolution joins them into two
-    assert abs(len(set(found)) - wanted) <= 1
-    if wanted == 3:
-        assert ari(truth=labels, prediction=found) == 1.0
+    assert abs(len(set(clusters)) - n_clusters) <= 1
+    if n_clusters == 3:
+        assert ari(truth=labels, prediction=clusters) == 1.0
         assert cluster_scores(labels=labels, embedding=embedding, method="leiden")["clusters"] == 3
 
 
@@ -159,10 +159,10 @@ def test_leiden_without_igraph_names_the_extra(blobs, monkeypatch):
 @pytest.mark.parametrize("method", ["umap", "tsne"])
 def test_maps_keep_blobs_apart(blobs, method):
     embedding, labels = blobs
-    found = coordinates(embedding, method=method, random_state=1)
-    assert found.shape == (150, 2)
-    np.testing.assert_array_equal(found, coordinates(embedding, method=method, random_state=1))
-    assert ari(truth=labels, prediction=kmeans(found, n_clusters=3)) > 0.9
+    positions = coordinates(embedding, method=method, random_state=1)
+    assert positions.shape == (150, 2)
+    np.testing.assert_array_equal(positions, coordinates(embedding, method=method, random_state=1))
+    assert ari(truth=labels, prediction=kmeans(positions, n_clusters=3)) > 0.9
     assert np.isfinite(coordinates(embedding[:8], method=method)).all()
     with pytest.raises(InputError, check=has_code("parameter-value")):
         coordinates(embedding, method="pca")

@@ -181,8 +181,8 @@ def test_logistic_maximum_converges_from_hard_designs():
     sums = outcomes.astype(float) @ design
     got = logistic_maximum(sums, design)
     for b in range(40):
-        found = minimize(lambda a, b=b: np.logaddexp(0, design @ a).sum() - sums[b] @ a, np.zeros(3), method="BFGS")
-        assert got[b] >= -found.fun - 1e-5
+        best = minimize(lambda a, b=b: np.logaddexp(0, design @ a).sum() - sums[b] @ a, np.zeros(3), method="BFGS")
+        assert got[b] >= -best.fun - 1e-5
         assert got[b] <= 0
 
 
@@ -200,10 +200,10 @@ def test_logistic_maximum_where_full_newton_steps_lose(seed):
         warnings.simplefilter("error", RuntimeWarning)
         got = logistic_maximum((y @ design)[None], design)[0]
     options = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-8, "fatol": 1e-10}
-    found = minimize(
+    best = minimize(
         lambda a: np.logaddexp(0, design @ a).sum() - y @ design @ a, np.zeros(3), method="Nelder-Mead", options=options
     )
-    assert got >= -found.fun - 1e-5
+    assert got >= -best.fun - 1e-5
     assert got <= 0
 
 

@@ -209,8 +209,8 @@ def test_contract_of_every_metric(name, tiny):
 
 def test_nll_at_the_floor_is_exact():
     # by mpmath at 50 digits: NB(2; mean 1e-8, size 1e5), where scipy is off by 0.0016
-    found = metrics.nll(truth=np.array([2.0]), prediction=np.array([0.0]), size=1e5)
-    assert found == pytest.approx(37.53449867851488, abs=1e-9)
+    score = metrics.nll(truth=np.array([2.0]), prediction=np.array([0.0]), size=1e5)
+    assert score == pytest.approx(37.53449867851488, abs=1e-9)
 
 
 def test_coverage_of_real_intervals():
@@ -320,9 +320,9 @@ def test_leaderboard_is_what_the_benchmark_computes(simulated):
         sc.pp.log1p(adata)
         logged.append(adata.X)
     scaled = denoised * x.sum() / train.sum()
-    found = leaderboard_denoising(truth=sp.csr_array(x), prediction=denoised, training_total=train.sum())
-    assert found["leaderboard_mse"] == pytest.approx(mean_squared_error(*logged))
-    assert found["leaderboard_poisson_swapped"] == pytest.approx((x - scaled * np.log(x + 1e-6)).mean())
+    scores = leaderboard_denoising(truth=sp.csr_array(x), prediction=denoised, training_total=train.sum())
+    assert scores["leaderboard_mse"] == pytest.approx(mean_squared_error(*logged))
+    assert scores["leaderboard_poisson_swapped"] == pytest.approx((x - scaled * np.log(x + 1e-6)).mean())
     with pytest.raises(InputError, check=has_code("shape-mismatch")):
         leaderboard_denoising(truth=x, prediction=denoised[:, :-1])
 

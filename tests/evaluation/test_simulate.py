@@ -157,7 +157,7 @@ def test_default_counts_look_like_10x_data(name, blood, request):
     if name != "pbmc68k":
         path = request.getfixturevalue("shared_data") / f"{name}.h5ad"
         if not path.is_file():
-            pytest.skip(f"{path} not found")
+            pytest.skip(f"{path} is missing")
         real = sp.csr_array(anndata.read_h5ad(path).X)
     variance, zero = compare(real, simulate_counts(rng=np.random.default_rng(6)).X)
     assert np.abs(variance).max() < np.log10(2.5)
@@ -177,7 +177,7 @@ def test_scdesign_looks_like_its_data_up_to_its_double_zeros(name, blood, reques
     if name != "pbmc68k":
         path = request.getfixturevalue("shared_data") / f"{name}.h5ad"
         if not path.is_file():
-            pytest.skip(f"{path} not found")
+            pytest.skip(f"{path} is missing")
         real = sp.csr_array(anndata.read_h5ad(path).X)
     simulated = fit_scdesign(real).simulate(rng=np.random.default_rng(7))
     variance, zero = compare(real, simulated.X)
@@ -256,8 +256,8 @@ def test_em_is_at_a_maximum_on_real_genes(blood, fitted):
 
         w, a, b, m, s = parameters[:, j]
         start = np.array([np.log(w / (1 - w)), np.log(a), np.log(b), m, np.log(s)])
-        found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 300})
-        assert -found.fun - fitted.log_likelihood[j] < 0.01 * abs(fitted.log_likelihood[j]) + 0.5
+        best = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 300})
+        assert -best.fun - fitted.log_likelihood[j] < 0.01 * abs(fitted.log_likelihood[j]) + 0.5
 
 
 def test_every_gene_of_a_real_set_is_fitted(blood, fitted):

@@ -191,13 +191,13 @@ def test_random_per_gene(fraction, counts):
 
 
 def brute_probabilities(X, rate):
-    found = {}
+    probabilities = {}
     for j in range(X.shape[1]):
         values = [np.log(1 + float(x)) for x in X[:, j] if x > 0]
         if values:
             mean = sum(values) / len(values)
-            found[j] = (np.exp(-rate * mean * mean), len(values))
-    return found
+            probabilities[j] = (np.exp(-rate * mean * mean), len(values))
+    return probabilities
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.99])
@@ -319,8 +319,8 @@ def test_negative_binomial_parts_are_independent(per_gene):
     phi = np.linspace(0.2, 2.0, genes) if per_gene else np.full(genes, 0.8)
     X = as_data(rng.poisson(rng.gamma(1 / phi, mean * phi, size=(n, genes))), kind="counts")
     train, test = parts_of(X, "thin_nb", overdispersion=phi if per_gene else 0.8)
-    found, error = covariance(train, test)
-    assert abs(found) < 4.5 * error
+    shared, error = covariance(train, test)
+    assert abs(shared) < 4.5 * error
     # the parts are NB with means and overdispersions as documented
     assert train.mean() == pytest.approx(0.7 * mean, rel=0.03)
     for part, keep in ((train, 0.7), (test, 0.3)):
@@ -328,10 +328,10 @@ def test_negative_binomial_parts_are_independent(per_gene):
         np.testing.assert_allclose(part.var(axis=0), expected, rtol=0.25)
         assert part.var(axis=0).sum() == pytest.approx(expected.sum(), rel=0.06)
     # while binomial thinning leaves the gamma draw in both: covariance keep (1 - keep) phi mean^2
-    found, error = covariance(*parts_of(X, "thin"))
-    assert found > 20 * error
-    assert found == pytest.approx(0.3 * 0.7 * phi.mean() * mean**2, rel=0.1)
-    assert abs(covariance(*parts_of(X, "thin_nb", overdispersion=0.0))[0] - found) < 6 * error  # 0 is binomial
+    shared, error = covariance(*parts_of(X, "thin"))
+    assert shared > 20 * error
+    assert shared == pytest.approx(0.3 * 0.7 * phi.mean() * mean**2, rel=0.1)
+    assert abs(covariance(*parts_of(X, "thin_nb", overdispersion=0.0))[0] - shared) < 6 * error  # 0 is binomial
 
 
 def test_overdispersion_by_moments(counts):
@@ -346,9 +346,9 @@ def test_overdispersion_by_moments(counts):
     rng = np.random.default_rng(3)
     depth = rng.gamma(5, size=(5000, 1))
     X = as_data(rng.poisson(rng.gamma(2, 0.5 * depth * np.linspace(0.5, 3, 200))), kind="counts")
-    found = moment_overdispersion(X)
-    np.testing.assert_allclose(found, 0.5, atol=0.15)
-    assert found.mean() == pytest.approx(0.5, abs=0.02)
+    phi = moment_overdispersion(X)
+    np.testing.assert_allclose(phi, 0.5, atol=0.15)
+    assert phi.mean() == pytest.approx(0.5, abs=0.02)
     for options in ({}, {"overdispersion": "global"}):
         split_of("thin_nb", X, **options)
 
@@ -411,9 +411,9 @@ def test_row_split_is_stratified(test, wrap):
     train, chosen = row_split(103, np.random.default_rng(0), test=test, labels=wrap(labels))
     assert len(chosen) == round(test * 103)
     assert sorted([*train, *chosen]) == list(range(103))
-    found = Counter(str(labels[row]) for row in chosen)
+    number = Counter(str(labels[row]) for row in chosen)
     for label, size in Counter(map(str, labels)).items():
-        assert abs(found[label] - size * len(chosen) / 103) < 1
+        assert abs(number[label] - size * len(chosen) / 103) < 1
 
 
 def test_row_split_errors():

@@ -106,7 +106,7 @@ def test_every_spelling_of_missing_is_replaced_in_its_quotes(tmp_path, spelling)
 def test_each_value_goes_to_its_place(tmp_path, genes_in, monkeypatch):
     """Random tables against the csv module, in several blocks."""
     monkeypatch.setattr("imputome.io.table_patch.BLOCK_BYTES", 4 * 7 * 3)
-    monkeypatch.setattr("imputome.io.text_reading.CHUNK_VALUES", 20)
+    monkeypatch.setattr("imputome.io.text.CHUNK_VALUES", 20)
     rng = np.random.default_rng(5)
     X = rng.normal(size=(23, 7)).round(3)
     X[rng.random(X.shape) < 0.4] = np.nan

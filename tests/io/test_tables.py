@@ -437,7 +437,7 @@ def test_chunks_make_the_same_matrix(tmp_path, genes_in, monkeypatch):
         pd.DataFrame(values).to_csv(tmp_path / "t.csv")
         whole = read_table(tmp_path / "t.csv", genes_in=genes_in)
         with monkeypatch.context() as small:
-            small.setattr("imputome.io.text_reading.CHUNK_VALUES", 40)
+            small.setattr("imputome.io.text.CHUNK_VALUES", 40)
             parts = read_table(tmp_path / "t.csv", genes_in=genes_in)
         assert type(parts.X) is type(whole.X)
         assert parts.X.dtype == whole.X.dtype

@@ -16,8 +16,7 @@ from codes import has_code  # noqa: E402
 from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError, MissingExtraError  # noqa: E402
 from imputome.methods import get, load  # noqa: E402
-from imputome.methods.autoencoder.estimator import PRESETS  # noqa: E402
-from imputome.methods.autoencoder.network import ACTIVATIONS, Autoencoder  # noqa: E402
+from imputome.methods.autoencoder.network import ACTIVATIONS, PRESETS, Autoencoder, Design  # noqa: E402
 from imputome.methods.deep.batches import CountBatches  # noqa: E402
 from imputome.methods.deep.estimator import split_cells  # noqa: E402
 from imputome.methods.deep.training import seeded  # noqa: E402
@@ -60,7 +59,8 @@ def one_batch(X, library=None):
 
 def network(n_genes=50, seed=0, **options):
     with seeded(seed):
-        return Autoencoder(n_genes, **{"width": 6, "depth": 3, "activation": "tanh", **options})
+        plain = {"width": 6, "depth": 3, "activation": "tanh", "batch_norm": False, "dropout": 0.0}
+        return Autoencoder(n_genes, Design(**{**plain, **options}))
 
 
 def forward(net, x, activation, *, residual=False, norms=None):

@@ -116,22 +116,19 @@ def test_read_only_arrays_are_taken_without_a_word_and_not_copied():
     assert batches._counts.columns.data_ptr() == X.indices.__array_interface__["data"][0]
 
 
-def test_target_library_and_covariates_follow_the_cells():
+def test_target_and_covariates_follow_the_cells():
     rng = np.random.default_rng(0)
     X, target = counts(), counts(seed=1)
-    totals = np.asarray(target.sum(axis=1)).ravel()
     covariates = rng.normal(size=(53, 2))
-    batches = source(X, target=target, target_library=totals, covariates=covariates, batch_size=8)
+    batches = source(X, target=target, covariates=covariates, batch_size=8)
     for batch in batches.epoch(generator=rng):
         index = batch.index.numpy()
         np.testing.assert_array_equal(batch.counts.dense().numpy(), X[index].toarray())
         np.testing.assert_array_equal(batch.target.dense().numpy(), target[index].toarray())
-        np.testing.assert_array_equal(batch.target_library.numpy(), totals[index])
         np.testing.assert_allclose(batch.covariates.numpy(), covariates[index], rtol=1e-6)
     (plain,) = source(X).epoch()
     assert plain.target is plain.counts
     assert plain.covariates is None
-    np.testing.assert_array_equal(plain.target_library, plain.library)
 
 
 @pytest.mark.parametrize(
@@ -143,17 +140,13 @@ def test_what_is_not_csr_is_refused(make):
     with pytest.raises(InputError, check=has_code("not-csr")):
         CountBatches(other, library=np.ones(53))
     with pytest.raises(InputError, check=has_code("not-csr")):
-        source(X, target=other, target_library=np.ones(53))
+        source(X, target=other)
 
 
-def test_half_a_target_is_refused():
+def test_a_target_of_another_shape_is_refused():
     X = counts()
-    with pytest.raises(InputError, check=has_code("target-incomplete")):
-        source(X, target=X)
-    with pytest.raises(InputError, check=has_code("target-incomplete")):
-        source(X, target_library=np.ones(53))
     with pytest.raises(InputError, check=has_code("target-shape")):
-        source(X, target=X[:50], target_library=np.ones(50))
+        source(X, target=X[:50])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -252,7 +245,7 @@ def test_duplicate_entries_of_a_file_are_added_up():
 def test_a_target_in_a_file_or_columns_in_a_file_are_refused(tmp_path):
     X = counts()
     with pytest.raises(InputError, check=has_code("target-shape")):
-        source(X, target=Watched(X), target_library=np.ones(53))
+        source(X, target=Watched(X))
     import anndata
 
     anndata.AnnData(sp.csc_matrix(X)).write_h5ad(tmp_path / "x.h5ad")

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from imputome.core.data import as_data  # noqa: E402
 from imputome.methods.beta_vae.estimator import BetaVAE  # noqa: E402
 from imputome.methods.beta_vae.network import (  # noqa: E402
+    Design,
     PrincipalComponents,
     VariationalAutoencoder,
     start_at_components,
@@ -25,8 +26,8 @@ def made(n=80, G=30, rank=3, noise=0.4, seed=0):
 
 def network(G=30, latent=6, **options):
     torch.manual_seed(0)
-    options = {"encoder": (8,), "decoder": (8,), "residual": True, **options}
-    return VariationalAutoencoder(G, latent=latent, **options).eval()
+    design = Design(**{"dropout": 0.0, "input_dropout": 0.0, "compressed": False, **options})
+    return VariationalAutoencoder(G, design, ((8,), (8,), latent)).eval()
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])

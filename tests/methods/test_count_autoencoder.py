@@ -21,7 +21,9 @@ from imputome.errors import InputError  # noqa: E402
 from imputome.methods.count_autoencoder import estimator as default  # noqa: E402
 from imputome.methods.count_autoencoder.estimator import AveragedRates, CountAutoencoder  # noqa: E402
 from imputome.methods.count_autoencoder.fitted import encode  # noqa: E402
+from imputome.methods.deep import rates as fitted_rates  # noqa: E402
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel  # noqa: E402
+from imputome.methods.factors import LowRank  # noqa: E402
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 15, "batch_size": 64, "learning_rate": 0.01}
 BRIEF = {**SMALL, "max_epochs": 2}
@@ -250,7 +252,7 @@ def test_two_networks_are_averaged_on_the_log_scale():
     data = as_data(X, kind="counts")
     rates = []
     for network in estimator.network_:
-        model = encode(network, estimator._batches(data).epoch(), n=300, usable=estimator.share_ > 0).model
+        model = encode(network, estimator._batches(data).epoch(), n=300, usable=estimator.share_ > 0)[0]
         rates.append(model.rows(np.arange(300), None, "rate").astype(np.float64))
     assert np.abs(rates[0] / rates[1] - 1).max() > 0.05
     expected = np.sqrt(rates[0] * rates[1])
@@ -283,12 +285,12 @@ def test_stacked_models_are_the_geometric_mean(members):
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_the_average_sums_to_the_library(weight, monkeypatch):
-    monkeypatch.setattr(default, "VALUES_PER_BLOCK", 2 * 9)  # several blocks, the last one shorter
+    monkeypatch.setattr(fitted_rates, "VALUES_PER_BLOCK", 2 * 9)  # several blocks, the last one shorter
     rng = np.random.default_rng(1)
     model = log_linear()
     left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
     library = np.array([10, 20, 0, 5, 1e5, 3, 7], np.float32)
-    rates = AveragedRates(model, left, right, weight=weight, library=library)
+    rates = AveragedRates(model, LowRank(left, right), weight=weight, library=library)
     every = np.arange(7)
     got = rates.rows(every, None, "rate")
     known = model.rows(every, None, "rate").astype(np.float64) > 0
@@ -309,7 +311,7 @@ def test_the_weight_that_predicts_best_is_taken(best):
     """Held-out counts are the rates of one weight themselves: by Gibbs no other predicts them better."""
     rng = np.random.default_rng(0)
     left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
-    rates = AveragedRates(log_linear(), left, right, weight=best, library=np.full(7, 100, np.float32))
+    rates = AveragedRates(log_linear(), LowRank(left, right), weight=best, library=np.full(7, 100, np.float32))
     rest = sp.csr_array(rates.rows(np.arange(7), None, "rate"))
     assert default._best_weight(rates.with_weight(0.6), rest) == pytest.approx(best)
 

@@ -20,9 +20,9 @@ from imputome.core.data import as_data
 from imputome.core.imputer import check_parameters
 from imputome.errors import ModelFormatError
 from imputome.methods.count_autoencoder.dca import DCA, DCAPaper001, TunedDCA, ZipDCA
-from imputome.methods.count_autoencoder.family import Settings
-from imputome.methods.count_autoencoder.network import ACTIVATIONS, Activation
+from imputome.methods.count_autoencoder.network import ACTIVATIONS, Activation, Design
 from imputome.methods.count_autoencoder.zipo import Zipo
+from imputome.methods.deep.training import Schedule
 
 PRESETS = (DCA, DCAPaper001, ZipDCA, TunedDCA)
 
@@ -75,7 +75,7 @@ SETTINGS = {
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_the_documented_settings(preset):
     estimator, defaults = preset(), preset.parameter_defaults()
-    settings = {**asdict(estimator.settings), "batch_size": estimator.batch_size}
+    settings = {**asdict(estimator._design()), **asdict(estimator._schedule()), "batch_size": estimator.batch_size}
     assert {name: settings[name] for name in SETTINGS[preset]} == SETTINGS[preset]
     assert methods.get(preset.name) is preset
     assert preset(encoder="8").get_params() == {**defaults, "encoder": "8"}
@@ -96,11 +96,13 @@ def test_parameters_are_those_of_dca():
 
 
 def test_zipo_settings_are_its_parameters():
-    """The defaults of `Settings` are those of `Zipo`; only the default for counts has dropout and linear latents."""
+    """The defaults of `Design` are those of `Zipo`; only the default for counts has dropout and linear latents."""
     defaults = Zipo.parameter_defaults()
     others = {"dropout": 0.0, "input_dropout": 0.0, "linear_latent": False}
-    assert asdict(Settings()) == others | {name: value for name, value in defaults.items() if hasattr(Settings, name)}
-    assert Zipo(alpha_w=0.5, max_epochs=3).settings == Settings(alpha_w=0.5, max_epochs=3)
+    assert asdict(Design()) == others | {name: value for name, value in defaults.items() if hasattr(Design, name)}
+    assert Zipo(alpha_w=0.5)._design() == Design(alpha_w=0.5)
+    schedule = {name: value for name, value in defaults.items() if hasattr(Schedule, name)}
+    assert Zipo(max_epochs=3)._schedule() == Schedule(**{**schedule, "max_epochs": 3})
 
 
 # -- models of version 0.1.0, in which DCA had all parameters of ZiPo --------------------------------------------------

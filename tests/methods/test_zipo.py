@@ -53,7 +53,6 @@ def doubled(batch):
         counts=counts,
         target=counts,
         library=batch.library.double(),
-        target_library=batch.target_library.double(),
         covariates=None if batch.covariates is None else batch.covariates.double(),
     )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from imputome import datasets
-from imputome.report.plots.demo import DemoResult, Score, demo_figure
+from imputome.report.plots.demo import demo_figure
 
 
 def test_demo_figure(tmp_path):
     adata = datasets.pbmc68k()
     adata.layers["half"] = adata.X.toarray() / 2
-    scores = [Score(f"m{k}", k == 0, 0.1 * k, 1.0, 0.5, 0.5, 1.0) for k in range(3)]
-    figure = demo_figure(DemoResult(scores, np.arange(5.0), np.arange(5.0)), adata, key="half", gene="CD79A")
+    scores = [{"name": f"m{k}", "control": k == 0, "poisson_loss": 0.1 * k} for k in range(3)]
+    figure = demo_figure(scores, np.arange(5.0), np.arange(5.0), adata, key="half", gene="CD79A")
     bars = figure.axes[0]
     assert [tick.get_text() for tick in bars.get_yticklabels()] == ["m2", "m1", "m0"]
     assert [patch.get_width() for patch in bars.patches] == [0.2, 0.1, 0.0]

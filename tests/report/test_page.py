@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -157,11 +158,10 @@ def test_a_live_imputation_of_real_values(page_real):
     live = of_imputation(
         data,
         get("svd")().fit_transform(data),
-        record=find_record(page_real)[1],
+        record=replace(find_record(page_real)[1], command="imputome impute in.csv"),
         key="svd",
         scale="input",
         labels=pd.DataFrame({"sex": ["f", "m"] * 30}, index=page_real.obs_names),
-        command="imputome impute in.csv",
         map="pca",
     )
     stored = of_result(page_real, map="pca")
@@ -230,7 +230,7 @@ def test_zeros_are_not_shown_for_logged_input(fresh):
     adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
     imputome.impute(adata, method="gene_mean", scale="log1p")
     content = of_result(adata, map="pca")
-    assert not content.counted
+    assert not content.values.counted
     page = page_of(content)
     assert "zeros" not in page.headings()
     assert "zeros before" not in json.dumps(page.data("rows-genes"))
@@ -452,7 +452,7 @@ def test_twenty_thousand_genes_stay_under_five_megabytes(tmp_path):
 def test_more_genes_than_the_table_takes(plain, monkeypatch):
     from imputome.report.html import sections as made
 
-    monkeypatch.setattr(made, "TABLE_GENES", 10)
+    monkeypatch.setattr(made, "MAX_TABLE_GENES", 10)
     live = next(section for section in sections(of_result(plain, map="pca")) if section.id == "genes").live
     means = of_result(plain, map="pca").genes["mean_before"]
     assert set(live.values[0]) == set(means.nlargest(10).index)

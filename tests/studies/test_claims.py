@@ -17,13 +17,15 @@ from imputome.studies.claims import (
     check_claims,
     claims_markdown,
     comparisons_markdown,
+    half_interval,
+    markdown,
     mean_difference,
+    published_markdown,
     wilcoxon_tests,
 )
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
 from imputome.studies.spec import Claim, Comparison, Configuration, Hiding, Published, Study, Subset
-from imputome.studies.summary import half_interval, markdown, published_markdown
 
 A, B, C = (Configuration(name, MethodSpec("poisson_nmf", {"n_components": k})) for k, name in enumerate("ABC", start=2))
 
@@ -60,7 +62,7 @@ def test_the_interval_is_students(seed):
     test = scipy.stats.ttest_1samp(values, 0.0)
     expected = "unclear" if test.pvalue > 0.05 else "yes" if test.statistic > 0 else "no"
     assert found.held == expected
-    assert found.mean / found.se == pytest.approx(test.statistic)
+    assert found.estimate / found.se == pytest.approx(test.statistic)
 
 
 def test_one_seed_or_none_decides_nothing():

@@ -17,11 +17,11 @@ from imputome.errors import InputError
 from imputome.methods import get
 from imputome.studies import execute as execute_module
 from imputome.studies import runner
+from imputome.studies.claims import by_configuration, markdown
 from imputome.studies.execute import execute, load_subset, write_results
 from imputome.studies.inputs import Dataset, MethodSpec, standard_controls
 from imputome.studies.runner import run_study
 from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study, known_studies
-from imputome.studies.summary import by_configuration, markdown
 
 SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)
 STUDY = Study(

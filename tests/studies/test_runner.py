@@ -163,13 +163,13 @@ def test_summary_by_hand(dataset):
     [
         ({"methods": ["ialm:rank"]}, "method-setting"),
         ({"methods": ["mean"]}, "method-kind"),
-        ({"scheme": "hide_and_seek"}, "scheme-unknown"),
-        ({"downstream": ["tea"]}, "downstream-unknown"),
-        ({"protocol": "loose"}, "protocol-unknown"),
+        ({"scheme": "hide_and_seek"}, "unknown-scheme"),
+        ({"downstream": ["tea"]}, "parameter-value"),
+        ({"protocol": "loose"}, "parameter-value"),
         ({"protocol": "as_published"}, "protocol-scheme"),
         ({"scale": "log1p"}, "scale-scheme"),
-        ({"trials": 0}, "out-of-range"),
-        ({"seed": -1}, "out-of-range"),
+        ({"trials": 0}, "parameter-value"),
+        ({"seed": -1}, "parameter-value"),
     ],
 )
 def test_what_cannot_be_run(dataset, options, code):
@@ -532,7 +532,7 @@ def test_subsets_of_real_values():
     np.testing.assert_array_equal(dataset.clinical["time"], adata.obs["months"].iloc[rows])
     expected = [{"G2": 0, "G3": 1, "G4": 2}.get(grade, np.nan) for grade in adata.obs["grade"].iloc[rows]]
     np.testing.assert_array_equal(dataset.clinical["grade"], expected)
-    with pytest.raises(InputError, check=has_code("column-missing")):
+    with pytest.raises(InputError, check=has_code("no-obs-column")):
         load_subset(Subset("made", clinical={"grade": "stage"}), load, seed=0)
 
 

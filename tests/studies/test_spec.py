@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -295,3 +297,14 @@ def test_what_the_papers_need_is_there():
     tried = {(spec.params["depth"], spec.params["width"]) for spec in specs.values()}
     assert {(depth, width) for depth in (1, 3, 5, 10, 15) for width in (32, 128)} <= tried
     assert len({spec.params["activation"] for spec in specs.values()}) == 7
+
+
+def test_the_described_files_are_studies(write):
+    pytest.importorskip("torch")
+    text = (Path(__file__).parents[2] / "docs" / "studies" / "file_format.md").read_text(encoding="utf-8")
+    counts, real = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    assert [claim.kind for claim in find_study(write(counts)).claims] == ["better"]
+    assert find_study(write(counts), quick=True).trials == 1
+    methods = '[base]\nmethod = "ialm"\n[[configurations]]\nname = "knn"\nmethod = "knn"\n'
+    study = find_study(write(f'title = "real"\n{real}{methods}'))
+    assert study.published[0].rows == {"5 % lowest": {"KNN": "0.9 ± 0.1"}}

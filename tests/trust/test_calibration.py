@@ -24,16 +24,16 @@ def counts(G=60):
 
 def test_counts_agree_with_the_dense_metric():
     split = make_split("thin", counts(), rng=np.random.default_rng(1))
-    found = methods.get("gene_mean_posterior")().fit_transform(split.train)
-    rate = found.to_array(keep_observed=False, scale="counts").astype(np.float64)
-    variance = found.to_array(output="variance").astype(np.float64)
+    imputation = methods.get("gene_mean_posterior")().fit_transform(split.train)
+    rate = imputation.to_array(keep_observed=False, scale="counts").astype(np.float64)
+    variance = imputation.to_array(output="variance").astype(np.float64)
     kept = np.bincount(split.train.X.indices, minlength=60) > 0
     expected = coverage_by_mean(
         truth=split.test.toarray()[:, kept],
         prediction=rate[:, kept] * split.ratio,
         size=(rate**2 / variance)[:, kept],
     )
-    table = calibration(found, split)
+    table = calibration(imputation, split)
     np.testing.assert_array_equal(table["entries"], expected["entries"])
     np.testing.assert_allclose(table["coverage"], expected["coverage"], atol=1e-3)
     np.testing.assert_array_equal(table["high"], expected["to"])
@@ -43,9 +43,11 @@ def test_real_values_agree_with_a_loop():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 30)) + 0.5 * rng.standard_normal((200, 30))
     split = make_split("mcar", as_data(X, kind="real"), rng=rng, rows="all")
-    found = methods.get("gaussian_copula")(mode="fast").fit_transform(split.train)
-    table = calibration(found, split)
-    value, lower, upper = (found.to_array(output=name, keep_observed=False) for name in ("value", "lower", "upper"))
+    imputation = methods.get("gaussian_copula")(mode="fast").fit_transform(split.train)
+    table = calibration(imputation, split)
+    value, lower, upper = (
+        imputation.to_array(output=name, keep_observed=False) for name in ("value", "lower", "upper")
+    )
     order = sorted(range(len(split.i)), key=lambda k: value[split.i[k], split.j[k]])
     assert len(table) == N_STRATA
     assert table["entries"].sum() == len(order)

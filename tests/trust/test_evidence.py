@@ -46,46 +46,46 @@ def gathered(data, predict=FACTORS, **options):
 def test_structure_is_seen_on_every_side():
     data, kind = counts()
     reports = []
-    found = gathered(data, labels={"type": kind}, progress=lambda share, text: reports.append((share, text)))
-    gains = found.gains("poisson_deviance")
+    evidence = gathered(data, labels={"type": kind}, progress=lambda share, text: reports.append((share, text)))
+    gains = evidence.gains("poisson_deviance")
     assert set(gains.columns) == set(CONTROLS)
     assert (gains.to_numpy() > 0).all()
-    assert found.reliability.evident[np.arange(80) % 6 < 3].mean() > 0.5
-    assert found.zeros.confident.sum() >= 0
-    assert found.mixing["type"].after.mean() > found.mixing["type"].before.mean()
-    assert set(found.scores["metric"]) == {"poisson_deviance", "poisson_loss", "total_ratio", "coverage_90"}
-    assert found.cells == 300
-    assert found.fits == 3 * 4 + 2 == len(reports)
+    assert evidence.reliability.evident[np.arange(80) % 6 < 3].mean() > 0.5
+    assert evidence.zeros.confident.sum() >= 0
+    assert evidence.mixing["type"].after.mean() > evidence.mixing["type"].before.mean()
+    assert set(evidence.scores["metric"]) == {"poisson_deviance", "poisson_loss", "total_ratio", "coverage_90"}
+    assert evidence.cells == 300
+    assert evidence.fits == 3 * 4 + 2 == len(reports)
     assert reports[0] == (0.0, "factors, split 1 of 3")
     assert [share for share, _ in reports] == sorted(share for share, _ in reports)
 
 
 def test_permuted_genes_give_no_evidence():
     data, _ = counts()
-    found = gathered(permute_genes(data, np.random.default_rng(3)))
-    assert found.gains("poisson_deviance")["gene_mean_posterior"].mean() < 0.002
-    assert found.reliability.evident.mean() < 0.1
-    assert not found.mixing
+    evidence = gathered(permute_genes(data, np.random.default_rng(3)))
+    assert evidence.gains("poisson_deviance")["gene_mean_posterior"].mean() < 0.002
+    assert evidence.reliability.evident.mean() < 0.1
+    assert not evidence.mixing
 
 
 def test_gain_is_a_share_of_the_controls_error():
     data, _ = counts()
-    found = gathered(data, n_splits=2)
-    wide = found.scores[found.scores["metric"] == "poisson_deviance"].set_index(["split", "method"])["value"]
+    evidence = gathered(data, n_splits=2)
+    wide = evidence.scores[evidence.scores["metric"] == "poisson_deviance"].set_index(["split", "method"])["value"]
     for split in (0, 1):
         for control in CONTROLS:
             expected = (wide[split, control] - wide[split, "factors"]) / wide[split, control]
-            assert found.gains("poisson_deviance").loc[split, control] == pytest.approx(expected)
+            assert evidence.gains("poisson_deviance").loc[split, control] == pytest.approx(expected)
 
 
 def test_real_values_are_hidden_in_all_rows():
     controls = {"mean": predicting("mean"), "random": predicting("random")}
     data = real()
-    found = gathered(data, predicting("soft_impute"), controls=controls, reference="mean")
-    assert (found.gains("rmse").to_numpy() > 0.2).all()
-    assert set(found.scores["metric"]) == {"rmse"}
-    assert found.zeros is None
-    assert found.reliability.evident.mean() > 0.5
+    evidence = gathered(data, predicting("soft_impute"), controls=controls, reference="mean")
+    assert (evidence.gains("rmse").to_numpy() > 0.2).all()
+    assert set(evidence.scores["metric"]) == {"rmse"}
+    assert evidence.zeros is None
+    assert evidence.reliability.evident.mean() > 0.5
     copula = predicting("gaussian_copula", mode="fast")
     intervals = gathered(real(n=120, G=10), copula, controls=controls, reference="mean", n_splits=1)
     assert "coverage_90" in set(intervals.scores["metric"])
@@ -101,12 +101,12 @@ def test_features_that_do_not_vary_or_are_hardly_known_do_not_decide():
     constant = np.where(rng.random((60, 3)) < 0.05, np.nan, [0.1, 2.3, 7.7])
     rare = np.full((60, 3), np.nan)
     rare[:2] = [[0.0], [900.0]]
-    found = gathered(as_data(np.hstack([X, constant, rare]), kind="real"), predicting("svd"), **options)
+    evidence = gathered(as_data(np.hstack([X, constant, rare]), kind="real"), predicting("svd"), **options)
     for name in ("factors", "mean"):
-        before, after = (one.scores.groupby("method")["value"].mean()[name] for one in (plain, found))
+        before, after = (one.scores.groupby("method")["value"].mean()[name] for one in (plain, evidence))
         assert after == pytest.approx(before, rel=0.15)
-    assert found.reliability.overall[0] == pytest.approx(plain.reliability.overall[0], abs=0.15)
-    assert (found.reliability.held_out[40:] == 0).all()
+    assert evidence.reliability.overall[0] == pytest.approx(plain.reliability.overall[0], abs=0.15)
+    assert (evidence.reliability.held_out[40:] == 0).all()
     nothing = as_data(np.where(rng.random((60, 3)) < 0.05, np.nan, [0.1, 2.3, 7.7]), kind="real")
     with pytest.raises(InputError, check=has_code("no-feature-varies")):
         gathered(nothing, predicting("mean"), controls={"median": predicting("median")}, reference="median")
@@ -131,9 +131,9 @@ def test_labels_of_which_the_sample_has_one_are_left_out():
     data, kind = counts()
     looked_at = sample_cells(data, 50, np.random.default_rng(1))
     rare = np.where(np.arange(300) == np.setdiff1d(np.arange(300), looked_at)[0], "rare", "common")
-    found = gathered(data, n_splits=1, max_cells=50, labels={"rare": rare, "type": kind})
-    assert set(found.mixing) == {"type"}
-    assert found.unmixed == ("rare",)
+    evidence = gathered(data, n_splits=1, max_cells=50, labels={"rare": rare, "type": kind})
+    assert set(evidence.mixing) == {"type"}
+    assert evidence.unmixed == ("rare",)
 
 
 def test_the_same_generator_gives_the_same():
@@ -145,11 +145,12 @@ def test_the_same_generator_gives_the_same():
 
 def test_a_sample_of_the_cells_is_looked_at_with_its_own_labels():
     data, kind = counts()
-    found = gathered(data, n_splits=1, max_cells=100, labels={"type": kind})
-    assert found.cells == 100
-    assert found.mixing["type"].sizes.sum() == 100
-    assert found.mixing["type"].before.mean() > found.mixing["type"].chance.mean() + 0.1  # labels are those cells' own
-    assert len(found.genes) == 80
+    evidence = gathered(data, n_splits=1, max_cells=100, labels={"type": kind})
+    assert evidence.cells == 100
+    assert evidence.mixing["type"].sizes.sum() == 100
+    mixing = evidence.mixing["type"]
+    assert mixing.before.mean() > mixing.chance.mean() + 0.1  # the labels belong to the sampled cells
+    assert len(evidence.genes) == 80
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -177,12 +178,12 @@ def test_all_controls_give_finite_gains_and_random_draws_change_nothing(kind):
     predict = FACTORS if kind == "counts" else predicting("soft_impute")
     names = [name for name in METHODS if methods.info(name).control and kind in methods.info(name).kinds]
     assert "random" in names
-    evidence = {}
+    by_controls = {}
     for used in (names, [name for name in names if name != "random"]):
         controls = {name: predicting(name) for name in used}
         options = {"controls": controls, "reference": methods.REFERENCE[kind], "n_splits": 2}
-        evidence[len(used)] = gathered(data, predict, **options)
-    with_random, without = evidence.values()
+        by_controls[len(used)] = gathered(data, predict, **options)
+    with_random, without = by_controls.values()
     gains = with_random.gains(LOSS[kind])
     assert np.isfinite(gains.to_numpy()).all()
     # the verdict looks at the closest control: never the random draws

@@ -19,34 +19,34 @@ def groups(n=120, distance=10.0, seed=0):
 def test_share_agrees_with_a_loop():
     labels, after = groups(distance=1.0)
     before = groups(distance=2.0, seed=1)[1]
-    found = label_mixing(labels=labels, before=before, after=after, n_neighbors=7)
-    for embedding, shares in ((before, found.before), (after, found.after)):
+    mixing = label_mixing(labels=labels, before=before, after=after, n_neighbors=7)
+    for embedding, shares in ((before, mixing.before), (after, mixing.after)):
         own = []
         for cell in range(len(labels)):
             distance = np.linalg.norm(embedding - embedding[cell], axis=1)
             distance[cell] = np.inf
             own.append((labels[np.argsort(distance)[:7]] == labels[cell]).mean())
-        for label, share in zip(found.labels, shares, strict=True):
+        for label, share in zip(mixing.labels, shares, strict=True):
             assert share == pytest.approx(np.mean(np.array(own)[labels == label]))
-    assert list(found.labels) == ["a", "b"]
-    np.testing.assert_array_equal(found.sizes, [40, 80])
-    np.testing.assert_allclose(found.chance, [39 / 119, 79 / 119])
-    assert list(found.to_frame().index) == ["a", "b"]
+    assert list(mixing.labels) == ["a", "b"]
+    np.testing.assert_array_equal(mixing.sizes, [40, 80])
+    np.testing.assert_allclose(mixing.chance, [39 / 119, 79 / 119])
+    assert list(mixing.to_frame().index) == ["a", "b"]
 
 
 def test_types_that_fall_together_show():
     labels, apart = groups()
     together = groups(distance=0.0)[1]
-    found = label_mixing(labels=labels, before=apart, after=together)
-    np.testing.assert_allclose(found.before, 1)
-    np.testing.assert_allclose(found.after, found.chance, atol=0.1)
+    mixing = label_mixing(labels=labels, before=apart, after=together)
+    np.testing.assert_allclose(mixing.before, 1)
+    np.testing.assert_allclose(mixing.after, mixing.chance, atol=0.1)
 
 
 @pytest.mark.parametrize("place", [0.0, 1 / 3, 1e6])
 def test_cells_in_one_place_are_mixed_by_chance(place):
     labels, apart = groups()
-    found = label_mixing(labels=labels, before=apart, after=np.full((120, 3), place))
-    np.testing.assert_allclose(found.after, found.chance)
+    mixing = label_mixing(labels=labels, before=apart, after=np.full((120, 3), place))
+    np.testing.assert_allclose(mixing.after, mixing.chance)
 
 
 def test_unlabelled_cells_and_many_cells():

@@ -71,9 +71,9 @@ def test_constant_genes_correlate_with_nothing():
     values = rng.standard_normal((50, 4)).astype(np.float32)
     values[:, 0] = 0
     values[:, 1] = 1000 * (1 + 1e-7 * rng.standard_normal(50))  # rounding only
-    found = gene_correlations(values)
-    assert not found[:5].any()
-    assert found[5]
+    null = gene_correlations(values)
+    assert not null[:5].any()
+    assert null[5]
 
 
 class Smoothed:
@@ -115,18 +115,18 @@ def test_smoothing_is_caught_and_the_gene_mean_is_not():
 
 def test_the_most_seen_genes_are_looked_at():
     data = counts()
-    found = null_correlation(imputed_by("gene_mean"), data, rng=np.random.default_rng(0), n_genes=10)
+    null = null_correlation(imputed_by("gene_mean"), data, rng=np.random.default_rng(0), n_genes=10)
     seen = data.observed_counts()[1]
-    assert len(found.genes) == 10
-    assert seen[found.genes].min() >= np.sort(seen)[-10]
-    assert len(found.before) == len(found.after) == 45
+    assert len(null.genes) == 10
+    assert seen[null.genes].min() >= np.sort(seen)[-10]
+    assert len(null.before) == len(null.after) == 45
 
 
 def test_real_values_are_correlated_as_they_are():
-    found = null_correlation(imputed_by("mean"), real(), rng=np.random.default_rng(0))
+    null = null_correlation(imputed_by("mean"), real(), rng=np.random.default_rng(0))
     # the mean leaves known values alone and fills gaps with what `before` counts them as
-    np.testing.assert_allclose(found.after, found.before, atol=1e-6)
-    assert abs(found.excess) < 1e-6
+    np.testing.assert_allclose(null.after, null.before, atol=1e-6)
+    assert abs(null.excess) < 1e-6
 
 
 def test_composition_is_not_taken_for_the_methods_work():
@@ -143,11 +143,11 @@ def test_composition_is_not_taken_for_the_methods_work():
             means = np.tile(counts.mean(axis=0), (300, 1))[rows]
             return means if genes is None else means[:, genes]
 
-    found = null_correlation(
+    null = null_correlation(
         lambda permuted: Imputation(TrueMeans(), permuted, scale="counts", keeps_observed=False), data, rng=rng
     )
-    assert found.strong == 0
-    assert found.excess < 0.02
+    assert null.strong == 0
+    assert null.excess < 0.02
 
 
 def test_features_that_are_imputed_are_looked_at():
@@ -167,9 +167,9 @@ def test_features_that_are_imputed_are_looked_at():
     def fill(permuted):
         return Imputation(OneNumber(), permuted, scale="input", keeps_observed=True)
 
-    found = null_correlation(fill, data, rng=np.random.default_rng(0), n_genes=30)
-    np.testing.assert_array_equal(found.genes, np.arange(60, 90))
-    assert found.excess > 0.1
+    null = null_correlation(fill, data, rng=np.random.default_rng(0), n_genes=30)
+    np.testing.assert_array_equal(null.genes, np.arange(60, 90))
+    assert null.excess > 0.1
 
 
 def test_nothing_to_correlate_is_refused():

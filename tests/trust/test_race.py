@@ -31,19 +31,19 @@ def race(data, candidates=(FACTORS, POOR), **options):
     return run_race(data, candidates=candidates, **options)
 
 
-def outcomes(found):
-    return dict(zip(found.candidates["name"], found.candidates["outcome"], strict=True))
+def outcomes(result):
+    return dict(zip(result.candidates["name"], result.candidates["outcome"], strict=True))
 
 
 def test_the_best_wins_and_the_poor_are_run_once():
-    found = race(counts())
-    assert found.winner == FACTORS.name
-    table = found.candidates.set_index("name")
+    result = race(counts())
+    assert result.winner == FACTORS.name
+    table = result.candidates.set_index("name")
     scores = table["score"]
-    assert scores[found.control] == scores[table["control"]].min()
-    assert found.gain == pytest.approx(1 - scores["factors"] / scores[found.control])
-    assert found.gain > 0
-    assert list(found.candidates["score"]) == sorted(found.candidates["score"])
+    assert scores[result.control] == scores[table["control"]].min()
+    assert result.gain == pytest.approx(1 - scores["factors"] / scores[result.control])
+    assert result.gain > 0
+    assert list(result.candidates["score"]) == sorted(result.candidates["score"])
     assert table.loc["factors", "splits"] == 2
     assert table.loc["poor", "splits"] == 1
     assert table.loc["poor", "outcome"] == "lost"
@@ -51,18 +51,18 @@ def test_the_best_wins_and_the_poor_are_run_once():
 
 
 def test_on_permuted_genes_a_control_wins():
-    found = race(permute_genes(counts(), np.random.default_rng(1)))
-    assert found.winner == "gene_mean_posterior"
-    assert found.gain == 0
+    result = race(permute_genes(counts(), np.random.default_rng(1)))
+    assert result.winner == "gene_mean_posterior"
+    assert result.gain == 0
 
 
 def test_real_values():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 30)) + 0.3 * rng.standard_normal((200, 30))
-    found = race(as_data(X, kind="real"), [Candidate("svd", "svd"), Candidate("knn", "knn")])
-    assert found.metric == "rmse"
-    assert found.winner in ("svd", "knn")
-    assert found.gain > 0.3
+    result = race(as_data(X, kind="real"), [Candidate("svd", "svd"), Candidate("knn", "knn")])
+    assert result.metric == "rmse"
+    assert result.winner in ("svd", "knn")
+    assert result.gain > 0.3
 
 
 def test_splits_that_differ_more_than_methods_do_not_decide():
@@ -71,43 +71,46 @@ def test_splits_that_differ_more_than_methods_do_not_decide():
     X = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 30)) + 0.3 * rng.standard_normal((200, 30))
     X[rng.integers(200, size=5), rng.integers(30, size=5)] = 300.0
     for seed in range(4):
-        found = race(
+        result = race(
             as_data(X, kind="real"),
             [Candidate("svd", "svd"), Candidate("far off", "random")],
             rng=np.random.default_rng(seed),
             link="asinh",
         )
-        table = found.candidates.set_index("name")
-        assert found.winner == "svd"
+        table = result.candidates.set_index("name")
+        assert result.winner == "svd"
         assert table.loc["far off", "splits"] == 1
         assert table.loc["far off", "score"] > table.loc["mean", "score"] * 1.1  # draws: sqrt(2) of the mean's
 
 
 def test_no_time_leaves_candidates_out_and_runs_the_controls():
-    found = race(counts(), seconds=1e-9)
-    assert found.winner == found.control
-    assert "no time left" in outcomes(found)["factors"]
-    assert found.candidates.set_index("name").loc["gene_mean", "splits"] == 2
+    result = race(counts(), seconds=1e-9)
+    assert result.winner == result.control
+    assert outcomes(result)["factors"] not in ("won", "lost")
+    splits = result.candidates.set_index("name")["splits"]
+    assert (splits["factors"], splits["gene_mean"]) == (0, 2)
 
 
 def test_a_fit_that_goes_on_too_long_is_ended(monkeypatch):
     slow = Candidate("slow", "ialm", {"max_iter": 100_000, "tol": 1e-12})
     real = module._stop_after
     monkeypatch.setattr(module, "_stop_after", lambda seconds: real(0.0))  # as if all time were gone once it has begun
-    found = race(counts(), (slow,))
-    assert "not finished in the time" in outcomes(found)["slow"]
+    result = race(counts(), (slow,))
+    assert outcomes(result)["slow"] not in ("won", "lost")
+    assert result.candidates.set_index("name").loc["slow", "splits"] == 0
 
 
 def test_what_would_take_too_long_on_all_data_does_not_win():
-    found = race(counts(), seconds=20, seconds_after=-19.9999)
-    assert found.winner != "factors"
-    assert "a fit to all data would take" in outcomes(found)["factors"]
+    result = race(counts(), seconds=20, seconds_after=-19.9999)
+    assert result.winner != "factors"
+    assert outcomes(result)["factors"] not in ("won", "lost")
+    assert result.candidates.set_index("name").loc["factors", "splits"] == 2
 
 
 def test_a_candidate_that_fails_says_why():
-    found = race(counts(), (Candidate("broken", "poisson_nmf", {"n_components": 0}), FACTORS))
-    assert found.winner == FACTORS.name
-    assert outcomes(found)["broken"].startswith("left out: ")
+    result = race(counts(), (Candidate("broken", "poisson_nmf", {"n_components": 0}), FACTORS))
+    assert result.winner == FACTORS.name
+    assert "n_components=0" in outcomes(result)["broken"]
 
 
 def test_the_sample_has_the_genes_with_most_molecules():
@@ -138,8 +141,8 @@ def test_too_little_to_hold_out_is_refused():
 
 
 def test_candidates_may_be_classes_and_estimators():
-    found = race(counts(), [get("poisson_nmf")(n_components=3, posterior=True), get("ialm")])
-    table = found.candidates.set_index("name")
-    assert found.winner == "poisson_nmf+posterior (n_components=3)"
-    assert table.loc[found.winner, "method"] == "poisson_nmf"
-    assert json.loads(table.loc[found.winner, "parameters"]) == {"n_components": 3, "posterior": True}
+    result = race(counts(), [get("poisson_nmf")(n_components=3, posterior=True), get("ialm")])
+    table = result.candidates.set_index("name")
+    assert result.winner == "poisson_nmf+posterior (n_components=3)"
+    assert table.loc[result.winner, "method"] == "poisson_nmf"
+    assert json.loads(table.loc[result.winner, "parameters"]) == {"n_components": 3, "posterior": True}

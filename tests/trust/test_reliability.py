@@ -66,18 +66,18 @@ def deviance(x, mu):
 def test_explained_is_the_share_of_deviance_taken_away():
     rate, split = thinned()
     model, reference = given(rate * 0.9, split.train), gene_mean(split)
-    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
+    reliability = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
     x = split.test.toarray().astype(np.float64)
     ours = deviance(x, rate * 0.9 * split.ratio).sum(axis=0)
     mean = deviance(x, reference.to_array(scale="counts").astype(np.float64) * split.ratio).sum(axis=0)
-    np.testing.assert_allclose(found.explained, 1 - ours / mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(found.held_out, x.sum(axis=0))
+    np.testing.assert_allclose(reliability.explained, 1 - ours / mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(reliability.held_out, x.sum(axis=0))
 
 
 def test_interval_is_the_jackknife_over_blocks_of_cells():
     rate, split = thinned()
     model, reference = given(rate * 0.9, split.train), gene_mean(split)
-    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(3), confidence=0.9)
+    reliability = gene_reliability([(split, model, reference)], rng=np.random.default_rng(3), confidence=0.9)
     block = np.random.default_rng(3).permutation(len(rate)) % N_BLOCKS
     x = split.test.toarray().astype(np.float64)
     ours = deviance(x, rate * 0.9 * split.ratio)
@@ -85,18 +85,20 @@ def test_interval_is_the_jackknife_over_blocks_of_cells():
     left_out = np.array([1 - ours[block != b].sum(axis=0) / mean[block != b].sum(axis=0) for b in range(N_BLOCKS)])
     se = np.sqrt((N_BLOCKS - 1) / N_BLOCKS * np.square(left_out - left_out.mean(axis=0)).sum(axis=0))
     half = t.ppf(0.95, N_BLOCKS - 1) * se
-    np.testing.assert_allclose(found.upper - found.explained, half, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(found.explained - found.lower, half, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(reliability.upper - reliability.explained, half, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(reliability.explained - reliability.lower, half, rtol=1e-3, atol=1e-6)
 
 
 def test_genes_with_structure_are_evident_and_others_are_not():
     rate, split = thinned(n=800, depth=5.0)
-    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    assert found.evident[:26].mean() > 0.9
-    assert found.evident[26:].mean() < 0.2
-    frame = found.to_frame(split.train.var_names)
+    reliability = gene_reliability(
+        [(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0)
+    )
+    assert reliability.evident[:26].mean() > 0.9
+    assert reliability.evident[26:].mean() < 0.2
+    frame = reliability.to_frame(split.train.var_names)
     assert list(frame.index) == list(split.train.var_names)
-    assert frame["evident"].sum() == found.evident.sum()
+    assert frame["evident"].sum() == reliability.evident.sum()
 
 
 def test_noise_is_rarely_taken_for_evidence():
@@ -108,25 +110,29 @@ def test_noise_is_rarely_taken_for_evidence():
         split = make_split("thin", data, rng=rng, fraction=0.1)
         reference = gene_mean(split)
         wrong = reference.to_array(scale="counts") * rng.gamma(50.0, 1 / 50, (n, 80))
-        found = gene_reliability([(split, given(wrong, split.train), reference)], rng=rng)
-        evident.append(found.evident.any())
-        above.append(found.lower > 0)
+        reliability = gene_reliability([(split, given(wrong, split.train), reference)], rng=rng)
+        evident.append(reliability.evident.any())
+        above.append(reliability.lower > 0)
     assert np.mean(above) < 0.05
     assert np.sum(evident) <= 2  # of 8 runs; 5 % of those without any real one may have a false one
 
 
 def test_evident_genes_are_those_of_benjamini_and_hochberg():
     rate, split = thinned(n=200, depth=3.0)
-    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    p = t.sf(found.explained / ((found.upper - found.explained) / t.ppf(0.975, N_BLOCKS - 1)), N_BLOCKS - 1)
-    np.testing.assert_allclose(found.p_value, p, rtol=1e-6)
-    measured = np.flatnonzero(found.measured)
+    reliability = gene_reliability(
+        [(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0)
+    )
+    p = t.sf(
+        reliability.explained / ((reliability.upper - reliability.explained) / t.ppf(0.975, N_BLOCKS - 1)), N_BLOCKS - 1
+    )
+    np.testing.assert_allclose(reliability.p_value, p, rtol=1e-6)
+    measured = np.flatnonzero(reliability.measured)
     order = measured[np.argsort(p[measured])]
     passing = [k for k in range(1, len(order) + 1) if p[order[k - 1]] <= 0.05 * k / len(order)]
     expected = np.zeros(len(p), dtype=bool)
     expected[order[: max(passing, default=0)]] = True
-    np.testing.assert_array_equal(found.evident, expected & (found.lower > 0))
-    assert 0 < found.evident.sum() < len(p)
+    np.testing.assert_array_equal(reliability.evident, expected & (reliability.lower > 0))
+    assert 0 < reliability.evident.sum() < len(p)
 
 
 def test_genes_without_a_training_molecule_do_not_count():
@@ -134,10 +140,12 @@ def test_genes_without_a_training_molecule_do_not_count():
     train = split.train.X.toarray()
     train[:, 3] = 0
     split = type(split)(**{**vars(split), "train": as_data(sp.csr_array(train), kind="counts")})
-    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    assert found.held_out[3] == 0
-    assert np.isnan(found.explained[3])
-    assert np.isfinite(found.overall).all()
+    reliability = gene_reliability(
+        [(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0)
+    )
+    assert reliability.held_out[3] == 0
+    assert np.isnan(reliability.explained[3])
+    assert np.isfinite(reliability.overall).all()
 
 
 def test_several_splits_add_up():
@@ -155,14 +163,14 @@ def test_hidden_real_values_by_squared_error():
     X = rng.standard_normal((200, 2)) @ rng.standard_normal((2, 12)) + 0.2 * rng.standard_normal((200, 12))
     split = make_split("mcar", as_data(X, kind="real"), rng=rng, fraction=0.1)
     model, reference = (methods.get(name)().fit(split.train).transform(split.apply) for name in ("soft_impute", "mean"))
-    found = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
+    reliability = gene_reliability([(split, model, reference)], rng=np.random.default_rng(0))
     for gene in range(12):
         here = split.j == gene
         i, j, truth = split.i[here], split.j[here], split.truth[here]
         ours = np.square(model.at(i, j, keep_observed=False) - truth).sum()
         mean = np.square(reference.at(i, j, keep_observed=False) - truth).sum()
-        assert found.explained[gene] == pytest.approx(1 - ours / mean, rel=1e-5)
-        assert found.held_out[gene] == here.sum()
+        assert reliability.explained[gene] == pytest.approx(1 - ours / mean, rel=1e-5)
+        assert reliability.held_out[gene] == here.sum()
 
 
 def test_genes_without_held_out_values_have_no_evidence():
@@ -172,9 +180,11 @@ def test_genes_without_held_out_values_have_no_evidence():
     empty[:, 4] = 0
     empty[0, 4] = 1
     split = type(split)(**{**vars(split), "test": sp.csr_array(empty)})
-    found = gene_reliability([(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    assert np.isnan(found.explained[3])
-    assert not found.evident[[3, 4]].any()
+    reliability = gene_reliability(
+        [(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0)
+    )
+    assert np.isnan(reliability.explained[3])
+    assert not reliability.evident[[3, 4]].any()
 
 
 def test_splits_of_other_data_and_none_are_refused():
@@ -191,5 +201,5 @@ def test_splits_of_other_data_and_none_are_refused():
 
 def test_frame_has_a_row_for_each_gene():
     rate, split = thinned()
-    found = gene_reliability([(split, given(rate, split.train), gene_mean(split))], rng=np.random.default_rng(0))
-    assert isinstance(found.to_frame(split.train.var_names), pd.DataFrame)
+    reliability = gene_reliability([(split, given(rate, split.train), gene_mean(split))], rng=np.random.default_rng(0))
+    assert isinstance(reliability.to_frame(split.train.var_names), pd.DataFrame)

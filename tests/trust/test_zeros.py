@@ -48,8 +48,8 @@ def profile(x, d, phi):
         return -terms.sum()
 
     start = np.log(x.sum() / d.sum())
-    found = optimize.minimize_scalar(loss, bounds=(start - 8, start + 2), method="bounded", options={"xatol": 1e-10})
-    return np.exp(found.x), -found.fun
+    best = optimize.minimize_scalar(loss, bounds=(start - 8, start + 2), method="bounded", options={"xatol": 1e-10})
+    return np.exp(best.x), -best.fun
 
 
 def test_rate_and_spread_are_those_that_scipy_finds():

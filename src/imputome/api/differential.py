@@ -9,7 +9,7 @@ import numpy as np
 
 from imputome.core.data import in_memory
 from imputome.core.scales import counts_to_scale
-from imputome.errors import ImputedLayerWarning, InputError
+from imputome.errors import ImputedLayerWarning, InputError, Message
 from imputome.evaluation.expression import de_by_count_splitting, hurdle_lrt, log_normalized, wilcoxon
 from imputome.result.adapt import covariate_columns, inspect_layer
 from imputome.result.record import Record, imputed_layer
@@ -104,7 +104,7 @@ def de(
         find, labels_found = _finder(adata, groups, tested)
         if source is not None:
             text = f"layers[{layer!r}] was imputed, and only counts can be split: {_origin(source[0])}"
-            raise InputError(text, code="imputed-layer", parameter="layer")
+            raise InputError(text, code="imputed-layer", layer=source[0].input.layer or ...)
         report = inspect_layer(adata, layer)
         if report.state != "counts":
             text = f"{report.where} looks {report.state}, and only counts can be split: pass {{layer}} with counts"
@@ -140,22 +140,23 @@ def de(
 
 def _origin(record: Record) -> str:
     """How to test what an imputed layer was made from."""
-    layer = record.input.layer
-    return "leave layer out" if layer is None else f"pass layer={layer!r}"
+    return "leave {layer} out" if record.input.layer is None else "pass {layer}"
 
 
-def _warning(layer: str, record: Record) -> str:
+def _warning(layer: str, record: Record) -> Message:
     """Why tests on that layer cannot be trusted, and what to do instead."""
     if record.input.kind == "counts":
-        return (
+        text = (
             f"layers[{layer!r}] was imputed: its values are smoothed over cells, so tests find genes that do not "
-            f"differ; test the counts it was made from, {_origin(record)} (with count_splitting=True and no labels "
-            "if the groups came from them)"
+            f"differ; test the counts it was made from, {_origin(record)} (with {{count_splitting}} and no labels if "
+            "the groups came from them)"
         )
-    return (
+        return Message(text, code="imputed-counts", layer=record.input.layer or ..., count_splitting=True)
+    text = (
         f"layers[{layer!r}] was imputed: its missing values are estimates, and tests that take them for measurements "
         "give too small p-values; test features without missing values, or compare the tests on several draws"
     )
+    return Message(text, code="imputed-values", parameter="layer")
 
 
 def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None) -> Any:

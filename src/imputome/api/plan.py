@@ -169,7 +169,7 @@ def _check_race(options: Options) -> None:
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
         text = f"budget={budget!r} must be a positive number of minutes"
-        raise InputError(text, code="bad-budget", parameter="budget")
+        raise InputError(text, code="parameter-value", parameter="budget")
 
 
 def make_estimator(method: Method, options: Options) -> Imputer:

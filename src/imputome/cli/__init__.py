@@ -8,32 +8,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from imputome.cli import (
-    apply_command,
-    datasets_command,
-    demo_command,
-    evaluate_command,
-    fit_command,
-    impute_command,
-    inspect_command,
-    mask_command,
-    methods_command,
-    methylation_command,
-    remove_command,
-    report_command,
-    study_command,
-    tune_command,
-)
-from imputome.cli.console import error_line, interruption, keeps_partial_work, show_traceback, shows_traceback
+from imputome.cli.console import error_line, failure, keeps_partial_work
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
+COMMANDS = (
+    *("impute", "fit", "apply", "tune", "inspect", "evaluate", "study"),
+    *("mask", "methylation", "methods", "datasets", "demo", "report", "remove"),
+)
 INTERRUPTED = 130
 CONTROLS_WIN = 3
 
@@ -47,44 +36,30 @@ app = typer.Typer(
 )
 
 
+def _set_debug(value: bool) -> None:
+    failure.traceback = failure.traceback or value
+
+
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
+
+
 def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with the option ``--debug``, which shows the traceback of an error."""
+    """The command with the option ``--debug``."""
     signature = inspect.signature(function, eval_str=True)
-    debug = inspect.Parameter(
-        "debug",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
-    )
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*(entry.replace(kind=debug.kind) for entry in signature.parameters.values()), debug]
 
     def command(*, debug: bool, **given: Any) -> Any:
-        show_traceback(debug)
         return function(**given)
 
-    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in signature.parameters.values()]
-    command.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
-    command.__annotations__ = {entry.name: entry.annotation for entry in (*parameters, debug)}
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     command.__doc__ = function.__doc__
     return command
 
 
-for module in (
-    impute_command,
-    fit_command,
-    apply_command,
-    tune_command,
-    inspect_command,
-    evaluate_command,
-    study_command,
-    mask_command,
-    methylation_command,
-    methods_command,
-    datasets_command,
-    demo_command,
-    report_command,
-    remove_command,
-):
-    app.command(module.__name__.rpartition(".")[2].removesuffix("_command"))(_with_debug(module.command))
+for name in COMMANDS:
+    app.command(name)(_with_debug(import_module(f"imputome.cli.{name}_command").command))
 
 
 def _print_version(value: bool) -> None:
@@ -100,6 +75,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     pass
 
@@ -121,21 +97,21 @@ def run(arguments: list[str]) -> int:
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     keeps_partial_work(False)
-    show_traceback(False)
+    failure.traceback = False
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line(interruption())
+            error_line(failure.interruption)
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        error_line(interruption())
+        error_line(failure.interruption)
         return INTERRUPTED
     except UsageError as error:
         error.show()
         return error.exit_code
     except Exception as error:
-        if shows_traceback():
+        if failure.traceback:
             traceback.print_exc()
         error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1

@@ -26,12 +26,12 @@ RACE_ROWS = 8  # candidates of a race that are printed
 # -- lines -------------------------------------------------------------------------------------------------------------
 def error_line(text: str) -> None:
     """One line on stderr, with the code of the message at its end."""
-    typer.echo(f"error: {_with_code(text)}", err=True)
+    _coded_line("error", text)
 
 
 def warning_line(text: str) -> None:
     """One line on stderr, with the code of the message at its end."""
-    typer.echo(f"warning: {_with_code(text)}", err=True)
+    _coded_line("warning", text)
 
 
 def spelled(text: str) -> str:
@@ -39,9 +39,9 @@ def spelled(text: str) -> str:
     return " ".join((text.spelled(flag) if isinstance(text, Message) else text).split())
 
 
-def _with_code(text: str) -> str:
-    code = getattr(text, "code", "")
-    return f"{spelled(text)} [{code}]" if code else spelled(text)
+def _coded_line(kind: str, text: str) -> None:
+    code = f" [{text.code}]" if isinstance(text, Message) and text.code else ""
+    typer.echo(f"{kind}: {spelled(text)}{code}", err=True)
 
 
 def print_json(summary: dict[str, Any]) -> None:
@@ -59,41 +59,33 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 # -- what happens if the command fails ---------------------------------------------------------------------------------
-NOTHING_WRITTEN = "interrupted; nothing was written"
-PARTIAL_WORK = "interrupted; what was done so far is kept, and the same command continues from there"
+NOTHING_WRITTEN = Message("interrupted: nothing was written", code="interrupted")
+PARTIAL_WORK = Message(
+    "interrupted: what was done so far is kept, and the same command continues from there",
+    code="interrupted-partly-done",
+)
 
 
 @dataclass
-class _Failure:
-    interruption: str = NOTHING_WRITTEN
+class Failure:
+    """What is printed if the running command fails."""
+
+    interruption: Message = NOTHING_WRITTEN
     traceback: bool = False
 
 
-_failure = _Failure()
+failure = Failure()
 
 
 def keeps_partial_work(yes: bool = True) -> None:
     """Called by a command: whether an interruption keeps what was done so far."""
-    _failure.interruption = PARTIAL_WORK if yes else NOTHING_WRITTEN
-
-
-def interruption() -> str:
-    """What to print when the user interrupts the command that runs."""
-    return _failure.interruption
-
-
-def show_traceback(yes: bool) -> None:
-    """Whether the traceback of an error is printed."""
-    _failure.traceback = yes
-
-
-def shows_traceback() -> bool:
-    """Whether the traceback of an error is printed."""
-    return _failure.traceback
+    failure.interruption = PARTIAL_WORK if yes else NOTHING_WRITTEN
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

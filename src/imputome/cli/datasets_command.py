@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from imputome.cli import options as opt
 from imputome.cli.console import print_json
 
 
-def command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable list.")] = False,
-) -> None:
+def command(as_json: opt.AsJson = False) -> None:
     """List the known datasets and whether each is on this machine."""
     from imputome.datasets import available
 
-    found = available()
+    entries = available()
     if as_json:
-        print_json({"datasets": [{**vars(entry), "path": path and str(path)} for entry, path in found]})
+        print_json({"datasets": [{**vars(entry), "path": path and str(path)} for entry, path in entries]})
         return
-    width = max(len(entry.name) for entry, _ in found)
-    for entry, path in found:
+    width = max(len(entry.name) for entry, _ in entries)
+    for entry, path in entries:
         typer.echo(f"{entry.name:<{width}}  {entry.shape:>16}  {'here' if path else 'not here':<8}  {entry.what}")
     typer.echo("pbmc68k comes with the package; the others are read from IMPUTOME_DATA or the cache folder.", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def command(
     check_output(table, overwrite=True)
     adata = pbmc68k()
     with progress("demo", quiet=quiet) as show:
-        result = run_demo(adata.X, seed=seed, progress=show)
+        scores, truth, predicted = run_demo(adata.X, seed=seed, progress=show)
     impute(adata, method="ialm", random_state=seed)
     impute(adata, method="gene_mean_posterior", random_state=seed)
     with progress("verdict", quiet=quiet) as show:
@@ -54,13 +53,14 @@ def command(
     with atomic_path(table) as partial:
         adata.write_h5ad(partial)
     with atomic_path(picture) as partial:
-        demo_figure(result, adata, key="ialm", gene="CD79A").savefig(partial, dpi=110, format="png")
+        figure = demo_figure(scores, truth, predicted, adata, key="ialm", gene="CD79A")
+        figure.savefig(partial, dpi=110, format="png")
     if page is not None:
         command = "imputome demo"
         content = of_result(adata, key="poisson_nmf_posterior", label="cell_type", source="pbmc68k", command=command)
         write_report(page, content, overwrite=True)
     if as_json:
-        summary = {"scores": [asdict(score) for score in result.scores], "output": str(table), "picture": str(picture)}
+        summary = {"scores": scores, "output": str(table), "picture": str(picture)}
         print_json({**summary, "report": None if page is None else str(page), "verdict": verdict.brief()})
         return
     if quiet:
@@ -68,12 +68,12 @@ def command(
     typer.echo(f"pbmc68k: {adata.n_obs} cells x {adata.n_vars} genes; 10 % hidden in two ways\n")
     typer.echo(f"{'':22}{'held-out molecules':>26}{'hidden nonzeros':>22}")
     typer.echo(f"{'method':22}{'Poisson loss':>14}{'total':>12}{'NRMSE':>12}{'Pearson':>10}{'seconds':>10}")
-    best = min(score.poisson_loss for score in result.scores)
-    for score in sorted(result.scores, key=lambda score: score.poisson_loss):
-        mark = "  <- best" if score.poisson_loss == best else ""
+    best = min(score["poisson_loss"] for score in scores)
+    for score in sorted(scores, key=lambda score: score["poisson_loss"]):
+        mark = "  <- best" if score["poisson_loss"] == best else ""
         typer.echo(
-            f"{score.name:22}{score.poisson_loss:14.4f}{score.total_ratio:12.3f}{score.nrmse:12.3f}"
-            f"{score.pearson:10.3f}{score.seconds:10.1f}{'  control' if score.control else '':9}{mark}"
+            f"{score['name']:22}{score['poisson_loss']:14.4f}{score['total_ratio']:12.3f}{score['nrmse']:12.3f}"
+            f"{score['pearson']:10.3f}{score['seconds']:10.1f}{'  control' if score['control'] else '':9}{mark}"
         )
     typer.echo(
         "\nLower Poisson loss is better. Held-out molecules test all entries: filling true zeros worsens the scores.\n"

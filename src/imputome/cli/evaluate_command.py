@@ -23,12 +23,14 @@ def command(
         str, typer.Option(help="A,B,C; with parameters as name:key=value, with the posterior step as name+posterior.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table of results: .parquet or .csv.")],
-    scheme: Annotated[str, typer.Option(help="How values are hidden.")] = "thin",
+    scheme: Annotated[str, typer.Option(help="How values are hidden, as in `imputome mask`.")] = "thin",
     fraction: Annotated[str | None, typer.Option(help="Share hidden, one or several: 0.1,0.3.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
-    labels: Annotated[str | None, typer.Option(help="Column of obs with the classes, for --downstream.")] = None,
-    downstream: Annotated[str | None, typer.Option(help="clustering,leiden,de.")] = None,
-    protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky).")] = "honest",
+    labels: Annotated[
+        str | None, typer.Option("--label", "--labels", help="Column of obs with the classes, for --downstream.")
+    ] = None,
+    downstream: Annotated[str | None, typer.Option(help="Analyses to score too: clustering, leiden, de.")] = None,
+    protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky: normalised first).")] = "honest",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,

@@ -15,21 +15,22 @@ import typer
 
 from imputome.cli import options as opt
 from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
-from imputome.cli.options import gene_list, parse_settings, split_names, takes_options
-from imputome.cli.output import OutputFiles, read_input
-from imputome.errors import ControlsWinError, InputError
+from imputome.cli.options import parse_settings, split_names
+from imputome.cli.output import Writing
+from imputome.errors import ControlsWinError, InputError, Message
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from imputome.api.plan import Options
+    from imputome.api.plan import Options, Plan
     from imputome.core.imputer import Imputer
     from imputome.inspection.state import InputReport
-    from imputome.result.run import Progress
+    from imputome.result.record import Record
+    from imputome.result.run import Progress, Run
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Writing):
     """The options of the command."""
 
     source: opt.Source
@@ -37,21 +38,14 @@ class Arguments:
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="A name from `imputome methods`, or auto (default: by data).")
     ] = None
-    layer: opt.Layer = None
-    key_added: opt.KeyAdded = None
-    scale: opt.Scale = None
-    genes: opt.Genes = None
-    gene_column: opt.GeneColumn = None
-    genes_in: opt.GenesIn = None
     settings: opt.Settings = None
     posterior: opt.Posterior = None
-    keep_observed: opt.KeepObserved = None
-    outputs: opt.Outputs = None
-    uncertainty: opt.Uncertainty = None
-    draws: opt.Draws = 0
     transform: opt.Transform = "auto"
     shift: Annotated[
-        str | None, typer.Option("--shift-correction", metavar="auto|LAMBDA", help="For values missing because low.")
+        str | None,
+        typer.Option(
+            "--shift-correction", metavar="auto|LAMBDA", help="Correct values that are missing because they are low."
+        ),
     ] = None
     samples: Annotated[
         Path | None, typer.Option(help="Table of samples whose columns go to obs (.h5ad, .zarr), joined by name.")
@@ -60,59 +54,49 @@ class Arguments:
         str | None, typer.Option(help="Column of --samples with the names of the samples (default: the first).")
     ] = None
     covariates: opt.Covariates = None
-    check: Annotated[
+    check_result: Annotated[
         bool | None, typer.Option("--check/--no-check", help="Check on held-out values (default: with auto only).")
     ] = None
     labels: Annotated[
-        str | None, typer.Option("--label", help="Columns of obs, A,B: does imputing mix them? Colours a report.")
+        str | None, typer.Option("--label", help="Columns of obs (A,B): the check tests if imputing mixes them.")
     ] = None
     budget: Annotated[float | None, typer.Option(min=0.01, help="Minutes for --method auto (default: 5).")] = None
     accept_control: Annotated[
-        bool, typer.Option("--accept-control", help="With auto: write the best control if nothing beats it.")
+        bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
-    report_to: Annotated[
-        Path | None, typer.Option("--report", metavar="PAGE.html", help="One page to look at, without a network.")
-    ] = None
+    report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Report to write: one HTML file.")] = None
     seed: opt.Seed = 0
-    force: opt.Force = False
-    quiet: opt.Quiet = False
-    as_json: opt.AsJson = False
+
+    @property
+    def label(self) -> str | None:
+        """Column of ``obs`` that colours the cells of the report."""
+        return next(iter(split_names(self.labels)), None)
 
     def options(self) -> Options:
         """What is asked of the library."""
-        from imputome.api.plan import Options
-
         params = parse_settings(self.settings)
         if self.shift is not None:
             if "shift" in params:
                 raise InputError("the shift correction is given twice: leave one out", code="given-twice", shift=...)
             params["shift"] = _shift(self.shift)
-        labels = tuple(split_names(self.labels))
-        unchecked_report = self.report_to is not None and not (self.check or self.method == "auto")
-        return Options(
+        # labels colour the report, whether or not there is a check
+        unchecked_report = self.report is not None and not (self.check_result or self.method == "auto")
+        return replace(
+            super().options(),
             method=self.method,
             params=params,
             posterior=self.posterior,
             random_state=self.seed,
-            layer=self.layer,
             covariates=tuple(split_names(self.covariates)) or None,
-            scale=self.scale,  # type: ignore[arg-type]
             transform=None if self.transform == "auto" else self.transform,
-            keep_observed=self.keep_observed,
-            outputs=tuple(split_names(self.outputs)),
-            draws=self.draws,
-            uncertainty=self.uncertainty is not None,
-            genes=None if self.genes is None else gene_list(self.genes),
-            gene_column=self.gene_column,
-            key_added=self.key_added,
-            check=self.check,
-            labels=() if unchecked_report else labels,  # they colour the report, whether or not there is a check
+            check=self.check_result,
+            labels=() if unchecked_report else tuple(split_names(self.labels)),
             budget=self.budget,
             accept_control=self.accept_control,
         )
 
 
-@takes_options
+@opt.takes_options
 def command(given: Arguments) -> None:
     """Impute IN with a method and write the result to OUT.
 
@@ -126,24 +110,27 @@ def command(given: Arguments) -> None:
 
     options = given.options()
     estimator = checked_options(options)
-    files = _files(given).check_paths(options.outputs)
-    # a table of real values comes back as the same text
-    keeps_text = files.keeps_text(given.output, options.genes) and given.keep_observed is not False
-    keeps_text = keeps_text and given.scale in (None, "input")
-    adata = read_input(
-        given.source, (given.output, given.uncertainty), given.genes_in, keeps_text=keeps_text, quiet=given.quiet
-    )
+    _check_samples(given)
+    given.check_paths()
+    adata = given.read()
     report = inspect_layer(adata, given.layer)
-    if keeps_text and _is_complete(report, estimator):
-        if (options.checked or given.report_to) and not given.quiet:
-            warning_line("nothing is missing, so there is nothing to check or to report")
-        files.write_unchanged(adata, as_json=given.as_json)
+    if given.keeps_text() and _is_complete(report, estimator):
+        if (options.checked or given.report) and not given.quiet:
+            text = "nothing is missing, so there is nothing to check or to report"
+            warning_line(Message(text, code="nothing-missing"))
+        given.write_unchanged(adata)
         return
     summary: dict[str, Any] = {}
     if given.samples is not None:
-        summary["samples"] = _join_samples(adata, given)
-    files.check_report(adata)
-    plan = plan_impute(adata, options, files, estimator=estimator, report=report)
+        summary["samples"] = _join_samples(adata, given.samples, given)
+    if given.report is not None:
+        from imputome.report.html.content import chosen_label
+        from imputome.report.html.page import check_installed, check_path
+
+        check_installed()
+        check_path(given.report, overwrite=given.force)
+        chosen_label(adata.obs, given.label)
+    plan = plan_impute(adata, options, given, estimator=estimator, report=report)
     values_only = plan.report.kind == "real" and given.scale in (None, "input")
     if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
         summary |= _missingness(adata, given.layer, as_json=given.as_json)
@@ -161,10 +148,15 @@ def command(given: Arguments) -> None:
         _print_race(error, given)
         raise
     run = replace(run, further={**run.further, "command": shlex.join(["imputome", *sys.argv[1:]])})
-    files.write(plan, run, as_json=given.as_json, summary=summary)
+    record = given.write(plan, run, joined=given.samples is not None)
+    if given.report is not None:
+        _write_report(given.report, given, plan, run, record)
+    given.print_result(plan, run, record, summary)
+    if given.report is not None and not (given.as_json or given.quiet):
+        typer.echo(f"report: {given.report}")
 
 
-def _files(given: Arguments) -> OutputFiles:
+def _check_samples(given: Arguments) -> None:
     if given.sample_id is not None and given.samples is None:
         raise InputError(
             "sample_id is a column of the table of samples: pass {samples} too",
@@ -172,26 +164,13 @@ def _files(given: Arguments) -> OutputFiles:
             parameter="sample_id",
             samples=...,
         )
-    files = OutputFiles(
-        source=given.source,
-        output=given.output,
-        genes_in=given.genes_in,
-        uncertainty=given.uncertainty,
-        draws=given.draws,
-        report=given.report_to,
-        label=next(iter(split_names(given.labels)), None),
-        force=given.force,
-        quiet=given.quiet,
-        changed=given.samples is not None,
-    )
-    if given.samples is not None and not files.is_store:
+    if given.samples is not None and not given.is_store:
         raise InputError(
             f"the columns of {given.samples} go to obs, and the table {given.output} has no obs: end it in .h5ad or "
             ".zarr",
             code="table-without-obs",
             parameter="samples",
         )
-    return files
 
 
 def _shift(text: str) -> float | str:
@@ -213,11 +192,10 @@ def _is_complete(report: InputReport, estimator: Imputer | None) -> bool:
     return real and report.n_nan == report.n_infinite == 0
 
 
-def _join_samples(adata: AnnData, given: Arguments) -> dict[str, Any]:
+def _join_samples(adata: AnnData, table: Path, given: Arguments) -> dict[str, Any]:
     from imputome.io.samples import join_samples
 
-    assert given.samples is not None  # noqa: S101
-    joined = join_samples(adata, given.samples, column=given.sample_id)
+    joined = join_samples(adata, table, column=given.sample_id)
     if not given.quiet:
         for message in joined.messages():
             warning_line(message)
@@ -247,3 +225,24 @@ def _print_race(error: ControlsWinError, given: Arguments) -> None:
         print_json({"output": None, **{name: part.brief() for name, part in error.record.items()}})
     elif not given.quiet:
         print_check(error.record.get("race"), error.record.get("verdict"))
+
+
+def _write_report(page: Path, given: Arguments, plan: Plan, run: Run, record: Record) -> None:
+    from imputome.report.html.content import of_imputation
+    from imputome.report.html.page import write_report
+
+    with progress(f"writing {page.name}", quiet=given.quiet) as show:
+        show(0.0, "")
+        content = of_imputation(
+            run.imputation.data,
+            run.imputation,
+            record=record,
+            key=plan.key,
+            scale=run.scale,
+            labels=plan.adata.obs,
+            label=given.label,
+            source=given.source.name,
+            genes=plan.columns,
+            keep_observed=given.keep_observed,
+        )
+        write_report(page, content, overwrite=given.force)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from imputome.cli import options as opt
@@ -11,10 +9,7 @@ from imputome.cli.console import error_line, print_json, spelled, warning_line
 
 
 def command(
-    source: opt.Source,
-    layer: opt.Layer = None,
-    genes_in: opt.GenesIn = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable report.")] = False,
+    source: opt.Source, layer: opt.Layer = None, genes_in: opt.GenesIn = None, as_json: opt.AsJson = False
 ) -> int:
     """Print the state of the input, and what would prevent an imputation."""
     from imputome.inspection.state import inspect

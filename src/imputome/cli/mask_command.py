@@ -11,6 +11,7 @@ import typer
 from imputome.cli import options as opt
 from imputome.cli.console import print_json
 from imputome.cli.options import parse_settings
+from imputome.cli.output import check_store, write_store
 
 
 def command(
@@ -39,31 +40,18 @@ def command(
     as_json: opt.AsJson = False,
 ) -> None:
     """Hide values of IN and write what is left to OUT, with the truth in its layer "truth"."""
-    from imputome.core.atomic import atomic_path
-    from imputome.errors import InputError
     from imputome.evaluation.masked import MASK_KEY, mask
     from imputome.evaluation.splits import scheme_options
     from imputome.io.reading import read
-    from imputome.io.store import check_output
 
     scheme_options(scheme)
     options = parse_settings(settings)
-    check_output(output, source, overwrite=force)
-    store = output.suffix.lower()
-    if store not in (".h5ad", ".zarr"):
-        raise InputError(
-            f"a table cannot hold the truth beside the data: end {output} in .h5ad or .zarr", code="not-a-store"
-        )
+    check_store(output, source, "the truth beside the data", force=force)
     adata = read(source, genes_in=genes_in)
     with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
-        warnings.filterwarnings("ignore", message="Writing zarr v2")
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
-        with atomic_path(output) as partial:
-            if store == ".h5ad":
-                masked.write_h5ad(partial, compression="gzip")
-            else:
-                masked.write_zarr(str(partial))
+    write_store(masked, output)
     record = masked.uns[MASK_KEY]
     if as_json:
         print_json({"output": str(output), "shape": list(masked.shape), **record})

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
+from imputome.cli import options as opt
 from imputome.cli.console import print_json, warning_line
 from imputome.errors import InputError
 
 
-def command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable list.")] = False,
-) -> None:
+def command(as_json: opt.AsJson = False) -> None:
     """List the methods: what each takes, and what it does."""
     from imputome.methods import info, names
 
@@ -24,13 +22,7 @@ def command(
         except InputError as error:  # of another package that is broken: the others can be listed
             warning_line(error.message)
     if as_json:
-        print_json(
-            {
-                "methods": [
-                    {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(m).items()} for m in entries
-                ]
-            }
-        )
+        print_json({"methods": [asdict(method) for method in entries]})
         return
     width = max(len(method.name) for method in entries)
     for method in entries:

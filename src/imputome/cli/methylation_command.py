@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from imputome.cli import options as opt
 from imputome.cli.console import print_json, warning_line
 from imputome.cli.options import split_names
+from imputome.cli.output import check_store, write_store
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -38,18 +38,10 @@ def command(
     """Compute beta values (samples x sites) from methylated reads and coverage, ready for `imputome impute`."""
     import numpy as np
 
-    from imputome.core.atomic import atomic_path
     from imputome.core.methylation import set_beta
     from imputome.io.methylation_counts import read_counts
-    from imputome.io.store import check_output
 
-    check_output(output, source, overwrite=force)
-    store = output.suffix.lower()
-    if store not in (".h5ad", ".zarr"):
-        raise InputError(
-            f"a table cannot hold the coverage beside the beta values: end {output} in .h5ad or .zarr",
-            code="not-a-store",
-        )
+    check_store(output, source, "the coverage beside the beta values", force=force)
     adata = read_counts(source, methylated=methylated, coverage=coverage, position=split_names(position))
     shared = _shared_names(adata, split_names(position))
     set_beta(adata, min_coverage=min_coverage)
@@ -69,14 +61,7 @@ def command(
     if shared and not quiet:
         warning_line(shared)
     uncovered = int((adata.layers["coverage"].max(axis=0) == 0).sum())
-    with warnings.catch_warnings():  # nothing that the user has to act on
-        warnings.filterwarnings("ignore", message=".*names are not unique")
-        warnings.filterwarnings("ignore", message="Writing zarr v2")
-        with atomic_path(output) as partial:
-            if store == ".h5ad":
-                adata.write_h5ad(partial, compression="gzip")
-            else:
-                adata.write_zarr(str(partial))
+    write_store(adata, output)
     if as_json:
         summary = {"min_coverage": min_coverage, "missing": missing, "sites_without_reads": uncovered}
         print_json({"output": str(output), "shape": list(adata.shape), **summary})

@@ -34,7 +34,7 @@ KeepObserved = Annotated[
     bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
 ]
 Outputs = Annotated[
-    str | None, typer.Option(help="More layers beside the value, if the method has them: variance,lower,upper.")
+    str | None, typer.Option(help="Layers to write beside the values, if the method has them: variance,lower,upper.")
 ]
 Uncertainty = Annotated[
     Path | None, typer.Option(help="Table for the standard deviation of each imputed value, 0 for observed values.")
@@ -43,7 +43,7 @@ Draws = Annotated[
     int,
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
-Transform = Annotated[str, typer.Option(help="What real values are imputed on: auto, none, asinh, clip or logit.")]
+Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
 Covariates = Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
@@ -51,47 +51,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")]
 
 # -- the library's parameters on the command line ----------------------------------------------------------------------
-FLAGS = {
-    "accept_control": "--accept-control",
-    "budget": "--budget",
-    "check": "--check",
-    "checkpoint": "--checkpoint",
-    "covariates": "--covariates",
-    "downstream": "--downstream",
-    "draws": "--draws",
-    "fraction": "--fraction",
-    "gene_column": "--gene-column",
-    "genes": "--genes",
-    "genes_in": "--genes-in",
-    "keep_observed": "--keep-observed",
-    "key": "--key",
-    "key_added": "--key-added",
-    "label": "--label",
+_SAME_NAME = (
+    *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
+    *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
+    *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
+    *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+)
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {
     "labels": "--label",
-    "layer": "--layer",
-    "method": "--method",
-    "methods": "--methods",
-    "min_coverage": "--min-coverage",
     "n_trials": "--trials",
-    "output": "--output",
-    "outputs": "--outputs",
     "overwrite": "--force",
     "params": "--set",
-    "position": "--position",
-    "posterior": "--posterior",
-    "protocol": "--protocol",
     "random_state": "--seed",
-    "sample_id": "--sample-id",
-    "samples": "--samples",
-    "scale": "--scale",
-    "scheme": "--scheme",
-    "seed": "--seed",
     "shift": "--shift-correction",
-    "storage": "--storage",
-    "transform": "--transform",
-    "trials": "--trials",
-    "uncertainty": "--uncertainty",
-    "workers": "--workers",
 }
 OPPOSITES = {"--check": "--no-check", "--keep-observed": "--replace-observed", "--posterior": "--no-posterior"}
 
@@ -109,17 +81,21 @@ def flag(name: str, value: Any) -> str:
 
 # -- commands from dataclasses -----------------------------------------------------------------------------------------
 def takes_options(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A command whose options are the fields of a dataclass, from a function that takes one object of it."""
+    """A command whose options are the fields of a dataclass, from a function that takes one object of it.
+
+    What the class itself names stands before what it inherits.
+    """
     cls = next(iter(get_type_hints(function).values()))
     hints = get_type_hints(cls, include_extras=True)
+    defaults = {entry.name: entry.default for entry in fields(cls)}
     parameters = [
         inspect.Parameter(
-            entry.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
-            annotation=hints[entry.name],
+            default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
+            annotation=hints[name],
         )
-        for entry in fields(cls)
+        for name in dict.fromkeys([*cls.__annotations__, *defaults])
     ]
 
     def command(**given: Any) -> Any:
@@ -139,7 +115,7 @@ def split_names(text: str | None) -> list[str]:
 
 def gene_list(text: str) -> list[str]:
     """Names from ``A,B,C`` or from a file with one name per line."""
-    if "," not in text and len(text) < 255 and Path(text).exists():
+    if text and "," not in text and len(text) < 255 and Path(text).exists():
         try:
             lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
         except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The files that `imputome impute` and `imputome apply` write: checked before any work, written together at the end."""
+"""What `imputome impute` and `imputome apply` share: their options, and the files that they check, read and write."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from imputome.cli import options as opt
 from imputome.cli.console import print_check, print_json, progress, warning_line
+from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from imputome.api.plan import Plan
+    from imputome.api.plan import Options, Plan
     from imputome.result.matrices import Matrix
     from imputome.result.record import Record
     from imputome.result.run import Run
@@ -29,44 +31,66 @@ STORES = (".h5ad", ".zarr")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
 
-@dataclass(frozen=True)
-class OutputFiles:
-    """Where a result goes (a `imputome.api.plan.Destination`).
+def check_store(output: Path, source: Path, holds: str, *, force: bool) -> None:
+    """Check that ``output`` can be written and is an AnnData: a table cannot hold ``holds``."""
+    from imputome.io.store import check_output
 
-    Attributes
-    ----------
-    source, output : Path
-        The input, and the file of the result.
-    genes_in : str
-        Orientation of tables: where the genes are, ``"rows"`` or ``"columns"``.
-    uncertainty : Path or None
-        Table of standard deviations.
-    draws : int
-        Number of multiple imputations.
-    draw_files : tuple of (int, Path)
-        Number and table of each multiple imputation; empty if they are layers.
-    draw_layers : tuple of str
-        Names of the multiple imputations that are layers.
-    report : Path or None
-        Page to write.
-    label : str or None
-        Column of ``obs`` that colours the cells of the report.
-    changed : bool
-        Whether the AnnData has columns that the source does not have.
+    check_output(output, source, overwrite=force)
+    if output.suffix.lower() not in STORES:
+        raise InputError(f"a table cannot hold {holds}: end {output} in .h5ad or .zarr", code="not-a-store")
+
+
+def write_store(adata: AnnData, output: Path) -> None:
+    """Write a whole AnnData, complete or not at all."""
+    from imputome.core.atomic import atomic_path
+
+    with warnings.catch_warnings(), atomic_path(output) as partial:  # nothing that the user has to act on
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        if output.suffix.lower() == ".h5ad":
+            adata.write_h5ad(partial, compression="gzip")
+        else:
+            adata.write_zarr(str(partial))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """The options of both commands; a `imputome.api.plan.Destination`.
+
+    The files are checked before any work, and moved into place together when all of them are written.
     """
 
-    source: Path
-    output: Path
-    genes_in: str | None = None
-    uncertainty: Path | None = None
-    draws: int = 0
-    draw_files: tuple[tuple[int, Path], ...] = ()
-    draw_layers: tuple[str, ...] = ()
-    report: Path | None = None
-    label: str | None = None
-    force: bool = False
-    quiet: bool = False
-    changed: bool = False
+    source: opt.Source
+    output: opt.Output
+    layer: opt.Layer = None
+    key_added: opt.KeyAdded = None
+    scale: opt.Scale = None
+    genes: opt.Genes = None
+    gene_column: opt.GeneColumn = None
+    genes_in: opt.GenesIn = None
+    keep_observed: opt.KeepObserved = None
+    outputs: opt.Outputs = None
+    uncertainty: opt.Uncertainty = None
+    draws: opt.Draws = 0
+    force: opt.Force = False
+    quiet: opt.Quiet = False
+    as_json: opt.AsJson = False
+
+    def options(self) -> Options:
+        """What is asked of the library."""
+        from imputome.api.plan import Options
+
+        return Options(
+            layer=self.layer,
+            key_added=self.key_added,
+            scale=self.scale,  # type: ignore[arg-type]
+            genes=None if self.genes is None else opt.gene_list(self.genes),
+            gene_column=self.gene_column,
+            keep_observed=self.keep_observed,
+            outputs=tuple(opt.split_names(self.outputs)),
+            uncertainty=self.uncertainty is not None,
+            draws=self.draws,
+        )
 
     @property
     def is_store(self) -> bool:
@@ -74,20 +98,33 @@ class OutputFiles:
         return self.output.suffix.lower() in STORES
 
     @property
-    def tables(self) -> list[Path]:
-        """The tables that stand beside the output."""
-        return [*([self.uncertainty] if self.uncertainty else []), *(path for _, path in self.draw_files)]
-
-    # -- before the work -----------------------------------------------------------------------------------------------
-    def check_paths(self, outputs: Iterable[str] = ()) -> OutputFiles:
-        """Check every path before anything is read; returns the same with the files of the multiple imputations."""
-        from imputome.errors import InputError
-        from imputome.io.store import check_output
+    def draw_files(self) -> dict[int, Path]:
+        """Number -> table of each multiple imputation; empty if they are layers."""
         from imputome.io.tables import table_suffix
         from imputome.result.matrices import draw_names, draw_path
 
-        check_output(self.output, self.source, overwrite=self.force, outputs=list(outputs))
-        suffix, names = table_suffix(self.output), draw_names(self.draws)
+        suffix = table_suffix(self.output)
+        return {n: draw_path(self.output, name, suffix) for n, name in draw_names(self.draws).items() if suffix}
+
+    @property
+    def draw_layers(self) -> tuple[str, ...]:
+        """Names of the multiple imputations that are layers."""
+        from imputome.result.matrices import draw_names
+
+        return () if self.draw_files else tuple(draw_names(self.draws).values())
+
+    @property
+    def tables(self) -> list[Path]:
+        """The tables that stand beside the output."""
+        return [*([self.uncertainty] if self.uncertainty else []), *self.draw_files.values()]
+
+    # -- before the work -----------------------------------------------------------------------------------------------
+    def check_paths(self) -> None:
+        """Check every path before anything is read."""
+        from imputome.io.store import check_output
+        from imputome.io.tables import table_suffix
+
+        check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
                 f"{self.uncertainty} is no table: end it in .csv.gz or another table, or pass {{outputs}} for a layer",
@@ -95,38 +132,27 @@ class OutputFiles:
                 parameter="uncertainty",
                 outputs="variance",
             )
-        draw_files = tuple((n, draw_path(self.output, name, suffix)) for n, name in names.items()) if suffix else ()
-        files = replace(self, draw_files=draw_files, draw_layers=() if suffix else tuple(names.values()))
-        for path in files.tables:
+        for path in self.tables:
             check_output(path, self.source, overwrite=self.force)
-        if draw_files and suffix and self.force:
-            files._warn_of_older_draws(suffix)
-        places = [path.resolve() for path in (self.output, *files.tables)]
+        if self.draw_files and self.force:
+            self._warn_of_older_draws()
+        places = [path.resolve() for path in (self.output, *self.tables)]
         if len(set(places)) < len(places):
             raise InputError(
                 f"{self.uncertainty} is the path of another output: give another",
                 code="same-path",
                 parameter="uncertainty",
             )
-        return files
 
-    def _warn_of_older_draws(self, suffix: str) -> None:
-        name = self.output.name
+    def _warn_of_older_draws(self) -> None:
+        from imputome.io.tables import table_suffix
+
+        name, suffix = self.output.name, table_suffix(self.output) or ""
         pattern = f"{escape(name[: -len(suffix)])}.draw[0-9]*{escape(name[-len(suffix) :])}"
-        older = sorted(set(self.output.parent.glob(pattern)) - {path for _, path in self.draw_files})
+        older = sorted(set(self.output.parent.glob(pattern)) - set(self.draw_files.values()))
         if older:
-            warning_line(f"{len(older)} multiple imputations of an earlier run are still there, from {older[0]} on")
-
-    def check_report(self, adata: AnnData) -> None:
-        """Check that the page can be written."""
-        if self.report is None:
-            return
-        from imputome.report.html.content import chosen_label
-        from imputome.report.html.page import check_installed, check_path
-
-        check_installed()
-        check_path(self.report, overwrite=self.force)
-        chosen_label(adata.obs, self.label)
+            text = f"{len(older)} multiple imputations of an earlier run are still there, from {older[0]} on"
+            warning_line(Message(text, code="older-draws"))
 
     def check(self, adata: AnnData, key: str, outputs: Iterable[str], columns: np.ndarray | None) -> None:
         """Check that the key is free, that the result fits on the disk, and that a table can hold the names."""
@@ -143,19 +169,53 @@ class OutputFiles:
         n_genes = adata.n_vars if columns is None else len(columns)
         check_space(self.output, adata.n_obs, n_genes, bytes_per_value=4 * matrices)
 
+    def read(self) -> AnnData:
+        """Read the input and print its warnings.
+
+        A table may be written from an input that is no table; ``genes_in`` then says how to write it. If the text of
+        observed values is kept, the values are read in float32.
+        """
+        import numpy as np
+
+        from imputome.io.reading import read
+        from imputome.io.tables import check_genes_in, read_table, table_suffix
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            if self.keeps_text() and self.source.is_file():
+                check_genes_in(self.genes_in)
+                adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32)
+            else:
+                tables = [path for path in (self.output, self.uncertainty) if path and table_suffix(path)]
+                only_written = tables and table_suffix(self.source) is None
+                adata = read(self.source, genes_in=None if only_written else self.genes_in)
+        if self.quiet:
+            return adata
+        for warning in caught:
+            if warning.category is UserWarning:
+                message = warning.message
+                warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
+        names = adata.var_names if self.genes_in == "rows" else adata.obs_names
+        if table_suffix(self.source) is not None and all(_DECIMAL.fullmatch(name) for name in names):
+            text = (
+                f"the first column of {self.source} ({', '.join(names[:3])}, ...) was taken for names and looks like "
+            )
+            text += "values: if the table has no names, put a column of names in front"
+            warning_line(Message(text, code="names-like-values"))
+        return adata
+
     # -- writing -------------------------------------------------------------------------------------------------------
-    def write(self, plan: Plan, run: Run, *, as_json: bool, summary: dict[str, Any] | None = None) -> None:
-        """Warn, write all files, and print what was done; ``summary`` goes into the output of ``--json``."""
+    def write(self, plan: Plan, run: Run, *, joined: bool = False) -> Record:
+        """Print the warnings of the run and write all files; ``joined``: obs has columns that the source lacks."""
         from imputome.core.atomic import atomic_path
+        from imputome.io.store import write_result
 
         if not self.quiet:
             for message in run.messages:
                 warning_line(message)
         record = replace(run.record(), draws=len(self.draw_layers))
-        n, n_genes = plan.adata.n_obs, plan.adata.n_vars
         if plan.columns is not None:
             record = replace(record, genes=tuple(plan.adata.var_names[plan.columns].astype(str)))
-            n_genes = len(plan.columns)
         with ExitStack() as files:
             if self.tables:
                 with progress("writing tables", quiet=self.quiet) as show:
@@ -165,63 +225,27 @@ class OutputFiles:
                 def advance(done: int, total: int) -> None:
                     show(done / total, "")
 
-                if self.keeps_text(self.output, plan.columns, run):
+                if self._text_kept(self.output, run, plan.columns):
                     partial = files.enter_context(atomic_path(self.output))
                     self._fill(partial, self.output, run, run.imputation, plan.columns, progress=advance)
                 else:
-                    self._write_result(plan, run, record, advance)
-        if self.report is not None:
-            with progress(f"writing {self.report.name}", quiet=self.quiet) as show:
-                show(0.0, "")
-                self._write_report(self.report, plan, run, record)
-        if as_json:
-            first = {"output": str(self.output), "key": plan.key, "shape": [n, n_genes]}
-            print_json({**first, **record.brief(), **self._summary(), **(summary or {})})
-        elif not self.quiet:
-            for line in (*self._result_lines(plan, run, n_genes), *self._table_lines(plan.key)):
-                typer.echo(line)
-            if self.report is not None:
-                typer.echo(f"report: {self.report}")
-            print_check(record.race, record.verdict)
-
-    def _write_result(self, plan: Plan, run: Run, record: Record, advance: Callable[[int, int], object]) -> None:
-        from imputome.io.store import write_result
-
-        write_result(
-            self.output,
-            plan.adata,
-            run.imputation,
-            key=plan.key,
-            record=record,
-            genes=plan.columns,
-            scale=run.scale,
-            keep_observed=plan.options.keep_observed,
-            source=None if self.changed else self.source,
-            progress=advance,
-            overwrite=self.force,
-            genes_in=self.genes_in,
-            outputs=run.outputs,
-            draws=len(self.draw_layers),
-        )
-
-    def _write_report(self, path: Path, plan: Plan, run: Run, record: Record) -> None:
-        from imputome.report.html.content import of_imputation
-        from imputome.report.html.page import write_report
-
-        content = of_imputation(
-            run.imputation.data,
-            run.imputation,
-            record=record,
-            key=plan.key,
-            scale=run.scale,
-            labels=plan.adata.obs,
-            label=self.label,
-            source=self.source.name,
-            command=record.command,
-            genes=plan.columns,
-            keep_observed=plan.options.keep_observed,
-        )
-        write_report(path, content, overwrite=self.force)
+                    write_result(
+                        self.output,
+                        plan.adata,
+                        run.imputation,
+                        key=plan.key,
+                        record=record,
+                        genes=plan.columns,
+                        scale=run.scale,
+                        keep_observed=plan.options.keep_observed,
+                        source=None if joined else self.source,
+                        progress=advance,
+                        overwrite=self.force,
+                        genes_in=self.genes_in,
+                        outputs=run.outputs,
+                        draws=len(self.draw_layers),
+                    )
+        return record
 
     def _write_tables(
         self, run: Run, columns: np.ndarray | None, files: ExitStack, show: Callable[[float, str], None]
@@ -233,7 +257,7 @@ class OutputFiles:
         tasks: list[tuple[Path, Matrix, str | None]] = []
         if self.uncertainty is not None:
             tasks.append((self.uncertainty, Spread(run.imputation, run.keep_observed), "0"))
-        tasks += [(path, Drawn(run.imputation, number), None) for number, path in self.draw_files]
+        tasks += [(path, Drawn(run.imputation, number), None) for number, path in self.draw_files.items()]
         partials = [files.enter_context(atomic_path(path)) for path, _, _ in tasks]
         for k, (path, matrix, observed) in enumerate(tasks):
 
@@ -243,13 +267,23 @@ class OutputFiles:
             self._fill(partials[k], path, run, matrix, columns, observed=observed, progress=advance)
 
     # -- tables as text ------------------------------------------------------------------------------------------------
-    def keeps_text(self, path: Path, columns: Any = None, run: Run | None = None) -> bool:
-        """Whether the text of the source can be kept in ``path``, and the text of observed values is to be kept."""
+    def keeps_text(self) -> bool:
+        """Whether the output can be the text of the input, in which only missing real values have changed."""
         from imputome.io.table_patch import keeps_text
 
-        if columns is not None or not keeps_text(self.source, path):
-            return False
-        return run is None or (run.imputation.data.kind == "real" and run.keep_observed)
+        asked = self.genes is None and self.keep_observed is not False and self.scale in (None, "input")
+        return asked and keeps_text(self.source, self.output)
+
+    def _text_kept(self, path: Path, run: Run, columns: np.ndarray | None) -> bool:
+        """Whether ``path`` is the text of the input with these values filled in."""
+        from imputome.io.table_patch import keeps_text
+
+        return (
+            columns is None
+            and keeps_text(self.source, path)
+            and run.imputation.data.kind == "real"
+            and run.keep_observed
+        )
 
     def _text_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the table of a matrix of cells x genes."""
@@ -271,35 +305,34 @@ class OutputFiles:
         from imputome.io.tables import fill_table
 
         result, genes_in = run.imputation, self.genes_in or "columns"
-        if self.keeps_text(path, columns, run):
+        if self._text_kept(path, run, columns):
             lines, shape = missing(result, matrix, genes_in=genes_in), self._text_shape(result.shape)
             rewrite(self.source, partial, lines, shape=shape, observed=observed, progress=progress)
         else:
             fill_table(partial, matrix, genes=columns, genes_in=genes_in, progress=progress)
 
-    def write_unchanged(self, adata: AnnData, *, as_json: bool) -> None:
+    def write_unchanged(self, adata: AnnData) -> None:
         """Write the source again because nothing is missing: as the output and as each draw; every deviation is 0."""
         import numpy as np
 
         from imputome.core.atomic import atomic_path
-        from imputome.io.table_patch import copy_text, rewrite
+        from imputome.io.table_patch import copy_text, keeps_text, rewrite
         from imputome.io.tables import fill_table
         from imputome.result.matrices import Zeros
 
         with ExitStack() as files:
             if self.uncertainty is not None:
                 partial = files.enter_context(atomic_path(self.uncertainty))
-                if self.keeps_text(self.uncertainty):
+                if keeps_text(self.source, self.uncertainty):
                     shape = self._text_shape(adata.shape)
                     nothing = (np.empty(0, dtype=np.intp), np.empty(0))
                     rewrite(self.source, partial, repeat(nothing, shape[0]), shape=shape, observed="0")
                 else:
                     fill_table(partial, Zeros(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns")
-            for path in (*(path for _, path in self.draw_files), self.output):
+            for path in (*self.draw_files.values(), self.output):
                 copy_text(self.source, files.enter_context(atomic_path(path)))
-        if as_json:
-            first = {"output": str(self.output), "shape": list(adata.shape), "n_missing": 0}
-            print_json({**first, **self._summary()})
+        if self.as_json:
+            print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
             typer.echo(f"nothing is missing in {self.source} (zeros count as values): nothing was fitted")
             typer.echo(f"wrote the same table to {self.output}")
@@ -307,16 +340,15 @@ class OutputFiles:
                 typer.echo(line)
 
     # -- what was done -------------------------------------------------------------------------------------------------
-    def _summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {}
-        if self.uncertainty is not None:
-            summary["uncertainty"] = str(self.uncertainty)
-        if self.draws:
-            summary["draws"] = [str(path) for _, path in self.draw_files] or self.draws
-        return summary
-
-    def _result_lines(self, plan: Plan, run: Run, n_genes: int) -> list[str]:
+    def print_result(self, plan: Plan, run: Run, record: Record, summary: dict[str, Any] | None = None) -> None:
+        """Print what was written; ``summary`` goes into the output of ``--json``."""
         result = run.imputation
+        n, n_genes = result.shape[0], result.shape[1] if plan.columns is None else len(plan.columns)
+        if self.as_json:
+            first = {"output": str(self.output), "key": plan.key, "shape": [n, n_genes]}
+            print_json({**first, **record.brief(), **self._beside(), **(summary or {})})
+        if self.as_json or self.quiet:
+            return
         lines = [f"{run.size}, {run.report.state} in {run.report.where}"]
         lines.append(f"{run.estimator.name}: {ending(run)}, {run.seconds:.1f} s")
         if result.unusable:
@@ -324,16 +356,27 @@ class OutputFiles:
             fallback = result.unusable.fallback
             lines.append(f"without an observed value: {cells:,} cells, {genes:,} genes (filled with {fallback})")
         place = f", layer {plan.key!r}" if self.is_store else ""
-        lines.append(f"wrote {result.shape[0]:,} x {n_genes:,} values on scale {run.scale} to {self.output}{place}")
+        lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {self.output}{place}")
         if run.outputs:
             lines.append(f"and the layers {', '.join(f'{plan.key}_{name}' for name in run.outputs)}")
-        return lines
+        for line in (*lines, *self._table_lines(plan.key)):
+            typer.echo(line)
+        print_check(record.race, record.verdict)
+
+    def _beside(self) -> dict[str, Any]:
+        """For ``--json``: what stands beside the values."""
+        summary: dict[str, Any] = {}
+        if self.uncertainty is not None:
+            summary["uncertainty"] = str(self.uncertainty)
+        if self.draws:
+            summary["draws"] = [str(path) for path in self.draw_files.values()] or self.draws
+        return summary
 
     def _table_lines(self, key: str) -> list[str]:
         lines = []
         if self.uncertainty is not None:
             lines.append(f"wrote standard deviations to {self.uncertainty} (0 for observed values)")
-        names = [path.name for _, path in self.draw_files] or [f"{key}_{name}" for name in self.draw_layers]
+        names = [path.name for path in self.draw_files.values()] or [f"{key}_{name}" for name in self.draw_layers]
         if names:
             span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             lines.append(f"wrote {self.draws} multiple imputations: {'' if self.draw_files else 'layers '}{span}")
@@ -345,43 +388,3 @@ def ending(run: Run) -> str:
     status = run.imputation.status
     text = status.message if status.converged else f"did not converge ({status.name})"
     return text or "no iteration needed"
-
-
-def read_input(
-    source: Path, outputs: Iterable[Path | None], genes_in: str | None, *, keeps_text: bool, quiet: bool
-) -> AnnData:
-    """Read the input and print its warnings.
-
-    A table may be written from an input that is no table; ``genes_in`` then says how to write it. With ``keeps_text``
-    the values are read in float32, because the text of observed values is kept.
-    """
-    import numpy as np
-
-    from imputome.io.reading import read
-    from imputome.io.tables import check_genes_in, read_table, table_suffix
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        if keeps_text and source.is_file():
-            check_genes_in(genes_in)
-            adata = read_table(source, genes_in=genes_in, dtype=np.float32)
-        else:
-            to_table = any(path is not None and table_suffix(path) is not None for path in outputs)
-            adata = read(source, genes_in=None if to_table and table_suffix(source) is None else genes_in)
-    for warning in caught:
-        if not quiet and warning.category is UserWarning:
-            message = warning.message
-            warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
-    if not quiet and table_suffix(source) is not None:
-        _warn_of_numbers_as_names(adata, source, genes_in)
-    return adata
-
-
-def _warn_of_numbers_as_names(adata: AnnData, source: Path, genes_in: str | None) -> None:
-    """Warn if the first column of a table looks like values and was taken for names."""
-    names = adata.var_names if genes_in == "rows" else adata.obs_names
-    if all(_DECIMAL.fullmatch(name) for name in names):
-        warning_line(
-            f"the first column of {source} ({', '.join(names[:3])}, ...) was taken for names and looks like values: if "
-            "the table has no names, put a column of names in front"
-        )

@@ -59,20 +59,15 @@ def _result(source: Path, key: str | None, label: str | None, map: Map, made_by:
 
 def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> Scoreboard:
     from imputome.errors import InputError
-    from imputome.report.html.scoreboard import is_table, of_file
+    from imputome.report.html.scoreboard import of_file
     from imputome.studies.results import SUFFIXES
 
-    if not is_table(source):
-        raise InputError(
-            f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})",
-            code="not-a-result",
-        )
+    if not source.name.lower().endswith(SUFFIXES):
+        message = f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})"
+        raise InputError(message, code="not-a-result")
     for name, value in (("key", key), ("label", label)):
-        option: dict[str, Any] = {name: ...}
         if value is not None:
-            raise InputError(
-                f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}",
-                code="option-unused",
-                **option,
-            )
+            option: dict[str, Any] = {name: ...}
+            message = f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}"
+            raise InputError(message, code="option-unused", **option)
     return of_file(source, made_by=made_by)

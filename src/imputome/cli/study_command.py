@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json, progress, warning_line
+from imputome.cli import options as opt
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
 
 
 def command(
@@ -19,12 +20,10 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Run the small variant, to try out whether it runs.")] = False,
     datasets: Annotated[str | None, typer.Option(help="A,B: only these datasets of the study.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of that of the study.")] = None,
-    gc: Annotated[
-        Path | None, typer.Option("--gc", help="CSV of gene and GC content, for studies that use it.")
-    ] = None,
+    gc: Annotated[Path | None, typer.Option(help="CSV of gene and GC content, for studies that use it.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes; each of several has one thread.")] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Run a study; an interrupted one continues where it stopped. `imputome datasets` lists the datasets."""
     from imputome.datasets import load
@@ -43,8 +42,8 @@ def command(
         raise typer.BadParameter("a folder for the results is needed", param_hint="--output")
     chosen = find_study(study, quick=quick)
     chosen = chosen.only(datasets.split(",")) if datasets else chosen
-    chosen = chosen if seed is None else replace(chosen, seed=seed)
-    chosen = chosen if gc is None else replace(chosen, gc=str(gc))
+    chosen = replace(chosen, seed=chosen.seed if seed is None else seed, gc=chosen.gc if gc is None else str(gc))
+    keeps_partial_work()
     with progress(f"study {chosen.name}", quiet=quiet) as show:
         table = execute(chosen, output, load=load, workers=workers, progress=show)
     files, text = write_results(chosen, table, output)

@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json, progress
-from imputome.cli.options import parse_settings
+from imputome.cli import options as opt
+from imputome.cli.console import keeps_partial_work, print_json, progress
 
 
 def command(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
-    ],
+    source: opt.Source,
     method: Annotated[str, typer.Option(help="A name from `imputome methods`.")],
     trials: Annotated[int, typer.Option(min=1, help="Number of trials that the study has in the end.")],
     storage: Annotated[str, typer.Option(help="SQLite file of the study; an existing study continues.")],
@@ -24,11 +22,11 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Best parameters as TOML.")] = Path("best.toml"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter to keep fixed: key=value.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer instead of X.")] = None,
-    genes_in: Annotated[str | None, typer.Option(help="For tables: whether genes are rows or columns.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")] = False,
+    layer: opt.Layer = None,
+    genes_in: opt.GenesIn = None,
+    seed: opt.Seed = 0,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Search the parameters of a method on IN; an interrupted study continues where it stopped."""
     from imputome.io.config import Config, check_config_path, write_config
@@ -40,7 +38,8 @@ def command(
     import_optuna()
     storage_path(storage)
     check_config_path(output)
-    params = parse_settings(settings or [])
+    params = opt.parse_settings(settings)
+    keeps_partial_work()
     dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(

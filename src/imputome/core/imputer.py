@@ -91,6 +91,7 @@ class Imputer(ABC):
     link: str = "identity"
     provenance: dict[str, Any] | None = None
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -159,18 +160,27 @@ class Imputer(ABC):
         return fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
     def _state(self) -> dict[str, np.ndarray]:
-        """Learned arrays, for `save`."""
-        return {}
+        """Learned arrays, for `save`: by default the attributes in ``learned`` that are not None."""
+        values = {name: getattr(self, f"{name}_") for name in self.learned}
+        return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Set the learned state from the arrays that `_state` returned."""
-        return
+        for name in self.learned:
+            array = arrays[name]
+            setattr(self, f"{name}_", array.item() if array is not None and array.ndim == 0 else array)
 
     # -- what users call -------------------------------------------------------------------------------------------
     def _tell(self, share: float, text: str) -> None:
         """Report the progress of a fit; the callback can raise to end the fit."""
         if self.progress is not None:
             self.progress(share, text)
+
+    def _require(self, name: str, valid: bool, condition: str) -> None:
+        """Check the value of a parameter; its type was checked before."""
+        if not valid:
+            text = f"{self.name}: {name}={getattr(self, name)!r} must be {condition}"
+            raise InputError(text, code="parameter-value", parameter=name)
 
     def fit(self, data: Any) -> Self:
         """Learn from ``data``; parameters and errors as `fit_transform`.

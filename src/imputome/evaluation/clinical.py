@@ -1,9 +1,7 @@
 """Whether imputed expression keeps known clinical associations: correlation with grade, Cox models, concordance.
 
 The Cox models are written by hand because they fit all genes of a block at once; lifelines fits one gene at a time, and
-is the oracle in the tests.
-
-Letters: ``n`` patients (rows), ``G`` genes (columns).
+is the oracle in the tests. Letters: ``n`` patients (rows), ``G`` genes (columns).
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_finite, check_length, matrix, pair
 
 VALUES_PER_BLOCK = 2**20  # patients x genes of a block
 NEWTON_STEPS = 50
@@ -40,25 +39,10 @@ class CoxFit(NamedTuple):
 
 
 def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
-    """Spearman's correlation of every gene with an ordinal grade.
+    """Spearman's correlation of every gene of ``values`` (n, G) with an ordinal grade (n,).
 
-    Parameters
-    ----------
-    values : ndarray of shape (n, G)
-        Expression, finite.
-    grade : array-like of shape (n,) or ordered pandas.Categorical
-        Patients without a grade (NaN) are left out.
-
-    Returns
-    -------
-    Correlation
-        ``rho`` and ``p``. Ties share their mean rank; the p-value is that of Student's t with n - 2 degrees of freedom,
-        as in scipy.
-
-    Raises
-    ------
-    InputError
-        Not one grade per patient, fewer than three grades, grades without an order, or NaN in ``values``.
+    The grade is numbers or an ordered categorical; patients without a grade (NaN) are left out. Ties share their mean
+    rank; the p-value is that of Student's t with n - 2 degrees of freedom, as in scipy.
 
     Examples
     --------
@@ -72,17 +56,12 @@ def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
 
     values = _values(values)
     levels = _ordinal(grade)
-    if len(levels) != len(values):
-        raise InputError(
-            f"there are {len(levels)} grades for {len(values)} patients: pass one for each",
-            code="length-mismatch",
-            parameter="grade",
-        )
+    check_length("grade", levels, len(values), "patients")
     graded = np.isfinite(levels)
     n = int(graded.sum())
     if n < 3:
         raise InputError(
-            f"{n} patients have a grade: a correlation needs at least three", code="too-few-values", parameter="grade"
+            f"{n} patients have a grade: a correlation needs three", code="too-few-values", parameter="grade"
         )
     y = rankdata(levels[graded])
     y -= y.mean()
@@ -101,31 +80,13 @@ def spearman_with_grade(*, values: np.ndarray, grade: Any) -> Correlation:
 def cox_univariate(*, values: np.ndarray, time: np.ndarray, event: np.ndarray) -> CoxFit:
     """One Cox proportional-hazards model per gene, by Newton's method on Efron's partial likelihood.
 
+    ``values`` is (n, G), finite; ``time`` is that to death or to the end of follow-up; ``event`` is 1 or True for a
+    death, 0 for the end of follow-up. Patients without a time or event (NaN) are left out.
+
     Maximises, over beta, the sum over deaths of beta x - ln(S - (l / d) D). Here S sums exp(beta x) over the patients
     at risk at the time of death, D sums it over the d patients who die at that time, and l = 0, ..., d - 1 numbers
     these patients (Efron 1977; without ties this is Cox's likelihood).
 
-    Parameters
-    ----------
-    values : ndarray of shape (n, G)
-        Expression, finite.
-    time : array-like of shape (n,)
-        Time to death or to the end of follow-up.
-    event : array-like of shape (n,)
-        1 or True for a death, 0 for the end of follow-up. Patients without a time or event (NaN) are left out.
-
-    Returns
-    -------
-    CoxFit
-        ``coef``, ``se`` and ``p``, per unit of the input.
-
-    Raises
-    ------
-    InputError
-        Not one time and event per patient, events other than 0 and 1, no deaths, or NaN in ``values``.
-
-    Notes
-    -----
     Genes are standardised for the iteration. A step is halved while it lowers the likelihood; a gene is done when its
     step is below 1e-9 standard deviations. Cost: n x G per iteration, about six iterations.
 
@@ -141,16 +102,12 @@ def cox_univariate(*, values: np.ndarray, time: np.ndarray, event: np.ndarray) -
 
     values = _values(values)
     time, event = (np.asarray(column, dtype=np.float64) for column in (time, event))
-    if time.shape != (len(values),) or event.shape != (len(values),):
-        raise InputError(
-            f"time has shape {time.shape}, event {event.shape}: pass one number for each of {len(values)} patients",
-            code="length-mismatch",
-            parameter="time",
-        )
+    for name, column in (("time", time), ("event", event)):
+        check_length(name, column, len(values), "patients")
     known = np.isfinite(time) & np.isfinite(event)
     if not np.isin(event[known], (0, 1)).all():
         raise InputError(
-            "event holds other values than 1 (died) and 0 (end of follow-up): recode it",
+            "event may hold only 1 (died) and 0 (end of follow-up): recode it",
             code="event-not-0-or-1",
             parameter="event",
         )
@@ -244,22 +201,9 @@ def _newton(x: np.ndarray, deaths: _Deaths) -> tuple[np.ndarray, np.ndarray]:
 def clinical_coefficients(
     *, values: np.ndarray, grade: Any = None, time: np.ndarray | None = None, event: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Coefficients of `spearman_with_grade` and `cox_univariate` for every gene, if their columns are given.
+    """``"spearman"`` (rho) and ``"cox"`` (coefficient) of every gene, each (G,), if their columns are given.
 
-    Parameters
-    ----------
-    values : ndarray of shape (n, G)
-        Expression, finite.
-    grade : array-like of shape (n,), optional
-        For Spearman's correlation.
-    time, event : array-like of shape (n,), optional
-        For Cox models.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (G,)
-        ``"spearman"`` (rho) and ``"cox"`` (coefficient). `concordance_index` compares those of the truth with those of
-        the imputed values.
+    `concordance_index` compares those of the truth with those of the imputed values.
     """
     coefficients = {}
     if grade is not None:
@@ -272,24 +216,9 @@ def clinical_coefficients(
 def concordance_index(*, truth: np.ndarray, prediction: np.ndarray) -> float:
     """Share of pairs that the prediction puts in the same order as the truth: 1 is perfect, 0.5 is chance.
 
-    Pairs with equal truth are not counted, pairs with equal prediction count one half. Entries where either is NaN (a
-    gene without a coefficient) are left out. O(n log n), from Kendall's tau-b: (C - D) / sqrt(pairs that differ in x *
-    pairs that differ in y).
-
-    Parameters
-    ----------
-    truth, prediction : array-like of shape (n,)
-        Two numbers for each gene or patient.
-
-    Returns
-    -------
-    float
-        NaN if all truths are equal.
-
-    Raises
-    ------
-    InputError
-        The arrays are not flat or differ in length.
+    Pairs with equal truth are not counted, pairs with equal prediction count one half; NaN if all truths are equal.
+    Entries where either is NaN (a gene without a coefficient) are left out. O(n log n), from Kendall's tau-b: (C - D) /
+    sqrt(pairs that differ in x * pairs that differ in y).
 
     Examples
     --------
@@ -298,13 +227,7 @@ def concordance_index(*, truth: np.ndarray, prediction: np.ndarray) -> float:
     """
     from scipy.stats import kendalltau
 
-    x, y = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
-    if x.shape != y.shape or x.ndim != 1:
-        raise InputError(
-            f"the truth has shape {x.shape}, the prediction {y.shape}: pass two flat arrays of one length",
-            code="shape-mismatch",
-            parameter="prediction",
-        )
+    x, y = (values.astype(np.float64) for values in pair(truth, prediction))
     known = ~(np.isnan(x) | np.isnan(y))
     x, y = x[known], y[known]
     comparable, varied = (_pairs(len(part)) - sum(_pairs(np.unique(part, return_counts=True)[1])) for part in (x, y))
@@ -321,19 +244,8 @@ def _pairs(count: Any) -> Any:
 
 
 def _values(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2:
-        raise InputError(
-            f"values has shape {values.shape}: pass a matrix of patients x genes",
-            code="shape-mismatch",
-            parameter="values",
-        )
-    if not np.isfinite(values).all():
-        raise InputError(
-            "values holds NaN or infinite numbers: impute it, or leave those genes out",
-            code="not-finite",
-            parameter="values",
-        )
+    values = matrix("values", values, "patients x genes").astype(np.float64)
+    check_finite("values", values)
     return values
 
 
@@ -343,20 +255,15 @@ def _ordinal(grade: Any) -> np.ndarray:
     if hasattr(categorical, "codes"):
         if not categorical.ordered:
             raise InputError(
-                "the grade is a categorical without an order: make it ordered, or pass numbers",
-                code="grade-without-order",
-                parameter="grade",
+                "grade has no order: make it ordered, or pass numbers", code="grade-without-order", parameter="grade"
             )
         codes = np.asarray(categorical.codes, dtype=np.float64)
         return np.where(codes < 0, np.nan, codes)
     try:
         return np.asarray(grade, dtype=np.float64).ravel()
     except (TypeError, ValueError):
-        raise InputError(
-            "the grade is text: pass numbers or an ordered pandas.Categorical",
-            code="grade-without-order",
-            parameter="grade",
-        ) from None
+        message = "grade is text: pass numbers or an ordered pandas.Categorical"
+        raise InputError(message, code="grade-without-order", parameter="grade") from None
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:

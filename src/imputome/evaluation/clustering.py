@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from imputome.errors import InputError, missing_extra
+from imputome.evaluation.arguments import check_choice, check_finite, check_length, matrix, pair
 
 KMEANS_STARTS = 25
 N_COMPONENTS = 50
@@ -44,43 +45,20 @@ AGREEMENT = {"ari": ari, "ami": ami, "nmi": nmi}
 
 
 def expression_components(values: Any, *, n_components: int = N_COMPONENTS, random_state: int = 0) -> np.ndarray:
-    """Principal components of ln(1 + normalised expression), genes centred but not scaled.
+    """(n, k) principal components of ln(1 + normalised expression), genes centred but not scaled.
 
-    Parameters
-    ----------
-    values : array of shape (n, G), dense or sparse
-        Expression on scale ``normalized`` (per 10,000 molecules), without logarithm:
-        ``imputation.to_array(scale="normalized")``.
-    n_components : int, default=50
-        Number of components; fewer if n or G does not allow it.
-    random_state : int, default=0
-        Seed of the solver.
-
-    Returns
-    -------
-    ndarray of shape (n, n_components)
-
-    Raises
-    ------
-    InputError
-        ``values`` is not a matrix, holds NaN, infinite or negative values, or has fewer than two rows or columns.
+    ``values`` is expression on scale ``normalized`` (per 10,000 molecules), without logarithm, dense or sparse:
+    ``imputation.to_array(scale="normalized")``. k is ``n_components``, or less if n or G does not allow it.
     """
     import scipy.sparse as sp
     from sklearn.decomposition import PCA
 
     sparse = sp.issparse(values)
-    values = values if sparse else np.asarray(values)
-    if values.ndim != 2:
-        raise InputError(
-            f"values has shape {values.shape}: pass a matrix of cells x genes",
-            code="shape-mismatch",
-            parameter="values",
-        )
+    values = values if sparse else matrix("values", values)
     stored = values.data if sparse else values
     if not np.isfinite(stored).all() or (stored.size and stored.min() < 0):
         raise InputError(
-            "values holds NaN, infinite or negative numbers: pass expression on scale normalized, or real values as "
-            "{embedding}",
+            "values holds NaN, infinite or negative numbers: pass normalized expression, or real values as {embedding}",
             code="not-finite",
             parameter="values",
             embedding=...,
@@ -88,7 +66,7 @@ def expression_components(values: Any, *, n_components: int = N_COMPONENTS, rand
     k = min(n_components, min(values.shape) - 1)
     if k < 1:
         raise InputError(
-            f"{values.shape[0]} cells x {values.shape[1]} genes have no principal components: pass at least 2 x 2",
+            f"{values.shape[0]} x {values.shape[1]} values have no principal components: pass at least 2 x 2",
             code="too-few-values",
             parameter="values",
         )
@@ -153,32 +131,11 @@ def cluster_scores(
     method: Clusterer = "kmeans",
     random_state: int = 0,
 ) -> dict[str, float]:
-    """Agreement of clusters with known cell types.
+    """``ari``, ``ami``, ``nmi`` of clusters with known cell types, and the number of ``clusters``.
 
-    Parameters
-    ----------
-    labels : array-like of shape (n,)
-        Known types; cells without one (None, NaN) are left out before clustering.
-    embedding : ndarray of shape (n, d), optional
-        What is clustered, as it is: a latent space, or real values.
-    values : array of shape (n, G), optional
-        Instead of the embedding: expression on scale ``normalized``, clustered in its 50 `expression_components`.
-    method : {"kmeans", "leiden"}, default="kmeans"
-        k-means with 25 starts and as many clusters as types, or `leiden` with a resolution for this number.
-    random_state : int, default=0
-        Seed of the clustering.
-
-    Returns
-    -------
-    dict of str to float
-        ``ari``, ``ami``, ``nmi`` and the number of ``clusters``.
-
-    Raises
-    ------
-    InputError
-        Both or neither of ``embedding`` and ``values``, not one label per cell, fewer than two types, or NaN.
-    MissingExtraError
-        ``method="leiden"`` without igraph.
+    Cells are clustered by their ``embedding`` (n, d) as it is (a latent space, or real values), or by the 50
+    `expression_components` of ``values`` (n, G). "kmeans" has 25 starts and as many clusters as types, "leiden" a
+    resolution for this number (`leiden`). Cells without a label (None, NaN) are left out before clustering.
 
     Examples
     --------
@@ -192,28 +149,18 @@ def cluster_scores(
 
     if (embedding is None) == (values is None):
         raise InputError(
-            "cluster_scores needs {embedding} or {values}: pass one of the two",
+            "pass either {embedding} or {values}",
             code="pass-one-of-two",
             embedding=...,
             values=...,
         )
-    if method not in ("kmeans", "leiden"):
-        raise InputError(
-            f"there is no clustering {method!r}: choose kmeans or leiden", code="parameter-value", parameter="method"
-        )
+    check_choice("method", method, ("kmeans", "leiden"))
     codes, types = pd.factorize(pd.Series(np.asarray(labels)))
     features = values if embedding is None else np.asarray(embedding)
-    if features.shape[0] != len(codes):
-        raise InputError(
-            f"there are {len(codes)} labels for {features.shape[0]} cells: pass one for each",
-            code="length-mismatch",
-            parameter="labels",
-        )
+    check_length("labels", codes, features.shape[0])
     if len(types) < 2:
         raise InputError(
-            f"the labels name {len(types)} types of cells: at least two are needed",
-            code="too-few-labels",
-            parameter="labels",
+            f"labels has {len(types)} types of cells: pass two or more", code="too-few-labels", parameter="labels"
         )
     labelled = np.flatnonzero(codes >= 0)
     features = features[labelled]
@@ -226,26 +173,13 @@ def cluster_scores(
 
 
 def coordinates(values: np.ndarray, *, method: Literal["umap", "tsne"] = "umap", random_state: int = 0) -> np.ndarray:
-    """Positions of cells on a two-dimensional map; distances on it must not be interpreted.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, d)
-        An embedding of at least five cells.
-    method : {"umap", "tsne"}, default="umap"
-        Kind of map.
-    random_state : int, default=0
-        Seed of the map.
-
-    Returns
-    -------
-    ndarray of shape (n, 2)
-    """
+    """(n, 2) positions of at least five cells on a map of their embedding; distances on it must not be interpreted."""
+    check_choice("method", method, ("umap", "tsne"))
     values = _embedding(values)
     n = len(values)
     if n < 5:
         raise InputError(
-            f"{n} cells are too few for a map: at least five are needed", code="too-few-values", parameter="values"
+            f"{n} cells are too few for a map: pass at least five", code="too-few-values", parameter="values"
         )
     if method == "umap":
         import umap  # type: ignore[import-untyped]
@@ -254,44 +188,27 @@ def coordinates(values: np.ndarray, *, method: Literal["umap", "tsne"] = "umap",
         # with a seed umap uses one thread, and warns if asked for more
         mapper = umap.UMAP(n_neighbors=min(15, n - 1), random_state=random_state, n_jobs=1, init=init)
         return np.asarray(mapper.fit_transform(values))
-    if method == "tsne":
-        from sklearn.manifold import TSNE
+    from sklearn.manifold import TSNE
 
-        mapper = TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=random_state)
-        return np.asarray(mapper.fit_transform(values))
-    raise InputError(f"there is no map {method!r}: choose umap or tsne", code="parameter-value", parameter="method")
+    mapper = TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=random_state)
+    return np.asarray(mapper.fit_transform(values))
 
 
 def _embedding(values: np.ndarray, n_clusters: int = 1) -> np.ndarray:
     """The embedding as an array, after checks of it and of the number of clusters."""
-    values = np.asarray(values)
-    if values.ndim != 2:
-        raise InputError(
-            f"the embedding has shape {values.shape}: pass a matrix of cells x dimensions",
-            code="shape-mismatch",
-            parameter="embedding",
-        )
-    if not np.isfinite(values).all():
-        raise InputError(
-            "the embedding holds NaN or infinite values: impute them first", code="not-finite", parameter="embedding"
-        )
+    values = matrix("embedding", values, "cells x dimensions")
+    check_finite("embedding", values)
     if not 1 <= n_clusters <= len(values):
         raise InputError(
-            f"n_clusters is {n_clusters}: pass {{n_clusters}} from 1 to {len(values)}, the number of cells",
+            f"n_clusters={n_clusters} must be from 1 to {len(values)}, the number of cells",
             code="parameter-value",
-            n_clusters=...,
+            parameter="n_clusters",
         )
     return values
 
 
 def _labels(truth: Any, prediction: Any) -> tuple[np.ndarray, np.ndarray]:
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape or truth.ndim != 1:
-        raise InputError(
-            f"the truth has shape {truth.shape}, the prediction {prediction.shape}: pass two flat arrays of one length",
-            code="shape-mismatch",
-            parameter="prediction",
-        )
+    truth, prediction = pair(truth, prediction)
     if truth.size == 0:
         raise InputError("there are no cells to score", code="nothing-to-score")
     return truth, prediction

@@ -1,10 +1,6 @@
 """Differential expression between two groups of cells, and how well known differences are detected.
 
-`wilcoxon` and `hurdle_lrt` test all genes between two given groups; `de_by_count_splitting` also finds the groups.
-
-Imputed values are smoothed over cells: tested as if they were measured, they give false positives. See
-`de_by_count_splitting` for the same problem where the groups come from the counts themselves.
-
+`wilcoxon` and `hurdle_lrt` test all genes between two given groups; `de_by_count_splitting` also searches the groups.
 Both tests are written by hand because they work on sparse columns and a block of genes at once: scipy's rank-sum test
 needs dense columns, statsmodels fits one gene at a time.
 
@@ -24,6 +20,7 @@ from imputome.core.data import clean_csr, in_memory
 from imputome.core.holdout import thin, thin_overdispersed
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_choice, check_length, check_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,36 +37,17 @@ def wilcoxon(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | 
 
     With R the sum of the mid-ranks of the tested group, ``U = R - n1 (n1 + 1) / 2`` is compared with a normal
     distribution of mean ``n1 n2 / 2`` and variance ``n1 n2 / 12 ((n + 1) - sum(t^3 - t) / (n (n - 1)))`` (t: sizes of
-    ties), without continuity correction: ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=False)``.
-    Only stored values are sorted: the zeros of a gene are one tie.
+    ties), without continuity correction: ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=False)`` (Mann
+    & Whitney 1947, Ann Math Stat 18:50; ties as in Lehmann 1975, Nonparametrics). Only stored values are sorted: the
+    zeros of a gene are one tie. The statistic is the same on every monotone scale.
 
-    Parameters
-    ----------
-    X : array-like of shape (n, G), dense or sparse
-        Expression values, cells in rows. The statistic is the same on every monotone scale.
-    groups : array-like of shape (n,)
-        Labels of exactly two kinds.
-    tested : object, optional
-        Label of the tested group: a positive change means more in this group. By default the later label in sorted
-        order (True before False).
-    names : sequence of str, optional
-        Names of the genes; by default the columns of a DataFrame, or numbers.
+    ``groups`` holds n labels of exactly two kinds. ``tested`` is the label of the tested group: a positive change means
+    more in this group. By default it is the later label in sorted order (True before False). ``names`` are those of the
+    genes, by default the columns of a DataFrame, or numbers.
 
-    Returns
-    -------
-    DataFrame
-        A row per gene: ``log_fold_change`` (difference of mean values, tested group minus the other; in natural logs if
-        X is log1p), ``statistic`` (U), ``z``, ``p_value`` (two-sided; 1 for a constant gene) and ``p_adjusted``
-        (Bonferroni over all G genes).
-
-    Raises
-    ------
-    InputError
-        There are not two groups, the labels do not fit the matrix, or X holds NaN.
-
-    References
-    ----------
-    Mann & Whitney 1947, Ann Math Stat 18:50; ties as in Lehmann 1975, Nonparametrics.
+    Returns a row per gene: ``log_fold_change`` (difference of mean values, tested group minus the other; in natural
+    logs if X is log1p), ``statistic`` (U), ``z``, ``p_value`` (two-sided; 1 for a constant gene) and ``p_adjusted``
+    (Bonferroni over all G genes).
 
     Examples
     --------
@@ -102,47 +80,24 @@ def hurdle_lrt(
     """Two-part hurdle likelihood-ratio test of every gene between two groups of cells (the model of MAST).
 
     ``logit P(x_ig > 0) = z_i a_g`` and ``x_ig | x_ig > 0 ~ Normal(z_i b_g, s_g^2)``, with z_i the intercept, the group
-    and, by default, the cell's detection rate. The statistic is twice the gain in maximum log-likelihood by the
-    group, summed over both parts. It is compared with chi-squared with one degree of freedom for each part that can
-    distinguish the groups. The detection part cannot if all cells or no cell have the gene; the level part cannot if
-    the detected cells are of one group, do not vary, or are no more than the coefficients.
+    and, by default, the cell's detection rate: the share of the G genes that it has, standardised, left out if it does
+    not vary, as after imputation. The statistic is twice the gain in maximum log-likelihood by the group, summed over
+    both parts (Finak et al. 2015, Genome Biol 16:278, methods). It is compared with chi-squared with one degree of
+    freedom for each part that can distinguish the groups. The detection part cannot if all cells or no cell have the
+    gene; the level part cannot if the detected cells are of one group, do not vary, or are no more than the
+    coefficients.
 
-    Parameters
-    ----------
-    X : array-like of shape (n, G), dense or sparse
-        Expression values, cells in rows: zero, or log1p of a normalised count.
-    groups : array-like of shape (n,)
-        Labels of exactly two kinds.
-    detection_rate : bool, default=True
-        Use the share of the G genes that a cell has as a covariate (standardised). It is left out if it does not vary,
-        as after imputation.
-    tested, names : object and sequence of str, optional
-        As in `wilcoxon`.
+    Values must be zero, or log1p of a normalised count. ``tested`` and ``names`` are as in `wilcoxon`. Returns a row
+    per gene: ``log_fold_change`` (difference of mean values, zeros included), ``statistic_detection``,
+    ``statistic_level``, ``statistic`` (their sum), ``df`` (0, 1 or 2), ``p_value`` (1 for df 0) and ``p_adjusted``
+    (Bonferroni over all G genes).
 
-    Returns
-    -------
-    DataFrame
-        A row per gene: ``log_fold_change`` (difference of mean values, zeros included), ``statistic_detection``,
-        ``statistic_level``, ``statistic`` (their sum), ``df`` (0, 1 or 2), ``p_value`` (1 for df 0) and ``p_adjusted``
-        (Bonferroni over all G genes).
-
-    Raises
-    ------
-    InputError
-        There are not two groups, the labels do not fit the matrix, or X holds NaN or negative values.
-
-    Notes
-    -----
     Without the covariate both parts are closed forms (the first is the G-test of a 2 x 2 table). With it, the logistic
-    part is Newton's method for all genes of a block at once, which needs X only through ``z'(x > 0)``. Under
-    separation the coefficients diverge but the likelihood converges, and only the likelihood is used. Levels that the
-    group (with the covariate) explains without residual have no chi-squared statistic: they get the p-value of the
-    exact permutation test, one over the number of ways to choose the tested cells. MAST also shrinks the variances over
-    genes (``ebayes``); this test does not, so p-values from a handful of detected cells are somewhat too small.
-
-    References
-    ----------
-    Finak et al. 2015, Genome Biol 16:278, methods.
+    part is Newton's method for all genes of a block at once, which needs X only through ``z'(x > 0)``. Under separation
+    the coefficients diverge but the likelihood converges, and only the likelihood is used. Levels that the group (with
+    the covariate) explains without residual have no chi-squared statistic: they get the p-value of the exact
+    permutation test, one over the number of ways to choose the tested cells. MAST also shrinks the variances over genes
+    (``ebayes``); this test does not, so p-values from a handful of detected cells are somewhat too small.
 
     Examples
     --------
@@ -165,11 +120,7 @@ def hurdle_lrt(
     df_detection, df_level = np.zeros(G), np.zeros(G)
     for genes, block in _gene_blocks(X):
         if block.nnz and block.data.min() < 0:
-            raise InputError(
-                "the hurdle test takes zero as not detected: set negative values to zero first",
-                code="negative-values",
-                parameter="X",
-            )
+            raise InputError("X holds negative values: set them to zero", code="negative-values", parameter="X")
         change[genes] = (block.T @ group) / group.sum() - (block.T @ (1 - group)) / (1 - group).sum()
         detected = np.diff(block.indptr)
         some_have_it = (detected > 0) & (detected < n)
@@ -204,50 +155,21 @@ def de_by_count_splitting(
     tested: Any = None,
     names: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Split the molecules, find two groups on one part, and test genes between them on the other part.
+    """Split the molecules, cluster cells into two groups on one part, and test genes between them on the other part.
 
-    Clusters found on counts and then tested on the same counts differ even if there is only one population: the
+    Clusters of counts that are then tested on the same counts differ even if there is only one population: the
     clustering has sorted the noise, and the test sees the same noise again (double dipping). After `thin`, both parts
-    are independent given the rates if counts are Poisson, and p-values are valid. If a gene varies more than Poisson
-    for a reason that is not of interest, both parts share that variation and false positives remain. If its
-    overdispersion is known, `thin_overdispersed` makes the parts independent.
+    are independent given the rates if counts are Poisson, and p-values are valid (Neufeld et al. 2024, Biostatistics
+    25:270). If a gene varies more than Poisson for a reason that is not of interest, both parts share that variation
+    and false positives remain. If its overdispersion is known, `thin_overdispersed` makes the parts independent
+    (Neufeld et al. 2023, arXiv 2307.12985).
 
-    Parameters
-    ----------
-    X : array-like of shape (n, G), dense or sparse
-        Integer counts.
-    groups : callable or array-like of shape (n,), optional
-        A function that takes the first part (``csr_array``) and returns n labels of two kinds; or such labels. Labels
-        must not come from X itself: no later splitting makes those valid. By default two clusters (k-means on 20
-        principal components of the log-normalised first part).
-    rng : numpy.random.Generator
-        Source of randomness.
-    keep : float, default=0.5
-        Probability that a molecule goes to the first part, where groups are found.
-    overdispersion : ndarray of shape (G,), optional
-        phi of each gene, for a variance of mean + phi mean^2; by default counts are split as Poisson.
-    test : {"wilcoxon", "hurdle"}, default="wilcoxon"
-        Test on log1p of counts per 10,000 of the second part.
-    detection_rate : bool, default=True
-        Covariate of `hurdle_lrt`.
-    tested, names : object and sequence of str, optional
-        As in `wilcoxon`.
-
-    Returns
-    -------
-    table : DataFrame
-        As the test returns it.
-    labels : ndarray of shape (n,)
-        The groups.
-
-    Raises
-    ------
-    InputError
-        Counts are not integers, ``keep`` is not between 0 and 1, or there are not two groups.
-
-    References
-    ----------
-    Neufeld et al. 2024, Biostatistics 25:270 (Poisson); Neufeld et al. 2023, arXiv 2307.12985 (negative binomial).
+    ``groups`` is a function that takes the first part (``csr_array``) and returns n labels of two kinds, or such
+    labels. Labels must not come from X itself: no later splitting makes those valid. By default it is two clusters
+    (k-means on 20 principal components of the log-normalised first part). ``keep`` is the probability that a molecule
+    goes to the first part. ``overdispersion`` (G,) is phi of each gene, for a variance of mean + phi mean^2; by default
+    counts are split as Poisson. The ``test`` is applied to log1p of counts per 10,000 of the second part. Returns the
+    table of the test, and the labels.
 
     Examples
     --------
@@ -259,14 +181,8 @@ def de_by_count_splitting(
     >>> list(table.index[table["p_adjusted"] < 0.001])
     [0, 1, 2, 3, 4, 5]
     """
-    if not 0 < keep < 1:
-        raise InputError(
-            f"keep is {keep}: pass {{keep}} between 0 and 1, so that both parts have molecules",
-            code="parameter-value",
-            keep=...,
-        )
-    if test not in ("wilcoxon", "hurdle"):
-        raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
+    check_share("keep", keep)
+    check_choice("test", test, ("wilcoxon", "hurdle"))
     if names is None and hasattr(X, "iloc"):
         names = X.columns
     counts = clean_csr(in_memory(X))
@@ -285,28 +201,11 @@ def de_by_count_splitting(
 
 
 def precision_recall_tnr(*, truth: Any, called: Any) -> dict[str, float]:
-    """Precision tp / (tp + fp), recall tp / (tp + fn) and true negative rate tn / (tn + fp) of genes called different.
+    """Precision tp / (tp + fp), recall tp / (tp + fn) and true negative rate tn / (tn + fp) of a test.
 
-    Parameters
-    ----------
-    truth : ndarray of bool, shape (G,)
-        True for a gene that differs.
-    called : ndarray of bool, shape (G,)
-        True for a gene that the test calls different.
-
-    Returns
-    -------
-    dict of str to float
-        ``precision``, ``recall`` and ``tnr``; NaN where there is nothing to divide by.
-
-    Raises
-    ------
-    InputError
-        The shapes differ, or the arrays are not boolean.
-
-    Notes
-    -----
-    The published code of Xi & Li computes tn / (tn + fn) and calls it the true negative rate.
+    ``truth`` and ``called`` are boolean, (G,): whether a gene differs, and whether the test calls it different. NaN
+    where there is nothing to divide by. (The published code of Xi & Li computes tn / (tn + fn) and calls it the true
+    negative rate.)
 
     Examples
     --------
@@ -317,16 +216,11 @@ def precision_recall_tnr(*, truth: Any, called: Any) -> dict[str, float]:
     """
     truth, called = np.asarray(truth), np.asarray(called)
     if truth.shape != called.shape:
-        raise InputError(
-            f"truth has shape {truth.shape}, called {called.shape}: they must be the same",
-            code="shape-mismatch",
-            parameter="called",
-        )
+        message = f"truth has shape {truth.shape}, called {called.shape}: they must be the same"
+        raise InputError(message, code="shape-mismatch", parameter="called")
     if truth.dtype != bool or called.dtype != bool:
         raise InputError(
-            "truth and called must be booleans, one for each gene: compare p-values with a level first",
-            code="not-boolean",
-            parameter="called",
+            "truth and called must be boolean: compare p-values with a level", code="not-boolean", parameter="called"
         )
 
     def share(good: int, bad: int) -> float:
@@ -364,12 +258,8 @@ def indicator(block: sp.csc_array) -> sp.csc_array:
 def logistic_gain(sums: np.ndarray, null: np.ndarray, full: np.ndarray) -> np.ndarray:
     """(B,) twice the gain in log-likelihood of detection by the group.
 
-    Parameters
-    ----------
-    sums : ndarray of shape (B, k)
-        Rows of ``full`` summed over the cells that have the gene.
-    null, full : ndarray of shape (n, k - 1) and (n, k)
-        Designs: intercept and covariate; one column per group and covariate.
+    ``sums`` (B, k) holds the rows of ``full`` summed over the cells that have the gene; the designs are ``null`` (n, k
+    - 1), intercept and covariate, and ``full`` (n, k), one column per group and covariate.
     """
     if full.shape[1] == 2:  # no covariate: the proportions maximise the likelihood
         size = full.sum(axis=0)
@@ -384,23 +274,11 @@ def logistic_gain(sums: np.ndarray, null: np.ndarray, full: np.ndarray) -> np.nd
 
 
 def logistic_maximum(sums: np.ndarray, design: np.ndarray) -> np.ndarray:
-    """Maximum log-likelihood of many logistic regressions on one design, by Newton's method with halved steps.
+    """(B,) maximum log-likelihood of logistic regressions on one design (n, k).
 
-    Maximises ``sums_b . a - sum_i log(1 + exp(z_i a))`` over a, which is concave; a Newton step that lowers the
-    likelihood is halved. Stops when half the Newton decrement is under 1e-8. Where the design separates the outcomes,
-    the supremum is approached.
-
-    Parameters
-    ----------
-    sums : ndarray of shape (B, k)
-        For each outcome y_b (0 or 1) the sums ``design' y_b``.
-    design : ndarray of shape (n, k)
-        One row z_i per cell.
-
-    Returns
-    -------
-    ndarray of shape (B,)
-        Log-likelihoods.
+    ``sums`` (B, k) holds ``design' y_b`` of each outcome y_b (0 or 1). Newton's method maximises ``sums_b . a - sum_i
+    log(1 + exp(z_i a))`` over a, which is concave; a step that lowers the likelihood is halved. Stops when half the
+    Newton decrement is under 1e-8. Where the design separates the outcomes, the supremum is approached.
     """
     B, k = sums.shape
     n = len(design)
@@ -542,18 +420,13 @@ def _checked(X: Any, groups: Any, tested: Any, names: Sequence[str] | None) -> t
         X.eliminate_zeros()
     n, G = X.shape
     if np.isnan(X.data if sp.issparse(X) else X).any():
-        raise InputError("the matrix holds NaN: impute it, or leave those genes out", code="not-finite", parameter="X")
+        raise InputError("X holds NaN: impute it, or leave those genes out", code="not-finite", parameter="X")
     labels = np.asarray(groups)
-    if labels.shape != (n,):
-        raise InputError(
-            f"groups has shape {labels.shape}: pass one label for each of {n} cells",
-            code="length-mismatch",
-            parameter="groups",
-        )
+    check_length("groups", labels, n)
     kinds = pd.unique(labels)
     if len(kinds) != 2 or pd.isna(kinds).any():
         raise InputError(
-            f"there are {len(kinds)} groups instead of two: pass labels == one_label to test it against all others",
+            f"there are {len(kinds)} groups instead of two: pass labels == label to test it against all others",
             code="not-two-groups",
             parameter="groups",
         )
@@ -564,10 +437,7 @@ def _checked(X: Any, groups: Any, tested: Any, names: Sequence[str] | None) -> t
             f"{tested!r} is not a group: choose from {list(kinds)}", code="unknown-group", parameter="tested"
         )
     index = pd.RangeIndex(G) if names is None else pd.Index(names)
-    if len(index) != G:
-        raise InputError(
-            f"there are {len(index)} names for {G} genes: pass one for each", code="length-mismatch", parameter="names"
-        )
+    check_length("names", index, G, "genes")
     return X, labels == tested, index
 
 

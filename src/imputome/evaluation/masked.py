@@ -15,7 +15,7 @@ import numpy as np
 
 from imputome.core.data import Data, as_data, in_memory
 from imputome.errors import InputError
-from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options
+from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
 from imputome.inspection.state import inspect
 
 if TYPE_CHECKING:
@@ -34,43 +34,19 @@ def mask(
     label: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> AnnData:
-    """Hide values of an AnnData and keep the truth beside them.
+    """A new AnnData with values hidden by a scheme of `SCHEMES`, and the truth beside them.
 
-    Parameters
-    ----------
-    adata : AnnData
-        n cells x G genes of counts, or n samples x G features of real values; it is not changed.
-    scheme : str
-        A name in `SCHEMES`. Real values are hidden in all rows, except that `features` hides them in its test rows.
-    fraction : float, optional
-        Share to hide; by default the scheme's own.
-    seed : int, default=0
-        Seed of the split.
-    layer : str, optional
-        Layer to mask; by default ``X``.
-    label : str, optional
-        Column of ``obs`` that stratifies the test rows of `features`.
-    options : dict, optional
-        Further options of the scheme. If they are texts, ``gc`` is a column of ``var`` and ``coverage`` a layer.
-
-    Returns
-    -------
-    AnnData
-        A new one with ``obs``, ``var`` and ``uns`` of the input. Its layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and
-        ``varp`` may contain what is now hidden, so they are left out.
-
-    Raises
-    ------
-    InputError
-        The scheme does not fit the data; a column or layer does not exist; nothing can be hidden.
+    Real values are hidden in all rows, except that ``features`` hides them in its test rows; ``label`` is the column of
+    ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
+    of ``var`` and ``coverage`` a layer. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
+    contain what is now hidden, so they are left out.
     """
     from anndata import AnnData
 
-    defaults = scheme_options(scheme)
+    fraction = scheme_options(scheme).get("fraction") if fraction is None else fraction
     scheme_values = _resolved(adata, scheme, label, dict(options or {}))
     data = _data(adata, scheme, layer)
     split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **scheme_values)
-    requested = defaults.get("fraction") if fraction is None else fraction
     record: dict[str, Any] = {
         "scheme": scheme,
         "kind": data.kind,
@@ -82,8 +58,8 @@ def mask(
         "options": json.dumps({**(options or {}), **({"labels": label} if label else {})}, default=str),
         "version": version("imputome"),
     }
-    if requested is not None:
-        record["fraction_asked"] = requested
+    if fraction is not None:
+        record["fraction_asked"] = fraction
     return AnnData(
         split.train.X,
         obs=adata.obs.copy(),
@@ -94,24 +70,11 @@ def mask(
 
 
 def read_mask(adata: AnnData) -> Split:
-    """The `Split` that `mask` made; the AnnData may have been subset or reordered since then.
-
-    Parameters
-    ----------
-    adata : AnnData
-        Made by `mask`.
-
-    Raises
-    ------
-    InputError
-        The AnnData was not made by `mask`, or has lost the truth.
-    """
+    """The `Split` that `mask` made; the AnnData may have been subset or reordered since then."""
     import scipy.sparse as sp
 
     if MASK_KEY not in adata.uns or "truth" not in adata.layers:
-        raise InputError(
-            f'there is no uns["{MASK_KEY}"] with layers["truth"]: make the file with `imputome mask`', code="not-a-mask"
-        )
+        raise InputError("this is no masked data set: make one with `imputome mask`", code="not-a-mask")
     record = adata.uns[MASK_KEY]
     scheme, kind = str(record["scheme"]), str(record["kind"])
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
@@ -130,9 +93,7 @@ def read_mask(adata: AnnData) -> Split:
         positions = as_data(truth, kind="counts").X.tocoo()
         return Split(i=positions.row, j=positions.col, truth=positions.data, **common)
     if "hidden" not in adata.layers:
-        raise InputError(
-            'layers["hidden"] is missing, so hidden zeros cannot be recognised: mask the data again', code="not-a-mask"
-        )
+        raise InputError('layers["hidden"] is missing: mask the data again', code="not-a-mask")
     hidden = sp.csr_array(in_memory(adata.layers["hidden"]))
     hidden.sort_indices()
     positions = hidden.tocoo()
@@ -157,17 +118,13 @@ def _truth_layers(split: Split) -> dict[str, Any]:
 def _resolved(adata: AnnData, scheme: str, label: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The options, with columns and layers in place of their names."""
     if SCHEMES[scheme].kind == "real" and options.setdefault("rows", "all") != "all":
-        raise InputError(
-            "a masked file holds all rows in one matrix: leave out the option rows",
-            code="unknown-option",
-            parameter="rows",
-        )
+        raise InputError("a masked file holds all rows: leave out rows", code="unknown-option", parameter="rows")
     if label is not None:
         if scheme != "features":
             raise InputError(
-                f"the scheme {scheme} has no test rows that a label could stratify; only features has: leave label out",
+                f"only the scheme features has test rows to stratify, not {scheme}: leave out {{label}}",
                 code="labels-without-test-rows",
-                parameter="label",
+                label=label,
             )
         options["labels"] = _entry(adata.obs, "obs has no column", label, "label", "no-obs-column")
     if isinstance(name := options.get("gc"), str):
@@ -190,10 +147,10 @@ def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
     """The matrix as the scheme takes it."""
     report = inspect(adata, layer=layer)
     if report.errors:
-        raise InputError(report.errors[0], code="unusable-input")
+        raise InputError(report.errors[0])
     kind = SCHEMES[scheme].kind
     if (report.state == "counts") != (kind == "counts"):
-        hides = "counts" if kind == "counts" else "real values"
+        hides = KIND_NAME[kind]
         fitting = [name for name, known in SCHEMES.items() if (known.kind == "counts") == (report.state == "counts")]
         raise InputError(
             f"the scheme {scheme} hides {hides}, and {report.where} looks {report.state}: pass {{layer}} with "

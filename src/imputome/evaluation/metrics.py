@@ -1,25 +1,24 @@
-"""Scores of predictions against held-out truth.
+"""Scores of predictions against held-out truth. `METRICS` lists them; a new one is one function and one line there.
 
-All arguments are keyword-only, because swapped arguments have misled benchmarks.
-
-Letters: ``x`` truth, ``mu`` prediction, ``n`` cells, ``G`` genes. Every function takes arrays of one shape and an
-optional boolean ``held_out`` of the same shape, and averages over the entries where it is True (None: over all).
-`METRICS` lists them all; a new metric is one function and one line there.
+Letters: ``x`` truth, ``mu`` prediction, ``n`` cells, ``G`` genes. Every function takes arrays of one shape, by keyword
+only because swapped arguments have misled benchmarks, and an optional boolean ``held_out`` of the same shape. It
+averages over the entries where ``held_out`` is True (None: over all), which must be finite.
 
 Metrics with ``entries="all"`` need every entry of a part that thinning split off. Over hidden nonzeros alone they would
-favour a method that raises every zero. `imputome.evaluation.streaming` computes them without a dense matrix, from
-their ``terms`` per entry.
+favour a method that raises every zero. `imputome.evaluation.streaming` computes them without a dense matrix, from their
+``terms`` per entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from imputome.core.scales import TARGET, counts_to_scale
+from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
 
 MIN_RATE = 1e-8  # smaller predicted rates are raised to this before a logarithm is taken
@@ -36,54 +35,22 @@ Terms = Callable[..., tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One line of `METRICS`.
+    """One line of `METRICS`."""
 
-    Attributes
-    ----------
-    function : callable
-        Takes ``truth``, ``prediction``, ``held_out`` and the arguments named in ``needs``; returns a float.
-    entries : {"hidden", "all", "both"}
-        Entries that the metric is made for: hidden entries, all entries of a part split off by thinning, or both.
-    better : {"lower", "higher", "one", "nominal"}
-        Which values are better; "one" is best at 1, "nominal" at 0.9 (the stated coverage).
-    description : str
-        One line.
-    terms : callable or None
-        ``(x, mu, **needs) -> numerator, denominator`` per entry; the metric is the ratio of their sums.
-    needs : tuple of str
-        Further arguments: arrays that broadcast to the shape of the truth.
-    """
-
+    # takes truth, prediction, held_out and the arguments named in `needs`
     function: Callable[..., float]
-    entries: Entries
-    better: Better
+    entries: Entries  # hidden entries, all entries of a part split off by thinning, or both
+    better: Better  # "one" is best at 1, "nominal" at 0.9 (the stated coverage)
     description: str
-    terms: Terms | None = None
-    needs: tuple[str, ...] = ()
+    terms: Terms | None = None  # (x, mu, **needs) -> numerator, denominator per entry; the metric is the ratio of sums
+    needs: tuple[str, ...] = ()  # further arguments: arrays that broadcast to the shape of the truth
 
 
 # --- real values and hidden entries -----------------------------------------------------------------------------------
 
 
 def mse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
-    """Mean squared error: mean of (x - mu)^2.
-
-    Parameters
-    ----------
-    truth, prediction : ndarray
-        x and mu, of one shape.
-    held_out : ndarray of bool, optional
-        Entries to score; by default all.
-
-    Returns
-    -------
-    float
-        In squared units of the data.
-
-    Raises
-    ------
-    InputError
-        The shapes differ, no entry is left, or an entry is NaN or infinite. So for all metrics.
+    """Mean squared error: mean of (x - mu)^2, in squared units of the data.
 
     Examples
     --------
@@ -210,20 +177,9 @@ def nll(
 ) -> float:
     """Mean negative log-likelihood under the fitted distribution, constants included.
 
-    Parameters
-    ----------
-    truth : ndarray
-        x.
-    prediction : ndarray, optional
-        Mean mu of a negative binomial; below 1e-8 it counts as 1e-8.
-    size : float or ndarray, optional
-        Size r of the negative binomial, whose variance is mu + mu^2 / r; broadcasts to the shape of the truth. None or
-        inf is a Poisson.
-    distribution : object, optional
-        Instead of prediction and size: a frozen distribution as in ``scipy.stats`` (``logpmf`` or ``logpdf``) that
-        broadcasts to the shape of the truth.
-    held_out : ndarray of bool, optional
-        Entries to score; by default all.
+    ``prediction`` is the mean mu of a negative binomial (below 1e-8 it counts as 1e-8) and ``size`` its r, with
+    variance mu + mu^2 / r; r broadcasts to the shape of the truth, and None or inf is a Poisson. Or pass a frozen
+    ``distribution`` as in ``scipy.stats`` (``logpmf`` or ``logpdf``) that broadcasts to the shape of the truth.
 
     Examples
     --------
@@ -232,7 +188,7 @@ def nll(
     """
     if (prediction is None) == (distribution is None):
         raise InputError(
-            "nll needs {prediction} (with its size) or {distribution}: pass one of the two",
+            "pass either {prediction} (with its size) or {distribution}",
             code="pass-one-of-two",
             prediction=...,
             distribution=...,
@@ -242,7 +198,7 @@ def nll(
     density = getattr(distribution, "logpmf", None) or getattr(distribution, "logpdf", None)
     if density is None:
         raise InputError(
-            "the distribution has neither logpmf nor logpdf: pass a frozen distribution of scipy.stats",
+            "distribution has no logpmf or logpdf: pass a frozen distribution of scipy.stats",
             code="not-a-distribution",
             parameter="distribution",
         )
@@ -271,18 +227,9 @@ def mse_log1p(
     """Mean squared error of ln(1 + 1e4 x / library). Never choose a method by it: it is biased on sparse counts.
 
     The expectation of a logarithm is not the logarithm of the expectation: where the held-out part is sparse, a
-    prediction of all zeros beats the true rates. Truth and prediction are divided by the *same* library size, so that
-    an error in depth counts.
-
-    Parameters
-    ----------
-    truth, prediction : ndarray
-        Counts at the same depth.
-    library : ndarray, optional
-        Molecules per cell at the depth of the truth, of shape (n, 1) or another that broadcasts. By default the row
-        sums of the truth, which must then be a matrix.
-    held_out : ndarray of bool, optional
-        Entries to score; by default all.
+    prediction of all zeros beats the true rates. Truth and prediction are counts at the same depth, divided by the
+    *same* ``library`` (molecules per cell at the depth of the truth, of shape (n, 1) or another that broadcasts), so
+    that an error in depth counts. By default it is the row sums of the truth, which must then be a matrix.
 
     Examples
     --------
@@ -291,11 +238,7 @@ def mse_log1p(
     """
     if library is None:
         if np.ndim(truth) != 2:
-            raise InputError(
-                "the truth is not a matrix, so mse_log1p cannot sum over the genes of a cell: pass {library}",
-                code="library-missing",
-                library=...,
-            )
+            raise InputError("truth is not a matrix: pass {library}", code="library-missing", library=...)
         library = np.asarray(truth, dtype=np.float64).sum(axis=1, keepdims=True)
     return _average(_mse_log1p, held_out, truth=truth, prediction=prediction, library=library)
 
@@ -355,23 +298,11 @@ def coverage_90(
 
     Real values: the share of truths within ``lower`` to ``upper``, ends included.
 
-    Counts: an interval that contains 0 covers nearly every held-out zero, however wide it is. So the randomised
-    probability integral transform F(x - 1) + v (F(x) - F(x - 1)), v uniform, is checked to lie in [0.05, 0.95], within
-    strata of the predicted mean. The result is the coverage of the stratum furthest from 0.9, among strata with 1,000
-    entries (all entries together if there is none). `coverage_by_mean` gives every stratum.
-
-    Parameters
-    ----------
-    truth : ndarray
-        x.
-    prediction, size : ndarray, optional
-        For counts: mean and size of the negative binomial, as for `nll`.
-    lower, upper : ndarray, optional
-        For real values: ends of the intervals.
-    held_out : ndarray of bool, optional
-        Entries to score; by default all.
-    random_state : int, default=0
-        Seed of the uniform numbers v.
+    Counts, with ``prediction`` and ``size`` of the negative binomial as for `nll`: an interval that contains 0 covers
+    nearly every held-out zero, however wide it is. So the randomised probability integral transform F(x - 1) + v (F(x)
+    - F(x - 1)), v uniform, is checked to lie in [0.05, 0.95], within strata of the predicted mean. The result is the
+    coverage of the stratum furthest from 0.9, among strata with 1,000 entries (all entries together if there is none).
+    `coverage_by_mean` gives every stratum.
 
     Examples
     --------
@@ -383,7 +314,7 @@ def coverage_90(
         return float(np.mean((low <= x) & (x <= high)))
     if prediction is None:
         raise InputError(
-            "coverage_90 needs lower and upper (real values), or prediction and size (counts)",
+            "pass lower and upper (real values), or prediction and size (counts)",
             code="pass-one-of-two",
             parameter="prediction",
         )
@@ -401,10 +332,7 @@ def coverage_by_mean(
 ) -> dict[str, np.ndarray]:
     """`coverage_90` of counts in every stratum of the predicted mean.
 
-    Returns
-    -------
-    dict of str to ndarray
-        ``from`` and ``to`` (limits of the mean), ``entries`` and ``coverage`` (NaN without entries) of each stratum.
+    The arrays are ``from`` and ``to`` (limits of the mean), ``entries`` and ``coverage`` (NaN without entries).
     """
     inside, entries = _strata(truth, prediction, size, held_out, random_state)
     coverage = np.divide(inside, entries, out=np.full(len(inside), np.nan), where=entries > 0)
@@ -486,67 +414,44 @@ def leaderboard_denoising(
 ) -> dict[str, float]:
     """The two scores of the denoising task of Open Problems, as that benchmark computes them.
 
-    They are here for comparison with its public table. Never choose a method by them.
+    They are here for comparison with its public table; never choose a method by them. ``truth`` holds held-out counts,
+    ``prediction`` denoised training counts, both (n, G). ``training_total`` is the number of molecules in the training
+    part: the prediction is multiplied by total(truth) / training_total, as the benchmark does before its Poisson loss.
+    By default the prediction is taken to be at the depth of the truth already.
 
-    Parameters
-    ----------
-    truth : array of shape (n, G), dense or sparse
-        Held-out counts.
-    prediction : ndarray of shape (n, G)
-        Denoised training counts.
-    training_total : float, optional
-        Molecules in the training part: the prediction is multiplied by total(truth) / training_total, as the benchmark
-        does before its Poisson loss. By default the prediction is taken to be at the depth of the truth already.
+    ``leaderboard_mse`` is the mean squared error of ln(1 + x), after each row of both matrices was scaled to 10,000 by
+    its own total (an empty row stays empty). ``leaderboard_poisson_swapped`` is the mean of x - mu ln(x + 1e-6), with
+    truth and prediction swapped.
 
-    Returns
-    -------
-    dict of str to float
-        ``leaderboard_mse``: mean squared error of ln(1 + x), after each row of both matrices was scaled to 10,000 by
-        its own total (an empty row stays empty). ``leaderboard_poisson_swapped``: mean of x - mu ln(x + 1e-6), with
-        truth and prediction swapped.
-
-    Raises
-    ------
-    InputError
-        The shapes differ, or ``training_total`` is not positive.
-
-    Notes
-    -----
-    Both scores are flawed. The benchmark calls ``poisson_nll_loss(test, denoised)``, whose signature is
-    ``(y_pred, y_true)``: each predicted molecule where the truth is 0 costs ln 1e6 = 13.8. So an all-zero output scores
-    as well as the truth itself where held-out counts are 0 or 1, and better than the true rates. The first score is
-    biased the same way where the held-out part is sparse (`mse_log1p`). `poisson_loss` ranks the true rates first.
+    Both scores are flawed. The benchmark calls ``poisson_nll_loss(test, denoised)``, whose signature is ``(y_pred,
+    y_true)``: each predicted molecule where the truth is 0 costs ln 1e6 = 13.8. So an all-zero output scores as well as
+    the truth itself where held-out counts are 0 or 1, and better than the true rates. The first score is biased the
+    same way where the held-out part is sparse (`mse_log1p`). `poisson_loss` ranks the true rates first.
     """
     if np.shape(truth) != np.shape(prediction) or len(np.shape(truth)) != 2:
         raise InputError(
-            f"truth has shape {np.shape(truth)}, prediction {np.shape(prediction)}: pass two matrices of one shape",
+            f"truth has shape {np.shape(truth)}, prediction {np.shape(prediction)}: pass matrices of one shape",
             code="shape-mismatch",
             parameter="prediction",
         )
     n, G = np.shape(truth)
     if training_total is not None and not training_total > 0:
         raise InputError(
-            f"training_total is {training_total}: pass the number of molecules in the training part",
-            code="parameter-value",
-            parameter="training_total",
+            f"training_total={training_total} must be positive", code="parameter-value", parameter="training_total"
         )
     factor = 1.0 if training_total is None else float(truth.sum()) / training_total
     squares = poisson = 0.0
     step = max(1, VALUES_PER_BLOCK // max(1, G))
     for start in range(0, n, step):
         x, mu = (_dense(matrix[start : start + step]) for matrix in (truth, prediction))
-        squares += float(np.sum((_log_normalised(x) - _log_normalised(mu)) ** 2))
+        logs = [counts_to_scale(block, block.sum(axis=1, keepdims=True), "log1p") for block in (x, mu)]
+        squares += float(np.sum((logs[0] - logs[1]) ** 2))
         poisson += float(np.sum(x - factor * mu * np.log(x + LEADERBOARD_EPSILON)))
     return {"leaderboard_mse": squares / (n * G), "leaderboard_poisson_swapped": poisson / (n * G)}
 
 
 def _dense(block: Any) -> np.ndarray:
     return np.asarray(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64)
-
-
-def _log_normalised(block: np.ndarray) -> np.ndarray:
-    total = block.sum(axis=1, keepdims=True)
-    return np.log1p(block * (TARGET / np.where(total > 0, total, np.inf)))
 
 
 # --- steps that metrics share -----------------------------------------------------------------------------------------
@@ -559,19 +464,11 @@ def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any)
     for name, array in arrays.items():
         values = np.asarray(array, dtype=np.float64)
         if name in ("library", "size"):
-            try:
+            with suppress(ValueError):
                 values = np.broadcast_to(values, shape)
-            except ValueError:
-                raise InputError(
-                    f"{name} has shape {values.shape}, which does not broadcast to {shape}, the shape of the truth",
-                    code="shape-mismatch",
-                    parameter=name,
-                ) from None
-        elif values.shape != shape:
+        if values.shape != shape:
             raise InputError(
-                f"the truth has shape {shape}, {name} {values.shape}: they must be the same",
-                code="shape-mismatch",
-                parameter=name,
+                f"truth has shape {shape}, {name} {values.shape}: they must fit", code="shape-mismatch", parameter=name
             )
         flat.append(values)
     if held_out is None:
@@ -579,11 +476,8 @@ def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any)
     else:
         held_out = np.asarray(held_out)
         if held_out.shape != shape or held_out.dtype != bool:
-            raise InputError(
-                f"held_out must be a boolean array of shape {shape}, the shape of the truth",
-                code="shape-mismatch",
-                parameter="held_out",
-            )
+            message = f"held_out must be a boolean array of shape {shape}, the shape of the truth"
+            raise InputError(message, code="shape-mismatch", parameter="held_out")
         flat = [values[held_out] for values in flat]
     if flat[0].size == 0:
         raise InputError("there are no entries to score", code="nothing-to-score")

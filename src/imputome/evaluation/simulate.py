@@ -32,38 +32,20 @@ N_LEVEL_BINS = 15  # of the mean level, from which standard deviations and dropo
 
 @dataclass(frozen=True)
 class Simulation:
-    """Simulated counts and everything they were drawn from.
+    """Simulated counts and everything they were drawn from."""
 
-    Attributes
-    ----------
-    X : csr_array of shape (n, G)
-        Integer counts, float32.
-    rate : ndarray of shape (n, G)
-        Expected counts before the noise of single entries: before the gamma draw of `simulate_counts`, before the
-        dropouts of scDesign.
-    realised : ndarray of shape (n, G)
-        Means of the last draw (Poisson, or multinomial): the best that any method can know, and the oracle under
-        thinning. Extra dropouts of `simulate_counts` are not in it; dropouts of scDesign are.
-    library : ndarray of shape (n,)
-        Size factor of each cell, in molecules.
-    cell_type, batch : ndarray of shape (n,)
-        Integers from 0.
-    fold_change : ndarray of shape (T, G)
-        Rate in a type over the baseline of the gene; 1 for genes that do not differ.
-    dropout : ndarray of bool, shape (n, G), or None
-        True where an entry was set to zero; None without dropouts.
-    obs_names, var_names : Index
-        Names of cells and genes.
-    """
-
-    X: sp.csr_array
+    X: sp.csr_array  # (n, G) integer counts, float32
+    # (n, G) expected counts before the noise of single entries: before the gamma draw of `simulate_counts`, before the
+    # dropouts of scDesign
     rate: np.ndarray
+    # (n, G) means of the last draw (Poisson, or multinomial): the best that any method can know, and the oracle under
+    # thinning; without the extra dropouts of `simulate_counts`, with those of scDesign
     realised: np.ndarray
-    library: np.ndarray
-    cell_type: np.ndarray
-    batch: np.ndarray
-    fold_change: np.ndarray
-    dropout: np.ndarray | None
+    library: np.ndarray  # (n,) size factor of each cell, in molecules
+    cell_type: np.ndarray  # (n,) integers from 0
+    batch: np.ndarray  # (n,) integers from 0
+    fold_change: np.ndarray  # (T, G) rate in a type over the baseline of the gene; 1 for genes that do not differ
+    dropout: np.ndarray | None  # (n, G) True where an entry was set to zero
     obs_names: pd.Index
     var_names: pd.Index
 
@@ -162,19 +144,17 @@ def simulate_counts(
     for lowest, parameters in ((1, at_least_one), (0, not_negative)):
         for name, value in parameters.items():
             if value < lowest:
-                raise InputError(
-                    f"{name} is {value}: it must be at least {lowest}", code="parameter-value", parameter=name
-                )
+                raise InputError(f"{name}={value} must be at least {lowest}", code="parameter-value", parameter=name)
     if not 0 <= dropout < 1 or not 0 <= de_share <= 1:
         raise InputError(
-            f"dropout is {dropout} and de_share {de_share}: pass shares from 0 to below 1",
+            f"dropout={dropout} and de_share={de_share} must be shares from 0 to below 1",
             code="parameter-value",
             parameter="dropout" if not 0 <= dropout < 1 else "de_share",
         )
     _check_fold_change(fold_change)
     if depth <= 0 or min(overdispersion) < 0 or overdispersion[0] == 0:
         raise InputError(
-            f"depth is {depth} and overdispersion {overdispersion}: depth and the first number must be positive",
+            f"depth={depth} and the first number of overdispersion={overdispersion} must be positive",
             code="parameter-value",
             parameter="depth" if depth <= 0 else "overdispersion",
         )
@@ -216,26 +196,10 @@ def simulate_counts(
 def mean_variance_zero_curves(X: Any, *, edges: np.ndarray | None = None, bins: int = 20) -> pd.DataFrame:
     """Variance and share of zeros of genes as functions of their mean, to compare simulated with real counts.
 
-    Parameters
-    ----------
-    X : array-like of shape (n, G), dense or sparse
-        Counts; genes without counts are left out.
-    edges : ndarray, optional
-        Increasing limits of the bins of mean counts; by default ``bins`` of equal width in the log over the range of X.
-        Pass the same edges to compare two matrices.
-    bins : int, default=20
-        Number of bins without ``edges``.
-
-    Returns
-    -------
-    DataFrame
-        A row per bin: ``low``, ``high`` (limits; the lower one belongs to the bin), ``genes`` (how many), and their
-        medians of ``mean``, ``variance`` (divisor n) and ``zero_fraction``; NaN in an empty bin.
-
-    Raises
-    ------
-    InputError
-        All counts are zero, or the edges do not increase.
+    ``edges`` are increasing limits of the bins of mean counts; by default ``bins`` of equal width in the log over the
+    range of X (n, G). Pass the same edges to compare two matrices. A row per bin: ``low``, ``high`` (limits; the lower
+    one belongs to the bin), ``genes`` (how many; genes without counts are left out), and their medians of ``mean``,
+    ``variance`` (divisor n) and ``zero_fraction``; NaN in an empty bin.
 
     Examples
     --------
@@ -254,16 +218,14 @@ def mean_variance_zero_curves(X: Any, *, edges: np.ndarray | None = None, bins: 
     zero = 1 - np.bincount(counts.indices, minlength=G) / n
     used = mean > 0
     if not used.any():
-        raise InputError("every count is zero: there are no curves to draw", code="all-zero", parameter="X")
+        raise InputError("every count is zero: pass other counts", code="all-zero", parameter="X")
     genes = pd.DataFrame({"mean": mean, "variance": square - mean**2, "zero_fraction": zero})[used]
     if edges is None:
         low, high = genes["mean"].min(), genes["mean"].max()
         edges = np.geomspace(low, high * (1 + 1e-9) if high > low else 2 * high, bins + 1)
     edges = np.asarray(edges, dtype=np.float64)
     if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
-        raise InputError(
-            "edges does not increase: pass at least two increasing numbers", code="parameter-value", parameter="edges"
-        )
+        raise InputError("edges must be two or more increasing numbers", code="parameter-value", parameter="edges")
     bin_of_gene = np.searchsorted(edges, genes["mean"], side="right") - 1
     all_bins = pd.RangeIndex(len(edges) - 1)
     grouped = genes.groupby(bin_of_gene)
@@ -275,7 +237,7 @@ def mean_variance_zero_curves(X: Any, *, edges: np.ndarray | None = None, bins: 
 def _check_fold_change(fold_change: tuple[float, float]) -> None:
     if not 1 <= fold_change[0] <= fold_change[1]:
         raise InputError(
-            f"fold_change is {fold_change}: pass (low, high) with 1 <= low <= high; half of the genes go down",
+            f"fold_change={fold_change} must be (low, high), 1 <= low <= high: half of the genes go down",
             code="parameter-value",
             parameter="fold_change",
         )
@@ -293,44 +255,20 @@ def draw_fold_changes(G: int, share: float, bounds: tuple[float, float], rng: np
 
 @dataclass(frozen=True)
 class ScDesign:
-    """Parameters of every gene with a count, and of the cells, as `fit_scdesign` estimates them.
+    """Parameters of every gene with a count, and of the cells, as `fit_scdesign` estimates them."""
 
-    Attributes
-    ----------
-    dropout_rate : ndarray of shape (G,)
-        Weight of the gamma component: probability of a dropout.
-    shape, rate : ndarray of shape (G,)
-        Of the gamma.
-    mean, spread : ndarray of shape (G,)
-        Mean and standard deviation of the normal: level where the gene is expressed.
-    log_likelihood : ndarray of shape (G,)
-        Of the mixture density at the end.
-    genes : ndarray of shape (G,)
-        Columns of the data that have a count.
-    library : ndarray of shape (n,)
-        Molecules per cell.
-    zero_share : ndarray of shape (n,)
-        Share of zeros among all genes of the data.
-    max_level : float
-        Largest level of the data; no simulated level is above it.
-    steps : int
-        EM steps until the last gene stopped.
-    unconverged : int
-        Number of genes that had not stopped by then.
-    """
-
-    dropout_rate: np.ndarray
-    shape: np.ndarray
-    rate: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-    log_likelihood: np.ndarray
-    genes: np.ndarray
-    library: np.ndarray
-    zero_share: np.ndarray
-    max_level: float
-    steps: int
-    unconverged: int
+    dropout_rate: np.ndarray  # (G,) weight of the gamma component: probability of a dropout
+    shape: np.ndarray  # (G,) of the gamma
+    rate: np.ndarray  # (G,) of the gamma
+    mean: np.ndarray  # (G,) of the normal: level where the gene is expressed
+    spread: np.ndarray  # (G,) standard deviation of the normal
+    log_likelihood: np.ndarray  # (G,) of the mixture density at the end
+    genes: np.ndarray  # (G,) columns of the data that have a count
+    library: np.ndarray  # (n,) molecules per cell
+    zero_share: np.ndarray  # (n,) share of zeros among all genes of the data
+    max_level: float  # largest level of the data; no simulated level is above it
+    steps: int  # EM steps until the last gene stopped
+    unconverged: int  # genes that had not stopped by then
 
     def simulate(
         self,
@@ -388,17 +326,14 @@ class ScDesign:
         G, n = len(self.genes), 2 * cells_per_type
         if cells_per_type < 2 or not 0 <= de_share <= 1:
             raise InputError(
-                f"cells_per_type is {cells_per_type} and de_share {de_share}: pass at least 2 cells, and a share from "
-                "0 to 1",
+                f"cells_per_type={cells_per_type} must be at least 2, and de_share={de_share} from 0 to 1",
                 code="parameter-value",
                 parameter="cells_per_type" if cells_per_type < 2 else "de_share",
             )
         _check_fold_change(fold_change)
         total = round(float(np.median(self.library)) * n) if depth is None else depth
         if total < 1:
-            raise InputError(
-                f"depth is {total}: pass {{depth}} of at least 1 molecule", code="parameter-value", depth=...
-            )
+            raise InputError(f"depth={total} must be at least 1", code="parameter-value", parameter="depth")
         base = self._draw_means(rng)
         change = self._draw_changes(base, de_share, fold_change, rng)
         # both directions raise a mean, so no fold change is cut off at the smallest level
@@ -453,8 +388,8 @@ class ScDesign:
         drawn = drawn[drawn != 1]
         if len(drawn) > len(room):
             raise InputError(
-                f"{len(drawn)} genes should differ, but only {len(room)} of {G} can be raised {bounds[1]:g}-fold "
-                "within the fitted range: pass a smaller {de_share} or {fold_change}",
+                f"{len(drawn)} genes should differ, but only {len(room)} of {G} can rise {bounds[1]:g}-fold within the "
+                "fitted range: pass a smaller {de_share} or {fold_change}",
                 code="too-few-genes",
                 de_share=...,
                 fold_change=...,
@@ -533,9 +468,7 @@ def fit_scdesign(X: Any, *, max_steps: int = 500) -> ScDesign:
     counts = clean_csr(in_memory(X))
     if counts.nnz == 0 or np.isnan(counts.data).any() or counts.data.min() < 0:
         raise InputError(
-            "the matrix is all zero, or holds NaN or negative values: pass the raw counts",
-            code="not-counts",
-            parameter="X",
+            "X is all zero, or holds NaN or negative values: pass raw counts", code="not-counts", parameter="X"
         )
     library = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     filled = library > 0
@@ -553,14 +486,8 @@ def fit_scdesign(X: Any, *, max_steps: int = 500) -> ScDesign:
 def fit_mixture(levels: sp.csc_array, *, max_steps: int) -> tuple[np.ndarray, int, int]:
     """EM for all columns of levels (stored where above `ZERO_LEVEL`).
 
-    Returns
-    -------
-    mixture : ndarray of shape (6, G)
-        w, a, b, m, s and log-likelihood.
-    steps : int
-        EM steps taken.
-    unconverged : int
-        Number of genes that had not stopped.
+    Returns the mixture (6, G: w, a, b, m, s and log-likelihood), the EM steps taken, and how many genes had not
+    stopped.
     """
     n, G = levels.shape
     size = np.diff(levels.indptr).astype(np.float64)

@@ -1,18 +1,11 @@
 """Schemes that hide part of the data, so that a method can be tested on values that it has not seen.
 
-Each scheme is one function: it takes `Data` and a random generator and returns a `Split`. `SCHEMES` lists them all; a
-new scheme is one function and one line there. `make_split` runs a scheme by name.
+Each scheme is one function of `Data` and a random generator that returns a `Split`. `SCHEMES` lists them all; a new
+scheme is one function and one line there. Schemes for counts hide nonzero entries or split off molecules. Schemes for
+real values hide known values, and all take the options ``**rows``:
 
-Schemes for counts hide nonzero entries (``random``, ``double_exponential``, ``median``) or split off molecules
-(``thin``, ``thin_nb``). Schemes for real values (``mcar``, ``features``, ``high_gc``, ``low_values``,
-``low_coverage``) hide known values, and all take the options ``**rows``:
-
-rows : "test" or "all", default="test"
-    "test" hides values in test rows only, and trains on the other rows. "all" hides values in all rows.
-test : float, default=0.2
-    Share of the rows that are test rows, as in `row_split`.
-labels : array-like of shape (n,), optional
-    Each label gives the same share of test rows, as in `row_split`.
+rows="test" hides values in test rows only, and trains on the other rows; rows="all" hides values in all rows. ``test``
+(default 0.2) and ``labels`` choose the test rows, as in `row_split`.
 
 Letters: ``n`` cells or samples, ``G`` genes or features.
 """
@@ -32,49 +25,30 @@ from imputome.core.data import Data, Kind
 from imputome.core.holdout import hide_entries, hide_values, take_out, thin, thin_overdispersed
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_choice, check_length, check_share
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
 __all__ = ["SCHEMES", "Scheme", "Split", "make_split", "row_split", "scheme_options", "seed_for"]
 
+KIND_NAME: dict[Kind, str] = {"counts": "counts", "real": "real values"}
+
 
 @dataclass(frozen=True)
 class Split:
-    """The data that a method is fitted on, and the held-out part that it is tested on.
-
-    Attributes
-    ----------
-    scheme : str
-        Name of the scheme.
-    train : Data
-        The data to fit on.
-    apply : Data or None
-        Rows to impute with the fitted method, where they are not the rows of ``train``.
-    i, j : ndarray of shape (m,) or None
-        Positions of the hidden entries in ``apply``, or in ``train`` if ``apply`` is None. None under thinning.
-    truth : ndarray of shape (m,) or None
-        Values of the hidden entries.
-    test : csr_array of shape (n, G) or None
-        The molecules that thinning split off; scores use all its entries. None where entries are hidden.
-    ratio : float
-        Depth of ``test`` over the depth of ``train``. A rate at training depth is multiplied by it before scoring.
-    fraction : float
-        Share of the entries, or of the molecules, that was really hidden.
-    leaky : bool
-        True if the training part contains information about the hidden values (protocol ``as_published``).
-    """
+    """The data that a method is fitted on, and the held-out part that it is tested on."""
 
     scheme: str
     train: Data
-    apply: Data | None = None
-    i: np.ndarray | None = None
+    apply: Data | None = None  # rows to impute with the fitted method, if they are not the rows of `train`
+    i: np.ndarray | None = None  # (m,) positions of the hidden entries in `apply`, or in `train`; None under thinning
     j: np.ndarray | None = None
-    truth: np.ndarray | None = None
-    test: sp.csr_array | None = None
-    ratio: float = 1.0
-    fraction: float = 0.0
-    leaky: bool = False
+    truth: np.ndarray | None = None  # (m,) their values
+    test: sp.csr_array | None = None  # (n, G) molecules that thinning split off; scores use all its entries
+    ratio: float = 1.0  # depth of `test` over that of `train`: a rate at training depth is multiplied by it
+    fraction: float = 0.0  # share of the entries, or of the molecules, that was really hidden
+    leaky: bool = False  # the training part contains information about the hidden values (protocol as_published)
 
 
 class Scheme(NamedTuple):
@@ -118,13 +92,7 @@ def double_exponential(data: Data, rng: np.random.Generator, *, fraction: float 
 
 
 def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
-    """(G,) probabilities exp(-lambda mean_j^2) of `double_exponential`; lambda is solved to about 1e-12.
-
-    Raises
-    ------
-    InputError
-        No lambda >= 0 gives this expected share of hidden nonzeros.
-    """
+    """(G,) probabilities exp(-lambda mean_j^2) of `double_exponential`; lambda is solved to about 1e-12."""
     from scipy.optimize import brentq
 
     check_share("fraction", fraction)
@@ -153,20 +121,11 @@ def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
 def median(data: Data, rng: np.random.Generator, *, scale: Literal["counts", "log1p"] = "counts") -> Split:
     """Hide every nonzero at or below the median of the nonzeros; nothing is random.
 
-    The data decide the share: if most nonzeros are 1, all ones are hidden (see ``Split.fraction``).
-
-    Parameters
-    ----------
-    scale : {"counts", "log1p"}, default="counts"
-        Scale of the median: counts as in the published code, or log-normalised values (per 10,000 molecules).
+    The data decide the share: if most nonzeros are 1, all ones are hidden (see ``Split.fraction``). ``scale`` is that
+    of the median: counts as in the published code, or log-normalised values (per 10,000 molecules).
     """
     X = _counts("median", data)
-    if scale not in ("counts", "log1p"):
-        raise InputError(
-            f'the scale of the median is {scale!r}: choose "counts" or "log1p"',
-            code="parameter-value",
-            parameter="scale",
-        )
+    check_choice("scale", scale, ("counts", "log1p"))
     values = X.data
     if scale == "log1p":
         values = counts_to_scale(X.data.astype(np.float64), np.repeat(data.depth, np.diff(X.indptr)), "log1p")
@@ -189,31 +148,22 @@ def negative_binomial(
 ) -> Split:
     """Split off molecules so that both parts of overdispersed counts are independent (scheme ``thin_nb``).
 
-    If an entry is negative binomial with mean m and variance m + phi m^2, the share that stays is drawn from
-    Beta(keep / phi, (1 - keep) / phi) with keep = 1 - fraction, then the molecules binomially (`thin_overdispersed`).
-
-    Parameters
-    ----------
-    overdispersion : "gene", "global", float or array of shape (G,), default="gene"
-        phi. "gene" and "global" estimate it with `moment_overdispersion`. The parts are independent only as far as phi
-        is right: the estimate includes differences between cell types, so pass phi from a model that contains the
-        types if there is one.
+    If an entry is negative binomial with mean m and variance m + phi m^2, the share that stays is drawn from Beta(keep
+    / phi, (1 - keep) / phi) with keep = 1 - fraction, then the molecules binomially (`thin_overdispersed`).
+    ``overdispersion`` is phi, a number or (G,); "gene" and "global" estimate it with `moment_overdispersion`. The parts
+    are independent only as far as phi is right: the estimate includes differences between cell types, so pass phi from
+    a model that contains the types if there is one.
     """
     X = _counts("thin_nb", data)
     check_share("fraction", fraction)
     if isinstance(overdispersion, str):
-        if overdispersion not in ("gene", "global"):
-            raise InputError(
-                f'overdispersion is {overdispersion!r}: pass "gene", "global", a number or one for each gene',
-                code="parameter-value",
-                parameter="overdispersion",
-            )
+        check_choice("overdispersion", overdispersion, ("gene", "global"))
         phi = moment_overdispersion(data, pooled=overdispersion == "global")
     else:
         phi = np.asarray(overdispersion, dtype=np.float64)
         if phi.shape not in ((), (X.shape[1],)) or not np.isfinite(phi).all() or (phi < 0).any():
             raise InputError(
-                f"overdispersion must be finite and at least 0: pass one number, or one for each of {X.shape[1]} genes",
+                f"overdispersion must be at least 0 and finite: pass a number, or one for each of {X.shape[1]} genes",
                 code="parameter-value",
                 parameter="overdispersion",
             )
@@ -260,7 +210,7 @@ def features(data: Data, rng: np.random.Generator, *, fraction: float = 0.05, **
     number = round(fraction * G)
     if not 0 < number < G:
         raise InputError(
-            f"the scheme features would hide {number} of {G} features: pass another {{fraction}}",
+            f"features would hide {number} of {G} features: pass another {{fraction}}",
             code="nothing-to-hide",
             fraction=...,
         )
@@ -278,16 +228,12 @@ def high_gc(
 ) -> Split:
     """Hide a share of the values of the genes with the highest GC content, where sequencing coverage is distorted.
 
-    Parameters
-    ----------
-    gc : mapping or Series
-        GC content by gene name, in any unit. Genes without GC content are not hidden.
-    top : float, default=0.1
-        Share of the genes with GC content that counts as high.
+    ``gc`` is a mapping or Series: GC content by gene name, in any unit; genes without one are not hidden. ``top`` is
+    the share of the genes with GC content that counts as high.
     """
     check_share("top", top)
     if gc is None:
-        raise InputError("the scheme high_gc needs the GC content of the genes: pass {gc}", code="gc-missing", gc=...)
+        raise InputError("high_gc needs the GC content of the genes: pass {gc}", code="gc-missing", gc=...)
     table = dict(gc.items())
     content = np.array([table.get(name, np.nan) for name in data.var_names], dtype=np.float64)
     known = np.flatnonzero(~np.isnan(content))
@@ -333,20 +279,14 @@ def low_coverage(
 ) -> Split:
     """Hide a share of the values that are based on fewer than ``reads`` reads (methylation sequencing).
 
-    The data must still contain these values: read them without a minimum coverage, or there is no truth to compare
-    with.
-
-    Parameters
-    ----------
-    coverage : array-like of shape (n, G), dense or sparse
-        Number of reads behind each value. NaN means unknown; such values are not hidden.
+    ``coverage`` (n, G) is the number of reads behind each value; NaN means unknown, and such values are not hidden. The
+    data must still contain values of low coverage: read them without a minimum, or there is no truth to compare with.
     """
     import scipy.sparse as sp
 
     if coverage is None:
         raise InputError(
-            "the scheme low_coverage needs the number of reads behind each value: pass {coverage}, a matrix of the "
-            "shape of the data",
+            "low_coverage needs the number of reads behind each value: pass {coverage}",
             code="coverage-missing",
             coverage=...,
         )
@@ -354,11 +294,8 @@ def low_coverage(
         coverage = coverage.toarray()
     depth = np.asarray(coverage)
     if depth.shape != data.shape:
-        raise InputError(
-            f"coverage has shape {depth.shape}, the data {data.shape}: they must be the same",
-            code="shape-mismatch",
-            parameter="coverage",
-        )
+        message = f"coverage has shape {depth.shape}, the data {data.shape}: they must be the same"
+        raise InputError(message, code="shape-mismatch", parameter="coverage")
     return _hide("low_coverage", data, rng, lambda _: depth < reads, fraction, **rows)
 
 
@@ -378,17 +315,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def scheme_options(name: str) -> dict[str, Any]:
-    """The options of a scheme and their defaults.
-
-    Parameters
-    ----------
-    name : str
-        A name in `SCHEMES`.
-
-    Raises
-    ------
-    InputError
-        There is no such scheme.
+    """The options of a scheme of `SCHEMES` and their defaults.
 
     Examples
     --------
@@ -396,11 +323,8 @@ def scheme_options(name: str) -> dict[str, Any]:
     {'fraction': 0.1, 'per_gene': False}
     """
     if name not in SCHEMES:
-        raise InputError(
-            f"there is no scheme {name!r}: choose one of {', '.join(SCHEMES)}",
-            code="unknown-scheme",
-            parameter="scheme",
-        )
+        message = f"there is no scheme {name!r}: choose one of {', '.join(SCHEMES)}"
+        raise InputError(message, code="unknown-scheme", parameter="scheme")
     functions = [SCHEMES[name].function, *([_hide] if SCHEMES[name].kind == "real" else [])]
     parameters = [known for function in functions for known in inspect.signature(function).parameters.values()]
     return {known.name: known.default for known in parameters if known.kind is known.KEYWORD_ONLY}
@@ -449,30 +373,17 @@ def make_split(
         options["fraction"] = fraction
     for option in options:
         if option not in known:
-            raise InputError(
-                f"the scheme {name} has no option {option!r}: its options are {', '.join(known)}",
-                code="unknown-option",
-                parameter=option,
-            )
+            message = f"the scheme {name} has no option {option!r}; options: {', '.join(known)}"
+            raise InputError(message, code="unknown-option", parameter=option)
     return SCHEMES[name].function(data, rng, **options)
 
 
 def seed_for(*axes: Any, base: int = 0) -> int:
-    """A seed made of names and numbers in a fixed order, the same on every machine.
+    """A seed below 2^53 (so that JSON keeps it exact) made of names and numbers in a fixed order, such as dataset and
+    trial.
 
-    The text of each name goes through SHA-256, because Python's own hash of a text differs between processes.
-
-    Parameters
-    ----------
-    *axes : object
-        Names and numbers, such as dataset, scheme and trial.
-    base : int, default=0
-        The user's seed.
-
-    Returns
-    -------
-    int
-        Below 2^53, so that JSON keeps it exact.
+    It is the same on every machine: the text of each name goes through SHA-256, because Python's own hash of a text
+    differs between processes. ``base`` is the user's seed.
 
     Examples
     --------
@@ -487,29 +398,10 @@ def seed_for(*axes: Any, base: int = 0) -> int:
 def row_split(
     n: int, rng: np.random.Generator, *, test: float = 0.2, labels: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows at random into training and test rows, in equal proportions within each label.
+    """Positions of ``n`` rows split at random into training and ``round(test * n)`` test rows, both sorted.
 
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-    rng : numpy.random.Generator
-        Source of randomness.
-    test : float, default=0.2
-        Share of test rows; their number is ``round(test * n)``.
-    labels : array-like of shape (n,), optional
-        Class of each row; missing labels are a class of their own. Each class gives its share of the test rows,
-        rounded down. The classes with the largest remainders (ties at random) give one more.
-
-    Returns
-    -------
-    train, test : ndarray of int
-        Positions of the rows, sorted.
-
-    Raises
-    ------
-    InputError
-        A part would be empty, or there is not one label for each row.
+    With ``labels``, each class gives its share of the test rows, rounded down; missing labels are a class of their own.
+    The classes with the largest remainders (ties at random) give one more.
     """
     import pandas as pd
 
@@ -524,12 +416,7 @@ def row_split(
     if labels is None:
         codes, sizes = np.zeros(n, dtype=np.int64), np.array([n])
     else:
-        if len(labels) != n:
-            raise InputError(
-                f"there are {len(labels)} labels for {n} rows: pass one for each row",
-                code="length-mismatch",
-                parameter="labels",
-            )
+        check_length("labels", labels, n, "rows")
         codes = pd.factorize(np.asarray(labels, dtype=object), use_na_sentinel=False)[0]
         sizes = np.bincount(codes)
     exact = sizes * n_test / n
@@ -542,23 +429,13 @@ def row_split(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
-    """Check that a parameter is a number between 0 and 1, both excluded (1 is allowed with ``allow_one``)."""
-    number = isinstance(value, int | float | np.number)
-    if not number or not (0 < value < 1 or (allow_one and value == 1)):
-        raise InputError(
-            f"{name} is {value!r}: it must be a number between 0 and 1", code="parameter-value", parameter=name
-        )
-
-
 # -- steps that schemes share ------------------------------------------------------------------------------------------
 def _check_kind(scheme: str, data: Data) -> None:
     kind = SCHEMES[scheme].kind
     if data.kind != kind:
-        text = {"counts": "counts", "real": "real values"}
         others = ", ".join(name for name, known in SCHEMES.items() if known.kind == data.kind)
         raise InputError(
-            f"the scheme {scheme} hides {text[kind]}, and these data are {text[data.kind]}: choose one of {others}",
+            f"the scheme {scheme} is for {KIND_NAME[kind]}, and the data are {KIND_NAME[data.kind]}: use {others}",
             code="scheme-of-other-kind",
             parameter="scheme",
         )
@@ -584,7 +461,7 @@ def _entries(scheme: str, data: Data, train: sp.csr_array, i: np.ndarray, j: np.
     """The split of a scheme that hides entries of counts."""
     if len(i) == 0:
         raise InputError(
-            f"the scheme {scheme} would hide none of {data.X.nnz:,} nonzeros: pass a larger {{fraction}}",
+            f"{scheme} would hide none of {data.X.nnz:,} nonzeros: pass a larger {{fraction}}",
             code="nothing-to-hide",
             fraction=...,
         )
@@ -647,12 +524,7 @@ def _hide(
 ) -> Split:
     """Hide ``fraction`` of the known values in ``candidates(test rows)``, a mask of shape (n, G)."""
     _check_kind(scheme, data)
-    if rows not in ("test", "all"):
-        raise InputError(
-            f'rows is {rows!r}: pass "test" or "all", the rows to hide values in',
-            code="parameter-value",
-            parameter="rows",
-        )
+    check_choice("rows", rows, ("test", "all"))
     check_share("fraction", fraction, allow_one=scheme == "features")
     every_row = np.arange(data.shape[0])
     train_rows, test_rows = every_row, every_row
@@ -660,7 +532,7 @@ def _hide(
         train_rows, test_rows = row_split(data.shape[0], rng, test=test, labels=labels)
     elif labels is not None:
         raise InputError(
-            f'labels stratify the test rows, and the scheme {scheme} with rows="all" has none: leave labels out',
+            f'labels stratify test rows, and {scheme} with rows="all" has none: leave labels out',
             code="labels-without-test-rows",
             parameter="labels",
         )
@@ -670,8 +542,7 @@ def _hide(
     X, i, j, truth = hide_values(target.X, fraction, rng, among=candidates(test_rows)[where] & known)
     if len(i) == 0:
         raise InputError(
-            f"the scheme {scheme} found no value to hide among {known.sum():,}: pass a larger {{fraction}}, or a less "
-            "strict threshold",
+            f"{scheme} would hide none of {known.sum():,} values: pass a larger {{fraction}} or threshold",
             code="nothing-to-hide",
             fraction=...,
         )

@@ -17,6 +17,7 @@ from imputome.core.data import Data
 from imputome.core.links import link
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_finite
 from imputome.evaluation.metrics import MEAN_EDGES, METRICS, covered, worst_coverage
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 VALUES_PER_BLOCK = 2**19  # dense values in memory at a time: a few float64 copies of them exist at once
 N_STRATA = 5  # strata of the predicted real value, for coverage
 ENTRIES_PER_CALL = 2**20  # hidden entries that the imputation is asked for at a time
-MIN_KNOWN = 3  # known training values that a feature needs for a standard deviation
+MIN_KNOWN_FOR_SD = 3  # known training values that a feature needs for a standard deviation
 CONSTANT_RELATIVE_SD = 1e-6  # up to this SD over the mean a feature counts as constant: rounding is no variation
 
 NO_VARIANCE = "the imputation has no variance: use a method that has one, such as those with posterior=True"
@@ -43,31 +44,13 @@ def score_thinned(
 
     Predicted means of ``split.test`` are the rates of the training part (scale ``counts``, observed values not put
     back) times ``split.ratio``. Genes without a training count are left out. Zeros of the truth need only one term of
-    the prediction, and the truth stays sparse.
+    the prediction, and the truth stays sparse. The imputation must be of ``split.train``, with its names in the same
+    order.
 
-    Parameters
-    ----------
-    imputation : Imputation
-        Of ``split.train``, with its names in the same order.
-    split : Split
-        From the scheme ``thin`` or ``thin_nb``.
-    metrics : sequence of str, optional
-        Names in `METRICS` with entries ``"all"`` or ``"both"``; by default all that the imputation allows. ``nll`` and
-        ``coverage_90`` need its variance: with a gamma posterior the held-out counts are negative binomial of size
-        rate^2 / variance.
-    random_state : int, default=0
-        Seed of the randomised transform in ``coverage_90``.
-
-    Returns
-    -------
-    dict of str to float
-        Score by name of the metric. ``mse_log1p`` divides by the expected library size of the held-out part, training
-        depth times ratio. ``share_of_zeros_raised`` refers to the zeros of the held-out part, at its depth.
-
-    Raises
-    ------
-    InputError
-        The split hides entries; names of cells or genes differ from the training data; a metric is not available.
+    ``metrics`` are names in `METRICS` with entries ``"all"`` or ``"both"``; by default all that the imputation allows.
+    ``nll`` and ``coverage_90`` need its variance: with a gamma posterior the held-out counts are negative binomial of
+    size rate^2 / variance. ``mse_log1p`` divides by the expected library size of the held-out part, training depth
+    times ratio. ``share_of_zeros_raised`` refers to the zeros of the held-out part, at its depth.
 
     Examples
     --------
@@ -84,14 +67,12 @@ def score_thinned(
     """
     if split.test is None:
         raise InputError(
-            f"the split {split.scheme!r} hides entries and has no test matrix: use score_hidden",
-            code="split-of-other-kind",
-            parameter="split",
+            f"the split {split.scheme!r} hides entries: use score_hidden", code="split-of-other-kind", parameter="split"
         )
     reference = _aligned(imputation, split)
     if split.test.shape != imputation.shape:
         raise InputError(
-            f"the test matrix has shape {split.test.shape}, the imputation {imputation.shape}: they must be the same",
+            f"split.test has shape {split.test.shape}, the imputation {imputation.shape}: they must be the same",
             code="shape-mismatch",
             parameter="split",
         )
@@ -112,30 +93,14 @@ def score_hidden(
 ) -> dict[str, float]:
     """Scores over the hidden entries, from single entries of the imputation; observed values are not put back.
 
-    Parameters
-    ----------
-    imputation : Imputation
-        Of ``split.apply``, or of ``split.train`` if that is None, with its names in the same order.
-    split : Split
-        From a scheme that hides entries.
-    metrics : sequence of str, optional
-        Names in `METRICS` with entries ``"hidden"`` or ``"both"``; by default all that fit: ``total_ratio`` and
-        ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
-    scale : {"counts", "log1p"}, default="counts"
-        Scale of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the library
-        size of the training part, because that of all counts would give away what is hidden. It has no
-        ``total_ratio``.
+    The imputation must be of ``split.apply``, or of ``split.train`` if that is None, with its names in the same order.
+    ``metrics`` are names in `METRICS` with entries ``"hidden"`` or ``"both"``; by default all that fit: ``total_ratio``
+    and ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
 
-    Returns
-    -------
-    dict of str to float
-        Score by name of the metric. ``share_of_zeros_raised`` does not refer to the hidden entries but to the zeros of
-        the matrix before any were hidden (one pass over all predictions, in blocks): what imputing every zero costs.
-
-    Raises
-    ------
-    InputError
-        The split thins molecules; names of cells or genes differ from the data; a metric is not available.
+    ``scale`` is that of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the
+    library size of the training part, because that of all counts would give away what is hidden. It has no
+    ``total_ratio``. ``share_of_zeros_raised`` does not refer to the hidden entries but to the zeros of the matrix
+    before any were hidden (one pass over all predictions, in blocks): what imputing every zero costs.
 
     Examples
     --------
@@ -160,7 +125,7 @@ def score_hidden(
     unavailable = {}
     if is_counts:
         unavailable["coverage_90"] = (
-            "hidden nonzeros are a selection that no interval accounts for; score it with the scheme thin"
+            "hidden nonzeros are a selection that no interval accounts for; use the scheme thin"
         )
         if scale != "counts":
             unavailable["total_ratio"] = "a total of logarithms has no meaning; score it on the scale counts"
@@ -191,27 +156,11 @@ def score_hidden(
 
 
 def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) -> pd.DataFrame:
-    """Coverage of 90 % intervals within strata of the prediction.
+    """Coverage of 90 % intervals within strata of the prediction; imputation and split as for the scores.
 
     Thinned counts: randomised transforms in the strata of `imputome.evaluation.metrics.coverage_by_mean`. Hidden real
-    values: share of values within ``lower`` to ``upper``, in fifths of the predicted values.
-
-    Parameters
-    ----------
-    imputation, split : Imputation and Split
-        As for `score_thinned` or `score_hidden`.
-    random_state : int, default=0
-        Seed of the randomised transform.
-
-    Returns
-    -------
-    DataFrame
-        A row per stratum: ``low``, ``high`` (its limits), ``entries`` and ``coverage`` (NaN without entries).
-
-    Raises
-    ------
-    InputError
-        Names differ from those of the split, or the imputation has no variance (counts) or no interval (real values).
+    values: share of values within ``lower`` to ``upper``, in fifths of the predicted values. A row per stratum:
+    ``low``, ``high`` (its limits), ``entries`` and ``coverage`` (NaN without entries).
     """
     import pandas as pd
 
@@ -235,10 +184,8 @@ def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) 
         rng = np.random.default_rng(random_state)
         sums: Any = 0
         for rows, mu, size in _predictions(imputation, split.ratio, True, genes):
-            start, stop = test.indptr[rows.start], test.indptr[rows.stop]
-            i = np.repeat(np.arange(rows.stop - rows.start), np.diff(test.indptr[rows.start : rows.stop + 1]))
-            at = i * mu.shape[1] + test.indices[start:stop]
-            sums = sums + np.array(covered(mu, size, at, test.data[start:stop].astype(np.float64), rng))
+            i, j, x = _nonzeros(test, rows)
+            sums = sums + np.array(covered(mu, size, i * mu.shape[1] + j, x, rng))
         inside, entries = sums
         bounds = np.concatenate([[0.0], MEAN_EDGES, [np.inf]])
     coverage = np.divide(inside, entries, out=np.full(len(inside), np.nan), where=entries > 0)
@@ -249,27 +196,16 @@ def calibration(imputation: Imputation, split: Split, *, random_state: int = 0) 
 class Units:
     """z-scores of each feature: one unit for all features, in which errors of real values can be summed.
 
-    A feature with fewer than 3 known training values, or with a standard deviation that is only rounding (under 1e-6
-    of its mean), is not ``usable``: its errors must be left out of sums over features.
+    Values are transformed with the link ``link_name`` first: with heavy-tailed values, a few would decide every sum
+    otherwise. A feature with fewer than 3 known training values, or with a standard deviation that is only rounding
+    (under 1e-6 of its mean), is not ``usable``: its errors must be left out of sums over features.
 
-    Parameters
-    ----------
-    train : Data
-        n samples x G features of real values.
-    link_name : str, default="identity"
-        A link (`imputome.core.links`) that values are transformed with first. With heavy-tailed values, a few would
-        decide every sum otherwise.
-    hidden : (ndarray, ndarray), optional
-        Features and values of hidden entries, which then count for mean and standard deviation too. Take a feature
-        that is flat except for a few extreme values, all of them hidden: without this its unit would be tiny, and it
-        would decide every sum. All methods are measured in the same unit, and none sees it.
+    ``hidden`` (features and values of hidden entries) counts for mean and standard deviation too. Take a feature that
+    is flat except for a few extreme values, all of them hidden: without this its unit would be tiny, and it would
+    decide every sum. All methods are measured in the same unit, and none sees it.
 
-    Attributes
-    ----------
-    mean, sd : ndarray of shape (G,)
-        Of the transformed values (divisor: number of values); sd is 1 for a constant feature.
-    usable : ndarray of bool, shape (G,)
-        Features with a meaningful unit.
+    ``mean`` and ``sd`` (G,) are those of the transformed values (divisor: number of values; sd is 1 for a constant
+    feature); ``usable`` (G,) marks features with a meaningful unit.
     """
 
     def __init__(
@@ -287,19 +223,11 @@ class Units:
         squares = np.where(known, np.square(X - self.mean), 0).sum(axis=0)
         sd = np.sqrt((squares + np.bincount(j, np.square(truth - self.mean[j]), G)) / number)
         varies = sd > CONSTANT_RELATIVE_SD * np.abs(self.mean)
-        self.usable = varies & (known.sum(axis=0) >= MIN_KNOWN)
+        self.usable = varies & (known.sum(axis=0) >= MIN_KNOWN_FOR_SD)
         self.sd = np.where(varies, sd, 1.0)
 
     def of(self, values: np.ndarray, features: Any = slice(None)) -> np.ndarray:
-        """Values as z-scores.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n, G) or (m,)
-            In the unit of the data.
-        features : slice or ndarray of shape (m,), default=all
-            Feature of each column, or of each single value.
-        """
+        """Values (n, G) or (m,) of the data as z-scores; ``features`` is the feature of each column, or value."""
         transformed = self.link.forward(np.asarray(values, dtype=np.float64))
         return np.asarray((transformed - self.mean[features]) / self.sd[features])
 
@@ -320,9 +248,7 @@ def _stream(
     rng = np.random.default_rng(random_state)
     with_size = any("size" in METRICS[name].needs for name in names)
     for rows, mu, size in _predictions(imputation, ratio, with_size, genes):
-        start, stop = truth.indptr[rows.start], truth.indptr[rows.stop]
-        i = np.repeat(np.arange(rows.stop - rows.start), np.diff(truth.indptr[rows.start : rows.stop + 1]))
-        j, x = truth.indices[start:stop], truth.data[start:stop].astype(np.float64)
+        i, j, x = _nonzeros(truth, rows)
         mu_at_x = mu[i, j]
         for name, (needs, terms) in additive.items():
             if terms is None:
@@ -345,6 +271,13 @@ def _stream(
     return {name: scores[name] for name in names}
 
 
+def _nonzeros(X: sp.csr_array, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row in the block, column and value (float64) of the stored entries of a block of rows."""
+    start, stop = X.indptr[rows.start], X.indptr[rows.stop]
+    i = np.repeat(np.arange(rows.stop - rows.start), np.diff(X.indptr[rows.start : rows.stop + 1]))
+    return i, X.indices[start:stop], X.data[start:stop].astype(np.float64)
+
+
 def _predictions(
     imputation: Imputation, ratio: float, with_size: bool, genes: np.ndarray | None
 ) -> Iterator[tuple[slice, np.ndarray, Any]]:
@@ -352,12 +285,7 @@ def _predictions(
     chunk = max(1, VALUES_PER_BLOCK // imputation.shape[1])
     for rows, values in imputation.blocks(chunk, genes=genes, keep_observed=False, scale="counts"):
         rate = values.astype(np.float64)
-        if not np.isfinite(rate).all():
-            raise InputError(
-                "the imputation holds NaN or infinite values and cannot be scored: check the method",
-                code="not-finite",
-                parameter="imputation",
-            )
+        check_finite("imputation", rate)
         size = None
         if with_size:
             variance = imputation.rows(rows, genes=genes, output="variance").astype(np.float64)
@@ -405,18 +333,15 @@ def _aligned(imputation: Imputation, split: Split) -> Data:
         ("cells", imputation.obs_names, reference.obs_names),
         ("genes", imputation.var_names, reference.var_names),
     ):
+        difference = ""
         if len(imputed) != len(expected):
-            raise InputError(
-                f"the imputation has {len(imputed)} {what}, the split {len(expected)}: impute the data of the split",
-                code="names-differ",
-                parameter="imputation",
-            )
-        different = np.flatnonzero(np.asarray(imputed) != np.asarray(expected))
-        if len(different):
+            difference = f"{len(imputed)} and {len(expected)}"
+        elif len(different := np.flatnonzero(np.asarray(imputed) != np.asarray(expected))):
             k = different[0]
+            difference = f"at position {k}: {imputed[k]!r} and {expected[k]!r}"
+        if difference:
             raise InputError(
-                f"the {what} of the imputation and of the split differ (at position {k}: {imputed[k]!r} and "
-                f"{expected[k]!r}): impute the data of the split, in its order",
+                f"{what} differ between imputation and split ({difference}): impute the split as it is",
                 code="names-differ",
                 parameter="imputation",
             )
@@ -430,16 +355,10 @@ def _chosen(metrics: Sequence[str] | None, entries: str, unavailable: dict[str, 
         return [name for name in fitting if name not in unavailable]
     for name in metrics:
         if name not in METRICS:
-            raise InputError(
-                f"there is no metric {name!r}: choose from {', '.join(METRICS)}",
-                code="unknown-metric",
-                parameter="metrics",
-            )
+            message = f"there is no metric {name!r}: choose from {', '.join(METRICS)}"
+            raise InputError(message, code="unknown-metric", parameter="metrics")
         if name not in fitting or name in unavailable:
-            reason = unavailable.get(
-                name, f"it is for {METRICS[name].entries} entries; choose from {', '.join(fitting)}"
-            )
-            raise InputError(
-                f"the metric {name} is not available: {reason}", code="metric-unavailable", parameter="metrics"
-            )
+            reason = f"it is for {METRICS[name].entries} entries; choose from {', '.join(fitting)}"
+            message = f"the metric {name} is not available: {unavailable.get(name, reason)}"
+            raise InputError(message, code="metric-unavailable", parameter="metrics")
     return list(metrics)

@@ -23,42 +23,17 @@ MARK = "# written by imputome tune"  # first line of the files that may be overw
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """A method and some of its parameters.
-
-    Attributes
-    ----------
-    method : str
-        A registered name.
-    params : dict, optional
-        Parameters by name.
-    """
+    """A registered method and some of its parameters."""
 
     method: str
     params: dict[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: str | Path) -> Config:
-    """Read ``method = "name"`` and the table ``[params]``; lists become tuples.
-
-    Parameters
-    ----------
-    path : str or Path
-        TOML file.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    InputError
-        The file does not exist, is not valid TOML, or holds something else.
-    """
-    path = Path(path)
+    """Read ``method = "name"`` and the table ``[params]``; lists become tuples."""
+    content = read_toml(Path(path), "config file", code="config", parameter="config")
     try:
-        config = TypeAdapter(Config).validate_python(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no config file {path}", code="config-missing", parameter="config") from error
+        config = TypeAdapter(Config).validate_python(content)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise InputError(
@@ -67,28 +42,34 @@ def read_config(path: str | Path) -> Config:
             code="config-field",
             parameter="config",
         ) from error
+    return replace(config, params={name: from_toml(value) for name, value in config.params.items()})
+
+
+def read_toml(path: Path, what: str, *, code: str, parameter: str | None = None) -> dict[str, Any]:
+    """The content of a TOML file; the codes of errors are ``<code>-missing`` and ``<code>-unreadable``."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {what} {path}", code=f"{code}-missing", parameter=parameter) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            f"the config file {path} is not valid TOML: {error}", code="config-unreadable", parameter="config"
+            f"the {what} {path} is not valid TOML: {error}", code=f"{code}-unreadable", parameter=parameter
         ) from error
-    return replace(config, params={name: _parameter(value) for name, value in config.params.items()})
+
+
+def from_toml(value: Any) -> Any:
+    """The value of a parameter: the text "none" is None, and lists are tuples."""
+    if isinstance(value, list):
+        return tuple(from_toml(part) for part in value)
+    return None if isinstance(value, str) and value.lower() == "none" else value
 
 
 def check_config_path(path: Path) -> None:
-    """Check, before any computation, that a config can be written to ``path``.
-
-    Raises
-    ------
-    InputError
-        The folder does not exist or cannot be written to, or a file that `write_config` did not write is in the way.
-    """
+    """Check, before any computation, that a config can be written to ``path``; it replaces only files of its kind."""
     folder = path.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {folder} does not exist or cannot be written to",
-            code="folder-not-writable",
-            parameter="output",
-        )
+        text = f"the folder {folder} does not exist or cannot be written to"
+        raise InputError(text, code="folder-not-writable", parameter="output")
     if path.is_dir() or (path.exists() and not path.read_bytes().startswith(MARK.encode())):
         raise InputError(
             f"{path} exists and was not written by imputome tune: pass another {{output}}",
@@ -104,12 +85,6 @@ def write_config(path: Path, config: Config, *, notes: str = "") -> None:
     lines += [f"{name} = {_toml(value)}" for name, value in config.params.items()]
     with atomic_path(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _parameter(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_parameter(part) for part in value)
-    return None if isinstance(value, str) and value.lower() == "none" else value
 
 
 def _toml(value: Any) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.io.tables import require_pyarrow, suffix_separator, table_suffix
+from imputome.io.tables import read_parquet, suffix_of_file, suffix_separator
 from imputome.io.text import explained, misfit, open_text, separator_of
+from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,58 +22,28 @@ if TYPE_CHECKING:
 def read_counts(
     path: str | Path, *, methylated: str = "M.", coverage: str = "Cov.", position: Sequence[str] = ("pos",)
 ) -> AnnData:
-    """Read a wide table of read counts: one row per site, two columns per sample.
+    """Read a wide table of read counts: one row per site, two columns per sample; see `counts_from_frame`.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``; another separator is detected as
-        in `imputome.io.tables.read_table`.
-    methylated, coverage : str, default="M." and "Cov."
-        Start of the names of the two columns of a sample; the rest is the name of the sample.
-    position : sequence of str, default=("pos",)
-        Columns with the position of the site; joined by ``:`` they become its name.
-
-    Returns
-    -------
-    AnnData
-        As from `counts_from_frame`, without ``X``.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or `counts_from_frame` refuses its columns.
+    The file is ``.parquet``, ``.csv``, ``.tsv`` or ``.txt`` (tabs), each text also ``.gz``; another separator is
+    detected as in `imputome.io.tables.read_table`.
     """
     path = Path(path)
-    suffix = table_suffix(path)
-    if suffix is None:
-        raise InputError(
-            f"{path} is no table: give read counts as .parquet, .csv, .tsv or .txt (also .gz)", code="not-a-table"
-        )
-    if not path.is_file():
-        raise InputError(
-            f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table", code="no-file"
-        )
-    return counts_from_frame(_frame(path, suffix), methylated=methylated, coverage=coverage, position=position)
+    suffix = suffix_of_file(path)
+    frame = read_parquet(path) if suffix == ".parquet" else _text_frame(path, suffix_separator(suffix))
+    return counts_from_frame(frame, methylated=methylated, coverage=coverage, position=position)
 
 
 def counts_from_frame(
     frame: pd.DataFrame, *, methylated: str = "M.", coverage: str = "Cov.", position: Sequence[str] = ("pos",)
 ) -> AnnData:
-    """A table of read counts as AnnData; the parameters are those of `read_counts`.
+    """A table of read counts as AnnData.
 
-    Returns
-    -------
-    AnnData
-        Samples x sites in the order of the table, with layers ``"methylated"`` and ``"coverage"`` in the dtype of the
-        table, and all other columns in ``var``. Sites without a read are kept. ``X`` is empty: see
-        `imputome.core.methylation.set_beta`.
+    ``methylated`` and ``coverage`` start the names of the two columns of a sample, and the rest is the name of the
+    sample. The columns ``position`` joined by ``:`` become the name of a site.
 
-    Raises
-    ------
-    InputError
-        There is no site or no sample; a sample has only one of its two columns; there is no such position column; a
-        column is not numeric.
+    The result is samples x sites in the order of the table, with layers ``"methylated"`` and ``"coverage"`` in the
+    dtype of the table, and all other columns in ``var``. Sites without a read are kept. ``X`` is empty: see
+    `imputome.core.methylation.set_beta`.
     """
     import pandas as pd
     from anndata import AnnData
@@ -81,14 +52,9 @@ def counts_from_frame(
     samples = _samples(columns, methylated, coverage)
     lacking = [name for name in position if name not in columns]
     if lacking or not position:
-        shown = f"{', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
-        raise InputError(
-            f"there is no column {lacking[0]!r} with the positions of the sites: pass {{position}} with one of {shown}"
-            if lacking
-            else "no column has the positions of the sites: pass {position}",
-            code="no-position",
-            position=...,
-        )
+        wrong = f"there is no column {lacking[0]!r}" if lacking else "no column is given"
+        text = f"{wrong} with the positions of the sites: pass {{position}} with some of {some(columns)}"
+        raise InputError(text, code="no-position", position=...)
     if len(frame) == 0:
         raise InputError("the table of read counts has no rows: nothing was measured", code="empty")
     frame = frame.set_axis(columns, axis="columns")
@@ -109,31 +75,24 @@ def counts_from_frame(
 
 def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:
     if not methylated or not coverage or methylated == coverage:
-        raise InputError(
-            "the columns of methylated reads and of coverage need two different prefixes", code="same-prefix"
-        )
+        text = "the columns of methylated reads and of coverage need two different prefixes"
+        raise InputError(text, code="same-prefix")
     if len(set(columns)) != len(columns):
         twice = next(name for k, name in enumerate(columns) if name in columns[:k])
-        raise InputError(
-            f"the column {twice!r} is there twice: give each column its own name", code="columns-not-unique"
-        )
+        text = f"the column {twice!r} is there twice: give each column its own name"
+        raise InputError(text, code="columns-not-unique")
     names = {
         prefix: [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
         for prefix in (methylated, coverage)
     }
     if not names[methylated] and not names[coverage]:
-        raise InputError(
-            f"no column begins with {methylated!r} or {coverage!r}: give the prefixes of the columns of methylated "
-            f"reads and of coverage, columns here: {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}",
-            code="no-samples",
-        )
+        text = f"no column begins with {methylated!r} or {coverage!r}: give the prefixes of {some(columns)}"
+        raise InputError(text, code="no-samples")
     for first, second in ((methylated, coverage), (coverage, methylated)):
         alone = [sample for sample in names[first] if sample not in names[second]]
         if alone:
-            raise InputError(
-                f"there is a column {first + alone[0]!r} but no {second + alone[0]!r}: both are needed",
-                code="one-column-of-sample",
-            )
+            text = f"there is a column {first + alone[0]!r} but no {second + alone[0]!r}: both are needed"
+            raise InputError(text, code="one-column-of-sample")
     return names[methylated]
 
 
@@ -141,25 +100,14 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
     """Samples x sites, in the narrowest type that holds all of these columns."""
     for name in columns:
         if frame[name].dtype.kind not in "iuf":
-            raise InputError(
-                f"column {name!r} holds values that are no counts: leave sites without reads 0 or empty",
-                code="not-numeric",
-            )
+            text = f"column {name!r} holds values that are no counts: leave sites without reads 0 or empty"
+            raise InputError(text, code="not-numeric")
     return np.ascontiguousarray(frame[columns].to_numpy().T)
 
 
-def _frame(path: Path, suffix: str) -> pd.DataFrame:
+def _text_frame(path: Path, expected: str) -> pd.DataFrame:
     import pandas as pd
 
-    if suffix == ".parquet":
-        pa, pq = require_pyarrow("reading .parquet")
-        try:
-            return pq.ParquetFile(path).read().to_pandas()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(
-                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}", code="unreadable"
-            ) from error
-    expected = suffix_separator(suffix)
     with explained(path, expected):
         separator = separator_of(path, expected)
         with open_text(path) as handle:

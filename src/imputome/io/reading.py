@@ -19,45 +19,24 @@ READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .t
 
 
 def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False) -> AnnData:
-    """Read a file or folder into AnnData.
+    """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
-        gzipped or not), ``.loom``, or a table (see `imputome.io.tables.read_table`).
-    genes_in : {"rows", "columns"}, optional
-        Where the genes of a table are; required for tables, and only for them.
-    backed : bool, default=False
-        Whether the matrix of an ``.h5ad`` stays on disk.
-
-    Returns
-    -------
-    AnnData
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged or of an unknown format, or an option does not fit it.
-    MissingExtraError
-        The format needs a package that is not installed.
+    Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.zarr``, 10x ``.h5``, a 10x folder
+    (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not), ``.loom``, and tables (see
+    `imputome.io.tables.read_table`), which need ``genes_in``.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist", code="no-file")
     if backed and (path.suffix.lower() != ".h5ad" or path.is_dir()):
-        raise InputError(
-            f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it",
-            code="backed-needs-h5ad",
-            parameter="backed",
-        )
+        text = f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it"
+        raise InputError(text, code="backed-needs-h5ad", parameter="backed")
     if table_suffix(path) is not None and path.is_file():
         check_genes_in(genes_in)
         return read_table(path, genes_in=genes_in)
     if genes_in is not None:
-        raise InputError(
-            f"{{genes_in}} is for tables, and {path} is none: leave it out", code="option-unused", genes_in=...
-        )
+        text = f"{{genes_in}} is for tables, and {path} is none: leave it out"
+        raise InputError(text, code="option-unused", genes_in=...)
     what, reader = _reader(path, backed)
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
@@ -67,47 +46,31 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}", code="unreadable"
-        ) from error
+        text = f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}"
+        raise InputError(text, code="unreadable") from error
 
 
 def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
-    """The format that the name of ``path`` says, and the call that reads it."""
+    """The format of ``path``, by its name, and the call that reads it."""
+    import anndata
+
     if path.is_dir():
         if is_zarr(path):
-            return "a .zarr store", lambda: _read_zarr(path)
+            return "a .zarr store", lambda: anndata.read_zarr(str(path))
         if _part(path, "matrix.mtx") is not None:
             return "a 10x folder", lambda: _read_10x_folder(path)
-        raise InputError(
-            f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)", code="unknown-format"
-        )
+        text = f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)"
+        raise InputError(text, code="unknown-format")
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
-        return "an .h5ad file", lambda: _read_h5ad(path, backed)
+        return "an .h5ad file", lambda: anndata.read_h5ad(path, backed="r" if backed else None)
     if suffix == ".h5":
-        return "a 10x .h5 file", lambda: _read_10x_h5(path)
+        import scanpy as sc
+
+        return "a 10x .h5 file", lambda: sc.read_10x_h5(path)
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
     raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
-
-
-def _read_h5ad(path: Path, backed: bool) -> AnnData:
-    import anndata
-
-    return anndata.read_h5ad(path, backed="r" if backed else None)
-
-
-def _read_zarr(path: Path) -> AnnData:
-    import anndata
-
-    return anndata.read_zarr(str(path))
-
-
-def _read_10x_h5(path: Path) -> AnnData:
-    import scanpy as sc
-
-    return sc.read_10x_h5(path)
 
 
 def _read_loom(path: Path) -> AnnData:
@@ -146,11 +109,8 @@ def _read_10x_folder(folder: Path) -> AnnData:
     genes, cells = _columns(features), _columns(barcodes)
     X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
     if X.shape != (len(cells), len(genes)):
-        raise InputError(
-            f"the 10x folder {folder} does not fit together: matrix.mtx has {X.shape[1]} genes x {X.shape[0]} cells, "
-            f"the names are {len(genes)} x {len(cells)}",
-            code="inconsistent-10x-folder",
-        )
+        text = f"{folder}: matrix.mtx is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
+        raise InputError(text, code="inconsistent-10x-folder")
     symbol = genes[1] if 1 in genes else genes[0]
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}
     if 2 in genes:
@@ -160,8 +120,10 @@ def _read_10x_folder(folder: Path) -> AnnData:
         obs=pd.DataFrame(index=pd.Index(cells[0].to_numpy(), dtype=object)),
         var=pd.DataFrame(var, index=pd.Index(symbol.to_numpy(), dtype=object)),
     )
-    if 2 in genes and (genes[2] != "Gene Expression").any() and (genes[2] == "Gene Expression").any():
-        return adata[:, (genes[2] == "Gene Expression").to_numpy()].copy()
+    if 2 in genes:
+        expression = (genes[2] == "Gene Expression").to_numpy()
+        if expression.any() and not expression.all():
+            return adata[:, expression].copy()
     return adata
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from imputome.errors import InputError, Message
 from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import open_text, separator_of
+from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,54 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of a join.
+    """The result of a join."""
 
-    Attributes
-    ----------
-    columns : tuple of str
-        Columns that were added to ``obs``.
-    without : tuple of str
-        Samples of the matrix that are not in the table.
-    unused : tuple of str
-        Samples of the table that are not in the matrix.
-    """
-
-    columns: tuple[str, ...]
-    without: tuple[str, ...]
-    unused: tuple[str, ...]
+    columns: tuple[str, ...]  # added to obs
+    without: tuple[str, ...]  # samples of the matrix that are not in the table
+    unused: tuple[str, ...]  # samples of the table that are not in the matrix
 
     def messages(self) -> list[Message]:
         """What did not match."""
-        messages = []
-        if self.without:
-            text = f"{len(self.without):,} samples have no row in the table of samples ({_some(self.without)})"
-            messages.append(Message(text, code="samples-without-row"))
-        if self.unused:
-            text = f"{len(self.unused):,} rows of the table of samples match no sample ({_some(self.unused)})"
-            messages.append(Message(text, code="rows-without-sample"))
-        return messages
+        cases = (
+            (self.without, "samples have no row in the table of samples", "samples-without-row"),
+            (self.unused, "rows of the table of samples match no sample", "rows-without-sample"),
+        )
+        return [Message(f"{len(names):,} {text} ({some(names, 3)})", code=code) for names, text, code in cases if names]
 
 
 def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None) -> Joined:
-    """Add the columns of the table ``path`` to ``adata.obs``; samples that are not in it get missing values.
+    """Add the columns of the text table ``path`` to ``adata.obs``; samples that are not in it get missing values.
 
-    Columns of text become categorical. A "/" in a name becomes "_", because AnnData files cannot hold it.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.csv``, ``.tsv`` or ``.txt``, also ``.gz``.
-    column : str, optional
-        Column of the table with the names of ``obs_names``; by default the first.
-
-    Returns
-    -------
-    Joined
-
-    Raises
-    ------
-    InputError
-        There is no such file or column; a sample is there twice; no sample matches; ``obs`` has a column of that name.
+    ``column`` of the table has the names of ``obs_names``; by default it is the first. Columns of text become
+    categorical. A "/" in a name becomes "_", because AnnData files cannot hold it.
     """
     import pandas as pd
 
@@ -75,19 +48,15 @@ def join_samples(adata: AnnData, path: str | Path, *, column: str | None = None)
     for what, index in ((f"the table of samples {path}", names), ("the input", adata.obs_names)):
         if index.has_duplicates:
             twice = index[index.duplicated()][0]
-            raise InputError(
-                f"{what} has the sample {twice!r} more than once, so rows cannot be matched: keep one",
-                code="samples-not-unique",
-                parameter="samples",
-            )
+            text = f"{what} has the sample {twice!r} more than once, so rows cannot be matched: keep one"
+            raise InputError(text, code="samples-not-unique", parameter="samples")
     known = adata.obs_names.isin(names)
     if not known.any():
-        raise InputError(
-            f"no sample of the input ({_some(tuple(adata.obs_names))}) is in column {names.name!r} of {path} "
-            f"({_some(tuple(names))}): pass the right column as {{sample_id}}",
-            code="no-sample-matches",
-            sample_id=...,
+        text = (
+            f"no sample of the input ({some(adata.obs_names, 3)}) is in column {names.name!r} of {path} "
+            f"({some(names, 3)}): pass the right column as {{sample_id}}"
         )
+        raise InputError(text, code="no-sample-matches", sample_id=...)
     table.columns = [str(name).replace("/", "_") for name in table.columns]
     clash = [name for name in table.columns if name in adata.obs or list(table.columns).count(name) > 1]
     if clash:
@@ -107,11 +76,8 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
 
     suffix = table_suffix(path)
     if suffix is None or suffix == ".parquet":
-        raise InputError(
-            f"the table of samples {path} is no text table: end it in .csv, .tsv or .txt (also .gz)",
-            code="not-a-table",
-            parameter="samples",
-        )
+        text = f"the table of samples {path} is no text table: end it in .csv, .tsv or .txt (also .gz)"
+        raise InputError(text, code="not-a-table", parameter="samples")
     if not path.is_file():
         raise InputError(f"the table of samples {path} does not exist", code="no-file", parameter="samples")
     try:
@@ -119,29 +85,17 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
         with open_text(path) as handle, warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # names that look like numbers, or like a missing value, stay as they are
-            table = pd.read_csv(
-                handle, sep=separator, index_col=False, converters={0 if column is None else column: str}
-            )
+            name = 0 if column is None else column
+            table = pd.read_csv(handle, sep=separator, index_col=False, converters={name: str})
     except pd.errors.ParserWarning as error:
-        raise InputError(
-            f"the header of the table of samples {path} has fewer fields than its lines (R writes such tables): give "
-            "the first column a name too",
-            code="header-too-short",
-        ) from error
+        text = f"the header of {path} has fewer fields than its lines (R writes this): name the first column too"
+        raise InputError(text, code="header-too-short") from error
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"the table of samples {path} cannot be read: {str(error).splitlines()[0]}", code="unreadable"
-        ) from error
+        text = f"the table of samples {path} cannot be read: {str(error).splitlines()[0]}"
+        raise InputError(text, code="unreadable") from error
     if column is not None and column not in table:
-        raise InputError(
-            f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}",
-            code="no-column",
-            parameter="sample_id",
-        )
+        text = f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}"
+        raise InputError(text, code="no-column", parameter="sample_id")
     table = table.set_index(table.columns[0] if column is None else column)
     table.index = table.index.str.strip()
     return table[table.index != ""]
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Result files: an AnnData with its imputed layers, written in row chunks, complete or not at all; and read again.
+"""Result files: an AnnData with its imputed layers, written in blocks of rows; and read again.
 
 The dense n x G matrix is never made: a block of rows is imputed, written and freed. Every file is written under a
 hidden name in its folder and moved into place when it is complete.
@@ -19,6 +19,7 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
+from imputome.result.layout import checked_key
 from imputome.result.matrices import Drawn, draw_names
 from imputome.result.record import Record, layer_names, places_to_remove
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
     from imputome.core.imputation import Imputation, Output
     from imputome.core.scales import Scale
+
+WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
+MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
+# h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
+_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
 
 
 @contextmanager
@@ -79,12 +85,6 @@ def same_names(root: Any, adata: AnnData) -> bool:
     return True
 
 
-WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
-MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
-# h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
-_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
-
-
 # -- checks before the work --------------------------------------------------------------------------------------------
 def is_zarr(path: Path) -> bool:
     """Whether the folder ``path`` is a zarr group of either format."""
@@ -94,75 +94,56 @@ def is_zarr(path: Path) -> bool:
 def check_output(
     path: str | Path, source: str | Path | None = None, *, overwrite: bool = False, outputs: Sequence[str] = ()
 ) -> None:
-    """Check, before any work, that an output can be written.
+    """Check, before any work, that ``path`` can be written with these ``outputs`` beside the value.
 
-    Parameters
-    ----------
-    path : str or Path
-        The output.
-    source : str or Path, optional
-        The input.
-    overwrite : bool, default=False
-        Whether an existing output may be replaced.
-    outputs : sequence of str, default=()
-        Outputs to write beside the value.
-
-    Raises
-    ------
-    InputError
-        The suffix is unknown, the folder does not exist, the output is the input, the output exists and ``overwrite``
-        is not given or it is nothing that may be replaced, or a table is to hold more than the values.
+    It is refused if its suffix is unknown, its folder does not exist, it is the input (``source``), it exists and
+    ``overwrite`` is not given, it is nothing that may be replaced, or it is a table and there are ``outputs``.
     """
     path = Path(path)
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES and table_suffix(path) is None:
-        raise InputError(
-            f"{path} has no format that can be written: end it in one of {WRITABLE}", code="unknown-format"
-        )
+        text = f"{path} has no format that can be written: end it in one of {WRITABLE}"
+        raise InputError(text, code="unknown-format")
     if outputs and store not in _CHUNK_BYTES:
-        raise InputError(
-            f"{path} is a table, which holds the values only: end it in .h5ad or .zarr to write outputs beside them",
-            code="table-without-layers",
-            parameter="outputs",
-        )
+        text = f"{path} is a table, which holds the values only: end it in .h5ad or .zarr to write other outputs"
+        raise InputError(text, code="table-without-layers", parameter="outputs")
     if store == ".parquet":
         require_pyarrow("writing .parquet")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
-            code="folder-not-writable",
-        )
+    _check_writable(path.parent)
     if len(path.name.encode()) > MAX_NAME:
-        raise InputError(
-            f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters", code="name-too-long"
-        )
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
+        text = f"the file name {path.name[:20]}... is too long: at most {MAX_NAME} characters"
+        raise InputError(text, code="name-too-long")
+    if source is not None:
+        source = Path(source)
+        if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
+            raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not path.exists():
         return
-    if source is not None and Path(source).exists() and path.samefile(source):
-        raise InputError(f"the output {path} is the input itself: give another path", code="output-is-input")
     if not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        text = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(text, code="output-exists", overwrite=True)
     if path.is_dir() != (store == ".zarr") or (path.is_dir() and not is_zarr(path)):
         kind = "folder that is no .zarr store" if path.is_dir() else "file, not a .zarr store"
         raise InputError(f"{path} is a {kind} and will not be replaced: choose another path", code="not-replaceable")
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        text = f"the folder {folder} cannot be written to: change its permissions, or choose another"
+        raise InputError(text, code="folder-not-writable")
 
 
 def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int = 4) -> None:
     """Check that n x n_genes values fit on the disk of ``path``, without compression."""
     needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
     if needed > free:
-        raise InputError(
+        text = (
             f"{n} cells x {n_genes} genes are {needed / 1e9:.2f} GB of dense values and {Path(path).parent} has "
-            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk",
-            code="disk-too-small",
-            genes=...,
+            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk"
         )
+        raise InputError(text, code="disk-too-small", genes=...)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -185,63 +166,30 @@ def write_result(
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
-    The imputation becomes ``layers[key]`` (dense float32), ``layers["<key>_<output>"]`` for each of ``outputs``,
-    ``obsm["X_<key>"]`` (if it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its
-    gene and cell columns, and ``uns["imputome"][key]`` (the record).
+    The imputation (same cells and genes in the same order) becomes ``layers[key]`` (dense float32),
+    ``layers["<key>_<output>"]`` for each of ``outputs``, ``layers["<key>_draw01"]`` and so on, ``obsm["X_<key>"]`` (if
+    it has a latent representation), ``var["<key>_<name>"]`` and ``obs["<key>_<name>"]`` for its gene and cell columns,
+    and ``uns["imputome"][key]``: the record, which lists what is written so that `remove_key` finds it again.
 
-    Parameters
-    ----------
-    path : str or Path
-        The output; see `check_output`.
-    adata : AnnData
-        The input.
-    imputation : Imputation
-        Its imputation, with the same cells and genes in the same order.
-    key : str
-        Name of the result.
-    record : Record
-        Its record. What is written is listed in it, so that `remove_key` finds it again.
-    genes : ndarray of int, optional
-        Positions of the genes to write; by default all. The written AnnData has these genes only.
-    scale, keep_observed
-        As in `Imputation.rows`.
-    source : str or Path, optional
-        File that ``adata`` was read from. If it has the format of the output and the same names, and no ``genes`` are
-        given, it is copied, so that everything else stays as it is, bit by bit.
-    progress : callable, optional
-        Called with (rows written, number of rows) after each block.
-    overwrite : bool, default=False
-        Whether an existing ``path``, and an existing ``layers[key]``, may be replaced.
-    genes_in : {"columns", "rows"}, optional
-        Orientation of a table; by default ``"columns"``. Ignored for other formats.
-    outputs : sequence of str, default=()
-        Outputs to write beside the value; a table cannot hold them.
-    draws : int, default=0
-        Number of multiple imputations, in ``layers["<key>_draw01"]`` and so on; a table cannot hold them.
-
-    Raises
-    ------
-    InputError
-        `check_output` refuses the path; the key is taken; the imputation has another shape than ``adata``.
+    With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
+    read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
+    everything else stays as it is, bit by bit. ``genes_in`` is the orientation of a table. ``progress`` is called with
+    (rows written, number of rows) after each block.
     """
     path = Path(path)
     drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
     names = layer_names(key, [*outputs, *drawn])
     check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
     if imputation.shape != adata.shape:
-        raise InputError(
-            f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)", code="shape"
-        )
+        text = f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)"
+        raise InputError(text, code="shape")
     genes = None if genes is None else np.asarray(genes)
     options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES:
         write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
         return
-    if not key or "/" in key:
-        raise InputError(
-            f'the key {key!r} cannot name a layer: give one without "/"', code="bad-key", parameter="key_added"
-        )
+    checked_key(adata, key)
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
         source = None
     taken = [name for name in names.values() if name in adata.layers]
@@ -251,12 +199,8 @@ def write_result(
             earlier = _records(root)
             source = source if same_names(root, adata) else None
     if taken and not overwrite:
-        raise InputError(
-            f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
-            code="key-exists",
-            overwrite=True,
-            key_added=...,
-        )
+        text = f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
+        raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     with atomic_path(path) as partial:
         if source is None:
             _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
@@ -266,7 +210,7 @@ def write_result(
             _copy(Path(source), partial)
         with opened(partial, "r+") as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
-            _stream_layers(root, imputation, names, drawn, options, progress, _CHUNK_BYTES[store])
+            _stream_layers(root, imputation, names, drawn, options, progress)
 
 
 def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
@@ -297,18 +241,18 @@ def _stream_layers(
     drawn: Mapping[str, Drawn],
     options: dict[str, Any],
     progress: Callable[[int, int], object] | None,
-    chunk_bytes: int,
 ) -> None:
     import h5py
 
     layers = _mapping(root, "layers")
     n, n_genes = imputation.shape[0], imputation.shape[1] if options["genes"] is None else len(options["genes"])
     row_bytes = 4 * max(1, n_genes)
-    chunk = min(max(1, chunk_bytes // row_bytes), max(1, n))
+    hdf5 = isinstance(root, h5py.Group)
+    chunk = min(max(1, _CHUNK_BYTES[".h5ad" if hdf5 else ".zarr"] // row_bytes), max(1, n))
     step = chunk * max(1, BLOCK_BYTES // (row_bytes * chunk))  # whole chunks, so that none is compressed twice
     layout: dict[str, Any] = {"shape": (n, n_genes), "dtype": np.float32, "chunks": (chunk, max(1, n_genes))}
     create = getattr(layers, "create_array", layers.create_dataset)  # the latter in zarr-python 2 too
-    if isinstance(root, h5py.Group):
+    if hdf5:
         # 2700 x 32738 float32, 2 cores: 5.5 s and 221 MB of 354 MB if half are zeros, 5.2 s and 309 MB for dense
         # rates. lzf takes 2 s, but 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
         layout |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
@@ -364,38 +308,17 @@ def _copy(source: Path, target: Path) -> None:
 
 # -- removing ----------------------------------------------------------------------------------------------------------
 def remove_key(path: str | Path, key: str) -> None:
-    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; it is replaced when the new one is complete.
-    key : str
-        Name of the result.
-
-    Raises
-    ------
-    InputError
-        imputome wrote nothing under ``key``, its record cannot be read, or the file cannot be opened.
-    """
+    """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
-        raise InputError(
-            f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file",
-            code="unknown-format",
-        )
-    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: change its permissions first", code="folder-not-writable"
-        )
+        text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"
+        raise InputError(text, code="unknown-format")
+    _check_writable(path.resolve().parent)
     with opened(path, "r") as root:
         records = _records(root)
         if key not in records:  # a layer that imputome did not write has no record, and belongs to the user
-            raise InputError(
-                f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}",
-                code="no-such-result",
-                parameter="key",
-            )
+            text = f"{path} has no imputome result {key!r}; it has {', '.join(sorted(records)) or 'none'}"
+            raise InputError(text, code="no-such-result", parameter="key")
         places_to_remove(key, records)
     with atomic_path(path) as partial:
         _copy_without(path, partial, key, set())
@@ -446,30 +369,20 @@ def _drop(root: Any, key: str, layers: set[str]) -> None:
     keys = list(_records(root))
     for element, name in _places(root, key, layers):
         if element in ("obs", "var"):
-            _drop_column(root[element], name)
+            order = [str(column) for column in root[element].attrs["column-order"]]
+            if name in order:
+                del root[element][name]
+                root[element].attrs["column-order"] = [column for column in order if column != name]
         elif f"{element}/{name}" in root:
             del root[f"{element}/{name}"]
     if key in keys:
         del root["uns/imputome" if keys == [key] else f"uns/imputome/{key}"]
 
 
-def _drop_column(table: Any, name: str) -> None:
-    order = [str(column) for column in table.attrs["column-order"]]
-    if name in order:
-        del table[name]
-        table.attrs["column-order"] = [column for column in order if column != name]
-
-
 # -- reading again -----------------------------------------------------------------------------------------------------
 @contextmanager
 def open_result(path: str | Path) -> Iterator[AnnData]:
-    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; without obsp and varm.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or no AnnData.
-    """
+    """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; no obsp, no varm."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
         raise InputError(f"{path} is no result: give a file that ends in .h5ad or .zarr", code="unknown-format")
@@ -482,9 +395,8 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
             raise
         except Exception as error:  # damaged files make the libraries fail in too many ways to list
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}", code="unreadable"
-            ) from error
+            text = f"{path} cannot be read as {path.suffix}, it may be damaged: {reason}"
+            raise InputError(text, code="unreadable") from error
         yield adata
 
 

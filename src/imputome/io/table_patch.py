@@ -48,28 +48,11 @@ def rewrite(
     observed: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Write the table ``source`` to ``partial`` with its missing values replaced.
+    """Write the table ``source``, of ``shape`` rows x columns without its names, with its missing values replaced.
 
-    Parameters
-    ----------
-    source : Path
-        A text table.
-    partial : Path
-        File to write.
-    lines : iterable of (ndarray, ndarray)
-        For each row the positions of its missing values and what to write there, with 7 significant digits; see
-        `missing`.
-    shape : tuple of int
-        Rows and columns of ``source`` without its names.
-    observed : str, optional
-        Text to write for each observed value; by default its own text.
-    progress : callable, optional
-        Called with (rows written, number of rows) after each row.
-
-    Raises
-    ------
-    InputError
-        ``source`` has changed since it was read.
+    ``lines`` are those of `missing`; values get 7 significant digits. ``observed`` is the text to write for each
+    observed value, by default its own. ``progress`` is called with (rows written, number of rows) after each row. An
+    error if ``source`` has changed since it was read.
     """
     rows, width = shape
     lines = iter(lines)
@@ -126,20 +109,16 @@ def _is_number(text: str) -> bool:
 def missing(imputation: Imputation, matrix: Matrix, *, genes_in: str) -> Iterator[Line]:
     """For each row of the table, the positions of the missing values and their values in ``matrix``.
 
-    Parameters
-    ----------
-    imputation : Imputation of n cells x G genes
-        Knows which values were missing.
-    matrix : Matrix
-        Gives the values: the imputation itself, its standard deviations, or a multiple imputation.
-    genes_in : {"columns", "rows"}
-        Where the genes are in the table.
-
-    Notes
-    -----
-    Cost: with genes in rows, the missing values are held twice, with their positions (16 bytes each).
+    ``matrix`` is the imputation itself, its standard deviations, or a multiple imputation. Cost: with genes in rows,
+    the missing values are held twice, with their positions (16 bytes each).
     """
-    return _by_gene(imputation, matrix) if genes_in == "rows" else _by_cell(imputation, matrix)
+    if genes_in == "rows":
+        yield from _by_gene(imputation, matrix)
+        return
+    for masks, values in _blocks(imputation, matrix):
+        for mask, row in zip(masks, values, strict=True):
+            positions = np.flatnonzero(mask)
+            yield positions, row[positions]
 
 
 def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -154,15 +133,8 @@ def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray
         yield mask, matrix.rows(part) if mask.any() else given
 
 
-def _by_cell(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:
-    for masks, values in _blocks(imputation, matrix):
-        for mask, row in zip(masks, values, strict=True):
-            positions = np.flatnonzero(mask)
-            yield positions, row[positions]
-
-
 def _by_gene(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:
-    """The same by gene. Models give all genes of a cell at once, so each cell is asked for once and then transposed."""
+    """The same by gene: models compute all genes of a cell at once, so each cell is computed once, then transposed."""
     import scipy.sparse as sp
 
     n, G = imputation.shape

@@ -16,8 +16,7 @@ import numpy as np
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
-from imputome.io.text import text_writer
-from imputome.io.text_reading import numbers, read_text, warn_of_codes
+from imputome.io.text import numbers, read_text, text_writer, warn_of_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,66 +42,51 @@ def table_suffix(path: Path) -> str | None:
 
 def check_genes_in(genes_in: str | None) -> None:
     """Check that the orientation of a table is given."""
-    if genes_in is None:
-        raise InputError(
-            "a table does not say where its genes are: pass {genes_in} with rows or columns",
-            code="no-orientation",
-            genes_in=...,
-        )
     if genes_in not in get_args(GenesIn):
-        raise InputError(f"{{genes_in}} is rows or columns, not {genes_in!r}", code="no-orientation", genes_in=...)
+        got = "" if genes_in is None else f", not {genes_in!r}"
+        text = f"a table does not say where its genes are: pass {{genes_in}} with rows or columns{got}"
+        raise InputError(text, code="no-orientation", genes_in=...)
+
+
+def suffix_of_table(path: Path) -> str:
+    """The suffix of a table, which must have one of `TABLE_SUFFIXES`."""
+    suffix = table_suffix(path)
+    if suffix is None:
+        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
+    return suffix
+
+
+def suffix_of_file(path: Path) -> str:
+    """The suffix of a table that must exist."""
+    suffix = suffix_of_table(path)
+    if not path.is_file():
+        reason = "is a folder, not a table" if path.exists() else "does not exist"
+        raise InputError(f"{path} {reason}", code="no-file")
+    return suffix
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floating[Any]] = np.float64) -> AnnData:
     """Read a table of numbers with names on both sides.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also ``.gz``, with the row names in the first column; or
-        ``.parquet`` with the row names in its pandas index, else in its first column of strings. If the separator of
-        the suffix does not fit the first lines, a comma, semicolon or tab that fits is used.
-    genes_in : {"rows", "columns"}
-        Where the genes are.
-    dtype : dtype, default=float64
-        ``np.float32`` halves the memory of text with missing values; see `imputome.io.text_reading.read_text`.
+    ``.csv``, ``.tsv`` and ``.txt`` (tabs), each also ``.gz``, have the row names in the first column; ``.parquet`` in
+    its pandas index, else in its first column of strings. If the separator of the suffix does not fit the first lines,
+    a comma, semicolon or tab that fits is used. ``dtype`` float32 halves the memory of text with missing values
+    (`imputome.io.text.read_text`).
 
-    Returns
-    -------
-    AnnData
-        Cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half are zero
-        (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single
-        blanks, and NA, NaN, N/A and null in any case are NaN.
-
-    Warns
-    -----
-    UserWarning
-        A number like -999 is far below all others; it probably means missing.
-
-    Raises
-    ------
-    InputError
-        ``genes_in`` is missing or wrong; the file is empty, ragged or damaged; a value is no number; a name is empty,
-        or values are where names should be.
+    The result is cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half
+    are zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single
+    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999, far below all others, gives a warning.
     """
     path = Path(path)
     check_genes_in(genes_in)
-    suffix = table_suffix(path)
-    if suffix is None:
-        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
-    if not path.is_file():
-        raise InputError(
-            f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a table", code="no-file"
-        )
+    suffix = suffix_of_file(path)
     transposed = genes_in == "rows"
     if suffix == ".parquet":
         row_names, column_names, frame = _parquet_frame(path)
-        if frame.shape[0] == 0 or frame.shape[1] == 0:
-            raise InputError(
-                f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers",
-                code="empty",
-            )
+        if frame.size == 0:
+            text = f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
+            raise InputError(text, code="empty")
         values = numbers(frame, column_names, path)
         values = np.ascontiguousarray(values.T if transposed else values)
     else:
@@ -131,24 +115,28 @@ def _to_anndata(values: np.ndarray, obs_names: list[str], var_names: list[str]) 
         return AnnData(X, obs=obs, var=var)
 
 
-def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
+def read_parquet(path: Path) -> pd.DataFrame:
+    """The table of a Parquet file."""
     pa, pq = require_pyarrow("reading .parquet")
+    try:
+        return pq.ParquetFile(path).read().to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        text = f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}"
+        raise InputError(text, code="unreadable") from error
+
+
+def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
+    """Row names, column names and the columns of numbers."""
     import pandas as pd
 
-    try:
-        frame = pq.ParquetFile(path).read().to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}", code="unreadable"
-        ) from error
+    frame = read_parquet(path)
     if not isinstance(frame.index, pd.RangeIndex):
         names = frame.index
     else:
         strings = [k for k in range(frame.shape[1]) if pd.api.types.is_string_dtype(frame.iloc[:, k].dropna())]
         if not strings:
-            raise InputError(
-                f"{path} has no row names: save it with its index, or with a first column of names", code="no-row-names"
-            )
+            text = f"{path} has no row names: save it with its index, or with a first column of names"
+            raise InputError(text, code="no-row-names")
         names = frame.iloc[:, strings[0]]
         frame = frame.iloc[:, [k for k in range(frame.shape[1]) if k != strings[0]]]
     return [str(name) for name in names], [str(name) for name in frame.columns], frame
@@ -178,30 +166,12 @@ def write_table(
 ) -> None:
     """Write an imputation as a table, in chunks; ``path`` appears, or changes, only when the table is complete.
 
-    Parameters
-    ----------
-    path : str or Path
-        The table; its suffix is one of `TABLE_SUFFIXES`. An existing file is replaced.
-    imputation : Imputation
-        The values.
-    genes : ndarray of int, optional
-        Positions of the genes to write; by default all.
-    genes_in : {"columns", "rows"}, default="columns"
-        Where the genes are in the table.
-    scale, keep_observed, output
-        As in `Imputation.rows`.
-    progress : callable, optional
-        Called with (rows written, number of rows) after each chunk.
-
-    Notes
-    -----
-    Numbers have the fewest digits that read back as the same float32 or float64. The first column, ``index``, has the
-    names.
+    ``genes`` are positions; ``progress`` is called with (rows written, number of rows) after each chunk. Numbers have
+    the fewest digits that read back as the same float32 or float64. The first column, ``index``, has the names.
     """
     path = Path(path)
     check_genes_in(genes_in)
-    if table_suffix(path) is None:
-        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
+    suffix_of_table(path)
     options = {"scale": scale, "keep_observed": keep_observed, "output": output}
     with atomic_path(path) as partial:
         fill_table(partial, imputation, genes=genes, genes_in=genes_in, options=options, progress=progress)
@@ -263,10 +233,8 @@ def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None)
 
 def _check_unique(columns: list[str]) -> None:
     if len(set(columns)) != len(columns):
-        raise InputError(
-            "Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead",
-            code="names-not-unique",
-        )
+        text = "Parquet needs unique column names and some are duplicated: write .csv.gz or .h5ad instead"
+        raise InputError(text, code="names-not-unique")
 
 
 def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:

@@ -29,25 +29,6 @@ LATENT_COLUMNS = 50  # methods return this many leading columns of the row facto
 class LowRank:
     """A `Model` with values ``row_scale_i * gene_scale_j * link(left_i . right_j + offset_j)``, computed on request.
 
-    Parameters
-    ----------
-    left : ndarray of shape (n, r)
-        Factors of the rows; ``r`` may be 0.
-    right : ndarray of shape (G, r)
-        Factors of the columns.
-    offset : ndarray of shape (G,), optional
-        Added to the product.
-    threshold : ndarray of shape (G,), optional
-        Products at or below it become 0 (this restores biological zeros).
-    floor : float or None, default=0.0
-        Smallest product allowed; None for no bound.
-    link : {"identity", "expm1"}, default="identity"
-        ``"expm1"`` for factors of log1p values.
-    row_scale : ndarray of shape (n,), optional
-        Multipliers of the rows, after the link.
-    gene_scale : ndarray of shape (G,), optional
-        Multipliers of the columns, after the link.
-
     Examples
     --------
     >>> import numpy as np
@@ -57,14 +38,14 @@ class LowRank:
            [6., 0.]])
     """
 
-    left: np.ndarray
-    right: np.ndarray
-    offset: np.ndarray | None = None
-    threshold: np.ndarray | None = None
-    floor: float | None = 0.0
-    link: Literal["identity", "expm1"] = "identity"
-    row_scale: np.ndarray | None = None
-    gene_scale: np.ndarray | None = None
+    left: np.ndarray  # (n, r); r may be 0
+    right: np.ndarray  # (G, r)
+    offset: np.ndarray | None = None  # (G,)
+    threshold: np.ndarray | None = None  # (G,) products at or below it become 0 (this restores biological zeros)
+    floor: float | None = 0.0  # smallest product allowed; None for no bound
+    link: Literal["identity", "expm1"] = "identity"  # "expm1" for factors of log1p values
+    row_scale: np.ndarray | None = None  # (n,) multipliers of the rows, after the link
+    gene_scale: np.ndarray | None = None  # (G,) multipliers of the columns, after the link
 
     outputs: ClassVar[frozenset[Output]] = frozenset({"value", "rate"})
 
@@ -136,8 +117,7 @@ def split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # t
     """Update the multiplier and the sparse part in one pass over Omega, after a new A = left right'.
 
     With T = D + Y / mu, the steps Y += mu (D - A) and mu *= rho are T = D + (T - A) / rho (``shrink`` = 1 / rho), and
-    the sparse part of the next W is S = T - A. T (only if ``advance``) and S are overwritten. Returns the sum of (D -
-    A)^2.
+    the sparse part of the next W is S = T - A. Overwrites T (only if ``advance``) and S; returns the sum of (D - A)^2.
     """
     n = indptr.size - 1
     r = left.shape[1]
@@ -168,38 +148,20 @@ class Operator(Protocol):
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         """W X."""
-        ...
 
     def tdot(self, X: np.ndarray) -> np.ndarray:
         """W' X."""
-        ...
 
     def gram(self) -> np.ndarray:
         """W W' or W' W, whichever is smaller, float64."""
-        ...
 
 
 class LowRankPlusSparse:
     """W = left right' + S with S on the pattern of Omega; no n x G array is ever made.
 
-    Parameters
-    ----------
-    pattern : csr_array of shape (n, G)
-        Its stored entries are Omega; their values are not used.
-    dtype : dtype
-        Working precision.
-
-    Attributes
-    ----------
-    values : ndarray of shape (nnz,)
-        Stored values of S, 0 at first.
-    left, right : ndarray of shapes (n, r) and (G, r)
-        Factors, of rank 0 at first.
-
-    Notes
-    -----
-    Memory in addition to the factors: one array of values and three of indices, each of length nnz (the pattern by
-    rows, the pattern by columns, and the position by rows of each value by columns).
+    The stored entries of ``pattern``, (n, G), are Omega; their values are not used. Memory in addition to the factors:
+    one array of values and three of indices, each of length nnz (the pattern by rows, the pattern by columns, and the
+    position by rows of each value by columns).
     """
 
     def __init__(self, pattern: sp.csr_array, dtype: np.dtype) -> None:
@@ -210,9 +172,8 @@ class LowRankPlusSparse:
         columns = positions.tocsc()
         self._tptr, self._tindices, self._torder = columns.indptr, columns.indices, columns.data
         self._order = np.empty(0, np.int32)
-        self.values = np.zeros(pattern.nnz, self.dtype)
-        self.left = np.zeros((self.shape[0], 0), self.dtype)
-        self.right = np.zeros((self.shape[1], 0), self.dtype)
+        self.values = np.zeros(pattern.nnz, self.dtype)  # stored values of S
+        self.left, self.right = (np.zeros((size, 0), self.dtype) for size in self.shape)  # of rank 0 at first
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         out = self.left @ (self.right.T @ X)
@@ -244,9 +205,7 @@ class DenseOperator:
     """A dense W, for small or nearly complete matrices; ``array`` is the (n, G) matrix itself, not a copy."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape = array.shape
-        self.dtype = array.dtype
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
 
     def dot(self, X: np.ndarray) -> np.ndarray:
         return self.array @ X
@@ -281,27 +240,15 @@ class WarmSVD:
     and grows again does not start from noise. If min(n, G) is small, or the block is wider than three quarters of it,
     the eigenvectors of the Gram matrix of W cost less and are exact.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the random start.
-    method : {"auto", "block", "gram", "full"}, default="auto"
-        ``"block"`` is subspace iteration, ``"gram"`` the exact Gram matrix, and ``"full"`` LAPACK's dense SVD of a
-        `DenseOperator`, which is also accurate for the smallest singular values.
-    passes : int, default=1
-        Subspace passes per call; one more is made if more than a tenth of the start is new.
+    Methods: ``"block"`` is subspace iteration, ``"gram"`` the exact Gram matrix, and ``"full"`` LAPACK's dense SVD of a
+    `DenseOperator`, which is also accurate for the smallest singular values. ``passes`` are subspace passes per call;
+    one more is made if more than a tenth of the start is new.
     """
 
     def __init__(
-        self,
-        rng: np.random.Generator,
-        *,
-        method: Literal["auto", "block", "gram", "full"] = "auto",
-        passes: int = 1,
+        self, rng: np.random.Generator, *, method: Literal["auto", "block", "gram", "full"] = "auto", passes: int = 1
     ) -> None:
-        self.rng = rng
-        self.method = method
-        self.passes = passes
+        self.rng, self.method, self.passes = rng, method, passes
         self._basis: np.ndarray | None = None
 
     def top(self, W: Operator, k: int) -> Triplets:

@@ -20,27 +20,13 @@ MIN_SUM = np.float32(1e-12)  # avoids divisions by 0
 
 @dataclass(frozen=True)
 class Factorization:
-    """Result of `poisson_nmf`.
+    """Result of `poisson_nmf`."""
 
-    Attributes
-    ----------
-    left : ndarray of shape (n, k), float32
-        Factors of the cells, zeros for cells without counts.
-    right : ndarray of shape (G, k), float32
-        Factors of the genes, zeros for genes without counts.
-    iterations : int
-        Number of updates of both factors.
-    objective : float
-        Final value of ``sum(W H') - sum_x x log(W H')``.
-    converged : bool
-        Whether ``tol`` was reached.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    iterations: int
-    objective: float
-    converged: bool
+    left: np.ndarray  # (n, k) float32, factors of the cells, zeros for cells without counts
+    right: np.ndarray  # (G, k) float32, factors of the genes, zeros for genes without counts
+    iterations: int  # updates of both factors
+    objective: float  # final value of sum(W H') - sum_x x log(W H')
+    converged: bool  # whether tol was reached
 
 
 def poisson_nmf(
@@ -58,33 +44,13 @@ def poisson_nmf(
     and no n x G array is made. The start is NNDSVDa (Boutsidis & Gallopoulos 2008): for each pair of singular vectors
     of X the larger of their positive and negative parts, with zeros replaced by the mean of X.
 
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Counts, of any number type; the factors are float32.
-    rank : int
-        k, from 1 to min(n, G).
-    max_iter : int
-        Largest number of updates of both factors.
-    tol : float
-        Stop when the objective decreased, on average over the last `CHECK_EVERY` iterations, by less than ``tol`` times
-        the total decrease since the start.
-    random_state : int
-        Seed of the randomised SVD.
-    progress : callable, optional
-        Called every `CHECK_EVERY` iterations with the share of work done (0 to 1) and a short text.
-
-    Raises
-    ------
-    InputError
-        The rank is below 1 or above min(n, G).
+    X is a CSR array of counts of any number type, (n, G); ``random_state`` is the seed of its randomised SVD. The
+    iteration stops when the objective decreased, on average over the last `CHECK_EVERY` iterations, by less than
+    ``tol`` times the total decrease since the start. ``progress`` is called every `CHECK_EVERY` iterations.
     """
     if not 1 <= rank <= min(X.shape):
-        raise InputError(
-            f"the rank {rank} must be from 1 to {min(X.shape)}, the smaller of the numbers of cells and genes",
-            code="parameter-value",
-            parameter="rank",
-        )
+        text = f"the rank {rank} must be from 1 to {min(X.shape)}, the smaller of the numbers of cells and genes"
+        raise InputError(text, code="parameter-value", parameter="rank")
     W, H = _start(X, rank, random_state)
     rows = (X.indptr, X.indices, X.data.astype(np.float32, copy=False))
     by_gene = X.tocsc()
@@ -93,8 +59,10 @@ def poisson_nmf(
     for iteration in range(max_iter):
         if iteration % CHECK_EVERY == 0:
             objectives.append(_objective(rows, W, H))
-            if len(objectives) > 1 and _converged(objectives, tol):
-                return Factorization(W, H, iteration, objectives[-1], True)
+            if len(objectives) > 1:
+                decrease = max(objectives[0] - objectives[-1], 1e-12)
+                if objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease:
+                    return Factorization(W, H, iteration, objectives[-1], True)
             if progress is not None:
                 progress(iteration / max_iter, f"update {iteration} of {max_iter} at most")
         _update(*rows, W, H, _sums(H))
@@ -103,27 +71,13 @@ def poisson_nmf(
 
 
 def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
-    """The left factor of new rows for a fixed right factor, by ``max_iter`` of the same updates.
+    """The left factor, (n, k) float32, of new rows for a fixed right factor, (G, k), by the same updates.
 
     The result for a row depends on that row only: its molecules start in equal shares on all factors.
-
-    Parameters
-    ----------
-    X : csr_array of shape (n, G)
-        Counts.
-    right : ndarray of shape (G, k)
-        Factors of the genes.
-    max_iter : int, default=50
-        Number of updates.
-
-    Returns
-    -------
-    ndarray of shape (n, k), float32
     """
     H = np.ascontiguousarray(right, dtype=np.float32)
     data = X.data.astype(np.float32, copy=False)
-    left: np.ndarray = _projected(X.indptr, X.indices, data, H, _sums(H), max_iter)
-    return left
+    return np.asarray(_projected(X.indptr, X.indices, data, H, _sums(H), max_iter))
 
 
 def _sums(factor: np.ndarray) -> np.ndarray:
@@ -134,11 +88,6 @@ def _sums(factor: np.ndarray) -> np.ndarray:
 def _objective(rows: tuple[np.ndarray, np.ndarray, np.ndarray], W: np.ndarray, H: np.ndarray) -> float:
     """The sum of W H' over all entries minus the sum of x log(W H') over the nonzeros."""
     return float(W.sum(axis=0, dtype=np.float64) @ H.sum(axis=0, dtype=np.float64)) - float(_log_fit(*rows, W, H))
-
-
-def _converged(objectives: list[float], tol: float) -> bool:
-    decrease = max(objectives[0] - objectives[-1], 1e-12)
-    return objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease
 
 
 def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -30,11 +30,31 @@ Map = Literal["pca", "umap"]
 SAMPLED_CELLS = 2000  # measured for the page, at most
 MAP_GENES = 2000  # the most variable genes, which the map of the cells is made from, at most
 BLOCK_VALUES = 2**22  # dense values in memory at a time
+DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
+DIRECTIONS["nominal"] = f"best at {COVERAGE:g}"
 # usual names of columns of obs with cell types, clusters or other groups, the best first
 LABEL_COLUMNS = (
     *("cell_type", "celltype", "cell_types", "type", "label", "labels", "cluster", "clusters", "leiden", "louvain"),
     *("subtype", "group", "condition", "batch", "sample", "donor"),
 )
+
+
+class Words(NamedTuple):
+    """What rows and columns of the matrix are called."""
+
+    rows: str
+    columns: str
+
+    @property
+    def row(self) -> str:
+        return self.rows[:-1]
+
+    @property
+    def column(self) -> str:
+        return self.columns[:-1]
+
+
+WORDS = {"counts": Words("cells", "genes"), "real": Words("samples", "features")}
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -44,42 +64,25 @@ class BeforeAfter:
 
     Counts are given as counts, at the depth of their cell, normalised or log-transformed input as counts per 10,000,
     and real values as they are.
-
-    Attributes
-    ----------
-    matrix : array-like of shape (n, G')
-        What was imputed: sparse or dense, in memory or in a file; NaN is a missing real value.
-    read_imputed : callable
-        ``read_imputed(cells, genes)`` gives the imputed values, dense, on ``scale``: ``cells`` are positions in
-        ascending order, ``genes`` positions in ``var_names`` or None for all.
-    obs_names : pandas.Index
-        Names of the n cells.
-    var_names : pandas.Index
-        Names of the G imputed genes.
-    kind : {"counts", "real"}
-        Kind of data.
-    state : str
-        State of ``matrix``: ``"counts"``, ``"log1p"``, ``"normalized"``, or a state of real values.
-    scale : {"counts", "normalized", "log1p", "input"}
-        Scale of what ``read_imputed`` gives.
-    columns : ndarray of shape (G,), optional
-        Positions in ``matrix`` of the imputed genes; None means all.
-    library_size : ndarray of shape (n,), optional
-        Library sizes; None takes the row sums of ``matrix``, or 10,000 where it does not hold counts.
-    where : str, default="X"
-        Where ``matrix`` is in the AnnData, for messages.
     """
 
-    matrix: Any
+    matrix: Any  # (n, G') what was imputed: sparse or dense, in memory or in a file; NaN is a missing real value
+    # ``read_imputed(cells, genes)`` gives the imputed values, dense, on ``scale``: ``cells`` are positions in ascending
+    # order, ``genes`` positions in ``var_names``, or None for all
     read_imputed: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-    obs_names: pd.Index
-    var_names: pd.Index
+    obs_names: pd.Index  # (n,)
+    var_names: pd.Index  # (G,)
     kind: Kind
-    state: str
-    scale: Scale
-    columns: np.ndarray | None = None
-    library_size: np.ndarray | None = None
-    where: str = "X"
+    state: str  # of ``matrix``: "counts", "log1p", "normalized", or a state of real values
+    scale: Scale  # of what ``read_imputed`` gives
+    columns: np.ndarray | None = None  # (G,) positions in ``matrix`` of the imputed genes; None: all
+    library_size: np.ndarray | None = None  # (n,); None: row sums of ``matrix``, or 10,000 where it holds no counts
+    where: str = "X"  # where ``matrix`` is in the AnnData, for messages
+
+    @property
+    def counted(self) -> bool:
+        """Whether the input was raw counts, so that zeros and library sizes can be shown."""
+        return self.kind == "counts" and self.state == "counts"
 
     @property
     def unit(self) -> str:
@@ -89,9 +92,8 @@ class BeforeAfter:
     def sample(self, max_cells: int, seed: int) -> np.ndarray:
         """Positions of all cells, or of ``max_cells`` drawn at random, in ascending order."""
         if max_cells < 3:
-            raise InputError(
-                f"max_cells={max_cells} is too few: pass 3 or more", code="too-few-cells", parameter="max_cells"
-            )
+            message = f"max_cells={max_cells} is too few: pass 3 or more"
+            raise InputError(message, code="too-few-cells", parameter="max_cells")
         n = len(self.obs_names)
         if n <= max_cells:
             return np.arange(n)
@@ -101,15 +103,11 @@ class BeforeAfter:
         """Position of an imputed gene."""
         places = np.flatnonzero(self.var_names == name)
         if len(places) == 0:
-            raise InputError(
-                f"there is no gene {name!r} among the {len(self.var_names)} imputed genes{meant(name, self.var_names)}",
-                code="gene-unknown",
-            )
+            message = f"there is no gene {name!r} among the {len(self.var_names)} imputed genes"
+            raise InputError(message + meant(name, self.var_names), code="gene-unknown")
         if len(places) > 1:
-            raise InputError(
-                f"{len(places)} genes are called {name!r}: run adata.var_names_make_unique() first",
-                code="gene-ambiguous",
-            )
+            message = f"{len(places)} genes are called {name!r}: run adata.var_names_make_unique() first"
+            raise InputError(message, code="gene-ambiguous")
         return int(places[0])
 
     def depth(self, cells: np.ndarray) -> np.ndarray:
@@ -125,22 +123,15 @@ class BeforeAfter:
         block = in_memory(self.matrix[cells])
         stored = block if isinstance(block, np.ndarray) else block.data
         if self.state == "counts" and not is_integer(stored):
-            raise InputError(
-                f"{self.where} held counts when this result was made, and does not now: pass {{before}} with the layer "
-                "that holds the counts",
-                code="counts-changed",
-                before=...,
-            )
+            message = f"{self.where} no longer holds the counts that were imputed: pass {{before}} with their layer"
+            raise InputError(message, code="counts-changed", before=...)
         if self.columns is not None:
             genes = self.columns if genes is None else self.columns[genes]
         if genes is not None:
             block = block[:, genes]
         if self.state != "log1p":
             return block
-        if isinstance(block, np.ndarray):
-            return scale_to_counts(block, np.array(TARGET), "log1p")
-        values = scale_to_counts(block.data, np.array(TARGET), "log1p")
-        return type(block)((values, block.indices, block.indptr), shape=block.shape)
+        return np.expm1(block) if isinstance(block, np.ndarray) else block.expm1()
 
     def after(self, cells: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
         """(s, G) float64 values after imputing, in the unit of `before`."""
@@ -165,9 +156,8 @@ class BeforeAfter:
 
     def zeros(self, cells: np.ndarray) -> Zeros:
         """Zeros of each gene before and after imputing, counted in blocks of cells."""
-        return zeros_before_and_after(
-            Imputation(_Stored(self, cells), self.data(cells), scale="counts", keeps_observed=False)
-        )
+        stored = Imputation(_Stored(self, cells), self.data(cells), scale="counts", keeps_observed=False)
+        return zeros_before_and_after(stored)
 
 
 class _Stored:
@@ -187,73 +177,45 @@ class _Stored:
 
 
 def stored_result(adata: AnnData, key: str | None, before: str | None = None) -> tuple[str, Record, BeforeAfter]:
-    """Key, record and values of a result that an AnnData holds.
+    """Key, record and values of a result of an AnnData, in memory or backed by a file.
 
-    Parameters
-    ----------
-    adata : anndata.AnnData
-        In memory or backed by a file.
-    key : str or None
-        Key of the result; None means the only one.
-    before : str, optional
-        Layer with the values before imputing, if they are no longer where they were.
-
-    Raises
-    ------
-    InputError
-        No such result, or its values or its input are not in ``adata`` any more.
+    ``before`` is the layer with the values before imputing, if they are no longer where they were.
     """
     key, record = find_record(adata, key)
     layer = record.input.layer if before is None else before
-    if layer is not None and layer not in adata.layers:
-        raise InputError(
-            f"there is no layer {layer!r} with the values before imputing: pass {{before}} with another layer, or "
-            f"impute again; layers here: {', '.join(adata.layers) or 'none'}",
-            code="layer-missing",
-            before=...,
-        )
-    if layer is None and adata.X is None:
-        raise InputError(
-            "X, which was imputed, is empty now: pass {before} with the layer that holds its values",
-            code="layer-missing",
-            before=...,
-        )
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    if matrix is None:
+        message = f"{where} with the values before imputing is not there any more: pass {{before}} with another layer, "
+        message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
+        raise InputError(message, code="layer-missing", before=...)
     names, columns = adata.var_names, None
     if key in adata.layers:
         imputed = adata.layers[key]
         if record.genes is not None and record.input.state == "counts" and record.scale in ("normalized", "log1p"):
-            raise InputError(
-                f"library sizes are not known, because only the imputed genes of {key!r} were kept: impute all genes, "
-                "or pass {scale}",
-                code="library-size-unknown",
-                scale="counts",
-            )
+            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
+            raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
     elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):  # some genes only
         imputed, names = adata.obsm[key].to_numpy(), adata.obsm[key].columns
         if not adata.var_names.is_unique or not names.isin(adata.var_names).all():
-            raise InputError(
-                f"the genes of obsm[{key!r}] are not those of var_names: impute again", code="result-values-missing"
-            )
+            message = f"the genes of obsm[{key!r}] are not those of var_names: impute again"
+            raise InputError(message, code="result-values-missing")
         columns = adata.var_names.get_indexer(names)
     else:
-        raise InputError(
-            f"the values of {key!r} are neither in layers nor in obsm: impute again", code="result-values-missing"
-        )
-    return (
-        key,
-        record,
-        BeforeAfter(
-            matrix=adata.X if layer is None else adata.layers[layer],
-            read_imputed=lambda cells, genes: _dense(imputed, cells, genes),
-            obs_names=adata.obs_names,
-            var_names=names,
-            kind=record.input.kind,
-            state=record.input.state,
-            scale=record.scale,
-            columns=columns,
-            where="X" if layer is None else f"layers[{layer!r}]",
-        ),
+        message = f"the values of {key!r} are neither in layers nor in obsm: impute again"
+        raise InputError(message, code="result-values-missing")
+    values = BeforeAfter(
+        matrix=matrix,
+        read_imputed=lambda cells, genes: _dense(imputed, cells, genes),
+        obs_names=adata.obs_names,
+        var_names=names,
+        kind=record.input.kind,
+        state=record.input.state,
+        scale=record.scale,
+        columns=columns,
+        where=where,
     )
+    return key, record, values
 
 
 def _dense(matrix: Any, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
@@ -284,38 +246,23 @@ def strong_shares(null: pd.DataFrame) -> tuple[float, float]:
 
 def direction(metric: str) -> str:
     """Which scores are good, in words; empty for a metric that is not known."""
-    better = METRICS[metric].better if metric in METRICS else ""
-    texts = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
-    return {**texts, "nominal": f"best at {COVERAGE:g}"}.get(better, "")
+    return DIRECTIONS[METRICS[metric].better] if metric in METRICS else ""
 
 
 # -- what is measured on a sample --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a sample of the cells.
+    """What was measured on a sample of s cells."""
 
-    Attributes
-    ----------
-    cells : ndarray of shape (s,)
-        Positions of the cells of the sample.
-    genes : pandas.DataFrame
-        A row for each gene: ``mean_before``, ``mean_after``, ``variance_before``, ``variance_after``. Of counts also
-        ``zeros_before`` and ``zeros_after`` (shares of the cells), ``confident`` and ``raised`` (number of confident
-        biological zeros, and of those imputed above one count). Of real values also ``missing``, a share.
-    totals : pandas.DataFrame
-        A row for each cell: ``name``, ``before``, ``after``: its library size, or the mean of its values.
-    embedding : pandas.DataFrame or None
-        A row for each cell: ``name``, ``x_before``, ``y_before``, ``x_after``, ``y_after``; None if there are too few
-        cells or genes.
-    map : {"pca", "umap"}
-        How the embedding was made.
-    """
-
-    cells: np.ndarray
+    cells: np.ndarray  # (s,) positions of the cells
+    # a row for each gene: ``mean_before``, ``mean_after``, ``variance_before``, ``variance_after``; of raw counts also
+    # ``zeros_before`` and ``zeros_after`` (shares of the cells), ``confident`` and ``raised`` (number of confident
+    # biological zeros, and of those imputed above one count); of real values also ``missing``, a share
     genes: pd.DataFrame
-    totals: pd.DataFrame
+    totals: pd.DataFrame  # a row for each cell: ``name``, ``before``, ``after`` (library size, or mean of the values)
+    # a row for each cell: ``name``, ``x_before``, ``y_before``, ``x_after``, ``y_after``; None: too few cells or genes
     embedding: pd.DataFrame | None
-    map: Map
+    map: Map  # how the embedding was made
 
 
 def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLED_CELLS) -> Measured:
@@ -350,22 +297,21 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
     if counts:
         before_totals = np.asarray(before.X.sum(axis=1, dtype=np.float64)).ravel()
         mean, variance = _sparse_moments(before.X)
-        zeros = values.zeros(cells)
-        further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
-        further |= {"confident": zeros.confident, "raised": zeros.raised}
+        further = {}
+        if values.counted:
+            zeros = values.zeros(cells)
+            further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
+            further |= {"confident": zeros.confident, "raised": zeros.raised}
     else:
-        known = before.known_values()
-        before_totals, (mean, variance) = _mean(known, axis=1), _moments(known)
-        further = {"missing": np.isnan(known).mean(axis=0)}
-    moments = {"mean_before": mean, "variance_before": variance} | after
+        known = _known(before)
+        before_totals, mean = known.mean(axis=1).to_numpy(), known.mean().to_numpy()
+        variance, further = known.var(ddof=0).to_numpy(), {"missing": known.isna().mean().to_numpy()}
+    columns = {"mean_before": mean, "variance_before": variance} | after | further
     names = values.obs_names[cells].astype(str)
-    return Measured(
-        cells=cells,
-        genes=pd.DataFrame(moments | further, index=values.var_names.astype(str)),
-        totals=pd.DataFrame({"name": names, "before": before_totals, "after": after_totals}),
-        embedding=_embedding(before, map_values, map_genes, names, map=map, seed=seed),
-        map=map,
-    )
+    genes = pd.DataFrame(columns, index=values.var_names.astype(str))
+    totals = pd.DataFrame({"name": names, "before": before_totals, "after": after_totals})
+    embedding = _embedding(before, map_values, map_genes, names, map=map, seed=seed)
+    return Measured(cells, genes, totals, embedding, map)
 
 
 def _sparse_moments(X: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -377,18 +323,11 @@ def _sparse_moments(X: Any) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(squares - mean**2, 0)
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) mean and variance of the known values of each column."""
-    mean = _mean(values, axis=0)
-    return mean, _mean(np.square(values - mean), axis=0)
+def _known(data: Data) -> pd.DataFrame:
+    """Real values, NaN where they are missing, which pandas leaves out of means and variances."""
+    import pandas as pd
 
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the known values; NaN where there are none."""
-    known = ~np.isnan(values)
-    number = known.sum(axis=axis)
-    total = np.where(known, values, 0).sum(axis=axis, dtype=np.float64)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return pd.DataFrame(data.known_values(), dtype=np.float64)
 
 
 def _map_genes(before: Data) -> np.ndarray:
@@ -398,9 +337,9 @@ def _map_genes(before: Data) -> np.ndarray:
 
         _, variance = _sparse_moments(sp.csr_array(before.X * _per_10k(before)[:, None]).log1p())
     else:
-        known = before.known_values()
+        known = _known(before)
         # the features with most known values: their units may differ, so that variances cannot be compared
-        variance = (~np.isnan(known)).sum(axis=0) * (_moments(known)[1] > 0)
+        variance = (known.notna().sum() * (known.var(ddof=0) > 0)).to_numpy()
     return np.sort(np.argsort(-variance, kind="stable")[:MAP_GENES])
 
 
@@ -425,12 +364,10 @@ def _embedding(
             expression_components(np.maximum(after, 0) * factors),
         ]
     else:
-        known = before.known_values()[:, genes]
-        mean, variance = _moments(known)
-        spread = np.sqrt(variance)
-        spread[~(spread > 0)] = 1
-        filled = np.where(np.isnan(known), mean, known)
-        components = [_components((block - mean) / spread, seed) for block in (filled, after)]
+        known = _known(before)[genes]
+        mean, sd = known.mean().to_numpy(), known.std(ddof=0).to_numpy()
+        scaled = [(block - mean) / np.where(sd > 0, sd, 1) for block in (known.to_numpy(), after)]
+        components = [real_components(block, min(50, min(block.shape) - 1), seed) for block in scaled]
     if map == "umap":
         components = [coordinates(block, random_state=seed) for block in components]
     first, second = (block[:, :2] for block in components)
@@ -441,12 +378,14 @@ def _embedding(
     return pd.DataFrame({"name": names, **columns})
 
 
-def _components(values: np.ndarray, seed: int) -> np.ndarray:
-    """(n, 50) principal components, or fewer where the matrix is small."""
+def real_components(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """(n, n_components) principal components of real values, a missing one at the mean of its feature."""
+    import pandas as pd
     from sklearn.decomposition import PCA
 
-    values = np.nan_to_num(values)
-    return np.asarray(PCA(min(50, min(values.shape) - 1), random_state=seed).fit_transform(values))
+    known = pd.DataFrame(values)
+    filled = (known - known.mean()).fillna(0).to_numpy()
+    return np.asarray(PCA(n_components, random_state=seed).fit_transform(filled))
 
 
 def rotated(points: np.ndarray, target: np.ndarray) -> np.ndarray:

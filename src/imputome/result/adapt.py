@@ -24,16 +24,7 @@ Purpose = Literal["impute", "fit", "apply"]
 
 
 def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
-    """What is known of the matrix to impute.
-
-    Raises
-    ------
-    InputError
-        There is no such layer.
-    """
-    if layer is not None and layer not in adata.layers:
-        layers = ", ".join(adata.layers) or "none"
-        raise InputError(f"there is no layer {layer!r}; layers here: {layers}", code="layer-missing", parameter="layer")
+    """What is known of the matrix to impute."""
     return inspect(adata, layer=layer)
 
 
@@ -45,32 +36,12 @@ def checked_state(
     purpose: Purpose = "impute",
     kind: Kind | None = None,
 ) -> tuple[InputReport, Scale]:
-    """Check that a method can take a matrix in this state.
+    """Check that a method can take the matrix of a report; the report, and the scale of the values to be written.
 
-    Parameters
-    ----------
-    report : InputReport
-        State of the matrix.
-    method : MethodInfo
-        The method that will be used.
-    scale : str or None
-        Scale asked for. For normalised or logged values, naming their scale is the consent to impute on them.
-    purpose : {"impute", "fit", "apply"}, default="impute"
-        Only ``"impute"`` needs missing values; ``"apply"`` learns nothing, so one cell is enough for it.
-    kind : {"counts", "real"}, optional
-        Kind of data that a model, which is to be applied, was fitted on.
-
-    Returns
-    -------
-    report : InputReport
-        The report; real values without a missing one, which alone look like counts, are marked as real.
-    scale : str
-        Scale of the values that will be written.
-
-    Raises
-    ------
-    InputError
-        The method cannot take these values; the message says what to pass instead.
+    ``scale`` is the scale asked for; for normalised or logged values, naming their scale is the consent to impute on
+    them. Only the purpose ``"impute"`` needs missing values; ``"apply"`` learns nothing, so one cell is enough for it.
+    ``kind`` is that of the data of the model to apply. Real values without a missing one, which can look like counts,
+    are marked as real in the report.
     """
     if scale is not None and scale not in SCALES:
         raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}", code="unknown-scale", parameter="scale")
@@ -86,37 +57,21 @@ def checked_state(
         if state == "log1p" and "log-base" in warnings:
             raise InputError(warnings["log-base"])
         if scale not in (state, "input"):
-            raise InputError(
-                warnings.get(code)
-                or Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
-            )
+            message = Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
+            raise InputError(warnings.get(code, message))
     if report.kind == "counts" and "counts" not in method.kinds:
-        raise InputError(
-            f"{where} holds counts ({state}), and {method.name} imputes NaN: choose a method for counts",
-            code="wrong-kind",
-            parameter="method",
-        )
-    if report.kind == "real" and report.n_nan == 0 and purpose == "impute":
-        raise InputError(
-            f"{where} looks {state} and has no NaN, so nothing is missing: pass {{layer}} with the counts, or mark "
-            "missing values by NaN",
-            code="nothing-missing",
-            layer=...,
-        )
-    if report.kind == "real" and "real" not in method.kinds:
-        raise InputError(
-            f"{where} is real-valued with {report.n_nan:,} NaN, and {method.name} takes counts: choose a method for "
-            "real values",
-            code="wrong-kind",
-            parameter="method",
-        )
+        text = f"{where} holds counts ({state}), and {method.name} imputes NaN: choose a method for counts"
+        raise InputError(text, code="wrong-kind", parameter="method")
     if report.kind == "real":
+        if report.n_nan == 0 and purpose == "impute":
+            text = f"{where} looks {state} and has no NaN: pass {{layer}} with the counts, or mark missing ones by NaN"
+            raise InputError(text, code="nothing-missing", layer=...)
+        if "real" not in method.kinds:
+            text = f"{where} has real values ({report.n_nan:,} NaN), {method.name} needs counts: choose another method"
+            raise InputError(text, code="wrong-kind", parameter="method")
         if scale not in (None, "input"):
-            raise InputError(
-                f"scale={scale!r} needs counts, and {where} is real-valued: leave {{scale}} out",
-                code="scale-needs-counts",
-                scale=...,
-            )
+            text = f"scale={scale!r} needs counts, and {where} is real-valued: leave {{scale}} out"
+            raise InputError(text, code="scale-needs-counts", scale=...)
         return report, "input"
     if state == "counts":
         return report, scale or "counts"
@@ -124,7 +79,7 @@ def checked_state(
 
 
 def _perhaps_complete(report: InputReport, method: MethodInfo, kind: Kind | None) -> InputReport:
-    """The report of real values without a missing one, which alone look like counts, or like their logarithms."""
+    """The report, marked as real if the values must be real: without a missing one they can look like log counts."""
     real = kind == "real" if kind else method.kinds == {"real"}
     if not real or report.n_nan or report.state == "counts":
         return report
@@ -150,11 +105,8 @@ def chosen_link(data: Data, method: MethodInfo, transform: str | None) -> tuple[
         return "identity", []
     if transform is not None:
         if data.kind == "counts":
-            raise InputError(
-                f"the transform {transform} is for real values, and these are counts: leave {{transform}} out",
-                code="transform-needs-real",
-                transform=...,
-            )
+            text = f"the transform {transform} is for real values, and these are counts: leave {{transform}} out"
+            raise InputError(text, code="transform-needs-real", transform=...)
         return link(transform).name, []
     tails = heavy_tailed(data.X)
     if tails is None:
@@ -166,61 +118,48 @@ def chosen_link(data: Data, method: MethodInfo, transform: str | None) -> tuple[
 def covariate_columns(adata: AnnData, names: Iterable[str]) -> pd.DataFrame:
     """Columns of ``obs``, by name."""
     names = list(names)
-    missing = [name for name in names if name not in adata.obs]
-    if missing:
-        columns = ", ".join(map(str, adata.obs.columns)) or "none"
-        raise InputError(
-            f"obs has no column {missing[0]!r}; columns: {columns}", code="no-obs-column", parameter="covariates"
-        )
+    for name in names:
+        _check_column(adata.obs, name, table="obs", parameter="covariates")
     return adata.obs[names]
 
 
-def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
-    """Positions of genes.
-
-    Parameters
-    ----------
-    genes : array-like
-        Names (of ``var_names``, or of ``column``), positions, or a boolean mask.
-    column : str, optional
-        Column of ``var`` with the names.
-
-    Raises
-    ------
-    InputError
-        A gene or the column is not there, or no gene is left.
-    """
+def gene_names(adata: AnnData, column: str | None) -> pd.Index:
+    """Names of the genes as text: ``var_names``, or a column of ``var``."""
     import pandas as pd
 
-    if column is not None and column not in adata.var:
-        columns = ", ".join(map(str, adata.var.columns)) or "none"
-        raise InputError(
-            f"var has no column {column!r}; columns: {columns}", code="no-var-column", parameter="gene_column"
-        )
-    names = adata.var_names if column is None else pd.Index(adata.var[column].astype(str))
+    if column is not None:
+        _check_column(adata.var, column, table="var", parameter="gene_column")
+    return pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
+
+
+def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: str) -> None:
+    if name not in columns:
+        known = ", ".join(map(str, columns.columns)) or "none"
+        text = f"{table} has no column {name!r}; columns: {known}"
+        raise InputError(text, code=f"no-{table}-column", parameter=parameter)
+
+
+def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
+    """Positions of genes that are given as names (of ``var_names``, or of a column of ``var``), positions or a mask."""
+    names = gene_names(adata, column)
     asked = np.atleast_1d(np.asarray(genes))
     if asked.dtype == bool:
         if len(asked) != adata.n_vars:
-            raise InputError(
-                f"the gene mask has {len(asked)} values for {adata.n_vars} genes", code="genes-mask", parameter="genes"
-            )
+            text = f"the gene mask has {len(asked)} values for {adata.n_vars} genes"
+            raise InputError(text, code="genes-mask", parameter="genes")
         positions = np.flatnonzero(asked)
     elif asked.dtype.kind in "iu":
         positions = asked
         if len(asked) and not (asked.min() >= 0 and asked.max() < adata.n_vars):
-            raise InputError(
-                f"gene positions must lie in 0 to {adata.n_vars - 1}", code="genes-out-of-range", parameter="genes"
-            )
+            text = f"gene positions must lie in 0 to {adata.n_vars - 1}"
+            raise InputError(text, code="genes-out-of-range", parameter="genes")
     else:
         unknown = [str(name) for name in asked if name not in names]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             source = "var_names" if column is None else f"var[{column!r}]"
-            raise InputError(
-                f"gene {unknown[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)",
-                code="unknown-gene",
-                parameter="genes",
-            )
+            text = f"gene {unknown[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)"
+            raise InputError(text, code="unknown-gene", parameter="genes")
         positions = np.flatnonzero(names.isin(asked))
     if len(positions) == 0:
         raise InputError("no genes are selected: give at least one", code="no-genes", parameter="genes")

@@ -18,42 +18,30 @@ from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError, Message, ModelFormatError
+from imputome.result.adapt import gene_names
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 MIN_SHARE = 0.5  # of the model's genes that the input must have
-NAMES_IN_MESSAGE = 5
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Where the genes of an input are in a model.
+    """Where the genes of an input are in a model."""
 
-    Attributes
-    ----------
-    places : ndarray of int, shape (G,)
-        Position of each gene of the input among the model's M, -1 for a gene that the model does not know.
-    missing : Index of str
-        Genes of the model that the input lacks.
-    exact : bool
-        Whether both have the same genes in the same order.
-    fallback : str
-        What missing values of genes that the model does not know become; empty for counts.
-    """
-
-    places: np.ndarray
-    missing: pd.Index
-    exact: bool
-    fallback: str = ""
+    places: np.ndarray  # (G,) position of each gene among the model's M; -1 for a gene that the model does not know
+    missing: pd.Index  # genes of the model that the input lacks
+    exact: bool  # both have the same genes in the same order
+    fallback: str = ""  # what missing values of genes unknown to the model become; empty for counts
 
     @property
     def messages(self) -> list[Message]:
         """What the user should know."""
         messages = []
         if len(self.missing):
-            text = f"{len(self.missing):,} genes of the model are not in the input ({_some(self.missing)}): they are "
+            text = f"{len(self.missing):,} genes of the model are not in the input ({some(self.missing)}): they are "
             messages.append(Message(f"{text}treated as not seen in any cell", code="genes-missing"))
         unknown = int((self.places < 0).sum())
         if unknown:
@@ -64,36 +52,15 @@ class Matched:
 
 
 def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None) -> Matched:
-    """Find the genes of ``adata`` in a fitted model, by name.
-
-    Parameters
-    ----------
-    column : str, optional
-        Column of ``var`` with the names; by default ``var_names``.
-
-    Raises
-    ------
-    InputError
-        Fewer than half of the model's genes are in the input (the message says where they seem to be), or a gene of
-        the model is there twice.
-    """
-    import pandas as pd
-
-    if column is not None and column not in adata.var:
-        columns = ", ".join(map(str, adata.var.columns)) or "none"
-        raise InputError(
-            f"var has no column {column!r}; columns: {columns}", code="no-var-column", parameter="gene_column"
-        )
-    names = pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
+    """Find the genes of ``adata`` (``var_names``, or a column of ``var``) in a fitted model, by name."""
+    names = gene_names(adata, column)
     model_names = estimator.feature_names_
     if names.equals(model_names):
         return Matched(np.arange(len(names)), model_names[:0], exact=True)
     if not model_names.is_unique:
-        raise ModelFormatError(
-            f"the model has several genes called {model_names[model_names.duplicated()][0]!r}: it takes only the same "
-            "genes in the same order",
-            code="model-genes-not-unique",
-        )
+        twice = model_names[model_names.duplicated()][0]
+        text = f"the model has several genes called {twice!r}: it takes only the same genes in the same order"
+        raise ModelFormatError(text, code="model-genes-not-unique")
     places = model_names.get_indexer(names)
     present = np.zeros(len(model_names), dtype=bool)
     present[places[places >= 0]] = True
@@ -101,41 +68,36 @@ def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None
         raise _too_few_genes(adata, model_names, names, int(present.sum()), column)
     twice = names[(places >= 0) & names.duplicated()].unique()
     if len(twice):
-        raise InputError(
-            f"{len(twice):,} genes of the model are in the input more than once ({_some(twice)}): keep one of each, or "
-            "make the names unique",
-            code="genes-not-unique",
-        )
+        text = f"{len(twice):,} genes of the model are in the input more than once ({some(twice)}): keep one of each"
+        raise InputError(text, code="genes-not-unique")
     return Matched(places, model_names[~present], False, "the mean of the feature" if estimator.kind_ == "real" else "")
 
 
 def _too_few_genes(
     adata: AnnData, model_names: pd.Index, names: pd.Index, present: int, column: str | None
 ) -> InputError:
-    """The error, with advice on where the genes of the model seem to be."""
+    """The error for an input with fewer than half of the model's genes; it says where these genes seem to be."""
     text = (
-        f"only {present:,} of the model's {len(model_names):,} genes are in the input (the input has {_some(names)}; "
-        f"the model {_some(model_names)})"
+        f"only {present:,} of the model's {len(model_names):,} genes are in the input (the input has {some(names)}; "
+        f"the model {some(model_names)})"
     )
     code = "too-few-genes"
     if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
-        return InputError(f"{text}: var_names has them, so leave gene_column out", code=code, parameter="gene_column")
+        return InputError(f"{text}: var_names has them, so leave {{gene_column}} out", code=code, gene_column=...)
     for name in adata.var.columns:
         values = adata.var[name]
         if name != column and values.dtype.kind == "O" and model_names.isin(values.astype(str)).mean() >= MIN_SHARE:
             return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, gene_column=str(name))
     if model_names.isin(adata.obs_names).mean() >= MIN_SHARE:
-        return InputError(
-            f"{text}: obs_names has them, so the input is genes x cells: transpose it (for a table pass {{genes_in}})",
-            code=code,
-            genes_in="rows",
-        )
+        text += ": obs_names has them, so the input is genes x cells: transpose it (for a table pass {genes_in})"
+        return InputError(text, code=code, genes_in="rows")
     return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str], number: int = 5) -> str:
+    """The first of some names, for a message."""
     names = list(names)
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (", ..." if len(names) > NAMES_IN_MESSAGE else "")
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
 
 
 def model_data(own: Data, estimator: Imputer, matched: Matched) -> Data:
@@ -168,10 +130,7 @@ class OwnGenes:
     """A fitted model's values for the genes of the input (a `Model`); genes that it does not know keep their values."""
 
     def __init__(self, inner: Model, own: Data, data: Data, places: np.ndarray) -> None:
-        self.inner = inner
-        self.own = own
-        self.data = data
-        self.places = places
+        self.inner, self.own, self.data, self.places = inner, own, data, places
         if hasattr(inner, "draw"):
             self.draw = self._draw
 
@@ -235,10 +194,8 @@ class OwnGenes:
         X = self.own.X
         known = ~np.isnan(X)
         number = known.sum(axis=0)
-        whole = float(np.nanmean(X, dtype=np.float64))
-        return np.divide(
-            np.nansum(X, axis=0, dtype=np.float64), number, out=np.full(len(number), whole), where=number > 0
-        )
+        means = np.full(len(number), float(np.nanmean(X, dtype=np.float64)))
+        return np.divide(np.nansum(X, axis=0, dtype=np.float64), number, out=means, where=number > 0)
 
     @cached_property
     def _variances(self) -> np.ndarray:

@@ -26,54 +26,17 @@ def default_key(estimator: Imputer) -> str:
 
 
 def checked_key(adata: AnnData, key: str) -> str:
-    """Check that a result can have a name.
-
-    Parameters
-    ----------
-    adata : AnnData
-    key : str
-
-    Returns
-    -------
-    str
-        The key.
-
-    Raises
-    ------
-    InputError
-        A file cannot hold a layer of that name, or ``uns["imputome"]`` holds something else than records.
-    """
+    """The name of a result, checked: a file must be able to hold a layer of that name."""
     if not key.strip() or "/" in key or key in (".", ".."):
-        raise InputError(
-            f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter",
-            code="bad-key",
-            parameter="key_added",
-        )
+        text = f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter"
+        raise InputError(text, code="bad-key", parameter="key_added")
     if not isinstance(adata.uns.get("imputome", {}), Mapping):
-        raise InputError(
-            "uns['imputome'] does not hold records of imputome: rename or delete it first", code="uns-taken"
-        )
+        raise InputError("uns['imputome'] holds no records of imputome: rename or delete it first", code="uns-taken")
     return key
 
 
 def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output, ...]:
-    """Check, before any computation, that a method has the outputs asked for beside the value.
-
-    Parameters
-    ----------
-    estimator : Imputer
-    outputs : str or iterable of str
-
-    Returns
-    -------
-    tuple of str
-        Each once, without ``"value"``.
-
-    Raises
-    ------
-    InputError
-        The method does not have one of them.
-    """
+    """Check, before any computation, that a method has the outputs asked for; each once, without ``"value"``."""
     if isinstance(outputs, str):
         outputs = (outputs,)
     names = tuple(dict.fromkeys(name for name in outputs if name != "value"))
@@ -103,69 +66,29 @@ def check_free(
 ) -> None:
     """Check, before any computation, that a result can be written under a name.
 
-    Parameters
-    ----------
-    adata : AnnData
-    key : str
-        Name of the result.
-    outputs : iterable of str, default=()
-        What is written beside the value.
-    room : {"layers", "obsm"}, default="layers"
-        Where the matrices go.
-    overwrite : bool, default=False
-        Whether what has these names may be replaced. Another result is never replaced by an output.
-
-    Raises
-    ------
-    InputError
-        A name is taken, or the record of the result to be replaced cannot be read.
+    ``room`` is where the matrices go, ``"layers"`` or ``"obsm"``. With ``overwrite`` what has these names may be
+    replaced, but another result is never replaced by an output.
     """
     names = list(layer_names(key, outputs).values())
     records = adata.uns.get("imputome", {})
     for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}")]:
         if name in getattr(adata, element) and not overwrite:
-            raise InputError(
-                f"{element}[{name!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}",
-                code="key-exists",
-                overwrite=True,
-                key_added=...,
-            )
+            text = f"{element}[{name!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
+            raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     other = next((name for name in names[1:] if name in records), None)
     if other is not None:
-        raise InputError(
-            f"{other!r} is the name of another result: pass another {{key_added}}",
-            code="name-of-another-result",
-            key_added=...,
-        )
+        text = f"{other!r} is the name of another result: pass another {{key_added}}"
+        raise InputError(text, code="name-of-another-result", key_added=...)
     places_to_remove(key, records)
 
 
 def store(
     adata: AnnData, run: Run, key: str, *, genes: np.ndarray | None, keep_observed: bool | None, copy: bool
 ) -> AnnData | None:
-    """Compute the values and write the result into an AnnData in memory.
+    """Compute the values and write the result into an AnnData in memory, or into a copy, which is returned.
 
-    A layer cannot hold some genes only. They go to ``obsm`` as a DataFrame, or to a layer of the copy, which then has
-    only these genes.
-
-    Parameters
-    ----------
-    adata : AnnData
-        n cells x G genes.
-    run : Run
-    key : str
-        Name of the result.
-    genes : ndarray of int, or None
-        Positions of the genes to write; None means all.
-    keep_observed : bool or None
-        Whether observed values stay as they are; None means the method's default.
-    copy : bool
-        Whether to write into a copy.
-
-    Returns
-    -------
-    AnnData or None
-        The copy, if there is one.
+    A layer cannot hold the values of some ``genes`` (positions) only. They go to ``obsm`` as a DataFrame, or to a layer
+    of the copy, which then has only these genes.
     """
     import pandas as pd
 
@@ -177,7 +100,11 @@ def store(
     target, element = adata, "layers" if genes is None or copy else "obsm"
     if copy:
         target = adata.copy() if genes is None else adata[:, genes].copy()
-    _remove(target, key)
+    for part, name in places_to_remove(key, target.uns.get("imputome", {})):  # an earlier result of that name
+        if part in ("obs", "var"):
+            getattr(target, part).drop(columns=[name], errors="ignore", inplace=True)
+        else:
+            getattr(target, part).pop(name, None)
     for name, matrix in values.items():
         if element == "obsm":
             target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=adata.var_names[genes])
@@ -194,12 +121,3 @@ def store(
         record = replace(record, genes=tuple(adata.var_names[genes].astype(str)), stored_in=(element,))
     target.uns["imputome"] = {**target.uns.get("imputome", {}), key: record.to_uns()}
     return target if copy else None
-
-
-def _remove(adata: AnnData, key: str) -> None:
-    """Remove an earlier result of that name with all that its record lists."""
-    for element, name in places_to_remove(key, adata.uns.get("imputome", {})):
-        if element in ("obs", "var"):
-            getattr(adata, element).drop(columns=[name], errors="ignore", inplace=True)
-        else:
-            getattr(adata, element).pop(name, None)

@@ -23,7 +23,7 @@ Progress = Callable[[float, str], None]  # called with the share of work done (0
 
 @dataclass(frozen=True)
 class Run:
-    """A fitted method with all that is worth keeping of how it came about."""
+    """A fitted method with all that is worth recording."""
 
     imputation: Imputation
     estimator: Imputer
@@ -79,26 +79,8 @@ def fit_run(
 ) -> Run:
     """Fit an estimator and return the lazy result; nothing is written.
 
-    Parameters
-    ----------
-    estimator : Imputer
-        The method; its transform of real values (``link``) is set.
-    data : Data
-        The input.
-    report : InputReport
-        State of the input.
-    scale : str
-        Scale of the values that will be written.
-    keep_observed : bool, optional
-        Whether observed values are put back; by default what the method does.
-    outputs : tuple of str, default=()
-        Outputs that will be written beside the value.
-    messages : sequence of Message, default=()
-        What the user should know already.
-    progress : callable, optional
-        Called with the share of the fit that is done (0 to 1) and a short text.
-    fit : callable, optional
-        What fits; by default ``estimator.fit_transform``.
+    ``scale`` is that of the values that will be written, ``outputs`` what will be written beside the value,
+    ``messages`` what the user should know already. ``fit`` replaces ``estimator.fit_transform``.
     """
     if progress is not None:
         progress(0.0, "")

@@ -1,43 +1,133 @@
-"""Whether the results of a study support its claims, with the spread over trials; and its Wilcoxon tests."""
+"""The results of a study: means and spread by configuration, as tables; Wilcoxon tests; and whether its claims hold."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from imputome.studies.results import costs
-from imputome.studies.spec import Claim, Study
-from imputome.studies.summary import TABLE_KEYS, half_interval, markdown_row, values_by_configuration
+from imputome.studies.results import costs, summary
+from imputome.studies.spec import Claim, Published, Study
 
-if TYPE_CHECKING:
-    import pandas as pd
+# -- tables ------------------------------------------------------------------------------------------------------------
+LEVEL = 0.95  # of the intervals
+TABLE_KEYS = ["dataset", "scheme", "fraction"]  # each combination has its own table
 
+
+def by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """`imputome.studies.results.summary` with the names of the configurations; two equal ones give two rows."""
+    return named(study, summary(table))
+
+
+def named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the names of the configurations that they belong to, in the order of the study."""
+    parts = []
+    for split in study.splits:
+        names = study.names_of_rows(split)
+        part = rows[rows["scheme"] == split.label]
+        keys = zip(part["method"], part["parameters"], strict=True)
+        part = part.assign(configuration=[names.get(key, []) for key in keys])
+        parts.append(part.explode("configuration").dropna(subset="configuration"))
+    order = {subset.label: place for place, subset in enumerate(study.datasets)}
+    table = pd.concat(parts, ignore_index=True)
+    table = table.sort_values("dataset", kind="stable", key=lambda labels: labels.map(order), ignore_index=True)
+    return table[["configuration", *rows.columns]]
+
+
+def markdown(study: Study, table: pd.DataFrame) -> str:
+    """The scores as Markdown: one table per dataset and split, a row per configuration and a column per metric.
+
+    The computations that were skipped or failed, and the reasons, are at the end.
+    """
+    scores = by_configuration(study, table)
+    lines = [f"# {study.name}", "", study.title, ""]
+    split_names = {split.name for split in study.splits}
+    for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
+        metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
+        share = "" if scheme in split_names else f", {fraction:g} hidden"
+        rows = []
+        for _, scores_of in part.groupby(["method", "parameters"], sort=False):
+            cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}
+            label = " = ".join(dict.fromkeys(scores_of["configuration"]))
+            label += " (control)" if scores_of["control"].iloc[0] else ""
+            rows.append([label, *(cells.get(metric, "") for metric in metrics)])
+        lines += [f"## {dataset}, {scheme}{share}", "", *markdown_table(["", *metrics], rows), ""]
+    spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
+    lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
+    for row in table[table["status"] == "skipped"].to_dict("records"):
+        lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
+    for failed in table[table["status"] == "failed"].to_dict("records"):
+        lines.append(f"Failed: {failed['method']} {failed['parameters']} on {failed['dataset']}: {failed['reason']}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _with_spread(row: dict[str, Any], kind: str) -> str:
+    """Mean and spread of a row of `by_configuration`; ``kind`` is that of ``Study.spread``."""
+    if row["n"] < 2:
+        return f"{row['mean']:.4g}"
+    return f"{row['mean']:.4g} ± {half_interval(row['sd'], row['n']) if kind == 'interval' else row['sd']:.1g}"
+
+
+def half_interval(sd: float, n: int) -> float:
+    """Half of the 95 % interval (Student's t) of the mean of ``n`` values with the standard deviation ``sd``."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n))
+
+
+def _cell(row: dict[str, Any], kind: str) -> str:
+    text = f"**{_with_spread(row, kind)}**" if row["best"] else _with_spread(row, kind)
+    return f"{text} !" if row["loses_to"] else text
+
+
+def published_markdown(study: Study, table: pd.DataFrame) -> str:
+    """The tables of ``study.published`` whose dataset is in the study, with our numbers and those of the paper."""
+    labels = {subset.name: subset.label for subset in study.datasets}
+    scores = by_configuration(study, table)
+    lines: list[str] = []
+    for published in study.published:
+        if published.dataset in labels:
+            rows = (scores["dataset"] == labels[published.dataset]) & (scores["metric"] == published.metric)
+            lines += [f"# {published.title}", "", *_lines(published, scores[rows], study.spread), ""]
+    if not lines:
+        return ""
+    return "\n".join([*lines, "Our numbers, and in brackets those of the paper, which used other data."]) + "\n"
+
+
+def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]:
+    rows = []
+    for split, figures in published.rows.items():
+        cells = [split]
+        for heading, configuration in published.columns.items():
+            found = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
+            ours = _with_spread(found[0], spread) if found else "-"
+            cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
+        rows.append(cells)
+    return markdown_table(["", *published.columns], rows)
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------
 TEST_COLUMNS = ["dataset", "scheme", "metric", "first", "second", "mean_first", "mean_second", "difference", "n", "p"]
 
 
 def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon signed-rank tests: one row for each comparison, dataset and split that has its metric.
 
-    Parameters
-    ----------
-    study : Study
-        With its comparisons.
-    table : DataFrame
-        Rows of results.
-
-    Returns
-    -------
-    DataFrame
-        With the columns `TEST_COLUMNS`. ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's
-        ``wilcoxon``): with ten trials it is at least 0.002. It is 1 if every difference is 0, and NaN with fewer than
-        two trials. ``difference`` is the median of the first minus the second.
+    ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it is at least
+    0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the median of the
+    first minus the second.
     """
-    import pandas as pd
     from scipy.stats import wilcoxon
 
-    values = values_by_configuration(study, table)
+    values = named(study, table[table["status"] == "ok"])
     rows = []
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
         for comparison in study.comparisons:
@@ -60,15 +150,15 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
 def comparisons_markdown(tests: pd.DataFrame) -> str:
     """The tests as a Markdown table."""
-    lines = ["# Tests", "", *markdown_row(TEST_COLUMNS), "|" + " --- |" * len(TEST_COLUMNS)]
-    for row in tests.to_dict("records"):
-        lines += markdown_row(
-            [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in TEST_COLUMNS]
-        )
-    lines += ["", "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."]
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in TEST_COLUMNS]
+        for row in tests.to_dict("records")
+    ]
+    legend = "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."
+    return "\n".join(["# Tests", "", *markdown_table(TEST_COLUMNS, rows), "", legend]) + "\n"
 
 
+# -- claims ------------------------------------------------------------------------------------------------------------
 CLAIM_COLUMNS = [
     *("claim", "dataset", "scheme", "metric", "held", "estimate", "se", "n", "evidence", "beats_control", "spread")
 ]
@@ -81,16 +171,17 @@ LEGEND = (
 SPREADS = ("between_cell_sd", "data_between_cell_sd")  # of output and data, if a method reports them
 
 
-class MeanDifference(NamedTuple):
-    """The mean of differences over trials, its standard error, their number, and whether it is above 0.
+class Outcome(NamedTuple):
+    """Whether a claim holds (``"yes"``, ``"no"`` or ``"unclear"``), and the estimate for that, over ``n`` trials."""
 
-    ``held`` is ``"yes"``, ``"no"`` or ``"unclear"``, by the 95 % interval of the mean.
-    """
-
-    mean: float
+    held: str
+    estimate: float
     se: float
     n: int
-    held: str
+    evidence: str = ""  # the numbers as text
+
+
+UNKNOWN = Outcome("unclear", math.nan, math.nan, 0)
 
 
 def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -102,31 +193,17 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     difference lies within the claimed share, and not similar if it lies outside. The other kinds hold, or do not, if
     they do so in every trial. A single trial of a comparison is always unclear.
 
-    Parameters
-    ----------
-    study : Study
-        With its claims.
-    table : DataFrame
-        Rows of results.
+    Gives one row per claim, dataset and split:
 
-    Returns
-    -------
-    DataFrame
-        One row per claim, dataset and split, with the columns
-
-        - ``claim``, ``dataset``, ``scheme``, ``metric``,
-        - ``held``: ``"yes"``, ``"no"``, ``"unclear"``, or ``"collapsed"``: yes, but in half of the trials or more the
-          network gives all cells the same profile, so it has learned nothing about any cell,
-        - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else
-          the mean of the value that is claimed to be large or small,
-        - ``se``: standard error of the estimate, and ``n``: number of trials,
-        - ``evidence``: the numbers as text,
-        - ``beats_control``: the same test of the first configuration against the control of the claim,
-        - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
+    - ``held``: ``"yes"``, ``"no"``, ``"unclear"``, or ``"collapsed"``: yes, but in half of the trials or more the
+      network gives all cells the same profile, so it has learned nothing about any cell,
+    - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else the
+      mean of the value that is claimed to be large or small,
+    - ``se``: standard error of the estimate; ``n``: number of trials; ``evidence``: the numbers as text,
+    - ``beats_control``: the same test of the first configuration against the control of the claim,
+    - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
     """
-    import pandas as pd
-
-    values = values_by_configuration(study, table)
+    values = named(study, table[table["status"] == "ok"])
     rows: list[dict[str, Any]] = []
     names = {subset.label: subset.name for subset in study.datasets}
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
@@ -140,74 +217,74 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
             metrics = [metric for metric in (claim.metric, claim.reference) if metric]
             missing = [name for name in claim.configurations for metric in metrics if (metric, name) not in wide]
             if missing:
-                unknown = MeanDifference(math.nan, math.nan, 0, "unclear")
-                rows.append({**row, **_row(unknown, f"no result of {missing[0]}")})
+                rows.append({**row, **UNKNOWN._replace(evidence=f"no result of {missing[0]}")._asdict()})
                 continue
-            row |= {**CLAIM_CHECKS[claim.kind](claim, wide), **_context(claim, wide)}
+            row |= {**CLAIM_CHECKS[claim.kind](claim, wide)._asdict(), **_context(claim, wide)}
             if row["held"] == "yes" and _collapsed(claim, wide):
                 row["held"] = "collapsed"
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
-def mean_difference(differences: np.ndarray) -> MeanDifference:
-    """The mean of (n,) differences over trials; with one that is not finite it is unclear whether it is above 0."""
+def mean_difference(differences: np.ndarray) -> Outcome:
+    """Whether the mean of (n,) differences is above 0, by its 95 % interval; unclear if one is not finite."""
     n = len(differences)
     if n == 0 or not np.isfinite(differences).all():
-        return MeanDifference(math.nan, math.nan, n, "unclear")
+        return UNKNOWN._replace(n=n)
     mean = float(differences.mean())
     if n == 1:
-        return MeanDifference(mean, math.nan, n, "unclear")
+        return UNKNOWN._replace(n=1, estimate=mean)
     sd = float(differences.std(ddof=1))
-    se, half = sd / math.sqrt(n), half_interval(sd, n)
-    return MeanDifference(mean, se, n, "yes" if mean > half else "no" if mean < -half else "unclear")
+    half = half_interval(sd, n)
+    held = "yes" if mean > half else "no" if mean < -half else "unclear"
+    return Outcome(held, mean, sd / math.sqrt(n), n)
 
 
-def _better(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
     first, second = (wide[claim.metric, name] for name in claim.configurations)
     difference = _improvement(wide, claim.metric, *claim.configurations)
     evidence = f"{first.mean():.5g} against {second.mean():.5g}"
-    if math.isnan(difference.mean):
-        return _row(difference, f"{evidence}: not finite in every trial")
-    evidence += f": {'better' if difference.mean >= 0 else 'worse'} by {abs(difference.mean):.3g}"
+    if math.isnan(difference.estimate):
+        return difference._replace(evidence=f"{evidence}: not finite in every trial")
+    evidence += f": {'better' if difference.estimate >= 0 else 'worse'} by {abs(difference.estimate):.3g}"
     evidence += "" if math.isnan(difference.se) else f" ± {difference.se:.2g}"
     if claim.value:
         beyond = _improvement(wide, claim.metric, *claim.configurations, margin=claim.value)
         difference = difference._replace(held=beyond.held)
         evidence += f", which is {1 - first.mean() / second.mean():.2%}; {claim.value:.0%} or more is claimed"
-    return _row(difference, evidence)
+    return difference._replace(evidence=evidence)
 
 
-def _similar(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _similar(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
     relative = mean_difference(pair[:, 0] / pair[:, 1] - 1)
-    evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.mean:+.2%}"
+    evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.estimate:+.2%}"
     if math.isnan(relative.se):
-        return _row(relative._replace(held="unclear"), evidence)
+        return relative._replace(held="unclear", evidence=evidence)
     half = half_interval(relative.se * math.sqrt(relative.n), relative.n)
-    within, outside = abs(relative.mean) + half <= claim.value, abs(relative.mean) - half > claim.value
+    within, outside = abs(relative.estimate) + half <= claim.value, abs(relative.estimate) - half > claim.value
     held = "yes" if within else "no" if outside else "unclear"
-    return _row(relative._replace(held=held), f"{evidence} ± {relative.se:.2%}; {claim.value:.0%} or less is claimed")
+    evidence += f" ± {relative.se:.2%}; {claim.value:.0%} or less is claimed"
+    return relative._replace(held=held, evidence=evidence)
 
 
-def _at_least(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _at_least(claim: Claim, wide: pd.DataFrame) -> Outcome:
     values = wide[claim.metric, claim.configurations[0]].dropna().to_numpy()
     return _in_every_trial(values >= claim.value, values, f"{_mean(values)}, {claim.value:g} or more is claimed")
 
 
-def _monotone(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
-    # (trials, configurations)
-    curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
+def _monotone(claim: Claim, wide: pd.DataFrame) -> Outcome:
+    curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()  # trials x curve
     steps = np.diff(curves, axis=1)
     fall = mean_difference(curves[:, 0] - curves[:, -1])
     rises = any(mean_difference(step).held == "yes" for step in steps.T)
     curve = ", ".join(f"{value:.3g}" for value in curves.mean(axis=0))
     falling = int((steps <= 0).all(axis=1).sum())
     evidence = f"means {curve}; no step rises in {falling} of {len(curves)} trials"
-    return _row(fall._replace(held="no" if rises else fall.held), evidence)
+    return fall._replace(held="no" if rises else fall.held, evidence=evidence)
 
 
-def _close(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
+def _close(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(name, claim.configurations[0]) for name in (claim.metric, claim.reference)]].dropna().to_numpy()
     change = np.abs(pair[:, 0] / pair[:, 1] - 1)
     return _in_every_trial(
@@ -235,25 +312,20 @@ def _collapsed(claim: Claim, wide: pd.DataFrame) -> bool:
     return column in wide and bool(wide[column].mean() >= 0.5)
 
 
-def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, margin: float = 0.0) -> MeanDifference:
+def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, margin: float = 0.0) -> Outcome:
     """How much better the first is than ``1 - margin`` times the second, over the trials that both have."""
     both = wide[[(metric, first), (metric, second)]].dropna(how="any")
     costs_of = [np.asarray(costs(both[metric, name], metric), dtype=np.float64) for name in (first, second)]
     return mean_difference((1 - margin) * costs_of[1] - costs_of[0])
 
 
-def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> dict[str, Any]:
+def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> Outcome:
     """A claim that holds, or does not hold, if it does so in every trial."""
     n, k = len(holds), int(np.sum(holds))
     held = "unclear" if n == 0 or 0 < k < n else "yes" if k else "no"
     mean = float(values.mean()) if n else math.nan
     se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return _row(MeanDifference(mean, se, n, held), f"{claimed}: in {k} of {n} trials")
-
-
-def _row(difference: MeanDifference, evidence: str) -> dict[str, Any]:
-    columns = {"held": difference.held, "estimate": difference.mean, "se": difference.se, "n": difference.n}
-    return {**columns, "evidence": evidence}
+    return Outcome(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
 
 
 def _mean(values: np.ndarray) -> str:
@@ -265,12 +337,12 @@ def _mean(values: np.ndarray) -> str:
 def claims_markdown(checked: pd.DataFrame) -> str:
     """The checked claims as a Markdown table; the text of a claim is in its first row."""
     columns = [name for name in PRINTED_COLUMNS if checked[name].notna().any()]
-    lines = ["# Claims", "", *markdown_row(columns), "|" + " --- |" * len(columns)]
+    rows = []
     for claim, part in checked.groupby("claim", sort=False):
         for place, row in enumerate(part.to_dict("records")):
-            row["claim"] = "" if place else claim
-            lines += markdown_row([_text(row[name]) for name in columns])
-    return "\n".join([*lines, "", LEGEND]) + "\n"
+            rows.append([_text(row[name]) for name in columns])
+            rows[-1][0] = "" if place else str(claim)
+    return "\n".join(["# Claims", "", *markdown_table(columns, rows), "", LEGEND]) + "\n"
 
 
 def _text(value: Any) -> str:

@@ -12,34 +12,41 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
 from imputome.core.atomic import atomic_path
 from imputome.core.data import Data
 from imputome.core.links import link
 from imputome.errors import ImputomeError, InputError, Message, missing_extra
 from imputome.evaluation.splits import seed_for
-from imputome.studies.claims import check_claims, claims_markdown, comparisons_markdown, wilcoxon_tests
-from imputome.studies.inputs import Dataset, MethodSpec, Progress, to_dataset
+from imputome.studies.claims import (
+    by_configuration,
+    check_claims,
+    claims_markdown,
+    comparisons_markdown,
+    markdown,
+    published_markdown,
+    wilcoxon_tests,
+)
+from imputome.studies.inputs import Dataset, MethodSpec, Progress, detected, obs_column, to_dataset
 from imputome.studies.results import COLUMNS, read, table_of, write
 from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
-from imputome.studies.summary import by_configuration, markdown, published_markdown
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARTS_FOLDER = "parts"  # of the files of the units
 POLL_SECONDS = 0.5  # between two looks at the work of other processes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+WORKER_DIED = Message("a worker process died: run the same command again to continue", code="worker-died")
 Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
 
 
@@ -67,44 +74,18 @@ class Unit:
 def execute(
     study: Study, folder: str | Path, *, load: Loader, workers: int = 1, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Run what is not yet done of a study, and collect its rows.
+    """Run what is not yet done of a study, and collect its rows: those of `run_study` with details.
 
-    Parameters
-    ----------
-    study : Study
-        As `imputome.studies.spec.find_study` gives it.
-    folder : str or Path
-        Folder for the files of the units; created if it does not exist.
-    load : callable
-        From the name of a dataset to an AnnData; with several workers a function of a module.
-    workers : int, default=1
-        Number of processes. Each has its own copy of the data and, if there are several, one thread: networks of this
-        size are not faster with more.
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
-
-    Returns
-    -------
-    DataFrame
-        The rows of `imputome.studies.runner.run_study` with details, of this study only.
-
-    Raises
-    ------
-    InputError
-        A dataset is not available, the folder cannot be written to, or a worker process died.
+    ``folder`` holds the files of the units; it is created if it does not exist. With several workers ``load`` must be a
+    function of a module; each process then has its own copy of the data and one thread: networks of this size are not
+    faster with more.
     """
-    import pandas as pd
-
     folder = Path(folder)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
-    specs = [configuration.spec for configuration in study.configurations]
-    if workers > 1 and not all(isinstance(spec.method, str) for spec in specs):
+    if workers > 1 and not all(isinstance(configuration.spec.method, str) for configuration in study.configurations):
         raise InputError(
-            "several processes can only run methods that have a registered name: pass {workers}, or register the class "
-            "in the entry-point group imputome.methods",
-            code="method-not-registered",
-            workers=1,
+            "several processes can only run registered methods: pass {workers}", code="method-not-registered", workers=1
         )
     try:
         (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -117,22 +98,31 @@ def execute(
         load(subset.name)  # a dataset that is not available is reported now, not after an hour
     units = _units(study)
     if workers == 1:
-        _run_units(study, folder, load, units, progress=progress)
+        _run_units(study, folder, load, units, progress)
     else:
-        _run_in_processes(study, folder, load, units, workers, progress)
+
+        def report() -> None:
+            if progress is not None:
+                done = sum(unit.path(study, folder).exists() for unit in units)
+                progress(done / len(units), f"{done} of {len(units)} units")
+
+        shares = [(study, folder, load, units[k::workers]) for k in range(min(workers, len(units)))]
+        run_processes(_run_units, shares, threads=1, report=report)
+        if not all(unit.path(study, folder).exists() for unit in units):
+            raise InputError(WORKER_DIED)
     parts = [_rows_of_study(study, unit, read(unit.path(study, folder)), tables) for unit in units]
     parts.append(table_of(_skipped(study)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)[list(COLUMNS)]
 
 
 def _units(study: Study) -> list[Unit]:
-    groups = [
-        (subset, splits)
+    return [
+        Unit(subset, splits, trial)
         for subset in study.datasets
         for splits in ([study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits])
         if splits
+        for trial in range(study.trials)
     ]
-    return [Unit(subset, splits, trial) for subset, splits in groups for trial in range(study.trials)]
 
 
 def _tables(study: Study, load: Loader) -> Tables:
@@ -142,10 +132,7 @@ def _tables(study: Study, load: Loader) -> Tables:
         table = load(name)
         columns = [column for column in getattr(table, "columns", ()) if str(column).startswith("Cov.")]
         if not columns:
-            raise InputError(
-                f"{name} has no coverages, columns whose names begin with Cov.: give another dataset",
-                code="coverage-missing",
-            )
+            raise InputError(f"{name} has no coverages (columns Cov.*): give another dataset", code="coverage-missing")
         coverage[name] = table[columns].to_numpy()
     return Tables(read_gc(study.gc) if study.gc else {}, coverage)
 
@@ -170,14 +157,9 @@ def _skipped(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list[Path], str]:
-    """Write all rows, the summary by configuration, the checked claims, the tests if any, and a text for readers.
+    """Write all rows, the summary by configuration, the checked claims, the tests if any, and a Markdown text.
 
-    Returns
-    -------
-    files : list of Path
-        What was written.
-    text : str
-        The text of the last file, in Markdown.
+    Gives the paths of the files, and the text.
     """
     checked = check_claims(study, table)
     tests = wilcoxon_tests(study, table)
@@ -196,31 +178,17 @@ def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list
 
 # -- data --------------------------------------------------------------------------------------------------------------
 def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
-    """Load a dataset and take the part of it that a study uses.
+    """Load a dataset and take the part of it that a study uses; ``seed`` draws the cells and features.
 
     Library sizes stay those over all genes. As in the papers, the variable genes are chosen once, from all values and
     before any are hidden: they define the dataset, which is the same for every method and control.
-
-    Parameters
-    ----------
-    subset : Subset
-        The dataset and its limits.
-    load : callable
-        From the name of a dataset to an AnnData.
-    seed : int
-        Seed of the cells and features that are drawn.
-
-    Raises
-    ------
-    InputError
-        The data are not a matrix, lack a column, too little is left of them, or genes cannot be ranked by variance.
     """
     adata = load(subset.name)
     if not hasattr(adata, "obs_names"):
-        raise InputError(
-            f"{subset.name} is a table, not a matrix of cells x genes: a study cannot use it", code="not-a-matrix"
-        )
-    columns = _columns(adata, subset)
+        raise InputError(f"{subset.name} is a table, not a matrix of cells x genes", code="not-a-matrix")
+    where = f"{subset.name}: "
+    labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if subset.labels else None
+    clinical = {name: _numbers(obs_column(adata, column, where)) for name, column in subset.clinical.items()}
     data = to_dataset(adata, name=subset.label).data
     places = np.arange(data.shape[0])
     if subset.max_cells is not None and subset.max_cells < data.shape[0]:
@@ -229,46 +197,26 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
         data = data.subset(rows=places)
     if data.kind == "counts":
         data = replace(data, library_size=data.depth)
-    kept = np.flatnonzero(data.observed_counts()[0] >= subset.min_genes)
-    data, places = data.subset(rows=kept), places[kept]
-    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= subset.min_cells))
+    data, kept = detected(data, subset.min_genes, subset.min_cells)
+    places = places[kept]
     if subset.n_top_genes is not None and subset.n_top_genes < data.shape[1]:
         data = data.subset(columns=_most_variable(data, subset))
     if subset.max_features is not None and subset.max_features < data.shape[1]:
         rng = np.random.default_rng(seed_for(subset.name, "features", base=seed))
         data = data.subset(columns=np.sort(rng.choice(data.shape[1], subset.max_features, replace=False)))
-    if min(data.shape) < 2:
-        raise InputError(
-            f"{subset.label}: only {data.shape[0]} cells x {data.shape[1]} genes are left", code="too-little-data"
-        )
+    n, G = data.shape
+    if min(n, G) < 2:
+        raise InputError(f"{subset.label}: only {n} cells x {G} genes are left", code="too-little-data")
     if subset.transform != "identity":
         if data.kind == "counts":
-            raise InputError(
-                f"{subset.name}: transform is for real values, and these are counts: leave it out",
-                code="transform-kind",
-            )
+            raise InputError(f"{subset.name}: leave out transform, which is for real values", code="transform-kind")
         data = replace(data, X=link(subset.transform).forward(data.X), bounds=(-np.inf, np.inf))
-    labels = columns["labels"].astype(str).to_numpy()[places] if subset.labels else None
-    clinical = {name: _numbers(columns[name])[places] for name in subset.clinical}
-    return Dataset(subset.label, data, labels, clinical)
-
-
-def _columns(adata: Any, subset: Subset) -> dict[str, pd.Series]:
-    """The columns of ``obs`` that a study uses."""
-    columns = {**({"labels": subset.labels} if subset.labels else {}), **subset.clinical}
-    for column in columns.values():
-        if column not in adata.obs:
-            known = ", ".join(map(str, adata.obs.columns)) or "none"
-            raise InputError(
-                f"{subset.name}: obs has no column {column!r}: its columns are {known}", code="column-missing"
-            )
-    return {name: adata.obs[column] for name, column in columns.items()}
+    labels = None if labels is None else labels[places]
+    return Dataset(subset.label, data, labels, {name: numbers[places] for name, numbers in clinical.items()})
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
     """A column as numbers; texts such as G2, G3, G4 are ranked in alphabetical order. NaN stays."""
-    import pandas as pd
-
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=np.float64)
     codes, _ = pd.factorize(column.astype(object), sort=True)
@@ -278,14 +226,10 @@ def _numbers(column: pd.Series) -> np.ndarray:
 def _most_variable(data: Data, subset: Subset) -> np.ndarray:
     """Positions of the most variable genes by Seurat's ``vst``, sorted."""
     import scanpy as sc
-    import scipy.sparse as sp
     from anndata import AnnData
 
     if data.kind != "counts":
-        raise InputError(
-            f"{subset.name}: n_top_genes ranks genes of counts, and these are real values: leave it out",
-            code="variable-genes-kind",
-        )
+        raise InputError(f"{subset.name}: leave out n_top_genes, which is for counts", code="variable-genes-kind")
     try:
         table = sc.pp.highly_variable_genes(
             AnnData(sp.csr_matrix(data.X)), flavor="seurat_v3", n_top_genes=subset.n_top_genes, inplace=False
@@ -300,21 +244,11 @@ def _most_variable(data: Data, subset: Subset) -> np.ndarray:
 
 
 # -- one process -------------------------------------------------------------------------------------------------------
-def _run_units(
-    study: Study,
-    folder: Path,
-    load: Loader,
-    units: Sequence[Unit],
-    *,
-    parent: int | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """Run units one after the other, until they are done or the parent process has ended."""
+def _run_units(study: Study, folder: Path, load: Loader, units: list[Unit], progress: Progress | None = None) -> None:
+    """Run units one after the other."""
     dataset: Dataset | None = None
     tables = _tables(study, load)
     for place, unit in enumerate(units):
-        if parent not in (None, os.getppid()):
-            return
         if dataset is None or dataset.name != unit.subset.label:
             dataset = load_subset(unit.subset, load, seed=study.seed)
         split = unit.splits[0]
@@ -337,63 +271,25 @@ def _part_of(progress: Progress, unit: Unit, place: int, units: int) -> Progress
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
-def _run_in_processes(
-    study: Study, folder: Path, load: Loader, units: Sequence[Unit], workers: int, progress: Progress | None
-) -> None:
-    """Divide the units among processes, and wait for them."""
-
-    def report() -> None:
-        if progress is not None:
-            done = sum(unit.path(study, folder).exists() for unit in units)
-            progress(done / len(units), f"{done} of {len(units)} units")
-
-    shares = [(study, folder, load, units[k::workers]) for k in range(min(workers, len(units)))]
-    run_processes(_run_share, shares, threads=1, report=report)
-    if not all(unit.path(study, folder).exists() for unit in units):
-        raise InputError(
-            "a worker process ended before its part was done: run the same command again to continue",
-            code="worker-died",
-        )
-
-
-def _run_share(study: Study, folder: Path, load: Loader, units: Sequence[Unit], parent: int, errors: Any) -> None:
-    try:
-        _run_units(study, folder, load, units, parent=parent)
-    except ImputomeError as error:
-        errors.put(error.message)
-    except KeyboardInterrupt:  # the parent process reports it
-        return
-
-
 def run_processes(
     work: Callable[..., None], arguments: Sequence[tuple[Any, ...]], *, threads: int, report: Callable[[], None]
 ) -> None:
-    """Run ``work(*arguments[k], parent, errors)`` in one process each, and wait for all; no process stays behind.
+    """Run ``work(*arguments[k])`` in one process each, and wait for all; no process stays behind.
 
-    Parameters
-    ----------
-    work : callable
-        A function of a module. It gets the process id of its parent, and puts the `Message` of an error that it cannot
-        handle into the queue ``errors``.
-    arguments : sequence of tuple
-        One for each process.
-    threads : int
-        Threads of each process, unless the environment already sets them.
-    report : callable
-        Called every `POLL_SECONDS`.
-
-    Raises
-    ------
-    InputError
-        The first error of a process; the other processes are stopped.
+    ``work`` is a function of a module. Each process has that number of threads, unless the environment sets it, and
+    ``report`` is called every `POLL_SECONDS`. If a process raises an error of this package, the others are stopped, and
+    the error is raised here.
     """
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    processes = [context.Process(target=work, args=(*each, os.getpid(), errors), daemon=True) for each in arguments]
+    processes = [
+        context.Process(target=run_in_child, args=(work, each, os.getpid(), errors), daemon=True) for each in arguments
+    ]
+    unset = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, str(threads)))
     try:
-        with _threads_of_children(threads):
-            for process in processes:
-                process.start()
+        for process in processes:
+            process.start()
         while any(process.is_alive() for process in processes) and errors.empty():
             report()
             time.sleep(POLL_SECONDS)
@@ -401,6 +297,8 @@ def run_processes(
             message: Message = errors.get()
             raise InputError(message)
     finally:
+        for name in unset:
+            os.environ.pop(name, None)
         for process in processes:
             if process.is_alive():
                 process.terminate()
@@ -409,12 +307,19 @@ def run_processes(
                 process.join()
 
 
-@contextmanager
-def _threads_of_children(number: int) -> Iterator[None]:
-    unset = [name for name in THREAD_VARIABLES if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, str(number)))
+def run_in_child(work: Callable[..., None], arguments: tuple[Any, ...], parent: int, errors: Any) -> None:
+    """Run ``work``, and put the `Message` of its error into the queue ``errors``."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        yield
-    finally:
-        for name in unset:
-            os.environ.pop(name, None)
+        work(*arguments)
+    except ImputomeError as error:
+        errors.put(error.message)
+    except KeyboardInterrupt:  # the parent process reports it
+        return
+
+
+def _end_with(parent: int) -> None:
+    """End this process, even in the middle of a fit, when its parent was killed and could not end it."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 Progress = Callable[[float, str], None]  # called with the share of work done (0 to 1) and a short text
@@ -26,26 +27,9 @@ Progress = Callable[[float, str], None]  # called with the share of work done (0
 class MethodSpec:
     """A method with parameters.
 
-    Parameters
-    ----------
-    method : str, class or estimator
-        A registered name, a class derived from `Imputer`, or an instance. Of an instance the class is kept, and the
-        parameters that differ from their defaults are added to ``params``; so each trial has its own seed unless the
-        instance has a ``random_state`` other than the default. A registered class is replaced by its name.
-    params : dict, optional
-        Parameters by name; ``posterior`` is one of them.
-    after : str, default=""
-        Name of a method of the estimator, such as ``"prune"``, that is called with the training data after the fit.
-        The numbers of the dataclass that it returns are recorded as ``<after>_<name>``.
-
-    Attributes
-    ----------
-    name : str
-        The registered name, or the name that the class has.
-    label : str
-        The name in tables of results.
-    parameters : str
-        The parameters as JSON, as they are in tables of results.
+    Of an estimator the class is kept, and the parameters that differ from their defaults are added to ``params``; so
+    each trial has its own seed unless the estimator has another ``random_state`` than the default. A registered class
+    is replaced by its name.
 
     Examples
     --------
@@ -57,7 +41,9 @@ class MethodSpec:
     """
 
     method: Method
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)  # by name; ``posterior`` is one of them
+    # a method of the estimator, such as "prune", that is called with the training data after the fit; the numbers of
+    # the dataclass that it returns are recorded as <after>_<name>
     after: str = ""
 
     def __post_init__(self) -> None:
@@ -65,15 +51,13 @@ class MethodSpec:
             return
         cls = get(self.method)
         if isinstance(self.method, Imputer):
-            defaults = cls.parameter_defaults()
-            values = self.method.get_params()
-            changed = {name: value for name, value in values.items() if _as_json(value) != _as_json(defaults[name])}
-            object.__setattr__(self, "params", {**changed, **self.params})
+            object.__setattr__(self, "params", {**self.method.changed_params(), **self.params})
         registered = cls.name in names() and get(cls.name) is cls
         object.__setattr__(self, "method", cls.name if registered else cls)
 
     @property
     def name(self) -> str:
+        """The registered name, or the name that the class has."""
         if isinstance(self.method, str):
             return self.method
         cls = get(self.method)
@@ -82,35 +66,20 @@ class MethodSpec:
 
     @property
     def label(self) -> str:
+        """The name in tables of results."""
         return f"{self.name}+posterior" if self.params.get("posterior") else self.name
 
     @property
     def parameters(self) -> str:
-        return _as_json(self.params)
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """The kinds of data that the method takes."""
-        return frozenset({"counts"}) if self.method in REFERENCE_PREDICTIONS else info(self.method).kinds
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+        """The parameters as JSON, as they are in tables of results."""
+        return json.dumps(self.params, sort_keys=True, default=str)
 
 
 def parse_method(method: Method | MethodSpec) -> MethodSpec:
     """A method to run, with its parameters checked.
 
-    Parameters
-    ----------
-    method : str, class, estimator or MethodSpec
-        A text is ``"name"``, ``"name+posterior"`` or ``"name:key=value:key=value"``; values are read as JSON, and
-        as text if they are not JSON.
-
-    Raises
-    ------
-    InputError
-        There is no such method or parameter, or a value has the wrong type.
+    A text is ``"name"``, ``"name+posterior"`` or ``"name:key=value:key=value"``; values are read as JSON, and as text
+    if they are not JSON.
 
     Examples
     --------
@@ -127,23 +96,18 @@ def parse_method(method: Method | MethodSpec) -> MethodSpec:
 
 def _parse_text(text: str) -> MethodSpec:
     name, *settings = text.strip().split(":")
-    params: dict[str, Any] = {}
-    if name.endswith("+posterior"):
-        name = name.removesuffix("+posterior")
-        params["posterior"] = True
+    params: dict[str, Any] = {"posterior": True} if name.endswith("+posterior") else {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError(
-                f"{setting!r} in the method {text!r} is not of the form key=value",
-                code="method-setting",
-                parameter="methods",
+                f"{setting!r} in {text!r} is not of the form key=value", code="method-setting", parameter="methods"
             )
         try:
             params[key] = json.loads(value)
         except json.JSONDecodeError:
             params[key] = value
-    return MethodSpec(name, params)
+    return MethodSpec(name.removesuffix("+posterior"), params)
 
 
 def standard_controls(kind: Kind) -> tuple[str, ...]:
@@ -152,45 +116,39 @@ def standard_controls(kind: Kind) -> tuple[str, ...]:
 
 
 def with_controls(specs: Iterable[MethodSpec], kind: Kind) -> list[MethodSpec]:
-    """The standard controls, then the methods; equal ones once.
-
-    Raises
-    ------
-    InputError
-        A method does not take this kind of data.
-    """
+    """The standard controls, then the methods; equal ones once."""
     specs = list(specs)
     for spec in specs:
-        if kind not in spec.kinds:
-            raise InputError(
-                f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes",
-                code="method-kind",
-                parameter="methods",
-            )
+        check_kind(spec, kind, parameter="methods")
     every = [*(MethodSpec(name) for name in standard_controls(kind)), *specs]
     return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
 
 
+# -- checks of parameters ----------------------------------------------------------------------------------------------
+def check_kind(spec: MethodSpec, kind: Kind, *, parameter: str) -> None:
+    """Check that a method takes data of this kind."""
+    kinds = ("counts",) if spec.method in REFERENCE_PREDICTIONS else info(spec.method).kinds
+    if kind not in kinds:
+        text = f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes"
+        raise InputError(text, code="method-kind", parameter=parameter)
+
+
+def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
+    """Check that the value of a parameter is one of several texts."""
+    if value not in choices:
+        text = f"{parameter}={value!r} is not one of {', '.join(choices)}"
+        raise InputError(text, code=f"{parameter}-unknown", parameter=parameter)
+
+
+# -- datasets ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset with a name, and what downstream analyses need.
+    """A dataset with a name, and what downstream analyses need."""
 
-    Attributes
-    ----------
-    name : str
-        Name in tables of results; the seeds of the trials depend on it.
-    data : Data
-        The matrix.
-    labels : (n,) array, optional
-        Class of each row.
-    clinical : dict of (n,) arrays, optional
-        ``grade``, and ``time`` and ``event``, as numbers; NaN means not known.
-    """
-
-    name: str
+    name: str  # in tables of results; the seeds of the trials depend on it
     data: Data
-    labels: np.ndarray | None = None
-    clinical: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: np.ndarray | None = None  # (n,) class of each row
+    clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
 
 
 def to_dataset(
@@ -202,50 +160,36 @@ def to_dataset(
     min_genes: int = 0,
     min_cells: int = 0,
 ) -> Dataset:
-    """A dataset from AnnData: raw counts or real values, filtered by cells and then by genes.
+    """A dataset from AnnData: raw counts or real values, filtered as by `detected`.
 
-    Parameters
-    ----------
-    adata : AnnData
-        Cells x genes.
-    name : str
-        Name in tables of results.
-    labels : str, optional
-        Column of ``obs`` with the class of each cell.
-    layer : str, optional
-        Layer to use instead of ``X``.
-    min_genes : int, default=0
-        Cells with fewer detected genes are left out.
-    min_cells : int, default=0
-        Genes detected in fewer of the remaining cells are left out.
-
-    Raises
-    ------
-    InputError
-        The column does not exist, or the values are neither raw counts nor real values.
+    ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
     """
-    if labels is not None and labels not in adata.obs:
-        columns = ", ".join(map(str, adata.obs.columns)) or "none"
-        raise InputError(
-            f"obs has no column {labels!r}: its columns are {columns}", code="column-missing", parameter="labels"
-        )
+    classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
     report = inspect(adata, layer=layer)
     if report.errors:
         raise InputError(report.errors[0], code="input-unusable")
     if report.state in ("log1p", "normalized"):
-        raise InputError(
-            f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}",
-            code="not-raw-counts",
-            layer=...,
-        )
-    data = as_data(
-        adata.X if layer is None else adata.layers[layer],
-        kind="counts" if report.state == "counts" else "real",
-        obs_names=adata.obs_names,
-        var_names=adata.var_names,
-    )
+        text = f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}"
+        raise InputError(text, code="not-raw-counts", layer=...)
+    X = adata.X if layer is None else adata.layers[layer]
+    kind: Kind = "counts" if report.state == "counts" else "real"
+    data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    data, cells = detected(data, min_genes, min_cells)
+    return Dataset(name, data, None if classes is None else classes[cells])
+
+
+def detected(data: Data, min_genes: int, min_cells: int) -> tuple[Data, np.ndarray]:
+    """The cells with enough detected genes, the genes detected in enough of these cells, and the cells' positions."""
     cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
     data = data.subset(rows=cells)
-    data = data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells))
-    classes = None if labels is None else adata.obs[labels].astype(str).to_numpy()[cells]
-    return Dataset(name, data, classes)
+    return data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells)), cells
+
+
+def obs_column(adata: AnnData, column: str, where: str = "") -> pd.Series:
+    """A column of ``obs``; ``where`` begins the message if there is none."""
+    if column not in adata.obs:
+        columns = ", ".join(map(str, adata.obs.columns)) or "none"
+        raise InputError(
+            f"{where}obs has no column {column!r}: its columns are {columns}", code="column-missing", parameter="labels"
+        )
+    return adata.obs[column]

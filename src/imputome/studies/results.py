@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.metrics import COVERAGE, METRICS
+from imputome.methods import info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # the columns that identify a computation; `COLUMNS` adds what it gave
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
 COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
+TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
@@ -34,40 +37,40 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Journal:
-    """The rows of a running study, one line of JSON per computation, in a hidden file next to the output.
+    """The rows of a running study; with an ``output``, also stored in a hidden file next to it while the study runs.
 
-    A study that was interrupted continues from these rows.
-
-    Parameters
-    ----------
-    output : Path
-        The table that is written when the study is complete.
+    The file has one line of JSON per computation. A study that was interrupted continues from it, and from an earlier
+    table at ``output``. Rows of failed methods are left out, so that these run again.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.path = output.with_name(f".{output.name}.journal")
+    def __init__(self, output: str | Path | None) -> None:
+        self.output = None if output is None else Path(output)
+        self.path = None if self.output is None else self.output.with_name(f".{self.output.name}.journal")
+        self.rows = [row for row in self._stored() if row["status"] == "ok"]
+        self.done = {key_of(row) for row in self.rows}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All finished rows: those of an earlier table at ``output``, then those of the journal."""
-        rows = read(self.output).to_dict("records") if self.output.exists() else []
-        if self.path.exists():
+    def _stored(self) -> Iterator[dict[str, Any]]:
+        if self.output is not None and self.output.exists():
+            yield from read(self.output).to_dict("records")
+        if self.path is not None and self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.extend(json.loads(line))
-                except json.JSONDecodeError:  # the process was killed while it wrote this line
-                    continue
-        return rows
+                with suppress(json.JSONDecodeError):  # the process was killed while it wrote this line
+                    yield from json.loads(line)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add the rows of one computation as one line, so that all of them are stored or none."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(rows) + "\n")
+        self.rows.extend(rows)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(rows) + "\n")
 
-    def finish(self, table: pd.DataFrame) -> None:
-        """Write the complete table and delete the journal."""
-        write(table, self.output)
-        self.path.unlink(missing_ok=True)
+    def finish(self) -> pd.DataFrame:
+        """The complete table; it is written to ``output``, and the journal is deleted."""
+        table = table_of(self.rows)
+        if self.output is not None and self.path is not None:
+            write(table, self.output)
+            self.path.unlink(missing_ok=True)
+        return table
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -78,24 +81,13 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def check_path(path: Path) -> None:
-    """Check, before any computation, that a table can be written to ``path``.
-
-    Raises
-    ------
-    InputError
-        The file name has none of the endings `SUFFIXES`, or its folder does not exist.
-    MissingExtraError
-        The table is a .parquet file and pyarrow is not installed.
-    """
+    """Check, before any computation, that a table can be written to ``path``."""
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}",
-            code="table-suffix",
-            parameter="output",
-        )
+        text = f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}"
+        raise InputError(text, code="table-suffix", parameter="output")
     if not path.parent.is_dir():
         raise InputError(
-            f"the folder {path.parent} does not exist: create it first", code="folder-missing", parameter="output"
+            f"the folder {path.parent} does not exist: create it first", code="no-folder", parameter="output"
         )
     if path.suffix == ".parquet":
         _require_pyarrow()
@@ -107,60 +99,37 @@ def write(table: pd.DataFrame, path: Path) -> None:
         if path.suffix == ".parquet":
             table.to_parquet(partial, index=False)
         else:
-            compression = "gzip" if path.suffix == ".gz" else None
-            table.to_csv(partial, index=False, sep=_separator(path), compression=compression)
+            table.to_csv(partial, index=False, sep=_separator(path))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table written by `write`.
-
-    Raises
-    ------
-    InputError
-        The table lacks a column of `COLUMNS`.
-    """
+    """Read a table written by `write`."""
     import pandas as pd
 
     if path.suffix == ".parquet":
         _require_pyarrow()
         table = pd.read_parquet(path)
     else:
-        texts = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
-        numbers = ("fraction", "value", "seconds")
         table = pd.read_csv(
             path,
             sep=_separator(path),
             keep_default_na=False,
-            dtype=dict.fromkeys(texts, str),
-            na_values={name: ["", "nan"] for name in numbers},
+            dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            na_values={name: ["", "nan"] for name in ("fraction", "value", "seconds")},
         )
-    missing = set(COLUMNS) - set(table.columns)
+    missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
-        raise InputError(
-            f"{path} is not a table of results: it has no column {sorted(missing)[0]!r}", code="not-a-results-table"
-        )
+        raise InputError(f"{path} is no table of results: it has no column {missing[0]!r}", code="not-a-results-table")
     return table
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over trials, per dataset, scheme, fraction, metric and method.
+    """Mean and standard deviation over trials: one row per dataset, scheme, fraction, metric, method and parameters.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Rows as `imputome.studies.runner.run_study` returns them.
-
-    Returns
-    -------
-    DataFrame
-        One row per dataset, scheme, fraction, metric, method and parameters, with the columns
-
-        - ``mean``, ``sd`` and ``n``: over the trials that succeeded; a method that failed in all trials has no row,
-        - ``control``: whether the method is a control,
-        - ``best``: whether it has the best mean of all methods and controls,
-        - ``loses_to``: the best control that the method does not beat, or an empty text.
-
-        Numbers that are no scores, such as the iterations of a fit, are never best and never lose.
+    ``mean``, ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row.
+    ``control`` says whether the method is a control, and ``best`` whether it has the best mean of all methods and
+    controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are no
+    scores, such as the iterations of a fit, are never best and never lose.
 
     Examples
     --------
@@ -174,31 +143,27 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     group = ["dataset", "scheme", "fraction", "metric"]
-    rows = []
-    scored = table[table["status"] == "ok"]
-    for key, part in scored.groupby(group, sort=False, dropna=False):
-        stats = part.groupby(["method", "parameters"], sort=False)["value"].agg(["mean", "std", "count"])
-        metric = str(key[-1])
-        is_score = metric in METRICS or metric in HIGHER
-        cost = costs(stats["mean"], metric)
-        controls = [is_control(name) for name, _ in stats.index]
-        for place, (name, parameters) in enumerate(stats.index):
-            row = dict(zip(group, key, strict=True))
-            row |= {"method": name, "parameters": parameters, "mean": stats["mean"].iloc[place]}
-            row |= {"sd": stats["std"].iloc[place], "n": int(stats["count"].iloc[place])}
-            best = is_score and bool(np.isfinite(cost[place]) and cost[place] == cost.min())
-            row |= {"control": controls[place], "best": best}
-            not_beaten = [other for other in range(len(cost)) if controls[other] and cost[other] <= cost[place]]
-            loses = is_score and not_beaten and not controls[place]
-            row["loses_to"] = stats.index[min(not_beaten, key=lambda other: cost[other])][0] if loses else ""
-            rows.append(row)
-    return pd.DataFrame(rows)
+    parts = []
+    for key, part in table[table["status"] == "ok"].groupby(group, sort=False, dropna=False):
+        scores = part.groupby(["method", "parameters"], sort=False, as_index=False)["value"].agg(
+            mean="mean", sd="std", n="count"
+        )
+        control = scores["method"].map(is_control).to_numpy()
+        cost = costs(scores["mean"], str(key[-1]))
+        is_score = key[-1] in METRICS or key[-1] in HIGHER
+        scores["control"] = control
+        scores["best"] = is_score & np.isfinite(cost) & (cost == cost.min())
+        scores["loses_to"] = ""
+        if is_score and control.any():
+            best_control = min(np.flatnonzero(control), key=lambda place: cost[place])
+            scores.loc[~control & (cost[best_control] <= cost), "loses_to"] = scores["method"][best_control]
+        parts.append(scores.assign(**dict(zip(group, key, strict=True))))
+    columns = [*group, "method", "parameters", "mean", "sd", "n", "control", "best", "loses_to"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def is_control(method: str) -> bool:
     """Whether the method of a row is a control."""
-    from imputome.methods import info, names
-
     return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
 
 

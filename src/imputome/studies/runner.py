@@ -8,6 +8,7 @@ test rows under every way to hide values. The controls are always among the meth
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
@@ -31,8 +33,8 @@ from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_option
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
 from imputome.methods import Method, create
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
-from imputome.studies.inputs import Dataset, MethodSpec, Progress, parse_method, with_controls
-from imputome.studies.results import Journal, key_of, table_of
+from imputome.studies.inputs import Dataset, MethodSpec, Progress, check_choice, parse_method, with_controls
+from imputome.studies.results import Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
@@ -124,16 +126,19 @@ def run_study(
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     downstream, options = tuple(downstream), dict(options or {})
-    trials = range(trials) if isinstance(trials, int) else trials
-    _check(datasets, scheme, downstream, protocol, trials, seed, scale)
+    trials = range(trials) if isinstance(trials, int) else list(dict.fromkeys(trials))
+    if not trials or seed < 0:
+        raise InputError(
+            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
+        )
+    _check(datasets, scheme, downstream, protocol, scale)
     if fraction is None:
         fraction = scheme_options(scheme).get("fraction")  # None for a scheme that has no choice
-    fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(fraction)
-    fractions = list(dict.fromkeys(fractions))
+    fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(dict.fromkeys(fraction))
     specs = [parse_method(method) for method in methods]
-    journal, rows = _stored(output)
-    done = {key_of(row) for row in rows}
-    clock = _Clock(progress, len(datasets) * len(fractions) * len(trials))
+    journal = Journal(output)
+    report = _with_time_left(progress)
+    parts, part = len(datasets) * len(fractions) * len(trials), 0
     leaky = protocol == "as_published"
     for dataset in datasets:
         data = _published(dataset.data) if leaky else dataset.data
@@ -149,79 +154,88 @@ def run_study(
         split_options = dict(options)
         if "labels" in scheme_options(scheme) and dataset.labels is not None:
             split_options.setdefault("labels", dataset.labels)
-        for share in fractions:
-            for trial in trials:
-                trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
-                base: dict[str, Any] = {"dataset": dataset.name, "scheme": f"{scheme} (leaky)" if leaky else scheme}
-                base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
-                keys = [{**base, **_key_of_method(spec, settings)} for spec in to_run]
-                todo = [(spec, key) for spec, key in zip(to_run, keys, strict=True) if key_of(key) not in done]
-                clock.start_part(len(todo))
-                if not todo:
-                    continue
-                rng = np.random.default_rng(trial_seed)
-                split = make_split(scheme, data, rng=rng, fraction=share, **split_options)
-                split = replace(split, leaky=leaky)
-                for spec, key in todo:
-                    clock.report(f"{dataset.name}, {spec.label}, trial {trial + 1}")
-                    scored = _score_method(spec, split, dataset, downstream, trial_seed, scale, details)
-                    new = [{**key, **row} for row in scored]
-                    rows.extend(new)
-                    done.add(key_of(key))
-                    if journal is not None:
-                        journal.append(new)
-                    clock.step()
-    return _finished(journal, rows)
+        for share, trial in itertools.product(fractions, trials):
+            trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
+            base: dict[str, Any] = {"dataset": dataset.name, "scheme": f"{scheme} (leaky)" if leaky else scheme}
+            base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
+            todo = []
+            for spec in to_run:
+                after = {"after": spec.after} if spec.after else {}
+                key = {**base, "method": spec.label, "parameters": spec.parameters}
+                key["options"] = json.dumps({**settings, **after}, default=str)
+                if key_of(key) not in journal.done:
+                    todo.append((spec, key))
+            part += 1
+            if not todo:
+                continue
+            rng = np.random.default_rng(trial_seed)
+            split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            for place, (spec, key) in enumerate(todo):
+                report((part - 1 + place / len(todo)) / parts, f"{dataset.name}, {spec.label}, trial {trial + 1}")
+                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, details)
+                journal.append([{**key, **row} for row in rows])
+    return journal.finish()
 
 
-def _stored(output: str | Path | None) -> tuple[Journal | None, list[dict[str, Any]]]:
-    """The journal of an output, and its rows; those of failed methods are left out, so that they run again."""
-    if output is None:
-        return None, []
-    journal = Journal(Path(output))
-    return journal, [row for row in journal.rows() if row["status"] == "ok"]
+def _with_time_left(progress: Progress | None) -> Progress:
+    """``progress``, with an estimate of the time left at the end of its text."""
+    start = time.monotonic()
+
+    def report(share: float, text: str) -> None:
+        if progress is not None:
+            left = (time.monotonic() - start) * (1 - share) / share if share > 0 else math.nan
+            progress(share, text if math.isnan(left) else f"{text}, about {left:.0f} s left")
+
+    return report
 
 
-def _finished(journal: Journal | None, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    table = table_of(rows)
-    if journal is not None:
-        journal.finish(table)
-    return table
+class _Step(NamedTuple):
+    """The result of a part of a computation, its cost, and the reason if it failed."""
+
+    value: Any
+    seconds: float
+    peak: int
+    reason: str
 
 
-def _key_of_method(spec: MethodSpec, settings: dict[str, Any]) -> dict[str, str]:
-    """What distinguishes the computations on one split."""
-    settings = {**settings, "after": spec.after} if spec.after else settings
-    return {"method": spec.label, "parameters": spec.parameters, "options": json.dumps(settings, default=str)}
+def _attempt(work: Callable[[], Any]) -> _Step:
+    start = time.perf_counter()
+    value, reason = None, ""
+    with peak_memory() as peak:
+        try:
+            value = work()
+        except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
+            reason = f"{type(error).__name__}: {error}"
+    return _Step(value, time.perf_counter() - start, peak(), reason)
+
+
+def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | None = None) -> Iterator[dict[str, Any]]:
+    """One row per score, or one row with the reason for which the last step failed; the cost is that of ``work``."""
+    last = scored or work[-1]
+    cost = {"seconds": sum(step.seconds for step in work), "peak_bytes": max(step.peak for step in work)}
+    if last.reason or status is None:
+        yield {"metric": "", "value": math.nan, **cost, "status": "failed", "reason": last.reason}
+        return
+    reason = "" if status.converged else status.message
+    for name, value in last.value.items():
+        yield {"metric": name, "value": float(value), **cost, "status": "ok", "reason": reason}
 
 
 def _score_method(
-    spec: MethodSpec,
-    split: Split,
-    dataset: Dataset,
-    downstream: tuple[str, ...],
-    seed: int,
-    scale: Scale,
-    details: bool,
+    spec: MethodSpec, split: Split, dataset: Dataset, analyses: tuple[str, ...], seed: int, scale: Scale, details: bool
 ) -> Iterator[dict[str, Any]]:
-    """Fit, impute and score one method; a failure is a row with its reason."""
-    start = time.perf_counter()
-    common: dict[str, Any] = {"peak_bytes": 0, "status": "ok", "reason": ""}
-    try:
-        with peak_memory() as peak:
-            result = _impute(spec, split, seed)
-        common |= {"seconds": time.perf_counter() - start, "peak_bytes": peak()}
-        common["reason"] = "" if result.status.converged else result.status.message
+    """Fit, impute and score one method."""
+
+    def score() -> dict[str, float]:
         scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
-        scores |= _downstream_scores(result, dataset, downstream, seed)
-        if details:
-            scores |= _numbers_in(result.status.details)
-        for name, value in scores.items():
-            yield {"metric": name, "value": float(value), **common}
-    except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
-        seconds = time.perf_counter() - start
-        failed = {"seconds": seconds, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
-        yield {"metric": "", "value": math.nan, **common, **failed}
+        scores |= _downstream_scores(result, dataset, analyses, seed)
+        return scores | (_numbers_in(result.status.details) if details else {})
+
+    imputed = _attempt(lambda: _impute(spec, split, seed))
+    if imputed.reason:
+        return _rows([imputed])
+    result: Imputation = imputed.value
+    return _rows([imputed], _attempt(score), result.status)
 
 
 def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
@@ -273,79 +287,34 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
     return scores
 
 
-def _check(
-    datasets: list[Dataset],
-    scheme: str,
-    downstream: tuple[str, ...],
-    protocol: str,
-    trials: Sequence[int],
-    seed: int,
-    scale: str,
-) -> None:
-    if scheme not in SCHEMES:
-        raise InputError(
-            f"there is no scheme {scheme!r}: choose one of {', '.join(SCHEMES)}",
-            code="scheme-unknown",
-            parameter="scheme",
-        )
-    unknown = [name for name in downstream if name not in DOWNSTREAM]
-    if unknown:
-        raise InputError(
-            f"there is no downstream analysis {unknown[0]!r}: choose from {', '.join(DOWNSTREAM)}",
-            code="downstream-unknown",
-            parameter="downstream",
-        )
+def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str) -> None:
+    check_choice("scheme", scheme, SCHEMES)
+    for analysis in downstream:
+        check_choice("downstream", analysis, DOWNSTREAM)
+    check_choice("protocol", protocol, ("honest", "as_published"))
     if downstream and any(dataset.labels is None for dataset in datasets):
-        raise InputError(
-            "downstream analyses compare with known classes: pass {labels}, a column of obs",
-            code="labels-needed",
-            labels=...,
-        )
-    if protocol not in ("honest", "as_published"):
-        raise InputError(
-            f"protocol={protocol!r} is neither 'honest' nor 'as_published'",
-            code="protocol-unknown",
-            parameter="protocol",
-        )
+        raise InputError("downstream analyses need known classes: pass {labels}", code="labels-needed", labels=...)
     if protocol == "as_published" and scheme.startswith("thin"):
         raise InputError(
-            "protocol='as_published' normalises the counts first, and normalised counts cannot be thinned: "
-            "pass {scheme}",
-            code="protocol-scheme",
-            scheme="random",
+            "protocol='as_published' gives no counts to thin: pass {scheme}", code="protocol-scheme", scheme="random"
         )
     if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
-        raise InputError(
-            f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' for a scheme that hides entries",
-            code="scale-scheme",
-            parameter="scale",
-        )
-    if not trials or seed < 0:
-        raise InputError(
-            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
-        )
+        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' if single entries are hidden"
+        raise InputError(text, code="scale-scheme", parameter="scale")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise InputError(
             f"two datasets have the name {max(names, key=names.count)!r}: give each its own", code="dataset-twice"
         )
     if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
-        raise InputError(
-            "downstream analyses find cells by name, and some names occur twice: make them unique first",
-            code="names-not-unique",
-        )
+        raise InputError("downstream analyses find cells by name: make the names unique", code="names-not-unique")
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
-        raise InputError(
-            "the downstream analysis 'de' is for counts: leave it out for real values",
-            code="downstream-kind",
-            parameter="downstream",
-        )
+        text = "the downstream analysis 'de' is for counts: leave it out for real values"
+        raise InputError(text, code="downstream-kind", parameter="downstream")
 
 
 def _published(data: Data) -> Data:
     """Counts times the median library size over their own, computed with the values that will be hidden."""
-    import scipy.sparse as sp
-
     if data.kind != "counts":
         raise InputError("protocol='as_published' is for counts", code="protocol-kind", parameter="protocol")
     depth = data.depth
@@ -353,85 +322,33 @@ def _published(data: Data) -> Data:
     return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
 
 
-class _Clock:
-    """Reports the share of work done and an estimate of the time left."""
-
-    def __init__(self, progress: Progress | None, parts: int) -> None:
-        self.progress, self.parts = progress, parts
-        self.part, self.steps, self.steps_done = 0, 1, 0
-        self.start = time.monotonic()
-
-    def start_part(self, steps: int) -> None:
-        self.part += 1
-        self.steps, self.steps_done = max(1, steps), 0
-
-    def step(self) -> None:
-        self.steps_done += 1
-
-    def report(self, text: str) -> None:
-        if self.progress is None:
-            return
-        share = (self.part - 1 + self.steps_done / self.steps) / self.parts
-        left = (time.monotonic() - self.start) * (1 - share) / share if share > 0 else math.nan
-        self.progress(share, text + ("" if math.isnan(left) else f", about {left:.0f} s left"))
-
-
 # -- one fit for all splits of a trial ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tables:
-    """What some schemes need in addition to the data.
+    """What some schemes need in addition to the data."""
 
-    Attributes
-    ----------
-    gc : dict of str to float
-        GC content by gene.
-    coverage : dict of str to (sites, samples) array
-        Numbers of reads by name of a dataset; coverages are drawn from them.
-    """
-
-    gc: dict[str, float] = field(default_factory=dict)
+    gc: dict[str, float] = field(default_factory=dict)  # GC content by gene
+    # numbers of reads, (sites, samples), by name of a dataset; coverages are drawn from them
     coverage: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_gc(path: str) -> dict[str, float]:
-    """GC content by gene, from a CSV file with a header and two columns.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or its second column does not hold numbers.
-    """
+    """GC content by gene, from a CSV file with a header and two columns."""
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, index_col=0)
-        return table.iloc[:, 0].astype(np.float64).to_dict()
+        return pd.read_csv(path, index_col=0).iloc[:, 0].astype(np.float64).to_dict()
     except (OSError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path} is not a CSV file with a header and two columns, gene and GC content: {error}",
-            code="gc-file",
-            parameter="gc",
+            f"{path} needs a header and two columns, gene and GC content: {error}", code="gc-file", parameter="gc"
         ) from error
 
 
 def coverage_like(reads: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A coverage matrix drawn from a sequenced one.
+    """A coverage matrix of ``shape`` (n, G), drawn from the (sites, samples) numbers of ``reads``.
 
     Each feature takes a site of ``reads`` at random, and each row takes at this site the reads of a random sample. So
     the differences between sites, and those within a site, are kept.
-
-    Parameters
-    ----------
-    reads : (sites, samples) array
-        Numbers of reads.
-    shape : (n, G)
-        Shape of the result.
-    rng : Generator
-        Random numbers.
-
-    Returns
-    -------
-    (n, G) array
     """
     n, G = shape
     sites = rng.integers(len(reads), size=G)
@@ -458,97 +375,57 @@ def run_trial(
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Split the rows, fit each method once on the training rows, and score it under every way to hide test values.
+    """Fit each method once on the training rows, and score it under every way to hide test values.
 
-    Fits take most of the time, and all schemes leave the training rows complete, so one fit serves all splits. Errors
-    are in units of the standard deviation of the feature in the training rows; test rows do not enter the unit.
+    Fits take most of the time, and all schemes leave the training rows complete, so one fit serves all splits. The
+    splits have the same rows, stratified by the labels if there are any; the seed is derived from the trial, ``seed``
+    and the name of the dataset. Errors are in units of the standard deviation of the feature in the training rows; test
+    rows do not enter the unit. An interrupted trial, or one with new splits, continues from ``output``: a method is
+    fitted again only if one of its rows is missing.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Real values without gaps, with unique row names.
-    methods : iterable of str, class, estimator or MethodSpec
-        As for `run_study`.
-    splits : sequence of Hiding
-        Schemes for real values. All use the same split of the rows, stratified by the labels if there are any.
-    trial : int
-        Number of the trial; its seed is derived from it, ``seed`` and the name of the dataset.
-    seed : int, default=0
-        See ``trial``.
-    tables : Tables, optional
-        GC contents and coverages, for the schemes that need them.
-    output : str or Path, optional
-        Table of results. An interrupted trial, or one with new splits, continues from it: a method is fitted again only
-        if one of its rows is missing.
-    progress : callable, optional
-        As for `run_study`.
-
-    Returns
-    -------
-    DataFrame
-        Rows as from `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
-        entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
-        ``cox_concordance``, the `concordance_index` between coefficients from the imputed and from the true values
-        (test rows, features with a hidden entry); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
-
-    Raises
-    ------
-    InputError
-        Values are missing before any are hidden, row names are not unique, or a scheme finds nothing to hide.
+    Gives rows as `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
+    entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
+    ``cox_concordance``, the `concordance_index` between coefficients from the imputed and from the true values (test
+    rows, features with a hidden entry); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
     """
     tables = tables or Tables()
     if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
-        raise InputError(
-            f"{dataset.name}: these splits need real values without gaps, and it has counts or gaps",
-            code="data-not-complete",
-        )
+        raise InputError(f"{dataset.name}: these splits need real values without gaps", code="data-not-complete")
     if not dataset.data.obs_names.is_unique:
-        raise InputError(
-            f"{dataset.name}: rows are found by name, and some names occur twice: make them unique first",
-            code="names-not-unique",
-        )
+        raise InputError(f"{dataset.name}: rows are found by name: make the names unique", code="names-not-unique")
     specs = with_controls([parse_method(method) for method in methods], "real")
-    journal, rows = _stored(output)
-    done = {key_of(row) for row in rows}
+    journal = Journal(output)
     trial_seed = seed_for(dataset.name, "rows", trial, base=seed)
     hidden: _HiddenValues | None = None
     for place, spec in enumerate(specs):
-        method = {"dataset": dataset.name, "method": spec.label, "parameters": spec.parameters}
-        keys: dict[str, dict[str, Any]] = {}
-        for split in splits:
-            key = {**method, "scheme": split.label, "options": options_of(split, tables)}
-            keys[split.label] = {**key, "fraction": _fraction(split), "trial": trial, "seed": trial_seed}
-        todo = [label for label, key in keys.items() if key_of(key) not in done]
+        keys = {
+            split.label: {
+                **{"dataset": dataset.name, "method": spec.label, "parameters": spec.parameters},
+                **{"scheme": split.label, "options": options_of(split, tables), "fraction": _fraction(split)},
+                **{"trial": trial, "seed": trial_seed},
+            }
+            for split in splits
+        }
+        todo = [label for label, key in keys.items() if key_of(key) not in journal.done]
         if not todo:
             continue
         if progress is not None:
             progress(place / len(specs), f"{dataset.name}, {spec.label}, trial {trial + 1}")
         hidden = hidden or _HiddenValues(dataset, splits, tables, trial_seed)
-        new = [{**keys[label], **row} for label, row in _score_fit(spec, hidden, todo, trial_seed)]
-        rows.extend(new)
-        if journal is not None:
-            journal.append(new)
-    return _finished(journal, rows)
+        fit = _fit(spec, hidden.train, trial_seed)
+        journal.append([{**keys[label], **row} for label in todo for row in _score_fit(fit, hidden, label)])
+    return journal.finish()
 
 
 def _fraction(split: Hiding) -> float:
     return float(scheme_options(split.scheme)["fraction"] if split.fraction is None else split.fraction)
 
 
-class _Masked(NamedTuple):
-    """Test rows with NaN, the positions of these, and their share of the values."""
-
-    rows: Data
-    i: np.ndarray
-    j: np.ndarray
-    share: float
-
-
 class _HiddenValues:
     """The splits of one trial and the truth for their scores, computed once for all methods."""
 
     def __init__(self, dataset: Dataset, splits: Sequence[Hiding], tables: Tables, seed: int) -> None:
-        self.masked: dict[str, _Masked] = {}
+        self.splits: dict[str, Split] = {}  # by label
         for split in splits:
             # each scheme draws the rows first, so with the same seed all have the same test rows
             made = make_split(
@@ -558,8 +435,8 @@ class _HiddenValues:
                 **{"fraction": _fraction(split), "labels": dataset.labels, **split.options},
                 **_scheme_inputs(dataset, split, tables, seed),
             )
-            assert made.apply is not None and made.i is not None and made.j is not None  # noqa: S101, PT018  (types)
-            self.masked[split.label] = _Masked(made.apply, made.i, made.j, made.fraction)
+            assert made.apply is not None  # noqa: S101  (types)
+            self.splits[split.label] = made
             self.train, names = made.train, made.apply.obs_names
         self.units = Units(self.train)
         places = dataset.data.obs_names.get_indexer(names)
@@ -567,12 +444,13 @@ class _HiddenValues:
         self.clinical = {name: column[places] for name, column in dataset.clinical.items()}
         self.coefficients = clinical_coefficients(values=self.truth, **self.clinical)
 
-    def scores(self, prediction: np.ndarray, masked: _Masked) -> dict[str, float]:
+    def scores(self, prediction: np.ndarray, split: Split) -> dict[str, float]:
         """Scores of predictions, one for each hidden entry."""
-        i, j = masked.i, masked.j
+        i, j = split.i, split.j
+        assert i is not None and j is not None  # noqa: S101, PT018  (types)
         predicted = self.units.of(prediction, j)
         scores = {name: METRICS[name].function(truth=self.truth[i, j], prediction=predicted) for name in TRIAL_METRICS}
-        scores["share_hidden"] = masked.share
+        scores["share_hidden"] = split.fraction
         if self.coefficients:
             features = np.unique(j)
             imputed = self.truth.copy()
@@ -593,51 +471,24 @@ def _scheme_inputs(dataset: Dataset, split: Hiding, tables: Tables, seed: int) -
     return {}
 
 
-class _Attempt(NamedTuple):
-    """The result of a computation, its cost, and the reason if it failed."""
+def _fit(spec: MethodSpec, train: Data, seed: int) -> _Step:
+    """Fit a method; the value is the estimator and the status of its fit."""
 
-    value: Any
-    seconds: float
-    peak: int
-    reason: str
+    def fit() -> tuple[Imputer, Status]:
+        estimator = create(spec.method, spec.params, random_state=seed % 2**31)
+        return estimator, estimator.fit_transform(train).status
 
-
-def _attempt(work: Callable[[], Any]) -> _Attempt:
-    start = time.perf_counter()
-    value, reason = None, ""
-    with peak_memory() as peak:
-        try:
-            value = work()
-        except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
-            reason = f"{type(error).__name__}: {error}"
-    return _Attempt(value, time.perf_counter() - start, peak(), reason)
+    return _attempt(fit)
 
 
-def _fit(spec: MethodSpec, train: Data, seed: int) -> tuple[Imputer, Status]:
-    estimator = create(spec.method, spec.params, random_state=seed % 2**31)
-    return estimator, estimator.fit_transform(train).status
-
-
-def _score_fit(
-    spec: MethodSpec, hidden: _HiddenValues, labels: Sequence[str], seed: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(label of a split, row): fit once, then impute and score each split."""
-    fit = _attempt(lambda: _fit(spec, hidden.train, seed))
-    for label in labels:
-        steps = [fit, *([] if fit.reason else _impute_and_score(fit.value[0], hidden, hidden.masked[label]))]
-        common: dict[str, Any] = {"seconds": sum(step.seconds for step in steps[:2])}
-        common["peak_bytes"] = max(step.peak for step in steps)
-        if steps[-1].reason:
-            failed = {"status": "failed", "reason": steps[-1].reason}
-            yield label, {"metric": "", "value": math.nan, **common, **failed}
-            continue
-        status: Status = fit.value[1]
-        common |= {"status": "ok", "reason": "" if status.converged else status.message}
-        times = {"fit_seconds": fit.seconds, "apply_seconds": steps[1].seconds}
-        for name, value in {**_numbers_in(status.details), **times, **steps[-1].value}.items():
-            yield label, {"metric": name, "value": float(value), **common}
-
-
-def _impute_and_score(estimator: Imputer, hidden: _HiddenValues, masked: _Masked) -> list[_Attempt]:
-    imputed = _attempt(lambda: estimator.transform(masked.rows).at(masked.i, masked.j, keep_observed=False))
-    return [imputed] if imputed.reason else [imputed, _attempt(lambda: hidden.scores(imputed.value, masked))]
+def _score_fit(fit: _Step, hidden: _HiddenValues, label: str) -> Iterator[dict[str, Any]]:
+    """Impute and score one split with a fitted method."""
+    if fit.reason:
+        return _rows([fit])
+    estimator, status = fit.value
+    split = hidden.splits[label]
+    imputed = _attempt(lambda: estimator.transform(split.apply).at(split.i, split.j, keep_observed=False))
+    if imputed.reason:
+        return _rows([fit, imputed])
+    numbers = {**_numbers_in(status.details), "fit_seconds": fit.seconds, "apply_seconds": imputed.seconds}
+    return _rows([fit, imputed], _attempt(lambda: numbers | hidden.scores(imputed.value, split)), status)

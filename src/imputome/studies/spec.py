@@ -1,79 +1,12 @@
 """What a study runs: datasets, ways to hide values, configurations of methods, and claims about the results.
 
-A study is written as a TOML file::
-
-    title = "What the study asks, and its size"
-    paper = "doi:..."
-    trials = 5                          # repetitions; seed = 0
-    shown = ["poisson_loss", "nrmse"]   # metrics of the printed tables; all are recorded
-    controls = ["poisson_nmf"]          # in addition to those of every study
-
-    [[datasets]]                        # name as in `imputome datasets`
-    name = "pbmc3k_raw"
-    max_cells = 1000                    # drawn at random with the seed
-    min_cells = 10                      # also min_genes
-    n_top_genes = 1000                  # the most variable genes (seurat_v3)
-
-    [[splits]]                          # scheme, fraction, scale: see `imputome.studies.runner.run_study`
-    scheme = "thin"
-    fraction = 0.1
-    params = {}                         # of the method of [base], for this split
-
-    [common]                            # parameters of every configuration
-    max_epochs = 60
-
-    [base]
-    method = "zipo"
-    after = "prune"                     # see `imputome.studies.inputs.MethodSpec`
-    params = { alpha_z = 0.1 }
-
-    [[factors]]                         # all combinations of these values; the rest as in [base]
-    alpha_z = [0.0, 0.1, 1.0]           # gives "alpha_z=0", "alpha_z=0.1" (equal to the base), ...
-
-    [[configurations]]                  # a configuration with its own name, and another method if wanted
-    name = "no batch norm"
-    params = { batch_norm = false }
-
-    [[claims]]                          # see `Claim`
-
-    [quick]                             # what the quick variant changes
-    trials = 1
-    datasets = [{ name = "pbmc68k", max_cells = 150 }]
-    params = { max_epochs = 2 }         # of every configuration
-    methods = { zipo = { max_epochs = 2 } }  # of all configurations of one method
-
-For real values, all splits of a trial use the same training rows and the same fits
-(`imputome.studies.runner.run_trial`)::
-
-    spread = "interval"                 # in tables: 95 % intervals of means; or "sd" over trials
-    gc = "gc.csv"                       # GC content of the genes, for high_gc; a path relative to the TOML file
-
-    [[datasets]]
-    name = "tcga_gbmlgg_zscore_1544g"
-    transform = "asinh"                 # applied to the values first: see `imputome.core.links`
-    labels = "ceccarelli_study"         # column of obs that stratifies the rows
-    clinical = { grade = "ceccarelli_grade", time = "survival_months", event = "dead" }  # columns of obs
-    max_features = 40                   # drawn at random with the seed
-
-    [[splits]]                          # all with scale = "zscore"
-    name = "5 % lowest"                 # name in tables; by default that of the scheme
-    scheme = "low_values"
-    fraction = 0.5
-    scale = "zscore"
-    options = { quantile = 0.05 }       # of the scheme
-    datasets = ["tcga_gbmlgg_zscore_1544g"]  # only on these
-    coverage = "wgbs_chr21_M_Cov"       # for low_coverage: the dataset whose coverages are drawn
-
-    [[comparisons]]                     # Wilcoxon tests: see `Comparison`
-    [[published]]                       # a table of a paper: see `Published`
-
-The text ``"none"`` stands for None in a parameter. (A study of `imputome.studies.tuning` is something else: Optuna's.)
+A study is written as a TOML file; docs/studies/file_format.md describes it. A study of `imputome.studies.tuning` is
+something else: Optuna's.
 """
 
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field, fields, replace
@@ -81,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     InstanceOf,
@@ -97,6 +31,7 @@ from imputome.core.links import link
 from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
+from imputome.io.config import from_toml, read_toml
 from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
@@ -106,52 +41,29 @@ FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
-PAIR_CLAIMS = ("better", "similar")  # kinds of claims about two configurations
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
 SET_BY_TRIAL = ("fraction", "rows", "test", "labels", "gc", "coverage")
 
 
 # -- the parts of a study ----------------------------------------------------------------------------------------------
 Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and two genes
+Transform = Annotated[str, AfterValidator(lambda name: link(name).name)]  # of `imputome.core.links`, for real values
+Params = dict[str, Any]
 
 
 @validated(frozen=True, config=CLOSED)
 class Subset:
-    """The part of a dataset that a study uses.
+    """The part of a dataset that a study uses; if there are more cells or features, they are drawn with the seed."""
 
-    Attributes
-    ----------
-    name : str
-        Name as in `imputome.datasets`.
-    max_cells, max_features : int, optional
-        Largest number of cells and of features; if there are more, they are drawn at random with the seed.
-    min_genes, min_cells : int, default=0
-        Cells with fewer detected genes, and genes detected in fewer cells, are left out.
-    n_top_genes : int, optional
-        Number of most variable genes to keep, for counts.
-    transform : str, default="identity"
-        A transform of `imputome.core.links`, applied to real values.
-    labels : str, default=""
-        Column of ``obs`` with the class of each row.
-    clinical : dict of str to str, optional
-        Columns of ``obs`` for ``grade``, and for ``time`` and ``event``.
-    """
-
-    name: str
+    name: str  # as in `imputome.datasets`
     max_cells: Limit | None = None
-    min_genes: StrictInt = 0
-    min_cells: StrictInt = 0
-    n_top_genes: Limit | None = None
+    min_genes: StrictInt = 0  # cells with fewer detected genes are left out,
+    min_cells: StrictInt = 0  # and genes detected in fewer cells
+    n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
-    transform: str = "identity"
-    labels: str = ""
-    clinical: dict[str, str] = field(default_factory=dict)
-
-    @field_validator("transform")
-    @classmethod
-    def _known_transform(cls, name: str) -> str:
-        link(name)
-        return name
+    transform: Transform = "identity"
+    labels: str = ""  # column of ``obs`` with the class of each row
+    clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
     @field_validator("clinical")
     @classmethod
@@ -163,10 +75,12 @@ class Subset:
     @property
     def label(self) -> str:
         """Name in tables of results, with the limits."""
-        cells = None if self.max_cells is None else f"at most {self.max_cells} cells"
-        genes = None if self.n_top_genes is None else f"{self.n_top_genes} variable genes"
-        features = None if self.max_features is None else f"at most {self.max_features} features"
-        parts = [part for part in (cells, genes, features) if part]
+        limits = {
+            "at most {} cells": self.max_cells,
+            "{} variable genes": self.n_top_genes,
+            "at most {} features": self.max_features,
+        }
+        parts = [text.format(limit) for text, limit in limits.items() if limit is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
 
@@ -174,35 +88,18 @@ class Subset:
 class Hiding:
     """A way to hide values.
 
-    Attributes
-    ----------
-    scheme : str
-        One of ``imputome.evaluation.splits.SCHEMES``.
-    fraction : float, optional
-        Share of values to hide; by default that of the scheme.
-    scale : {"counts", "log1p", "zscore"}, default="counts"
-        Scale of the scores. With ``"zscore"`` (real values, for all splits of a study) each method is fitted once per
-        trial.
-    params : dict, optional
-        Parameters of the method of ``[base]`` under this split.
-    name : str, default=""
-        Name in tables of results; by default the scheme.
-    options : dict, optional
-        Options of the scheme; only with ``"zscore"``.
-    datasets : tuple of str, optional
-        Names of the datasets that it is for; by default all. Only with ``"zscore"``.
-    coverage : str, default=""
-        The dataset whose coverages are drawn, for the scheme ``low_coverage``.
+    With ``scale="zscore"`` (real values, for all splits of a study) each method is fitted once per trial, and the split
+    can have ``options``, ``datasets`` and ``coverage``.
     """
 
-    scheme: str
-    fraction: StrictFloat | None = None
-    scale: Literal["counts", "log1p", "zscore"] = "counts"
-    params: dict[str, Any] = field(default_factory=dict)
-    name: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    datasets: tuple[str, ...] = ()
-    coverage: str = ""
+    scheme: str  # one of ``imputome.evaluation.splits.SCHEMES``
+    fraction: StrictFloat | None = None  # share of values to hide; by default that of the scheme
+    scale: Literal["counts", "log1p", "zscore"] = "counts"  # of the scores
+    params: Params = field(default_factory=dict)  # of the method of [base] under this split
+    name: str = ""  # in tables of results; by default the scheme
+    options: Params = field(default_factory=dict)  # of the scheme
+    datasets: tuple[str, ...] = ()  # names of those that it is for; by default all
+    coverage: str = ""  # the dataset whose coverages are drawn, for low_coverage
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
@@ -239,43 +136,29 @@ class Configuration:
 class Claim:
     """A statement that the results may support or not; see `imputome.studies.claims.check_claims`.
 
-    Attributes
-    ----------
-    text : str
-        The statement.
-    kind : {"better", "similar", "at_least", "monotone", "close"}
-        ``"better"``: the first of two configurations is better than the second, by at least the share ``value`` of
-        the second. ``"similar"``: the first of two differs from the second by at most the share ``value``.
-        ``"at_least"``: the metric is ``value`` or more. ``"monotone"``: the metric never rises from one configuration
-        to the next. ``"close"``: the metric differs from ``reference``, another metric, by at most the share ``value``.
-    metric : str
-        The metric; splits without it are left out.
-    configurations : tuple of str
-        Names of the configurations.
-    value : float, default=0
-        See ``kind``.
-    reference : str, default=""
-        See ``kind``.
-    control : str, default=""
-        A control; the table of claims then says whether the first configuration is better than it.
-    splits, datasets : tuple of str, optional
-        Labels of splits and names of datasets that the claim is about; by default all.
+    The kinds are:
+
+    - ``"better"``: the first of two configurations is better than the second, by at least the share ``value`` of it,
+    - ``"similar"``: the first of two differs from the second by at most the share ``value``,
+    - ``"at_least"``: the metric is ``value`` or more,
+    - ``"monotone"``: the metric never rises from one configuration to the next,
+    - ``"close"``: the metric differs from ``reference``, another metric, by at most the share ``value``.
     """
 
     text: str
     kind: Literal["better", "at_least", "monotone", "close", "similar"]
-    metric: str
+    metric: str  # splits without it are left out
     configurations: tuple[str, ...]
     value: StrictFloat = 0.0
     reference: str = ""
-    control: str = ""
-    splits: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
+    control: str = ""  # the table of claims says whether the first configuration is better than this control
+    splits: tuple[str, ...] = ()  # labels of those that the claim is about; by default all
+    datasets: tuple[str, ...] = ()  # names of those that the claim is about; by default all
 
     @model_validator(mode="after")
     def _can_be_checked(self) -> Self:
         size = len(self.configurations)
-        fits = {**dict.fromkeys(PAIR_CLAIMS, size == 2), "monotone": size >= 2}.get(self.kind, size == 1)
+        fits = {"better": size == 2, "similar": size == 2, "monotone": size >= 2}.get(self.kind, size == 1)
         if not fits:
             raise _wrong(f"a claim of kind {self.kind!r} cannot have {size} configurations: {self.text!r}")
         if self.kind == "close" and not self.reference:
@@ -297,25 +180,13 @@ class Comparison:
 
 @validated(frozen=True, config=CLOSED)
 class Published:
-    """A table of a paper, printed with our numbers.
-
-    Attributes
-    ----------
-    title : str
-        Title of the table.
-    metric, dataset : str
-        Metric and name of the dataset of our numbers.
-    columns : dict of str to str
-        Heading -> configuration or control.
-    rows : dict of str to dict of str to str
-        Label of a split -> heading -> the number in the paper, as text.
-    """
+    """A table of a paper, printed with our numbers for one metric and dataset."""
 
     title: str
     metric: str
     dataset: str
-    columns: dict[str, str]
-    rows: dict[str, dict[str, str]]
+    columns: dict[str, str]  # heading -> configuration or control
+    rows: dict[str, dict[str, str]]  # label of a split -> heading -> the number in the paper, as text
 
     @model_validator(mode="after")
     def _known_headings(self) -> Self:
@@ -326,48 +197,21 @@ class Published:
 
 @validated(frozen=True, config=CLOSED)
 class Study:
-    """A study, as `find_study` reads it from a file: see `imputome.studies.spec` for the file.
+    """A study, as `find_study` reads it from a file."""
 
-    Attributes
-    ----------
-    name, title : str
-        Name of the file, and what the study asks.
-    datasets : tuple of Subset
-    splits : tuple of Hiding
-    configurations : tuple of Configuration
-        The first is the base.
-    claims : tuple of Claim, optional
-    comparisons : tuple of Comparison, optional
-    published : tuple of Published, optional
-    controls : tuple of str, optional
-        Controls in addition to `standard_controls`.
-    shown : tuple of str, optional
-        Metrics of the printed tables; by default all.
-    spread : {"sd", "interval"}, default="sd"
-        What the tables print after a mean: standard deviation over trials, or half of the 95 % interval of the mean.
-    gc : str, default=""
-        CSV file with the GC content of the genes.
-    paper : str, default=""
-        Source of the claims.
-    trials : int, default=1
-        Repetitions, each with its own seed.
-    seed : int, default=0
-        Seed that all others are derived from.
-    """
-
-    name: str
+    name: str  # of the file
     title: str
     datasets: Annotated[tuple[Subset, ...], Field(min_length=1)]
     splits: Annotated[tuple[Hiding, ...], Field(min_length=1)]
-    configurations: Annotated[tuple[Configuration, ...], Field(min_length=1)]
+    configurations: Annotated[tuple[Configuration, ...], Field(min_length=1)]  # the first is the base
     claims: tuple[Claim, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
-    controls: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-    spread: Literal["sd", "interval"] = "sd"
-    gc: str = ""
-    paper: str = ""
+    controls: tuple[str, ...] = ()  # in addition to `standard_controls`
+    shown: tuple[str, ...] = ()  # metrics of the printed tables; by default all
+    spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
+    gc: str = ""  # CSV file with the GC content of the genes
+    paper: str = ""  # source of the claims
     trials: Annotated[StrictInt, Field(ge=1)] = 1
     seed: Annotated[StrictInt, Field(ge=0)] = 0
 
@@ -446,13 +290,7 @@ class Study:
         return {name: MethodSpec(name) for name in every}
 
     def only(self, dataset_names: Iterable[str]) -> Study:
-        """The same study on some of its datasets.
-
-        Raises
-        ------
-        InputError
-            No name is given, or the study has no dataset of that name.
-        """
+        """The same study on some of its datasets, at least one."""
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
@@ -481,10 +319,8 @@ def _within(where: str, error: InputError) -> InputError:
 def _check_known(what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
     for name in given:
         if name not in known:
-            raise _wrong(
-                f"{where}there is no {what} {name!r}: choose from {', '.join(dict.fromkeys(known))}",
-                code=f"{what}-unknown",
-            )
+            choices = ", ".join(dict.fromkeys(known))
+            raise _wrong(f"{where}there is no {what} {name!r}: choose from {choices}", code=f"{what}-unknown")
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -494,7 +330,7 @@ class _Base:
 
     method: str
     after: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
 
 
 @validated(frozen=True, config=CLOSED)
@@ -504,7 +340,7 @@ class _Variant:
     name: str
     method: str | None = None
     after: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
 
 
 @validated(frozen=True, config=CLOSED)
@@ -513,7 +349,7 @@ class _Quick:
 
     trials: int | None = None
     datasets: tuple[Any, ...] | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -522,7 +358,7 @@ class _MethodTables:
     """The tables of a file that the configurations are made of."""
 
     base: _Base
-    common: dict[str, Any] = field(default_factory=dict)
+    common: Params = field(default_factory=dict)
     factors: tuple[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], ...] = ()
     configurations: tuple[_Variant, ...] = ()
     quick: _Quick | None = None
@@ -533,10 +369,8 @@ class _MethodTables:
         for factor in self.factors:
             _check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
             for values in itertools.product(*factor.values()):
-                params = dict(zip(factor, values, strict=True))
-                variants.append(
-                    _Variant(", ".join(f"{key}={_plain(value)}" for key, value in params.items()), params=params)
-                )
+                name = ", ".join(f"{key}={_plain(value)}" for key, value in zip(factor, values, strict=True))
+                variants.append(_Variant(name, params=dict(zip(factor, values, strict=True))))
         return [*variants, *self.configurations]
 
     def configured(self, quick: _Quick) -> list[Configuration]:
@@ -546,7 +380,7 @@ class _MethodTables:
             method = variant.method or self.base.method
             base = self.base if method == self.base.method else _Base(method)
             params = {**self.common, **base.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
-            params = {key: _none_or(value) for key, value in params.items()}
+            params = {key: from_toml(value) for key, value in params.items()}
             after = base.after if variant.after is None else variant.after
             configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
         return configurations
@@ -562,7 +396,7 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"study": Study, "base": _Base, "configurations": _Variant, "quick": _Quick},
+    **{"base": _Base, "configurations": _Variant, "quick": _Quick},
 }
 
 
@@ -576,46 +410,27 @@ def known_studies() -> dict[str, str]:
     ['bulk_imputation', 'design_autoencoder', 'zipo_claims']
     """
     paths = sorted(FOLDER.glob("*.toml"))
-    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["title"] for path in paths}
+    return {path.stem: read_toml(path, "study file", code="study-file")["title"] for path in paths}
 
 
 def find_study(name: str, *, quick: bool = False) -> Study:
-    """A study of the package by its name, or of a TOML file by its path.
+    """A study of the package by its name, or of a .toml file by its path.
 
-    Parameters
-    ----------
-    name : str
-        A name of `known_studies`, or the path of a .toml file.
-    quick : bool, default=False
-        Apply the changes of the table ``[quick]``: the study is then small enough to try out whether it runs.
-
-    Raises
-    ------
-    InputError
-        There is no such study, or the file cannot be read or does not describe a study.
+    With ``quick`` the changes of its table ``[quick]`` are made: it is then small enough to try out whether it runs.
     """
     path = Path(name)
     if path.suffix != ".toml":
         if name not in known_studies():
-            raise InputError(
-                f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file",
-                code="study-unknown",
-            )
+            text = f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file"
+            raise InputError(text, code="study-unknown")
         path = FOLDER / f"{name}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no study file {path}", code="study-file-missing") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"the study file {path} is not valid TOML: {error}", code="study-file-unreadable") from error
+    content = read_toml(path, "study file", code="study-file")
     if content.get("gc"):
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
         return _study(path.stem, content, quick)
-    except ValidationError as error:
-        raise _within(path.name, _first_fault(error)) from error
-    except InputError as error:
-        raise _within(path.name, error) from error
+    except (ValidationError, InputError) as error:
+        raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
 
 
 def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
@@ -636,10 +451,9 @@ def _first_fault(error: ValidationError) -> InputError:
     """The first fault that pydantic found, as one sentence: table, field, value, and what the field takes."""
     fault = error.errors(include_url=False)[0]
     place = [str(part) for part in fault["loc"]]  # as in ("splits", "0", "options", "top")
-    where, model = "", TABLES["study"]
+    where, table = "", ""
     if len(place) > 1:
         table = place.pop(0)
-        model = TABLES.get(table, Study)
         where = f"[[{table}]] number {int(place.pop(0)) + 1}: " if place[0].isdecimal() else f"[{table}]: "
     reason = fault.get("ctx", {}).get("error")
     if isinstance(reason, InputError):
@@ -648,13 +462,9 @@ def _first_fault(error: ValidationError) -> InputError:
     if fault["type"] == "missing":
         return _wrong(f"{where}{name} is missing")
     if fault["type"] == "unexpected_keyword_argument":
-        known = ", ".join(entry.name for entry in fields(model))
+        known = ", ".join(entry.name for entry in fields(TABLES.get(table, Study)))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
     return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
-
-
-def _none_or(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() == "none" else value
 
 
 def _plain(value: Any) -> str:

@@ -25,12 +25,12 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer, check_parameters
-from imputome.errors import ImputomeError, InputError, missing_extra
+from imputome.errors import InputError, missing_extra
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
-from imputome.methods import get, info
-from imputome.studies.execute import POLL_SECONDS, run_processes
-from imputome.studies.inputs import Progress
+from imputome.methods import get
+from imputome.studies.execute import POLL_SECONDS, WORKER_DIED, run_processes
+from imputome.studies.inputs import MethodSpec, Progress, check_choice, check_kind
 
 Objective = Literal["nll", "poisson_loss"]
 
@@ -44,26 +44,14 @@ PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS = 5, 10
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of tuning.
-
-    Attributes
-    ----------
-    method : str
-        Name of the method.
-    params : dict
-        The best parameters, with those that were fixed.
-    value : float
-        Their objective.
-    finished, pruned, failed : int
-        Number of finished trials, and how many of them were stopped early or ended with an error.
-    """
+    """The result of tuning."""
 
     method: str
-    params: dict[str, Any]
-    value: float
-    finished: int
-    pruned: int
-    failed: int
+    params: dict[str, Any]  # the best, with those that were fixed
+    value: float  # of the objective
+    finished: int  # trials,
+    pruned: int  # of which this number was stopped early,
+    failed: int  # and this number ended with an error
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,30 @@ class _TrialFailed(Exception):  # noqa: N818  (it is caught, never shown)
     pass
 
 
+def import_optuna() -> Any:
+    """Optuna, or the error that says how to install it."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing_extra("tuning", "optuna", "tune") from error
+    return optuna
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that Optuna logs for each trial."""
+    optuna = import_optuna()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+@_quiet()
 def tune(
     data: Data,
     *,
@@ -104,127 +116,61 @@ def tune(
     """Search the space that a method declares (`Imputer.search_space`) for the lowest objective.
 
     Trials are drawn by the sampler TPE. If a method reports its validation loss after each epoch, the median rule stops
-    trials that are worse than half of the others. With ``"nll"`` the posterior step, which does not change it, is left
-    out during tuning.
+    trials that are worse than half of the others. ``params`` stay fixed. ``storage`` is an SQLite file; an existing
+    study continues if it has the same input, method, objective, seed and fixed parameters.
 
-    Parameters
-    ----------
-    data : Data
-        The data to fit.
-    method : str
-        A registered name.
-    trials : int
-        Number of trials that the study has in the end, with those of earlier calls. Trials that were stopped early, or
-        ended with an error of the method, count; those of processes that died do not. The number is exact for the
-        processes of one call. Of several calls that work on one file at the same time, each process can run one trial
-        more.
-    storage : str or Path
-        SQLite file of the study. An existing study continues if it has the same input, method, objective, seed and
-        fixed parameters.
-    objective : {"nll", "poisson_loss"}, default="nll"
-        ``"nll"``: negative log-likelihood per validation cell, which the deep methods for counts report.
-        ``"poisson_loss"``: loss per held-out molecule after thinning (10 % held out), for all methods for counts.
-    params : dict, optional
-        Parameters that stay fixed; those of the search space are taken out of it.
-    seed : int, default=0
-        Seed of the method, of the held-out molecules, and of the sampler.
-    workers : int, default=1
-        Number of processes, each with its own copy of the data and its share of the cores.
-    timeout : float, optional
-        Seconds after which no trial is started.
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
+    The objective is ``"nll"``, the negative log-likelihood per validation cell, which the deep methods for counts
+    report (the posterior step, which does not change it, is left out), or ``"poisson_loss"``, the loss per held-out
+    molecule after thinning (10 % held out), for all methods for counts.
 
-    Returns
-    -------
-    Tuned
-
-    Raises
-    ------
-    InputError
-        The file is not an SQLite file or holds another study; the method has no search space or does not report the
-        objective; or no trial succeeded.
-    MissingExtraError
-        Optuna, or what the method needs, is not installed.
+    ``trials`` is the number that the study has in the end, with those of earlier calls. Trials that were stopped early,
+    or ended with an error of the method, count; those of processes that died do not. The number is exact for the
+    processes of one call. Of several calls that work on one file at the same time, each process can run one trial more.
+    After ``timeout`` seconds no trial is started. Each of several workers has its own copy of the data and its share of
+    the cores.
     """
-    optuna = import_optuna()
-    path = storage_path(storage)
-    fixed = dict(params or {})
-    _check(data, method, trials, objective, fixed, workers, timeout)
     deadline = math.inf if timeout is None else time.time() + timeout
-    task = _Task(data, method, trials, path, objective, fixed, seed, deadline)
-    with _quiet(optuna):
-        study = _open_study(task)
-        # each trial takes a permit, so that together the processes run as many as are missing, and no more
-        missing = max(0, trials - len(_finished(study)))
-        if workers == 1:
-            _run_trials(task, threading.Semaphore(missing), progress=progress)
-        else:
-            permits = multiprocessing.get_context("spawn").Semaphore(missing)
-            run_processes(
-                _worker,
-                [(task, permits, number) for number in range(min(workers, missing))],
-                threads=max(1, (os.cpu_count() or 1) // workers),
-                report=lambda: _report(progress, study, trials),
-            )
-        if len(_finished(study)) < trials and time.time() < deadline:
-            raise InputError(
-                "a worker process ended before its trials were done: run the same command again to continue",
-                code="worker-died",
-            )
-        return _result(task, study)
+    task = _Task(data, method, trials, storage_path(storage), objective, dict(params or {}), seed, deadline)
+    _check(task, workers, timeout)
+    study = _open_study(task)
+    # each trial takes a permit, so that together the processes run as many as are missing, and no more
+    missing = max(0, trials - len(_finished(study)))
+    if workers == 1:
+        _run_trials(task, threading.Semaphore(missing), progress=progress)
+    else:
+        permits = multiprocessing.get_context("spawn").Semaphore(missing)
+        run_processes(
+            _run_trials,
+            [(task, permits, number) for number in range(min(workers, missing))],
+            threads=max(1, (os.cpu_count() or 1) // workers),
+            report=lambda: _report(progress, study, trials),
+        )
+    if len(_finished(study)) < trials and time.time() < deadline:
+        raise InputError(WORKER_DIED)
+    return _result(task, study)
 
 
-def _check(
-    data: Data,
-    method: str,
-    trials: int,
-    objective: str,
-    params: dict[str, Any],
-    workers: int,
-    timeout: float | None,
-) -> None:
-    if objective not in get_args(Objective):
-        raise InputError(
-            f"objective={objective!r} is not one of {', '.join(get_args(Objective))}",
-            code="objective-unknown",
-            parameter="objective",
-        )
-    if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
-        raise InputError(
-            f"trials={trials} and workers={workers} must be at least 1, and timeout={timeout} must be positive",
-            code="out-of-range",
-        )
-    if data.kind not in info(method).kinds:
-        raise InputError(
-            f"{method} does not take {data.kind} data: `imputome methods` lists the data that each method takes",
-            code="method-kind",
-            parameter="method",
-        )
-    if objective == "poisson_loss" and data.kind != "counts":
-        raise InputError(
-            "objective='poisson_loss' holds molecules out, and these are real values",
-            code="objective-kind",
-            parameter="objective",
-        )
-    cls = get(method)
+def _check(task: _Task, workers: int, timeout: float | None) -> None:
+    check_choice("objective", task.objective, get_args(Objective))
+    if task.trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
+        text = f"trials={task.trials}, workers={workers} and timeout={timeout} must be positive"
+        raise InputError(text, code="out-of-range")
+    check_kind(MethodSpec(task.method), task.data.kind, parameter="method")
+    if task.objective == "poisson_loss" and task.data.kind != "counts":
+        raise InputError("objective='poisson_loss' is for counts", code="objective-kind", parameter="objective")
+    cls = get(task.method)
     if not cls.search_space:
-        raise InputError(
-            f"{method} declares no search space, so there is nothing to tune: set its parameters by hand",
-            code="no-search-space",
-            parameter="method",
-        )
-    check_parameters(cls, params)
-    if not set(cls.search_space) - set(params):
-        raise InputError(
-            f"all parameters of the search space are fixed: leave out one of {', '.join(cls.search_space)}",
-            code="nothing-to-tune",
-            parameter="params",
-        )
+        text = f"{task.method} declares no search space: set its parameters by hand"
+        raise InputError(text, code="no-search-space", parameter="method")
+    check_parameters(cls, task.params)
+    if not task.space:
+        text = f"nothing is left to tune: do not fix all of {', '.join(cls.search_space)}"
+        raise InputError(text, code="nothing-to-tune", parameter="params")
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
-def _run_trials(task: _Task, permits: Any, *, worker: int = 0, progress: Progress | None = None) -> None:
+@_quiet()
+def _run_trials(task: _Task, permits: Any, worker: int = 0, progress: Progress | None = None) -> None:
     """Run trials until there are no permits left, other calls have run enough, or time is up."""
     study = _open_study(task, worker)
 
@@ -242,25 +188,6 @@ def _run_trials(task: _Task, permits: Any, *, worker: int = 0, progress: Progres
             catch=(_TrialFailed,),
             callbacks=[stop_or_continue],
         )
-
-
-def _worker(task: _Task, permits: Any, number: int, parent: int, errors: Any) -> None:
-    optuna = import_optuna()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    try:
-        with _quiet(optuna):
-            _run_trials(task, permits, worker=number)
-    except ImputomeError as error:
-        errors.put(error.message)
-    except KeyboardInterrupt:  # the parent process reports it
-        return
-
-
-def _end_with(parent: int) -> None:
-    """End this process, even during a trial, when its parent was killed and could not end it."""
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os._exit(1)
 
 
 def _objective(task: _Task) -> Callable[[Any], float]:
@@ -289,19 +216,16 @@ def _objective(task: _Task) -> Callable[[Any], float]:
             if split is None:
                 value = estimator.fit_transform(task.data).status.details.get("nll_validation")
             else:
-                result = estimator.fit_transform(split.train)
-                value = score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"]
+                loss = score_thinned(estimator.fit_transform(split.train), split, metrics=["poisson_loss"])
+                value = loss["poisson_loss"]
         except optuna.TrialPruned:
             raise
         except Exception as error:  # some parameters may not fit together: the study continues, and reports it
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             raise _TrialFailed from error
         if value is None:
-            raise InputError(
-                f"{task.method} reports no validation likelihood: pass {{objective}}",
-                code="objective-not-reported",
-                objective="poisson_loss",
-            )
+            text = f"{task.method} reports no validation likelihood: pass {{objective}}"
+            raise InputError(text, code="objective-not-reported", objective="poisson_loss")
         if not math.isfinite(value):
             trial.set_user_attr("reason", f"the objective is {value}")
             raise _TrialFailed
@@ -315,8 +239,7 @@ def _suggested(trial: Any, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     for name, spec in space.items():
         if _is_range(spec):
             low, high, kind = spec
-            whole = isinstance(low, int) and isinstance(high, int)
-            suggest = trial.suggest_int if whole else trial.suggest_float
+            suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
             values[name] = suggest(name, low, high, log=kind == "log")
         else:
             values[name] = _choices(spec)[trial.suggest_categorical(name, list(_choices(spec)))]
@@ -333,62 +256,15 @@ def _choices(spec: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 # -- the study in its file ---------------------------------------------------------------------------------------------
-def import_optuna() -> Any:
-    """Optuna.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise missing_extra("tuning", "optuna", "tune") from error
-    return optuna
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Without the lines that Optuna logs for each trial."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
 def storage_path(storage: str | Path) -> Path:
-    """The file of a study, checked before any computation.
-
-    Parameters
-    ----------
-    storage : str or Path
-        Path of an SQLite file, which need not exist; ``sqlite:///`` before it is allowed.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        The path is not an SQLite file of Optuna, or no such file can be created there.
-    """
+    """The SQLite file of a study, which need not exist, checked before any computation; ``sqlite:///`` is allowed."""
     text = str(storage).removeprefix("sqlite:///")
     if "://" in text:
-        raise InputError(
-            f"the storage {storage} is not an SQLite file: give the path of one",
-            code="storage-not-sqlite",
-            parameter="storage",
-        )
+        raise InputError(f"{storage} is no SQLite file: give a path", code="storage-not-sqlite", parameter="storage")
     path = Path(text).absolute()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(
-            f"no study can be kept in {text}: give a file in an existing folder that you can write to",
+            f"{text} cannot be created: choose a file in a folder with write permission",
             code="storage-not-writable",
             parameter="storage",
         )
@@ -403,49 +279,32 @@ def storage_path(storage: str | Path) -> Path:
         ) from error
     if tables and "studies" not in tables:
         raise InputError(
-            f"{text} is a database, but not one of Optuna: pass another {{storage}}",
-            code="storage-not-optuna",
-            storage=...,
+            f"{text} is not a database of Optuna: pass another {{storage}}", code="storage-not-optuna", storage=...
         )
     return path
-
-
-def _create_or_load(path: Path) -> Any:
-    import optuna
-
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-    )
-    return optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=storage,
-        direction="minimize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS),
-    )
 
 
 def _open_study(task: _Task, worker: int = 0) -> Any:
     """The Optuna study in the file of a task, created if there is none."""
     import optuna
 
-    for attempt in range(OPEN_ATTEMPTS):
+    for attempt in range(1, OPEN_ATTEMPTS + 1):
         try:
-            study = _create_or_load(task.storage)
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{task.storage}",
+                engine_kwargs={"connect_args": {"timeout": 60}},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+            study = optuna.create_study(study_name=STUDY_NAME, storage=storage, load_if_exists=True)
             break
         except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
-            if attempt < OPEN_ATTEMPTS - 1:  # another call may be creating the same file at this moment
-                time.sleep(POLL_SECONDS)
-                continue
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"the study in {task.storage} cannot be opened: {reason}",
-                code="storage-unreadable",
-                parameter="storage",
-            ) from error
+            if attempt == OPEN_ATTEMPTS:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                text = f"the study in {task.storage} cannot be opened: {reason}"
+                raise InputError(text, code="storage-unreadable", parameter="storage") from error
+            time.sleep(POLL_SECONDS)  # another call may be creating the same file at this moment
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS)
     # a study that continues must not draw again what it drew first
     drawn = len(study.get_trials(deepcopy=False))
     seed = seed_for("tune", worker, drawn, base=task.seed) % 2**32
@@ -459,12 +318,8 @@ def _open_study(task: _Task, worker: int = 0) -> Any:
     for what, value in identity.items():
         if stored.get(what) != value:
             other = "" if what == "input" else f", {stored.get(what)!r} instead of {value!r}"
-            raise InputError(
-                f"{task.storage} holds a study with another {what}{other}: pass another {{storage}}, or the same "
-                f"{what} as before",
-                code="study-differs",
-                storage=...,
-            )
+            text = f"{task.storage} has another {what}{other}: pass another {{storage}}, or the same {what}"
+            raise InputError(text, code="study-differs", storage=...)
     return study
 
 

@@ -26,28 +26,18 @@ if TYPE_CHECKING:
     from imputome.result.run import Progress
 
 BUDGET = 5.0  # minutes
-CLEAR = 0.002  # share by which an error must be lower to be called lower
+CLEAR_GAIN = 0.002  # share by which an error must be lower to be called lower
 RACE_SHARE = 0.3  # of the budget
-RESERVE = 0.25  # share left for reading, writing, a report, and fits that take longer than expected
+RESERVE_SHARE = 0.25  # of the budget: left for reading, writing, a report, and fits that take longer than expected
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen method and the reason.
+    """The chosen method and the reason."""
 
-    Attributes
-    ----------
-    estimator : Imputer
-        Unfitted, its link set.
-    race : Race
-        How it was chosen. Where a control is written although it did not win, ``race.instead`` says why.
-    verdict : Verdict or None
-        On the chosen method; None where a control was chosen, or no check was asked for.
-    """
-
-    estimator: Imputer
-    race: Race
-    verdict: Verdict | None
+    estimator: Imputer  # unfitted, its link set
+    race: Race  # if a control is written although it did not win, ``race.instead`` says why
+    verdict: Verdict | None  # on the chosen method; None for a control, or without a check
 
     @property
     def record(self) -> dict[str, Any]:
@@ -71,44 +61,17 @@ def choose(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Chosen:
-    """Find the method to impute with by held-out molecules (counts) or values (real values), in limited time.
+    """Choose a method to impute with, by its error on held-out molecules (counts) or values (real values).
 
-    The race takes at most three tenths of the budget. Only a method that can be fitted to all data in the time left
-    can win. The check takes as many splits, or cells, as the rest of the time allows. A fit that does not report its
-    progress cannot be stopped, so the budget may be exceeded by one such fit of the sample.
+    The methods of `CANDIDATES` and the controls compete on a sample (`run_race`, at most three tenths of the ``budget``
+    in minutes). Only a method that can be fitted to all data in the time left can win. The winner is checked on other
+    splits, unless ``checked`` is False, with as many splits and cells as the rest of the time allows. A fit that does
+    not report its progress cannot be stopped, so the budget may be exceeded by one such fit of the sample.
 
-    Parameters
-    ----------
-    data : Data
-        n cells x G genes.
-    labels : Mapping of str to array of shape (n,), optional
-        Types or batches of the cells, for the check.
-    link : str, default="identity"
-        On which real values are imputed and errors are measured.
-    budget : float, default=5.0
-        Minutes for the race, the check and the fit to all data together.
-    accept_control : bool, default=False
-        Choose the best control where no method beats the controls.
-    checked : bool, default=True
-        Check the winner, on other splits than those of the race.
-    keep_observed : bool, optional
-        Whether observed values are put back in what will be written; None means the method's default.
-    seed : int, default=0
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
-
-    Returns
-    -------
-    Chosen
-
-    Raises
-    ------
-    ControlsWinError
-        No method beats the controls (``controls-win``), none was finished or could be fitted in time
-        (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``); unless
-        ``accept_control``.
-    InputError
-        Nothing of the data can be held out.
+    ``keep_observed`` says whether observed values are put back in what will be written (None: the method's default).
+    Raises `ControlsWinError` if no method beats the controls (``controls-win``), none was finished or could be fitted
+    in time (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``). With
+    ``accept_control`` the best control is chosen instead.
     """
     begun = time.perf_counter()
 
@@ -118,20 +81,19 @@ def choose(
     race = run_race(
         data,
         seconds=60 * budget * RACE_SHARE,
-        seconds_after=60 * budget * (1 - RACE_SHARE - RESERVE),
+        seconds_after=60 * budget * (1 - RACE_SHARE - RESERVE_SHARE),
         rng=np.random.default_rng(seed_for("auto", base=seed)),
         seed=seed,
         link=link,
         progress=part(0.0, RACE_SHARE),
     )
     race = replace(race, budget_minutes=float(budget))
-    method_won = race.winner != race.control
     verdict = None
-    if method_won:
+    if race.winner != race.control:
         winner = next(candidate for candidate in CANDIDATES[data.kind] if candidate.name == race.winner)
         estimator = make(winner, seed, link)
         if checked:
-            left = 60 * budget * (1 - RESERVE) - (time.perf_counter() - begun) - race.seconds_for_all
+            left = 60 * budget * (1 - RESERVE_SHARE) - (time.perf_counter() - begun) - race.seconds_for_all
             splits, cells = affordable(left, data, race)
             verdict = check(
                 data,
@@ -154,26 +116,13 @@ def choose(
             accept_control=True,
             **reason.options,
         )
-    if method_won:  # the verdict is on another method than the one that is written
+    if verdict is not None:  # it is on another method than the one that is written
         race = replace(race, instead=f"the control {race.control} was written instead: {reason}")
     return Chosen(make(Candidate(race.control, race.control), seed), race, None)
 
 
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
-    """Splits and cells of a check that takes about that long, from the times of the race.
-
-    Parameters
-    ----------
-    seconds : float
-    data : Data
-        All n cells.
-    race : Race
-
-    Returns
-    -------
-    n_splits, n_cells : int
-        At least 1 and 200 (or n).
-    """
+    """Splits (at least 1) and cells (at least 200, or all) of a check of ``seconds``, by the times of the race."""
     n = data.shape[0]
     cells = min(MAX_CELLS[data.kind], n)
 
@@ -187,15 +136,15 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
 
 
 def candidate_keys(kind: Kind) -> list[str]:
-    """Names that a result may get where the user names none."""
+    """Names that a result of ``method="auto"`` may get if the user gives none."""
     return list(dict.fromkeys(default_key(make(candidate, 0)) for candidate in CANDIDATES[kind]))
 
 
 def budget_sentence(kind: Kind, budget: float) -> str:
     """What will be computed, and for how long at most."""
     return (
-        f"auto: {len(CANDIDATES[kind])} methods and {len(controls(kind))} controls compete on a sample, then the "
-        f"winner is checked and fitted to all data; at most about {budget:g} minutes"
+        f"auto compares {len(CANDIDATES[kind])} methods and {len(controls(kind))} controls on a sample, checks the "
+        f"best one and fits it to all data, in at most about {budget:g} minutes"
     )
 
 
@@ -204,25 +153,18 @@ def _why_no_method(race: Race, verdict: Verdict | None) -> Message:
     if verdict is not None:
         sample = f"{verdict.cells:,} {'cells' if verdict.kind == 'counts' else 'samples'}, {verdict.fits} fits"
         return Message(
-            f"the verdict on {race.winner}, the best method, is not to impute ({sample}): {verdict.reasons[0]}",
+            f"the best method is {race.winner}, but its verdict is {DO_NOT!r} ({sample}): {verdict.reasons[0]}",
             code="verdict-do-not-impute",
         )
     methods = race.candidates[~race.candidates["control"]]
     if not methods["splits"].any():
-        return Message(
-            "no method was finished in the time available, pass a larger {budget}",
-            code="budget-too-small",
-            budget=...,
-        )
+        text = "no method finished in the time available, pass a larger {budget}"
+        return Message(text, code="budget-too-small", budget=...)
     best = float(race.candidates.loc[race.candidates["name"] == race.control, "score"].iloc[0])
-    better = methods[methods["score"] < best * (1 - CLEAR)]
+    better = methods[methods["score"] < best * (1 - CLEAR_GAIN)]
     if len(better):  # the table is in the order of the scores
-        return Message(
-            f"{better['name'].iloc[0]} beats the controls, but cannot be fitted to all data in the time available, "
-            "pass a larger {budget}",
-            code="budget-too-small",
-            budget=...,
-        )
-    return Message(
-        f"no method beats the controls on held-out values; the best control is {race.control}", code="controls-win"
-    )
+        name = better["name"].iloc[0]
+        text = f"{name} beats the controls, but a fit to all data would take too long, pass a larger {{budget}}"
+        return Message(text, code="budget-too-small", budget=...)
+    text = f"no method has a lower error on held-out values than the best control, {race.control}"
+    return Message(text, code="controls-win")

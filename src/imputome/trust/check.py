@@ -1,4 +1,4 @@
-"""The check of an imputation: the method is fitted again with values held out, beside controls, and gets a verdict."""
+"""The check of an imputation: the method and controls are fitted again with values held out, and it gets a verdict."""
 
 from __future__ import annotations
 
@@ -63,35 +63,11 @@ def check(
     keep_observed: bool | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Check an estimator on a sample of the data that it is to impute; the estimator itself is not changed.
+    """Check an estimator, fitted or not, on a sample of the data that it is to impute; only copies of it are fitted.
 
-    Parameters
-    ----------
-    data : Data
-        n cells x G genes.
-    estimator : Imputer
-        Fitted or not: copies of it are fitted.
-    labels : Mapping of str to array of shape (n,), optional
-        Types or batches of the cells.
-    seed : int, default=0
-    n_splits : int, default=3
-        How often values are held out.
-    max_cells : int, optional
-        Size of the sample; None takes `imputome.trust.evidence.MAX_CELLS`.
-    keep_observed : bool, optional
-        Whether observed values are put back in what will be written; None means the method's default.
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
-
-    Returns
-    -------
-    Verdict
-        With the tables that it rests on.
-
-    Raises
-    ------
-    InputError
-        Nothing of the data can be held out, see `imputome.trust.evidence.check_possible`.
+    ``labels`` holds types or batches, arrays of shape (n,) by name. ``keep_observed`` says whether observed values are
+    put back in what will be written (None: the method's default). Raises `InputError` if nothing of the data can be
+    held out (`imputome.trust.evidence.check_possible`).
     """
     rng = np.random.default_rng(seed_for("check", base=seed))
     controls = control_estimators(data.kind, seed, estimator.link)
@@ -116,94 +92,49 @@ def check(
 def check_run(
     run: Run, data: Data, *, labels: Mapping[str, Any] | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Run:
-    """Check a run.
-
-    Parameters
-    ----------
-    run : Run
-    data : Data
-        The data that it was fitted to.
-    labels, seed, progress
-        As in `check`.
-
-    Returns
-    -------
-    Run
-        The same, with the verdict for its record.
-    """
+    """Check a run on the data that it was fitted to: the same run, with the verdict for its record."""
     keep = run.keep_observed
     verdict = check(data, run.estimator, labels=labels, seed=seed, keep_observed=keep, progress=progress)
     return replace(run, further={**run.further, "verdict": verdict})
 
 
 def check_state(report: InputReport) -> None:
-    """Check, before any computation, that values of the input can be held out.
-
-    Raises
-    ------
-    InputError
-        The matrix is too small, or holds normalised or logged counts.
-    """
+    """Check, before any computation, that values of the input can be held out."""
     check_size(*report.shape)
     if report.kind == "counts" and report.state != "counts":
         raise InputError(
-            f"the check holds out molecules, and {report.where} looks {report.state}: pass {{layer}} with the raw "
-            "counts, or leave the check out",
-            code="check-needs-counts",
+            f"the check needs raw counts, but {report.where} looks {report.state}: pass {{layer}} with raw counts, or "
+            "leave out the check",
+            code="not-integers",
             layer=...,
         )
 
 
-def cost(report: InputReport, estimator: Imputer, *, n_splits: int = N_SPLITS) -> str:
+def cost(report: InputReport, estimator: Imputer) -> str:
     """What the check is going to compute, in a sentence."""
     n_controls = len(controls(report.kind))
     n = report.shape[0]
     rows = "cells" if report.kind == "counts" else "samples"
-    fits = number_of_fits(report.kind, n_splits, 0)
+    fits = number_of_fits(report.kind, N_SPLITS, 0)
     return (
-        f"the check fits {estimator.name} {fits} more times, and {n_controls} controls {n_splits} times, on "
+        f"the check fits {estimator.name} {fits} more times, and each of {n_controls} controls {N_SPLITS} times, on "
         f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}"
     )
 
 
 def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:
-    """Columns of ``obs`` with labels for the check.
-
-    Parameters
-    ----------
-    adata : AnnData
-    names : str or iterable of str
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n,)
-
-    Raises
-    ------
-    InputError
-        There is no such column, or it has fewer than two labels, or about as many as there are cells.
-    """
+    """Columns of ``obs`` with labels for the check, as arrays of shape (n,) by name."""
     labels = {}
     for name in [names] if isinstance(names, str) else names:
         if name not in adata.obs:
             known = ", ".join(map(str, adata.obs.columns)) or "none"
-            raise InputError(
-                f"obs has no column {name!r} to check for mixing; columns: {known}",
-                code="no-obs-column",
-                parameter="labels",
-            )
+            raise InputError(f"obs has no column {name!r}; columns: {known}", code="no-obs-column", parameter="labels")
         values = adata.obs[name]
-        if values.nunique() < 2:
+        number, most = values.nunique(), max(2, adata.n_obs // MIN_CELLS_PER_LABEL)
+        if not 2 <= number <= most:
             raise InputError(
-                f"obs[{name!r}] has fewer than two labels: name another column, or none",
-                code="too-few-labels",
-                parameter="labels",
-            )
-        if values.nunique() > max(2, adata.n_obs // MIN_CELLS_PER_LABEL):
-            raise InputError(
-                f"obs[{name!r}] has {values.nunique():,} different values in {adata.n_obs:,} cells, too many for "
-                "labels: name another column, or none",
-                code="too-many-labels",
+                f"obs[{name!r}] has {number:,} labels, not 2 to {most:,}: name another column, or none",
+                code="too-few-labels" if number < 2 else "too-many-labels",
                 parameter="labels",
             )
         labels[name] = np.asarray(values.astype(object))

@@ -1,6 +1,4 @@
-"""Measurements on an imputation method and some data: values are held out, and the method is fitted again.
-
-This module measures; `imputome.trust.verdict` decides.
+"""Measurements for the check: values are held out, and the method is fitted again; `imputome.trust.verdict` decides.
 
 Letters: ``n`` cells or samples, ``G`` genes or features.
 """
@@ -18,6 +16,7 @@ from imputome.core.data import Data, Kind
 from imputome.core.imputation import Imputation
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_length
 from imputome.evaluation.splits import Split, make_split
 from imputome.evaluation.streaming import Units, calibration, score_hidden, score_thinned
 from imputome.trust.mixing import Mixing, label_mixing
@@ -28,8 +27,9 @@ from imputome.trust.zeros import Zeros, zeros_before_and_after
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imputome.result.run import Progress
+
 Predict = Callable[[Data], Imputation]  # fits a method on the data and imputes them
-Progress = Callable[[float, str], None]
 
 N_SPLITS = 3
 # the check uses at most so many cells, or samples: the cost of some methods for real values grows with their cube
@@ -41,89 +41,44 @@ LOSS: dict[Kind, str] = {"counts": "poisson_deviance", "real": "rmse"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measurements on a sample of the cells.
-
-    Attributes
-    ----------
-    method : str
-        Name of the method.
-    kind : {"counts", "real"}
-        Kind of the data.
-    scores : DataFrame
-        A row per method, split and metric (columns ``method``, ``control``, ``split``, ``metric``, ``value``).
-        Metrics: ``poisson_deviance``, ``poisson_loss`` and ``total_ratio`` of held-out molecules, or ``rmse`` of hidden
-        values; ``coverage_90`` if the method gives intervals.
-    null : NullCorrelation
-        Correlations between permuted genes, before and after imputing.
-    reliability : Reliability
-        What the method explains of each gene beyond ``reference``.
-    genes : Index
-        Names of the genes.
-    reference : str
-        Name of the control that ``reliability`` compares with.
-    zeros : Zeros or None
-        Zeros before and after; None for real values.
-    mixing : dict of str to Mixing
-        By name of the labels: whether cells of different labels mix. Counts only, and only names with more than one
-        label in the sample.
-    unmixed : tuple of str
-        The other names of labels that were asked for.
-    calibration : DataFrame or None
-        Coverage of the intervals per stratum, all splits together; None without intervals.
-    cells, fits : int
-        Number of cells used, and of fits made.
-    seconds : float
-        Time taken.
-    """
+    """Measurements on a sample of the cells."""
 
     method: str
     kind: Kind
+    # a row per method, split and metric (columns method, control, split, metric, value); metrics: poisson_deviance,
+    # poisson_loss and total_ratio of held-out molecules, or rmse of hidden values; coverage_90 if there are intervals
     scores: pd.DataFrame
-    null: NullCorrelation
-    reliability: Reliability
+    null: NullCorrelation  # correlations between permuted genes, before and after imputing
+    reliability: Reliability  # what the method explains of each gene beyond `reference`
     genes: pd.Index
-    reference: str
-    zeros: Zeros | None
-    mixing: dict[str, Mixing]
-    unmixed: tuple[str, ...]
-    calibration: pd.DataFrame | None
+    reference: str  # the control that `reliability` compares with
+    zeros: Zeros | None  # None for real values
+    mixing: dict[str, Mixing]  # by name of the labels; counts only, and only labels of which the sample has two or more
+    unmixed: tuple[str, ...]  # the other names of labels that were asked for
+    calibration: pd.DataFrame | None  # coverage of the intervals per stratum, all splits together
     cells: int
     fits: int
     seconds: float
 
     def gains(self, metric: str) -> pd.DataFrame:
-        """How far the method's error is below the error of each control, as a share of the control's error.
+        """1 - (the method's error) / (a control's error): a row per split, a column per control; above 0 the method is
+        better.
 
-        Parameters
-        ----------
-        metric : {"poisson_deviance", "rmse"}
-            A metric where less is better and that is above 0 for every control.
-
-        Returns
-        -------
-        DataFrame
-            A row per split, a column per control; above 0 the method is better.
+        ``metric`` must be one where less is better and that is above 0 for every control: ``poisson_deviance`` or
+        ``rmse``.
         """
         part = self.scores[self.scores["metric"] == metric]
         wide = part.pivot(index="split", columns="method", values="value")
-        of_controls = wide.drop(columns=self.method)
-        return 1 - of_controls.rdiv(wide[self.method], axis=0)
+        return 1 - wide.drop(columns=self.method).rdiv(wide[self.method], axis=0)
 
 
 def check_possible(data: Data) -> None:
-    """Check that part of the data can be held out.
-
-    Raises
-    ------
-    InputError
-        Counts that are not integers, fewer than 20 cells, or fewer than 3 genes.
-    """
+    """Check that part of the data can be held out: a large enough matrix and, of counts, integers."""
     check_size(*data.shape)
     if data.kind == "counts" and not is_integer(data.X.data):
         raise InputError(
-            "the check holds out molecules and needs raw counts (integers): pass {layer} with them, or leave out the "
-            "check",
-            code="check-needs-counts",
+            "the check needs raw counts (integers): pass {layer} with them, or leave out the check",
+            code="not-integers",
             layer=...,
         )
 
@@ -132,8 +87,8 @@ def check_size(n: int, G: int) -> None:
     """Check that a matrix is large enough to hold out part of it."""
     if n < MIN_CELLS or G < MIN_GENES:
         raise InputError(
-            f"a matrix of {n} x {G} is too small to check an imputation or to choose a method, which needs "
-            f"{MIN_CELLS} x {MIN_GENES}: leave out the check, or pass {{method}}",
+            f"the matrix is {n} x {G}; a check, or the choice of a method, needs {MIN_CELLS} x {MIN_GENES}: leave out "
+            "the check, or pass {method}",
             code="too-small-to-check",
             method=...,
         )
@@ -167,44 +122,12 @@ def gather(
 ) -> Evidence:
     """Measure a method and the controls on a sample of the cells.
 
-    Parameters
-    ----------
-    data : Data
-        The data to impute. All genes are used.
-    predict : callable
-        The method: fits it on data and imputes these.
-    method : str
-        Name of the method.
-    controls : mapping of str to callable
-        What the method must beat, by name.
-    reference : str
-        The control that single genes are compared with. For counts it is the posterior on the gene mean, which has seen
-        the cell's own counts, as most methods have.
-    rng : numpy.random.Generator
-        Source of randomness.
-    labels : mapping of str to array-like of shape (n,), optional
-        Types or batches of the cells, by name.
-    link : str, default="identity"
-        Link of the method: errors of real values are measured on it, in standard deviations of the feature.
-    n_splits : int, default=3
-        Number of times that values are held out.
-    max_cells : int, optional
-        Cells to use, drawn at random; by default as in `MAX_CELLS`.
-    keep_observed : bool, optional
-        Whether observed values are put back in the output; by default as the method does it. Held-out values are always
-        scored without.
-    progress : callable, optional
-        Called with the share of fits done (0 to 1) and a short text.
-
-    Returns
-    -------
-    Evidence
-
-    Raises
-    ------
-    InputError
-        The reference is not a control, a control has the name of the method, there is not one label per cell, or
-        nothing can be held out (see `check_possible`).
+    ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
+    compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
+    counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
+    are measured on ``link``. Values are held out ``n_splits`` times in at most ``max_cells`` cells (None: `MAX_CELLS`)
+    and all genes. ``keep_observed`` says whether observed values are put back in the output (None: the method's
+    default); held-out values are always scored without.
 
     Cost: `number_of_fits` on the sample.
     """
@@ -219,18 +142,11 @@ def gather(
             f"a control is called {method!r} too: give the method another name", code="name-taken", parameter="method"
         )
     if n_splits < 1:
-        raise InputError(
-            f"n_splits is {n_splits}: pass {{n_splits}} of at least 1", code="parameter-value", n_splits=...
-        )
+        raise InputError(f"n_splits={n_splits} must be at least 1", code="parameter-value", parameter="n_splits")
     check_possible(data)
     labels = dict(labels or {})
-    for name, values in labels.items():
-        if len(values) != data.shape[0]:
-            raise InputError(
-                f"{name} has {len(values)} labels for {data.shape[0]} cells: pass one for each",
-                code="length-mismatch",
-                parameter="labels",
-            )
+    for values in labels.values():
+        check_length("labels", values, data.shape[0])
     start = time.perf_counter()
     cells = sample_cells(data, max_cells or MAX_CELLS[data.kind], rng)
     data = data.subset(rows=cells)
@@ -296,29 +212,10 @@ def hold_out(data: Data, rng: np.random.Generator) -> Split:
 
 
 def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> dict[str, float]:
-    """The metrics of `Evidence.scores` for one imputation of the training part of a split.
+    """The metrics of `Evidence.scores` for one imputation of the training part of a split from `hold_out`.
 
     The error of real values is in the unit of `Units`: on the link, in standard deviations of the feature over all its
     known values, hidden or not. Only usable features count.
-
-    Parameters
-    ----------
-    imputation : Imputation
-        Of the training part.
-    split : Split
-        From `hold_out`.
-    link : str, default="identity"
-        Link on which errors of real values are measured.
-
-    Returns
-    -------
-    dict of str to float
-        Score by name of the metric.
-
-    Raises
-    ------
-    InputError
-        No hidden real value is of a usable feature.
     """
     if split.test is not None:
         interval = ["coverage_90"] if _has_intervals(imputation) else []
@@ -328,8 +225,7 @@ def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> d
     usable = units.usable[split.j]
     if not usable.any():
         raise InputError(
-            "no feature with a hidden value varies in the training part, so errors cannot be measured: leave out the "
-            "check, or pass {method}",
+            "no feature with a hidden value varies in the training part: leave out the check, or pass {method}",
             code="no-feature-varies",
             method=...,
         )

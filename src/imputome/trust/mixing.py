@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_finite, matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,25 +21,13 @@ N_NEIGHBORS = 15
 
 @dataclass(frozen=True)
 class Mixing:
-    """Share of a cell's neighbours that have its own label, averaged over the cells of each label.
+    """Share of a cell's neighbours that have its own label, averaged over the cells of each of T labels."""
 
-    Attributes
-    ----------
-    labels : ndarray of shape (T,)
-        In order of appearance.
-    sizes : ndarray of shape (T,)
-        Number of cells.
-    before, after : ndarray of shape (T,)
-        The share in the two embeddings. It falls for cells that mix with cells of other labels.
-    chance : ndarray of shape (T,)
-        The share among cells drawn at random.
-    """
-
-    labels: np.ndarray
-    sizes: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    chance: np.ndarray
+    labels: np.ndarray  # in order of appearance
+    sizes: np.ndarray  # number of cells
+    before: np.ndarray  # the share before imputing
+    after: np.ndarray  # the share after it: lower if cells mix with cells of other labels
+    chance: np.ndarray  # the share among cells drawn at random
 
     def to_frame(self) -> pd.DataFrame:
         """A table with a row for each label."""
@@ -51,29 +40,13 @@ class Mixing:
 def label_mixing(
     *, labels: Any, before: np.ndarray, after: np.ndarray, n_neighbors: int = N_NEIGHBORS, max_cells: int = 5000
 ) -> Mixing:
-    """Compare the neighbours of each cell in two embeddings of the same cells.
+    """Compare the neighbours of each cell in two embeddings of the same cells, each of shape (n, d); their d may
+    differ.
 
-    Parameters
-    ----------
-    labels : array-like of shape (n,)
-        Types or batches; cells without one (None, NaN) are left out.
-    before, after : ndarray of shape (n, d)
-        Embeddings, such as `imputome.evaluation.clustering.expression_components` of the values before and after
-        imputing; their d may differ.
-    n_neighbors : int, default=15
-        k, at most n - 1. All cells at the distance of the k-th neighbour count equally. So where all cells have the
-        same position, the share is that of chance.
-    max_cells : int, default=5000
-        Number of cells that are used, spread evenly over all; neighbours are found among these.
-
-    Returns
-    -------
-    Mixing
-
-    Raises
-    ------
-    InputError
-        The lengths differ, there are fewer than two labels, or an embedding is not a matrix of finite numbers.
+    The embeddings are, for example, `expression_components` of the values before and after imputing. ``labels`` are n
+    types or batches; cells without one (None, NaN) are left out. Neighbours are searched among at most ``max_cells``
+    cells, spread evenly over all. All cells at the distance of the k-th neighbour count equally (k: ``n_neighbors``, at
+    most n - 1): where all cells have the same position, the share is that of chance.
 
     Cost: O(n^2 d) for the n <= ``max_cells`` cells that are used.
     """
@@ -85,28 +58,20 @@ def label_mixing(
         labelled = labelled[np.linspace(0, len(labelled) - 1, max_cells).round().astype(np.int64)]
     codes = codes[labelled]
     sizes = np.bincount(codes, minlength=len(names))
-    if (sizes > 0).sum() < 2:
+    present = sizes > 0
+    if present.sum() < 2:
         raise InputError(
-            f"the cells have {(sizes > 0).sum()} different labels: mixing needs at least two",
-            code="too-few-labels",
-            parameter="labels",
+            f"there are {present.sum()} different labels: mixing needs two", code="too-few-labels", parameter="labels"
         )
     shares = []
     for name, embedding in (("before", before), ("after", after)):
-        embedding = np.asarray(embedding, dtype=np.float64)
-        if embedding.ndim != 2 or len(embedding) != len(labels):
-            raise InputError(
-                f"{name} has shape {embedding.shape} for {len(labels)} labels: pass a row for each cell",
-                code="shape-mismatch",
-                parameter=name,
-            )
-        if not np.isfinite(embedding).all():
-            raise InputError(
-                f"{name} holds NaN or infinite values: impute them first", code="not-finite", parameter=name
-            )
+        embedding = matrix(name, embedding, "cells x dimensions").astype(np.float64)
+        if len(embedding) != len(labels):
+            message = f"{name} has {len(embedding)} rows for {len(labels)} labels: pass one for each"
+            raise InputError(message, code="shape-mismatch", parameter=name)
+        check_finite(name, embedding)
         same = _share_of_same_label(embedding[labelled], codes, n_neighbors)
         shares.append(np.bincount(codes, weights=same, minlength=len(names)) / np.maximum(sizes, 1))
-    present = sizes > 0
     chance = (sizes - 1) / (len(codes) - 1)
     return Mixing(np.asarray(names)[present], sizes[present], shares[0][present], shares[1][present], chance[present])
 

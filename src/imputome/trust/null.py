@@ -19,25 +19,17 @@ from imputome.errors import InputError
 
 MAX_GENES = 300  # genes that are correlated: 44,850 pairs
 CONSTANT_RELATIVE_SD = 1e-5  # up to this SD over the mean a gene counts as constant: float32 rounding is no variation
-MIN_KNOWN = 10  # with fewer known values the correlations of a feature are noise
+MIN_KNOWN_TO_CORRELATE = 10  # with fewer known values the correlations of a feature are noise
 STRONG = 0.5  # from this absolute value on, a correlation would be read as co-expression
 
 
 @dataclass(frozen=True)
 class NullCorrelation:
-    """Correlations between permuted genes.
+    """Correlations between permuted genes, before and after imputing them."""
 
-    Attributes
-    ----------
-    genes : ndarray of shape (k,)
-        Positions of the genes.
-    before, after : ndarray of shape (k (k - 1) / 2,)
-        Correlations of the permuted data, before and after imputing them.
-    """
-
-    genes: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    genes: np.ndarray  # (k,) positions of the genes
+    before: np.ndarray  # (k (k - 1) / 2,)
+    after: np.ndarray  # (k (k - 1) / 2,)
 
     @property
     def excess(self) -> float:
@@ -57,13 +49,6 @@ def permute_genes(data: Data, rng: np.random.Generator) -> Data:
     cells and are left out; the library size of a cell is then the sum of its new counts.
 
     Cost: one pass over the nonzeros of counts and a sort of them, O(n G) for real values.
-
-    Parameters
-    ----------
-    data : Data
-        n cells x G genes.
-    rng : numpy.random.Generator
-        Source of randomness.
     """
     n, G = data.shape
     bare = replace(data, covariates=None, library_size=None, observed=None)
@@ -88,7 +73,10 @@ def null_correlation(
     n_genes: int = MAX_GENES,
     keep_observed: bool | None = None,
 ) -> NullCorrelation:
-    """Impute permuted data and correlate genes, before and after.
+    """Impute permuted data and correlate k = ``n_genes`` genes, before and after.
+
+    ``fit_predict`` fits a method on data and imputes them. ``keep_observed`` says whether observed values are put back,
+    as in the output (None: the method's default).
 
     Counts are compared as log1p of normalised values, real values as they are (before imputing, missing ones are set to
     the mean of the feature). For counts, the genes with counts in the most cells are correlated, because the others
@@ -98,28 +86,6 @@ def null_correlation(
     All cells of permuted counts have the same library size. Otherwise a gene with a large part of all molecules would
     push the normalised values of the others down together. This is an effect of composition, which noise hides before
     imputing; the method does not create it.
-
-    Parameters
-    ----------
-    fit_predict : callable
-        Fits a method on the data that it is given and imputes them.
-    data : Data
-        n cells x G genes.
-    rng : numpy.random.Generator
-        Source of randomness.
-    n_genes : int, default=300
-        k, at most G.
-    keep_observed : bool, optional
-        Whether observed values are put back, as in the output; by default as the method does it.
-
-    Returns
-    -------
-    NullCorrelation
-
-    Raises
-    ------
-    InputError
-        There are fewer than two genes or three cells.
 
     Cost: one fit, and k columns of predictions.
     """
@@ -134,7 +100,7 @@ def null_correlation(
     _, n_observed = permuted.observed_counts()
     priority = n_observed
     if data.kind == "real":
-        priority = np.where(n_observed >= min(MIN_KNOWN, n // 2), n - n_observed, -1)
+        priority = np.where(n_observed >= min(MIN_KNOWN_TO_CORRELATE, n // 2), n - n_observed, -1)
     genes = np.sort(np.argsort(-priority, kind="stable")[:n_genes])
     imputed = fit_predict(permuted)
     scale = "log1p" if data.kind == "counts" else "input"

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # most cells and genes of the sample; the time of some methods for real values grows with the cube of the samples
 MAX_SAMPLE: dict[Kind, tuple[int, int]] = {"counts": (1000, 3000), "real": (400, 1000)}
 RACE_SPLITS = 2
-NEAR = 0.02  # a candidate whose score on the first split is further from the best, as a share, is not run again
-MARGIN = 1.5  # for methods whose time grows faster with the data than estimated
-FINAL = 0.75  # share of the time left that the winner's fit to all data may take
+RERUN_WITHIN = 0.02  # a candidate that is worse than the best by a larger share on the first split is not run again
+TIME_MARGIN = 1.5  # for methods whose time grows faster with the data than estimated
+FINAL_FIT_SHARE = 0.75  # share of the time left that the winner's fit to all data may take
 
 
 class _OutOfTimeError(Exception):
@@ -39,19 +39,10 @@ class _OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with parameters.
-
-    Attributes
-    ----------
-    name : str
-        In the table of the race.
-    method : str, class or estimator
-        See `imputome.methods.create`.
-    params : dict
-    """
+    """A method with parameters; ``name`` is its name in the table of the race."""
 
     name: str
-    method: Method
+    method: Method  # see `imputome.methods.create`
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,38 +114,11 @@ def run_race(
 ) -> Race:
     """Compare candidates and controls by held-out molecules (counts) or values (real values) of a sample.
 
-    All run on a first split; the controls, and candidates within 2 % of the best, on the others too. A candidate is
-    left out when no time is left. Its fit is stopped when the time is over, if the fit reports its progress.
-
-    Parameters
-    ----------
-    data : Data
-        All n cells x G genes.
-    seconds : float
-        Time for the race. Controls always run.
-    seconds_after : float
-        Time for the fit to all data and for the check.
-    rng : numpy.random.Generator
-    seed : int, default=0
-        Of the methods.
-    link : str, default="identity"
-        On which candidates and controls impute real values, and on which errors are measured.
-    candidates : iterable of Candidate, str, class or estimator, optional
-        None takes `CANDIDATES`.
-    n_splits : int, default=2
-    max_cells, max_genes : int, optional
-        Size of the sample, see `sample_of`; None takes `MAX_SAMPLE`.
-    progress : callable, optional
-        Called with the share of work done (0 to 1) and a short text.
-
-    Returns
-    -------
-    Race
-
-    Raises
-    ------
-    InputError
-        Nothing of the data can be held out, or no control can be fitted.
+    All run on a first split; the controls, and candidates within 2 % of the best, on the other ``n_splits`` - 1 too.
+    The race takes about ``seconds``: a candidate is left out when no time is left, and its fit is stopped when the time
+    is over, if the fit reports its progress. Controls always run. ``seconds_after`` is the time for the fit to all data
+    and for the check. ``link`` is the one on which real values are imputed and errors are measured. ``candidates``
+    (None: `CANDIDATES`) and the size of the sample (None: `MAX_SAMPLE`) can be set.
     """
     check_possible(data)
     begun = time.perf_counter()
@@ -170,7 +134,7 @@ def run_race(
         split = hold_out(sample, rng)
         best = min(entry.score for entry in entries)
         for place, entry in enumerate(entries):
-            near = number == 0 or entry.score <= best * (1 + NEAR)
+            near = number == 0 or entry.score <= best * (1 + RERUN_WITHIN)
             if entry.outcome or not (entry.control or near):
                 continue
             if progress is not None:
@@ -181,20 +145,17 @@ def run_race(
                 estimator = make(entry.candidate, seed, link)
                 if not entry.control:
                     if left <= 0 or entry.seconds > left:
-                        if number == 0:
-                            entry.outcome = "left out: no time left"
+                        entry.outcome = "left out: no time was left" if number == 0 else ""
                         continue
                     estimator.progress = _stop_after(left)
                 started = time.perf_counter()
-                result = estimator.fit_transform(split.train)
-                error = scores(result, split, link=link)[metric]
+                error = scores(estimator.fit_transform(split.train), split, link=link)[metric]
                 if len(reference) == number:
                     reference.append(error)
                 entry.scores.append(error / reference[number])
                 entry.seconds = time.perf_counter() - started
             except _OutOfTimeError:
-                if number == 0:
-                    entry.outcome = "left out: not finished in the time available"
+                entry.outcome = "left out: it did not finish in the time available" if number == 0 else ""
             except (ImputomeError, FloatingPointError, np.linalg.LinAlgError) as error:
                 if entry.control and not isinstance(error, MissingExtraError):
                     raise
@@ -202,7 +163,7 @@ def run_race(
                 entry.scores.clear()
     size = _times_larger(data, sample)
     taken = time.perf_counter() - begun
-    longest = FINAL * (seconds + seconds_after - taken)
+    longest = FINAL_FIT_SHARE * (seconds + seconds_after - taken)
     winner, control = _decide(entries, size, longest)
     return Race(
         candidates=_table(entries, float(np.mean(reference))),
@@ -220,21 +181,7 @@ def run_race(
 
 
 def sample_of(data: Data, rng: np.random.Generator, max_cells: int | None = None, max_genes: int | None = None) -> Data:
-    """The sample of a race: cells drawn at random, and the genes with most molecules.
-
-    Of real values, features are drawn at random too.
-
-    Parameters
-    ----------
-    data : Data
-    rng : numpy.random.Generator
-    max_cells, max_genes : int, optional
-        None takes `MAX_SAMPLE`.
-
-    Returns
-    -------
-    Data
-    """
+    """Cells drawn at random, and the genes with most molecules; of real values, features drawn at random."""
     most_cells, most_genes = MAX_SAMPLE[data.kind]
     cells = sample_cells(data, max_cells or most_cells, rng)
     G, max_genes = data.shape[1], max_genes or most_genes
@@ -277,8 +224,8 @@ def _times_larger(data: Data, sample: Data) -> float:
     if data.kind == "counts":
         nonzeros = data.X.nnz / max(1, sample.X.nnz)
         rates = n * np.count_nonzero(data.gene_totals) / (n_sample * G_sample)
-        return MARGIN * float(nonzeros**0.75 * rates**0.25)
-    return MARGIN * (n / n_sample) ** 2 * G / G_sample
+        return TIME_MARGIN * float(nonzeros**0.75 * rates**0.25)
+    return TIME_MARGIN * (n / n_sample) ** 2 * G / G_sample
 
 
 def _decide(entries: list[_Entry], size: float, longest: float) -> tuple[_Entry, _Entry]:
@@ -298,9 +245,9 @@ def _decide(entries: list[_Entry], size: float, longest: float) -> tuple[_Entry,
             winner, entry.outcome = entry, "won"
         else:
             expected = _time(entry.seconds * size)
-            entry.outcome = f"left out: a fit to all data would take about {expected}, too long for the budget"
+            entry.outcome = f"left out: a fit to all data would take about {expected}, more than the budget allows"
     if winner is None:
-        raise InputError("no control could be fitted to these data: name the method", code="no-control")
+        raise InputError("no control could be fitted to these data: pass {method}", code="no-control", method=...)
     return winner, control
 
 

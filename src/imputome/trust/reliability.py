@@ -14,6 +14,7 @@ from scipy.special import stdtr, stdtrit, xlogy
 from scipy.stats import false_discovery_control
 
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_share
 from imputome.evaluation.metrics import MIN_RATE
 from imputome.evaluation.streaming import Units
 
@@ -31,31 +32,19 @@ VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 
 @dataclass(frozen=True)
 class Reliability:
-    """Per gene, the share of the reference's error that the method removes.
+    """Per gene, the share of the reference's error that the method removes."""
 
-    Attributes
-    ----------
-    explained : ndarray of shape (G,)
-        1 - D(method) / D(reference), with D the Poisson deviance of held-out molecules, or the squared error of hidden
-        entries. 0 is no better than the reference, below 0 is worse. For sparse counts even the truth explains little,
-        because most of D is counting noise. NaN without held-out values.
-    lower, upper : ndarray of shape (G,)
-        Ends of its interval, for each gene by itself.
-    p_value : ndarray of shape (G,)
-        One-sided, of explaining nothing, from the same jackknife.
-    held_out : ndarray of shape (G,)
-        Number of held-out molecules, or entries. It is 0 for genes without a molecule in the training part, and for
-        features that do not vary there.
-    overall : (float, float, float)
-        explained, lower and upper of all genes together.
-    """
-
+    # (G,) 1 - D(method) / D(reference), D the Poisson deviance of held-out molecules, or the squared error of hidden
+    # entries: 0 is no better than the reference, below 0 is worse, NaN without held-out values. For sparse counts even
+    # the truth explains little, because most of D is counting noise
     explained: np.ndarray
-    lower: np.ndarray
+    lower: np.ndarray  # (G,) ends of its interval, for each gene by itself
     upper: np.ndarray
-    p_value: np.ndarray
+    p_value: np.ndarray  # (G,) one-sided, of explaining nothing, from the same jackknife
+    # (G,) number of held-out molecules, or entries; 0 for genes without a molecule in the training part, and for
+    # features that do not vary there
     held_out: np.ndarray
-    overall: tuple[float, float, float]
+    overall: tuple[float, float, float]  # explained, lower and upper of all genes together
 
     @property
     def evident(self) -> np.ndarray:
@@ -76,10 +65,8 @@ class Reliability:
         """A table with a row for each gene."""
         import pandas as pd
 
-        columns = {
-            name: getattr(self, name) for name in ("explained", "lower", "upper", "p_value", "held_out", "evident")
-        }
-        return pd.DataFrame(columns, index=names)
+        columns = ("explained", "lower", "upper", "p_value", "held_out", "evident")
+        return pd.DataFrame({name: getattr(self, name) for name in columns}, index=names)
 
 
 def gene_reliability(
@@ -91,34 +78,15 @@ def gene_reliability(
 ) -> Reliability:
     """Compare a method with a reference, gene by gene.
 
-    Parameters
-    ----------
-    comparisons : iterable of (Split, Imputation, Imputation)
-        For each split of the same data: the split, and the imputations of its training part by the method and by the
-        reference (the gene mean, or for counts the posterior on the gene mean).
-    rng : numpy.random.Generator
-        Draws the blocks of cells.
-    confidence : float, default=0.95
-        Of the interval: a jackknife over 20 random blocks of cells with Student's t of 19 degrees of freedom. Blocks
-        consist of whole cells, because the entries of a cell are not independent.
-    link : str, default="identity"
-        Link on which errors of real values are measured, in standard deviations of the feature (`Units`).
-
-    Returns
-    -------
-    Reliability
-
-    Raises
-    ------
-    InputError
-        There is no split, the splits are of different data, or confidence is not between 0 and 1.
+    ``comparisons`` holds, for each split of the same data, the split and the imputations of its training part by the
+    method and by the reference (the gene mean, or for counts the posterior on the gene mean). Errors of real values are
+    measured on ``link``, in standard deviations of the feature (`Units`). Intervals come from a jackknife over 20
+    random blocks of cells with Student's t of 19 degrees of freedom. Blocks consist of whole cells, because the entries
+    of a cell are not independent.
 
     Cost: two passes over the predictions of each split, in blocks of rows; memory B x G.
     """
-    if not 0 < confidence < 1:
-        raise InputError(
-            f"confidence is {confidence!r}: pass {{confidence}} between 0 and 1", code="parameter-value", confidence=...
-        )
+    check_share("confidence", confidence)
     total: np.ndarray | None = None
     block = np.empty(0, dtype=np.int64)
     for split, model, reference in comparisons:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RULE = "5"  # version of the rule: a change of any criterion or number needs a new one
-USE, LOOK, DO_NOT = "use", "use for visualisation only", "do not impute"
-VERDICTS = (USE, LOOK, DO_NOT)  # from the best to the worst
+USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
+VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
-NOTHING = "nothing could be measured: no held-out value tells the method from the control"
+NOTHING = "nothing could be measured: no held-out value allows a comparison of the method with the control"
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -33,30 +33,14 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Criterion:
-    """One criterion of the rule.
-
-    Attributes
-    ----------
-    name : str
-        In tables.
-    kinds : frozenset of str
-        Kinds of data that it is for.
-    at_best : str
-        The best possible verdict where it is not met.
-    met : callable
-        From the figures to true or false. A figure that is NaN counts as not met, but for those of `_MAY_BE_MISSING`.
-    says : callable
-        From the figures to a sentence, whether met or not.
-    needs : str
-        What is required.
-    """
+    """One criterion of the rule."""
 
     name: str
-    kinds: frozenset[Kind]
-    at_best: str
-    met: Callable[[Figures], bool]
-    says: Callable[[Figures], str]
-    needs: str
+    kinds: frozenset[Kind]  # of data
+    at_best: str  # the best possible verdict where it is not met
+    met: Callable[[Figures], bool]  # a figure that is NaN counts as not met, except those of `_MAY_BE_MISSING`
+    sentence: Callable[[Figures], str]  # what was measured, whether met or not
+    required: str
 
 
 _COUNTS: frozenset[Kind] = frozenset({"counts"})
@@ -66,72 +50,76 @@ STRUCTURE = 0.002  # share of the deviance of the posterior on the gene mean tha
 RAW = 0.05  # share of the deviance of the raw counts that the method explains
 NULL = 0.05  # mean absolute correlation between permuted genes that imputing adds
 TOTAL = 0.02  # share of the molecules, too many or too few, beyond twice their counting noise
-COVERAGE = (0.85, 0.95)  # of 90 % intervals
+COVERAGE_RANGE = (0.85, 0.95)  # of 90 % intervals
 MIXED = 0.05  # share of a cell's neighbours with its own label that is lost
 INFORMATION = 0.1  # share of the variance of held-out real values that the method explains
 
 
 def _percent(share: float) -> str:
-    if abs(share) >= 10:
-        return f"{share:,.0f} times"
-    return f"{100 * share:.{1 if abs(share) >= 0.01 else 2}f} %"
+    digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 0.01 else 2
+    return f"{100 * share:,.{digits}f} %"
 
 
-def _below(share: float) -> str:
-    return f"{_percent(abs(share))} {'below' if share >= 0 else 'above'}"
+def _below(gain: float) -> str:
+    """The method's error compared with "that of" a control: ``2.0 % below``, ``5.0 % above`` or ``24 times``."""
+    if gain <= -10:
+        return f"{1 - gain:,.0f} times"
+    return f"{_percent(abs(gain))} {'below' if gain >= 0 else 'above'}"
 
 
 def _structure(f: Figures) -> str:
-    learned = "genes help to predict one another"
-    if not _learned(f, STRUCTURE):
-        learned = f"it was not shown that {learned}"
     return (
-        f"{learned}: the error (deviance) on held-out molecules is {_below(f['explained'])} that of each cell's own "
-        f"counts shrunk to the gene mean (95 % interval from {_below(f['explained_lower'])})"
+        f"{'' if _learned(f) else 'there is no evidence that '}the method predicts genes from other genes: its error "
+        f"(deviance) on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior, which "
+        f"uses only the gene mean and the cell's own count (error reduction at the lower end of the 95 % interval: "
+        f"{_percent(f['explained_lower'])})"
     )
 
 
-def _learned(f: Figures, least: float) -> bool:
-    return f["explained"] >= least and f["explained_lower"] > 0
+def _learned(f: Figures) -> bool:
+    return f["explained"] >= STRUCTURE and f["explained_lower"] > 0
 
 
-def _closest_control(f: Figures) -> tuple[str, float]:
-    """The control that the method is least better than, and by how much."""
+def _best_control(f: Figures) -> tuple[str, float]:
+    """The control with the lowest error, and how far the method's error is below it, as a share."""
     gains = {name.removeprefix("gain_over_"): gain for name, gain in f.items() if name.startswith("gain_over_")}
     name = min(gains, key=lambda name: gains[name])
     return name, gains[name]
 
 
 def _controls(f: Figures) -> str:
-    name, gain = _closest_control(f)
-    return f"its error on held-out values is {_below(gain)} that of {name}, the closest control"
+    name, gain = _best_control(f)
+    return f"the method's error on held-out values is {_below(gain)} that of {name}, the best control"
 
 
 def _raw(f: Figures) -> str:
     gain = f["gain_over_no_imputation"]
-    deep = ": the counts are deep enough to be used as they are" if 0 < gain < RAW else ""
-    return f"its error on held-out molecules is {_below(gain)} that of the raw counts{deep}"
+    deep = ": the raw counts are deep enough to use without imputation" if 0 < gain < RAW else ""
+    return f"the method's error on held-out molecules is {_below(gain)} that of the raw counts{deep}"
 
 
 def _explained(f: Figures) -> str:
     return (
-        f"the method explains {_percent(f['explained'])} of the variance of held-out values beyond the mean (95 % "
-        f"interval from {_percent(f['explained_lower'])})"
+        f"the method explains {_percent(f['explained'])} of the variance of held-out values around the feature mean "
+        f"(lower end of the 95 % interval: {_percent(f['explained_lower'])})"
     )
 
 
 def _null(f: Figures) -> str:
-    excess = f"{f['null_excess']:.2f}".replace("-0.00", "0.00")
+    excess = f"{f['null_excess']:+.2f}".replace("-0.00", "+0.00")
     return (
-        f"in data where every column is permuted by itself, imputing adds {excess} to the mean absolute correlation "
-        f"between columns, and {_percent(f['null_strong'])} of the pairs reach 0.5"
-        + ("" if f["null_excess"] <= NULL else ": correlations after imputing are not evidence")
+        f"in permuted data, where no true correlations are left, imputation changes the mean absolute correlation by "
+        f"{excess}, and {_percent(f['null_strong'])} of the pairs have an absolute correlation of 0.5 or more"
+        + ("" if f["null_excess"] <= NULL else ": correlations between imputed values may be false")
     )
 
 
 def _coverage(f: Figures) -> str:
     low, high = f["coverage_lowest"], f["coverage_highest"]
-    return f"90 % intervals contain {_percent(low)} to {_percent(high)} of held-out values, depending on the prediction"
+    return (
+        f"the 90 % intervals contain {_percent(low)} to {_percent(high)} of held-out values, depending on the "
+        "predicted value"
+    )
 
 
 CRITERIA: tuple[Criterion, ...] = (
@@ -139,18 +127,18 @@ CRITERIA: tuple[Criterion, ...] = (
         "structure",
         _COUNTS,
         DO_NOT,
-        lambda f: _learned(f, STRUCTURE),
+        _learned,
         _structure,
-        f"{_percent(STRUCTURE)} below, and the interval above 0",
+        f"at least {_percent(STRUCTURE)} below, and the interval above 0",
     ),
     Criterion("structure", _REAL, DO_NOT, lambda f: f["explained_lower"] > 0, _explained, "an interval above 0"),
     Criterion(
         "controls",
         _COUNTS | _REAL,
         DO_NOT,
-        lambda f: _closest_control(f)[1] > 0,
+        lambda f: _best_control(f)[1] > 0,
         _controls,
-        "below every control",
+        "lower than that of every control",
     ),
     Criterion(
         "raw counts",
@@ -158,46 +146,46 @@ CRITERIA: tuple[Criterion, ...] = (
         DO_NOT,
         lambda f: f["gain_over_no_imputation"] >= RAW,
         _raw,
-        f"{_percent(RAW)} below",
+        f"at least {_percent(RAW)} below",
     ),
     Criterion(
         "information",
         _REAL,
-        LOOK,
+        VISUALISE,
         lambda f: f["explained"] >= INFORMATION,
         lambda f: (
-            f"the imputed values say {'more' if f['explained'] >= INFORMATION else 'little more'} than the feature's "
-            "mean"
+            f"imputed values are {'clearly' if f['explained'] >= INFORMATION else 'only slightly'} closer to the truth "
+            "than the feature mean"
         ),
-        f"{_percent(INFORMATION)} of the variance",
+        f"at least {_percent(INFORMATION)} of the variance explained",
     ),
-    Criterion("null", _COUNTS | _REAL, LOOK, lambda f: not f["null_excess"] > NULL, _null, f"{NULL:.2f} or less"),
+    Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
     Criterion(
         "totals",
         _COUNTS,
-        LOOK,
+        VISUALISE,
         lambda f: not abs(f["total_ratio"] - 1) > TOTAL + 2 * f.get("total_noise", 0.0),
-        lambda f: f"it predicts {_percent(f['total_ratio'])} of the number of held-out molecules",
-        f"100 %, within {_percent(TOTAL)} and their counting noise",
+        lambda f: f"the predicted counts sum to {_percent(f['total_ratio'])} of the held-out molecules",
+        f"100 %, within {_percent(TOTAL)} plus twice the counting noise",
     ),
     Criterion(
         "intervals",
         _COUNTS | _REAL,
-        LOOK,
-        lambda f: not (f["coverage_lowest"] < COVERAGE[0] or f["coverage_highest"] > COVERAGE[1]),
+        VISUALISE,
+        lambda f: not (f["coverage_lowest"] < COVERAGE_RANGE[0] or f["coverage_highest"] > COVERAGE_RANGE[1]),
         _coverage,
-        f"{100 * COVERAGE[0]:.0f} to {100 * COVERAGE[1]:.0f} %",
+        f"{100 * COVERAGE_RANGE[0]:.0f} to {100 * COVERAGE_RANGE[1]:.0f} %",
     ),
     Criterion(
         "labels",
         _COUNTS,
-        LOOK,
+        VISUALISE,
         lambda f: not f["separation_change"] < -MIXED,
         lambda f: (
-            "the share of a cell's neighbours with the cell's own label changes by "
-            f"{100 * f['separation_change']:+.1f} points"
+            "the share of neighbours that have the same label as the cell changes by "
+            f"{100 * f['separation_change']:+.1f} percentage points"
         ),
-        f"{-100 * MIXED:.0f} points or more",
+        f"a loss of at most {100 * MIXED:.0f} percentage points",
     ),
 )
 # criterion -> its figure, which a check may lack (no intervals, no labels): the criterion is then left out
@@ -210,20 +198,9 @@ _MAY_BE_MISSING = {
 
 
 def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Verdict:
-    """Apply the rule.
+    """Apply the rule to the `figures`; the verdict has no tables.
 
-    Parameters
-    ----------
-    figures : Mapping of str to float
-        See `figures`.
-    kind : {"counts", "real"}
-    without : collection of str, default=()
-        Names of criteria to leave out, to see what each of them changes.
-
-    Returns
-    -------
-    Verdict
-        Without tables.
+    ``without`` names criteria to leave out, to see what each of them changes.
     """
     sentences: list[tuple[int, str]] = []
     failed = []
@@ -237,26 +214,17 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
         if level:
             failed.append(criterion.name)
         worst = max(worst, level)
-        text = NOTHING if unknown else criterion.says(figures)
-        sentences.append((level, f"not met: {text} (required: {criterion.needs})" if level and not unknown else text))
+        text = NOTHING if unknown else criterion.sentence(figures)
+        sentences.append(
+            (level, f"not met: {text} (required: {criterion.required})" if level and not unknown else text)
+        )
     sentences.sort(key=lambda item: -item[0])  # stable: in the order of the rule where equal
     reasons = tuple(dict.fromkeys(text for _, text in sentences))
     return Verdict(VERDICTS[worst], reasons, dict(figures), tuple(failed), rule=RULE, kind=kind)
 
 
 def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
-    """The verdict on the evidence, with its tables, and further reasons about genes and labels.
-
-    Parameters
-    ----------
-    evidence : Evidence
-    seed : int, default=0
-        Of the check, for the record.
-
-    Returns
-    -------
-    Verdict
-    """
+    """The verdict on the evidence, with its tables, and further reasons about genes and labels."""
     verdict = decide(figures(evidence), evidence.kind)
     return replace(
         verdict,
@@ -281,7 +249,7 @@ def _further_reasons(evidence: Evidence) -> list[str]:
     columns = "genes" if evidence.kind == "counts" else "features"
     reasons = [
         f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with enough held-out values are "
-        f"predicted better than by {evidence.reference} (false discovery rate 5 %); the table of {columns} lists them"
+        f"predicted better by the method than by {evidence.reference} (false discovery rate 5 %)"
     ]
     for name, mixing in evidence.mixing.items():
         change = 100 * (mixing.after - mixing.before)
@@ -289,30 +257,21 @@ def _further_reasons(evidence: Evidence) -> list[str]:
         least = int(np.argmin(change))
         if np.isfinite(change[least]):
             reasons.append(
-                f"of the labels in {name}, {mixing.labels[least]} ({mixing.sizes[least]:,} cells) lost most neighbours "
-                f"with the same label: {change[least]:+.1f} points"
+                f"of the labels in {name}, {mixing.labels[least]} ({mixing.sizes[least]:,} cells) has the lowest "
+                f"change in the share of neighbours with the same label: {change[least]:+.1f} percentage points"
             )
     if evidence.unmixed:
-        why = "the cells in the sample have one label" if evidence.kind == "counts" else "this needs counts"
+        why = "the sampled cells all have one label" if evidence.kind == "counts" else "it needs counts"
         reasons.append(f"mixing of the labels in {', '.join(evidence.unmixed)} was not measured: {why}")
     if evidence.kind == "real":
         reasons.append(
-            "values were held out at random: values that are missing because they are low are imputed less well"
+            "values were held out at random; values that are missing because they are low may have larger errors"
         )
     return reasons
 
 
 def figures(evidence: Evidence) -> dict[str, float]:
-    """The numbers that the rule looks at; NaN where one was not measured.
-
-    Parameters
-    ----------
-    evidence : Evidence
-
-    Returns
-    -------
-    dict of str to float
-    """
+    """The numbers that the rule looks at; NaN where one was not measured."""
     nan = float("nan")
     gains = evidence.gains(LOSS[evidence.kind]).mean()
     explained, lower, _ = evidence.reliability.overall

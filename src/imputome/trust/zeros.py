@@ -31,24 +31,12 @@ VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 
 @dataclass(frozen=True)
 class Zeros:
-    """Zeros of each gene before and after imputing.
+    """Zeros of each gene before and after imputing."""
 
-    Attributes
-    ----------
-    before, after : ndarray of shape (G,)
-        Share of cells with a count of 0, and with an imputed count below 0.5.
-    confident : ndarray of shape (G,)
-        Number of confident biological zeros, see `confident_rates`.
-    raised : ndarray of shape (G,)
-        Number of these with an imputed count above 1.
-    cells : int
-        n.
-    """
-
-    before: np.ndarray
-    after: np.ndarray
-    confident: np.ndarray
-    raised: np.ndarray
+    before: np.ndarray  # (G,) share of cells with a count of 0
+    after: np.ndarray  # (G,) share of cells with an imputed count below 0.5
+    confident: np.ndarray  # (G,) number of confident biological zeros, see `confident_rates`
+    raised: np.ndarray  # (G,) number of these with an imputed count above 1
     cells: int
 
     @property
@@ -68,28 +56,14 @@ class Zeros:
 def zeros_before_and_after(imputation: Imputation, *, keep_observed: bool | None = None) -> Zeros:
     """Count zeros of the data and of the imputed output, on scale ``counts``.
 
-    Parameters
-    ----------
-    imputation : Imputation
-        Of counts.
-    keep_observed : bool, optional
-        Whether observed values are put back; by default as the method does it.
-
-    Returns
-    -------
-    Zeros
-
-    Raises
-    ------
-    InputError
-        The data are real values.
+    ``keep_observed`` says whether observed values are put back (None: the method's default).
 
     Cost: one pass over all predictions in blocks of rows, and `confident_rates`.
     """
     data = imputation.data
     if data.kind != "counts":
         raise InputError(
-            "zeros have no special meaning in real values: pass an imputation of counts",
+            "zeros of real values have no special meaning: pass an imputation of counts",
             code="zeros-need-counts",
             parameter="imputation",
         )
@@ -108,7 +82,7 @@ def zeros_before_and_after(imputation: Imputation, *, keep_observed: bool | None
 
 
 def confident_rates(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Rate r and overdispersion phi of each gene in the cells that express it, per molecule of the library.
+    """Rate r and overdispersion phi of each gene in the cells that express it, per molecule of the library; each (G,).
 
     In expressing cells the count is taken as negative binomial of mean m = d r and variance m + phi m^2. A zero in a
     cell with library size d then has probability (1 + phi m)^(-1/phi) if the cell expresses the gene; below 0.01 it is
@@ -116,22 +90,7 @@ def confident_rates(data: Data) -> tuple[np.ndarray, np.ndarray]:
     0: for each phi of `OVERDISPERSIONS` the rate solves ``sum (x - m / (1 - P(0))) / (1 + phi m) = 0``. Of these phi,
     the largest is taken whose log-likelihood is within 1.92 of the best (upper end of the 95 % interval), so that in
     doubt a zero is not called confident. A gene that all cells express weakly keeps its low rate, and none of its zeros
-    is confident.
-
-    Parameters
-    ----------
-    data : Data
-        n cells x G genes of counts.
-
-    Returns
-    -------
-    rate, phi : ndarray of shape (G,)
-        Both are 0 for genes that cannot have a confident zero.
-
-    Raises
-    ------
-    InputError
-        A cell with counts has a library size of 0.
+    is confident. Both numbers are 0 for genes that cannot have a confident zero.
 
     Cost: 240 passes over the nonzeros of the genes that can have a confident zero.
     """
@@ -151,8 +110,8 @@ def confident_rates(data: Data) -> tuple[np.ndarray, np.ndarray]:
     position = np.full(G, -1)
     position[genes] = np.arange(len(genes))
     kept = position[X.indices] >= 0
-    seen = _Seen(position[X.indices[kept]], X.data[kept].astype(np.float64), depth[kept], len(genes))
-    fits = [(phi, *seen.fit(phi, highest[genes])) for phi in OVERDISPERSIONS]
+    nonzeros = _Nonzeros(position[X.indices[kept]], X.data[kept].astype(np.float64), depth[kept], len(genes))
+    fits = [(phi, *nonzeros.fit(phi, highest[genes])) for phi in OVERDISPERSIONS]
     best = np.max([likelihood for _, _, likelihood in fits], axis=0)
     for phi, fitted, likelihood in fits:  # in rising order, so that the largest possible phi stays
         near = likelihood > best - CHI2_95 / 2
@@ -160,7 +119,7 @@ def confident_rates(data: Data) -> tuple[np.ndarray, np.ndarray]:
     return rate, overdispersion
 
 
-class _Seen:
+class _Nonzeros:
     """The nonzero counts x of k genes, each with the library size of its cell."""
 
     def __init__(self, gene: np.ndarray, x: np.ndarray, depth: np.ndarray, k: int) -> None:

@@ -6,7 +6,7 @@ Letters: ``n`` cells, ``G`` genes, ``m`` genes that the network reads, ``w`` wid
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,12 +19,19 @@ from imputome.core.imputation import Status
 from imputome.core.scales import TARGET
 from imputome.errors import InputError, Message, missing_extra
 from imputome.methods.autoencoder import AUTOENCODER_INFO
-from imputome.methods.autoencoder.network import ACTIVATIONS, Activation, Autoencoder, Decay, DecodedCells, LossNorm
+from imputome.methods.autoencoder.network import (
+    ACTIVATIONS,
+    PRESETS,
+    Activation,
+    Autoencoder,
+    DecodedCells,
+    Design,
+    LossNorm,
+    Preset,
+)
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
-from imputome.methods.deep.training import Schedule, Training, seeded
-
-Preset = Literal["paper", "published_code"]
+from imputome.methods.deep.training import Training, seeded, wrong_parameter
 
 VALIDATION_SHARE = 0.2  # share of the cells whose error decides when to stop (section 4.5)
 MIN_CELLS_PER_GENE = 3  # the network reads genes that are found in at least this many cells (section 4.4)
@@ -32,113 +39,7 @@ LOESS_SPANS = (0.3, 0.6, 1.0)  # Seurat's, then wider ones for many genes of the
 COLLAPSED_SHARE = 0.01  # a network with less than this share of the data's between-cell SD gives the gene means only
 
 
-@dataclass(frozen=True)
-class Design:
-    """All settings of network and training: the parameters of `PlainAutoencoder`, and three that only presets change.
-
-    The defaults were chosen by measurement on 1,000 cells and 1,000 variable genes of five datasets, with one seed:
-    held-out Poisson loss with 90 % of the molecules for training (rescaled, no observed values kept), and NRMSE on the
-    log1p scale of a random half of the nonzeros (the paper's score). Lower is better:
-
-    ==================================  ======  ======  ======  ======  =======  ======  ======  ======  ======  ======
-    design                              pbmc3k  zeisel  klein   kang    baron    pbmc3k  zeisel  klein   kang    baron
-    ==================================  ======  ======  ======  ======  =======  ======  ======  ======  ======  ======
-    gene mean                           0.0958  0.2968  0.1617  0.0493  -0.0309  0.2882  0.2440  0.3330  0.2759  0.3520
-    10 x 32 sigmoid (collapsed)         0.0958  0.2968  0.1617  0.0493  -0.0309  0.2888  0.2442  0.3335  0.2767  0.3524
-    10 x 32 ReLU                        0.0960  0.3108  0.1622  0.0494  0.0060   0.2783  0.2508  0.3368  0.2456  0.3439
-    10 x 32 sigmoid, batch norm         0.0844  0.2883  0.1508  0.0291  -0.2677  0.2397  0.1959  0.2956  0.2446  0.2671
-    1 x 128 ReLU, dropout, norm         0.0798  0.2845  0.1480  0.0229  -0.2910  0.2941  0.2437  0.3414  0.3024  0.2935
-    1 x 128 tanh, dropout, norm         0.0802  0.2769  0.1466  0.0195  -0.3070  0.3140  0.2238  0.3731  0.3099  0.3056
-    1 x 128 sigmoid, dropout            0.0834  0.2872  0.1485  0.0247  -0.2902  0.2279  0.1997  0.2883  0.2321  0.2585
-    2 x 128 sigmoid, dropout, norm      0.0833  0.2862  0.1487  0.0260  -0.2802  0.2304  0.1969  0.2898  0.2340  0.2594
-    ==================================  ======  ======  ======  ======  =======  ======  ======  ======  ======  ======
-
-    ReLU and tanh with batch normalisation are best in the first score, but worse than the gene mean in the second, on
-    three of five datasets. One sigmoid layer without batch normalisation is as good as the default here, but collapsed
-    on scmix_celseq2_3cl (17,023 genes, 7,000 of them found in each cell): between-cell SD 2e-9, in the data 0.21.
-
-    Attributes
-    ----------
-    restore_best : bool, default=True
-        End with the weights of the lowest validation error, not with the last ones.
-    decay : {"weights", "adam"}, default="weights"
-        See `Autoencoder`.
-    shared_start : bool, default=False
-        All seeds start from the same weights.
-    """
-
-    depth: int = 2
-    width: int = 128
-    activation: Activation = "sigmoid"
-    dropout: float = 0.2
-    weight_decay: float = 0.0
-    loss_norm: LossNorm = "nonzero"
-    batch_norm: bool = True
-    residual: bool = False
-    n_top_genes: int | Literal["all"] = "all"
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    patience: int = 20
-    max_epochs: int = 500
-    rescale: bool = True
-    restore_best: bool = True
-    decay: Decay = "weights"
-    shared_start: bool = False
-
-    def __post_init__(self) -> None:
-        for name, choices in {"activation": tuple(ACTIVATIONS), "loss_norm": ("nonzero", "all")}.items():
-            if getattr(self, name) not in choices:
-                raise _wrong(name, getattr(self, name), f"must be one of {', '.join(choices)}")
-        for name in ("depth", "width", "batch_size", "max_epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise _wrong(name, getattr(self, name), "must be positive")
-        for name in ("weight_decay", "patience"):
-            if not getattr(self, name) >= 0:
-                raise _wrong(name, getattr(self, name), "must not be negative")
-        if not 0 <= self.dropout < 1:
-            raise _wrong("dropout", self.dropout, "must be at least 0 and below 1")
-        if self.n_top_genes != "all" and not (isinstance(self.n_top_genes, int) and self.n_top_genes > 0):
-            raise _wrong("n_top_genes", self.n_top_genes, "must be a positive integer or 'all'")
-
-    @property
-    def schedule(self) -> Schedule:
-        """Length and learning rate of the training."""
-        return Schedule(
-            max_epochs=self.max_epochs,
-            learning_rate=self.learning_rate,
-            patience=self.patience or None,
-            restore_best=self.restore_best,
-        )
-
-
-def _wrong(name: str, value: Any, rule: str) -> InputError:
-    return InputError(f"autoencoder: {name}={value!r} {rule}", code="parameter-value", parameter=name)
-
-
-_PAPER = Design(
-    depth=10,
-    width=32,
-    dropout=0.0,
-    batch_norm=False,
-    n_top_genes=2000,
-    max_epochs=10_000,
-    rescale=False,
-)
-PRESETS: dict[Preset | None, Design] = {
-    None: Design(),
-    "paper": _PAPER,
-    "published_code": replace(
-        _PAPER,
-        loss_norm="all",
-        learning_rate=1e-4,
-        max_epochs=1000,
-        restore_best=False,
-        decay="adam",
-        shared_start=True,
-    ),
-}
-
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class PlainAutoencoder(DeepImputer):
     """The plain autoencoder of Xi & Li (2023): squared error at the nonzeros of log1p(counts per 10,000).
 
@@ -177,7 +78,8 @@ class PlainAutoencoder(DeepImputer):
     weight_decay : float or None, default=None
         lambda (0).
     loss_norm : {"nonzero", "all"} or None, default=None
-        See `Autoencoder` (``"nonzero"``).
+        The summed squared error over the nonzeros is divided by their number (the default; the paper), or by the
+        number of all entries (the published code).
     batch_norm : bool or None, default=None
         Batch normalisation, which is not in the paper (True). It prevents collapse, as ``residual`` does.
     residual : bool or None, default=None
@@ -241,7 +143,6 @@ class PlainAutoencoder(DeepImputer):
     """
 
     info = AUTOENCODER_INFO
-    network_: Autoencoder
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "depth": (1, 2, 3, 5, 10),
         "width": (32, 64, 128, 256),
@@ -251,52 +152,31 @@ class PlainAutoencoder(DeepImputer):
         "batch_norm": (True, False),
     }
 
-    def __init__(
-        self,
-        *,
-        preset: Preset | None = None,
-        depth: int | None = None,
-        width: int | None = None,
-        activation: Activation | None = None,
-        dropout: float | None = None,
-        weight_decay: float | None = None,
-        loss_norm: LossNorm | None = None,
-        batch_norm: bool | None = None,
-        residual: bool | None = None,
-        n_top_genes: int | Literal["all"] | None = None,
-        learning_rate: float | None = None,
-        batch_size: int | None = None,
-        patience: int | None = None,
-        max_epochs: int | None = None,
-        rescale: bool | None = None,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.preset = preset
-        self.depth = depth
-        self.width = width
-        self.activation = activation
-        self.dropout = dropout
-        self.weight_decay = weight_decay
-        self.loss_norm = loss_norm
-        self.batch_norm = batch_norm
-        self.residual = residual
-        self.n_top_genes = n_top_genes
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.patience = patience
-        self.max_epochs = max_epochs
-        self.rescale = rescale
-        self.device = device
-        self.posterior = posterior
-        self.random_state = random_state
+    preset: Preset | None = None
+    depth: int | None = None
+    width: int | None = None
+    activation: Activation | None = None
+    dropout: float | None = None
+    weight_decay: float | None = None
+    loss_norm: LossNorm | None = None
+    batch_norm: bool | None = None
+    residual: bool | None = None
+    n_top_genes: int | Literal["all"] | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    patience: int | None = None
+    max_epochs: int | None = None
+    rescale: bool | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    posterior: bool = False
+    random_state: int = 0
+    network_: Autoencoder = field(init=False)
 
     @property
     def design(self) -> Design:
         """The settings of the preset, changed by the given parameters."""
         if self.preset not in PRESETS:
-            raise _wrong("preset", self.preset, "must be None, 'paper' or 'published_code'")
+            raise wrong_parameter("preset", self.preset, "must be None, 'paper' or 'published_code'")
         names = {field.name for field in fields(Design)} & set(self.parameter_defaults())
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(PRESETS[self.preset], **changes)
@@ -323,13 +203,10 @@ class PlainAutoencoder(DeepImputer):
         latent, hidden = self._encode(batches)
         totals, decoded_totals = self._match_totals(hidden, data)
         nonzeros_per_cell = max(1, np.diff(X.indptr)[validation].sum()) / len(validation)
-        status, history = _status_and_history(
-            training,
-            nonzeros_per_cell,
-            output_sd=_output_sd(hidden, self._output()[0]),
-            data_sd=_data_sd(X, data.depth),
-        )
-        return self._model(hidden, data), {
+        model = self._model(hidden, data)
+        output_sd = _output_sd(hidden, model.weight[self.selected_])
+        status, history = _status_and_history(training, nonzeros_per_cell, output_sd, _data_sd(X, data.depth))
+        return model, {
             "latent": latent,
             "gene_columns": {"training_total": totals, "fitted_total": decoded_totals},
             "status": status,
@@ -353,19 +230,7 @@ class PlainAutoencoder(DeepImputer):
         return self._model(self._encode(batches)[1], data)
 
     def _network(self) -> Autoencoder:
-        design = self.design
-        return Autoencoder(
-            len(self.selected_),
-            width=design.width,
-            depth=design.depth,
-            activation=design.activation,
-            dropout=design.dropout,
-            weight_decay=design.weight_decay,
-            decay=design.decay,
-            loss_norm=design.loss_norm,
-            batch_norm=design.batch_norm,
-            residual=design.residual,
-        )
+        return Autoencoder(len(self.selected_), self.design)
 
     def _new_network(self) -> nn.Module:
         with seeded(0 if self.design.shared_start else self.random_state):
@@ -385,15 +250,11 @@ class PlainAutoencoder(DeepImputer):
         middle, last = (torch.cat(parts).cpu().numpy() for parts in zip(*layers, strict=True))
         return middle, last
 
-    def _output(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (m, w) and bias (m,) of the output layer."""
-        output = self.network_.output
-        return output.weight.detach().cpu().numpy(), output.bias.detach().cpu().numpy()
-
     def _model(self, hidden: np.ndarray, data: Data) -> DecodedCells:
         G = data.shape[1]
         weight, bias = np.zeros((G, hidden.shape[1]), np.float32), np.zeros(G, np.float32)
-        weight[self.selected_], bias[self.selected_] = self._output()
+        output = self.network_.output
+        weight[self.selected_], bias[self.selected_] = (a.detach().cpu().numpy() for a in (output.weight, output.bias))
         factor, share, library = (array.astype(np.float32) for array in (self.factor_, self.share_, data.depth))
         return DecodedCells(hidden, weight, bias, factor, share, library)
 
@@ -412,9 +273,7 @@ def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal
     in_training = np.bincount(X[train].indices, minlength=G) > 0  # the outputs of other genes would not be trained
     usable = np.flatnonzero((np.bincount(X.indices, minlength=G) >= min_cells) & in_training)
     if not len(usable):
-        raise InputError(
-            f"autoencoder: no gene is found in {min_cells} cells or more: give more cells", code="no-usable-genes"
-        )
+        raise InputError(f"no gene is found in {min_cells} cells or more: give more cells", code="no-usable-genes")
     if n_top_genes == "all" or n_top_genes >= len(usable):
         return usable
     return usable[_most_variable(sp.csr_matrix(X[:, usable]), n_top_genes)]
@@ -458,7 +317,7 @@ def _data_sd(X: sp.csr_array, library: np.ndarray) -> float:
 
 
 def _status_and_history(
-    training: Training, nonzeros_per_cell: float, *, output_sd: float, data_sd: float
+    training: Training, nonzeros_per_cell: float, output_sd: float, data_sd: float
 ) -> tuple[Status, dict[str, list[float]]]:
     """Status, and history with the validation loss per nonzero, as in the paper; warns if the fit has collapsed."""
     losses = [loss / nonzeros_per_cell for loss in training.history["validation_loss"]]

@@ -21,38 +21,18 @@ DRAWS_FOR_VARIANCE = 20  # draws of the latent
 
 @dataclass(frozen=True)
 class DecodedSamples:
-    """Values decoded from the latent on request (a `Model`).
+    """Values decoded from the latent on request (a `Model`)."""
 
-    Attributes
-    ----------
-    network : VariationalAutoencoder
-        Trained, in eval mode.
-    latent : ndarray of shape (n, L), float32
-        What values are decoded from.
-    mean, spread : ndarray of shape (n, L)
-        Mean and SD of q(z | x); the SD is 0 if the latent is deterministic.
-    center, scale : ndarray of shape (G,)
-        Of the z-scores; a scale of 0 gives ``center`` itself.
-    noise : ndarray of shape (G,)
-        Variance of a value around its decoded mean, in z units, for a network without an output for it.
-    inflation : float
-        Factor of the variance of a value around its decoded mean.
-    shift : float
-        lambda of the imputed values.
-    seed : int
-        Seed of draws.
-    """
-
-    network: VariationalAutoencoder
-    latent: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-    center: np.ndarray
-    scale: np.ndarray
-    noise: np.ndarray
-    inflation: float
-    shift: float
-    seed: int
+    network: VariationalAutoencoder  # trained, in eval mode
+    latent: np.ndarray  # (n, L) float32, what values are decoded from
+    mean: np.ndarray  # (n, L) mean of q(z | x)
+    spread: np.ndarray  # (n, L) SD of q(z | x); 0 if the latent is deterministic
+    center: np.ndarray  # (G,) of the z-scores
+    scale: np.ndarray  # (G,) of the z-scores; 0 gives ``center`` itself
+    noise: np.ndarray  # (G,) variance of a value around its decoded mean, in z units, without a network output for it
+    inflation: float  # factor of the variance of a value around its decoded mean
+    shift: float  # lambda of the imputed values
+    seed: int  # of draws
 
     outputs: ClassVar[frozenset[Output]] = frozenset({"value", "variance"})
 
@@ -75,18 +55,9 @@ class DecodedSamples:
         return out
 
     def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """One draw of some rows: z ~ q(z | x), then x ~ N(mu, sigma), in the unit of the input.
+        """One draw of some rows: z ~ q(z | x), then x ~ N(mu, sigma); (rows, G) float64, in the unit of the input.
 
-        Parameters
-        ----------
-        rows : ndarray of int
-            Positions of samples.
-        number : int
-            Number of the draw, from 0; the same number gives the same values.
-
-        Returns
-        -------
-        ndarray of shape (len(rows), G), float64
+        The same ``number`` of a draw (from 0) gives the same values.
         """
         return self._in_blocks(rows, lambda part: self._drawn(part, number))
 
@@ -101,7 +72,7 @@ class DecodedSamples:
     def _values(self, rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             mean, _ = self.network.completed(self._tensor(self.latent[rows]), shift=self.shift)
-        return self._in_unit(mean)
+        return self.center + self.scale * _float64(mean)
 
     def _variances(self, rows: np.ndarray) -> np.ndarray:
         """Law of total variance over draws of z: mean of the variances + variance of the means."""
@@ -139,9 +110,6 @@ class DecodedSamples:
 
     def _tensor(self, z: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(z, dtype=np.float32)).to(self.network.mean.weight.device)
-
-    def _in_unit(self, values: torch.Tensor) -> np.ndarray:
-        return self.center + self.scale * _float64(values)
 
 
 def _float64(values: torch.Tensor) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -20,18 +20,22 @@ from imputome.core.scales import Standard, varying
 from imputome.errors import InputError
 from imputome.methods.beta_vae import BETA_VAE_INFO
 from imputome.methods.beta_vae.decoder import DecodedSamples
-from imputome.methods.beta_vae.network import Likelihood, VariationalAutoencoder, start_at_components
+from imputome.methods.beta_vae.network import (
+    PRESETS,
+    Design,
+    Likelihood,
+    Preset,
+    ShiftMode,
+    Start,
+    VariationalAutoencoder,
+    no_sigma,
+    start_at_components,
+)
 from imputome.methods.deep.batches import DenseBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
-from imputome.methods.deep.training import Schedule, Training, seeded
+from imputome.methods.deep.rates import row_blocks
+from imputome.methods.deep.training import Training, seeded, wrong_parameter
 
-Preset = Literal["paper", "published_code"]
-Start = Literal["mean", "random"]
-ShiftMode = Literal["inference", "train"]
-
-HIDDEN_FACTORS = (30, 10)  # widths of the encoder's layers relative to the latent (section "Model parameters")
-LARGEST_SHIFT = 10.0  # in SD
-MIN_FEATURES_PER_LATENT = 5
 VALIDATION_SHARE = 0.1  # share of the samples that is held out from training, if settings are chosen on samples
 HIDDEN_SHARE = 0.1  # share of the known values of the held-out samples that is hidden, to be imputed
 LOW_QUANTILE = 0.1  # values below it count as low; half of them are hidden (section "Missing data simulations")
@@ -39,181 +43,7 @@ LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
 VALUES_PER_ENCODING = 2**21  # values encoded at once
 
 
-@dataclass(frozen=True)
-class Design:
-    """All settings of network and training: the parameters of `BetaVAE`, and those that only presets change.
-
-    Only presets change ``rate_decay`` and the last six: additions of the default to the paper's network, and
-    differences of the published code from the paper.
-
-    The defaults were chosen by measurement on training samples only: RMSE (mean absolute error) in z units at 10 % of
-    the values, hidden in a fifth of the training samples of tcga_gbmlgg (arcsinh) and tcga_glioma_meth, after 60 to 120
-    epochs. Iterative SVD has its best rank. The dropout column is hidden / input.
-
-    ===================================  =============  =============
-    latent, hidden, dropout              expression     methylation
-    ===================================  =============  =============
-    KNN                                  0.907 (0.574)  0.791 (0.562)
-    iterative SVD                        0.824 (0.519)  0.740 (0.525)
-    50, 500, 0 / 0                       0.823 (0.486)  0.744 (0.522)
-    50, 1000-300, 0 / 0.2, not rescaled  0.871 (0.542)  0.765 (0.532)
-    50, 500, 0 / 0.2                     0.825 (0.490)  0.745 (0.513)
-    the same, compressed                 0.819 (0.487)  0.745 (0.520)
-    the same, residual and compressed    0.811 (0.482)  0.745 (0.515)
-    the same, with a falling rate        0.807 (0.478)  0.741 (0.507)
-    100, 500, 0.1 / 0.3, all three       0.788 (0.462)  0.740 (0.508)
-    200, 500, 0.2 / 0.3, all three       0.771 (0.452)  0.740 (0.511)
-    ===================================  =============  =============
-
-    Then the same with linear maps that start at principal components (`PrincipalComponents`), means over three splits;
-    iterative SVD is the registered method, which validates its rank:
-
-    ===================================  =============  =============
-    iterative SVD                        0.682 (0.456)  0.717 (0.510)
-    200, 500, 0.2 / 0.3, components      0.673 (0.443)  0.716 (0.498)
-    200, 500, 0.2 / 0.2, components      0.670 (0.438)  0.713 (0.496)
-    200, 500, 0.2 / 0.1, components      0.669 (0.436)  0.712 (0.496)
-    the same, 0.2 / 0.2, beta = 0.5      0.669 (0.437)  0.713 (0.494)
-    the same, 0.2 / 0.2, hidden 200      0.675 (0.447)  0.713 (0.496)
-    ===================================  =============  =============
-
-    Attributes
-    ----------
-    hidden : tuple of int or None, default=(500,)
-        Widths of the encoder's hidden layers, from the input to the latent. None: latent x 30, latent x 10.
-    rate_decay : float, default=0.95
-        Factor of the learning rate after every epoch.
-    residual, compressed : bool, default=True
-        See `VariationalAutoencoder`; the linear maps start at principal components.
-    swapped : bool, default=False
-        Hidden layers of encoder and decoder in the opposite order (2000-6000-200-6000-2000).
-    log_sigma : bool, default=False
-        The output for the spread gives log sigma.
-    sampled : bool, default=False
-        Impute with drawn z, not with its mean.
-    complete_rows : bool, default=False
-        Do not accept samples with missing values when fitting.
-    """
-
-    latent: int = 200
-    hidden: tuple[int, ...] | None = (500,)
-    beta: float = 1.0
-    likelihood: Likelihood = "gaussian"
-    latent_noise: bool = True
-    dropout: float = 0.2
-    input_dropout: float = 0.2
-    learning_rate: float = 1e-3
-    rate_decay: float = 0.95
-    weight_decay: float = 0.0
-    batch_size: int = 64
-    max_epochs: int = 80
-    patience: int = 15
-    iterations: int = 3
-    start: Start = "mean"
-    shift: float | Literal["auto"] = 0.0
-    shift_mode: ShiftMode = "inference"
-    residual: bool = True
-    compressed: bool = True
-    swapped: bool = False
-    log_sigma: bool = False
-    sampled: bool = False
-    complete_rows: bool = False
-
-    def __post_init__(self) -> None:
-        choices = {
-            "likelihood": ("gaussian", "mse"),
-            "start": ("mean", "random"),
-            "shift_mode": ("inference", "train"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise _wrong(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
-        for name in ("latent", "batch_size", "max_epochs", "iterations", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise _wrong(name, getattr(self, name), "must be positive")
-        for name in ("beta", "weight_decay", "patience"):
-            if not getattr(self, name) >= 0:
-                raise _wrong(name, getattr(self, name), "must not be negative")
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise _wrong(name, getattr(self, name), "must be at least 0 and below 1")
-        if self.hidden is not None and not all(width > 0 for width in self.hidden):
-            raise _wrong("hidden", self.hidden, "must hold positive widths")
-        if isinstance(self.shift, str) and self.shift != "auto":
-            raise _wrong("shift", self.shift, "must be a number or 'auto'")
-        if not isinstance(self.shift, str) and not 0 <= self.shift <= LARGEST_SHIFT:
-            raise _wrong("shift", self.shift, f"must lie between 0 and {LARGEST_SHIFT:g} standard deviations")
-        if self.shift and self.likelihood == "mse":
-            raise _no_sigma()
-
-    def widths(self, n_genes: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Widths for G features: hidden layers of encoder and decoder, and the latent.
-
-        No hidden layer is wider than the data, and the latent has at most a fifth of the features.
-        """
-        latent = max(1, min(self.latent, n_genes // MIN_FEATURES_PER_LATENT))
-        hidden = tuple(latent * factor for factor in HIDDEN_FACTORS) if self.hidden is None else self.hidden
-        encoder = tuple(min(width, n_genes) for width in hidden)
-        if self.swapped:
-            encoder = encoder[::-1]
-        return encoder, encoder[::-1], latent
-
-    @property
-    def schedule(self) -> Schedule:
-        """Length and learning rates of the training."""
-        return Schedule(
-            max_epochs=self.max_epochs,
-            optimizer="adamw" if self.weight_decay else "adam",
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            decay=self.rate_decay,
-            decay_epochs=self.max_epochs,
-            patience=self.patience or None,
-            restore_best=bool(self.patience),
-        )
-
-
-def _wrong(name: str, value: Any, rule: str) -> InputError:
-    return InputError(f"beta_vae: {name}={value!r} {rule}", code="parameter-value", parameter=name)
-
-
-def _no_sigma() -> InputError:
-    return InputError(
-        "beta_vae: a shift is counted in sigma, which likelihood='mse' does not have: pass {likelihood}",
-        code="parameter-conflict",
-        likelihood="gaussian",
-    )
-
-
-_PAPER = Design(
-    latent=200,
-    hidden=None,
-    dropout=0.0,
-    input_dropout=0.0,
-    learning_rate=5e-5,
-    rate_decay=1.0,
-    batch_size=250,
-    max_epochs=250,
-    patience=0,
-    start="random",
-    residual=False,
-    compressed=False,
-)
-PRESETS: dict[Preset | None, Design] = {
-    None: Design(),
-    "paper": _PAPER,
-    "published_code": replace(
-        _PAPER,
-        learning_rate=5e-4,
-        start="mean",
-        swapped=True,
-        log_sigma=True,
-        sampled=True,
-        complete_rows=True,
-    ),
-}
-
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class BetaVAE(DeepImputer):
     """The beta variational autoencoder of Qiu, Zheng & Gevaert (2020) for real values, with NaN for missing.
 
@@ -324,7 +154,6 @@ class BetaVAE(DeepImputer):
     """
 
     info = BETA_VAE_INFO
-    network_: VariationalAutoencoder
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "latent": (10, 200, "log"),
         "beta": (0.0, 4.0, "linear"),
@@ -333,59 +162,37 @@ class BetaVAE(DeepImputer):
         "learning_rate": (1e-4, 3e-3, "log"),
     }
 
-    def __init__(
-        self,
-        *,
-        preset: Preset | None = None,
-        latent: int | None = None,
-        hidden: str | None = None,
-        beta: float | None = None,
-        likelihood: Likelihood | None = None,
-        latent_noise: bool | None = None,
-        dropout: float | None = None,
-        input_dropout: float | None = None,
-        learning_rate: float | None = None,
-        weight_decay: float | None = None,
-        batch_size: int | None = None,
-        max_epochs: int | None = None,
-        patience: int | None = None,
-        iterations: int | None = None,
-        start: Start | None = None,
-        shift: float | Literal["auto"] = 0.0,
-        shift_mode: ShiftMode = "inference",
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.preset = preset
-        self.latent = latent
-        self.hidden = hidden
-        self.beta = beta
-        self.likelihood = likelihood
-        self.latent_noise = latent_noise
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.iterations = iterations
-        self.start = start
-        self.shift = shift
-        self.shift_mode = shift_mode
-        self.device = device
-        self.random_state = random_state
+    preset: Preset | None = None
+    latent: int | None = None
+    hidden: str | None = None
+    beta: float | None = None
+    likelihood: Likelihood | None = None
+    latent_noise: bool | None = None
+    dropout: float | None = None
+    input_dropout: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+    max_epochs: int | None = None
+    patience: int | None = None
+    iterations: int | None = None
+    start: Start | None = None
+    shift: float | Literal["auto"] = 0.0
+    shift_mode: ShiftMode = "inference"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    random_state: int = 0
+    network_: VariationalAutoencoder = field(init=False)
 
     @property
     def design(self) -> Design:
         """The settings of the preset, changed by the given parameters."""
         if self.preset not in PRESETS:
-            raise _wrong("preset", self.preset, "must be None, 'paper' or 'published_code'")
+            raise wrong_parameter("preset", self.preset, "must be None, 'paper' or 'published_code'")
         names = {field.name for field in fields(Design)} & set(self.parameter_defaults())
         changes: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.hidden is not None:
             if not all(width.isdecimal() for width in self.hidden.split("-")):
-                raise _wrong("hidden", self.hidden, "must be widths like '6000-2000'")
+                raise wrong_parameter("hidden", self.hidden, "must be widths like '6000-2000'")
             changes["hidden"] = tuple(int(width) for width in self.hidden.split("-"))
         return replace(PRESETS[self.preset], **changes)
 
@@ -413,7 +220,7 @@ class BetaVAE(DeepImputer):
             There is no lambda, or the likelihood is ``"mse"``.
         """
         if self.design.likelihood == "mse":
-            raise _no_sigma()
+            raise no_sigma()
         if not len(lambdas):
             raise InputError("beta_vae: sensitivity needs at least one lambda", code="no-lambdas", parameter="lambdas")
         shifted = copy(self)
@@ -442,10 +249,10 @@ class BetaVAE(DeepImputer):
         self._set_constant_features(Z)
         usable = np.flatnonzero(known.any(axis=1))
         train, held_out = usable, None
-        if design.patience or design.shift == "auto":
+        auto = design.shift == "auto"
+        if design.patience or auto:
             train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION_SHARE, self.random_state))
         self.noise_, self.inflation_ = np.zeros(Z.shape[1]), 1.0
-        auto = design.shift == "auto"
         self.shift_ = 0.0 if isinstance(design.shift, str) else float(design.shift)
         self.trained_shift_ = self.shift_ if design.shift_mode == "train" else 0.0
         training = self._train_network(Z, data, train, held_out)
@@ -521,9 +328,7 @@ class BetaVAE(DeepImputer):
         """(G,) mean squared difference between known and decoded values."""
         model = self._in_z(Z, shift=0.0)
         total, count = np.zeros(Z.shape[1]), np.zeros(Z.shape[1])
-        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
-        for start in range(0, len(Z), step):
-            part = np.arange(start, min(start + step, len(Z)))
+        for part in row_blocks(len(Z), Z.shape[1], VALUES_PER_ENCODING):
             difference = Z[part] - model.rows(part, None)
             count += (~np.isnan(difference)).sum(axis=0)
             total += np.nansum(difference * difference, axis=0)
@@ -550,21 +355,11 @@ class BetaVAE(DeepImputer):
 
     def _model(self, Z: np.ndarray, *, shift: float | None = None) -> DecodedSamples:
         shift = self.shift_ if shift is None else shift
-        step = max(1, VALUES_PER_ENCODING // Z.shape[1])
-        parts = [self._encode(Z[start : start + step], start, shift) for start in range(0, len(Z), step)]
-        latent, mean, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return DecodedSamples(
-            self.network_,
-            latent,
-            mean,
-            spread,
-            self.center_,
-            self.scale_,
-            self.noise_,
-            self.inflation_,
-            shift,
-            self.random_state,
-        )
+        blocks = row_blocks(len(Z), Z.shape[1], VALUES_PER_ENCODING)
+        encoded = zip(*(self._encode(Z[rows], rows[0], shift) for rows in blocks), strict=True)
+        latent, mean, spread = (np.concatenate(parts) for parts in encoded)
+        learned = (self.center_, self.scale_, self.noise_, self.inflation_)
+        return DecodedSamples(self.network_, latent, mean, spread, *learned, shift, self.random_state)
 
     def _encode(self, Z: np.ndarray, first: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The latent to decode, and mean and SD of q, (B, L) each, of the samples ``first``, ``first + 1``, ..."""
@@ -593,23 +388,7 @@ class BetaVAE(DeepImputer):
 
     def _network(self) -> VariationalAutoencoder:
         design, G = self.design, len(self.center_)
-        encoder, decoder, latent = design.widths(G)
-        return VariationalAutoencoder(
-            G,
-            encoder=encoder,
-            decoder=decoder,
-            latent=latent,
-            beta=design.beta,
-            likelihood=design.likelihood,
-            latent_noise=design.latent_noise,
-            shift=self.trained_shift_,
-            residual=design.residual,
-            compressed=design.compressed,
-            log_sigma=design.log_sigma,
-            dropout=design.dropout,
-            input_dropout=design.input_dropout,
-            iterations=design.iterations,
-        )
+        return VariationalAutoencoder(G, design, design.widths(G), shift=self.trained_shift_)
 
     def _state(self) -> dict[str, np.ndarray]:
         shifts = np.array([self.shift_, self.trained_shift_])

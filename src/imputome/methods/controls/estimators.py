@@ -1,7 +1,7 @@
 """Controls: simple predictions that a method must beat.
 
-Most are registered methods (classes). `REFERENCE_PREDICTIONS` are two more for the tables of studies: functions,
-because nobody would impute with them. Letters: ``n`` cells, ``G`` genes.
+`REFERENCE_PREDICTIONS` are two more for the tables of studies: functions, because nobody would impute with them.
+Letters: ``n`` cells, ``G`` genes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import TARGET
-from imputome.errors import InputError
 from imputome.methods.controls import (
     GENE_MEAN_INFO,
     GENE_MEAN_POSTERIOR_INFO,
@@ -93,6 +92,7 @@ class GeneMean(Imputer):
     """
 
     info = GENE_MEAN_INFO
+    learned = ("share",)
 
     def __init__(self, *, posterior: bool = False, random_state: int = 0) -> None:
         self.posterior = posterior
@@ -105,12 +105,6 @@ class GeneMean(Imputer):
     def _new_rows(self, data: Data) -> Model:
         dtype = data.X.dtype
         return LowRank(data.depth[:, None].astype(dtype), self.share_[:, None].astype(dtype))
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"share": self.share_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.share_ = arrays["share"]
 
 
 class GeneMeanPosterior(GeneMean):
@@ -156,6 +150,7 @@ class PoissonNMF(Imputer):
     """
 
     info = POISSON_NMF_INFO
+    learned = ("components",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"n_components": (2, 64, "log")}
 
     def __init__(
@@ -174,22 +169,17 @@ class PoissonNMF(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        for name in ("n_components", "max_iter"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"poisson_nmf: {name}={getattr(self, name)!r} must be at least 1",
-                    code="parameter-value",
-                    parameter=name,
-                )
+        self._require("n_components", self.n_components >= 1, "at least 1")
+        self._require("max_iter", self.max_iter >= 1, "at least 1")
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}
             factors = poisson_nmf(data.X, rank, **options, progress=self.progress)
         self.components_ = factors.right
+        reached = "" if factors.converged else f", tol={self.tol:g} not reached"
         status = Status(
             "converged" if factors.converged else "max_iter",
-            f"{factors.iterations} multiplicative updates"
-            + ("" if factors.converged else f", tol={self.tol:g} not reached"),
+            f"{factors.iterations} multiplicative updates{reached}",
             {"iterations": factors.iterations, "objective": factors.objective},
         )
         return LowRank(factors.left, factors.right), {"status": status, "latent": factors.left}
@@ -197,12 +187,6 @@ class PoissonNMF(Imputer):
     def _new_rows(self, data: Data) -> Model:
         with few_threads(data.X.nnz * self.components_.shape[1] < FEW_PRODUCTS):
             return LowRank(project(data.X, self.components_), self.components_)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"components": self.components_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.components_ = arrays["components"]
 
 
 class FeatureMean(Imputer):
@@ -224,6 +208,7 @@ class FeatureMean(Imputer):
     """
 
     info = MEAN_INFO
+    learned = ("center",)
 
     def __init__(self) -> None:
         pass
@@ -249,12 +234,6 @@ class FeatureMean(Imputer):
 
     def _new_rows(self, data: Data) -> Model:
         return LowRank(np.ones((data.shape[0], 1)), self.center_[:, None], floor=None)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"center": self.center_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.center_ = arrays["center"]
 
 
 class FeatureMedian(FeatureMean):
@@ -311,6 +290,7 @@ class RandomDraws(Imputer):
     """
 
     info = RANDOM_INFO
+    learned = ("values", "starts", "drawn_from")
 
     def __init__(self, *, random_state: int = 0) -> None:
         self.random_state = random_state
@@ -338,12 +318,6 @@ class RandomDraws(Imputer):
         scale = data.depth if data.kind == "counts" else np.ones(data.shape[0])
         return _RandomValues(self.values_, self.starts_, self.drawn_from_, scale, self.random_state)
 
-    def _state(self) -> dict[str, np.ndarray]:
-        return {"values": self.values_, "starts": self.starts_, "drawn_from": self.drawn_from_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.values_, self.starts_, self.drawn_from_ = arrays["values"], arrays["starts"], arrays["drawn_from"]
-
 
 class _RandomValues:
     """Entry (i, j) is value number ``hash(seed, i, j) mod drawn_from_j`` of gene j; beyond the stored ones it is 0."""
@@ -353,12 +327,6 @@ class _RandomValues:
     def __init__(
         self, values: np.ndarray, starts: np.ndarray, drawn_from: np.ndarray, scale: np.ndarray, seed: int
     ) -> None:
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise InputError(
-                f"random_state={seed!r} must be an integer of at least 0",
-                code="parameter-value",
-                parameter="random_state",
-            )
         self.values, self.starts, self.drawn_from, self.scale, self.seed = values, starts, drawn_from, scale, seed
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import DCA_INFO, DCA_PAPER001_INFO, TUNED_DCA_INFO, ZIP_DCA_INFO
-from imputome.methods.count_autoencoder.family import Settings, SingleNetworkImputer
+from imputome.methods.count_autoencoder.family import SingleNetworkImputer
 from imputome.methods.count_autoencoder.network import Distribution, InputTransform, Widths
 from imputome.methods.count_autoencoder.zipo import Zipo
 
-Device = Literal["auto", "cpu", "cuda"]
-
-_DCA = Settings(
-    residual=False,
-    activation="relu",
-    batch_norm_place="before",
-    library="size_factor",
-    dispersion="conditional",
-    alpha_z=0.0,
-    alpha_w=0.0,
-    loss_over="entries",
-    optimizer="rmsprop",
-    decay=1.0,
-    decay_epochs=0,
-    patience_from=0,
-)
+DCADispersion = Literal["conditional", "gene"]
 
 
-class DCA(SingleNetworkImputer):
+@dataclass(kw_only=True, eq=False, repr=False)
+class DCAFamily(SingleNetworkImputer):
+    """The parameters that DCA and all its variants have, and the settings that all of them fix."""
+
+    encoder: Widths = "128-64"
+    decoder: Widths = "128"
+    input_transform: InputTransform = "log1p_normalized"
+    learning_rate: float = 1e-3
+    plateau_patience: int | None = 10
+    patience: int | None = 15
+    max_epochs: int = 300
+    batch_size: int = 32
+    clip_value: float | None = 5.0
+    validation_share: float = 0.2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    posterior: bool = False
+    random_state: int = 0
+
+    # without annotation: not parameters
+    library = "size_factor"
+    alpha_w = 0.0
+
+
+class OriginalDCA(DCAFamily):
+    """The other settings of the original, which are not parameters; only `TunedDCA` does not have them."""
+
+    residual = False
+    activation = "relu"
+    batch_norm_place = "before"
+    dispersion = "conditional"
+    alpha_z = 0.0
+    loss_over = "entries"
+    optimizer = "rmsprop"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DCA(OriginalDCA):
     """Deep count autoencoder (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2), with the original's defaults.
 
     The mean is size factor x exp(linear output). Hidden layers have batch normalisation without scale, then ReLU. The
@@ -88,41 +109,20 @@ class DCA(SingleNetworkImputer):
     """
 
     info = DCA_INFO
-    fixed = _DCA
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         name: Zipo.search_space[name] for name in ("encoder", "alpha_z")
     }
 
-    def __init__(
-        self,
-        *,
-        encoder: Widths = "64-32",
-        decoder: Widths = "64",
-        distribution: Distribution = "zinb",
-        dispersion: Literal["conditional", "gene"] = "conditional",
-        input_transform: InputTransform = "zscore",
-        alpha_z: float = 0.0,
-        learning_rate: float = 1e-3,
-        plateau_patience: int | None = 10,
-        patience: int | None = 15,
-        max_epochs: int = 300,
-        batch_size: int = 32,
-        clip_value: float | None = 5.0,
-        validation_share: float = 0.2,
-        device: Device = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.distribution, self.dispersion, self.alpha_z = distribution, dispersion, alpha_z
-        self.input_transform = input_transform
-        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
-        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
-        self.validation_share, self.device = validation_share, device
-        self.posterior, self.random_state = posterior, random_state
+    encoder: Widths = "64-32"
+    decoder: Widths = "64"
+    distribution: Distribution = "zinb"
+    dispersion: DCADispersion = "conditional"
+    input_transform: InputTransform = "zscore"
+    alpha_z: float = 0.0
 
 
-class DCAPaper001(SingleNetworkImputer):
+@dataclass(kw_only=True, eq=False, repr=False)
+class DCAPaper001(OriginalDCA):
     """DCA as set up in paper 001 (section III-G): 128-64-128, negative binomial, log1p of counts per 10,000.
 
     What the paper does not state is that of `DCA`.
@@ -139,36 +139,14 @@ validation_share, device, posterior, random_state
     """
 
     info = DCA_PAPER001_INFO
-    fixed = replace(_DCA, distribution="nb")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"encoder": Zipo.search_space["encoder"]}
 
-    def __init__(
-        self,
-        *,
-        encoder: Widths = "128-64",
-        decoder: Widths = "128",
-        dispersion: Literal["conditional", "gene"] = "conditional",
-        input_transform: InputTransform = "log1p_normalized",
-        learning_rate: float = 1e-3,
-        plateau_patience: int | None = 10,
-        patience: int | None = 15,
-        max_epochs: int = 300,
-        batch_size: int = 32,
-        clip_value: float | None = 5.0,
-        validation_share: float = 0.2,
-        device: Device = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.dispersion, self.input_transform = dispersion, input_transform
-        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
-        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
-        self.validation_share, self.device = validation_share, device
-        self.posterior, self.random_state = posterior, random_state
+    dispersion: DCADispersion = "conditional"
+    distribution = "nb"
 
 
-class ZipDCA(SingleNetworkImputer):
+@dataclass(kw_only=True, eq=False, repr=False)
+class ZipDCA(OriginalDCA):
     """The zipDCA of paper 001 (section III-G): `DCAPaper001` with a zero-inflated Poisson distribution.
 
     Parameters
@@ -183,36 +161,14 @@ validation_share, device, posterior, random_state
     """
 
     info = ZIP_DCA_INFO
-    fixed = replace(_DCA, distribution="zip")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = DCA.search_space
 
-    def __init__(
-        self,
-        *,
-        encoder: Widths = "128-64",
-        decoder: Widths = "128",
-        input_transform: InputTransform = "log1p_normalized",
-        alpha_z: float = 0.0,
-        learning_rate: float = 1e-3,
-        plateau_patience: int | None = 10,
-        patience: int | None = 15,
-        max_epochs: int = 300,
-        batch_size: int = 32,
-        clip_value: float | None = 5.0,
-        validation_share: float = 0.2,
-        device: Device = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.input_transform, self.alpha_z = input_transform, alpha_z
-        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
-        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
-        self.validation_share, self.device = validation_share, device
-        self.posterior, self.random_state = posterior, random_state
+    alpha_z: float = 0.0
+    distribution = "zip"
 
 
-class TunedDCA(SingleNetworkImputer):
+@dataclass(kw_only=True, eq=False, repr=False)
+class TunedDCA(DCAFamily):
     """The tunedDCA of paper 001 (section III-G): a negative binomial with ZiPo's encoder and training schedule.
 
     Mean and dispersion are DCA's: size factor x exp(linear output), and a dispersion for each cell and gene. Gradients
@@ -233,30 +189,18 @@ class TunedDCA(SingleNetworkImputer):
     """
 
     info = TUNED_DCA_INFO
-    fixed = Settings(distribution="nb", library="size_factor", alpha_w=0.0)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = DCAPaper001.search_space
 
-    def __init__(
-        self,
-        *,
-        encoder: Widths = "2048-1024-512-256-128",
-        decoder: Widths = "",
-        dispersion: Literal["conditional", "gene"] = "conditional",
-        input_transform: InputTransform = "log1p_normalized",
-        learning_rate: float = 0.0212,
-        plateau_patience: int | None = 15,
-        patience: int | None = 30,
-        max_epochs: int = 500,
-        batch_size: int = 256,
-        clip_value: float | None = 5.0,
-        validation_share: float = 0.2,
-        device: Device = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.dispersion, self.input_transform = dispersion, input_transform
-        self.learning_rate, self.plateau_patience, self.clip_value = learning_rate, plateau_patience, clip_value
-        self.max_epochs, self.patience, self.batch_size = max_epochs, patience, batch_size
-        self.validation_share, self.device = validation_share, device
-        self.posterior, self.random_state = posterior, random_state
+    encoder: Widths = "2048-1024-512-256-128"
+    decoder: Widths = ""
+    dispersion: DCADispersion = "conditional"
+    learning_rate: float = 0.0212
+    plateau_patience: int | None = 15
+    patience: int | None = 30
+    max_epochs: int = 500
+    batch_size: int = 256
+
+    distribution = "nb"
+    decay = 0.9
+    decay_epochs = 30
+    patience_from = 30

@@ -6,6 +6,7 @@ tenth.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,16 +20,15 @@ from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
-from imputome.methods.count_autoencoder.fitted import encode, top_genes
-from imputome.methods.count_autoencoder.network import CountNetwork, Design
-from imputome.methods.deep.rates import LinearOutput, LogLinearModel
-from imputome.methods.deep.training import Schedule, Training
+from imputome.methods.count_autoencoder.fitted import encode
+from imputome.methods.count_autoencoder.network import CountNetwork
+from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
 from imputome.methods.factors import LowRank, few_threads
 from imputome.methods.nmf import poisson_nmf, project
 
 NETWORK_WEIGHTS = np.linspace(0, 1, 6)  # tried weights of the networks' log rate; the factors have the rest
 DEFAULT_NETWORK_WEIGHT = 0.6  # if there are no held-out molecules
-VALUES_PER_BLOCK = 2**22  # dense values computed at once
 ENTRIES_FOR_WEIGHT = 2**24  # largest number of entries on which the weight is chosen
 SMALLEST_RATE = np.float32(1e-12)
 MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
@@ -36,6 +36,7 @@ FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the networks 
 PROJECTION_UPDATES = 15  # updates of a cell's factors; more of them fit the noise of the cell
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CountAutoencoder(CountFamily):
     """Count autoencoder with Poisson loss at the observed library size: the default method for counts.
 
@@ -126,43 +127,38 @@ class CountAutoencoder(CountFamily):
         "learning_rate": (5e-4, 5e-3, "log"),
         "weight_decay": (1e-4, 1e-1, "log"),
     }
-    network_: nn.ModuleList
 
-    def __init__(
-        self,
-        *,
-        n_hidden: int = 128,
-        n_latent: int = 32,
-        dropout: float = 0.2,
-        input_dropout: float = 0.3,
-        n_factors: int = 16,
-        n_networks: int = 1,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
-        batch_size: int = 128,
-        max_epochs: int = 400,
-        patience: int | None = 10,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        posterior: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        self.n_hidden = n_hidden
-        self.n_latent = n_latent
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.n_factors = n_factors
-        self.n_networks = n_networks
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.device = device
-        self.posterior = posterior
-        self.random_state = random_state
+    n_hidden: int = 128
+    n_latent: int = 32
+    dropout: float = 0.2
+    input_dropout: float = 0.3
+    n_factors: int = 16
+    n_networks: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    max_epochs: int = 400
+    patience: int | None = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    posterior: bool = True
+    random_state: int = 0
+    network_: nn.ModuleList = field(init=False)
+
+    # settings that are not parameters
+    residual = False
+    activation = "relu"
+    batch_norm_place = "before"
+    distribution = "poisson"
+    library = "observed"
+    input_transform = "log1p_normalized"
+    alpha_z = alpha_w = 0.0
+    linear_latent = True
+    optimizer = "adamw"
 
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+        check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
+        check_values(self, NOT_NEGATIVE, "n_factors")
         self._prepare(data)
         parts, x1, x2 = [], data, None
         if is_integer(data.X.data):
@@ -180,10 +176,8 @@ class CountAutoencoder(CountFamily):
         if x2 is not None and self.factors_ is not None:
             rows = _evenly_spaced(*data.shape)
             self.weight_ = _best_weight(self._averaged(x1.subset(rows=rows)), x2[rows])
-        message = ""
         self.uses_gene_mean_ = self.uses_factors_ = False
-        if self.posterior:
-            message = self._choose_rate(data, x1, parts)
+        message = self._choose_rate(data, x1, parts) if self.posterior else ""
         model = self._new_rows(data)
         status = training.status
         text = "; ".join(part for part in (status.message, message) if part)
@@ -209,7 +203,7 @@ class CountAutoencoder(CountFamily):
             train_rows = np.flatnonzero(np.diff(x1.X.indptr) + np.diff(x2.indptr))
             order = np.random.default_rng(self.random_state).permutation(train_rows)
             validation_rows = np.sort(order[:MAX_VALIDATION_CELLS])
-            validation_batches = self._batches(x1, target=x2, target_library=np.asarray(x2.sum(axis=1)).ravel())
+            validation_batches = self._batches(x1, target=x2)
         networks = cast(nn.ModuleList, self._new_network())
         trainings = [
             self._train(
@@ -265,46 +259,10 @@ class CountAutoencoder(CountFamily):
     def _network(self) -> nn.Module:
         return nn.ModuleList(super(CountAutoencoder, self)._network() for _ in range(self.n_networks))
 
-    def _design(self) -> Design:
-        return Design(
-            encoder=(self.n_hidden, self.n_latent),
-            residual=False,
-            activation="relu",
-            batch_norm_place="before",
-            distribution="poisson",
-            library="observed",
-            input_transform="log1p_normalized",
-            alpha_z=0.0,
-            alpha_w=0.0,
-            dropout=self.dropout,
-            input_dropout=self.input_dropout,
-            linear_latent=True,
-        )
-
-    def _schedule(self) -> Schedule:
-        return Schedule(
-            max_epochs=self.max_epochs,
-            optimizer="adamw",
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            patience=self.patience,
-        )
-
-    def _check(self) -> None:
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"{self.name}: {name}={getattr(self, name)} must be at least 0 and below 1",
-                    code="parameter-value",
-                    parameter=name,
-                )
-        for name, least in {"n_hidden": 1, "n_latent": 1, "n_networks": 1, "n_factors": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{self.name}: {name}={getattr(self, name)} must be at least {least}",
-                    code="parameter-value",
-                    parameter=name,
-                )
+    @property
+    def encoder(self) -> tuple[int, int]:
+        """Widths of the encoder's layers."""
+        return self.n_hidden, self.n_latent
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
@@ -325,27 +283,9 @@ class CountAutoencoder(CountFamily):
             encode(cast(CountNetwork, network), self._batches(data).epoch(), n=data.shape[0], usable=self.share_ > 0)
             for network in self.network_
         ]
-        with few_threads(data.X.nnz < 2**16):
-            left = None if self.factors_ is None else project(data.X, self.factors_, max_iter=PROJECTION_UPDATES)
-        model = _geometric_mean([cells.model for cells in encoded])
-        return AveragedRates(model, left, self.factors_, weight=self.weight_, library=encoded[0].library)
-
-    def first_layer_genes(self, k: int = 10) -> Any:
-        """The genes with the largest absolute weights of each first-layer neuron of the first network.
-
-        Parameters
-        ----------
-        k : int, default=10
-            Number of genes for each neuron.
-
-        Returns
-        -------
-        DataFrame
-            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
-            ``relative`` (weight over the neuron's largest absolute weight).
-        """
-        first = cast(CountNetwork, self.network_[0]).first
-        return top_genes(first.weight.detach().cpu().numpy(), self.feature_names_, k)
+        factors = None if self.factors_ is None else _factor_rates(data, self.factors_)
+        model = _geometric_mean([model for model, _ in encoded])
+        return AveragedRates(model, factors, weight=self.weight_, library=encoded[0][1])
 
     def _state(self) -> dict[str, np.ndarray]:
         arrays = {
@@ -363,64 +303,43 @@ class CountAutoencoder(CountFamily):
         super()._restore(arrays)
 
 
-def _factor_rates(data: Data, factors: np.ndarray) -> Model:
+def _factor_rates(data: Data, factors: np.ndarray) -> LowRank:
     """The rates of some cells by gene factors alone."""
     with few_threads(data.X.nnz < 2**16):
         return LowRank(project(data.X, factors, max_iter=PROJECTION_UPDATES), factors)
 
 
 class AveragedRates:
-    """Weighted geometric mean of a network's rates and of ``left @ right'`` (a `Model`).
+    """Weighted geometric mean of the rates of networks and of factors (a `Model`).
 
-    The rates of each cell are scaled to sum to its library size.
-
-    Parameters
-    ----------
-    network : LogLinearModel
-        Rates of the networks.
-    left, right : ndarray of shape (n, k) and (G, k), or None
-        Factors of cells and genes; None: the rates of the networks alone.
-    weight : float
-        Weight of the networks' log rate; the factors have ``1 - weight``.
-    library : ndarray of shape (n,), float32
-        Library sizes.
+    The networks' log rate has ``weight``, that of the factors ``1 - weight``; without factors (None) the rates are
+    those of the networks. The rates of each cell are scaled to sum to its library size.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "rate"})
 
-    def __init__(
-        self,
-        network: LogLinearModel,
-        left: np.ndarray | None,
-        right: np.ndarray | None,
-        *,
-        weight: float,
-        library: np.ndarray,
-    ) -> None:
-        self.network, self.left, self.right, self.weight, self.library = network, left, right, weight, library
+    def __init__(self, network: LogLinearModel, factors: LowRank | None, *, weight: float, library: np.ndarray) -> None:
+        self.network, self.factors, self.weight, self.library = network, factors, weight, library
         self.latent = network.latent
         self.factor = np.ones(len(library), np.float32)
-        step = max(1, VALUES_PER_BLOCK // len(network.mean.bias))
-        for start in range(0, len(library), step):
-            rows = np.arange(start, min(len(library), start + step))
+        for rows in row_blocks(len(library), len(network.mean.bias)):
             sums = self.rows(rows, None, "rate").sum(axis=1)
             self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
 
     def with_weight(self, weight: float) -> AveragedRates:
         """The same with another weight."""
-        return AveragedRates(self.network, self.left, self.right, weight=weight, library=self.library)
+        return AveragedRates(self.network, self.factors, weight=weight, library=self.library)
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         log_rate = self.network.log_rows(rows, genes)
-        if self.left is not None and self.right is not None:
-            product = self.left[rows] @ (self.right if genes is None else self.right[genes]).T
-            log_rate = self._averaged(log_rate, product)
+        if self.factors is not None:
+            log_rate = self._averaged(log_rate, self.factors.rows(rows, genes))
         return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         log_rate = self.network.log_at(i, j)
-        if self.left is not None and self.right is not None:
-            log_rate = self._averaged(log_rate, LowRank(self.left, self.right).at(i, j))
+        if self.factors is not None:
+            log_rate = self._averaged(log_rate, self.factors.at(i, j))
         return np.exp(log_rate, out=log_rate) * self.factor[i]
 
     def _averaged(self, log_rate: np.ndarray, product: np.ndarray) -> np.ndarray:
@@ -439,18 +358,15 @@ def _geometric_mean(models: list[LogLinearModel]) -> LogLinearModel:
     if len(models) == 1:
         return models[0]
     share = np.float32(1 / len(models))
-    weights, biases, offsets = [], [], []
-    for model in models:
-        assert model.mean.weight is not None  # noqa: S101  (a network's head always has one)
-        weights.append(model.mean.weight * share)
-        biases.append(model.mean.bias * share)
-        offsets.append(model.log_offset * share)
     return LogLinearModel(
         np.hstack([model.hidden for model in models]),
-        log_offset=np.sum(offsets, axis=0),
+        log_offset=np.sum([model.log_offset * share for model in models], axis=0),
         library=models[0].library,
         latent=np.hstack([model.latent for model in models if model.latent is not None]),
-        mean=LinearOutput(np.vstack(weights), np.sum(biases, axis=0)),
+        mean=LinearOutput(
+            np.vstack([model.mean.weight * share for model in models]),  # type: ignore[operator]
+            np.sum([model.mean.bias * share for model in models], axis=0),
+        ),
     )
 
 

@@ -6,74 +6,61 @@ Letters: ``n`` cells, ``G`` genes.
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Status
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.count_autoencoder.fitted import (
-    EncodedCells,
-    FitTotals,
-    Pruning,
-    encode,
-    fit_details,
-    prune,
-    scale_warning,
-    top_genes,
-)
+from imputome.methods.count_autoencoder.fitted import FitTotals, Pruning, encode, fit_details, scale_warning
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
 from imputome.methods.deep.covariates import CovariateCoding
 from imputome.methods.deep.estimator import DeepImputer, split_cells
-from imputome.methods.deep.training import Schedule
+from imputome.methods.deep.rates import LogLinearModel
+from imputome.methods.deep.training import Schedule, wrong_parameter
+
+Settings = TypeVar("Settings", Design, Schedule)
 
 
 class CountFamily(DeepImputer):
-    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_design` and `_fit`.
+    """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_fit`.
 
-    Attributes
-    ----------
-    coding_ : CovariateCoding or None
-        How covariates are coded.
-    share_ : ndarray of shape (G,)
-        Share of each gene in all molecules of the training cells.
+    It has those settings of `Design` and `Schedule` as parameters that its users may change. Class attributes hold the
+    settings that it fixes at other values than the defaults of `Design` and `Schedule`.
     """
 
     batch_size: int
     validation_share: float = 0.2
+    coding_: CovariateCoding | None  # how covariates are coded
+    share_: np.ndarray  # (G,) share of each gene in all molecules of the training cells
 
-    @abstractmethod
+    def _settings(self, kind: type[Settings]) -> Settings:
+        """A `Design` or a `Schedule` with the parameters and with what the class fixes."""
+        names = [field.name for field in fields(kind) if hasattr(self, field.name)]
+        return kind(**{name: getattr(self, name) for name in names})
+
     def _design(self) -> Design:
-        """What is built and minimised."""
+        return self._settings(Design)
+
+    def _schedule(self) -> Schedule:
+        return self._settings(Schedule)
 
     def _prepare(self, data: Data) -> None:
         """Check the parameters, and learn everything that is needed before training."""
-        self._check()
+        design = self._design()
         if self.batch_size < 2:
-            raise InputError(
-                f"{self.name}: batch_size={self.batch_size} must be at least 2, for batch normalisation",
-                code="parameter-value",
-                parameter="batch_size",
-            )
+            raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
             raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=self._reads_zscores)
-
-    def _check(self) -> None:
-        """Check the parameters."""
-        return
-
-    @property
-    def _reads_zscores(self) -> bool:
-        return False
+        self._statistics = _statistics(data, self.share_, zscore=design.input_transform == "zscore")
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Positions of training and validation cells, among the cells with counts."""
@@ -108,12 +95,8 @@ class CountFamily(DeepImputer):
         )
 
     def _network(self) -> nn.Module:
-        return CountNetwork(self._design(), self._statistics, self._n_covariates)
-
-    @property
-    def _n_covariates(self) -> int:
-        """Number of columns of the coded covariates."""
-        return 0 if self.coding_ is None else len(self.coding_.columns)
+        n_covariates = 0 if self.coding_ is None else len(self.coding_.columns)
+        return CountNetwork(self._design(), self._statistics, n_covariates)
 
     def _state(self) -> dict[str, np.ndarray]:
         coding = None if self.coding_ is None else self.coding_.to_json()
@@ -127,6 +110,45 @@ class CountFamily(DeepImputer):
         # starting values, which the saved weights replace
         self._statistics = Statistics(self.share_, 0.0, 1.0, np.zeros(G), np.ones(G))
         super()._restore(arrays)
+
+    def first_layer_genes(self, k: int = 10) -> Any:
+        """The genes with the largest absolute weights of each first-layer neuron, to interpret the neurons.
+
+        If there are several networks, these are the neurons of the first.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Number of genes for each neuron.
+
+        Returns
+        -------
+        DataFrame
+            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
+            ``relative`` (weight over the neuron's largest absolute weight).
+        """
+        import pandas as pd
+
+        network = next(module for module in self.network_.modules() if isinstance(module, CountNetwork))
+        weight = network.first.weight.detach().cpu().numpy()
+        G, H = weight.shape
+        if not 1 <= k <= G:
+            raise wrong_parameter("k", k, f"must lie between 1 and the number of genes, {G}")
+        size = np.abs(weight)
+        chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
+        order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
+        chosen = np.take_along_axis(chosen, order, 0)
+        weights = np.take_along_axis(weight, chosen, 0)  # (k, H)
+        largest = np.maximum(size.max(axis=0), np.finfo(weight.dtype).tiny)  # (H,)
+        return pd.DataFrame(
+            {
+                "neuron": np.repeat(np.arange(H), k),
+                "rank": np.tile(np.arange(1, k + 1), H),
+                "gene": np.asarray(self.feature_names_)[chosen.T.ravel()],
+                "weight": weights.T.ravel(),
+                "relative": (weights / largest).T.ravel(),
+            }
+        )
 
 
 def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
@@ -146,52 +168,18 @@ def _statistics(data: Data, share: np.ndarray, *, zscore: bool) -> Statistics:
     return Statistics(share, float(np.log(totals[with_counts]).mean()), median, mean, sd)
 
 
-@dataclass(frozen=True)
-class Settings(Design):
-    """Network, objective and training schedule; the defaults are ZiPo's.
-
-    The attributes are explained as parameters of `imputome.methods.count_autoencoder.zipo.Zipo`.
-    """
-
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    learning_rate: float = 0.0212
-    decay: float = 0.9
-    decay_epochs: int = 30
-    plateau_patience: int | None = 15
-    patience: int | None = 30
-    patience_from: int = 30
-    clip_value: float | None = None
-    max_epochs: int = 500
-
-    def schedule(self) -> Schedule:
-        """Length and learning rates of the training."""
-        names = {field.name for field in fields(Schedule)}
-        return Schedule(**{name: value for name, value in asdict(self).items() if name in names})
-
-
 class SingleNetworkImputer(CountFamily):
-    """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants.
+    """One `CountNetwork`, trained on some cells and validated on others: ZiPo, DCA and its variants."""
 
-    A subclass has those `Settings` as parameters that its users may change; ``fixed`` holds the others.
-
-    Attributes
-    ----------
-    network_ : CountNetwork
-        The trained network.
-    factor_ : float
-        Factor of the expected count, which brings its sum to that of the counts.
-    coding_, share_
-        See `CountFamily`.
-    """
-
-    fixed: ClassVar[Settings] = Settings()
     posterior: bool
     network_: CountNetwork
+    factor_: float  # of the expected count, which brings its sum to that of the counts
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Drop the settings that a class had as parameters in version 0.1.0 and has fixed now."""
-        fixed = {name: value for name, value in asdict(cls.fixed).items() if name not in cls.parameter_defaults()}
+        settings = {field.name: getattr(cls, field.name, field.default) for field in fields(Design) + fields(Schedule)}
+        fixed = {name: value for name, value in settings.items() if name not in cls.parameter_defaults()}
         for name, value in params.items():
             if name in fixed and value != fixed[name]:
                 raise ModelFormatError(
@@ -201,12 +189,6 @@ class SingleNetworkImputer(CountFamily):
                     parameter=name,
                 )
         return {name: value for name, value in params.items() if name not in fixed}
-
-    @property
-    def settings(self) -> Settings:
-        """All settings: the parameters, and those that the class fixes."""
-        names = {field.name for field in fields(Settings)} & set(self.parameter_defaults())
-        return replace(self.fixed, **{name: getattr(self, name) for name in names})
 
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
@@ -259,50 +241,25 @@ class SingleNetworkImputer(CountFamily):
         network.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         all_cells = FitTotals.of(network, batches.epoch(np.union1d(train_rows, validation_rows)))
         self.factor_ = all_cells.counts / all_cells.expected
-        encoded = self._encode(data, batches)
+        model, predicted_library = self._encode(data, batches)
         library = np.asarray(data.X.sum(axis=1)).ravel()
         validation = FitTotals.of(network, batches.epoch(validation_rows))
-        details = fit_details(all_cells, validation, encoded.library, library)
+        details = fit_details(all_cells, validation, predicted_library, library)
         status = training.status
         message = "; ".join(part for part in (status.message, scale_warning(details)) if part)
-        return encoded.model, {
+        return model, {
             "status": Status(status.name, message, {**status.details, **details}),
             "history": training.history,
-            "latent": encoded.model.latent,
-            "cell_columns": {"library_size": encoded.library},
+            "latent": model.latent,
+            "cell_columns": {"library_size": predicted_library},
         }
-
-    def _design(self) -> Design:
-        return self.settings
-
-    def _schedule(self) -> Schedule:
-        return self.settings.schedule()
-
-    def _check(self) -> None:
-        settings = self.settings
-        if not settings.encoder_widths:
-            raise InputError(
-                f"{self.name}: the encoder needs at least one layer, the latent: pass {{encoder}}",
-                code="parameter-value",
-                encoder="64",
-            )
-        _ = settings.decoder_widths  # raises an error if they are not widths
-        for name in ("alpha_z", "alpha_w", "alpha_theta", "alpha_rate"):
-            value = getattr(settings, name)
-            if value is not None and value < 0:
-                raise InputError(
-                    f"{self.name}: {name}={value} must not be negative", code="parameter-value", parameter=name
-                )
-
-    @property
-    def _reads_zscores(self) -> bool:
-        return self.settings.input_transform == "zscore"
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
-        return self._encode(data, self._batches(data)).model
+        return self._encode(data, self._batches(data))[0]
 
-    def _encode(self, data: Data, batches: CountBatches) -> EncodedCells:
+    def _encode(self, data: Data, batches: CountBatches) -> tuple[LogLinearModel, np.ndarray]:
+        """The model of the cells, and their predicted library sizes."""
         usable = self.share_ > 0
         return encode(self.network_, batches.epoch(), n=data.shape[0], usable=usable, factor=self.factor_)
 
@@ -334,20 +291,13 @@ class SingleNetworkImputer(CountFamily):
         data = self._accept(data, kind=getattr(self, "kind_", None))
         self.transform(data)  # checks that it is fitted, and for these genes and covariates
         batches, (_, rows) = self._batches(data), self._split(data)
-        return prune(self.network_, lambda: batches.epoch(rows), delta=delta)
-
-    def first_layer_genes(self, k: int = 10) -> Any:
-        """The genes with the largest absolute weights of each first-layer neuron, to interpret the neurons.
-
-        Parameters
-        ----------
-        k : int, default=10
-            Number of genes for each neuron.
-
-        Returns
-        -------
-        DataFrame
-            Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and
-            ``relative`` (weight over the neuron's largest absolute weight).
-        """
-        return top_genes(self.network_.first.weight.detach().cpu().numpy(), self.feature_names_, k)
+        if not 0 <= delta < 1:
+            raise wrong_parameter("delta", delta, "must be at least 0 and below 1")
+        before = FitTotals.of(self.network_, batches.epoch(rows))
+        with torch.no_grad():
+            weight = self.network_.first.weight  # (G, H)
+            size = weight.abs()
+            weight[size < delta * size.max(0).values] = 0
+            sparsity = float((weight == 0).double().mean())
+        after = FitTotals.of(self.network_, batches.epoch(rows))
+        return Pruning(delta, sparsity, before.mean_nll, after.mean_nll, before.mse, after.mse)

@@ -1,4 +1,4 @@
-"""What is computed with a trained count network: the rates of cells, the quality of the fit, pruning, top genes.
+"""What is computed with a trained count network: the rates of cells and the quality of the fit.
 
 Letters: ``n`` cells, ``G`` genes, ``H`` first-layer neurons, ``K`` values of the last hidden layer, ``l`` library size,
 ``m`` rate, ``z`` share of dropouts.
@@ -6,67 +6,32 @@ Letters: ``n`` cells, ``G`` genes, ``H`` first-layer neurons, ``K`` values of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imputome.errors import InputError
 from imputome.methods.count_autoencoder.network import CountNetwork, squared_error
 from imputome.methods.deep.batches import Batch
 from imputome.methods.deep.likelihoods import ZeroInflated
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SCALE_TOLERANCE = 0.2  # the summed rate may differ by this share from the summed counts without a warning
-
-
-@dataclass(frozen=True)
-class EncodedCells:
-    """The result of `encode`.
-
-    Attributes
-    ----------
-    model : LogLinearModel
-        The rates of the cells; ``model.latent`` is U.
-    library : ndarray of shape (n,), float32
-        l, molecules per cell over these genes, as predicted; 0 for cells without counts.
-    """
-
-    model: LogLinearModel
-    library: np.ndarray
 
 
 @torch.no_grad()
 def encode(
     network: CountNetwork, batches: Iterable[Batch], *, n: int, usable: np.ndarray, factor: float = 1.0
-) -> EncodedCells:
-    """Encode cells, and copy the network's linear outputs to numpy.
+) -> tuple[LogLinearModel, np.ndarray]:
+    """The rates of n cells in numpy, and (n,) l, predicted molecules per cell over these genes; 0 without counts.
+
+    The network is in eval mode, and ``batches`` hold each cell once. ``usable`` (G,) says whether a gene had molecules
+    in training. The other genes get rates of zero, and the rates of a cell sum to l without them.
 
     Cost: one forward pass without the likelihood; (n, K) numbers and the weights of the outputs are kept.
-
-    Parameters
-    ----------
-    network : CountNetwork
-        In eval mode.
-    batches : iterable of Batch
-        Hold each cell once.
-    n : int
-        Number of cells.
-    usable : ndarray of shape (G,), bool
-        Whether a gene had molecules in training. The other genes get rates of zero, and the rates of a cell sum to l
-        without them.
-    factor : float, default=1.0
-        Factor of the expected count, see `LogLinearModel`.
-
-    Returns
-    -------
-    EncodedCells
     """
     d = network.design
     bias = network.mean_head.bias.clone()
@@ -105,32 +70,20 @@ def encode(
         latent=latent,
         factor=factor,
     )
-    return EncodedCells(model, library)
+    return model, library
 
 
 @dataclass
 class FitTotals:
-    """Sums over cells that show how well a network fits them.
-
-    Attributes
-    ----------
-    cells, entries : int
-        Numbers of cells and of (cell, gene) entries.
-    nll : float
-        Negative log-likelihood, with constants.
-    squared_error : float
-        Of the rates.
-    dropout, rate, expected, counts : float
-        Sums of z, m, (1 - z) m and the counts.
-    """
+    """Sums over cells that show how well a network fits them."""
 
     cells: int = 0
-    entries: int = 0
-    nll: float = 0.0
-    squared_error: float = 0.0
-    dropout: float = 0.0
-    rate: float = 0.0
-    expected: float = 0.0
+    entries: int = 0  # (cell, gene)
+    nll: float = 0.0  # negative log-likelihood, with constants
+    squared_error: float = 0.0  # of the rates
+    dropout: float = 0.0  # z
+    rate: float = 0.0  # m
+    expected: float = 0.0  # (1 - z) m
     counts: float = 0.0
 
     @classmethod
@@ -149,11 +102,9 @@ class FitTotals:
             totals.squared_error += float(squared_error(rate, target))
             totals.rate += _sum(rate)
             totals.counts += _sum(target.values)
+            totals.expected += _sum(likelihood.mean)
             if isinstance(likelihood, ZeroInflated):
                 totals.dropout += _sum(torch.sigmoid(likelihood.logit))
-                totals.expected += _sum(likelihood.mean)
-            else:
-                totals.expected += _sum(rate)
         return totals
 
     @property
@@ -170,20 +121,7 @@ class FitTotals:
 def fit_details(
     all_cells: FitTotals, validation: FitTotals, predicted_library: np.ndarray, library: np.ndarray
 ) -> dict[str, Any]:
-    """The quality of a fit, for `Status.details`.
-
-    Parameters
-    ----------
-    all_cells, validation : FitTotals
-        Of all cells, and of the validation cells.
-    predicted_library, library : ndarray of shape (n,)
-        Predicted and observed library sizes.
-
-    Returns
-    -------
-    dict of str to float
-        See `imputome.methods.count_autoencoder.zipo.Zipo`.
-    """
+    """The quality of a fit, for `Status.details` (see `Zipo`), from totals and (n,) library sizes."""
     return {
         "nll_validation": validation.mean_nll,
         "mse_validation": validation.mse,
@@ -232,107 +170,11 @@ def _sum(tensor: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Pruning:
-    """The effect of `prune`.
+    """The effect of `SingleNetworkImputer.prune`."""
 
-    Attributes
-    ----------
-    delta : float
-        Threshold, relative to the largest absolute weight of a neuron.
-    sparsity : float
-        Share of the first layer's weights that are zero after pruning.
-    nll_before, nll_after : float
-        Mean negative log-likelihood per cell.
-    mse_before, mse_after : float
-        Mean squared error of the rate per entry.
-    """
-
-    delta: float
-    sparsity: float
-    nll_before: float
+    delta: float  # threshold, relative to the largest absolute weight of a neuron
+    sparsity: float  # share of the first layer's weights that are zero after pruning
+    nll_before: float  # mean negative log-likelihood per cell
     nll_after: float
-    mse_before: float
+    mse_before: float  # mean squared error of the rate per entry
     mse_after: float
-
-
-def prune(network: CountNetwork, batches: Callable[[], Iterable[Batch]], *, delta: float) -> Pruning:
-    """Set the small weights of the first layer to zero, in place.
-
-    Parameters
-    ----------
-    network : CountNetwork
-        In eval mode.
-    batches : callable
-        Gives the cells on which the fit is compared; called before and after.
-    delta : float
-        Weights below ``delta`` times the largest absolute weight of their neuron become zero; from 0 to below 1.
-
-    Returns
-    -------
-    Pruning
-
-    Raises
-    ------
-    InputError
-        ``delta`` is out of range.
-    """
-    if not 0 <= delta < 1:
-        raise InputError(
-            f"delta={delta!r} must be at least 0 and below 1, a share of a neuron's largest weight",
-            code="parameter-value",
-            parameter="delta",
-        )
-    before = FitTotals.of(network, batches())
-    with torch.no_grad():
-        weight = network.first.weight  # (G, H)
-        size = weight.abs()
-        weight[size < delta * size.max(0).values] = 0
-        sparsity = float((weight == 0).double().mean())
-    after = FitTotals.of(network, batches())
-    return Pruning(delta, sparsity, before.mean_nll, after.mean_nll, before.mse, after.mse)
-
-
-def top_genes(weight: np.ndarray, names: pd.Index, k: int) -> pd.DataFrame:
-    """Genes with the largest absolute weights of each neuron.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (G, H)
-        Weights of the first layer.
-    names : pandas.Index of length G
-        Names of the genes.
-    k : int
-        Number of genes for each neuron, from 1 to G.
-
-    Returns
-    -------
-    DataFrame
-        Ordered by neuron and rank, with columns ``neuron``, ``rank`` (from 1), ``gene``, ``weight`` and ``relative``
-        (weight over the neuron's largest absolute weight).
-
-    Raises
-    ------
-    InputError
-        ``k`` is out of range.
-    """
-    import pandas as pd
-
-    G, H = weight.shape
-    if not 1 <= k <= G:
-        raise InputError(
-            f"k={k!r} must lie between 1 and the number of genes, {G}", code="parameter-value", parameter="k"
-        )
-    size = np.abs(weight)
-    chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
-    order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
-    chosen = np.take_along_axis(chosen, order, 0)
-    weights = np.take_along_axis(weight, chosen, 0)  # (k, H)
-    largest = np.maximum(size.max(axis=0), np.finfo(weight.dtype).tiny)  # (H,)
-    return pd.DataFrame(
-        {
-            "neuron": np.repeat(np.arange(H), k),
-            "rank": np.tile(np.arange(1, k + 1), H),
-            "gene": np.asarray(names)[chosen.T.ravel()],
-            "weight": weights.T.ravel(),
-            "relative": (weights / largest).T.ravel(),
-        }
-    )

@@ -23,6 +23,7 @@ from imputome.methods.deep.batches import Batch, Block
 from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomial, Poisson, ZeroInflated
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
+from imputome.methods.deep.training import NOT_NEGATIVE, SHARE, check_values
 
 Widths = str | int | tuple[int, ...]
 Distribution = Literal["poisson", "nb", "zip", "zinb"]
@@ -74,6 +75,15 @@ class Design:
     input_dropout: float = 0.0
     linear_latent: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.encoder_widths:
+            raise InputError(
+                "the encoder needs at least one layer, the latent: pass {encoder}", code="parameter-value", encoder="64"
+            )
+        _ = self.decoder_widths  # raises an error if they are not widths
+        check_values(self, NOT_NEGATIVE, "alpha_z", "alpha_w", "alpha_theta", "alpha_rate")
+        check_values(self, SHARE, "dropout", "input_dropout")
+
     @property
     def encoder_widths(self) -> tuple[int, ...]:
         """Widths of the encoder's layers; the last is the latent."""
@@ -112,57 +122,25 @@ class Design:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of the training cells that the network needs before training.
+    """Statistics of the training cells that the network needs before training."""
 
-    Attributes
-    ----------
-    share : ndarray of shape (G,)
-        Share of each gene in all molecules, the starting value of the bias of the mean.
-    mean_log_total : float
-        Mean over cells of the log of their molecules, the starting value of the library network.
-    median_library : float
-        Median molecules per cell; size factors are relative to it.
-    mean, sd : ndarray of shape (G,) or None
-        Of log1p of counts per ``median_library``, for z-scores; None for other inputs.
-    """
-
-    share: np.ndarray
-    mean_log_total: float
-    median_library: float
-    mean: np.ndarray | None = None
-    sd: np.ndarray | None = None
+    share: np.ndarray  # (G,) of each gene in all molecules: the starting value of the bias of the mean
+    mean_log_total: float  # mean over cells of the log of their molecules: where the library network starts
+    median_library: float  # median molecules per cell; size factors are relative to it
+    mean: np.ndarray | None = None  # (G,) of log1p of counts per median_library, for z-scores; None for other inputs
+    sd: np.ndarray | None = None  # likewise
 
 
 class Encoded(NamedTuple):
-    """The values of a batch before the outputs.
+    """The values of a batch before the outputs."""
 
-    Attributes
-    ----------
-    latent : tensor of shape (B, latents)
-        U.
-    hidden : tensor of shape (B, K)
-        Last hidden layer.
-    log_library : tensor of shape (B,)
-        log l, or the log of the size factor.
-    """
-
-    latent: Tensor
-    hidden: Tensor
-    log_library: Tensor
+    latent: Tensor  # (B, latents) U
+    hidden: Tensor  # (B, K) last hidden layer
+    log_library: Tensor  # (B,) log l, or the log of the size factor
 
 
 class CountNetwork(nn.Module):
-    """Encoder with residual connections to the latent, library network, and linear outputs of the distribution.
-
-    Parameters
-    ----------
-    design : Design
-        What is built and minimised.
-    statistics : Statistics
-        Of the training cells.
-    n_covariates : int, default=0
-        C.
-    """
+    """Encoder with residual connections to the latent, library network, and linear outputs of the distribution."""
 
     mean: Tensor
     inverse_sd: Tensor
@@ -299,10 +277,12 @@ class CountNetwork(nn.Module):
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> Tensor:
         """Sum over cells of the negative log-likelihood, with constants, without penalties."""
-        encoded = self(batch)
-        if self._is_multinomial:
-            return self._multinomial_nll(encoded, batch)
-        return self._nll(self.distribution(encoded), batch)
+        encoded, target = self(batch), batch.target
+        if not self._is_multinomial:
+            return self._nll(self.distribution(encoded), batch)
+        total, x = target.totals, target.values
+        constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
+        return constant + self._multinomial_loss(encoded, batch)
 
     @property
     def _is_multinomial(self) -> bool:
@@ -312,11 +292,6 @@ class CountNetwork(nn.Module):
 
     def _multinomial_loss(self, encoded: Encoded, batch: Batch) -> Tensor:
         return multinomial_loss(encoded.hidden, self.mean_head.weight.t(), self.mean_head.bias, batch.target)
-
-    def _multinomial_nll(self, encoded: Encoded, batch: Batch) -> Tensor:
-        total, x = batch.target.totals, batch.target.values
-        constant = (total - torch.xlogy(total, total)).sum() + torch.lgamma(x + 1).sum()
-        return constant + self._multinomial_loss(encoded, batch)
 
     @staticmethod
     def _nll(likelihood: CountDistribution, batch: Batch) -> Tensor:
@@ -361,20 +336,7 @@ def _log_softplus(x: Tensor) -> Tensor:
 
 
 def squared_error(rate: Tensor, target: Block) -> Tensor:
-    """Sum of (m - x)^2 over all entries, for sparse x.
-
-    Parameters
-    ----------
-    rate : tensor of shape (B, G)
-        m.
-    target : Block
-        x.
-
-    Returns
-    -------
-    tensor
-        Scalar.
-    """
+    """Sum of (m - x)^2 over all entries, for (B, G) rates m and sparse x."""
     at_nonzeros = rate.reshape(-1)[target.flat]  # (nnz,)
     return rate.square().sum() + (target.values * (target.values - 2 * at_nonzeros)).sum()
 
@@ -382,15 +344,8 @@ def squared_error(rate: Tensor, target: Block) -> Tensor:
 def sparsity(weight: Tensor) -> Tensor:
     """Mean over neurons of mean|w| / sqrt(mean w^2), the scale-invariant penalty of section II-E.
 
-    Parameters
-    ----------
-    weight : tensor of shape (G, H)
-        The weights of a neuron in each column.
-
-    Returns
-    -------
-    tensor
-        Scalar between 1 / sqrt(G), a single gene for each neuron, and 1.
+    The weights of a neuron are a column of the (G, H) ``weight``. The result lies between 1 / sqrt(G), a single gene
+    for each neuron, and 1.
     """
     value: Tensor = _Sparsity.apply(weight)
     return value
@@ -420,24 +375,7 @@ class _Sparsity(torch.autograd.Function):
 
 
 def widths(value: Any, name: str) -> tuple[int, ...]:
-    """Layer widths as integers.
-
-    Parameters
-    ----------
-    value : str, int or sequence of int
-        ``"512-256-64"``, the paper's notation, or one or several widths.
-    name : str
-        Name of the parameter, for the error.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    InputError
-        A width is not a positive integer.
-    """
+    """Layer widths as integers, from ``"512-256-64"``, the paper's notation, or one or several widths."""
     parts = value.split("-") if isinstance(value, str) and value else [value] if isinstance(value, int) else value
     try:
         numbers = tuple(int(part) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import ZIPO_INFO
@@ -16,6 +17,7 @@ from imputome.methods.count_autoencoder.network import (
 )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Zipo(SingleNetworkImputer):
     """Count autoencoder with predicted library size, adjustable zero inflation and a sparse first layer.
 
@@ -109,8 +111,10 @@ class Zipo(SingleNetworkImputer):
         The trained network.
     factor_ : float
         Factor of the expected count, see Notes.
-    coding_, share_
-        See `CountFamily`.
+    coding_ : CovariateCoding or None
+        How covariates are coded.
+    share_ : ndarray of shape (G,)
+        Share of each gene in all molecules of the training cells.
 
     Raises
     ------
@@ -154,69 +158,34 @@ class Zipo(SingleNetworkImputer):
         "alpha_w": (0.01, 1.0, "log"),
     }
 
-    def __init__(
-        self,
-        *,
-        encoder: Widths = "2048-1024-512-256-128",
-        decoder: Widths = "",
-        residual: bool = True,
-        activation: Activation = "sigmoid",
-        batch_norm: bool = True,
-        batch_norm_place: Literal["after", "before"] = "after",
-        distribution: Distribution = "zip",
-        zero_inflation: bool | None = None,
-        dispersion: Dispersion = "odds",
-        library: Library = "network",
-        input_transform: InputTransform = "log1p",
-        alpha_z: float = 0.1,
-        alpha_w: float = 0.1,
-        alpha_theta: float | None = None,
-        alpha_rate: float | None = None,
-        rate_penalty: Literal["entries", "library"] = "entries",
-        loss_over: Literal["cells", "entries"] = "cells",
-        optimizer: Literal["adam", "rmsprop"] = "adam",
-        learning_rate: float = 0.0212,
-        decay: float = 0.9,
-        decay_epochs: int = 30,
-        plateau_patience: int | None = 15,
-        patience: int | None = 30,
-        patience_from: int = 30,
-        clip_value: float | None = None,
-        max_epochs: int = 500,
-        batch_size: int = 256,
-        validation_share: float = 0.2,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        posterior: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.encoder = encoder
-        self.decoder = decoder
-        self.residual = residual
-        self.activation = activation
-        self.batch_norm = batch_norm
-        self.batch_norm_place = batch_norm_place
-        self.distribution = distribution
-        self.zero_inflation = zero_inflation
-        self.dispersion = dispersion
-        self.library = library
-        self.input_transform = input_transform
-        self.alpha_z = alpha_z
-        self.alpha_w = alpha_w
-        self.alpha_theta = alpha_theta
-        self.alpha_rate = alpha_rate
-        self.rate_penalty = rate_penalty
-        self.loss_over = loss_over
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.decay = decay
-        self.decay_epochs = decay_epochs
-        self.plateau_patience = plateau_patience
-        self.patience = patience
-        self.patience_from = patience_from
-        self.clip_value = clip_value
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.validation_share = validation_share
-        self.device = device
-        self.posterior = posterior
-        self.random_state = random_state
+    encoder: Widths = "2048-1024-512-256-128"
+    decoder: Widths = ""
+    residual: bool = True
+    activation: Activation = "sigmoid"
+    batch_norm: bool = True
+    batch_norm_place: Literal["after", "before"] = "after"
+    distribution: Distribution = "zip"
+    zero_inflation: bool | None = None
+    dispersion: Dispersion = "odds"
+    library: Library = "network"
+    input_transform: InputTransform = "log1p"
+    alpha_z: float = 0.1
+    alpha_w: float = 0.1
+    alpha_theta: float | None = None
+    alpha_rate: float | None = None
+    rate_penalty: Literal["entries", "library"] = "entries"
+    loss_over: Literal["cells", "entries"] = "cells"
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 0.0212
+    decay: float = 0.9
+    decay_epochs: int = 30
+    plateau_patience: int | None = 15
+    patience: int | None = 30
+    patience_from: int = 30
+    clip_value: float | None = None
+    max_epochs: int = 500
+    batch_size: int = 256
+    validation_share: float = 0.2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    posterior: bool = False
+    random_state: int = 0

@@ -24,24 +24,12 @@ CHUNKS_PER_GROUP = 16  # chunks in memory, whose rows are shuffled together
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a sparse matrix as tensors on one device.
+    """Rows of a sparse matrix as tensors on one device."""
 
-    Attributes
-    ----------
-    offsets : tensor of shape (B + 1,), int64
-        Where each row begins.
-    columns : tensor of shape (nnz,), int64
-        Gene of each stored value.
-    values : tensor of shape (nnz,), float32
-        The stored values.
-    n_columns : int
-        G.
-    """
-
-    offsets: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
-    n_columns: int
+    offsets: torch.Tensor  # (B + 1,) int64, where each row begins
+    columns: torch.Tensor  # (nnz,) int64, gene of each stored value
+    values: torch.Tensor  # (nnz,) float32
+    n_columns: int  # G
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -76,30 +64,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Batch:
-    """Counts for one training step.
+    """Counts for one training step."""
 
-    Attributes
-    ----------
-    index : tensor of shape (B,), int64
-        Positions of the cells in the data.
-    counts : Block
-        What the network reads.
-    library : tensor of shape (B,), float32
-        Molecules per cell over all genes.
-    target : Block
-        What the loss compares with: ``counts`` itself, or other molecules of the same cells.
-    target_library : tensor of shape (B,), float32
-        Molecules per cell of the target.
-    covariates : tensor of shape (B, C), float32, or None
-        Coded covariates.
-    """
-
-    index: torch.Tensor
-    counts: Block
-    library: torch.Tensor
-    target: Block
-    target_library: torch.Tensor
-    covariates: torch.Tensor | None = None
+    index: torch.Tensor  # (B,) int64, positions of the cells in the data
+    counts: Block  # what the network reads
+    library: torch.Tensor  # (B,) float32, molecules per cell over all genes
+    target: Block  # what the loss compares with: ``counts`` itself, or other molecules of the same cells
+    covariates: torch.Tensor | None = None  # (B, C) float32, coded
 
     def __len__(self) -> int:
         return len(self.index)
@@ -108,32 +79,15 @@ class Batch:
 class CountBatches:
     """A source of mini-batches of sparse counts.
 
-    Parameters
-    ----------
-    X : csr_array, csr_matrix or CSR dataset in a file, of shape (n, G)
-        Counts without duplicate entries; neither copied nor changed. A dataset in a file is anndata's
-        ``sparse_dataset``, which a backed ``adata.X`` is. Chunks of `ROWS_PER_CHUNK` rows are read from it and
-        shuffled together, `CHUNKS_PER_GROUP` at a time. Not more than one such group is held, and two copies of it
-        while it is put together.
-    library : ndarray of shape (n,)
-        Molecules per cell over all genes.
-    covariates : ndarray of shape (n, C) or None, default=None
-        Coded covariates.
-    target : csr_array or csr_matrix of shape (n, G) or None, default=None
-        Other molecules of the same cells, in memory, which the loss compares with. None: ``X``.
-    target_library : ndarray of shape (n,) or None, default=None
-        Molecules per cell of the target; given with ``target``.
-    batch_size : int, default=256
-        B. If the last batch would have one cell, which batch normalisation cannot take, it joins the one before.
-    device : torch.device or str, default="cpu"
-        Device of the batches. An accelerator keeps a copy of the matrix if that takes less than half of its free
-        memory; otherwise each batch is copied to it.
+    ``X`` holds (n, G) counts as a CSR matrix without duplicate entries, neither copied nor changed; or it is a CSR
+    dataset in a file, anndata's ``sparse_dataset``, which a backed ``adata.X`` is. From a file, chunks of
+    `ROWS_PER_CHUNK` rows are read and shuffled together, `CHUNKS_PER_GROUP` at a time. Not more than one such group is
+    held, and two copies of it while it is put together.
 
-    Raises
-    ------
-    InputError
-        ``X`` or ``target`` is not CSR, the target is in a file or has another shape, or only one of ``target`` and
-        ``target_library`` is given.
+    ``library`` (n,) is the molecules per cell over all genes, ``covariates`` (n, C) are coded. ``target`` (n, G) is
+    other molecules of the same cells, a CSR matrix in memory, which the loss compares with (None: ``X``). If the last
+    batch would have one cell, which batch normalisation cannot take, it joins the one before. An accelerator keeps a
+    copy of the matrix if that takes less than half of its free memory; otherwise each batch is copied to it.
     """
 
     def __init__(
@@ -143,28 +97,21 @@ class CountBatches:
         library: np.ndarray,
         covariates: np.ndarray | None = None,
         target: Any = None,
-        target_library: np.ndarray | None = None,
         batch_size: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check_csr(X, "the counts")
-        if (target is None) != (target_library is None):
-            raise InputError(
-                "target and target_library belong together: give both, or neither", code="target-incomplete"
-            )
+        _check_csr(X)
         if target is not None:
-            _check_csr(target, "the target")
+            _check_csr(target)
             if not _in_memory(target) or target.shape != X.shape:
                 raise InputError(
-                    f"the target must be in memory and of the same shape as the counts, {tuple(X.shape)}",
-                    code="target-shape",
+                    f"the target must be in memory and have the shape of the counts, {X.shape}", code="target-shape"
                 )
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._library = _float32(library)
-        self._target_library = self._library if target_library is None else _float32(target_library)
-        self._covariates = None if covariates is None else _float32(covariates)
+        self._library = torch.tensor(library, dtype=torch.float32)
+        self._covariates = None if covariates is None else torch.tensor(covariates, dtype=torch.float32)
         self._file = None if _in_memory(X) else X
         self._counts = _CsrTensors.of(X, self._storage_device(X)) if _in_memory(X) else None
         self._target = None if target is None else _CsrTensors.of(target, self._storage_device(target))
@@ -174,18 +121,9 @@ class CountBatches:
         return self.shape[0]
 
     def epoch(self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None) -> Iterator[Batch]:
-        """Batches that hold each of ``rows`` once.
+        """Batches that hold each of ``rows`` (None: all) once.
 
-        Parameters
-        ----------
-        rows : ndarray of int or None, default=None
-            Positions of cells. None: all.
-        generator : numpy.random.Generator or None, default=None
-            Shuffles the cells. None: in the given order, or in the order of the file.
-
-        Yields
-        ------
-        Batch
+        ``generator`` shuffles the cells; without it they come in the given order, or in the order of the file.
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         if self._counts is not None:
@@ -216,7 +154,6 @@ class CountBatches:
             block,
             self._library[index].to(self.device),
             block if self._target is None else self._target.take(index, self.device),
-            self._target_library[index].to(self.device),
             None if self._covariates is None else self._covariates[index].to(self.device),
         )
 
@@ -290,42 +227,21 @@ def _in_memory(X: Any) -> bool:
     return isinstance(getattr(X, "data", None), np.ndarray)
 
 
-def _check_csr(X: Any, what: str) -> None:
-    if getattr(X, "format", None) != "csr":
-        kind = getattr(X, "format", None) or type(X).__name__
-        raise InputError(
-            f"{what} must be a CSR matrix, from which rows can be read, not {kind}: convert them with csr_array(X)",
-            code="not-csr",
-        )
-
-
-def _float32(values: np.ndarray) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
+def _check_csr(X: Any) -> None:
+    kind = getattr(X, "format", None) or type(X).__name__
+    if kind != "csr":
+        raise InputError(f"counts must be a CSR matrix, not {kind}: convert them with csr_array(X)", code="not-csr")
 
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """Real values for one training step.
+    """Real values for one training step."""
 
-    Attributes
-    ----------
-    index : tensor of shape (B,), int64
-        Positions of the cells in the data.
-    values : tensor of shape (B, G), float32
-        What the network reads; 0 if missing.
-    observed : tensor of shape (B, G), bool
-        Whether ``values`` is known.
-    target : tensor of shape (B, G), float32
-        What the loss compares with; 0 if not scored.
-    scored : tensor of shape (B, G), bool
-        Whether the loss compares this entry.
-    """
-
-    index: torch.Tensor
-    values: torch.Tensor
-    observed: torch.Tensor
-    target: torch.Tensor
-    scored: torch.Tensor
+    index: torch.Tensor  # (B,) int64, positions of the cells in the data
+    values: torch.Tensor  # (B, G) float32, what the network reads; 0 if missing
+    observed: torch.Tensor  # (B, G) bool, whether ``values`` is known
+    target: torch.Tensor  # (B, G) float32, what the loss compares with; 0 if not scored
+    scored: torch.Tensor  # (B, G) bool, whether the loss compares this entry
 
     def __len__(self) -> int:
         return len(self.index)
@@ -334,21 +250,8 @@ class DenseBatch:
 class DenseBatches:
     """A source of mini-batches of standardised real values.
 
-    Parameters
-    ----------
-    values : ndarray of shape (n, G), float32
-        Values with NaN for missing and feature means of 0; neither copied nor changed.
-    target : ndarray of shape (n, G) or None, default=None
-        What the loss compares with; entries with NaN are not compared. None: ``values``.
-    batch_size : int, default=250
-        B.
-    device : torch.device or str, default="cpu"
-        Device of the batches; each is copied to it.
-
-    Raises
-    ------
-    InputError
-        The target has another shape than the values.
+    ``values`` are (n, G) float32 with NaN for missing and feature means of 0, neither copied nor changed. ``target`` is
+    what the loss compares with (None: ``values``); its entries with NaN are not compared.
     """
 
     def __init__(
@@ -359,14 +262,7 @@ class DenseBatches:
         batch_size: int = 250,
         device: torch.device | str = "cpu",
     ) -> None:
-        if target is not None and target.shape != values.shape:
-            raise InputError(
-                f"the target must have the shape of the values, {values.shape}, not {target.shape}", code="target-shape"
-            )
-        self.values = values
-        self.target = target
-        self.batch_size = batch_size
-        self.device = torch.device(device)
+        self.values, self.target, self.batch_size, self.device = values, target, batch_size, torch.device(device)
 
     def __len__(self) -> int:
         """Number of cells."""

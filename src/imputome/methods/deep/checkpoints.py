@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,9 @@ CHECKPOINT_HEADER = "checkpoint.json"
 class Snapshots:
     """Copies of a training's state: all of it after the last good epoch, and the best weights.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        The network in training.
-    optimizer : torch.optim.Optimizer
-        Its optimiser.
-    device : torch.device
-        Device whose random generator is part of the state, besides the CPU's.
-
-    Attributes
-    ----------
-    last, best : dict of str to torch.Tensor
-        Weights and buffers after the last good epoch, and after the best one; one object while these are the same.
-    moments : dict of str to torch.Tensor
-        State of the optimiser after the last good epoch, by ``"<number of the parameter>.<name>"``.
-    generators : dict of str to torch.Tensor
-        States of the random generators after the last good epoch, by device type.
+    ``last`` and ``best`` hold weights and buffers after the last good epoch and after the best one; they are one object
+    while these are the same. The rest is after the last good epoch: ``moments``, the state of the optimiser by
+    ``"<number of the parameter>.<name>"``, and ``generators``, the states of the random generators by device type.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -61,11 +46,12 @@ class Snapshots:
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
                 self.last[name].copy_(value)
-            for key, value in self._live_moments():
-                if key in self.moments:
+            for number, state in self.optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    key = f"{number}.{name}"
+                    if key not in self.moments:
+                        self.moments[key] = torch.empty_like(value)
                     self.moments[key].copy_(value)
-                else:
-                    self.moments[key] = value.clone()
         self.generators = _generators(self.device)
         if improved:
             self.best = self.last
@@ -73,10 +59,8 @@ class Snapshots:
     def restore(self) -> None:
         """Restore the state after the last good epoch."""
         self.network.load_state_dict(self.last)
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in self.moments.items():
-            number, name = key.split(".", 1)
-            state.setdefault(int(number), {})[name] = value.clone()
+        moments = _by_prefix({key: value.clone() for key, value in self.moments.items()})
+        state = {int(number): values for number, values in moments.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(self.generators["cpu"])
@@ -92,10 +76,7 @@ class Snapshots:
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the copies that `tensors` gave."""
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            part, name = key.split(".", 1)
-            parts.setdefault(part, {})[name] = value
+        parts = _by_prefix(tensors)
         for name, value in parts["network"].items():
             self.last[name].copy_(value)
         self.best = self.last
@@ -105,29 +86,13 @@ class Snapshots:
                 self.best[name].copy_(value)
         self.moments, self.generators = parts.get("optimizer", {}), parts["generator"]
 
-    def _live_moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        # numbered through all groups, as in the optimiser's own state_dict
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for number, parameter in enumerate(parameters):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                yield f"{number}.{name}", value
-
 
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Replace the checkpoint in ``folder``, so that the folder holds a complete one at every moment.
 
-    The tensors go to a new file, named by the epoch. Then the new header, which names the epoch, is moved onto the old
-    one, and only then the older tensors are deleted; so there are at most two files of tensors. Nothing is forced to
-    the disk: this is safe if the process dies, not if the power fails.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it does not exist; for one training at a time.
-    header : dict
-        JSON-able; ``header["epoch"]`` names the file of tensors.
-    tensors : dict of str to torch.Tensor
-        Contiguous tensors that share no memory.
+    The tensors (contiguous, sharing no memory) go to a new file, named by ``header["epoch"]``. Then the new header
+    (JSON-able) is moved onto the old one, and only then the older tensors are deleted; so there are at most two files
+    of tensors. Nothing is forced to the disk: this is safe if the process dies, not if the power fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _tensors_path(folder, header["epoch"])
@@ -146,58 +111,33 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, to
 def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
     """Header and tensors (on the CPU) of the checkpoint in ``folder``; None if there is none.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the checkpoint.
-    fingerprint : dict
-        Description of the present training, by part; ``header["fingerprint"]`` must be equal.
-
-    Returns
-    -------
-    tuple of dict and dict, or None
-        As given to `write_checkpoint`.
-
-    Raises
-    ------
-    InputError
-        The checkpoint belongs to another training.
-    ModelFormatError
-        It is damaged or of another format version.
+    ``fingerprint`` describes the present training by part; that in the header must be equal.
     """
     path = folder / CHECKPOINT_HEADER
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelFormatError(
-            f"{path} cannot be read ({error}): delete {folder} to start again", code="checkpoint-damaged"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{path} is damaged ({error}): delete {folder}", code="checkpoint-damaged") from error
     if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
-        raise ModelFormatError(
-            f"{path} is not a checkpoint of imputome: choose another folder", code="not-a-checkpoint"
-        )
+        raise ModelFormatError(f"{path} is not a checkpoint: choose another folder", code="not-a-checkpoint")
     if header.get("version") != CHECKPOINT_VERSION:
         raise ModelFormatError(
-            f"{folder} has checkpoint version {header.get('version')}, this version of imputome reads "
-            f"{CHECKPOINT_VERSION}: delete it to start again",
+            f"{folder} has checkpoint version {header.get('version')}, not {CHECKPOINT_VERSION}: delete it",
             code="checkpoint-version",
         )
     stored, expected = header["fingerprint"], json.loads(json.dumps(fingerprint))
     different = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
     if different:
         raise InputError(
-            f"the checkpoint in {folder} belongs to another training (different: {', '.join(different)}): choose "
-            "another folder, or delete it to start again",
+            f"{folder} has a checkpoint of another training (different: {', '.join(different)}): choose another folder",
             code="checkpoint-mismatch",
         )
     try:
         return header, load_file(_tensors_path(folder, header["epoch"]))
     except (OSError, SafetensorError) as error:
-        raise ModelFormatError(
-            f"the checkpoint in {folder} is damaged ({error}): delete it to start again", code="checkpoint-damaged"
-        ) from error
+        raise ModelFormatError(f"{folder} is damaged ({error}): delete it", code="checkpoint-damaged") from error
 
 
 def digest(network: nn.Module) -> str:
@@ -207,6 +147,15 @@ def digest(network: nn.Module) -> str:
         fingerprint.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         fingerprint.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return fingerprint.hexdigest()
+
+
+def _by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors with names such as ``"prefix.name"`` as prefix -> name -> tensor."""
+    nested: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        prefix, name = key.split(".", 1)
+        nested.setdefault(prefix, {})[name] = value
+    return nested
 
 
 def _tensors_path(folder: Path, epoch: int) -> Path:

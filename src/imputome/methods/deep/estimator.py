@@ -1,15 +1,11 @@
-"""What the estimators of all deep methods share: validation cells, device, training, saved weights.
-
-Letters: ``n`` cells.
-"""
+"""What the estimators of all deep methods share: validation cells, device, training, saved weights."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -19,7 +15,8 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError, ModelFormatError
-from imputome.methods.deep.training import Schedule, Training, seeded, train
+from imputome.methods.deep.batches import CountBatches, DenseBatches
+from imputome.methods.deep.training import Schedule, Training, seeded, train, wrong_parameter
 
 WEIGHTS_PREFIX = "network."  # of the names of saved arrays
 
@@ -28,16 +25,6 @@ WEIGHTS_PREFIX = "network."  # of the names of saved arrays
 _threads = torch.get_num_threads()
 numba.get_num_threads()
 torch.set_num_threads(_threads)
-
-
-class Batches(Protocol):
-    """A source of mini-batches: of counts (`CountBatches`) or of real values (`DenseBatches`)."""
-
-    device: torch.device
-
-    def epoch(
-        self, rows: np.ndarray | None = None, *, generator: np.random.Generator | None = None
-    ) -> Iterable[Any]: ...
 
 
 class DeepImputer(Imputer):
@@ -76,51 +63,29 @@ class DeepImputer(Imputer):
         """Where to train."""
         has_cuda = torch.cuda.is_available()
         if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(
-                f"{self.name}: device={self.device!r} is unknown: choose auto, cpu or cuda",
-                code="parameter-value",
-                parameter="device",
-            )
+            raise wrong_parameter("device", self.device, "must be auto, cpu or cuda")
         if self.device == "cuda" and not has_cuda:
-            raise InputError(
-                f"{self.name}: torch finds no CUDA device on this computer: pass {{device}}",
-                code="no-cuda-device",
-                device="cpu",
-            )
+            raise InputError("torch finds no CUDA device: pass {device}", code="no-cuda-device", device="cpu")
         return torch.device("cuda" if has_cuda and self.device != "cpu" else "cpu")
 
     def _train(
         self,
         network: nn.Module,
-        batches: Batches,
+        batches: CountBatches | DenseBatches,
         data: Data,
         schedule: Schedule,
         *,
         train_rows: np.ndarray,
         validation_rows: np.ndarray | None,
-        validation_batches: Batches | None = None,
+        validation_batches: CountBatches | DenseBatches | None = None,
         member: int = 0,
     ) -> Training:
         """Train ``network``, which becomes ``network_``.
 
-        Parameters
-        ----------
-        network : torch.nn.Module
-            A `Trainable`.
-        batches : Batches
-            Source of the training cells.
-        data : Data
-            What ``batches`` was made from; a checkpoint of other data is refused.
-        schedule : Schedule
-            Length and learning rates.
-        train_rows : ndarray of int
-            Positions of the training cells.
-        validation_rows : ndarray of int or None
-            Positions of the validation cells. None: the training loss decides when to stop.
-        validation_batches : Batches or None, default=None
-            Source of the validation cells, if it is not ``batches``.
-        member : int, default=0
-            Number of this network among several of one estimator; each has its own checkpoint and shuffling.
+        ``batches`` gives the training cells, ``validation_batches`` (None: ``batches``) the validation cells. Without
+        ``validation_rows`` the training loss decides when to stop. ``data`` is what the batches were made from: a
+        checkpoint of other data is refused. ``member`` is the number of this network among several of one estimator;
+        each has its own checkpoint and shuffling.
         """
         fingerprint, folder = None, self.checkpoint
         if folder is not None:
@@ -152,10 +117,10 @@ class DeepImputer(Imputer):
         state = {}
         for name, value in network.state_dict().items():
             array = arrays[WEIGHTS_PREFIX + name]
-            if array.shape != tuple(value.shape):
+            if array.shape != value.shape:
                 raise ModelFormatError(
-                    f"the saved array {WEIGHTS_PREFIX + name} has shape {array.shape}, but the saved parameters need "
-                    f"{tuple(value.shape)}: the model is damaged, so save it again",
+                    f"the saved array {WEIGHTS_PREFIX + name} has shape {array.shape}, not {tuple(value.shape)} as the "
+                    "saved parameters need: the model is damaged, so save it again",
                     code="model-array-shape",
                 )
             state[name] = torch.as_tensor(array)
@@ -164,32 +129,13 @@ class DeepImputer(Imputer):
 
 
 def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose validation cells at random.
+    """Sorted positions of n cells for training and, a random ``share``, for validation.
 
-    Parameters
-    ----------
-    n : int
-        Number of cells.
-    share : float
-        Share of validation cells, between 0 and 1. There is at least one, and there are at least two training cells;
-        if n is 2, both cells are used for both.
-    seed : int
-        Seed of the choice.
-
-    Returns
-    -------
-    train, validation : ndarray of int
-        Sorted positions.
-
-    Raises
-    ------
-    InputError
-        The share is not between 0 and 1.
+    There is at least one validation cell, and there are at least two training cells; if n is 2, both cells are used for
+    both.
     """
     if not 0 < share < 1:
-        raise InputError(
-            f"validation_share={share!r} must lie between 0 and 1", code="parameter-value", parameter="validation_share"
-        )
+        raise wrong_parameter("validation_share", share, "must lie between 0 and 1")
     order = np.random.default_rng(seed).permutation(n)
     size = min(max(1, round(share * n)), n - 2)
     if size < 1:

@@ -62,24 +62,10 @@ class CountDistribution(Distribution):
         return _LogProb.apply(self, False, (rows, columns, value[rows, columns]), *parameters).reshape(shape)
 
     def log_prob_rows(self, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-        """Log-likelihood of each cell from its nonzero counts: ``log_prob(dense).sum(-1)`` without the dense counts.
+        """(B,) log-likelihood of each cell from its nonzero counts: ``log_prob(dense).sum(-1)`` without dense counts.
 
-        Parameters
-        ----------
-        rows, columns : tensor of shape (nnz,), int64
-            Position of each count in the (B, G) batch, row by row as in a CSR matrix, without duplicates.
-        values : tensor of shape (nnz,)
-            The counts; stored zeros are allowed.
-
-        Returns
-        -------
-        tensor of shape (B,)
-            Log-likelihood of each cell, with constants.
-
-        Raises
-        ------
-        InputError
-            The rows are not in ascending order.
+        ``rows`` and ``columns`` (nnz,) are the positions of the counts ``values`` in the (B, G) batch, row by row as in
+        a CSR matrix, without duplicates; stored zeros are allowed.
         """
         if bool((rows[1:] < rows[:-1]).any()):
             raise InputError("counts must be in the order of a CSR matrix: sort them by row", code="rows-not-sorted")
@@ -135,15 +121,7 @@ class _LogProb(torch.autograd.Function):
 
 
 class Poisson(CountDistribution):
-    """Poisson distribution.
-
-    Parameters
-    ----------
-    log_rate : tensor
-        Natural logarithm of the mean m.
-    validate_args : bool, default=False
-        Whether arguments are checked, as in torch's distributions.
-    """
+    """Poisson distribution with mean m = exp(log_rate)."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {"log_rate": constraints.real}
 
@@ -176,23 +154,10 @@ class Poisson(CountDistribution):
 class NegativeBinomial(CountDistribution):
     """Negative binomial with mean m and size r, and variance m + m^2 / r. Give ``log_odds`` or ``log_size``.
 
-    Parameters
-    ----------
-    log_mean : tensor
-        log m.
-    log_odds : tensor or None, default=None
-        theta = log m - log r, the parameter of ZiPo (paper 001, section II-D): variance m (1 + exp(theta)). Clamped to
-        [-12, 12]; at -12 the variance is that of a Poisson up to 6e-6. The gradient outside is that at the bound, so
-        that a value outside can come back.
-    log_size : tensor or None, default=None
-        log r, per gene or per entry, as in DCA and scVI. Clamped to [-20, 20].
-    validate_args : bool, default=False
-        Whether arguments are checked, as in torch's distributions.
-
-    Raises
-    ------
-    InputError
-        Not exactly one of ``log_odds`` and ``log_size`` is given.
+    ``log_odds`` is theta = log m - log r, the parameter of ZiPo (paper 001, section II-D): variance m (1 + exp(theta)).
+    It is clamped to [-12, 12]; at -12 the variance is that of a Poisson up to 6e-6. The gradient outside is that at the
+    bound, so that a value outside can come back. ``log_size`` is log r, per gene or per entry, as in DCA and scVI,
+    clamped to [-20, 20].
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"log_mean": constraints.real}
@@ -303,14 +268,8 @@ class ZeroInflated(CountDistribution):
     Paper 001, section II-D, written with log-sigmoids: log(1 - z) + f(x) for x > 0, and
     log(z + (1 - z) exp f0) = logit - logsigmoid(logit - f0) + logsigmoid(-logit) for x = 0.
 
-    Parameters
-    ----------
-    base : CountDistribution
-        The distribution before dropout: `Poisson` gives the ZIP, `NegativeBinomial` the ZINB.
-    logit : tensor
-        logit of z; its shape expands to the ``batch_shape`` of ``base``.
-    validate_args : bool, default=False
-        Whether arguments are checked, as in torch's distributions.
+    ``base`` is the distribution before dropout: `Poisson` gives the ZIP, `NegativeBinomial` the ZINB. ``logit``, the
+    logit of z, expands to its ``batch_shape``.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logit": constraints.real}

@@ -20,32 +20,16 @@ from imputome.methods.deep.batches import Block
 class SparseLinear(nn.Module):
     """A linear layer whose input is a sparse `Block`: cost grows with the stored values, not with B x G.
 
-    Parameters
-    ----------
-    in_features, out_features : int
-        G and H.
-    bias : bool, default=True
-        Whether a bias is added.
-
-    Attributes
-    ----------
-    weight : tensor of shape (G, H)
-        The transpose of ``nn.Linear``'s, so that the weights of a gene are contiguous.
-    bias : tensor of shape (H,) or None
+    ``weight`` (G, H) is the transpose of ``nn.Linear``'s, so that the weights of a gene are contiguous. New weights are
+    drawn as ``nn.Linear`` does: uniform within 1 / sqrt(G).
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights as ``nn.Linear`` does: uniform within 1 / sqrt(G)."""
-        bound = 1 / math.sqrt(self.weight.shape[0])
-        nn.init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
 
     def forward(self, block: Block) -> torch.Tensor:
         """(B, H)."""
@@ -54,20 +38,10 @@ class SparseLinear(nn.Module):
 
 
 def sparse_matmul(block: Block, weight: torch.Tensor) -> torch.Tensor:
-    """Product of a sparse and a dense matrix, with a gradient for ``weight`` only.
+    """(B, H) product of a sparse (B, G) and a dense (G, H) matrix, with a gradient for ``weight`` only.
 
     On the CPU both directions are products of a CSR matrix with a dense one. This is about three times as fast there as
     ``embedding_bag``, whose backward pass scatters one row of ``weight`` at a time.
-
-    Parameters
-    ----------
-    block : Block
-        (B, G).
-    weight : tensor of shape (G, H)
-
-    Returns
-    -------
-    tensor of shape (B, H)
     """
     if block.values.device.type != "cpu":
         return nn.functional.embedding_bag(
@@ -101,27 +75,15 @@ def _csr(starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shap
 
 
 def multinomial_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, target: Block) -> torch.Tensor:
-    """Negative log-likelihood of counts under rates l softmax(hidden @ weight + bias), up to a constant.
+    """Negative log-likelihood, up to a constant, of (B, G) counts under rates l softmax(hidden @ weight + bias).
 
-    If l is the sum of the target over the G genes, the Poisson likelihood of a cell is the multinomial one times a
-    factor without parameters; what remains is ``-sum_g x_g log mu_g``, with mu the softmax. Its gradient in the logits
-    is ``l mu - x``. The forward pass writes it over mu: at most two (B, G) blocks, of which one is kept.
+    ``hidden`` is (B, K), ``weight`` (K, G); the result is the sum over cells. If l is the sum of the target over the G
+    genes, the Poisson likelihood of a cell is the multinomial one times a factor without parameters; what remains is
+    ``-sum_g x_g log mu_g``, with mu the softmax. Its gradient in the logits is ``l mu - x``. The forward pass writes it
+    over mu: at most two (B, G) blocks, of which one is kept.
 
     Shares mu below the smallest normal number (1e-38 in float32) count as that number in the loss, which stays finite;
     the gradient is exact there too.
-
-    Parameters
-    ----------
-    hidden : tensor of shape (B, K)
-    weight : tensor of shape (K, G)
-    bias : tensor of shape (G,)
-    target : Block
-        (B, G) counts.
-
-    Returns
-    -------
-    tensor
-        Scalar, the sum over cells.
     """
     loss: torch.Tensor = _MultinomialLoss.apply(hidden, weight, bias, target)
     return loss

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,111 +32,69 @@ TrainingBatches = Callable[[np.random.Generator], Iterable[Any]]
 class Schedule:
     """How long, and at which learning rate, a network is trained.
 
-    "The loss" is the validation loss, or the training loss if there are no validation cells.
-
-    Parameters
-    ----------
-    max_epochs : int, default=500
-        Largest number of epochs.
-    optimizer : {"adam", "adamw", "rmsprop"}, default="adam"
-        RMSprop is that of Keras, for which DCA was written (smoothing 0.9, epsilon 1e-7); the others are torch's.
-    learning_rate : float, default=1e-3
-        Learning rate of the first epoch.
-    weight_decay : float, default=0.0
-        Decoupled weight decay of weight matrices, not of biases and scales; ``"adamw"`` only.
-    decay : float, default=1.0
-        In epoch e the rate is multiplied by ``decay**(e - 1)``, up to epoch ``decay_epochs``.
-    decay_epochs : int, default=0
-        Number of epochs with decay; later epochs keep the last rate.
-    plateau_patience : int or None, default=None
-        After ``decay_epochs``: when more than this number of epochs in a row have not lowered the loss, the rate is
-        multiplied by ``plateau_factor``. None: never.
-    plateau_factor : float, default=0.1
-        See ``plateau_patience``.
-    plateau_threshold : float, default=1e-3
-        Share of its size by which the loss must fall, for ``plateau_patience``.
-    patience : int or None, default=20
-        Stop after this number of epochs without improvement. None: never.
-    patience_from : int, default=0
-        Epochs up to this one do not count for ``patience``.
-    clip_value : float or None, default=None
-        Largest absolute value of each entry of the gradient.
-    restore_best : bool, default=True
-        End with the weights of the lowest loss, not with the last ones.
-
-    Raises
-    ------
-    InputError
-        A value is out of range, or ``weight_decay`` is given without ``"adamw"``.
+    "The loss" is the validation loss, or the training loss if there are no validation cells. RMSprop is that of Keras,
+    for which DCA was written (smoothing 0.9, epsilon 1e-7); the other optimisers are torch's.
     """
 
     max_epochs: int = 500
     optimizer: Literal["adam", "adamw", "rmsprop"] = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    decay: float = 1.0
-    decay_epochs: int = 0
+    learning_rate: float = 1e-3  # of the first epoch
+    weight_decay: float = 0.0  # decoupled, of weight matrices, not of biases and scales; "adamw" only
+    decay: float = 1.0  # in epoch e the rate is multiplied by decay**(e - 1), up to epoch decay_epochs
+    decay_epochs: int = 0  # later epochs keep the last rate
+    # after decay_epochs: when more than plateau_patience epochs in a row have not lowered the loss (by more than
+    # plateau_threshold of its size), the rate is multiplied by plateau_factor; None: never
     plateau_patience: int | None = None
     plateau_factor: float = 0.1
     plateau_threshold: float = 1e-3
-    patience: int | None = 20
-    patience_from: int = 0
-    clip_value: float | None = None
-    restore_best: bool = True
+    patience: int | None = 20  # epochs without improvement before training stops; None: never
+    patience_from: int = 0  # epochs up to this one do not count for patience
+    clip_value: float | None = None  # largest absolute value of each entry of the gradient
+    restore_best: bool = True  # end with the weights of the lowest loss, not with the last ones
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
-            raise InputError(
-                f"optimizer={self.optimizer!r} is unknown: choose adam, adamw or rmsprop",
-                code="parameter-value",
-                parameter="optimizer",
-            )
-        for name in ("max_epochs", "learning_rate", "decay", "plateau_factor", "patience", "clip_value"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}={value!r} must be positive", code="parameter-value", parameter=name)
+            raise wrong_parameter("optimizer", self.optimizer, "must be adam, adamw or rmsprop")
+        check_values(self, POSITIVE, "max_epochs", "learning_rate", "decay", "plateau_factor", "patience", "clip_value")
         if self.weight_decay and self.optimizer != "adamw":
-            raise InputError(
-                f"weight_decay={self.weight_decay!r} needs the optimizer adamw, not {self.optimizer}",
-                code="parameter-value",
-                parameter="weight_decay",
-            )
+            raise wrong_parameter("weight_decay", self.weight_decay, "needs the optimizer adamw")
+
+
+def wrong_parameter(name: str, value: object, rule: str) -> InputError:
+    """The error for a parameter of a deep method; ``rule`` is what its value must be."""
+    return InputError(f"{name}={value!r} {rule}", code="parameter-value", parameter=name)
+
+
+# rules for numbers: the text for the error, and the test
+Rule = tuple[str, Callable[[float], bool]]
+POSITIVE: Rule = ("must be positive", lambda value: value > 0)
+NOT_NEGATIVE: Rule = ("must not be negative", lambda value: value >= 0)
+SHARE: Rule = ("must be at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+def check_values(settings: object, rule: Rule, *names: str) -> None:
+    """Check the parameters of these names, which may be None, by a rule."""
+    text, holds = rule
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not holds(value):
+            raise wrong_parameter(name, value, text)
 
 
 @dataclass(frozen=True)
 class Training:
     """The outcome of a training.
 
-    Attributes
-    ----------
-    status : Status
-        ``"converged"`` (stopped early), ``"max_iter"`` or ``"stopped"`` (by the caller). The message lists repairs;
-        ``details`` holds ``epochs``, ``best_epoch``, ``validation_loss``, ``train_seconds`` and ``rate_cuts``.
-    history : dict of str to list of float
-        One value per epoch: ``epoch``, ``learning_rate``, ``train_<term>`` for each loss term, ``train_loss``,
-        ``validation_loss`` (if there are validation cells), ``seconds``.
-    best_epoch : int
-        Epoch with the lowest loss.
-    best_loss : float
-        The lowest loss.
+    The status is ``"converged"`` (stopped early), ``"max_iter"`` or ``"stopped"`` (by the caller). Its message lists
+    repairs; its ``details`` hold ``epochs``, ``best_epoch``, ``validation_loss``, ``train_seconds`` and ``rate_cuts``.
+    The history has one value per epoch: ``epoch``, ``learning_rate``, ``train_<term>`` for each loss term,
+    ``train_loss``, ``validation_loss`` (if there are validation cells), ``seconds``.
     """
 
     status: Status
     history: dict[str, list[float]]
-    best_epoch: int
+    best_epoch: int  # with the lowest loss
     best_loss: float
-
-
-class Trainable(Protocol):
-    """What the loop needs of a network, which must be a ``torch.nn.Module`` too. ``len(batch)`` is its cells."""
-
-    def loss_terms(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Named scalars, means over the cells of the batch, always the same names. Their sum is minimised."""
-        ...
-
-    def validation_loss(self, batch: Any) -> torch.Tensor:
-        """Scalar without penalties, SUMMED over the cells of the batch; early stopping follows it."""
-        ...
 
 
 @dataclass
@@ -145,7 +103,7 @@ class TrainingState:
 
     epoch: int = 0
     best_epoch: int = 0
-    best_loss: float | None = None
+    best_loss: float = math.inf
     plateau_loss: float | None = None
     plateau_epochs: int = 0
     scale: float = 1.0  # factor of the learning rate from plateaus and repairs
@@ -162,14 +120,16 @@ class TrainingState:
         """Count an epoch that ended with ``loss``; returns whether it is the best so far."""
         self.epoch += 1
         if schedule.plateau_patience is not None and self.epoch > schedule.decay_epochs:
-            if _is_lower(loss, self.plateau_loss, schedule.plateau_threshold):
+            before = self.plateau_loss
+            # a share of the absolute value: a loss may be negative
+            if before is None or loss < before - schedule.plateau_threshold * abs(before):
                 self.plateau_loss, self.plateau_epochs = loss, 0
             else:
                 self.plateau_epochs += 1
             if self.plateau_epochs > schedule.plateau_patience:
                 self.scale *= schedule.plateau_factor
                 self.plateau_epochs = 0
-        is_best = _is_lower(loss, self.best_loss, 0.0)
+        is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_epoch = loss, self.epoch
         epochs_without = self.epoch - max(self.best_epoch, schedule.patience_from)
@@ -183,9 +143,8 @@ class TrainingState:
         """Lower the learning rate because ``fault`` is not finite, or give up."""
         if len(self.faults) == MAX_RATE_CUTS:
             raise TrainingError(
-                f"training failed: {fault} is not finite after {MAX_RATE_CUTS} cuts of the learning rate (the first "
-                f"because of {self.faults[0]}): look for infinite or very large input values, or pass a lower "
-                "{learning_rate}",
+                f"{fault} is not finite after {MAX_RATE_CUTS} cuts of the learning rate (the first because of "
+                f"{self.faults[0]}): look for infinite or very large values, or pass a lower {{learning_rate}}",
                 code="not-finite",
                 learning_rate=...,
             )
@@ -210,20 +169,14 @@ class TrainingState:
         }[self.ended]
         for fault in self.faults:
             text += f"; {fault} was not finite, so the learning rate was multiplied by {RATE_CUT:g}"
-        best = float("nan") if self.best_loss is None else self.best_loss
         details = {
             "epochs": self.epoch,
             "best_epoch": self.best_epoch,
-            "validation_loss": best,
+            "validation_loss": self.best_loss,
             "train_seconds": sum(self.history["seconds"]),
             "rate_cuts": len(self.faults),
         }
-        return Training(Status(self.ended, text, details), self.history, self.best_epoch, best)
-
-
-def _is_lower(loss: float, reference: float | None, share: float) -> bool:
-    """Whether ``loss`` is below ``reference`` by a share of its size (its absolute value: a loss may be negative)."""
-    return reference is None or loss < reference - share * abs(reference)
+        return Training(Status(self.ended, text, details), self.history, self.best_epoch, self.best_loss)
 
 
 @contextmanager
@@ -249,6 +202,12 @@ def train(
 ) -> Training:
     """Train ``network`` in place; it ends in eval mode, with its best weights.
 
+    The network (with its initial weights, see `seeded`) offers two functions of a batch, whose ``len`` is its cells:
+    ``loss_terms`` gives named scalars, means over the cells, always the same names, and their sum is minimised;
+    ``validation_loss`` gives a scalar without penalties, SUMMED over the cells, which early stopping follows.
+    ``epoch`` gives the training batches; in epoch e it is called with ``default_rng([seed, e])``, to shuffle the cells.
+    ``seed`` is also that of torch's generator (dropout). The batches are on ``device``, and the network is moved there.
+
     The result depends on the arguments alone, and torch's generators are left as they were.
 
     If a loss or a weight is not finite after an epoch, the epoch is repeated from its start with every batch checked,
@@ -256,49 +215,20 @@ def train(
     learning rate is multiplied by `RATE_CUT`, at most `MAX_RATE_CUTS` times. Good epochs are not checked batch by
     batch.
 
+    The folder ``checkpoint`` gets a checkpoint after every epoch. If it holds one, the training continues from it and
+    ends with the same weights as without the break; a finished training is not repeated. A checkpoint of another
+    network, schedule, seed, device or ``fingerprint`` (JSON-able; it describes data and parameters) is refused.
+    ``progress`` is called after each epoch with the share of work done (0 to 1) and a short text, ``on_epoch`` with the
+    number of the epoch and its loss; ``on_epoch`` returns True to stop.
+
     Cost: two copies of the network's state and one of the optimiser's (with Adam, 4 x P numbers), written once an
     epoch.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A `Trainable`, with its initial weights (see `seeded`).
-    epoch : callable
-        Gives the training batches. It is called with ``default_rng([seed, e])`` in epoch e, to shuffle the cells.
-    validation : callable or None
-        Gives the validation batches. None: the training loss is used instead.
-    schedule : Schedule
-        Length and learning rates.
-    seed : int
-        Seed of shuffling and of torch's generator (dropout).
-    device : str or torch.device, default="cpu"
-        Where the batches are; the network is moved there.
-    checkpoint : Path or None, default=None
-        Folder that gets a checkpoint after every epoch. If it holds one, the training continues from it and ends with
-        the same weights as without the break; a finished training is not repeated.
-    fingerprint : dict or None, default=None
-        JSON-able description of data and parameters. A checkpoint with another fingerprint is refused, and also one of
-        another network, schedule, seed or device.
-    progress : callable or None, default=None
-        Called after each epoch with the share of work done (0 to 1) and a short text.
-    on_epoch : callable or None, default=None
-        Called after each epoch with its number and loss; it returns True to stop.
-
-    Returns
-    -------
-    Training
-        Status, history and best epoch.
-
-    Raises
-    ------
-    TrainingError
-        A loss or a weight is still infinite or NaN after all repairs.
-    InputError
-        There are no cells to train on or to validate on, or the checkpoint belongs to another training.
     """
     device = torch.device(device)
-    identity = {"seed": seed, "schedule": asdict(schedule), "device": device.type, **(fingerprint or {})}
-    identity = {"network": digest(network), **identity} if checkpoint is not None else identity
+    identity: dict[str, Any] = {}
+    if checkpoint is not None:
+        identity = {"network": digest(network), "seed": seed, "schedule": asdict(schedule), "device": device.type}
+        identity |= fingerprint or {}
     network.to(device)
     loop = _Loop(network, epoch, validation, schedule, seed)
     state, snapshots = TrainingState(), Snapshots(network, loop.optimizer, device)
@@ -339,12 +269,8 @@ def train(
     return state.outcome()
 
 
-class _NotFiniteError(Exception):
-    """Raised while a failed epoch is repeated; the text names what is not finite."""
-
-
 class _Loop:
-    """One pass over the training batches, one pass over the validation batches, and the checks."""
+    """One pass over the training batches, one over the validation batches, and the checks."""
 
     def __init__(
         self,
@@ -355,41 +281,39 @@ class _Loop:
         seed: int,
     ) -> None:
         self.network, self.epoch, self.validation = network, epoch, validation
-        self.schedule, self.seed = schedule, seed
+        self.clip_value, self.seed = schedule.clip_value, seed
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(self.parameters, schedule)
 
-    def train_epoch(self, number: int, rate: float, *, checked: bool = False) -> dict[str, float]:
+    def train_epoch(self, number: int, rate: float, faults: list[str] | None = None) -> dict[str, float]:
         """One pass over the training cells; returns the mean of each loss term over the cells.
 
-        The terms stay on the device until the end, so that no step waits for the one before.
+        The terms stay on the device until the end, so that no step waits for the one before. With ``faults`` every
+        batch is checked, and what is not finite is added to this list.
         """
-        schedule = self.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
-        names: list[str] = []
+        terms: dict[str, torch.Tensor] = {}
         values, sizes = [], []
         for place, batch in enumerate(self.epoch(np.random.default_rng([self.seed, number])), 1):
             self.optimizer.zero_grad(set_to_none=True)
-            terms: dict[str, torch.Tensor] = self.network.loss_terms(batch)  # type: ignore[operator]
-            names = list(terms)
+            terms = self.network.loss_terms(batch)  # type: ignore[operator]
             stacked = torch.stack(tuple(terms.values()))  # (terms,)
-            if checked:
-                _check_finite("the loss term", terms, f"in epoch {number}, batch {place}")
             stacked.sum().backward()
-            if checked:
+            if faults is not None:
                 gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
-                _check_finite("the gradient of", gradients, f"in epoch {number}, batch {place}")
-            if schedule.clip_value is not None:
-                nn.utils.clip_grad_value_(self.parameters, schedule.clip_value)
+                faults += _not_finite("the loss term", terms, f"in epoch {number}, batch {place}")
+                faults += _not_finite("the gradient of", gradients, f"in epoch {number}, batch {place}")
+            if self.clip_value is not None:
+                nn.utils.clip_grad_value_(self.parameters, self.clip_value)
             self.optimizer.step()
             values.append(stacked.detach())
             sizes.append(len(batch))
         if not sizes:
             raise InputError("there are no cells to train on", code="no-training-cells")
         means = np.average(torch.stack(values).cpu().double().numpy(), axis=0, weights=sizes)  # (terms,)
-        return dict(zip(names, means.tolist(), strict=True))
+        return dict(zip(terms, means.tolist(), strict=True))
 
     def validate(self) -> float | None:
         """Mean validation loss over the validation cells; None if there are none."""
@@ -414,12 +338,10 @@ class _Loop:
 
     def find_fault(self, number: int, rate: float) -> str:
         """Repeat an epoch with every batch checked, and name the first thing that is not finite."""
-        try:
-            self.train_epoch(number, rate, checked=True)
-            _check_finite("the weight", dict(self.network.named_parameters()), f"after epoch {number}")
-        except _NotFiniteError as fault:
-            return str(fault)
-        return f"the validation loss in epoch {number}"
+        faults: list[str] = []
+        self.train_epoch(number, rate, faults)
+        faults += _not_finite("the weight", dict(self.network.named_parameters()), f"after epoch {number}")
+        return faults[0] if faults else f"the validation loss in epoch {number}"
 
 
 def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
@@ -436,10 +358,8 @@ def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.opti
     return torch.optim.RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-7)
 
 
-def _check_finite(what: str, tensors: dict[str, torch.Tensor], where: str) -> None:
-    for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise _NotFiniteError(f"{what} {name!r} {where}")
+def _not_finite(what: str, tensors: dict[str, torch.Tensor], where: str) -> list[str]:
+    return [f"{what} {name!r} {where}" for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:

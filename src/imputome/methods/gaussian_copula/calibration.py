@@ -69,21 +69,11 @@ def _reach(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class QuantileCalibration:
-    """Corrected normal scores and variances, by the prediction.
+    """Corrected normal scores and variances, by the prediction."""
 
-    Attributes
-    ----------
-    predicted : ndarray of shape (B,)
-        Predictions in the input's unit, increasing.
-    scores : ndarray of shape (10, B)
-        Scores to use there instead of `NORMAL_SCORES`, increasing.
-    variance_factor : ndarray of shape (B,)
-        Factor on the variance there. It includes the large errors outside of the outer quantiles.
-    """
-
-    predicted: np.ndarray
-    scores: np.ndarray
-    variance_factor: np.ndarray
+    predicted: np.ndarray  # (B,) predictions in the input's unit, increasing
+    scores: np.ndarray  # (10, B) scores to use there instead of `NORMAL_SCORES`, increasing
+    variance_factor: np.ndarray  # (B,) factor on the variance; includes large errors outside of the outer quantiles
 
     @classmethod
     def none(cls) -> QuantileCalibration:
@@ -132,39 +122,19 @@ class ResidualDistribution:
 
     The quantiles of a residual over its standard deviation depend on the prediction (in the same way for all features)
     and on the feature. The latter are stored as normal scores under the former.
-
-    Attributes
-    ----------
-    heights : ndarray of shape (B,)
-        Transformed predictions, increasing.
-    pooled : ndarray of shape (10, B)
-        Residual quantiles there over all features.
-    feature_scores : ndarray of shape (10, G)
-        Quantiles of the residuals of each feature, as normal scores under ``pooled``.
-    explained : ndarray of shape (G,)
-        Variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
-    feature_sd : ndarray of shape (G,)
-        Standard deviation of each feature in the input's unit.
-    width : float, default=1.0
-        Factor on residuals; with it 90 % of the hidden entries lie between the two outer quantiles.
-    variance_factor, extra_variance : float, default=1.0 and 0.0
-        The variance is ``variance_factor`` times that of the quantiles plus ``extra_variance`` times ``feature_sd``
-        squared.
-    mean_shift : float, default=1.0
-        The value lies this share of the way from the prediction to the mean of the quantiles.
-    calibration : QuantileCalibration
-        Correction of the quantiles. The value is made from the quantiles before this correction.
     """
 
-    heights: np.ndarray
-    pooled: np.ndarray
-    feature_scores: np.ndarray
-    explained: np.ndarray
-    feature_sd: np.ndarray
-    width: float = 1.0
+    heights: np.ndarray  # (B,) transformed predictions, increasing
+    pooled: np.ndarray  # (10, B) residual quantiles there over all features
+    feature_scores: np.ndarray  # (10, G) residual quantiles of each feature, as normal scores under `pooled`
+    explained: np.ndarray  # (G,) variance of each feature that the others explain, z_j' (K + c I)^-1 z_j
+    feature_sd: np.ndarray  # (G,) standard deviations in the input's unit
+    width: float = 1.0  # factor on residuals; with it 90 % of the hidden entries lie between the outer quantiles
+    # the variance is `variance_factor` times that of the quantiles, plus `extra_variance` times `feature_sd` squared
     variance_factor: float = 1.0
     extra_variance: float = 0.0
-    mean_shift: float = 1.0
+    mean_shift: float = 1.0  # the value lies this share of the way from the prediction to the mean of the quantiles
+    # correction of the quantiles; the value is made from the quantiles before this correction
     calibration: QuantileCalibration = field(default_factory=QuantileCalibration.none)
 
     def standardised(self, mean: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -183,8 +153,8 @@ class ResidualDistribution:
         self, marginals: Marginals, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
     ) -> np.ndarray:
         """(10, m) quantiles in the input's unit before the correction, from (m,) transformed predictions."""
-        residual = self.standardised(mean, columns)
-        return marginals.back_extended(mean + self.width * deviation * residual, columns, self.feature_sd[columns])
+        t = mean + self.width * deviation * self.standardised(mean, columns)
+        return marginals.back_extended(t, columns, self.feature_sd[columns])
 
     def quantiles(
         self, marginals: Marginals, predicted: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray
@@ -219,14 +189,7 @@ def leave_one_out_loss(gaussian: Gaussian, marginals: Marginals, T: np.ndarray, 
 def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, feature_sd: np.ndarray) -> ResidualDistribution:
     """The distribution of the leave-one-out residuals; those of a row are divided by its scale, as for new rows.
 
-    Parameters
-    ----------
-    gaussian : Gaussian
-        The fitted Gaussian.
-    missing : ndarray of shape (n, G), bool
-        Which values were filled; they are not used.
-    feature_sd : ndarray of shape (G,)
-        Standard deviations in the input's unit.
+    ``missing``, (n, G), says which values were filled: they are not used. ``feature_sd``, (G,), is in the input's unit.
     """
     n, G = gaussian.Z.shape
     squares, count = np.zeros(n), np.zeros(n)
@@ -281,30 +244,13 @@ def tune(
 ) -> tuple[Conditional, ResidualDistribution]:
     """Fit the weights of the predictors, then the width and the calibration of residuals, on hidden training values.
 
-    The values are hidden at the rate of missing values in the input (10 % if there are hardly any), and each row is
-    predicted from the others. The weights are non-negative least squares of the error in the input's unit over the
-    standard deviation of the feature, to first order. The missing values of other rows were filled with the help of the
-    hidden values; for the calibration they are filled without.
+    The values of T, the (n, G) transformed training rows, are hidden at the rate of missing values in the input (10 %
+    if there are hardly any), and each row is predicted from the others. The weights are non-negative least squares of
+    the error in the input's unit over the standard deviation of the feature, to first order. The missing values of
+    other rows were filled with the help of the hidden values; for the calibration they are filled without.
 
-    Parameters
-    ----------
-    conditional : Conditional
-        With all predictors.
-    residuals : ResidualDistribution
-        From `leave_one_out_residuals`.
-    marginals : Marginals
-        The transforms.
-    T : ndarray of shape (n, G)
-        Transformed training rows, NaN for missing.
-    rng : numpy.random.Generator
-        Source of the hidden values.
-
-    Returns
-    -------
-    Conditional
-        With the predictors that were kept, and their weights.
-    ResidualDistribution
-        Calibrated. Both are returned unchanged if too few values could be hidden.
+    ``conditional`` has all predictors, the result only those that are kept, with their weights. Both arguments are
+    returned unchanged if too few values could be hidden.
     """
     rate = float(np.isnan(T).mean())
     rate = 0.1 if rate < 0.02 else min(rate, 0.5)
@@ -338,12 +284,8 @@ def tune(
     if not kept.any():
         return conditional, residuals
     weights = nnls(means[kept].T * importance[:, None], truth * importance)[0]
-    final = Conditional(
-        gaussian,
-        tuple(predictor for predictor, keep in zip(predictors, kept, strict=True) if keep),
-        weights,
-        residuals.explained,
-    )
+    kept_predictors = tuple(predictor for predictor, keep in zip(predictors, kept, strict=True) if keep)
+    final = Conditional(gaussian, kept_predictors, weights, residuals.explained)
     values = _HiddenValues(weights @ means[kept], truth, deviation, columns)
     residuals = _with_width(residuals, marginals, values)
     return final, _with_calibration(residuals, marginals, values._replace(mean=weights @ independent_means[kept]))

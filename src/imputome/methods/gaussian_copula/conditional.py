@@ -25,24 +25,17 @@ PRIOR_FEATURES = 20.0  # the prior of the scale of a row counts as much as this 
 
 @dataclass(frozen=True)
 class BasePredictor:
-    """One of the predictors that are stacked.
+    """One of the predictors that are stacked. Its kind is one of:
 
-    Attributes
-    ----------
-    kind : {"gaussian", "sum", "laplace", "local"}
-        ``gaussian``: the kernel is K. ``sum``: K + height c exp(-r / length), a Gaussian process over rows whose second
-        part is a Laplace kernel of r, the noise-weighted root mean squared distance of two rows over O. ``laplace``:
-        exp(-r / length) only. ``local``: a ridge regression centred and weighted with exp(-r / length).
-    noise : float
-        Ridge in units of c; for ``laplace`` in units of the kernel.
-    length, height : float, default=0.0
-        Parameters of the kernel.
+    ``gaussian``: the kernel is K. ``sum``: K + height c exp(-r / length), a Gaussian process over rows whose second
+    part is a Laplace kernel of r, the noise-weighted root mean squared distance of two rows over O. ``laplace``: exp(-r
+    / length) only. ``local``: a ridge regression centred and weighted with exp(-r / length).
     """
 
-    kind: str
-    noise: float
-    length: float = 0.0
-    height: float = 0.0
+    kind: str  # "gaussian", "sum", "laplace" or "local"
+    noise: float  # ridge in units of c; for laplace in units of the kernel
+    length: float = 0.0  # of the kernel
+    height: float = 0.0  # of the kernel
 
     @property
     def name(self) -> str:
@@ -52,53 +45,27 @@ class BasePredictor:
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """Prediction of one row on the transformed scale.
+    """Prediction of one row on the transformed scale."""
 
-    Attributes
-    ----------
-    mean : ndarray of shape (G,) or (k, G)
-        For all features, under one or k sets of weights. The value for an observed feature uses the feature itself.
-    variance : ndarray of shape (G,)
-        Of the Gaussian, noise included, before the scale of the row.
-    scale : float
-        Standard deviation of the observed residuals of this row, relative to that of the Gaussian.
-    missing : ndarray of shape (m,)
-        Positions of the missing features.
-    roots : ndarray of shape (n, m)
-        roots' roots is the covariance of the missing features without their noise.
-    rows : ndarray of int
-        Training rows that were used.
-    row_weights : ndarray of shape (len(rows),) or (k, len(rows))
-        Weights of the training rows in the mean.
-    """
-
+    # (G,) or (k, G) under k sets of weights; the value for an observed feature uses the feature itself
     mean: np.ndarray
-    variance: np.ndarray
-    scale: float
-    missing: np.ndarray
-    roots: np.ndarray
-    rows: np.ndarray
-    row_weights: np.ndarray
+    variance: np.ndarray  # (G,) of the Gaussian, noise included, before the scale of the row
+    scale: float  # standard deviation of the observed residuals of this row, relative to that of the Gaussian
+    missing: np.ndarray  # (m,) positions of the missing features
+    roots: np.ndarray  # (n, m); roots' roots is the covariance of the missing features without their noise
+    rows: np.ndarray  # training rows that were used
+    row_weights: np.ndarray  # (len(rows),) or (k, len(rows)) weights of the training rows in the mean
 
 
 class Conditional:
-    """Predicts rows from the training rows.
+    """Predicts rows from the training rows, with ``weights`` of the predictors: (len(predictors),) or k sets of them.
+
+    ``explained``, (G,), is the variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
 
     Cost of a row with m missing features: O(n^2 m) for K, by subtracting the missing features from the full Gram matrix
     (or by adding up the observed ones, if they are fewer), and O(n^3) for each predictor. With more than
     `MAX_ROWS_IN_SYSTEM` training rows only the `NEAREST_ROWS` nearest are used (the ridge is scaled down to their
     number): O(NEAREST_ROWS^2 G) per row.
-
-    Parameters
-    ----------
-    gaussian : Gaussian
-        Training rows with noise and ridge.
-    predictors : tuple of BasePredictor
-        The predictors that are stacked.
-    weights : ndarray of shape (len(predictors),) or (k, len(predictors))
-        Their weights.
-    explained : ndarray of shape (G,)
-        Variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
     """
 
     def __init__(
@@ -184,26 +151,11 @@ def solve_predictors(
     precision: float,
     total_precision: float,
 ) -> np.ndarray:
-    """Weights of the training rows under each predictor.
+    """(len(predictors), n) weights of the training rows under each predictor.
 
-    Parameters
-    ----------
-    K : ndarray of shape (n, n)
-        Inner products of the training rows over O, divided by the noise.
-    k : ndarray of shape (n,)
-        The same of the training rows with the row to predict.
-    norm : float
-        The same of the row to predict with itself.
-    predictors : tuple of BasePredictor
-        The predictors.
-    ridge : float
-        c.
-    precision, total_precision : float
-        Sums of 1 / d over O, and over all features; distances are per unit of ``precision``.
-
-    Returns
-    -------
-    ndarray of shape (len(predictors), n)
+    K, (n, n), are the inner products of the training rows over O, divided by the noise; ``k``, (n,), those with the row
+    to predict, and ``norm`` that of this row with itself. ``ridge`` is c. ``precision`` and ``total_precision`` are
+    sums of 1 / d over O, and over all features; distances are per unit of ``precision``.
     """
     diagonal = np.diag(K)
     between, to_row = np.empty(0), np.empty(0)

@@ -12,7 +12,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Standard
-from imputome.errors import InputError, ModelFormatError
+from imputome.errors import ModelFormatError
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
@@ -23,12 +23,7 @@ from imputome.methods.gaussian_copula.calibration import (
     residuals_at,
     tune,
 )
-from imputome.methods.gaussian_copula.conditional import (
-    MAX_ROWS_IN_SYSTEM,
-    BasePredictor,
-    Conditional,
-    RowPrediction,
-)
+from imputome.methods.gaussian_copula.conditional import MAX_ROWS_IN_SYSTEM, BasePredictor, Conditional, RowPrediction
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
 
@@ -45,6 +40,15 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
 }
 # models saved by version 0.1.0 hold positions in this list
 NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
+# a `ResidualDistribution` in a saved model: name of the array -> attribute, and the factors in "calibration"
+RESIDUAL_ARRAYS = {
+    "heights": "heights",
+    "pooled": "pooled",
+    "scores": "feature_scores",
+    "explained": "explained",
+    "unit": "feature_sd",
+}
+RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
@@ -106,6 +110,7 @@ class GaussianCopula(Imputer):
     """
 
     info = GAUSSIAN_COPULA_INFO
+    learned = ("centre", "usable", "seen", "fallback_variance", "prints")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"normal_share": (0.0, 1.0, "linear")}
 
     def __init__(
@@ -124,7 +129,8 @@ class GaussianCopula(Imputer):
     conditional_: Conditional | None
 
     def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
-        self._validate()
+        share = self.normal_share
+        self._require("normal_share", share == "auto" or 0 <= share <= 1, "'auto' or a number from 0 to 1")
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)
@@ -183,28 +189,10 @@ class GaussianCopula(Imputer):
     def _new_rows(self, data: Data) -> CopulaModel:
         X = data.known_values()
         positions = {int(mark): position for position, mark in reversed(list(enumerate(self.prints_)))}
-        copula = None
-        if self.conditional_ is not None:
-            copula = FittedCopula(self.marginals_, self.conditional_, self.residuals_, self.center)
-        return CopulaModel(
-            X,
-            np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]),
-            centre=self.centre_,
-            usable=np.flatnonzero(self.usable_),
-            constant=self.seen_ & ~self.usable_,
-            fallback_variance=self.fallback_variance_,
-            copula=copula,
-            random_state=self.random_state,
-        )
+        return CopulaModel(X, np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]), self)
 
     def _state(self) -> dict[str, np.ndarray]:
-        state = {
-            "centre": self.centre_,
-            "usable": self.usable_,
-            "seen": self.seen_,
-            "fallback_variance": np.array(self.fallback_variance_),
-            "prints": self.prints_,
-        }
+        state = super()._state()
         if self.conditional_ is None:
             return state
         gaussian, residuals, calibration = self.conditional_.gaussian, self.residuals_, self.residuals_.calibration
@@ -217,63 +205,29 @@ class GaussianCopula(Imputer):
             "ridge": np.array(gaussian.ridge),
             "members": np.array(list(self.members_)),
             "weights": self.conditional_.weights,
-            "heights": residuals.heights,
-            "pooled": residuals.pooled,
-            "scores": residuals.feature_scores,
-            "explained": residuals.explained,
-            "unit": residuals.feature_sd,
-            "calibration": np.array(
-                [residuals.width, residuals.variance_factor, residuals.extra_variance, residuals.mean_shift]
-            ),
+            **{name: getattr(residuals, attribute) for name, attribute in RESIDUAL_ARRAYS.items()},
+            "calibration": np.array([getattr(residuals, name) for name in RESIDUAL_FACTORS]),
             "levels_at": calibration.predicted,
             "levels": calibration.scores,
             "levels_spread": calibration.variance_factor,
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.centre_, self.usable_, self.seen_ = arrays["centre"], arrays["usable"], arrays["seen"]
-        self.prints_ = arrays["prints"]
-        self.fallback_variance_ = float(arrays["fallback_variance"])
+        super()._restore(arrays)
         self.conditional_ = None
         if not self.usable_.any():
             return
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
-        width, variance_factor, extra_variance, mean_shift = (float(value) for value in arrays["calibration"])
         # early models have no calibration
         calibration = QuantileCalibration.none()
         if "levels" in arrays:
             calibration = QuantileCalibration(arrays["levels_at"], arrays["levels"], arrays["levels_spread"])
-        self.residuals_ = ResidualDistribution(
-            arrays["heights"],
-            arrays["pooled"],
-            arrays["scores"],
-            arrays["explained"],
-            arrays["unit"],
-            width=width,
-            variance_factor=variance_factor,
-            extra_variance=extra_variance,
-            mean_shift=mean_shift,
-            calibration=calibration,
-        )
+        fitted: dict[str, Any] = {attribute: arrays[name] for name, attribute in RESIDUAL_ARRAYS.items()}
+        fitted |= zip(RESIDUAL_FACTORS, arrays["calibration"].tolist(), strict=True)
+        self.residuals_ = ResidualDistribution(**fitted, calibration=calibration)
         predictors = _predictors_named(arrays["members"])
         self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained)
-
-    def _validate(self) -> None:
-        wrong = {}
-        if self.mode not in PREDICTORS:
-            wrong["mode"] = "'accurate' or 'fast'"
-        if self.center not in ("mean", "median"):
-            wrong["center"] = "'mean' or 'median'"
-        share = self.normal_share
-        if share != "auto" and not (isinstance(share, int | float) and 0 <= share <= 1):
-            wrong["normal_share"] = "'auto' or a number from 0 to 1"
-        for name, condition in wrong.items():
-            raise InputError(
-                f"gaussian_copula: {name}={getattr(self, name)!r} must be {condition}",
-                code="parameter-value",
-                parameter=name,
-            )
 
 
 def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
@@ -282,11 +236,8 @@ def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
     known = {predictor.name: predictor for predictor in PREDICTORS["accurate"]}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ModelFormatError(
-            f"the saved copula has predictors that this version does not know ({', '.join(unknown)}): "
-            "load it with the version that saved it",
-            code="model-version",
-        )
+        text = f"the saved copula has unknown predictors ({', '.join(unknown)}): load it with the version that saved it"
+        raise ModelFormatError(text, code="model-version")
     return tuple(known[name] for name in names)
 
 
@@ -322,24 +273,12 @@ def _fingerprints(X: np.ndarray) -> np.ndarray:
 # -- the model of some rows -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FittedCopula:
-    """What was learned about the features that vary.
-
-    Attributes
-    ----------
-    marginals : Marginals
-        Transforms of the features.
-    conditional : Conditional
-        Predicts rows on the transformed scale.
-    residuals : ResidualDistribution
-        Quantiles of the truth around a prediction.
-    center : {"mean", "median"}
-        What the value is of the predictive distribution.
-    """
+    """What was learned about the features that vary."""
 
     marginals: Marginals
     conditional: Conditional
     residuals: ResidualDistribution
-    center: Literal["mean", "median"]
+    center: Literal["mean", "median"]  # what the value is of the predictive distribution
 
     def predict(self, x: np.ndarray, training_row: int | None) -> RowPrediction:
         """Predict the row x, (G,) with NaN for missing, on the transformed scale."""
@@ -375,50 +314,27 @@ class FittedCopula:
 
 
 class CopulaModel:
-    """A `Model` of some rows: values, variances, intervals and draws, computed on request.
+    """A `Model` of some rows, X (n, G) with NaN for missing: values, variances, intervals and draws, on request.
+
+    ``training_rows``, (n,), are their positions among the training rows of ``method``, -1 for new rows.
 
     Row predictions are cached, up to 0.5 GiB, because a row is often asked for its values and then its variances, or
     for several draws. Most of the memory is needed for draws only, so these have their own cache.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, G)
-        The rows, with NaN for missing.
-    training_rows : ndarray of shape (n,), int
-        Their positions among the training rows, -1 for new rows.
-    centre : ndarray of shape (G,)
-        Feature means.
-    usable : ndarray of int
-        Features that vary.
-    constant : ndarray of shape (G,), bool
-        Features that were observed and do not vary.
-    fallback_variance : float
-        Variance of all values, for features that were never observed.
-    copula : FittedCopula or None
-        None if no feature varies.
-    random_state : int
-        Seed of the draws.
     """
 
     outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
 
-    def __init__(
-        self,
-        X: np.ndarray,
-        training_rows: np.ndarray,
-        *,
-        centre: np.ndarray,
-        usable: np.ndarray,
-        constant: np.ndarray,
-        fallback_variance: float,
-        copula: FittedCopula | None,
-        random_state: int,
-    ) -> None:
-        self.X, self.training_rows, self.centre, self.usable = X, training_rows, centre, usable
-        self.constant, self.fallback_variance = constant, fallback_variance
-        self.copula, self.random_state = copula, random_state
+    def __init__(self, X: np.ndarray, training_rows: np.ndarray, method: GaussianCopula) -> None:
+        self.X, self.training_rows, self.random_state = X, training_rows, method.random_state
+        self.centre = method.centre_  # (G,) feature means
+        self.usable = np.flatnonzero(method.usable_)  # features that vary
+        self.constant = method.seen_ & ~method.usable_  # (G,) features that were observed and do not vary
+        self.fallback_variance = method.fallback_variance_  # of all values, for features that were never observed
+        self.copula: FittedCopula | None = None  # None if no feature varies
+        if method.conditional_ is not None:
+            self.copula = FittedCopula(method.marginals_, method.conditional_, method.residuals_, method.center)
         self._position = np.full(X.shape[1], -1)  # of a feature among those that vary
-        self._position[usable] = np.arange(len(usable))
+        self._position[self.usable] = np.arange(len(self.usable))
         self._predicted: dict[int, RowPrediction] = {}
         self._predicted_with_roots: dict[int, RowPrediction] = {}
 

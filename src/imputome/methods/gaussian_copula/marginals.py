@@ -21,21 +21,11 @@ TRANSFORM_BLOCK_VALUES = 2**20  # entries transformed at a time
 
 @dataclass(frozen=True)
 class Marginals:
-    """The transforms of G features that vary.
+    """The transforms of G features that vary."""
 
-    Attributes
-    ----------
-    x : ndarray of shape (K, G)
-        Knots in the input's unit, increasing; the last one is repeated to fill the table.
-    t : ndarray of shape (K, G)
-        The same knots transformed.
-    slope : ndarray of shape (G,)
-        dt/dx outside of the knots.
-    """
-
-    x: np.ndarray
-    t: np.ndarray
-    slope: np.ndarray
+    x: np.ndarray  # (K, G) knots in the input's unit, increasing; the last one is repeated to fill the table
+    t: np.ndarray  # (K, G) the same knots transformed
+    slope: np.ndarray  # (G,) dt/dx outside of the knots
 
     @classmethod
     def fit(cls, X: np.ndarray, share: float) -> Marginals:
@@ -86,21 +76,7 @@ class Marginals:
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """`numpy.interp` for each column, by one bisection for all columns; NaN stays NaN.
-
-    Parameters
-    ----------
-    values : ndarray of shape (m, G)
-        Where to interpolate.
-    at : ndarray of shape (K, G)
-        Knots, not decreasing.
-    to : ndarray of shape (K, G)
-        Values at the knots.
-
-    Returns
-    -------
-    ndarray of shape (m, G)
-    """
+    """`numpy.interp` of (m, G) values for each column, with (K, G) knots; one bisection for all. NaN stays NaN."""
     columns = np.arange(at.shape[1])
     low = np.zeros(values.shape, np.intp)
     high = np.full(values.shape, len(at) - 1)

@@ -29,21 +29,11 @@ BLOCK_VALUES = 2**22  # entries in a block of columns or rows
 
 @dataclass
 class Gaussian:
-    """Transformed training rows without missing values, and the noise that belongs to them.
+    """Transformed training rows without missing values, and the noise that belongs to them."""
 
-    Attributes
-    ----------
-    Z : ndarray of shape (n, G), float32
-        Training rows; missing values are filled with their leave-one-out predictions.
-    noise : ndarray of shape (G,)
-        d, in units of the transformed features (variance 1).
-    ridge : float
-        c.
-    """
-
-    Z: np.ndarray
-    noise: np.ndarray
-    ridge: float
+    Z: np.ndarray  # (n, G) float32; missing values are filled with their leave-one-out predictions
+    noise: np.ndarray  # (G,) d, in units of the transformed features (variance 1)
+    ridge: float  # c
 
 
 def gram(Z: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -72,16 +62,11 @@ def leave_one_out(Z: np.ndarray, noise: np.ndarray, ridge: float) -> Iterator[tu
 
 
 def fit_gaussian(T: np.ndarray) -> Gaussian:
-    """Fit noise, ridge and missing values by passes of `leave_one_out`.
+    """Fit noise, ridge and missing values to T, (n, G) with NaN for missing, by passes of `leave_one_out`.
 
     Each pass replaces the missing values with their predictions, and the noise of a feature with its mean squared error
     over observed entries. It then moves the ridge to a neighbour on its grid if the error is lower there. The fit ends
     when neither the ridge nor the error changes. Cost: three to fourteen passes of O(n^2 (n + G)).
-
-    Parameters
-    ----------
-    T : ndarray of shape (n, G)
-        Transformed rows with NaN for missing.
     """
     missing = np.isnan(T)
     known = (~missing).sum(axis=0)
@@ -120,8 +105,7 @@ def refill(gaussian: Gaussian, missing: np.ndarray, *, passes: int = 2) -> np.nd
     """(n, G) rows in which the entries ``missing`` are predicted again, whatever was filled before.
 
     ``missing`` may include values that were known when ``gaussian`` was fitted. Other filled values then no longer
-    depend on them: the first pass replaces these values with predictions, the second uses the predictions for the
-    others.
+    depend on them: the first pass replaces these values with predictions, the second uses these for the others.
     """
     Z = gaussian.Z
     for _ in range(passes):
@@ -143,17 +127,10 @@ def _fill(gaussian: Gaussian, missing: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
-    """The same Gaussian with more rows than it was fitted on.
+    """The same Gaussian with all rows of T, (n, G) with NaN for missing; it was fitted on fewer rows.
 
     Missing values are filled near their conditional means, where (S^-1 z)_M = 0, by `FILL_STEPS` Jacobi steps; each
     predicts every feature from the previous values of the others. Cost: O(n r G) for the r rows of ``gaussian``.
-
-    Parameters
-    ----------
-    gaussian : Gaussian
-        Fitted on fewer rows.
-    T : ndarray of shape (n, G)
-        All transformed rows, with NaN for missing.
     """
     Z, noise = gaussian.Z, gaussian.noise
     K = gram(Z, noise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -80,6 +79,7 @@ class IALM(Imputer):
     """
 
     info = IALM_INFO
+    learned = ("components", "singular_values", "n_rows", "median_library", "offset", "threshold", "gene_scale")
 
     def __init__(
         self,
@@ -111,59 +111,76 @@ class IALM(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
-        self._validate()
+        any_step = self.rank_step == "adaptive" or self.rank_step > 0
+        self._require("rank_step", any_step, "a positive integer or 'adaptive'")
+        for name in ("tol", "max_iter", "max_rank"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "positive")
+        self._require("ridge", self.ridge >= 0, "0 or larger")
         if data.kind == "real" and self.zeros == "preserve":
-            raise InputError(
-                "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}",
-                code="counts-only",
-                zeros="impute",
-            )
-        problem = _SolverInput.of_counts(data, self) if data.kind == "counts" else _SolverInput.of_reals(data)
-        solution = self._solve(problem.D)
+            text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
+            raise InputError(text, code="counts-only", zeros="impute")
+        self.median_library_ = float(np.median(data.depth[data.depth > 0])) if data.kind == "counts" else 1.0
+        rows, columns = (np.flatnonzero(counts) for counts in data.observed_counts())
+        D, self.offset_ = self._solver_matrix(data, rows, columns)
+        solution = self._solve(D)
         n, G = data.shape
-        left = _expanded(solution.left, problem.rows, n)
-        self.components_ = _expanded(solution.right, problem.columns, G)
-        self.singular_values_ = solution.singular_values
-        self.n_rows_ = problem.D.shape[0]
-        self.median_library_ = problem.median_library
-        self.offset_, self.threshold_, self.gene_scale_ = problem.offset, None, None
+        left = _expanded(solution.left, rows, n)
+        self.components_ = _expanded(solution.right, columns, G)
+        self.singular_values_, self.n_rows_ = solution.singular_values, len(rows)
+        self.threshold_, self.gene_scale_ = None, None
         if self.zeros == "preserve":
-            self.threshold_ = _expanded(_zero_thresholds(solution), problem.columns, G)
+            self.threshold_ = _expanded(_zero_thresholds(solution), columns, G)
         if self._link == "expm1" and data.kind == "counts":
             self.gene_scale_ = self._gene_scale(left, data)
         model = self._model(left, data)
-        columns = {} if self.gene_scale_ is None else {"total_factor": self.gene_scale_}
         return model, {
-            "gene_columns": columns,
+            "gene_columns": {} if self.gene_scale_ is None else {"total_factor": self.gene_scale_},
             "status": solution.status,
             "history": solution.history,
             "latent": left[:, :LATENT_COLUMNS].copy() if solution.rank else None,
         }
 
+    def _solver_matrix(
+        self, data: Data, rows: np.ndarray, columns: np.ndarray
+    ) -> tuple[sp.csr_array | np.ndarray, np.ndarray | None]:
+        """The matrix D of the rows and columns with an observed entry, and the (G,) means taken from real values."""
+        n, G = data.shape
+        if data.kind == "counts":
+            counts = self._row_matrix(data)
+            counts = counts[rows] if len(rows) < n else counts
+            return sp.csr_array(counts[:, columns] if len(columns) < G else counts), None
+        used = data.known_values()[np.ix_(rows, columns)]
+        means = np.nanmean(used, axis=0, dtype=np.float64)
+        offset = np.full(G, np.nanmean(used, dtype=np.float64))
+        offset[columns] = means
+        D = used - means.astype(used.dtype)
+        return D if (~np.isnan(D)).mean() > DENSE_SHARE else _known_entries(D), offset
+
     def _solve(self, D: sp.csr_array | np.ndarray) -> Solution:
-        options: dict[str, Any] = {
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "rank_step": self.rank_step,
-            "max_rank": self.max_rank,
-            "inner": self.inner,
-            "dtype": np.dtype(self.dtype),
-        }
+        names = ("tol", "max_iter", "rank_step", "max_rank", "inner", "dtype", "random_state")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.stop == "residual":
-            return complete(D, **options, random_state=self.random_state, callback=self._report)
+            return complete(D, **options, callback=self._report)
         rng = np.random.default_rng(self.random_state)
-        known = D.nnz if isinstance(D, sp.csr_array) else int((~np.isnan(D)).sum())
-        share = max(0.05, 1 / known)
-        train, i, j, truth = (hide_values if isinstance(D, np.ndarray) else hide_entries)(D, share, rng)
-        held_out = _HeldOutErrors(i, j, truth)
-        complete(train, **options, random_state=self.random_state, callback=held_out)
-        if not held_out.errors:  # all known values that were left are 0, so the solver did not iterate
-            return complete(D, **options, random_state=self.random_state)
-        options["max_iter"] = held_out.best_iteration
-        final = complete(D, **options, random_state=self.random_state, callback=self._report)
-        details = {**final.status.details, "held_out_mse": min(held_out.errors)}
-        message = f"stopped at iteration {held_out.best_iteration}, where the error on held-out entries was lowest"
-        final.status = Status("validated", message, details)
+        dense = isinstance(D, np.ndarray)
+        known = int(np.count_nonzero(~np.isnan(D))) if isinstance(D, np.ndarray) else D.nnz
+        train, i, j, truth = (hide_values if dense else hide_entries)(D, max(0.05, 1 / known), rng)
+        errors: list[float] = []
+
+        def error_grows(solution: Solution) -> bool:
+            """Record the error on the held-out entries, and stop when it no longer decreases."""
+            gap = LowRank(solution.left, solution.right, floor=None).at(i, j) - truth
+            errors.append(float(np.mean(gap**2, dtype=np.float64)))
+            return solution.rank > 0 and len(errors) - int(np.argmin(errors)) > PATIENCE_ITERATIONS
+
+        complete(train, **options, callback=error_grows)
+        if not errors:  # all known values that were left are 0, so the solver did not iterate
+            return complete(D, **options)
+        options["max_iter"] = best = int(np.argmin(errors)) + 1
+        final = complete(D, **options, callback=self._report)
+        message = f"stopped at iteration {best}, where the error on held-out entries was lowest"
+        final.status = Status("validated", message, {**final.status.details, "held_out_mse": min(errors)})
         return final
 
     def _report(self, solution: Solution) -> bool:
@@ -206,119 +223,29 @@ class IALM(Imputer):
         loadings = self.components_ * (self.singular_values_ / np.sqrt(self.n_rows_))
         variance = float(np.mean(np.einsum("gr,gr->g", loadings, loadings)))
         left = np.zeros((data.shape[0], len(self.singular_values_)), self.components_.dtype)
-        for row, columns, values in _observed_rows(data, self._row_matrix(data)):
-            left[row] = _ridge(loadings[columns], values, self.ridge * variance)
+        matrix = self._row_matrix(data)
+        for row, (start, stop) in enumerate(zip(matrix.indptr, matrix.indptr[1:], strict=False)):
+            if stop > start:
+                columns, values = matrix.indices[start:stop], matrix.data[start:stop]
+                left[row] = _ridge(loadings[columns], values, self.ridge * variance)
         left *= (self.singular_values_ / np.sqrt(self.n_rows_)).astype(left.dtype)
         return self._model(left, data)
 
-    def _row_matrix(self, data: Data) -> Any:
-        """The rows as the solver would get them."""
+    def _row_matrix(self, data: Data) -> sp.csr_array:
+        """The observed entries of the rows as the solver would get them."""
         if data.kind == "real":
-            return data.known_values() - self.offset_
+            return _known_entries(data.known_values() - self.offset_)
         return _normalized(_with_known_zeros(data), self._row_scale(data), self._link)
 
-    def _state(self) -> dict[str, np.ndarray]:
-        state = {
-            "components": self.components_,
-            "singular_values": self.singular_values_,
-            "n_rows": np.array(self.n_rows_),
-            "median_library": np.array(self.median_library_),
-        }
-        optional = {"offset": self.offset_, "threshold": self.threshold_, "gene_scale": self.gene_scale_}
-        return state | {name: array for name, array in optional.items() if array is not None}
-
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.components_ = arrays["components"]
-        self.singular_values_ = arrays["singular_values"]
-        self.n_rows_ = int(arrays["n_rows"])
-        self.median_library_ = float(arrays["median_library"])
-        self.offset_ = arrays.get("offset")
-        self.threshold_ = arrays.get("threshold")
-        self.gene_scale_ = arrays.get("gene_scale")
-
-    def _validate(self) -> None:
-        choices = {
-            "normalization": ("median", "log1p", None),
-            "inner": ("inexact", "exact"),
-            "stop": ("residual", "validated"),
-            "zeros": ("impute", "preserve"),
-            "dtype": ("float32", "float64"),
-        }
-        wrong = {
-            name: f"one of {', '.join(map(repr, allowed))}"
-            for name, allowed in choices.items()
-            if getattr(self, name) not in allowed
-        }
-        if self.rank_step != "adaptive" and not (isinstance(self.rank_step, int) and self.rank_step > 0):
-            wrong["rank_step"] = "a positive integer or 'adaptive'"
-        for name in ("tol", "max_iter", "max_rank"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                wrong[name] = "positive"
-        if not self.ridge >= 0:
-            wrong["ridge"] = "0 or larger"
-        for name, condition in wrong.items():
-            raise InputError(
-                f"ialm: {name}={getattr(self, name)!r} must be {condition}", code="parameter-value", parameter=name
-            )
+        optional: dict[str, Any] = {"offset": None, "threshold": None, "gene_scale": None}
+        super()._restore(optional | arrays)
 
 
-@dataclass(frozen=True)
-class _SolverInput:
-    """The matrix D for the solver, without rows and columns that have no observed entry; what to restore afterwards."""
-
-    D: sp.csr_array | np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
-    median_library: float = 1.0
-    offset: np.ndarray | None = None
-
-    @classmethod
-    def of_counts(cls, data: Data, method: IALM) -> _SolverInput:
-        row_counts, column_counts = data.observed_counts()
-        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
-        depth = data.depth
-        median = float(np.median(depth[depth > 0]))
-        scale = {"median": depth / median, "log1p": depth / TARGET, None: None}[method.normalization]
-        D = _normalized(_with_known_zeros(data), scale, method._link)
-        if len(rows) < data.shape[0]:
-            D = D[rows]
-        if len(columns) < data.shape[1]:
-            D = D[:, columns]
-        return cls(sp.csr_array(D), rows, columns, median_library=median)
-
-    @classmethod
-    def of_reals(cls, data: Data) -> _SolverInput:
-        X = data.known_values()
-        row_counts, column_counts = data.observed_counts()
-        rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
-        used = X[np.ix_(rows, columns)]
-        means = np.nanmean(used, axis=0, dtype=np.float64)
-        offset = np.full(X.shape[1], np.nanmean(used, dtype=np.float64))
-        offset[columns] = means
-        D = used - means.astype(used.dtype)
-        known = ~np.isnan(D)
-        if known.mean() <= DENSE_SHARE:
-            i, j = np.nonzero(known)
-            D = sp.csr_array((D[known], (i, j)), shape=D.shape)
-        return cls(D, rows, columns, offset=offset)
-
-
-class _HeldOutErrors:
-    """A callback for the solver: records the error on held-out entries and stops when it no longer decreases."""
-
-    def __init__(self, i: np.ndarray, j: np.ndarray, truth: np.ndarray) -> None:
-        self.i, self.j, self.truth = i, j, truth
-        self.errors: list[float] = []
-
-    @property
-    def best_iteration(self) -> int:
-        return int(np.argmin(self.errors)) + 1
-
-    def __call__(self, solution: Solution) -> bool:
-        values = LowRank(solution.left, solution.right, floor=None).at(self.i, self.j)
-        self.errors.append(float(np.mean((values - self.truth) ** 2, dtype=np.float64)))
-        return solution.rank > 0 and len(self.errors) - self.best_iteration >= PATIENCE_ITERATIONS
+def _known_entries(D: np.ndarray) -> sp.csr_array:
+    """The entries that are not NaN."""
+    known = ~np.isnan(D)
+    return sp.csr_array((D[known], np.nonzero(known)), shape=D.shape)
 
 
 def _with_known_zeros(data: Data) -> sp.csr_array:
@@ -339,19 +266,6 @@ def _normalized(X: sp.csr_array, row_scale: np.ndarray | None, link: str) -> sp.
     if link == "expm1":
         np.log1p(values, out=values)
     return sp.csr_array((values, X.indices, X.indptr), shape=X.shape)
-
-
-def _observed_rows(data: Data, matrix: Any) -> Any:
-    """(row, observed columns, their values) for each row that has any."""
-    for row in range(data.shape[0]):
-        if isinstance(matrix, np.ndarray):
-            columns = np.flatnonzero(~np.isnan(matrix[row]))
-            values = matrix[row, columns]
-        else:
-            part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-            columns, values = matrix.indices[part], matrix.data[part]
-        if len(columns):
-            yield row, columns, values
 
 
 def _ridge(F: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:

@@ -32,31 +32,19 @@ from imputome.methods.factors import (
 
 RankStep = int | Literal["adaptive"]
 Inner = Literal["inexact", "exact"]
+INNER_TOL, MAX_INNER = 1e-6, 100  # of the repeated updates of the exact variant
 MAX_DENSE_BYTES = 2**31  # largest dense array that robust PCA makes
 
 
 @dataclass
 class Solution:
-    """The solution A = left right', and how the iteration went.
+    """The solution A = left right', and how the iteration went."""
 
-    Attributes
-    ----------
-    left : ndarray of shape (n, r)
-        Left singular vectors times singular values.
-    right : ndarray of shape (G, r)
-        Right singular vectors.
-    singular_values : ndarray of shape (r,), float64
-        Singular values of A.
-    status : Status
-        Why the iteration ended.
-    history : dict of str to list of float
-        ``iteration``, ``sv`` (predicted rank), ``rank``, ``residual``, ``mu``: one value per iteration.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    singular_values: np.ndarray
+    left: np.ndarray  # (n, r) left singular vectors times singular values
+    right: np.ndarray  # (G, r) right singular vectors
+    singular_values: np.ndarray  # (r,) of A, float64
     status: Status
+    # "iteration", "sv" (predicted rank), "rank", "residual", "mu": one value per iteration
     history: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -74,7 +62,6 @@ class Problem(Protocol):
 
     def step(self, left: np.ndarray, right: np.ndarray, mu: float, rho: float, advance: bool) -> float:
         """Take A = left right', update E, and (``advance``) Y for the next mu; return ||D - A - E||_F."""
-        ...
 
 
 class SparseCompletion:
@@ -152,50 +139,21 @@ def complete(
 ) -> Solution:
     """Complete a matrix by the (in)exact augmented Lagrangian of scIALM (Algorithm 3, eq. 7, 8 and 13).
 
-    Parameters
-    ----------
-    D : csr_array or ndarray of shape (n, G)
-        The stored entries of a sparse matrix are the observed ones (a stored zero is a known zero). In a dense array
-        NaN is missing.
-    tol : float, default=1e-4
-        Stop when ||P_Omega(D - A)||_F / ||D||_F is below it.
-    max_iter : int, default=1000
-        Largest number of iterations.
-    rank_step : int or "adaptive", default=200
-        R of eq. (13): by how much the predicted rank grows if all computed singular values are above the threshold.
-        ``"adaptive"`` predicts the rank from the decay of the last singular values.
-    max_rank : int, optional
-        Largest rank of A. A small value may make the constraint unreachable (status ``rank_limited``).
-    inner : {"inexact", "exact"}, default="inexact"
-        ``"exact"`` repeats the updates of A and E until they converge before Y is updated (Algorithm 2).
-    dtype : dtype, default=float32
-        Working precision; eigenvectors, thresholds and sums of squares are always float64.
-    svd : {"auto", "block", "gram"}, default="auto"
-        Method of `imputome.methods.factors.WarmSVD`.
-    random_state : int or numpy.random.Generator, default=0
-        Source of the random start of the SVD.
-    callback : callable, optional
-        Called with the `Solution` after each iteration; the iteration stops if it returns True.
+    The stored entries of a sparse D are the observed ones (a stored zero is a known zero); in a dense D, NaN is
+    missing. ``tol`` bounds ||P_Omega(D - A)||_F / ||D||_F. ``rank_step`` is R of eq. (13): by how much the predicted
+    rank grows if all computed singular values are above the threshold; ``"adaptive"`` predicts the rank from the decay
+    of the last singular values. A small ``max_rank`` may make the constraint unreachable (status ``rank_limited``).
+    ``dtype`` is the working precision; eigenvectors, thresholds and sums of squares are always float64. ``callback``
+    gets the `Solution` after each iteration, and stops it by returning True.
 
-    Notes
-    -----
     The inexact iteration ends at a matrix that matches D but does not have the smallest nuclear norm, because mu grows
     before the multiplier has converged. Measured: a noiseless rank-3 matrix with 60 % known is recovered with an error
-    of 4 %, as by the authors' algorithm. ``inner="exact"`` solves problem (7) and recovers it to the tolerance, but
-    takes several times longer.
+    of 4 %, as by the authors' algorithm. ``inner="exact"`` repeats the updates of A and E until they converge before Y
+    is updated (Algorithm 2): it solves problem (7) and recovers it to the tolerance, but takes several times longer.
 
     Per iteration: two or four products with W, each ``2 k (nnz + (n + G) r)`` multiply-adds at block width k, and the
     eigenvectors of one k x k matrix. Memory: two values and three indices per observed entry, and about five blocks of
     (n + G) k / 2 values; never n x G for sparse D.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> D = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
-    >>> D[2, 1] = np.nan
-    >>> solution = complete(D, dtype=np.float64)
-    >>> (solution.left @ solution.right.T)[2].round(1)
-    array([ 3.,  6.,  9., 12.])
     """
     if isinstance(D, np.ndarray):
         known = ~np.isnan(D)
@@ -226,41 +184,13 @@ def complete(
 
 
 def robust_pca(
-    D: np.ndarray,
-    lam: float | None = None,
-    *,
-    tol: float = 1e-7,
-    max_iter: int = 1000,
-    inner: Inner = "inexact",
+    D: np.ndarray, lam: float | None = None, *, tol: float = 1e-7, max_iter: int = 1000, inner: Inner = "inexact"
 ) -> tuple[np.ndarray, np.ndarray, Solution]:
     """Split D into low rank plus sparse: minimise ||A||_* + lam ||E||_1 subject to A + E = D (eq. 1 and 5).
 
-    Parameters
-    ----------
-    D : ndarray of shape (n, G)
-        Values without NaN. All arrays here are dense, as the multiplier is.
-    lam : float, optional
-        Weight of the L1 norm; by default 1 / sqrt(max(n, G)).
-    tol : float, default=1e-7
-        Stop when ||D - A - E||_F / ||D||_F is below it.
-    max_iter : int, default=1000
-        Largest number of iterations.
-    inner : {"inexact", "exact"}, default="inexact"
-        As in `complete`.
-
-    Returns
-    -------
-    A : ndarray of shape (n, G), float64
-        Low-rank part.
-    E : ndarray of shape (n, G), float64
-        Sparse part.
-    solution : Solution
-        Factors of A, status and history.
-
-    Raises
-    ------
-    InputError
-        D is larger than `MAX_DENSE_BYTES`, has missing or infinite values, or is 0 everywhere.
+    D is (n, G) without NaN. By default lam is 1 / sqrt(max(n, G)). The iteration stops when ||D - A - E||_F / ||D||_F
+    is below ``tol``. Returns A and E, both (n, G) float64, and the factors of A with status and history. All arrays are
+    dense, as the multiplier is.
 
     Examples
     --------
@@ -273,16 +203,11 @@ def robust_pca(
     """
     D = np.asarray(D, dtype=np.float64)
     if D.nbytes > MAX_DENSE_BYTES:
-        raise InputError(
-            f"robust PCA needs six dense arrays of {D.nbytes / 2**30:.1f} GiB each, and the limit is "
-            f"{MAX_DENSE_BYTES / 2**30:.0f} GiB per array: select fewer features",
-            code="too-large",
-        )
+        sizes = f"six dense arrays of {D.nbytes / 2**30:.1f} GiB each (limit {MAX_DENSE_BYTES / 2**30:.0f} GiB)"
+        raise InputError(f"robust PCA needs {sizes}: select fewer features", code="too-large")
     if not np.isfinite(D).all():
-        raise InputError(
-            "the matrix has missing or infinite values, and robust PCA needs a complete one: impute it first",
-            code="not-finite",
-        )
+        text = "the matrix has missing or infinite values, and robust PCA needs a complete one: impute it first"
+        raise InputError(text, code="not-finite")
     if not D.any():
         raise InputError("every value is 0, so there is nothing to split: check the input", code="all-zero")
     lam = 1 / math.sqrt(max(D.shape)) if lam is None else lam
@@ -313,8 +238,6 @@ def solve(
     inner: Inner,
     svd: WarmSVD,
     callback: Callable[[Solution], bool] | None = None,
-    inner_tol: float = 1e-6,
-    max_inner: int = 100,
 ) -> Solution:
     """The loop of Algorithms 2 and 3: threshold the singular values, update E, then Y and mu, until A + E matches D."""
     W = problem.W
@@ -324,14 +247,14 @@ def solve(
     solution = Solution(np.zeros((W.shape[0], 0), W.dtype), np.zeros((W.shape[1], 0), W.dtype), np.empty(0), Status())
     status = Status("max_iter", f"stopped after {max_iter} iterations without reaching tol={tol:g}")
     for iteration in range(1, max_iter + 1):
-        for _ in range(max_inner if inner == "exact" else 1):
+        for _ in range(MAX_INNER if inner == "exact" else 1):
             triplets = svd.top(problem.W, sv)
             previous = solution
             solution = _shrink(triplets, 1 / mu, W.dtype)
             if inner == "inexact":
                 break
             problem.step(solution.left, solution.right, mu, rho, advance=False)
-            if _distance(solution, previous) <= inner_tol * problem.norm:
+            if _distance(solution, previous) <= INNER_TOL * problem.norm:
                 break
         residual = problem.step(solution.left, solution.right, mu, rho, advance=True) / problem.norm
         for name, value in zip(history, (iteration, sv, solution.rank, residual, mu), strict=True):
@@ -343,11 +266,8 @@ def solve(
             break
         reason = _unreachable(history["residual"], history["rank"], limit, mu * rho)
         if reason:
-            status = Status(
-                "rank_limited",
-                f"stopped at iteration {iteration}, rank {solution.rank}: {reason}; observed values are matched to "
-                f"{residual:.2g} instead of {tol:g}",
-            )
+            text = f"stopped at iteration {iteration}, rank {solution.rank}: {reason}; observed values are matched to "
+            status = Status("rank_limited", f"{text}{residual:.2g} instead of {tol:g}")
             break
         if callback is not None and callback(solution):
             status = Status("stopped", f"stopped by the caller at iteration {iteration}")

@@ -12,7 +12,6 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Standard, varying
-from imputome.errors import InputError
 from imputome.methods.factors import few_threads
 from imputome.methods.knn import KNN_INFO
 
@@ -57,14 +56,14 @@ class KNN(Imputer):
     """
 
     info = KNN_INFO
+    learned = ("training",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"k": (3, 50, "log")}
 
     def __init__(self, *, k: int = 10) -> None:
         self.k = k
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        if self.k < 1:
-            raise InputError(f"knn: k={self.k} must be at least 1", code="parameter-value", parameter="k")
+        self._require("k", self.k >= 1, "at least 1")
         X = data.known_values()
         self.standard_ = Standard.of(X)
         self.training_ = self.standard_.forward(X)
@@ -79,37 +78,25 @@ class KNN(Imputer):
         return NeighborMean(Z, self, X.dtype)
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {"training": self.training_, "center": self.standard_.center, "scale": self.standard_.scale}
+        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.training_ = arrays["training"]
+        super()._restore(arrays)
         self.standard_ = Standard(arrays["center"], arrays["scale"])
 
 
 class NeighborMean:
     """A `Model` whose values are weighted means over training rows; observed values are predicted like missing ones.
 
-    Parameters
-    ----------
-    rows : ndarray of shape (m, G), float32
-        z-scores with NaN for missing.
-    method : KNN
-        The fitted method.
-    dtype : dtype
-        Type of the values.
-    exclude_self : bool, default=False
-        The rows are the training rows themselves, and no row may be its own neighbour.
+    ``rows`` are (m, G) float32 z-scores with NaN for missing. With ``exclude_self`` they are the training rows
+    themselves, and no row may be its own neighbour.
     """
 
     outputs: frozenset[Output] = frozenset({"value"})
 
     def __init__(self, rows: np.ndarray, method: KNN, dtype: np.dtype, *, exclude_self: bool = False) -> None:
-        self._rows = rows
-        self._training = method.training_
-        self._standard = method.standard_
-        self._k = method.k
-        self._dtype = dtype
-        self._exclude_self = exclude_self
+        self._rows, self._dtype, self._exclude_self = rows, dtype, exclude_self
+        self._training, self._standard, self._k = method.training_, method.standard_, method.k
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         columns = np.arange(self._rows.shape[1]) if genes is None else np.asarray(genes, dtype=np.intp)
@@ -154,21 +141,11 @@ class NeighborMean:
 
 
 def mean_squares(Z: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Mean squared differences of rows over the features that both have.
+    """(m, n) mean squared differences over the features that both rows have, float32; inf if there is no such feature.
 
     With M the mask of known values and 0 for missing in Z: sum d^2 = (Z * Z) M' + M (Z * Z)' - 2 Z Z', counts = M M'.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (m, G), float32
-        z-scores with NaN. They must be centred by feature: the difference of large sums would not be accurate.
-    training : ndarray of shape (n, G), float32
-        z-scores of the training rows.
-
-    Returns
-    -------
-    ndarray of shape (m, n), float32
-        inf for two rows without a common feature.
+    Both matrices, (m, G) and (n, G), are float32 z-scores with NaN. They must be centred by feature: the difference of
+    large sums would not be accurate.
     """
     values, known = _parts(Z)  # (m, G) each
     squared = values * values

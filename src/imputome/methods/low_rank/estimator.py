@@ -1,7 +1,6 @@
 """The ``svd`` and ``soft_impute`` methods: low-rank fits of z-scores; hidden entries choose the rank or penalty.
 
-Both fit the training rows, then predict a new row by a ridge regression on the columns V of the fit. The module has, in
-this order: the filled matrix, the regression of new rows, the choice of a setting, the two solvers, the two estimators.
+Both fit the training rows, then predict a new row by a ridge regression on the columns V of the fit.
 
 Letters: ``Z`` the (n, G) z-scores with NaN for missing, ``V`` (G, r) orthonormal columns, ``p`` (r,) penalties.
 """
@@ -23,7 +22,6 @@ from imputome.core.holdout import hide_values
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Standard
-from imputome.errors import InputError
 from imputome.methods.factors import (
     LATENT_COLUMNS,
     SMALL_SIDE,
@@ -60,52 +58,26 @@ SPARSE_SHARE = 0.1  # if less is known, products with the known entries only are
 
 @dataclass
 class LowRankFit:
-    """A fit of Z by ``left V'``. A new row z is predicted by ``V a``, with a from `regress`.
+    """A fit of Z by ``left V'``. A new row z is predicted by ``V a``, with a from `regress`."""
 
-    Attributes
-    ----------
-    left : ndarray of shape (n, r), float32
-        Factors of the training rows.
-    right : ndarray of shape (G, r), float32
-        V.
-    penalty : ndarray of shape (r,)
-        p.
-    status : Status
-        How the fit ended.
-    history : dict of str to list of float
-        One value per iteration (svd), or per lambda (soft_impute).
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    penalty: np.ndarray
+    left: np.ndarray  # (n, r) float32, factors of the training rows
+    right: np.ndarray  # (G, r) float32, V
+    penalty: np.ndarray  # (r,) p
     status: Status = field(default_factory=Status)
+    # one value per iteration (svd), or per lambda (soft_impute)
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
 # -- the filled matrix ------------------------------------------------------------------------------------------------
 class FilledMatrix:
-    """Dense z-scores whose missing entries are filled again in each iteration; the first fill is 0 (the feature mean).
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n, G), float32
-        z-scores with NaN, overwritten.
-
-    Attributes
-    ----------
-    W : DenseOperator
-        The filled matrix.
-    complete : bool
-        Nothing is missing, so the matrix never changes.
-    """
+    """Dense z-scores (overwritten) whose missing entries are filled again in each iteration, at first with 0."""
 
     def __init__(self, Z: np.ndarray) -> None:
         self._missing = np.isnan(Z)
         self._fill = np.zeros(np.count_nonzero(self._missing), Z.dtype)
-        np.copyto(Z, 0, where=self._missing)
         self.W = DenseOperator(Z)
-        self.complete = not len(self._fill)
+        self.restart()
+        self.complete = not len(self._fill)  # nothing is missing, so the matrix never changes
 
     def restart(self) -> None:
         """Fill with 0 again."""
@@ -142,8 +114,7 @@ class SparseFilledMatrix:
         pattern = sp.csr_array(~np.isnan(Z))
         self._known = Z[pattern.nonzero()]
         self._residual = self._known  # known values minus the fit
-        self._left = np.zeros((len(Z), 0), Z.dtype)
-        self._right = np.zeros((Z.shape[1], 0), Z.dtype)
+        self._left, self._right = (np.zeros((size, 0), Z.dtype) for size in Z.shape)
         self.W = LowRankPlusSparse(pattern, Z.dtype)
         self.W.values = self._known
 
@@ -169,23 +140,12 @@ class SparseFilledMatrix:
 def regress(Z: np.ndarray, V: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     """Coefficients of each row z on V: argmin_a |z - V a|^2 + sum p a^2 over the known entries of z.
 
-    V has orthonormal columns, so V_o'V_o of the known entries is I - V_m'V_m of the missing ones, and the coefficients
-    solve (D - V_m'V_m) a = V_o'z_o with D = 1 + p. This is solved directly, or through the matrix I - V_m D^-1 V_m' if
-    fewer entries are missing than there are factors. Cost per row: at most ``2 r s max(r, s)`` flops plus the Cholesky
-    factor of the smaller matrix, where s is the smaller of the numbers of known and missing entries.
+    V, (G, r), has orthonormal columns, so V_o'V_o of the known entries is I - V_m'V_m of the missing ones, and the
+    coefficients solve (D - V_m'V_m) a = V_o'z_o with D = 1 + p. This is solved directly, or through the matrix I - V_m
+    D^-1 V_m' if fewer entries are missing than there are factors. Cost per row: at most ``2 r s max(r, s)`` flops plus
+    the Cholesky factor of the smaller matrix, where s is the smaller of the numbers of known and missing entries.
 
-    Parameters
-    ----------
-    Z : ndarray of shape (m, G), float32
-        Rows with NaN for missing; a row without a known entry gets zeros.
-    V : ndarray of shape (G, r)
-        Orthonormal columns.
-    penalty : ndarray of shape (r,)
-        p, positive.
-
-    Returns
-    -------
-    ndarray of shape (m, r), float32
+    Z is (m, G) float32 with NaN, the result (m, r) float32; a row without a known entry gets zeros.
     """
     r = V.shape[1]
     out = np.zeros((len(Z), r), np.float32)
@@ -215,18 +175,10 @@ def _solve(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 # -- the choice of a setting ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Choice:
-    """The setting with the lowest error on hidden entries.
+    """The setting with the lowest error on hidden entries."""
 
-    Attributes
-    ----------
-    position : int
-        Its position on the path.
-    rmse : list of float
-        Root mean squared errors of all settings that were tried.
-    """
-
-    position: int
-    rmse: list[float]
+    position: int  # on the path
+    rmse: list[float]  # root mean squared errors of all settings that were tried
 
 
 def choose(
@@ -242,17 +194,8 @@ def choose(
     left out of the fit, and their hidden entries are predicted like those of new rows. This is repeated, at most five
     times, until 20,000 entries have been scored.
 
-    Parameters
-    ----------
-    Z : ndarray of shape (n, G), float32
-        z-scores with NaN.
-    path : callable
-        Yields a fit of the rows it gets for each setting, the simplest one first. It is stopped after three settings
-        without a lower error.
-    rng : numpy.random.Generator
-        Source of the hidden entries.
-    progress : callable
-        Called after each fit with the share of entries scored (0 to 1) and a short text.
+    ``path`` yields a fit of the rows it gets for each setting, the simplest one first. It is stopped after three
+    settings without a lower error. ``progress`` is called after each fit with the share of entries scored.
     """
     known = ~np.isnan(Z)
     incomplete = np.flatnonzero(known.any(axis=1) & ~known[:, known.any(axis=0)].all(axis=1))
@@ -288,19 +231,7 @@ def choose(
 def svd_fill(
     Z: np.ndarray, ranks: Iterable[int], *, tol: float, max_iter: int, rng: np.random.Generator
 ) -> Iterator[LowRankFit]:
-    """A fit for each rank, by SVDimpute; each starts from the feature means, and ``left`` is U S.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n, G), float32
-        z-scores with NaN, overwritten.
-    ranks : iterable of int
-        Ranks to fit.
-    tol, max_iter : float and int
-        As for `IterativeSVD`.
-    rng : numpy.random.Generator
-        Source of the start of the SVD.
-    """
+    """A fit of z-scores (overwritten) for each rank, by SVDimpute from the feature means; ``left`` is U S."""
     filled = FilledMatrix(Z)
     exact = WarmSVD(rng, method="gram").top(filled.W, min(Z.shape)) if filled.complete else None
     for position, full_rank in enumerate(ranks):
@@ -324,35 +255,17 @@ def svd_fill(
 
 
 class SoftImputePath:
-    """Soft-impute solutions for a decreasing sequence of lambda; each starts from the previous one.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n, G), float32
-        z-scores with NaN, overwritten.
-    rng : numpy.random.Generator
-        Source of the start of the SVD.
-    tol, max_iter : float and int
-        As for `SoftImpute`.
-
-    Attributes
-    ----------
-    largest : float
-        Largest singular value of Z with missing entries filled with 0.
-    complete : bool
-        Nothing is missing.
-    """
+    """Soft-impute solutions for decreasing lambda; each starts from the previous one. Z is overwritten."""
 
     def __init__(self, Z: np.ndarray, rng: np.random.Generator, *, tol: float, max_iter: int) -> None:
-        self._tol = tol
-        self._max_iter = max_iter
+        self._tol, self._max_iter = tol, max_iter
         known = np.count_nonzero(~np.isnan(Z)) / Z.size
         self._filled = SparseFilledMatrix(Z) if known < SPARSE_SHARE else FilledMatrix(Z)
         self.complete = self._filled.complete
         self._svd = WarmSVD(rng, passes=2, method="gram" if self.complete else "auto")
         first = self._svd.top(self._filled.W, min(Z.shape) if self.complete else 1)
         self._exact = first if self.complete else None
-        self.largest = float(first.s[0])
+        self.largest = float(first.s[0])  # singular value of Z with missing entries filled with 0
         self._width = 5
 
     def fit(self, lams: Iterable[float]) -> Iterator[LowRankFit]:
@@ -393,15 +306,7 @@ class SoftImputePath:
 
 # -- the estimators ---------------------------------------------------------------------------------------------------
 class LowRankImputer(Imputer):
-    """Base of the two methods; a subclass defines `_learn`.
-
-    Attributes
-    ----------
-    components_ : ndarray of shape (G, r), float32
-        Orthonormal columns V, zero rows for features without a value.
-    penalty_ : ndarray of shape (r,)
-        p, the penalties of the coefficients of a new row.
-    """
+    """Base of the two methods; a subclass defines `_learn`."""
 
     random_state: int
 
@@ -429,22 +334,11 @@ class LowRankImputer(Imputer):
         right = self.components_ * self.standard_.scale[:, None].astype(np.float32)
         return LowRank(left, right, offset=self.standard_.center, floor=None)
 
-    def _error(self, name: str, condition: str) -> InputError:
-        return InputError(
-            f"{self.name}: {name}={getattr(self, name)!r} must be {condition}", code="parameter-value", parameter=name
-        )
-
     def _state(self) -> dict[str, np.ndarray]:
-        return {
-            "components": self.components_,
-            "penalty": self.penalty_,
-            "center": self.standard_.center,
-            "scale": self.standard_.scale,
-        }
+        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.components_ = arrays["components"]
-        self.penalty_ = arrays["penalty"]
+        super()._restore(arrays)
         self.standard_ = Standard(arrays["center"], arrays["scale"])
 
 
@@ -471,8 +365,10 @@ class IterativeSVD(LowRankImputer):
     ----------
     rank_ : int
         Rank in use.
-    components_, penalty_ : ndarray
-        As in `LowRankImputer`.
+    components_ : ndarray of shape (G, r), float32
+        Orthonormal columns V, zero rows for features without a value.
+    penalty_ : ndarray of shape (r,)
+        Penalties p of the coefficients of a new row.
 
     Notes
     -----
@@ -491,6 +387,7 @@ class IterativeSVD(LowRankImputer):
     """
 
     info = SVD_INFO
+    learned = ("components", "penalty", "rank")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (2, 128, "log")}
 
     def __init__(
@@ -507,23 +404,21 @@ class IterativeSVD(LowRankImputer):
         self.random_state = random_state
 
     def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
-        if self.rank not in (None, "validated") and not (isinstance(self.rank, int) and self.rank >= 1):
-            raise self._error("rank", "a positive integer or 'validated'")
-        if self.max_iter < 1:
-            raise self._error("max_iter", "at least 1")
-        if not self.tol >= 0:
-            raise self._error("tol", "0 or larger")
+        self._require("rank", not isinstance(self.rank, int) or self.rank >= 1, "a positive integer or 'validated'")
+        self._require("max_iter", self.max_iter >= 1, "at least 1")
+        self._require("tol", self.tol >= 0, "0 or larger")
 
         def fits(rows: np.ndarray, ranks: Iterable[int]) -> Iterator[LowRankFit]:
             return svd_fill(rows, ranks, tol=self.tol, max_iter=self.max_iter, rng=rng)
+
+        def path(rows: np.ndarray) -> Iterator[LowRankFit]:
+            return fits(rows, [rank for rank in RANKS if rank < min(rows.shape)] or [1])
 
         details: dict[str, Any] = {}
         if isinstance(self.rank, int):
             rank = self.rank
         else:
-            choice = choose(
-                Z, lambda rows: fits(rows, [rank for rank in RANKS if rank < min(rows.shape)] or [1]), rng, self._tell
-            )
+            choice = choose(Z, path, rng, self._tell)
             rank = RANKS[choice.position]
             details["held_out_rmse"] = min(choice.rmse)
         fit = next(fits(Z, [rank]))
@@ -533,13 +428,6 @@ class IterativeSVD(LowRankImputer):
         message = f"rank {self.rank_}, {rounds} rounds" + ("" if converged else f", tol={self.tol:g} not reached")
         fit.status = Status("converged" if converged else "max_iter", message, details)
         return fit
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "rank": np.array(self.rank_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        self.rank_ = int(arrays["rank"])
 
 
 class SoftImpute(LowRankImputer):
@@ -571,7 +459,7 @@ class SoftImpute(LowRankImputer):
     lam_ : float
         Threshold in use.
     components_, penalty_ : ndarray
-        As in `LowRankImputer`.
+        As in `IterativeSVD`.
 
     Notes
     -----
@@ -590,6 +478,7 @@ class SoftImpute(LowRankImputer):
     """
 
     info = SOFT_IMPUTE_INFO
+    learned = ("components", "penalty", "lam")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"lam": (1.0, 100.0, "log")}
 
     def __init__(
@@ -601,12 +490,9 @@ class SoftImpute(LowRankImputer):
         self.random_state = random_state
 
     def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
-        if self.lam is not None and not self.lam > 0:
-            raise self._error("lam", "positive")
-        if self.max_iter < 1:
-            raise self._error("max_iter", "at least 1")
-        if not self.tol > 0:
-            raise self._error("tol", "positive")
+        self._require("lam", self.lam is None or self.lam > 0, "positive")
+        self._require("max_iter", self.max_iter >= 1, "at least 1")
+        self._require("tol", self.tol > 0, "positive")
 
         def fits(rows: np.ndarray) -> Iterator[LowRankFit]:
             path = SoftImputePath(rows, rng, tol=self.tol, max_iter=self.max_iter)
@@ -626,16 +512,8 @@ class SoftImpute(LowRankImputer):
                 history[name] += fit.history[name]
         details |= {"lam": self.lam_, "rank": len(fit.penalty), "iterations": int(sum(history["iterations"]))}
         converged = history["change"][-1] < self.tol**2
-        message = f"lambda {self.lam_:.3g}, rank {details['rank']}, {details['iterations']} iterations"
-        if not converged:
-            message += f", tol={self.tol:g} not reached"
+        reached = "" if converged else f", tol={self.tol:g} not reached"
+        message = f"lambda {self.lam_:.3g}, rank {details['rank']}, {details['iterations']} iterations{reached}"
         fit.status = Status("converged" if converged else "max_iter", message, details)
         fit.history = history
         return fit
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "lam": np.array(self.lam_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        self.lam_ = float(arrays["lam"])

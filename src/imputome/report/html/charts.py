@@ -1,46 +1,45 @@
 """Charts of the report page as Vega-Lite specifications, made by Altair; no numbers are computed here.
 
 Every chart fills the width of its place, names its values in tooltips and has a description for screen readers. Colours
-are variables of the page's style sheet, so that light and dark mode need no second drawing. ``words`` are the names of
-rows and columns: cells and genes, or samples and features.
+are variables of the page's style sheet, so that light and dark mode need no second drawing.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from imputome.report.html.parts import Words
+from imputome.report.before_after import Words
+from imputome.report.html.parts import distinct, rounded
 
 # the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
 BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"
 CATEGORIES = tuple(f"var(--c{number})" for number in range(1, 9))
 SHAPES = ("circle", "triangle-up", "square")  # beyond eight labels the colours are used again with the next shape
 LOW, HIGH = "#E69F00", "#0072B2"  # ends of a continuous scale, which is computed and so cannot use variables
+# group -> colour and shape
+ROLES = {"method": (METHOD, "circle"), "control": (CONTROL, "square")}
+TIMES = {"before": (BEFORE, "circle"), "after": (AFTER, "triangle-up")}
+EVIDENCE = {"yes": (METHOD, "circle"), "no": (CONTROL, "triangle-down")}
 MAX_POINTS = 1500  # genes or cells drawn, at most
 HEIGHT = 280
 ROW_HEIGHT = 30  # of a chart with one row for each method
 DIGITS = 4
+TEXT_FIELDS = ("name", "metric", "label", "when", "outcome", "stratum", "column", "evidence")
 
 Spec = dict[str, Any]
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
 def scores(table: pd.DataFrame) -> Spec:
-    """Held-out scores, one metric at a time: a row for each method, a point for each split.
-
-    ``table`` has ``name``, ``control``, ``split``, ``metric``, ``value``, and ``far``: whether the reader can hide it.
-    """
+    """Held-out scores, one metric at a time: a row for each method, a point for each split; ``far`` can be hidden."""
     metrics = distinct(table["metric"])
-    chart = _by_method(
-        distinct(table["name"]), "mean(value):Q", name="method", metric="score", split="split", value="value"
-    )
+    tooltips = {"name": "method", "metric": "score", "split": "split", "value": "value"}
+    chart = _by_method(_rows("name", table["name"]), tooltips)
     if len(metrics) > 1:
         chart = chart.transform_filter("datum.metric === which").add_params(_choice(metrics, "Score "))
     return _finished(_without_far(chart, table), table, "Held-out score of each method and control, a point per split.")
@@ -48,32 +47,26 @@ def scores(table: pd.DataFrame) -> Spec:
 
 def trials() -> Spec:
     """The empty chart of a table of scores, filled on the page with ``name``, ``control``, ``trial``, ``value``."""
-    chart = _by_method(None, "mean(value):Q", height=ROW_HEIGHT, name="method", trial="trial", value="value")
+    rows = _chart(ROW_HEIGHT).encode(y=alt.Y("name:N", title=None, sort=None))
+    chart = _by_method(rows, {"name": "method", "trial": "trial", "value": "value"})
     return _finished(chart, [], "Score of each method and control, a point per trial.")
 
 
-def _by_method(names: list[str] | None, mean: str, height: int | None = None, **tooltips: str) -> Any:
+def _by_method(rows: Any, tooltips: dict[str, str]) -> Any:
     """A row for each method, with a point for each value and a bar at the mean."""
-    base = _chart(height=_tall(len(names)) if names else height).encode(
-        y=alt.Y("name:N", sort=names, title=None), color=_role_color()
-    )
+    base = rows.encode(color=_color("role", ROLES))
     points = base.mark_point(filled=True, size=90, opacity=0.85).encode(
-        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False)), shape=_role_shape(), tooltip=_tips(**tooltips)
+        x=_axis(alt.X, "value", "score", zero=False), shape=_shape("role", ROLES), tooltip=_tips(**tooltips)
     )
-    return alt.layer(base.mark_tick(thickness=3, size=18).encode(x=mean), points)
+    return alt.layer(base.mark_tick(thickness=3, size=18).encode(x="mean(value):Q"), points)
 
 
 def race(table: pd.DataFrame, metric: str) -> Spec:
-    """Candidates of a race: mean score with one standard deviation on either side.
-
-    ``table`` has ``name``, ``control``, ``far``, ``score``, ``low``, ``high``, ``sd``, ``splits``, ``seconds`` and
-    ``outcome``.
-    """
-    names = distinct(table.sort_values("score")["name"])
-    base = _chart(height=_tall(len(names))).encode(y=alt.Y("name:N", sort=names, title=None), color=_role_color())
+    """Candidates of a race: mean ``score``, and one standard deviation on either side, ``low`` to ``high``."""
+    base = _rows("name", table.sort_values("score")["name"]).encode(color=_color("role", ROLES))
     points = base.mark_point(filled=True, size=90).encode(
-        x=alt.X("score:Q", title=f"{metric.replace('_', ' ')} (lower is better)", scale=alt.Scale(zero=False)),
-        shape=_role_shape(),
+        x=_axis(alt.X, "score", f"{metric.replace('_', ' ')} (lower is better)", zero=False),
+        shape=_shape("role", ROLES),
         tooltip=_tips(name="candidate", score="score", sd="SD", splits="splits", seconds="seconds", outcome="outcome"),
     )
     spread = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
@@ -88,10 +81,8 @@ def history(table: pd.DataFrame) -> Spec:
     columns = [str(name) for name in table.columns if name != unit]
     first = [name for name in columns if "valid" in name] + [name for name in columns if "loss" in name]
     columns = list(dict.fromkeys([*first, *columns]))
-    long = _long(table[columns].assign(step=np.asarray(step)), "column")
-    chart = _chart(height=HEIGHT).encode(
-        x=alt.X("step:Q", title=unit), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
-    )
+    long = table[columns].assign(step=np.asarray(step)).melt("step", var_name="column")
+    chart = _chart().encode(x=_axis(alt.X, "step", unit), y=_axis(alt.Y, "value", None, zero=False))
     if len(columns) > 1:
         chart = chart.add_params(_choice(columns, "Show ")).transform_filter("datum.column === which")
     chart = chart.mark_line(color=METHOD, point={"color": METHOD, "size": 18}).encode(
@@ -102,48 +93,30 @@ def history(table: pd.DataFrame) -> Spec:
 
 def zeros(table: pd.DataFrame, words: Words) -> Spec:
     """Share of zeros of each gene before and after; ``table`` has ``zeros_before`` and ``zeros_after``."""
-    shown = _sampled(table[["zeros_before", "zeros_after", "confident", "raised"]])
-    axis = alt.Axis(format=".0%")
-    chart = _points(
-        name=words.column,
-        zeros_before="zeros before",
-        zeros_after="zeros after",
-        confident="confident zeros",
-        raised="of these, imputed above 1",
-    ).encode(
-        x=alt.X("zeros_before:Q", title="zeros before, share of cells", axis=axis),
-        y=alt.Y("zeros_after:Q", title="zeros after, share of cells", axis=axis),
+    titles = {"zeros_before": "zeros before", "zeros_after": "zeros after"}
+    titles |= {"confident": "confident zeros", "raised": "of these, imputed above 1"}
+    chart = _points(name=words.column, **titles).encode(
+        x=_axis(alt.X, "zeros_before", "zeros before, share of cells", format=".0%"),
+        y=_axis(alt.Y, "zeros_after", "zeros after, share of cells", format=".0%"),
     )
-    return _finished(alt.layer(_diagonal(0, 1), chart), shown, "Share of zeros of each gene before and after imputing.")
+    rows = _sampled(table[list(titles)])
+    return _finished(alt.layer(_diagonal(0, 1), chart), rows, "Share of zeros of each gene before and after imputing.")
 
 
 def reliability(table: pd.DataFrame, words: Words, unit: str) -> Spec:
     """Error reduction of each gene against the amount held out; ``table`` is ``genes`` of the check."""
     part = table[table["explained"].notna() & (table["held_out"] > 0)]
-    shown = _sampled(part[["explained", "lower", "upper", "held_out"]])
-    shown["evidence"] = np.where(part["evident"].loc[_drawn(part)].astype(bool), "yes", "no")
+    shown = _sampled(part[["explained", "lower", "upper", "held_out", "evident"]])
+    shown["evidence"] = np.where(shown.pop("evident").astype(bool), "yes", "no")
     low, high = np.nanquantile(shown["explained"], [0.01, 1]) if len(shown) else (0.0, 1.0)
-    chart = _points(
-        name=words.column,
-        explained="error reduction",
-        lower="95 % interval from",
-        upper="to",
-        held_out=f"held-out {unit}",
-        evidence="shown to be better",
-    ).encode(
-        x=alt.X("held_out:Q", title=f"held-out {unit}", scale=alt.Scale(type="log", nice=False, padding=8)),
-        y=alt.Y(
-            "explained:Q",
-            title="error reduction",
-            axis=alt.Axis(format=".0%"),
-            scale=alt.Scale(domain=[min(float(low), -0.02), max(float(high), 0.02)], clamp=True),
-        ),
-        color=alt.Color(
-            "evidence:N",
-            scale=alt.Scale(domain=["yes", "no"], range=[METHOD, CONTROL]),
-            legend=_legend("shown to be better"),
-        ),
-        shape=alt.Shape("evidence:N", scale=alt.Scale(domain=["yes", "no"], range=["circle", "triangle-down"])),
+    domain = [min(float(low), -0.02), max(float(high), 0.02)]
+    titles = {"explained": "error reduction", "lower": "95 % interval from", "upper": "to"}
+    titles |= {"held_out": f"held-out {unit}", "evidence": "shown to be better"}
+    chart = _points(name=words.column, **titles).encode(
+        x=_axis(alt.X, "held_out", f"held-out {unit}", type="log", nice=False, padding=8),
+        y=_axis(alt.Y, "explained", "error reduction", format=".0%", domain=domain, clamp=True),
+        color=_color("evidence", EVIDENCE, title="shown to be better"),
+        shape=_shape("evidence", EVIDENCE, title="shown to be better"),
     )
     text = f"Error reduction of each {words.column} against the number of held-out {unit}."
     return _finished(alt.layer(_line(y=0), chart), shown, text)
@@ -151,57 +124,41 @@ def reliability(table: pd.DataFrame, words: Words, unit: str) -> Spec:
 
 def mean_variance(table: pd.DataFrame, words: Words, *, logged: bool) -> Spec:
     """Variance against mean of each gene, before and after."""
-    drawn = table.loc[_drawn(table)]
-    rows: list[dict[str, Any]] = []
-    for when in ("before", "after"):
-        part = drawn[[f"mean_{when}", f"variance_{when}"]].set_axis(["mean", "variance"], axis=1)
-        if logged:
-            part = part[(part > 0).all(axis=1)]
-        rows += [
-            {"name": str(name), "when": when, "mean": short(mean), "variance": short(variance)}
-            for name, mean, variance in part.itertuples(name=None)
-        ]
+    shown, parts = _sampled(table), []
+    for when in TIMES:
+        part = shown[["name", f"mean_{when}", f"variance_{when}"]].set_axis(["name", "mean", "variance"], axis=1)
+        parts.append(part[(part[["mean", "variance"]] > 0).all(axis=1)] if logged else part)
+    rows = [{"when": when, **row} for when, part in zip(TIMES, parts, strict=True) for row in part.to_dict("records")]
     # real values may be negative, and a few far from the others
-    x_scale = alt.Scale(type="log") if logged else alt.Scale(type="symlog", zero=False)
+    scale = {"type": "log"} if logged else {"type": "symlog", "zero": False}
     chart = _points(name=words.column, when="", mean="mean", variance="variance").encode(
-        x=alt.X("mean:Q", title=f"mean of the {words.column}", scale=x_scale),
-        y=alt.Y(
-            "variance:Q",
-            title=f"variance of the {words.column}",
-            scale=alt.Scale(type="log" if logged else "symlog"),
-        ),
-        color=_when_color(),
-        shape=alt.Shape("when:N", scale=alt.Scale(domain=["before", "after"], range=["circle", "triangle-up"])),
+        x=_axis(alt.X, "mean", f"mean of the {words.column}", **scale),
+        y=_axis(alt.Y, "variance", f"variance of the {words.column}", type=scale["type"]),
+        color=_color("when", TIMES),
+        shape=_shape("when", TIMES),
     )
     return _finished(chart, rows, f"Mean and variance of {words.columns} over {words.rows}, before and after imputing.")
 
 
 def totals(table: pd.DataFrame, words: Words, *, counted: bool) -> Spec:
     """Library size, or mean, of each cell before and after."""
-    shown = table.loc[_drawn(table)]
+    shown = _sampled(table)
     what = "library size" if counted else "mean"
-    ends = shown[["before", "after"]]
-    chart = _points(name=words.row, before=f"{what} before", after=f"{what} after").encode(
-        x=alt.X(
-            "before:Q",
-            title=f"{what} before",
-            scale=alt.Scale(zero=False),
-            axis=alt.Axis(tickCount=4, labelOverlap=True),
-        ),
-        y=alt.Y("after:Q", title=f"{what} after", scale=alt.Scale(zero=False)),
-    )
-    line = _diagonal(float(ends.to_numpy().min()), float(ends.to_numpy().max()))
+    titles = {"before": f"{what} before", "after": f"{what} after"}
+    x = _axis(alt.X, "before", titles["before"], zero=False).axis(tickCount=4, labelOverlap=True)
+    chart = _points(name=words.row, **titles).encode(x=x, y=_axis(alt.Y, "after", titles["after"], zero=False))
+    ends = shown[["before", "after"]].to_numpy()
     text = f"{what.capitalize()} of each {words.row} before and after imputing. The line means no change."
-    return _finished(alt.layer(line, chart), shown, text)
+    return _finished(alt.layer(_diagonal(float(ends.min()), float(ends.max())), chart), shown, text)
 
 
 def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Words) -> Spec:
     """A map of the cells; ``table`` has ``name``, ``x_<when>``, ``y_<when>`` and ``label`` (texts or numbers)."""
     shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"], cell=np.arange(len(table)))
     axis = {"UMAP": "UMAP", "PCA": "PC"}[map]
-    scales = {name: _around(shown[name]) for name in ("x", "y")}
     hidden = alt.Axis(labels=False, ticks=False, grid=False)
-    chart = _chart().encode(
+    scales = {name: _around(shown[name]) for name in ("x", "y")}
+    chart = _chart(None).encode(
         x=alt.X("x:Q", title=f"{axis} 1", scale=scales["x"], axis=hidden),
         y=alt.Y("y:Q", title=f"{axis} 2", scale=scales["y"], axis=hidden),
         tooltip=_tips(name=words.row, label=label),
@@ -209,21 +166,21 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Wo
     if shown["label"].dtype.kind == "f":
         scale = alt.Scale(range=[LOW, HIGH], interpolate="lab")
         chart = chart.mark_point(filled=True, size=24, opacity=0.8, aria=False)
-        chart = chart.encode(color=alt.Color("label:Q", scale=scale, legend=_legend(label)))
+        chart = chart.encode(color=alt.Color("label:Q", scale=scale, legend=alt.Legend(title=label, orient="top")))
     else:
         names = sorted(set(shown["label"]), key=natural)
-        colors = [CATEGORIES[place % len(CATEGORIES)] for place in range(len(names))]
-        shapes = [SHAPES[place // len(CATEGORIES)] for place in range(len(names))]
-        legend = _legend(label, columns=2, labelLimit=140, symbolLimit=len(names))
+        many = len(CATEGORIES)
+        looks = {name: (CATEGORIES[place % many], SHAPES[place // many]) for place, name in enumerate(names)}
+        legend: dict[str, Any] = {"title": label, "columns": 2, "labelLimit": 140, "symbolLimit": len(names)}
         picked = alt.selection_point(name="picked", fields=["label"], bind="legend")
         chart = chart.mark_point(filled=True, size=26, aria=False).add_params(picked)
         chart = chart.encode(
-            color=alt.Color("label:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
-            shape=alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+            color=_color("label", looks, **legend),
+            shape=_shape("label", looks, **legend),
             opacity=alt.condition(picked, alt.value(0.8), alt.value(0.08)),
         )
     # the page sets `cell` to the cell under the pointer in the other map
-    ring = _chart().transform_filter("datum.cell === cell")
+    ring = _chart(None).transform_filter("datum.cell === cell")
     ring = ring.mark_point(size=220, strokeWidth=2.5, color=INK, aria=False).encode(
         x=alt.X("x:Q", scale=scales["x"]), y=alt.Y("y:Q", scale=scales["y"])
     )
@@ -233,15 +190,15 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Wo
 
 def null(table: pd.DataFrame, words: Words) -> Spec:
     """Histogram of correlations between permuted genes; ``table`` has ``low``, ``high``, ``before``, ``after``."""
-    long = _long(table[["before", "after"]].assign(low=table["low"], high=table["high"]), "when")
+    long = table[["low", "high", "before", "after"]].melt(["low", "high"], var_name="when")
     chart = (
-        _chart(height=HEIGHT)
+        _chart()
         .mark_bar(opacity=0.65, binSpacing=0)
         .encode(
             x=alt.X("low:Q", bin="binned", title=f"correlation between permuted {words.columns}"),
             x2="high:Q",
             y=alt.Y("value:Q", stack=None, title="share of pairs", axis=alt.Axis(format="%")),
-            color=_when_color(),
+            color=_color("when", TIMES),
             tooltip=[*_tips(when="", low="from", high="to"), alt.Tooltip("value:Q", title="share", format=".2%")],
         )
     )
@@ -250,61 +207,61 @@ def null(table: pd.DataFrame, words: Words) -> Spec:
 
 def calibration(table: pd.DataFrame, nominal: float) -> Spec:
     """Share of held-out values inside the interval; ``table`` has ``stratum``, ``coverage``, ``entries``."""
-    order = distinct(table["stratum"])
-    points = (
-        _chart(height=_tall(len(order)))
-        .mark_point(filled=True, size=90, color=METHOD)
-        .encode(
-            y=alt.Y("stratum:N", sort=order, title="predicted mean"),
-            x=alt.X(
-                "coverage:Q",
-                title="share inside the 90 % interval",
-                scale=alt.Scale(zero=False),
-                axis=alt.Axis(format=".1%", tickCount=4),
-            ),
-            tooltip=_tips(stratum="predicted mean", coverage="inside", entries="held-out values"),
-        )
-    )
+    x = _axis(alt.X, "coverage", "share inside the 90 % interval", zero=False).axis(format=".1%", tickCount=4)
+    tooltip = _tips(stratum="predicted mean", coverage="inside", entries="held-out values")
+    points = _rows("stratum", table["stratum"], "predicted mean").encode(x=x, tooltip=tooltip)
+    points = points.mark_point(filled=True, size=90, color=METHOD)
     return _finished(alt.layer(_line(x=nominal), points), table, "Coverage of the 90 % interval by predicted mean.")
 
 
 def mixing(table: pd.DataFrame, name: str) -> Spec:
     """Share of neighbours with the same label; ``table`` has ``label``, ``before``, ``after``, ``chance``."""
-    order = distinct(table["label"])
-    names, colors, shapes = (
-        ["before", "after", "chance"],
-        [BEFORE, AFTER, INK],
-        ["circle", "triangle-up", "cross"],
+    looks = TIMES | {"chance": (INK, "cross")}
+    chart = _rows("label", table["label"]).mark_point(filled=True, size=90)
+    chart = chart.encode(
+        x=_axis(alt.X, "value", f"neighbours with the same {name}", format=".0%"),
+        color=_color("when", looks),
+        shape=_shape("when", looks),
+        tooltip=_tips(label=name, when="", value="share"),
     )
-    chart = (
-        _chart(height=_tall(len(order)))
-        .mark_point(filled=True, size=90)
-        .encode(
-            y=alt.Y("label:N", sort=order, title=None),
-            x=alt.X("value:Q", title=f"neighbours with the same {name}", axis=alt.Axis(format=".0%")),
-            color=alt.Color("when:N", scale=alt.Scale(domain=names, range=colors), legend=_legend(None)),
-            shape=alt.Shape("when:N", scale=alt.Scale(domain=names, range=shapes), legend=_legend(None)),
-            tooltip=_tips(label=name, when="", value="share"),
-        )
-    )
-    long = _long(table[names].assign(label=table["label"]), "when")
+    long = table[["label", *looks]].melt("label", var_name="when")
     return _finished(chart, long, f"Share of the nearest neighbours of a cell that have the same {name}.")
 
 
 # -- what charts share -------------------------------------------------------------------------------------------------
-def _chart(**size: Any) -> Any:
-    return alt.Chart(alt.NamedData(name="rows")).properties(**size)
+def _chart(height: int | None = HEIGHT) -> Any:
+    return alt.Chart(alt.NamedData(name="rows")).properties(**({} if height is None else {"height": height}))
 
 
-def _tall(rows: int) -> int:
-    """Height of a chart with that many rows; Vega-Lite's own steps give a warning in a chart of variable width."""
-    return ROW_HEIGHT * max(rows, 1) + 10
+def _rows(field: str, names: Any, title: str | None = None) -> Any:
+    """A chart with a row for each name; Vega-Lite's own steps give a warning in a chart of variable width."""
+    order = distinct(names)
+    chart = _chart(ROW_HEIGHT * max(len(order), 1) + 10)
+    return chart.encode(y=alt.Y(f"{field}:N", sort=order, title=title))
+
+
+def _axis(channel: Any, field: str, title: str | None, *, format: str = "", **scale: Any) -> Any:
+    """An axis of numbers; ``channel`` is ``alt.X`` or ``alt.Y``."""
+    options: dict[str, Any] = {"axis": alt.Axis(format=format)} if format else {}
+    return channel(f"{field}:Q", title=title, **options, **({"scale": alt.Scale(**scale)} if scale else {}))
+
+
+def _color(field: str, looks: dict[str, tuple[str, str]], title: str | None = None, **legend: Any) -> Any:
+    """Groups by colour; ``looks`` gives each its colour and shape."""
+    scale = alt.Scale(domain=list(looks), range=[color for color, _ in looks.values()])
+    return alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=title, orient="top", **legend))
+
+
+def _shape(field: str, looks: dict[str, tuple[str, str]], title: str | None = None, **legend: Any) -> Any:
+    """Groups by shape, in the legend of `_color`."""
+    scale = alt.Scale(domain=list(looks), range=[shape for _, shape in looks.values()])
+    return alt.Shape(f"{field}:N", scale=scale, legend=alt.Legend(title=title, orient="top", **legend))
 
 
 def _points(**tooltips: str) -> Any:
     """A cloud of many points; without `aria` a screen reader would read out each of them."""
     mark = {"filled": True, "size": 26, "opacity": 0.6, "color": METHOD, "aria": False}
-    return _chart(height=HEIGHT).mark_point(**mark).encode(tooltip=_tips(**tooltips))
+    return _chart().mark_point(**mark).encode(tooltip=_tips(**tooltips))
 
 
 def _diagonal(low: float, high: float) -> Any:
@@ -316,25 +273,6 @@ def _line(**at: float) -> Any:
     """A dashed line at ``x`` or at ``y``."""
     (name,) = at
     return alt.Chart(alt.Data(values=[at])).mark_rule(color=INK, strokeDash=[4, 4]).encode(**{name: f"{name}:Q"})
-
-
-def _role_color() -> Any:
-    scale = alt.Scale(domain=["method", "control"], range=[METHOD, CONTROL])
-    return alt.Color("role:N", scale=scale, legend=_legend(None))
-
-
-def _role_shape() -> Any:
-    scale = alt.Scale(domain=["method", "control"], range=["circle", "square"])
-    return alt.Shape("role:N", scale=scale, legend=_legend(None))
-
-
-def _when_color() -> Any:
-    scale = alt.Scale(domain=["before", "after"], range=[BEFORE, AFTER])
-    return alt.Color("when:N", scale=scale, legend=_legend(None))
-
-
-def _legend(title: str | None, **options: Any) -> Any:
-    return alt.Legend(title=title, orient="top", **options)
 
 
 def _choice(values: list[str], name: str) -> Any:
@@ -354,23 +292,17 @@ def _around(values: pd.Series) -> Any:
     """A scale that holds all values, also where only some of them are drawn."""
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or 1.0
-    return alt.Scale(domain=[short(low - margin), short(high + margin)], nice=False)
+    return alt.Scale(domain=[rounded(low - margin, DIGITS), rounded(high + margin, DIGITS)], nice=False)
 
 
 def _tips(**titles: str) -> list[Any]:
     """Tooltips: field -> title."""
-    texts = {"name", "metric", "label", "when", "outcome", "stratum", "column", "evidence"}
     return [
         alt.Tooltip(f"{field}:N", title=title or "values")
-        if field in texts
+        if field in TEXT_FIELDS
         else alt.Tooltip(f"{field}:Q", title=title, format=",.4~g")
         for field, title in titles.items()
     ]
-
-
-def distinct(values: Any) -> list[str]:
-    """Distinct values as text, in their order."""
-    return list(dict.fromkeys(str(value) for value in values))
 
 
 def natural(text: str) -> list[Any]:
@@ -379,33 +311,11 @@ def natural(text: str) -> list[Any]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _drawn(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are drawn: all, or a sample that is the same each time."""
-    drawn = np.zeros(len(table), dtype=bool)
-    places = np.arange(len(table))
-    if len(places) > MAX_POINTS:
-        places = np.random.default_rng(0).choice(len(places), MAX_POINTS, replace=False)
-    drawn[places] = True
-    return drawn
-
-
 def _sampled(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows to draw, with the index as column ``name``."""
-    drawn = table.loc[_drawn(table)]
-    return drawn.assign(name=drawn.index.astype(str)).reset_index(drop=True)
-
-
-def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A row for each value; ``name`` is the column with the names of the former columns."""
-    kept = [column for column in ("step", "low", "high", "label") if column in table]
-    return table.melt(id_vars=kept, var_name=name, value_name="value")
-
-
-def short(value: Any) -> Any:
-    """A number with few digits; None for NaN and infinity."""
-    if not isinstance(value, float | np.floating):
-        return value.item() if isinstance(value, np.generic) else value
-    return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+    """At most MAX_POINTS rows, the same each time, with the index as column ``name`` if there is none of that name."""
+    if len(table) > MAX_POINTS:
+        table = table.iloc[np.sort(np.random.default_rng(0).choice(len(table), MAX_POINTS, replace=False))]
+    return table if "name" in table else table.assign(name=table.index.astype(str)).reset_index(drop=True)
 
 
 def _finished(chart: Any, rows: pd.DataFrame | list[dict[str, Any]], description: str) -> Spec:
@@ -413,9 +323,8 @@ def _finished(chart: Any, rows: pd.DataFrame | list[dict[str, Any]], description
     spec: Spec = chart.to_dict()
     del spec["$schema"]
     spec.pop("config", None)
-    if not isinstance(rows, list):
-        names = [str(name) for name in rows.columns]
-        rows = [dict(zip(names, map(short, row), strict=True)) for row in rows.itertuples(index=False, name=None)]
+    rows = rows if isinstance(rows, list) else rows.to_dict("records")
+    rows = [{str(name): rounded(value, DIGITS) for name, value in row.items()} for row in rows]
     for row in rows:
         if "control" in row:
             row["role"] = "control" if row.pop("control") else "method"

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from imputome.methods import info, names
 
 URLS = {"doi": "https://doi.org/", "pmid": "https://pubmed.ncbi.nlm.nih.gov/"}
 
 
-@dataclass(frozen=True)
-class Citation:
-    """What to cite.
+class Citation(NamedTuple):
+    """What to cite."""
 
-    Attributes
-    ----------
-    text : str
-        Authors, title, journal and year.
-    link : str
-        Address of the paper.
-    bibtex : str
-        The BibTeX entry; empty if there is none.
-    """
-
-    text: str
-    link: str
-    bibtex: str
+    text: str  # authors, title, journal and year
+    link: str  # address of the paper
+    bibtex: str  # the BibTeX entry; empty if there is none
 
 
 def of_method(name: str) -> Citation | None:
     """The paper of a registered method; None for a control without a paper, or a method that is not registered."""
-    from imputome.methods import info, names
-
-    if name not in names() or not info(name).source:
+    source = info(name).source if name in names() else ""
+    if not source:
         return None
-    source = info(name).source
     kind, _, number = source.partition(":")
     text, bibtex = _papers().get((kind, number.lower()), (source, ""))
     return Citation(text, URLS[kind] + number, bibtex)
@@ -69,17 +57,16 @@ def _papers() -> dict[tuple[str, str], tuple[str, str]]:
         fields = {name: field.value for name, field in entry.fields_dict.items()}
         for kind in URLS:
             if kind in fields:
-                papers[kind, fields[kind].lower()] = (_in_words(fields), str(entry.raw).strip())
+                papers[kind, fields[kind].lower()] = (_paper_text(fields), str(entry.raw).strip())
     return papers
 
 
-def _in_words(fields: dict[str, Any]) -> str:
+def _paper_text(fields: dict[str, Any]) -> str:
     """Authors, title, journal and year."""
     authors = [" ".join([*name.first, *name.von, *name.last, *name.jr]) for name in fields["author"]]
-    journal = next(
-        (fields[name] for name in ("journal", "booktitle", "howpublished", "publisher") if name in fields), ""
-    )
+    places = ("journal", "booktitle", "howpublished", "publisher")
+    journal = next((fields[name] for name in places if name in fields), "")
     pages = fields.get("pages", "").replace("--", "-").replace("–", "-")
     volume = ":".join(part for part in (fields.get("volume"), pages) if part)
-    place = ", ".join(part for part in (journal, volume, fields["year"]) if part)
-    return f"{', '.join(authors) if len(authors) < 4 else f'{authors[0]} et al.'}: {fields['title']}. {place}."
+    where = ", ".join(part for part in (journal, volume, fields["year"]) if part)
+    return f"{', '.join(authors) if len(authors) < 4 else f'{authors[0]} et al.'}: {fields['title']}. {where}."

@@ -11,8 +11,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation
 from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.report.before_after import BeforeAfter, Map, Measured, measure, stored_result, usual_labels
-from imputome.report.html.parts import Words
+from imputome.report.before_after import WORDS, BeforeAfter, Map, Measured, Words, measure, stored_result, usual_labels
 from imputome.result.record import Record
 
 if TYPE_CHECKING:
@@ -24,55 +23,30 @@ MAX_LABELS = 24  # that colours and shapes can tell apart
 
 @dataclass(frozen=True)
 class Content:
-    """All that the page of one result shows.
+    """All that the page of one result shows."""
 
-    Attributes
-    ----------
-    key : str
-        Key of the result.
-    record : Record
-        How the result was made and checked.
-    kind : {"counts", "real"}
-        Kind of data.
-    counted : bool
-        Whether the input was raw counts, so that zeros and library sizes can be shown.
-    words : Words
-        Names of rows and columns: cells and genes, or samples and features.
-    shape : tuple of int
-        Number of rows and columns of the result.
-    source : str
-        File, or what else the input was.
-    command : str
-        Command that made the result; empty if it is not known.
-    made_by : str
-        Command that made this page, if it is another one.
-    measured : Measured
-        A sample of the values before and after.
-    label : str
-        Column of ``obs`` that cells are coloured by; empty for their library size, or mean.
-    labels : ndarray or None
-        Label of each cell of the sample.
-    """
-
-    key: str
+    key: str  # of the result
     record: Record
-    kind: str
-    counted: bool
-    words: Words
-    shape: tuple[int, int]
-    source: str
-    command: str
-    made_by: str
-    measured: Measured
-    label: str
-    labels: np.ndarray | None
+    values: BeforeAfter
+    measured: Measured  # a sample of the values
+    label: str  # what cells are coloured by: a column of obs, or their library size, or mean
+    labels: np.ndarray | None  # of the cells of the sample; None where they are coloured by a number
+    source: str  # file, or what else the input was
+    command: str  # that made the result; empty if it is not known
+    made_by: str  # command that made this page, if it is another one
+
+    @property
+    def words(self) -> Words:
+        return WORDS[self.values.kind]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.values.obs_names), len(self.values.var_names)
 
     @property
     def genes(self) -> pd.DataFrame:
         """A row for each gene: what was measured on the sample, and the columns of the check, which come first."""
         measured = self.measured.genes
-        if not self.counted:
-            measured = measured.drop(columns=["zeros_before", "zeros_after", "confident", "raised"], errors="ignore")
         if self.record.verdict is None or self.record.verdict.genes.empty:
             return measured
         table = self.record.verdict.genes
@@ -89,44 +63,18 @@ def of_result(
     key: str | None = None,
     label: str | None = None,
     source: str = "",
-    command: str | None = None,
+    command: str = "",
     made_by: str = "",
     map: Map = "umap",
-    seed: int = 0,
 ) -> Content:
-    """The page of a result that an AnnData holds.
+    """The page of a result that an AnnData, in memory or backed by a file, holds.
 
-    Parameters
-    ----------
-    adata : anndata.AnnData
-        In memory or backed by a file.
-    key : str, optional
-        Key of the result; None takes the only one.
-    label : str, optional
-        Column of ``obs`` to colour cells by; None takes one that looks like labels, if there is one.
-    source : str, default=""
-        File that the AnnData was read from.
-    command : str, optional
-        Command that made the result; None takes that of the record.
-    made_by : str, default=""
-        Command that makes this page.
-    map : {"umap", "pca"}, default="umap"
-        Kind of map of the cells.
-    seed : int, default=0
-        Seed of the sample of cells and of the map.
-
-    Returns
-    -------
-    Content
-
-    Raises
-    ------
-    InputError
-        No such result, its values or its input are not there any more, or no such column.
+    Without ``key`` the only result is taken, without ``label`` a column of ``obs`` that looks like labels, if there is
+    one, and without ``command`` the one in the record.
     """
     key, record, values = stored_result(adata, key)
-    origin = {"source": source, "command": command or record.command, "made_by": made_by}
-    return _content(values, record, key=key, obs=adata.obs, label=label, map=map, seed=seed, **origin)
+    command = command or record.command
+    return _content(values, key, record, adata.obs, label, map, source=source, command=command, made_by=made_by)
 
 
 def of_imputation(
@@ -136,39 +84,17 @@ def of_imputation(
     record: Record,
     key: str,
     scale: Scale,
-    labels: pd.DataFrame | None = None,
+    labels: pd.DataFrame,
     label: str | None = None,
     source: str = "",
-    command: str = "",
     genes: np.ndarray | None = None,
     keep_observed: bool | None = None,
     map: Map = "umap",
-    seed: int = 0,
 ) -> Content:
     """The page of an imputation that was just made; its values are computed by the model on request.
 
-    Parameters
-    ----------
-    data : Data
-        Input of the method.
-    imputation : Imputation
-        Its output.
-    record : Record
-        What goes to ``uns["imputome"][key]``.
-    key, label, source, command, map, seed
-        As in `of_result`.
-    scale : {"counts", "normalized", "log1p", "input"}
-        Scale that the values are written on.
-    labels : pandas.DataFrame, optional
-        ``obs``, with the column ``label``.
-    genes : ndarray of int, optional
-        Positions of the genes that are written; None means all.
-    keep_observed : bool, optional
-        Whether observed values are written as they are.
-
-    Returns
-    -------
-    Content
+    ``record`` is what goes to ``uns["imputome"][key]``, ``scale`` that of the written values, ``labels`` is ``obs``,
+    and ``genes`` are the positions of the genes that are written (None: all).
     """
 
     def read_imputed(cells: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
@@ -188,71 +114,43 @@ def of_imputation(
         columns=genes,
         library_size=data.depth if counts else None,
     )
-    origin = {"source": source, "command": command, "made_by": ""}
-    return _content(values, record, key=key, obs=labels, label=label, map=map, seed=seed, **origin)
+    return _content(values, key, record, labels, label, map, source=source, command=record.command)
 
 
 def _content(
     values: BeforeAfter,
-    record: Record,
-    *,
     key: str,
-    obs: pd.DataFrame | None,
+    record: Record,
+    obs: pd.DataFrame,
     label: str | None,
     map: Map,
-    seed: int,
+    *,
     source: str,
     command: str,
-    made_by: str,
+    made_by: str = "",
 ) -> Content:
-    words = Words("cells", "genes") if values.kind == "counts" else Words("samples", "features")
-    if obs is not None:
-        written = [f"{key}_{name}" for name in record.cell_columns]
-        label = chosen_label(obs.drop(columns=written, errors="ignore"), label)
-    measured = measure(values, map=map, seed=seed)
+    written = [f"{key}_{name}" for name in record.cell_columns]
+    label = chosen_label(obs.drop(columns=written, errors="ignore"), label)
+    measured = measure(values, map=map, seed=0)
     labels = None
-    if label is not None and obs is not None:
+    if label is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    return Content(
-        key=key,
-        record=record,
-        kind=values.kind,
-        counted=values.kind == "counts" and values.state == "counts",
-        words=words,
-        shape=(len(values.obs_names), len(values.var_names)),
-        source=source,
-        command=command,
-        made_by=made_by,
-        measured=measured,
-        label=label or "",
-        labels=labels,
-    )
+    label = label or ("library size before imputing" if values.counted else "mean before imputing")
+    return Content(key, record, values, measured, label, labels, source, command, made_by)
 
 
 def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
-    """The column that cells are coloured by: ``label``, else one with a usual name, else any with a few labels.
-
-    Raises
-    ------
-    InputError
-        There is no such column, or it has too many different values.
-    """
-    if label is not None:
-        if label not in obs:
-            columns = ", ".join(map(str, obs.columns)) or "none"
-            raise InputError(
-                f"obs has no column {label!r}; columns here: {columns}", code="label-unknown", parameter="label"
-            )
-        number = obs[label].nunique()
-        if number > MAX_LABELS:
-            raise InputError(
-                f"obs[{label!r}] has {number} different values, more than colours can tell apart: choose a column with "
-                f"at most {MAX_LABELS}",
-                code="label-with-many-values",
-                parameter="label",
-            )
-        return label
-    names = usual_labels(obs)
-    names += [str(name) for name in obs.columns if obs[name].dtype.name in ("category", "object", "bool")]
-    return next((name for name in names if 2 <= obs[name].nunique() <= MAX_LABELS), None)
+    """The column that cells are coloured by: ``label``, else one with a usual name, else any with a few labels."""
+    if label is None:
+        names = usual_labels(obs)
+        names += [str(name) for name in obs.columns if obs[name].dtype.name in ("category", "object", "bool")]
+        return next((name for name in names if 2 <= obs[name].nunique() <= MAX_LABELS), None)
+    if label not in obs:
+        message = f"obs has no column {label!r}; columns here: {', '.join(map(str, obs.columns)) or 'none'}"
+        raise InputError(message, code="label-unknown", parameter="label")
+    number = obs[label].nunique()
+    if number > MAX_LABELS:
+        message = f"obs[{label!r}] has {number} different values: choose a column with at most {MAX_LABELS}"
+        raise InputError(message, code="label-with-many-values", parameter="label")
+    return label

@@ -9,49 +9,21 @@ import os
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.report.html.content import Content
-from imputome.report.html.facts import verdict_basis
-from imputome.report.html.parts import Table, sentence, terms_table, text_of
+from imputome.report.html.parts import sentence
+from imputome.report.html.scoreboard import Scoreboard
 
-if TYPE_CHECKING:
-    from imputome.report.html.scoreboard import Scoreboard
-
-SUFFIXES = (".html", ".htm")
-# class in the style sheet and sign for each verdict
-VERDICTS = {"use": ("good", "✓"), "use for visualisation only": ("fair", "!"), "do not impute": ("bad", "✕")}
-PACKAGES = {  # module -> package of the extra `report`
-    "altair": "altair",
-    "bibtexparser": "bibtexparser",
-    "jinja2": "jinja2",
-    "vl_convert": "vl-convert-python",
-}
+# module -> package of the extra `report`
+PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
 HERE = Path(__file__).parent
 
 
 def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: bool = False) -> None:
-    """Write the page of a result, or of a table of scores. A page that fails leaves no file behind.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where to write; ends in .html.
-    content : Content or Scoreboard
-        What the page shows.
-    overwrite : bool, default=False
-        Replace a file that exists.
-
-    Raises
-    ------
-    InputError
-        The path does not end in .html, its folder does not exist, or it exists and ``overwrite`` is False.
-    MissingExtraError
-        A package of the extra ``report`` is not installed.
-    """
-    path = Path(path)
+    """Write the page of a result, or of a table of scores, to a .html file. A page that fails leaves no file behind."""
     check_path(path, overwrite=overwrite)
     page = render(content)
     with atomic_path(path) as partial:
@@ -61,21 +33,18 @@ def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: 
 def check_path(path: str | Path, *, overwrite: bool = False) -> None:
     """Check, before any computation, that a page can be written to ``path``."""
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path} is not a page: end its name in .html", code="output-suffix")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: create it first", code="folder-missing")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder {path.parent} cannot be written to: choose another, or change its permissions",
-            code="folder-not-writable",
-        )
+        message = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
+        raise InputError(message, code="folder-not-writable")
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
     if path.exists() and not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        message = f"{path} exists already: pass {{overwrite}} to replace it"
+        raise InputError(message, code="output-exists", overwrite=True)
     check_installed()
 
 
@@ -94,44 +63,26 @@ def render(content: Content | Scoreboard) -> str:
     import jinja2
 
     from imputome.report.html import charts
-    from imputome.report.html.sections import sections
+    from imputome.report.html.sections import result_parts
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"json": as_json, "sentence": sentence}
-    script = _script()
-    shared = {"script": script, "style": _file("page.css"), "policy": _policy(script)}
+    loader = jinja2.FileSystemLoader(HERE)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters |= {"json": _as_json, "sentence": sentence}
     if isinstance(content, Content):
-        verdict = content.record.verdict
-        tone, sign = VERDICTS.get(verdict.verdict if verdict else "", ("none", "?"))
-        numbers = (
-            [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()] if verdict else []
-        )
-        return environment.get_template("result.html").render(
-            content=content,
-            sections=sections(content),
-            basis=verdict_basis(verdict, words=content.words) if verdict else [],
-            figures=terms_table(numbers, "Numbers that the verdict is based on", "number", "value"),
-            tone=tone,
-            sign=sign,
-            **shared,
-        )
-    columns = ("method", "dataset", "hidden by", "trial", "reason")
-    return environment.get_template("study.html").render(
-        board=content,
-        spec=charts.trials(),
-        parameters=terms_table(content.parameters, "Methods with parameters", "method", "parameters"),
-        failures=Table("Runs that failed", columns, content.failed, (False,) * len(columns)),
-        **shared,
-    )
+        template, values = "result.html", result_parts(content)
+    else:
+        template, values = "study.html", {"board": content, "spec": charts.trials()}
+    script = _script()
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # nothing can be fetched, and no other script runs
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+    policy += "img-src data:; base-uri 'none'"
+    return environment.get_template(template).render(script=script, style=style, policy=policy, **values)
 
 
-def as_json(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """JSON for a script element: no text in it can end the element or begin a comment."""
     from markupsafe import Markup
 
@@ -146,7 +97,8 @@ def _script() -> str:
     import altair
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    text = f"(() => {{\n{_plotting_library(version)}\n{_file('page.js')}\n}})();"
+    own = (HERE / "page.js").read_text(encoding="utf-8")
+    text = f"(() => {{\n{_plotting_library(version)}\n{own}\n}})();"
     return text.replace("</script", "<\\/script")
 
 
@@ -155,15 +107,3 @@ def _plotting_library(version: str) -> str:
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.imputomeDraw = vegaEmbed;", vl_version=version))
-
-
-def _policy(script: str) -> str:
-    """A content security policy: nothing can be fetched, and no other script runs."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-    )
-
-
-def _file(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")

@@ -2,81 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 NOTHING = "–"  # in place of a number that was not measured
 
-
-class Words(NamedTuple):
-    """What rows and columns of the matrix are called: cells and genes, or samples and features."""
-
-    rows: str
-    columns: str
-
-    @property
-    def row(self) -> str:
-        return self.rows[:-1]
-
-    @property
-    def column(self) -> str:
-        return self.columns[:-1]
+Terms = Sequence[tuple[str, str]]  # pairs of a term and its text
 
 
-@dataclass(frozen=True)
-class Table:
-    """A small table of texts; its first column names the row.
-
-    Attributes
-    ----------
-    caption : str
-        Title of the table.
-    columns : tuple of str
-        Titles of the columns.
-    rows : list of list of str
-        The cells.
-    numeric : tuple of bool
-        Which columns are aligned to the right.
-    """
+class Table(NamedTuple):
+    """A small table of texts; its first column names the row."""
 
     caption: str
     columns: tuple[str, ...]
     rows: list[list[str]]
-    numeric: tuple[bool, ...]
+    text_columns: tuple[int, ...] = (0,)  # positions; the other columns hold numbers and are aligned to the right
 
 
-@dataclass(frozen=True)
-class Live:
-    """A table that readers search and sort, put into the page as JSON.
-
-    Attributes
-    ----------
-    id : str
-        Name of the table within the page.
-    caption : str
-        Title of the table.
-    search : str
-        Label of the search field; empty for a table without one.
-    columns : list of dict
-        ``title``, ``kind`` (``"text"``, ``"number"``, ``"percent"`` or ``"flag"``) and ``why`` (what it means) of each.
-    values : list of list
-        The columns, each with one value per row.
-    """
+class Live(NamedTuple):
+    """A table that readers search and sort, put into the page as JSON."""
 
     id: str
     caption: str
-    search: str
-    columns: list[dict[str, str]]
-    values: list[list[Any]]
+    search: str  # label of the search field; empty for a table without one
+    columns: list[dict[str, str]]  # of `live_columns`
+    values: list[list[Any]]  # the columns, each with one value per row
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A chart: its name within the page, its Vega-Lite specification, and its caption."""
 
     id: str
@@ -84,8 +40,7 @@ class Chart:
     caption: str
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of the page under one heading. Readers open ``folded`` tables and ``raw`` texts themselves."""
 
     id: str
@@ -94,44 +49,49 @@ class Section:
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     live: Live | None = None
-    terms: tuple[tuple[str, str], ...] = ()
+    terms: Terms = ()
     folded: tuple[tuple[str, Table], ...] = ()
-    raw: tuple[tuple[str, str], ...] = ()
-    links: tuple[tuple[str, str], ...] = ()
+    raw: Terms = ()
+    links: Terms = ()
+
+
+def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:
+    """(title, kind, meaning) of each column; its kind is ``"text"``, ``"number"``, ``"percent"`` or ``"flag"``."""
+    return [dict(zip(("title", "kind", "why"), column, strict=True)) for column in columns]
 
 
 def table_of(frame: pd.DataFrame, caption: str, titles: dict[str, str]) -> Table:
     """Some columns of ``frame`` as a table of texts; ``titles`` maps their names to titles."""
     names = [name for name in titles if name in frame]
-    numeric = tuple(frame[name].dtype.kind in "fiu" for name in names)
+    text_columns = tuple(place for place, name in enumerate(names) if frame[name].dtype.kind not in "fiu")
     rows = [[text_of(value) for value in row] for row in frame[names].itertuples(index=False, name=None)]
-    return Table(caption, tuple(titles[name] for name in names), rows, numeric)
+    return Table(caption, tuple(titles[name] for name in names), rows, text_columns)
 
 
-def terms_table(pairs: list[tuple[str, str]], caption: str, first: str, second: str) -> Table:
+def terms_table(terms: Terms, caption: str, first: str, second: str) -> Table:
     """A table with two columns of text."""
-    return Table(caption, (first, second), [list(pair) for pair in pairs], (False, False))
+    return Table(caption, (first, second), [list(pair) for pair in terms], (0, 1))
 
 
 def text_of(value: Any) -> str:
     """A value as text: numbers with four digits, ``yes`` and ``no``, a dash for what was not measured."""
-    if isinstance(value, bool | np.bool_):
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or value != value:
+        return NOTHING
+    if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    if isinstance(value, float | np.floating):
-        value = float(value)
-        if not np.isfinite(value):
-            return NOTHING if np.isnan(value) else ("∞" if value > 0 else "−∞")
-        if value == int(value) and abs(value) < 1e15:
-            return f"{int(value):,}"
-        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return NOTHING if value is None else str(value)
+    if not isinstance(value, int | float):
+        return str(value)
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def percent(share: float) -> str:
     """A share as text."""
-    return "not known" if not np.isfinite(share) else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %" if np.isfinite(share) else "not known"
 
 
 def sentence(text: str) -> str:
@@ -139,18 +99,26 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def column(values: Any, *, digits: int = 3) -> list[Any]:
-    """Values for JSON: numbers rounded to significant digits, NaN as None."""
-    array = np.asarray(values)
-    if array.dtype.kind in "biu":
-        return [int(value) for value in array]
-    if array.dtype.kind == "f":
-        return [_rounded(float(value), digits) for value in array]
-    return [str(value) for value in array]
-
-
-def _rounded(value: float, digits: int) -> float | int | None:
+def rounded(value: Any, digits: int) -> Any:
+    """A value for JSON: numbers with few significant digits, None for NaN and infinity."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, float):
+        return value
     if not np.isfinite(value):
         return None
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded == int(rounded) else rounded
+    value = float(f"{value:.{digits}g}")
+    return int(value) if value.is_integer() else value
+
+
+def json_column(values: Any, digits: int = 3) -> list[Any]:
+    """A column for JSON: `rounded` numbers, 0 and 1 for flags, or texts."""
+    array = np.asarray(values)
+    if array.dtype.kind == "b":
+        array = array.astype(int)
+    numbers = array.dtype.kind in "iuf"
+    return [rounded(value, digits) if numbers else str(value) for value in array.tolist()]
+
+
+def distinct(values: Any) -> list[str]:
+    """Distinct values as text, in their order."""
+    return list(dict.fromkeys(str(value) for value in values))

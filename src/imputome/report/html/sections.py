@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from imputome.evaluation.metrics import COVERAGE
+from imputome.methods import info, names
 from imputome.report.before_after import direction, strong_shares
 from imputome.report.html import charts, citation
-from imputome.report.html.facts import facts, history, parameters, race_basis
+from imputome.report.html.content import Content
 from imputome.report.html.parts import (
     Chart,
     Live,
     Section,
     Table,
-    column,
+    distinct,
+    json_column,
+    live_columns,
     percent,
     sentence,
     table_of,
@@ -24,13 +30,40 @@ from imputome.report.html.parts import (
 )
 from imputome.trust.reliability import MIN_HELD_OUT
 
-if TYPE_CHECKING:
-    import pandas as pd
+MAX_TABLE_GENES = 20_000  # in the table that is searched
+MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
+MAX_NAMES = 8  # of cells or genes that are named in one line
+SCALES = {
+    "counts": "at the library size of each cell",
+    "normalized": "counts per 10,000 of the cell's library size",
+    "log1p": "ln(1 + counts per 10,000 of the cell's library size)",
+    "input": "the unit of the input",
+}
 
-    from imputome.report.html.content import Content
 
-TABLE_GENES = 20_000  # in the table that is searched, at most
-WORST_GENES = 10
+def result_parts(content: Content) -> dict[str, Any]:
+    """What the template of a result shows: what the verdict rests on, and all sections that have something to show."""
+    verdict, words = content.record.verdict, content.words
+    basis, figures = [], []
+    if verdict:
+        basis = [
+            ("method checked", verdict.method),
+            (f"control that {words.columns} are compared with", verdict.reference),
+            (f"{words.rows} in the sample", text_of(verdict.cells)),
+            (words.columns, text_of(verdict.genes_used)),
+            ("number of fits", text_of(verdict.fits)),
+            ("seconds", text_of(verdict.seconds)),
+            ("seed", str(verdict.seed)),
+            ("version of the rule", verdict.rule),
+            ("criteria not met", ", ".join(verdict.failed)),
+        ]
+        figures = [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()]
+    return {
+        "content": content,
+        "basis": [(term, text) for term, text in basis if text],
+        "figures": terms_table(figures, "Numbers that the verdict is based on", "number", "value"),
+        "sections": sections(content),
+    }
 
 
 def sections(content: Content) -> list[Section]:
@@ -39,52 +72,71 @@ def sections(content: Content) -> list[Section]:
     return [section for section in (part(content) for part in parts) if section is not None]
 
 
+# -- the method --------------------------------------------------------------------------------------------------------
 def _done(content: Content) -> Section:
-    folded = []
-    values = parameters(content.record)
-    if values:
-        folded.append(("Parameters", terms_table(values, "Parameters of the method", "parameter", "value")))
+    record, words = content.record, content.words
+    known = record.method in names()
     terms = [("Result", content.key), *([("File", content.source)] if content.source else [])]
-    terms += facts(content.record, shape=content.shape, words=content.words)
+    terms += [
+        ("Method", f"{record.method} ({info(record.method).summary})" if known else record.method),
+        ("Input", f"{record.input.where}: {record.input.state}"),
+        ("Shape", f"{content.shape[0]:,} {words.rows} x {content.shape[1]:,} {words.columns}"),
+        ("Scale of the values", f"{record.scale} ({SCALES[record.scale]})"),
+        ("Seed", "" if record.random_state is None else str(record.random_state)),
+    ]
+    if record.transform != "identity":
+        terms.append(("Imputed on", f"the {record.transform} of the values; the result is in the unit of the input"))
+    kept = "kept as they are" if record.keep_observed else "replaced by the method's estimate"
+    terms.append(("Observed values", kept))
+    if record.posterior:
+        terms.append(("Posterior step", "yes, combined with the cell's own counts"))
+    ending = record.convergence
+    message = ending.message or ("no iteration needed" if ending.converged else ending.name)
+    terms += [
+        ("End of the fit", message if ending.converged else f"did not converge: {message}"),
+        ("Time", f"{record.seconds:.1f} s" if record.seconds < 120 else f"{record.seconds / 60:.1f} min"),
+        ("Peak memory of the process", f"{record.peak_memory_bytes / 2**20:,.0f} MiB"),
+    ]
+    for what, unusable in ((words.rows, record.unusable_cells), (words.columns, record.unusable_genes)):
+        text = "none"
+        if unusable:
+            text = f"{len(unusable):,} (filled with {record.unusable_filled_with or 'a fallback'}): "
+            text += ", ".join(unusable[:MAX_NAMES]) + (", ..." if len(unusable) > MAX_NAMES else "")
+        terms.append((f"{sentence(what)} without an observed value", text))
+    further = [*record.outputs, *([f"{record.draws} multiple imputations"] if record.draws else [])]
+    if further:
+        terms.append(("Further outputs", ", ".join(further)))
     if "missing" in content.measured.genes:
         terms.append(("Missing values before", percent(float(content.measured.genes["missing"].mean()))))
-    return Section("done", "What was done", terms=tuple(terms), folded=tuple(folded))
+    parameters = [(name, json.dumps(value)) for name, value in record.params.items()]
+    table = terms_table(parameters, "Parameters of the method", "parameter", "value")
+    folded = (("Parameters", table),) if parameters else ()
+    return Section("done", "What was done", terms=terms, folded=folded)
 
 
 def _scores(content: Content) -> Section | None:
-    if content.record.verdict is None or content.record.verdict.scores.empty:
+    verdict = content.record.verdict
+    if verdict is None or verdict.scores.empty:
         return None
-    table = content.record.verdict.scores
+    table = verdict.scores
     table = table.assign(control=table["control"].astype(bool), split=table["split"].astype(int) + 1)
     table = table.assign(name=table["method"].astype(str))
-    groups = table.groupby(["name", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
-    controls = set(table.loc[table["control"], "name"])
-    metrics = list(dict.fromkeys(table["metric"]))
+    means = table.groupby(["name", "metric"])["value"].agg(["mean", "std"]).unstack("metric")
+    metrics = distinct(table["metric"])
     rows = []
-    for name in dict.fromkeys(table["name"]):
-        cells = [_marked(name, name in controls)]
-        for metric in metrics:
-            measured = (name, metric) in groups.index
-            cells.append(_mean_and_sd(*groups.loc[(name, metric)]) if measured else text_of(None))
-        rows.append(cells)
-    means = Table(
-        "Mean of each score, ± standard deviation over the splits",
-        ("method", *(_score_title(metric) for metric in metrics)),
-        rows,
-        (False, *(True for _ in metrics)),
-    )
-    hidden = "molecules" if content.kind == "counts" else "values"
-    text = (
-        f"Some of the {hidden} were held out, the others were imputed, and the result was compared with the held-out "
-        f"{hidden}. Controls are simple alternatives: a method that is not better than all of them is of no use here.",
-    )
-    caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
+    for name, control in dict(zip(table["name"], table["control"], strict=True)).items():
+        cells = [(means.loc[name, ("mean", metric)], means.loc[name, ("std", metric)]) for metric in metrics]
+        texts = [f"{text_of(mean)} ± {sd:.1g}" if np.isfinite(sd) else text_of(mean) for mean, sd in cells]
+        rows.append([_marked(name, control), *texts])
+    titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
+    summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
+    caption = "Each point is one split of the data; the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
-    return Section("scores", "Held-out scores of the method and the controls", text, (chart,), (means,))
+    return Section("scores", "Held-out scores of the method and the controls", (), (chart,), (summary,))
 
 
 def _race(content: Content) -> Section | None:
-    race = content.record.race
+    race, words = content.record.race, content.words
     if race is None or race.candidates.empty:
         return None
     table = race.candidates.assign(control=race.candidates["control"].astype(bool))
@@ -94,22 +146,45 @@ def _race(content: Content) -> Section | None:
     caption = f"Candidates, their held-out {race.metric} (lower is better) and their outcome"
     candidates = table_of(table.assign(marked=marked), caption, titles)
     scored = table[np.isfinite(table["score"].astype(float))]
-    sd = np.nan_to_num(scored["sd"].astype(float))
-    scored = scored.assign(low=scored["score"] - sd, high=scored["score"] + sd)
-    scored = scored.assign(far=_far(scored.assign(metric=race.metric, value=scored["score"])))
     drawn: tuple[Chart, ...] = ()
     if len(scored):
-        names = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
+        sd = np.nan_to_num(scored["sd"].astype(float))
+        scored = scored.assign(low=scored["score"] - sd, high=scored["score"] + sd)
+        scored = scored.assign(far=_far(scored.assign(metric=race.metric, value=scored["score"])))
+        columns = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
         caption = "Mean score and one standard deviation, both relative to a control on the same split."
-        drawn = (Chart("race", charts.race(scored[names], race.metric), caption),)
+        drawn = (Chart("race", charts.race(scored[columns], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
-    terms = tuple(race_basis(race, words=content.words))
+    terms = [
+        (words.rows, text_of(race.cells)),
+        (words.columns, text_of(race.genes)),
+        *([] if math.isnan(race.budget_minutes) else [("minutes allowed", text_of(race.budget_minutes))]),
+        ("seconds taken", text_of(race.seconds)),
+        ("seed", str(race.seed)),
+    ]
     return Section("race", "How the method was chosen", tuple(text), drawn, (candidates,), terms=terms)
 
 
+def _marked(name: str, control: bool) -> str:
+    return f"{name} (control)" if control else str(name)
+
+
+def _far(table: pd.DataFrame) -> np.ndarray:
+    """Rows of methods so far from the first method that the chart cannot show differences between the others."""
+    method = next(iter(table["name"][~table["control"]]), None)
+    far = np.zeros(len(table), dtype=bool)
+    for metric in table["metric"].unique():
+        rows = (table["metric"] == metric).to_numpy()
+        means = table[rows].groupby("name")["value"].mean()
+        distance = (means - means.get(method, means.median())).abs()
+        far[rows] = (table["name"][rows].map(distance) > 3 * distance.median()).to_numpy()
+    return far
+
+
+# -- genes and cells ---------------------------------------------------------------------------------------------------
 def _zeros(content: Content) -> Section | None:
-    if not content.counted:
+    if not content.values.counted:
         return None
     table = content.genes
     confident, raised = (int(np.nansum(table[name])) for name in ("confident", "raised"))
@@ -119,75 +194,68 @@ def _zeros(content: Content) -> Section | None:
         ["confident biological zeros", f"{confident:,}"],
         ["of these, imputed above one count", f"{raised:,} ({percent(raised / confident)})" if confident else "none"],
     ]
-    text = (
-        "A confident biological zero is very unlikely to be a dropout: in a cell that expresses the gene, a zero would "
-        "have a probability below 1 %. If many of them are imputed above one count, the method adds expression to "
-        "cells that do not express the gene.",
-    )
     caption = "Each point is a gene. Genes below the dashed line have fewer zeros after imputing than before."
     chart = Chart("zeros", charts.zeros(table, content.words), caption)
     worst = table[table["raised"] > 0].assign(share=lambda rows: rows["raised"] / rows["confident"])
-    worst = worst.sort_values(["raised", "share"], ascending=False).head(WORST_GENES)
+    worst = worst.sort_values(["raised", "share"], ascending=False).head(MAX_RAISED_GENES)
     counts = [
-        [str(name), f"{row.confident:,}", f"{row.raised:,}", percent(row.share)]
-        for name, row in zip(worst.index, worst.itertuples(), strict=True)
+        [str(row.Index), f"{row.confident:,}", f"{row.raised:,}", percent(row.share)] for row in worst.itertuples()
     ]
     titles = ("gene", "confident zeros", "imputed above one count", "share")
-    listed = Table(f"At most {WORST_GENES} genes", titles, counts, (False, True, True, True))
+    listed = Table(f"The most affected genes come first; at most {MAX_RAISED_GENES} are listed", titles, counts)
     folded = (("Genes with the most confident zeros imputed above one count", listed),) if counts else ()
-    summary = Table("Zeros over all genes", ("", "number"), rows, (False, True))
-    return Section("zeros", "Zeros before and after", text, (chart,), (summary,), folded=folded)
+    summary = Table("Zeros over all genes", ("", "value"), rows)
+    return Section("zeros", "Zeros before and after", (), (chart,), (summary,), folded=folded)
 
 
 def _genes(content: Content) -> Section:
     table, words = content.genes, content.words
-    unit = "molecules" if content.kind == "counts" else "values"
+    unit = "molecules" if content.values.kind == "counts" else "values"
     checked = "explained" in table
     reference = content.record.verdict.reference if content.record.verdict else "the reference"
-    # (column, title, kind, meaning)
-    columns = [
-        ("explained", "error reduction", "percent", f"share of the held-out error of {reference} that is removed"),
-        ("lower", "from", "percent", "lower end of its 95 % interval"),
-        ("upper", "to", "percent", "upper end of its 95 % interval"),
-        ("held_out", f"held-out {unit}", "number", f"number of held-out {unit} that the error is measured on"),
-        ("evident", "shown to be better", "flag", "the interval is above 0, at a false discovery rate of 5 %"),
-        ("mean_before", "mean before", "number", ""),
-        ("mean_after", "mean after", "number", ""),
-        ("zeros_before", "zeros before", "percent", f"share of the {words.rows}"),
-        ("zeros_after", "zeros after", "percent", f"share of the {words.rows} with a value below 0.5"),
-        ("confident", "confident zeros", "number", "number of confident biological zeros"),
-        ("raised", "imputed above 1", "number", "confident zeros that were imputed above one count"),
-        ("missing", "missing before", "percent", f"share of the {words.rows}"),
-    ]
-    columns = [entry for entry in columns if entry[0] in table]
+    columns = {  # column: title, kind, meaning
+        "explained": ("error reduction", "percent", f"how much smaller the held-out error is than that of {reference}"),
+        "lower": ("interval from", "percent", "lower end of its 95 % interval"),
+        "upper": ("interval to", "percent", "upper end of its 95 % interval"),
+        "held_out": (f"held-out {unit}", "number", f"number of held-out {unit} that the error is measured on"),
+        "evident": ("shown to be better", "flag", "the interval is above 0, at a false discovery rate of 5 %"),
+        "mean_before": ("mean before", "number", ""),
+        "mean_after": ("mean after", "number", ""),
+        "zeros_before": ("zeros before", "percent", f"share of the {words.rows}"),
+        "zeros_after": ("zeros after", "percent", f"share of the {words.rows} with a value below 0.5"),
+        "confident": ("confident zeros", "number", "number of confident biological zeros"),
+        "raised": ("imputed above 1", "number", "confident zeros that were imputed above one count"),
+        "missing": ("missing before", "percent", f"share of the {words.rows}"),
+    }
+    columns = {name: column for name, column in columns.items() if name in table}
     text, drawn = [f"Each {words.column} before and after imputing."], []
     if checked:
         better = int(table["evident"].eq(True).sum())
         tested = int((table["held_out"].ge(MIN_HELD_OUT) & table["explained"].notna()).sum())
         text = [
-            f"The error reduction is the share of the held-out error of {reference} that the method removes. Above 0, "
-            f"the method predicts the {words.column} better than {reference}.",
+            f"The error reduction says how much smaller the held-out error of the method is than that of the control "
+            f"{reference}. Above 0, the method predicts the {words.column} better than this control.",
             f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be "
             "predicted better, at a false discovery rate of 5 %. For the others there is no such evidence.",
         ]
         if (table["held_out"] > 0).any() and table["explained"].notna().any():
-            some = f" A sample of {charts.MAX_POINTS:,} is drawn." if len(table) > charts.MAX_POINTS else ""
+            sample = f" A sample of {charts.MAX_POINTS:,} is drawn." if len(table) > charts.MAX_POINTS else ""
             spec = charts.reliability(table, words, unit)
-            drawn.append(Chart("reliability", spec, f"Each point is a {words.column}.{some}"))
-    if len(table) > TABLE_GENES:
+            drawn.append(Chart("reliability", spec, f"Each point is a {words.column}.{sample}"))
+    if len(table) > MAX_TABLE_GENES:
         by = table["held_out"] if checked else table["mean_before"].abs()
-        table = table.loc[by.fillna(0).rank(ascending=False, method="first").le(TABLE_GENES).to_numpy()]
+        table = table.loc[by.fillna(0).rank(ascending=False, method="first").le(MAX_TABLE_GENES).to_numpy()]
         most = f"most held-out {unit}" if checked else "highest mean"
-        text.append(f"The table holds the {TABLE_GENES:,} {words.columns} with the {most}.")
+        text.append(f"The table holds the {MAX_TABLE_GENES:,} {words.columns} with the {most}.")
+    values = [table[name].eq(True) if table[name].dtype == object else table[name] for name in columns]
     live = Live(
         id="genes",
-        caption=f"{words.columns.capitalize()}{'' if checked else ', before and after'}",
+        caption=f"{sentence(words.columns)}{'' if checked else ', before and after'}",
         search=f"Find a {words.column}",
-        columns=[{"title": words.column, "kind": "text", "why": ""}]
-        + [{"title": title, "kind": kind, "why": why} for _, title, kind, why in columns],
-        values=[column(table.index.astype(str))] + [column(_flags(table[name])) for name, *_ in columns],
+        columns=live_columns((words.column, "text", ""), *columns.values()),
+        values=[json_column(table.index.astype(str)), *map(json_column, values)],
     )
-    title = f"Reliability of each {words.column}" if checked else words.columns.capitalize()
+    title = f"Reliability of each {words.column}" if checked else sentence(words.columns)
     return Section("genes", title, tuple(text), tuple(drawn), live=live)
 
 
@@ -196,12 +264,12 @@ def _spread(content: Content) -> Section:
     drawn = []
     usable = genes[np.isfinite(genes[["mean_before", "variance_before"]]).all(axis=1)]
     if len(usable):
-        spec = charts.mean_variance(usable, words, logged=content.kind == "counts")
+        spec = charts.mean_variance(usable, words, logged=content.values.kind == "counts")
         drawn.append(Chart("variance", spec, f"Mean and variance of each {words.column}."))
     finite = totals[np.isfinite(totals[["before", "after"]]).all(axis=1)]
-    total = "library size" if content.counted else "mean"
+    total = "library size" if content.values.counted else "mean"
     if len(finite):
-        spec = charts.totals(finite, words, counted=content.counted)
+        spec = charts.totals(finite, words, counted=content.values.counted)
         caption = f"{sentence(total)} of each {words.row}. The dashed line means no change."
         drawn.append(Chart("totals", spec, caption))
     numbers = {
@@ -212,79 +280,54 @@ def _spread(content: Content) -> Section:
         f"median {total} of {words.rows}, before": totals["before"].median(),
         f"median {total} of {words.rows}, after": totals["after"].median(),
     }
-    rows = [[name, text_of(float(value))] for name, value in numbers.items()]
-    text = (
-        f"Measured on {len(totals):,} {words.rows}. Imputing removes noise, which lowers the variance. It may also "
-        f"remove real differences between {words.rows}.",
-    )
-    title = f"{words.columns.capitalize()} and {words.rows} before and after"
-    return Section("spread", title, text, tuple(drawn), (Table("Summary", ("", "value"), rows, (False, True)),))
+    rows = [[name, text_of(value)] for name, value in numbers.items()]
+    title = f"{sentence(words.columns)} and {words.rows} before and after"
+    return Section("spread", title, (), tuple(drawn), (Table("Summary", ("", "value"), rows),))
 
 
-def _embedding(content: Content) -> Section | None:
+def _embedding(content: Content) -> Section:
     words, table, map = content.words, content.measured.embedding, content.measured.map.upper()
     title = f"Maps of the {words.rows} before and after"
     if table is None:
         return Section("embedding", title, (f"There are too few {words.rows} or {words.columns} for a map.",))
-    labelled = content.labels is not None
-    label = content.label or ("library size before" if content.counted else "mean before")
+    label, labelled = content.label, content.labels is not None
     table = table.assign(label=content.labels if labelled else content.measured.totals["before"])
-    drawn = [
-        Chart(f"map-{when}", charts.embedding(table, when, map=map, label=label, words=words), f"{map} {when}.")
-        for when in ("before", "after")
-    ]
-    text = (
-        f"{map} of the same {len(table):,} {words.rows}, once from the values before imputing and once from those "
-        f"after. The second map is rotated to match the first. {words.rows.capitalize()} are coloured by {label}."
-        + (" In a UMAP, distances between groups have no meaning." if map == "UMAP" else ""),
-        f"Point at a {words.row} to see it in the other map."
-        + (" Choose a label in the legend to highlight it." if labelled else ""),
-    )
-    folded = []
-    if labelled:
-        rows = [[str(name), f"{size:,}"] for name, size in table["label"].value_counts().items()]
-        caption = f"{words.rows.capitalize()} in the maps by {label}"
-        folded = [("Labels", Table(caption, (label, words.rows), rows, (False, True)))]
-    return Section("embedding", title, text, tuple(drawn), folded=tuple(folded))
+    specs = {when: charts.embedding(table, when, map=map, label=label, words=words) for when in ("before", "after")}
+    drawn = tuple(Chart(f"map-{when}", spec, f"{map} {when} imputing.") for when, spec in specs.items())
+    rows = [[str(name), f"{size:,}"] for name, size in table["label"].value_counts().items()] if labelled else []
+    sizes = Table(f"{sentence(words.rows)} in the maps by {label}", (label, words.rows), rows)
+    return Section("embedding", title, (), drawn, folded=(("Labels", sizes),) if labelled else ())
 
 
+# -- the check ---------------------------------------------------------------------------------------------------------
 def _null(content: Content) -> Section | None:
-    if content.record.verdict is None or content.record.verdict.null.empty:
+    verdict, words = content.record.verdict, content.words
+    if verdict is None or verdict.null.empty:
         return None
-    table, words = content.record.verdict.null, content.words
+    table = verdict.null
     middle = ((table["low"] + table["high"]) / 2).abs()
     rows = []
     for when, strong in zip(("before", "after"), strong_shares(table), strict=True):
         total = max(float(table[when].sum()), 1e-12)
         rows.append([when, f"{float((table[when] * middle).sum()) / total:.3f}", percent(strong / total)])
-    summary = Table(
-        f"Correlations between permuted {words.columns}",
-        ("imputing", "mean absolute correlation", "pairs at ±0.5 or stronger"),
-        rows,
-        (False, True, True),
-    )
-    text = (
-        f"The values of every {words.column} were permuted over the {words.rows}, so that the {words.columns} are no "
-        "longer correlated, and then imputed. Correlations after imputing are false: the method created them. They "
-        "should be close to 0.",
-    )
+    titles = ("imputing", "mean absolute correlation", "pairs at ±0.5 or stronger")
+    summary = Table(f"Correlations between permuted {words.columns}", titles, rows)
     spec = charts.null(table.assign(low=table["low"].round(4), high=table["high"].round(4)), words)
-    chart = Chart("null", spec, f"Share of the pairs of {words.columns} by their correlation.")
-    return Section("null", "False correlations", text, (chart,), (summary,))
+    chart = Chart("null", spec, f"Share of {words.column} pairs at each correlation.")
+    return Section("null", "False correlations", (), (chart,), (summary,))
 
 
 def _calibration(content: Content) -> Section | None:
-    if content.record.verdict is None or content.record.verdict.calibration.empty:
+    verdict = content.record.verdict
+    if verdict is None or verdict.calibration.empty:
         return None
-    table = content.record.verdict.calibration
-    ends = zip(table["low"], table["high"], strict=True)
-    strata = [f"{text_of(float(low))} to {text_of(float(high))}" for low, high in ends]
+    table = verdict.calibration
+    strata = [f"{text_of(low)} to {text_of(high)}" for low, high in zip(table["low"], table["high"], strict=True)]
     table = table.assign(stratum=strata)[["stratum", "entries", "coverage"]]
     titles = {"stratum": "predicted mean", "entries": "held-out values", "coverage": "share inside"}
     inside = table_of(table, "Held-out values inside the 90 % interval", titles)
-    text = ("Nine in ten held-out values should lie inside their 90 % interval, at every level of the predicted mean.",)
     chart = Chart("calibration", charts.calibration(table, COVERAGE), "The dashed line is 90 %.")
-    return Section("calibration", "Calibration of the intervals", text, (chart,), (inside,))
+    return Section("calibration", "Calibration of the intervals", (), (chart,), (inside,))
 
 
 def _mixing(content: Content) -> Section | None:
@@ -298,19 +341,21 @@ def _mixing(content: Content) -> Section | None:
         drawn.append(Chart(f"mixing-{place}", charts.mixing(table, name), f"Neighbours with the same {name}."))
     if not drawn:
         return None
-    text = (
-        "Share of the 15 nearest neighbours of a cell that have the same label as the cell. If it is lower after "
-        "imputing than before, the method has mixed different cells.",
-    )
-    return Section("mixing", "Mixing of labels", text, tuple(drawn), tuple(tables))
+    return Section("mixing", "Mixing of labels", (), tuple(drawn), tuple(tables))
 
 
+# -- the fit -----------------------------------------------------------------------------------------------------------
 def _history(content: Content) -> Section | None:
-    table = history(content.record)
-    if table is None:
+    columns: dict[str, np.ndarray] = {}
+    for name, array in content.record.history.items():
+        if array.ndim == 1 and array.dtype.kind in "fiu" and len(array) > 1 and np.isfinite(array).any():
+            columns[name] = array.astype(np.float64)
+    if not set(columns) - {"epoch", "iteration", "step"}:
         return None
-    rows = [[str(name), *(text_of(float(values.iloc[end])) for end in (0, -1))] for name, values in table.items()]
-    ends = Table(f"First and last of {len(table):,} steps", ("quantity", "first", "last"), rows, (False, True, True))
+    length = max(map(len, columns.values()))
+    table = pd.DataFrame({name: values for name, values in columns.items() if len(values) == length})
+    rows = [[str(name), text_of(values.iloc[0]), text_of(values.iloc[-1])] for name, values in table.items()]
+    ends = Table(f"First and last of {length:,} steps", ("quantity", "first", "last"), rows)
     spec = charts.history(table)
     several = len({row["column"] for row in spec["datasets"]["rows"]}) > 1
     caption = "Choose a quantity above the chart." if several else "One point per step."
@@ -318,53 +363,24 @@ def _history(content: Content) -> Section | None:
 
 
 def _cite(content: Content) -> Section:
-    links, raw = [], []
-    if content.made_by:
-        raw.append(("Command that made this page", content.made_by))
-    if content.command:
-        raw.append(("Command that imputed", content.command))
-    paper, software = citation.of_method(content.record.method), citation.of_imputome()
-    if paper is not None:
-        links.append((paper.text, paper.link))
-        if paper.bibtex:
-            raw.append((f"BibTeX entry of {content.record.method}", paper.bibtex))
-    if software:
-        raw.append(("CITATION.cff of imputome", software))
-    text = ["Please cite imputome and the paper of the method." if links else "Please cite imputome."]
+    method = content.record.method
+    paper, software = citation.of_method(method), citation.of_imputome()
+    raw = [
+        ("Command that made this page", content.made_by),
+        ("Command that made the result", content.command),
+        (f"BibTeX entry of {method}", paper.bibtex if paper else ""),
+        ("CITATION.cff of imputome", software),
+    ]
+    text = ["Please cite imputome and the paper of the method." if paper else "Please cite imputome."]
     if not content.command:
-        text.append("The command that imputed was not recorded.")
+        text.append("The command that made the result was not recorded.")
     versions = list(content.record.versions.items())
     packages = terms_table(versions, "Versions of the packages that were used", "package", "version")
-    folded = (("Versions", packages),)
-    return Section("cite", "How to cite and repeat", tuple(text), folded=folded, raw=tuple(raw), links=tuple(links))
-
-
-# -- texts -------------------------------------------------------------------------------------------------------------
-def _marked(name: str, control: bool) -> str:
-    return f"{name} (control)" if control else str(name)
-
-
-def _score_title(metric: str) -> str:
-    text = direction(metric)
-    return f"{metric} ({text})" if text else metric
-
-
-def _mean_and_sd(mean: float, sd: float, count: float) -> str:
-    return f"{text_of(float(mean))} ± {sd:.1g}" if count > 1 and np.isfinite(sd) else text_of(float(mean))
-
-
-def _far(table: pd.DataFrame) -> np.ndarray:
-    """Rows of methods so far from the first method that the chart cannot show differences between the others."""
-    means = table.groupby(["metric", "name"], sort=False)["value"].mean()
-    method = str(table.loc[~table["control"], "name"].iloc[0]) if (~table["control"]).any() else None
-    far = set()
-    for metric, part in means.groupby(level="metric", sort=False):
-        scores = part.droplevel("metric")
-        distance = (scores - scores.get(method, scores.median())).abs()
-        far |= {(metric, name) for name in distance.index[distance > 3 * distance.median()]}
-    return np.array([(metric, name) in far for metric, name in zip(table["metric"], table["name"], strict=True)])
-
-
-def _flags(values: pd.Series) -> np.ndarray:
-    """Values of a column; genes that were not checked have no evidence."""
-    return values.eq(True).to_numpy() if values.dtype == object else values.to_numpy()
+    return Section(
+        id="cite",
+        title="How to cite and repeat",
+        text=tuple(text),
+        folded=(("Versions", packages),),
+        raw=[(title, block) for title, block in raw if block],
+        links=[(paper.text, paper.link)] if paper else [],
+    )

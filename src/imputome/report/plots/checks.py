@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.report.before_after import STRONG, direction, stored_result, strong_shares
+from imputome.report.before_after import STRONG, WORDS, direction, stored_result, strong_shares
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
 
@@ -23,17 +23,17 @@ SIGNS = {
     "use for visualisation only": ("!", style.ORANGE),
     "do not impute": ("\u2717", style.VERMILLION),
 }
-METRIC_NAMES = {
-    "poisson_deviance": "Poisson deviance per entry",
-    "rmse": "RMSE in standard deviations of the feature",
+# the metric that is shown first, and its name
+MAIN_METRICS = {
+    "counts": ("poisson_deviance", "Poisson deviance per entry"),
+    "real": ("rmse", "RMSE in standard deviations of the feature"),
 }
 
 
-# -- verdict -----------------------------------------------------------------------------------------------------------
 class _Line(NamedTuple):
     text: str
     size: float
-    weight: str = "normal"
+    bold: bool = False
     space: float = 0.0  # above the line, in lines
     indent: str = ""  # of the second and further lines
 
@@ -74,80 +74,73 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     checked = find_verdict(key, record)
     lines = _verdict_lines(key, checked)
     if ax is None:
-        ax = style.one_axes(None, (7.5, 1))
+        ax = style.axes_or_new(None, (7.5, 1))[0]
         ax.set_position((0.02, 0.04, 0.96, 0.92))
-        height = sum(_points(block, line.size) + space for line, space, block in _wrapped(ax, lines))
+        placed, height = _placed(ax, lines)
         ax.figure.set_size_inches(7.5, height / 72 / 0.92)  # type: ignore[union-attr]
-        wrapped = _wrapped(ax, lines)
+        placed, _ = _placed(ax, lines)
     else:  # smaller letters where the text would not fit
         room = ax.get_window_extent().height * 72 / ax.figure.dpi
         for scale in (1.0, 0.9, 0.8, 0.7, 0.6):
-            wrapped = _wrapped(ax, [line._replace(size=line.size * scale) for line in lines])
-            if sum(_points(block, line.size) + space for line, space, block in wrapped) <= room:
+            placed, height = _placed(ax, [line._replace(size=line.size * scale) for line in lines])
+            if height <= room:
                 break
     ax.set_axis_off()
     sign, color = SIGNS.get(checked.verdict, ("?", style.GREY))
     ax.add_patch(Rectangle((0, 0), 0.012, 1, transform=ax.transAxes, color=color, linewidth=0))
-    down = 0.0
-    for place, (line, space, block) in enumerate(wrapped):
-        down += space
-        text = f"{sign} {block}" if place == 0 else block
-        options: dict[str, Any] = {"fontsize": line.size, "fontweight": line.weight, "linespacing": 1.3}
-        ax.annotate(text, (0.03, 1.0), xytext=(0, -down), **style.HANGING, **options)
-        down += _points(block, line.size)
+    for line, down, text in placed:
+        text = f"{sign} {text}" if line.bold else text
+        options: dict[str, Any] = {"fontsize": line.size, "fontweight": "bold" if line.bold else "normal"}
+        ax.annotate(text, (0.03, 1.0), xytext=(0, -down), linespacing=1.3, **style.HANGING, **options)
     return ax
 
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
-    rows = "cells" if checked.kind == "counts" else "samples"
+    rows = WORDS[checked.kind].rows
+    reasons = [f"\u2022 {reason}" for reason in checked.reasons]
     lines = [
-        _Line(checked.verdict, 16, "bold"),
-        _Line(f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}", 10, space=0.2),
+        _Line(checked.verdict, 16, bold=True),
+        _Line(
+            f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}",
+            10,
+            space=0.2,
+        ),
     ]
-    lines += [
-        _Line(f"\u2022 {reason}", 11, space=0.7 if place == 0 else 0.25, indent="  ")
-        for place, reason in enumerate(checked.reasons)
-    ]
-    lines += [
-        _Line(text, 9.5, space=1.0 if place == 0 else 0.25, indent="    ")
-        for place, text in enumerate(_main_scores(checked))
-    ]
+    for texts, size, space, indent in ((reasons, 11, 0.7, "  "), (_main_scores(checked), 9.5, 1.0, "    ")):
+        lines += [_Line(text, size, space=0.25 if place else space, indent=indent) for place, text in enumerate(texts)]
     return lines
 
 
-def _wrapped(ax: Axes, lines: list[_Line]) -> list[tuple[_Line, float, str]]:
-    """(line, points of space above it, text broken to the width of the axes)."""
-    wrapped = []
+def _placed(ax: Axes, lines: list[_Line]) -> tuple[list[tuple[_Line, float, str]], float]:
+    """(line, its distance from the top in points, its text broken to the width of the axes), and the whole height."""
+    placed, down = [], 0.0
     for line in lines:
-        letters = int(style.letters_per_line(ax, line.size) * (0.95 if line.weight == "normal" else 0.8))
-        block = "\n".join(textwrap.wrap(line.text, letters, subsequent_indent=line.indent))
-        wrapped.append((line, line.space * line.size, block))
-    return wrapped
-
-
-def _points(block: str, size: float) -> float:
-    """Height of a text in points."""
-    return (block.count("\n") + 1) * size * 1.4
+        letters = int(style.letters_per_line(ax, line.size) * (0.8 if line.bold else 0.95))
+        blocks = textwrap.wrap(line.text, letters, subsequent_indent=line.indent)
+        down += line.space * line.size
+        placed.append((line, down, "\n".join(blocks)))
+        down += max(1, len(blocks)) * line.size * 1.4
+    return placed, down
 
 
 def _main_scores(checked: Verdict) -> list[str]:
     """The numbers that matter most for the verdict, a line each."""
     counts = checked.kind == "counts"
-    method, lines = checked.method, []
-    scores, metric = checked.scores, _main_metric(checked)
+    scores, method, (metric, metric_name) = checked.scores, checked.method, MAIN_METRICS[checked.kind]
+    lines = []
     if metric in set(scores["metric"]):
         means = scores[scores["metric"] == metric].groupby("method")["value"].mean()
-        score = float(means[method])
-        controls = [
-            f"{name} {value:.4g} (method: {_difference(score, float(value))})"
-            for name, value in means.drop(method).sort_values().items()
-        ]
-        lines.append(f"Held-out {_metric_name(metric)} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
+        score = float(means.pop(method))
+        controls = []
+        for name, value in means.sort_values().items():
+            percent, side = 100 * abs(score - value) / value, "lower" if score < value else "higher"
+            controls.append(f"{name} {value:.4g} (method: {percent:.{0 if percent >= 10 else 1}f} % {side})")
+        lines.append(f"Held-out {metric_name} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
     genes = checked.genes
     if len(genes):
         tested = int(np.isfinite(genes["explained"]).sum())
         lines.append(
-            f"{'Genes' if counts else 'Features'} shown to be predicted better than by {checked.reference}: "
+            f"{WORDS[checked.kind].columns.capitalize()} shown to be predicted better than by {checked.reference}: "
             f"{int(genes['evident'].sum()):,} of {tested:,}"
         )
     if len(checked.null):
@@ -167,20 +160,6 @@ def _main_scores(checked: Verdict) -> list[str]:
     return lines
 
 
-def _difference(score: float, control: float) -> str:
-    percent = 100 * abs(score - control) / control
-    return f"{percent:.{0 if percent >= 10 else 1}f} % {'lower' if score < control else 'higher'}"
-
-
-def _main_metric(checked: Verdict) -> str:
-    return "poisson_deviance" if checked.kind == "counts" else "rmse"
-
-
-def _metric_name(metric: str) -> str:
-    return METRIC_NAMES.get(metric, METRICS[metric].description if metric in METRICS else metric)
-
-
-# -- scores ------------------------------------------------------------------------------------------------------------
 def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Plot a held-out score of the method and of the controls: a point for each split, a line at the mean.
 
@@ -214,24 +193,20 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     >>> ax.get_xlabel()
     'Poisson deviance per entry (lower is better)'
     """
-    key, record = find_record(adata, key)
-    checked = find_verdict(key, record)
+    checked = find_verdict(*find_record(adata, key))
     table = checked.scores
-    metric = metric or _main_metric(checked)
+    metric = metric or MAIN_METRICS[checked.kind][0]
     part = table[table["metric"] == metric]
     if part.empty:
-        raise InputError(
-            f"{metric!r} was not measured in this check: choose one of {', '.join(table['metric'].unique())}",
-            code="metric-not-measured",
-            parameter="metric",
-        )
+        message = f"{metric!r} was not measured in this check: choose one of {', '.join(table['metric'].unique())}"
+        raise InputError(message, code="metric-not-measured", parameter="metric")
     better = METRICS[metric].better if metric in METRICS else "lower"
     ideal = {"one": 1.0, "nominal": COVERAGE}.get(better)
     means = part.groupby("method")["value"].mean()
     rank = {"higher": -means, "lower": means}.get(better, (means - (ideal or 0)).abs())
     order = list(rank.sort_values().index)
     control = part.groupby("method")["control"].first()
-    ax = style.one_axes(ax, (6.5, 1.3 + 0.38 * len(order)))
+    ax = style.axes_or_new(ax, (6.5, 1.3 + 0.38 * len(order)))[0]
     for place, name in enumerate(order):
         values = part.loc[part["method"] == name, "value"].to_numpy(dtype=float)
         color = style.CONTROL if control[name] else style.method_color(ax)
@@ -248,14 +223,14 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     for label, name in zip(ax.get_yticklabels(), order, strict=True):
         label.set_fontweight("normal" if control[name] else "bold")
     ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.set_xlabel(f"{_metric_name(metric)} ({direction(metric)})")
+    metric_name = METRICS[metric].description if metric in METRICS else metric
+    ax.set_xlabel(f"{dict(MAIN_METRICS.values()).get(metric, metric_name)} ({direction(metric)})")
     hidden = "molecules" if checked.kind == "counts" else "values"
     ax.set_title(f"{checked.method} on held-out {hidden}\npoints: {part['split'].nunique()} splits, line: mean")
     style.tidy(ax, grid="x")
     return ax
 
 
-# -- zeros -------------------------------------------------------------------------------------------------------------
 def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, ax: Axes | None = None) -> Axes:
     """Plot the share of zeros of each gene before and after imputing; counts only.
 
@@ -294,10 +269,8 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     """
     key, record = find_record(adata, key)
     if record.input.kind != "counts":
-        raise InputError(
-            f"{key!r} was made from real values, where zeros have no special meaning: plot pl.before_after",
-            code="zeros-need-counts",
-        )
+        message = f"{key!r} was made from real values, where zeros have no special meaning: plot pl.before_after"
+        raise InputError(message, code="zeros-need-counts")
     if record.verdict is not None and before is None and "zeros_before" in record.verdict.genes:
         genes, cells = record.verdict.genes, record.verdict.cells
         x, y = genes["zeros_before"].to_numpy(), genes["zeros_after"].to_numpy()
@@ -305,17 +278,14 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     else:
         key, _, values = stored_result(adata, key, before)
         if values.state != "counts":
-            raise InputError(
-                f"{key!r} was made from {values.state} values: zeros are counted in results from raw counts",
-                code="zeros-need-counts",
-            )
+            message = f"{key!r} was made from {values.state} values: zeros are counted in results from raw counts"
+            raise InputError(message, code="zeros-need-counts")
         if key not in adata.layers:
-            raise InputError(
-                f"{key!r} holds only some genes: impute all genes to plot the zeros", code="all-genes-needed"
-            )
+            message = f"{key!r} holds only some genes: impute all genes to plot the zeros"
+            raise InputError(message, code="all-genes-needed")
         counted, cells = values.zeros(np.arange(adata.n_obs)), adata.n_obs
         x, y, confident, raised = counted.before, counted.after, counted.confident.sum(), counted.raised.sum()
-    ax = style.one_axes(ax, (5.2, 5.2))
+    ax = style.axes_or_new(ax, (5.2, 5.2))[0]
     style.reference_line(ax)
     ax.text(0.02, 0.09, "no change", rotation=45, fontsize=9, alpha=0.8, transform_rotates_text=True)
     ax.scatter(x, y, s=14, color=style.method_color(ax), alpha=0.6, linewidths=0, clip_on=False)
@@ -331,7 +301,6 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     return ax
 
 
-# -- reliability -------------------------------------------------------------------------------------------------------
 def reliability(
     adata: AnnData, key: str | None = None, *, genes: str | Iterable[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -378,19 +347,15 @@ def reliability(
     names = [genes] if isinstance(genes, str) else list(genes or ())
     for name in names:
         if name not in table.index:
-            raise InputError(
-                f"there is no gene {name!r} in the check of {key!r}{meant(name, table.index)}",
-                code="gene-unknown",
-                parameter="genes",
-            )
+            message = f"there is no gene {name!r} in the check of {key!r}{meant(name, table.index)}"
+            raise InputError(message, code="gene-unknown", parameter="genes")
         if name not in tested.index:
-            raise InputError(
-                f"{name!r} has no held-out values: leave it out", code="nothing-held-out", parameter="genes"
-            )
+            message = f"{name!r} has no held-out values: leave it out"
+            raise InputError(message, code="nothing-held-out", parameter="genes")
     y, lower, upper = (tested[column].to_numpy(dtype=float) for column in ("explained", "lower", "upper"))
     better = tested["evident"].to_numpy(dtype=bool)
     rank = np.arange(1, len(tested) + 1)
-    ax = style.one_axes(ax, (7, 4.2))
+    ax = style.axes_or_new(ax, (7, 4.2))[0]
     # the intervals of some genes may be far wider than the differences between genes
     low, high = np.nanquantile(lower, 0.1), np.nanquantile(upper, 0.9)
     low, high = min(low, y[max(0, int(0.98 * len(y)) - 1)], 0.0), max(high, y[0], 0.0)
@@ -407,9 +372,9 @@ def reliability(
     style.reference_line(ax, y=0)
     ax.set_ylim(low - margin, high + margin + room)
     ax.set_xlim(0, len(tested) + 1)
-    style.whole_numbers(ax)
+    ax.locator_params(axis="x", integer=True)
     _label_genes(ax, {name: int(np.flatnonzero(tested.index == name)[0]) for name in names}, np.clip(y, low, high))
-    columns = "genes" if checked.kind == "counts" else "features"
+    columns = WORDS[checked.kind].columns
     ax.set_xlabel(f"{columns}, the largest reduction first")
     ax.set_ylabel(f"reduction of the held-out error\nof {checked.reference}, 95 % interval")
     untested = len(table) - len(tested)
@@ -434,12 +399,11 @@ def _label_genes(ax: Axes, places: Mapping[str, int], y: np.ndarray) -> None:
             height = min(height, last[side][1] - 13)
         last[side] = (place * across, height)
         options: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "fontsize": 10}
-        arrow = {"arrowstyle": "-", "color": style.foreground(), "alpha": 0.7, "linewidth": 0.8}
+        arrow = {"arrowstyle": "-", "color": ax.title.get_color(), "alpha": 0.7, "linewidth": 0.8}
         shift = (32 * side, height - y[place] * up)
         ax.annotate(name, (place + 1.0, y[place]), xytext=shift, va="center", arrowprops=arrow, zorder=4, **options)
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
 PROGRESS = ("residual", "change")  # columns that a fit without a loss records
 AXIS_RATIO = 5.0  # a loss that is this many times larger or smaller than the first gets the right axis
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
@@ -482,43 +446,38 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     columns = {name: np.atleast_1d(np.asarray(values, float)) for name, values in record.history.items()}
     losses = [name for name in columns if name.endswith("loss")] or [name for name in PROGRESS if name in columns]
     if not losses:
-        raise InputError(
-            f"{record.method} recorded no history: only methods that work in epochs or iterations have one",
-            code="no-history",
-        )
+        message = f"{record.method} recorded no history: only methods that work in epochs or iterations have one"
+        raise InputError(message, code="no-history")
     unit = next((name for name in ("epoch", "iteration") if name in columns), "iteration")
+    labels = {name: name.replace("_", " ") for name in losses}
     steps = columns.get(unit, np.arange(1, len(columns[losses[0]]) + 1))
-    ax = style.one_axes(ax, (6.5, 4))
+    ax = style.axes_or_new(ax, (6.5, 4))[0]
     level = {name: float(np.nanmedian(np.abs(columns[name]))) for name in losses}
     apart = [name for name in losses if not 1 / AXIS_RATIO <= level[name] / max(level[losses[0]], 1e-300) <= AXIS_RATIO]
     right = ax.twinx() if apart else ax
     colors = (style.method_color(ax), style.ORANGE, style.GREEN, style.PURPLE)
-    lines = []
+    lines: list[Any] = []
     for place, name in enumerate(losses):
         dash, marker = LINES[place % len(LINES)]
         options: dict[str, Any] = {"color": colors[place % len(colors)], "markersize": 5, "linewidth": 1.8}
-        options |= {"label": _in_words(name), "marker": marker, "markevery": max(1, len(steps) // 10)}
+        options |= {"label": labels[name], "marker": marker, "markevery": max(1, len(steps) // 10)}
         lines += (right if name in apart else ax).plot(steps, columns[name], dash, **options)
     for axes, names in ((ax, [name for name in losses if name not in apart]), (right, apart)):
         values = np.concatenate([columns[name] for name in names]) if names else np.empty(0)
         values = values[np.isfinite(values)]
         if len(values) and values.min() > 0 and values.max() > 30 * values.min():
             axes.set_yscale("log")
-    ax.set_ylabel(" and ".join(_in_words(name) for name in losses if name not in apart))
+    ax.set_ylabel(" and ".join(labels[name] for name in losses if name not in apart))
     title = f"{record.method}: {len(steps):,} {unit}s"
     if "validation_loss" in losses and np.isfinite(columns["validation_loss"]).any():
         best = steps[int(np.nanargmin(columns["validation_loss"]))]
         style.reference_line(ax, x=best, linestyle=":")
         title += f", lowest validation loss at {best:g}"
-    style.whole_numbers(ax)
+    ax.locator_params(axis="x", integer=True)
     ax.set(title=title, xlabel=unit)
     ax.legend(handles=lines, frameon=False)
     style.tidy(ax, grid="y")
     if apart:
-        right.set_ylabel(" and ".join(map(_in_words, apart)) + " (right axis)")
+        right.set_ylabel(" and ".join(labels[name] for name in apart) + " (right axis)")
         right.spines["top"].set_visible(False)
     return ax
-
-
-def _in_words(name: str) -> str:
-    return name.replace("_", " ")

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import STRONG, stored_result, strong_shares, usual_labels
+from imputome.report.before_after import STRONG, WORDS, real_components, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
 
@@ -24,7 +24,6 @@ MAX_GROUPS = len(style.GROUPS) * len(style.MARKERS)
 MIN_FALSE_SHARE = 0.01  # of permuted pairs that correlate strongly only after imputing, from which a note is written
 
 
-# -- cells -------------------------------------------------------------------------------------------------------------
 def embedding(
     adata: AnnData,
     key: str | None = None,
@@ -83,21 +82,20 @@ def embedding(
     if key not in adata.layers:
         raise InputError(f"{key!r} holds only some genes: impute all genes for an embedding", code="all-genes-needed")
     cells = values.sample(max_cells, random_state)
-    color = _usual_color(adata, record) if color is None else color
+    if color is None:  # a column whose mixing was checked, or one with a usual name for groups
+        names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
+        color = next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
     gene = None
     if color is not None and color not in adata.obs:
         if color not in adata.var_names:
-            raise InputError(
-                f"{color!r} is neither a column of obs nor a gene"
-                f"{meant(color, [*adata.obs.columns, *adata.var_names])}",
-                code="color-unknown",
-                parameter="color",
-            )
+            close = meant(color, [*adata.obs.columns, *adata.var_names])
+            message = f"{color!r} is neither a column of obs nor a gene{close}"
+            raise InputError(message, code="color-unknown", parameter="color")
         gene = values.gene(color)
     points = [_components(block, values.kind, random_state) for block in values.normalized(cells)]
     points[1] = points[1] * np.where((points[0] * points[1]).sum(axis=0) < 0, -1.0, 1.0)
-    both = style.two_axes(ax, (11, 4.8))
-    matrix, rows = ("log-normalised counts", "cells") if values.kind == "counts" else ("values", "samples")
+    both = style.axes_or_new(ax, (11, 4.8), 2)
+    matrix, rows = "log-normalised counts" if values.kind == "counts" else "values", WORDS[values.kind].rows
     number = f"{len(cells):,}" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,}"
     for axes, name in zip(both, (f"before: {values.where}", f"after: {key}"), strict=True):
         axes.set(xticks=[], yticks=[], xlabel="PC 1", ylabel="PC 2")
@@ -124,18 +122,8 @@ def _components(values: np.ndarray, kind: str, seed: int) -> np.ndarray:
     if kind == "counts":
         points = expression_components(values.astype(np.float32), n_components=2, random_state=seed)
     else:
-        from sklearn.decomposition import PCA
-
-        known = ~np.isnan(values)
-        mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        points = PCA(min(2, *values.shape), random_state=seed).fit_transform(np.where(known, values, mean))
+        points = real_components(values, min(2, *values.shape), seed)
     return points if points.shape[1] == 2 else np.column_stack([points, np.zeros(len(points))])
-
-
-def _usual_color(adata: AnnData, record: Record) -> str | None:
-    """The first column whose mixing was checked, else the first with a usual name for groups."""
-    names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
-    return next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
 
 
 def _size(n: int) -> float:
@@ -149,11 +137,8 @@ def _color_by_number(both: np.ndarray, points: list[np.ndarray], values: list[np
     known = np.concatenate(values)
     known = known[np.isfinite(known)]
     if len(known) == 0:
-        raise InputError(
-            f"{label} has no value in the cells of the plot: choose another color",
-            code="color-without-values",
-            parameter="color",
-        )
+        message = f"{label} has no value in the cells of the plot: choose another color"
+        raise InputError(message, code="color-without-values", parameter="color")
     norm = Normalize(float(known.min()), float(known.max()))
     for axes, place, numbers in zip(both, points, values, strict=True):
         order = np.argsort(np.nan_to_num(numbers, nan=-np.inf), kind="stable")  # high values on top
@@ -187,7 +172,6 @@ def _color_by_group(both: np.ndarray, points: list[np.ndarray], column: Any, tit
         mark.set_alpha(1)
 
 
-# -- genes -------------------------------------------------------------------------------------------------------------
 def before_after(
     adata: AnnData,
     gene_x: str,
@@ -247,29 +231,24 @@ def before_after(
     if values.kind == "counts":
         pairs = (np.log1p(pairs[0]), np.log1p(pairs[1]))
     plotted = values.sample(max_cells, random_state)
-    both = style.two_axes(ax, (10, 4.9))
+    both = style.axes_or_new(ax, (10, 4.9), 2)
     known = [pair[np.isfinite(pair).all(axis=1)] for pair in pairs]
     all_known = np.vstack(known)
     low, high = all_known.min(axis=0), all_known.max(axis=0)
     margin = 0.04 * np.where(high > low, high - low, 1.0)
-    rows = "cells" if values.kind == "counts" else "samples"
     for axes, pair, kept, name in zip(both, pairs, known, ("before", f"after {key}"), strict=True):
         axes.scatter(*pair[plotted].T, s=_size(len(plotted)), color=style.method_color(axes), alpha=0.4, linewidths=0)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
         axes.set(xlabel=f"{gene_x}, {values.unit}", ylabel=f"{gene_y}, {values.unit}")
-        axes.set_title(f"{name}: {_correlation(kept)}\n{len(kept):,} {rows}", fontsize=11)
+        defined = len(kept) > 2 and np.ptp(kept, axis=0).all()
+        correlation = f"r = {np.corrcoef(kept.T)[0, 1]:.2f}" if defined else "r not defined"
+        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {WORDS[values.kind].rows}", fontsize=11)
         style.tidy(axes, grid="both")
     note = _false_correlation_note(record)
     if note is not None:
         text = "\n".join(textwrap.wrap(note, style.letters_per_line(both[1], 9)))
         both[1].annotate(text, (0, 0), xytext=(0, -42), fontsize=9, **style.HANGING)
     return both
-
-
-def _correlation(pair: np.ndarray) -> str:
-    if len(pair) < 3 or (np.ptp(pair, axis=0) == 0).any():
-        return "r not defined"
-    return f"r = {np.corrcoef(pair.T)[0, 1]:.2f}"
 
 
 def _false_correlation_note(record: Record) -> str | None:

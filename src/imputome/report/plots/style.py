@@ -23,52 +23,23 @@ GROUPS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 MARKERS = ("o", "^", "s", "D")
 COLORMAP = "viridis"
 # options of `annotate` for text that hangs from a point of the axes, shifted by points
-HANGING: dict[str, Any] = {
-    **{"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"},
-    "annotation_clip": False,
-}
+HANGING: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "ha": "left"}
+HANGING["annotation_clip"] = False
 
 
-def one_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The given axes, or those of a new figure of ``size`` inches."""
+def axes_or_new(ax: Axes | Sequence[Axes] | None, size: tuple[float, float], panels: int = 1) -> Any:
+    """(panels,) the Axes that were passed, or those of a new figure of ``size`` inches."""
     if ax is None:
-        return _new_axes(size, 1)[0]
-    if not hasattr(ax, "scatter"):
-        raise InputError(
-            f"ax must be matplotlib Axes, not {type(ax).__name__}: pass one of plt.subplots()",
-            code="axes-invalid",
-            parameter="ax",
-        )
-    return ax
+        import matplotlib.pyplot as plt
 
-
-def two_axes(ax: Sequence[Axes] | None, size: tuple[float, float]) -> np.ndarray:
-    """The two given axes, or those of a new figure."""
-    if ax is None:
-        return _new_axes(size, 2)
-    both = np.ravel(np.asarray(ax, dtype=object))
-    if len(both) != 2 or not all(hasattr(axes, "scatter") for axes in both):
-        raise InputError(
-            "this plot needs two Axes: pass ax=plt.subplots(1, 2)[1], or leave ax out",
-            code="axes-invalid",
-            parameter="ax",
-        )
-    return both
-
-
-def _new_axes(size: tuple[float, float], panels: int) -> np.ndarray:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
-    figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent, which hides the text
-    return axes[0]
-
-
-def foreground() -> Any:
-    """Colour of text in the user's style."""
-    from matplotlib import rcParams
-
-    return rcParams["text.color"]
+        figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+        figure.set_facecolor(plt.rcParams["axes.facecolor"])  # some notebooks make it transparent, which hides the text
+        return axes[0]
+    passed = np.ravel(np.asarray(ax, dtype=object))
+    if len(passed) != panels or not all(hasattr(axes, "scatter") for axes in passed):
+        message = f"ax must hold {panels} matplotlib Axes: pass plt.subplots(1, {panels})[1], or leave it out"
+        raise InputError(message, code="axes-invalid", parameter="ax")
+    return passed
 
 
 def method_color(ax: Axes) -> str:
@@ -81,7 +52,7 @@ def method_color(ax: Axes) -> str:
 
 def reference_line(ax: Axes, *, x: float | None = None, y: float | None = None, linestyle: str = "--") -> None:
     """A thin line at ``x`` or at ``y``, or the diagonal if neither is given."""
-    options: dict[str, Any] = {"color": foreground(), "linewidth": 1, "linestyle": linestyle, "alpha": 0.6}
+    options: dict[str, Any] = {"color": ax.title.get_color(), "linewidth": 1, "linestyle": linestyle, "alpha": 0.6}
     if x is not None:
         ax.axvline(x, **options)
     elif y is not None:
@@ -104,13 +75,6 @@ def percent_axis(ax: Axes, *names: str, decimals: int | None = None) -> None:
 
     for name in names:
         getattr(ax, f"{name}axis").set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
-
-
-def whole_numbers(ax: Axes) -> None:
-    """Ticks along x at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def percent(share: float) -> str:
