@@ -36,7 +36,7 @@ def planned(X, **options):
         (REAL, {"method": "ialm", "posterior": True}, "posterior-needs-counts"),
         (LOGGED, {"method": "gene_mean_posterior", "scale": "log1p"}, "not-integers"),
         (LOGGED, {"scale": "log1p"}, "not-integers"),  # the default method has the step
-        (LOGGED, {"method": "auto", "check": False, "scale": "log1p"}, "check-needs-counts"),
+        (LOGGED, {"method": "auto", "check": False, "scale": "log1p"}, "not-integers"),
         (COUNTS, {"method": "gene_mean", "transform": "asinh"}, "transform-needs-real"),
         (COUNTS, {"method": "gene_mean_posterior", "outputs": ("variance",), "scale": "log1p"}, "variance-scale"),
         (COUNTS, {"method": "gene_mean_posterior", "uncertainty": True, "scale": "normalized"}, "variance-scale"),
@@ -49,7 +49,7 @@ def planned(X, **options):
         (COUNTS, {"method": "gene_mean", "gene_column": "symbol"}, "option-unused"),
         (COUNTS, {"method": "auto", "params": {"k": 3}}, "not-with-auto"),
         (COUNTS, {"method": "auto", "posterior": False}, "not-with-auto"),
-        (COUNTS, {"method": "auto", "budget": 0}, "bad-budget"),
+        (COUNTS, {"method": "auto", "budget": 0}, "parameter-value"),
         (COUNTS, {"method": "auto", "random_state": -1}, "parameter-value"),
         (COUNTS, {"method": "gene_mean", "check": True, "random_state": 0.5}, "parameter-value"),
         (COUNTS, {"method": "no_imputation", "posterior": True}, "no-posterior"),
