@@ -262,6 +262,8 @@ class DenseBatches:
         batch_size: int = 250,
         device: torch.device | str = "cpu",
     ) -> None:
+        if target is not None and target.shape != values.shape:
+            raise InputError(f"the target must have shape {values.shape}, not {target.shape}", code="target-shape")
         self.values, self.target, self.batch_size, self.device = values, target, batch_size, torch.device(device)
 
     def __len__(self) -> int:
