@@ -230,7 +230,7 @@ def test_zeros_are_not_shown_for_logged_input(fresh):
     adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
     imputome.impute(adata, method="gene_mean", scale="log1p")
     content = of_result(adata, map="pca")
-    assert not content.counted
+    assert not content.values.counted
     page = page_of(content)
     assert "zeros" not in page.headings()
     assert "zeros before" not in json.dumps(page.data("rows-genes"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -37,6 +37,26 @@ LABEL_COLUMNS = (
     *("cell_type", "celltype", "cell_types", "type", "label", "labels", "cluster", "clusters", "leiden", "louvain"),
     *("subtype", "group", "condition", "batch", "sample", "donor"),
 )
+
+
+class Words(NamedTuple):
+    """What rows and columns of the matrix are called."""
+
+    rows: str
+    columns: str
+
+    @property
+    def row(self) -> str:
+        return self.rows[:-1]
+
+    @property
+    def column(self) -> str:
+        return self.columns[:-1]
+
+
+def words_of(kind: Kind) -> Words:
+    """The words for counts, or for real values."""
+    return Words("cells", "genes") if kind == "counts" else Words("samples", "features")
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

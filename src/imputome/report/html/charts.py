@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from imputome.report.html.parts import Words, distinct, rounded
+from imputome.report.before_after import Words
+from imputome.report.html.parts import distinct, rounded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imputome.core.data import Data, Kind
+from imputome.core.data import Data
 from imputome.core.imputation import Imputation
 from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.report.before_after import BeforeAfter, Map, Measured, measure, stored_result, usual_labels
-from imputome.report.html.parts import Words
+from imputome.report.before_after import (
+    BeforeAfter,
+    Map,
+    Measured,
+    Words,
+    measure,
+    stored_result,
+    usual_labels,
+    words_of,
+)
 from imputome.result.record import Record
 
 if TYPE_CHECKING:
@@ -28,16 +36,21 @@ class Content:
 
     key: str  # of the result
     record: Record
-    kind: Kind
-    counted: bool  # as in `BeforeAfter`
-    words: Words
-    shape: tuple[int, int]  # of the result
+    values: BeforeAfter
+    measured: Measured  # a sample of the values
+    label: str  # column of obs that cells are coloured by; empty for their library size, or mean
+    labels: np.ndarray | None  # of the cells of the sample
     source: str  # file, or what else the input was
     command: str  # that made the result; empty if it is not known
     made_by: str  # command that made this page, if it is another one
-    measured: Measured  # a sample of the values before and after
-    label: str  # column of obs that cells are coloured by; empty for their library size, or mean
-    labels: np.ndarray | None  # of the cells of the sample
+
+    @property
+    def words(self) -> Words:
+        return words_of(self.values.kind)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.values.obs_names), len(self.values.var_names)
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -132,20 +145,7 @@ def _content(
     if label is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    return Content(
-        key=key,
-        record=record,
-        kind=values.kind,
-        counted=values.counted,
-        words=Words("cells", "genes") if values.kind == "counts" else Words("samples", "features"),
-        shape=(len(values.obs_names), len(values.var_names)),
-        source=source,
-        command=command,
-        made_by=made_by,
-        measured=measured,
-        label=label or "",
-        labels=labels,
-    )
+    return Content(key, record, values, measured, label or "", labels, source, command, made_by)
 
 
 def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:

@@ -15,21 +15,6 @@ NOTHING = "–"  # in place of a number that was not measured
 Terms = Sequence[tuple[str, str]]  # pairs of a term and its text
 
 
-class Words(NamedTuple):
-    """What rows and columns of the matrix are called: cells and genes, or samples and features."""
-
-    rows: str
-    columns: str
-
-    @property
-    def row(self) -> str:
-        return self.rows[:-1]
-
-    @property
-    def column(self) -> str:
-        return self.columns[:-1]
-
-
 class Table(NamedTuple):
     """A small table of texts; its first column names the row."""
 

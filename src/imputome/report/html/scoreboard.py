@@ -134,24 +134,19 @@ def short_names(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     If more than two parameters differ, only values that are not the most common ones are named, and the variant that
     has all the most common values is called "base".
     """
-    variants: dict[str, dict[str, dict[str, Any]]] = {}
+    variants: dict[str, dict[str, dict[str, str]]] = {}
     for method, parameters in zip(table["method"].astype(str), table["parameters"].astype(str), strict=True):
-        variants.setdefault(method, {})[parameters] = _parsed(parameters)
+        values = _parsed(parameters).items()
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values}
+        variants.setdefault(method, {})[parameters] = texts
     names = {}
     for method, of_method in variants.items():
-        all_names = dict.fromkeys(name for values in of_method.values() for name in values)
-        varied = [name for name in all_names if len({json.dumps(v.get(name)) for v in of_method.values()}) > 1]
-        common: dict[str, str] = {}
-        if len(varied) > 2:
-            for name in varied:
-                counts = Counter(json.dumps(values.get(name)) for values in of_method.values())
-                common[name] = counts.most_common(1)[0][0]
-        for parameters, values in of_method.items():
-            shown = [
-                f"{name}={_value(values[name])}"
-                for name in varied
-                if name in values and common.get(name) != json.dumps(values[name])
-            ]
+        all_names = dict.fromkeys(name for texts in of_method.values() for name in texts)
+        values_of = {name: Counter(texts.get(name, "null") for texts in of_method.values()) for name in all_names}
+        varied = [name for name in all_names if len(values_of[name]) > 1]
+        common = {name: values_of[name].most_common(1)[0][0] for name in varied} if len(varied) > 2 else {}
+        for parameters, texts in of_method.items():
+            shown = [f"{name}={texts[name]}" for name in varied if name in texts and common.get(name) != texts[name]]
             if common and not shown:
                 shown = ["base"]
             names[method, parameters] = f"{method} ({', '.join(shown)})" if shown else method
@@ -166,10 +161,6 @@ def _parsed(parameters: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         values = None
     return values if isinstance(values, dict) else {"parameters": parameters}
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _methods(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> list[str]:

@@ -126,13 +126,14 @@ def _scores(content: Content) -> Section | None:
     table = table.assign(name=table["method"].astype(str))
     means = table.groupby(["name", "metric"])["value"].agg(["mean", "std"]).unstack("metric")
     metrics = distinct(table["metric"])
-    rows = [
-        [_marked(name, control), *(_mean_and_sd(means, name, metric) for metric in metrics)]
-        for name, control in dict(zip(table["name"], table["control"], strict=True)).items()
-    ]
+    rows = []
+    for name, control in dict(zip(table["name"], table["control"], strict=True)).items():
+        cells = [(means.loc[name, ("mean", metric)], means.loc[name, ("std", metric)]) for metric in metrics]
+        texts = [f"{text_of(mean)} ± {sd:.1g}" if np.isfinite(sd) else text_of(mean) for mean, sd in cells]
+        rows.append([_marked(name, control), *texts])
     titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
     summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
-    held_out = "molecules" if content.kind == "counts" else "values"
+    held_out = "molecules" if content.values.kind == "counts" else "values"
     text = (
         f"Some of the {held_out} were held out. The method imputed from the others, and its result was compared with "
         f"the held-out {held_out}. Controls are simple alternatives: a method that is not better than all of them is "
@@ -141,11 +142,6 @@ def _scores(content: Content) -> Section | None:
     caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
     return Section("scores", "Held-out scores of the method and the controls", text, (chart,), (summary,))
-
-
-def _mean_and_sd(means: pd.DataFrame, name: str, metric: str) -> str:
-    mean, sd = means.loc[name, ("mean", metric)], means.loc[name, ("std", metric)]
-    return f"{text_of(mean)} ± {sd:.1g}" if np.isfinite(sd) else text_of(mean)
 
 
 def _race(content: Content) -> Section | None:
@@ -197,7 +193,7 @@ def _far(table: pd.DataFrame) -> np.ndarray:
 
 # -- genes and cells ---------------------------------------------------------------------------------------------------
 def _zeros(content: Content) -> Section | None:
-    if not content.counted:
+    if not content.values.counted:
         return None
     table = content.genes
     confident, raised = (int(np.nansum(table[name])) for name in ("confident", "raised"))
@@ -228,7 +224,7 @@ def _zeros(content: Content) -> Section | None:
 
 def _genes(content: Content) -> Section:
     table, words = content.genes, content.words
-    unit = "molecules" if content.kind == "counts" else "values"
+    unit = "molecules" if content.values.kind == "counts" else "values"
     checked = "explained" in table
     reference = content.record.verdict.reference if content.record.verdict else "the reference"
     columns = {  # column: title, kind, meaning
@@ -282,12 +278,12 @@ def _spread(content: Content) -> Section:
     drawn = []
     usable = genes[np.isfinite(genes[["mean_before", "variance_before"]]).all(axis=1)]
     if len(usable):
-        spec = charts.mean_variance(usable, words, logged=content.kind == "counts")
+        spec = charts.mean_variance(usable, words, logged=content.values.kind == "counts")
         drawn.append(Chart("variance", spec, f"Mean and variance of each {words.column}."))
     finite = totals[np.isfinite(totals[["before", "after"]]).all(axis=1)]
-    total = "library size" if content.counted else "mean"
+    total = "library size" if content.values.counted else "mean"
     if len(finite):
-        spec = charts.totals(finite, words, counted=content.counted)
+        spec = charts.totals(finite, words, counted=content.values.counted)
         caption = f"{sentence(total)} of each {words.row}. The dashed line means no change."
         drawn.append(Chart("totals", spec, caption))
     numbers = {
@@ -313,7 +309,7 @@ def _embedding(content: Content) -> Section:
     if table is None:
         return Section("embedding", title, (f"There are too few {words.rows} or {words.columns} for a map.",))
     labelled = content.labels is not None
-    label = content.label or ("library size before" if content.counted else "mean before")
+    label = content.label or ("library size before" if content.values.counted else "mean before")
     table = table.assign(label=content.labels if labelled else content.measured.totals["before"])
     drawn = [
         Chart(f"map-{when}", charts.embedding(table, when, map=map, label=label, words=words), f"{map} {when}.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.report.before_after import STRONG, direction, stored_result, strong_shares
+from imputome.report.before_after import STRONG, direction, stored_result, strong_shares, words_of
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
 
@@ -97,11 +97,14 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
 
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
-    rows = "cells" if checked.kind == "counts" else "samples"
     reasons = [f"\u2022 {reason}" for reason in checked.reasons]
     lines = [
         _Line(checked.verdict, 16, bold=True),
-        _Line(f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}", 10, space=0.2),
+        _Line(
+            f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {words_of(checked.kind).rows}",
+            10,
+            space=0.2,
+        ),
     ]
     for texts, size, space, indent in ((reasons, 11, 0.7, "  "), (_main_scores(checked), 9.5, 1.0, "    ")):
         lines += [_Line(text, size, space=0.25 if place else space, indent=indent) for place, text in enumerate(texts)]
@@ -136,7 +139,7 @@ def _main_scores(checked: Verdict) -> list[str]:
     if len(genes):
         tested = int(np.isfinite(genes["explained"]).sum())
         lines.append(
-            f"{'Genes' if counts else 'Features'} shown to be predicted better than by {checked.reference}: "
+            f"{words_of(checked.kind).columns.capitalize()} shown to be predicted better than by {checked.reference}: "
             f"{int(genes['evident'].sum()):,} of {tested:,}"
         )
     if len(checked.null):
@@ -378,7 +381,7 @@ def reliability(
     ax.set_xlim(0, len(tested) + 1)
     ax.locator_params(axis="x", integer=True)
     _label_genes(ax, {name: int(np.flatnonzero(tested.index == name)[0]) for name in names}, np.clip(y, low, high))
-    columns = "genes" if checked.kind == "counts" else "features"
+    columns = words_of(checked.kind).columns
     ax.set_xlabel(f"{columns}, the largest reduction first")
     ax.set_ylabel(f"reduction of the held-out error\nof {checked.reference}, 95 % interval")
     untested = len(table) - len(tested)
