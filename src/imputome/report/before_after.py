@@ -87,6 +87,10 @@ class BeforeAfter:
         return self.kind == "counts" and self.state == "counts"
 
     @property
+    def words(self) -> Words:
+        return words_of(self.kind)
+
+    @property
     def unit(self) -> str:
         """Unit of ``log1p`` of `normalized`, or of real values."""
         return "ln(1 + counts per 10,000)" if self.kind == "counts" else "unit of the input"
@@ -185,12 +189,11 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
     """
     key, record = find_record(adata, key)
     layer = record.input.layer if before is None else before
-    if layer is not None and layer not in adata.layers:
-        message = f"the layer {layer!r} with the values before imputing is not there: pass {{before}} with another "
-        message += f"layer, or impute again; layers here: {', '.join(adata.layers) or 'none'}"
-        raise InputError(message, code="layer-missing", before=...)
-    if layer is None and adata.X is None:
-        message = "X, which was imputed, is empty now: pass {before} with the layer that holds its values"
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    if matrix is None:
+        message = f"{where} with the values before imputing is not there any more: pass {{before}} with another layer, "
+        message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
         raise InputError(message, code="layer-missing", before=...)
     names, columns = adata.var_names, None
     if key in adata.layers:
@@ -208,7 +211,7 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         message = f"the values of {key!r} are neither in layers nor in obsm: impute again"
         raise InputError(message, code="result-values-missing")
     values = BeforeAfter(
-        matrix=adata.X if layer is None else adata.layers[layer],
+        matrix=matrix,
         read_imputed=lambda cells, genes: _dense(imputed, cells, genes),
         obs_names=adata.obs_names,
         var_names=names,
@@ -216,7 +219,7 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         state=record.input.state,
         scale=record.scale,
         columns=columns,
-        where="X" if layer is None else f"layers[{layer!r}]",
+        where=where,
     )
     return key, record, values
 

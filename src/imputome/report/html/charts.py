@@ -7,16 +7,14 @@ are variables of the page's style sheet, so that light and dark mode need no sec
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+import pandas as pd
 
 from imputome.report.before_after import Words
 from imputome.report.html.parts import distinct, rounded
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
 BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"

@@ -11,16 +11,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation
 from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.report.before_after import (
-    BeforeAfter,
-    Map,
-    Measured,
-    Words,
-    measure,
-    stored_result,
-    usual_labels,
-    words_of,
-)
+from imputome.report.before_after import BeforeAfter, Map, Measured, Words, measure, stored_result, usual_labels
 from imputome.result.record import Record
 
 if TYPE_CHECKING:
@@ -46,7 +37,7 @@ class Content:
 
     @property
     def words(self) -> Words:
-        return words_of(self.values.kind)
+        return self.values.words
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -9,15 +9,13 @@ import os
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
 from imputome.report.html.content import Content
 from imputome.report.html.parts import sentence
-
-if TYPE_CHECKING:
-    from imputome.report.html.scoreboard import Scoreboard
+from imputome.report.html.scoreboard import Scoreboard
 
 # module -> package of the extra `report`
 PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}

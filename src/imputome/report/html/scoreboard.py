@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from imputome.errors import ImputomeError, InputError
 from imputome.evaluation.metrics import METRICS
@@ -16,9 +17,6 @@ from imputome.report.before_after import direction
 from imputome.report.html import citation
 from imputome.report.html.parts import Live, Table, distinct, json_column, live_columns, terms_table
 from imputome.studies.results import HIGHER, is_control, read, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_VALUES = 60_000  # drawn one by one; of more, only the means are drawn
 

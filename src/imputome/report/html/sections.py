@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from imputome.evaluation.metrics import COVERAGE
 from imputome.methods import info, names
 from imputome.report.before_after import direction, strong_shares
 from imputome.report.html import charts, citation
+from imputome.report.html.content import Content
 from imputome.report.html.parts import (
     Chart,
     Live,
@@ -27,11 +29,6 @@ from imputome.report.html.parts import (
     text_of,
 )
 from imputome.trust.reliability import MIN_HELD_OUT
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from imputome.report.html.content import Content
 
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
@@ -386,8 +383,6 @@ def _mixing(content: Content) -> Section | None:
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
 def _history(content: Content) -> Section | None:
-    import pandas as pd
-
     columns: dict[str, np.ndarray] = {}
     for name, array in content.record.history.items():
         if array.ndim == 1 and array.dtype.kind in "fiu" and len(array) > 1 and np.isfinite(array).any():

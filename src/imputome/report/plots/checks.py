@@ -97,11 +97,12 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
 
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
+    rows = words_of(checked.kind).rows
     reasons = [f"\u2022 {reason}" for reason in checked.reasons]
     lines = [
         _Line(checked.verdict, 16, bold=True),
         _Line(
-            f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {words_of(checked.kind).rows}",
+            f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}",
             10,
             space=0.2,
         ),

@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import STRONG, real_components, stored_result, strong_shares, usual_labels, words_of
+from imputome.report.before_after import STRONG, real_components, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
 
@@ -94,7 +94,7 @@ def embedding(
     points = [_components(block, values.kind, random_state) for block in values.normalized(cells)]
     points[1] = points[1] * np.where((points[0] * points[1]).sum(axis=0) < 0, -1.0, 1.0)
     both = style.axes_or_new(ax, (11, 4.8), 2)
-    matrix, rows = "log-normalised counts" if values.kind == "counts" else "values", words_of(values.kind).rows
+    matrix, rows = "log-normalised counts" if values.kind == "counts" else "values", values.words.rows
     number = f"{len(cells):,}" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,}"
     for axes, name in zip(both, (f"before: {values.where}", f"after: {key}"), strict=True):
         axes.set(xticks=[], yticks=[], xlabel="PC 1", ylabel="PC 2")
@@ -248,7 +248,7 @@ def before_after(
         axes.set(xlabel=f"{gene_x}, {values.unit}", ylabel=f"{gene_y}, {values.unit}")
         defined = len(kept) > 2 and np.ptp(kept, axis=0).all()
         correlation = f"r = {np.corrcoef(kept.T)[0, 1]:.2f}" if defined else "r not defined"
-        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {words_of(values.kind).rows}", fontsize=11)
+        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {values.words.rows}", fontsize=11)
         style.tidy(axes, grid="both")
     note = _false_correlation_note(record)
     if note is not None:
