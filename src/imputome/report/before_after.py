@@ -54,9 +54,7 @@ class Words(NamedTuple):
         return self.columns[:-1]
 
 
-def words_of(kind: Kind) -> Words:
-    """The words for counts, or for real values."""
-    return Words("cells", "genes") if kind == "counts" else Words("samples", "features")
+WORDS = {"counts": Words("cells", "genes"), "real": Words("samples", "features")}
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -88,7 +86,7 @@ class BeforeAfter:
 
     @property
     def words(self) -> Words:
-        return words_of(self.kind)
+        return WORDS[self.kind]
 
     @property
     def unit(self) -> str:

@@ -130,15 +130,9 @@ def _scores(content: Content) -> Section | None:
         rows.append([_marked(name, control), *texts])
     titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
     summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
-    held_out = "molecules" if content.values.kind == "counts" else "values"
-    text = (
-        f"Some of the {held_out} were held out. The method imputed from the others, and its result was compared with "
-        f"the held-out {held_out}. Controls are simple alternatives: a method that is not better than all of them is "
-        "of no use here.",
-    )
     caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
-    return Section("scores", "Held-out scores of the method and the controls", text, (chart,), (summary,))
+    return Section("scores", "Held-out scores of the method and the controls", (), (chart,), (summary,))
 
 
 def _race(content: Content) -> Section | None:
@@ -200,11 +194,6 @@ def _zeros(content: Content) -> Section | None:
         ["confident biological zeros", f"{confident:,}"],
         ["of these, imputed above one count", f"{raised:,} ({percent(raised / confident)})" if confident else "none"],
     ]
-    text = (
-        "A confident biological zero is very unlikely to be a dropout: in a cell that expresses the gene, a zero would "
-        "have a probability below 1 %. If many of them are imputed above one count, the method adds expression to "
-        "cells that do not express the gene.",
-    )
     caption = "Each point is a gene. Genes below the dashed line have fewer zeros after imputing than before."
     chart = Chart("zeros", charts.zeros(table, content.words), caption)
     worst = table[table["raised"] > 0].assign(share=lambda rows: rows["raised"] / rows["confident"])
@@ -216,7 +205,7 @@ def _zeros(content: Content) -> Section | None:
     listed = Table(f"At most {MAX_RAISED_GENES} genes", titles, counts)
     folded = (("Genes with the most confident zeros imputed above one count", listed),) if counts else ()
     summary = Table("Zeros over all genes", ("", "number"), rows)
-    return Section("zeros", "Zeros before and after", text, (chart,), (summary,), folded=folded)
+    return Section("zeros", "Zeros before and after", (), (chart,), (summary,), folded=folded)
 
 
 def _genes(content: Content) -> Section:
@@ -292,12 +281,8 @@ def _spread(content: Content) -> Section:
         f"median {total} of {words.rows}, after": totals["after"].median(),
     }
     rows = [[name, text_of(value)] for name, value in numbers.items()]
-    text = (
-        f"Measured on {len(totals):,} {words.rows}. Imputing removes noise, which lowers the variance. It may also "
-        f"remove real differences between {words.rows}.",
-    )
     title = f"{sentence(words.columns)} and {words.rows} before and after"
-    return Section("spread", title, text, tuple(drawn), (Table("Summary", ("", "value"), rows),))
+    return Section("spread", title, (), tuple(drawn), (Table("Summary", ("", "value"), rows),))
 
 
 def _embedding(content: Content) -> Section:
@@ -339,14 +324,9 @@ def _null(content: Content) -> Section | None:
         rows.append([when, f"{float((table[when] * middle).sum()) / total:.3f}", percent(strong / total)])
     titles = ("imputing", "mean absolute correlation", "pairs at ±0.5 or stronger")
     summary = Table(f"Correlations between permuted {words.columns}", titles, rows)
-    text = (
-        f"The values of every {words.column} were permuted over the {words.rows}, so that the {words.columns} are no "
-        "longer correlated, and then imputed. Correlations after imputing are false: the method created them. They "
-        "should be close to 0.",
-    )
     spec = charts.null(table.assign(low=table["low"].round(4), high=table["high"].round(4)), words)
     chart = Chart("null", spec, f"Share of the pairs of {words.columns} by their correlation.")
-    return Section("null", "False correlations", text, (chart,), (summary,))
+    return Section("null", "False correlations", (), (chart,), (summary,))
 
 
 def _calibration(content: Content) -> Section | None:
@@ -358,9 +338,8 @@ def _calibration(content: Content) -> Section | None:
     table = table.assign(stratum=strata)[["stratum", "entries", "coverage"]]
     titles = {"stratum": "predicted mean", "entries": "held-out values", "coverage": "share inside"}
     inside = table_of(table, "Held-out values inside the 90 % interval", titles)
-    text = ("Nine in ten held-out values should lie inside their 90 % interval, at every level of the predicted mean.",)
     chart = Chart("calibration", charts.calibration(table, COVERAGE), "The dashed line is 90 %.")
-    return Section("calibration", "Calibration of the intervals", text, (chart,), (inside,))
+    return Section("calibration", "Calibration of the intervals", (), (chart,), (inside,))
 
 
 def _mixing(content: Content) -> Section | None:
@@ -374,11 +353,7 @@ def _mixing(content: Content) -> Section | None:
         drawn.append(Chart(f"mixing-{place}", charts.mixing(table, name), f"Neighbours with the same {name}."))
     if not drawn:
         return None
-    text = (
-        "Share of the 15 nearest neighbours of a cell that have the same label as the cell. If it is lower after "
-        "imputing than before, the method has mixed different cells.",
-    )
-    return Section("mixing", "Mixing of labels", text, tuple(drawn), tuple(tables))
+    return Section("mixing", "Mixing of labels", (), tuple(drawn), tuple(tables))
 
 
 # -- the fit -----------------------------------------------------------------------------------------------------------

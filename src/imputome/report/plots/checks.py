@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.metrics import COVERAGE, METRICS
-from imputome.report.before_after import STRONG, direction, stored_result, strong_shares, words_of
+from imputome.report.before_after import STRONG, WORDS, direction, stored_result, strong_shares
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
 
@@ -30,7 +30,6 @@ MAIN_METRICS = {
 }
 
 
-# -- verdict -----------------------------------------------------------------------------------------------------------
 class _Line(NamedTuple):
     text: str
     size: float
@@ -97,7 +96,7 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
 
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
-    rows = words_of(checked.kind).rows
+    rows = WORDS[checked.kind].rows
     reasons = [f"\u2022 {reason}" for reason in checked.reasons]
     lines = [
         _Line(checked.verdict, 16, bold=True),
@@ -140,7 +139,7 @@ def _main_scores(checked: Verdict) -> list[str]:
     if len(genes):
         tested = int(np.isfinite(genes["explained"]).sum())
         lines.append(
-            f"{words_of(checked.kind).columns.capitalize()} shown to be predicted better than by {checked.reference}: "
+            f"{WORDS[checked.kind].columns.capitalize()} shown to be predicted better than by {checked.reference}: "
             f"{int(genes['evident'].sum()):,} of {tested:,}"
         )
     if len(checked.null):
@@ -165,7 +164,6 @@ def _difference(score: float, control: float) -> str:
     return f"{percent:.{0 if percent >= 10 else 1}f} % {'lower' if score < control else 'higher'}"
 
 
-# -- scores ------------------------------------------------------------------------------------------------------------
 def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Plot a held-out score of the method and of the controls: a point for each split, a line at the mean.
 
@@ -237,7 +235,6 @@ def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None,
     return ax
 
 
-# -- zeros -------------------------------------------------------------------------------------------------------------
 def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, ax: Axes | None = None) -> Axes:
     """Plot the share of zeros of each gene before and after imputing; counts only.
 
@@ -308,7 +305,6 @@ def zeros(adata: AnnData, key: str | None = None, *, before: str | None = None, 
     return ax
 
 
-# -- reliability -------------------------------------------------------------------------------------------------------
 def reliability(
     adata: AnnData, key: str | None = None, *, genes: str | Iterable[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -382,7 +378,7 @@ def reliability(
     ax.set_xlim(0, len(tested) + 1)
     ax.locator_params(axis="x", integer=True)
     _label_genes(ax, {name: int(np.flatnonzero(tested.index == name)[0]) for name in names}, np.clip(y, low, high))
-    columns = words_of(checked.kind).columns
+    columns = WORDS[checked.kind].columns
     ax.set_xlabel(f"{columns}, the largest reduction first")
     ax.set_ylabel(f"reduction of the held-out error\nof {checked.reference}, 95 % interval")
     untested = len(table) - len(tested)
@@ -412,7 +408,6 @@ def _label_genes(ax: Axes, places: Mapping[str, int], y: np.ndarray) -> None:
         ax.annotate(name, (place + 1.0, y[place]), xytext=shift, va="center", arrowprops=arrow, zorder=4, **options)
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
 PROGRESS = ("residual", "change")  # columns that a fit without a loss records
 AXIS_RATIO = 5.0  # a loss that is this many times larger or smaller than the first gets the right axis
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))

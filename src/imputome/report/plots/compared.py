@@ -24,7 +24,6 @@ MAX_GROUPS = len(style.GROUPS) * len(style.MARKERS)
 MIN_FALSE_SHARE = 0.01  # of permuted pairs that correlate strongly only after imputing, from which a note is written
 
 
-# -- cells -------------------------------------------------------------------------------------------------------------
 def embedding(
     adata: AnnData,
     key: str | None = None,
@@ -177,7 +176,6 @@ def _color_by_group(both: np.ndarray, points: list[np.ndarray], column: Any, tit
         mark.set_alpha(1)
 
 
-# -- genes -------------------------------------------------------------------------------------------------------------
 def before_after(
     adata: AnnData,
     gene_x: str,

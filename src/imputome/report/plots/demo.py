@@ -17,7 +17,6 @@ from imputome.report.plots import style
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # (label, method, parameters); ialm as published, and stopped where it predicts held-out entries best, because noisy
@@ -76,43 +75,34 @@ def demo_figure(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
-    _loss_bars(axes[0, 0], scores)
-    _hidden_values(axes[0, 1], truth, predicted)
+    (losses, hidden), maps = figure.subplots(2, 2)
+    scores = sorted(scores, key=lambda score: -score["poisson_loss"])
+    colors = [style.CONTROL if score["control"] else style.BLUE for score in scores]
+    bars = losses.barh([score["name"] for score in scores], [score["poisson_loss"] for score in scores], color=colors)
+    losses.bar_label(bars, fmt=" %.4f", fontsize=8)
+    losses.margins(x=0.15)
+    losses.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
+    patches = [Patch(color=style.BLUE, label="method"), Patch(color=style.CONTROL, label="control")]
+    losses.legend(handles=patches, fontsize=8)
+    x, y = np.log1p(truth), np.log1p(np.maximum(predicted, 0))
+    hidden.hexbin(x, y, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0)
+    top = float(max(x.max(), y.max()))
+    hidden.plot([0, top], [0, top], color="#444444", linewidth=1, linestyle="--")
+    hidden.set(title="hidden nonzeros: true and imputed value (ialm)", xlabel="ln(1 + true)", ylabel="ln(1 + imputed)")
+    for axis in (losses, hidden):
+        style.tidy(axis)
     place = adata.var_names.get_loc(gene)
     before = np.asarray(adata.X[:, [place]].todense() if sp.issparse(adata.X) else adata.X[:, place]).ravel()
     after = np.asarray(adata.layers[key][:, place]).ravel()
     x, y = np.asarray(adata.obsm["X_umap"])[:, :2].T
-    for axis, values, title in ((axes[1, 0], before, "before"), (axes[1, 1], after, f"after {key}")):
+    for axis, values, title in zip(maps, (before, after), ("before", f"after {key}"), strict=True):
         order = np.argsort(values)  # high values on top
         points = axis.scatter(x[order], y[order], c=np.log1p(values[order]), s=9, cmap=style.COLORMAP, linewidths=0)
         zeros = np.mean(values == 0)
         axis.set(title=f"{gene} {title}: {zeros:.0%} zeros", xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         figure.colorbar(points, ax=axis, label="ln(1 + count)", shrink=0.8)
     return figure
-
-
-def _loss_bars(axis: Axes, scores: list[Score]) -> None:
-    from matplotlib.patches import Patch
-
-    scores = sorted(scores, key=lambda score: -score["poisson_loss"])
-    colors = [style.CONTROL if score["control"] else style.BLUE for score in scores]
-    bars = axis.barh([score["name"] for score in scores], [score["poisson_loss"] for score in scores], color=colors)
-    axis.bar_label(bars, fmt=" %.4f", fontsize=8)
-    axis.margins(x=0.15)
-    axis.set(title="held-out molecules: Poisson loss per entry (lower is better)", xlabel="mean of mu - x ln mu")
-    patches = [Patch(color=style.BLUE, label="method"), Patch(color=style.CONTROL, label="control")]
-    axis.legend(handles=patches, fontsize=8)
-    style.tidy(axis)
-
-
-def _hidden_values(axis: Axes, truth: np.ndarray, predicted: np.ndarray) -> None:
-    x, y = np.log1p(truth), np.log1p(np.maximum(predicted, 0))
-    axis.hexbin(x, y, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0)
-    top = float(max(x.max(), y.max()))
-    axis.plot([0, top], [0, top], color="#444444", linewidth=1, linestyle="--")
-    axis.set(title="hidden nonzeros: true and imputed value (ialm)", xlabel="ln(1 + true)", ylabel="ln(1 + imputed)")
-    style.tidy(axis)
