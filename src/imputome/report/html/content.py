@@ -29,8 +29,8 @@ class Content:
     record: Record
     values: BeforeAfter
     measured: Measured  # a sample of the values
-    label: str  # column of obs that cells are coloured by; empty for their library size, or mean
-    labels: np.ndarray | None  # of the cells of the sample
+    label: str  # what cells are coloured by: a column of obs, or their library size, or mean
+    labels: np.ndarray | None  # of the cells of the sample; None where they are coloured by a number
     source: str  # file, or what else the input was
     command: str  # that made the result; empty if it is not known
     made_by: str  # command that made this page, if it is another one
@@ -136,7 +136,8 @@ def _content(
     if label is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    return Content(key, record, values, measured, label or "", labels, source, command, made_by)
+    label = label or ("library size before" if values.counted else "mean before")
+    return Content(key, record, values, measured, label, labels, source, command, made_by)
 
 
 def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:

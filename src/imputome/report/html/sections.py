@@ -290,25 +290,15 @@ def _embedding(content: Content) -> Section:
     title = f"Maps of the {words.rows} before and after"
     if table is None:
         return Section("embedding", title, (f"There are too few {words.rows} or {words.columns} for a map.",))
-    labelled = content.labels is not None
-    label = content.label or ("library size before" if content.values.counted else "mean before")
+    label, labelled = content.label, content.labels is not None
     table = table.assign(label=content.labels if labelled else content.measured.totals["before"])
     drawn = [
         Chart(f"map-{when}", charts.embedding(table, when, map=map, label=label, words=words), f"{map} {when}.")
         for when in ("before", "after")
     ]
-    text = (
-        f"{map} of the same {len(table):,} {words.rows}, once from the values before imputing and once from those "
-        f"after. The second map is rotated to match the first. {sentence(words.rows)} are coloured by {label}."
-        + (" In a UMAP, distances between groups have no meaning." if map == "UMAP" else ""),
-        f"Point at a {words.row} to see it in the other map."
-        + (" Choose a label in the legend to highlight it." if labelled else ""),
-    )
-    folded = []
-    if labelled:
-        rows = [[str(name), f"{size:,}"] for name, size in table["label"].value_counts().items()]
-        folded = [("Labels", Table(f"{sentence(words.rows)} in the maps by {label}", (label, words.rows), rows))]
-    return Section("embedding", title, text, tuple(drawn), folded=tuple(folded))
+    rows = [[str(name), f"{size:,}"] for name, size in table["label"].value_counts().items()] if labelled else []
+    sizes = Table(f"{sentence(words.rows)} in the maps by {label}", (label, words.rows), rows)
+    return Section("embedding", title, (), tuple(drawn), folded=(("Labels", sizes),) if labelled else ())
 
 
 # -- the check ---------------------------------------------------------------------------------------------------------

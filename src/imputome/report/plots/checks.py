@@ -131,9 +131,10 @@ def _main_scores(checked: Verdict) -> list[str]:
     if metric in set(scores["metric"]):
         means = scores[scores["metric"] == metric].groupby("method")["value"].mean()
         score = float(means.pop(method))
-        controls = [
-            f"{name} {value:.4g} (method: {_difference(score, value)})" for name, value in means.sort_values().items()
-        ]
+        controls = []
+        for name, value in means.sort_values().items():
+            percent, side = 100 * abs(score - value) / value, "lower" if score < value else "higher"
+            controls.append(f"{name} {value:.4g} (method: {percent:.{0 if percent >= 10 else 1}f} % {side})")
         lines.append(f"Held-out {metric_name} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
     genes = checked.genes
     if len(genes):
@@ -157,11 +158,6 @@ def _main_scores(checked: Verdict) -> list[str]:
         worst = " (where it is furthest from 90 %)" if counts else ""
         lines.append(f"Coverage of the 90 % intervals{worst}: {style.percent(float(coverage.mean()))}")
     return lines
-
-
-def _difference(score: float, control: float) -> str:
-    percent = 100 * abs(score - control) / control
-    return f"{percent:.{0 if percent >= 10 else 1}f} % {'lower' if score < control else 'higher'}"
 
 
 def scores(adata: AnnData, key: str | None = None, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
