@@ -85,10 +85,6 @@ class BeforeAfter:
         return self.kind == "counts" and self.state == "counts"
 
     @property
-    def words(self) -> Words:
-        return WORDS[self.kind]
-
-    @property
     def unit(self) -> str:
         """Unit of ``log1p`` of `normalized`, or of real values."""
         return "ln(1 + counts per 10,000)" if self.kind == "counts" else "unit of the input"

@@ -171,7 +171,7 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Wo
         names = sorted(set(shown["label"]), key=natural)
         many = len(CATEGORIES)
         looks = {name: (CATEGORIES[place % many], SHAPES[place // many]) for place, name in enumerate(names)}
-        legend = {"title": label, "columns": 2, "labelLimit": 140, "symbolLimit": len(names)}
+        legend: dict[str, Any] = {"title": label, "columns": 2, "labelLimit": 140, "symbolLimit": len(names)}
         picked = alt.selection_point(name="picked", fields=["label"], bind="legend")
         chart = chart.mark_point(filled=True, size=26, aria=False).add_params(picked)
         chart = chart.encode(

@@ -11,7 +11,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation
 from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.report.before_after import BeforeAfter, Map, Measured, Words, measure, stored_result, usual_labels
+from imputome.report.before_after import WORDS, BeforeAfter, Map, Measured, Words, measure, stored_result, usual_labels
 from imputome.result.record import Record
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Content:
 
     @property
     def words(self) -> Words:
-        return self.values.words
+        return WORDS[self.values.kind]
 
     @property
     def shape(self) -> tuple[int, int]:

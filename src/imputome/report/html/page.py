@@ -74,12 +74,12 @@ def render(content: Content | Scoreboard) -> str:
     else:
         template, values = "study.html", {"board": content, "spec": charts.trials()}
     script = _script()
+    style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # nothing can be fetched, and no other script runs
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-    )
-    return environment.get_template(template).render(script=script, style=_file("page.css"), policy=policy, **values)
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+    policy += "img-src data:; base-uri 'none'"
+    return environment.get_template(template).render(script=script, style=style, policy=policy, **values)
 
 
 def _as_json(value: Any) -> Any:
@@ -97,7 +97,8 @@ def _script() -> str:
     import altair
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    text = f"(() => {{\n{_plotting_library(version)}\n{_file('page.js')}\n}})();"
+    own = (HERE / "page.js").read_text(encoding="utf-8")
+    text = f"(() => {{\n{_plotting_library(version)}\n{own}\n}})();"
     return text.replace("</script", "<\\/script")
 
 
@@ -106,7 +107,3 @@ def _plotting_library(version: str) -> str:
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.imputomeDraw = vegaEmbed;", vl_version=version))
-
-
-def _file(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")

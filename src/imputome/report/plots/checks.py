@@ -456,7 +456,7 @@ def history(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
     apart = [name for name in losses if not 1 / AXIS_RATIO <= level[name] / max(level[losses[0]], 1e-300) <= AXIS_RATIO]
     right = ax.twinx() if apart else ax
     colors = (style.method_color(ax), style.ORANGE, style.GREEN, style.PURPLE)
-    lines = []
+    lines: list[Any] = []
     for place, name in enumerate(losses):
         dash, marker = LINES[place % len(LINES)]
         options: dict[str, Any] = {"color": colors[place % len(colors)], "markersize": 5, "linewidth": 1.8}

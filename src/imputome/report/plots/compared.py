@@ -10,7 +10,7 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import STRONG, real_components, stored_result, strong_shares, usual_labels
+from imputome.report.before_after import STRONG, WORDS, real_components, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
 
@@ -82,7 +82,9 @@ def embedding(
     if key not in adata.layers:
         raise InputError(f"{key!r} holds only some genes: impute all genes for an embedding", code="all-genes-needed")
     cells = values.sample(max_cells, random_state)
-    color = _usual_color(adata, record) if color is None else color
+    if color is None:  # a column whose mixing was checked, or one with a usual name for groups
+        names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
+        color = next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
     gene = None
     if color is not None and color not in adata.obs:
         if color not in adata.var_names:
@@ -93,7 +95,7 @@ def embedding(
     points = [_components(block, values.kind, random_state) for block in values.normalized(cells)]
     points[1] = points[1] * np.where((points[0] * points[1]).sum(axis=0) < 0, -1.0, 1.0)
     both = style.axes_or_new(ax, (11, 4.8), 2)
-    matrix, rows = "log-normalised counts" if values.kind == "counts" else "values", values.words.rows
+    matrix, rows = "log-normalised counts" if values.kind == "counts" else "values", WORDS[values.kind].rows
     number = f"{len(cells):,}" if len(cells) == adata.n_obs else f"{len(cells):,} of {adata.n_obs:,}"
     for axes, name in zip(both, (f"before: {values.where}", f"after: {key}"), strict=True):
         axes.set(xticks=[], yticks=[], xlabel="PC 1", ylabel="PC 2")
@@ -122,12 +124,6 @@ def _components(values: np.ndarray, kind: str, seed: int) -> np.ndarray:
     else:
         points = real_components(values, min(2, *values.shape), seed)
     return points if points.shape[1] == 2 else np.column_stack([points, np.zeros(len(points))])
-
-
-def _usual_color(adata: AnnData, record: Record) -> str | None:
-    """The first column whose mixing was checked, else the first with a usual name for groups."""
-    names = [*(record.verdict.mixing if record.verdict else ()), *usual_labels(adata.obs)]
-    return next((str(name) for name in names if name in adata.obs and adata.obs[name].nunique() > 1), None)
 
 
 def _size(n: int) -> float:
@@ -246,7 +242,7 @@ def before_after(
         axes.set(xlabel=f"{gene_x}, {values.unit}", ylabel=f"{gene_y}, {values.unit}")
         defined = len(kept) > 2 and np.ptp(kept, axis=0).all()
         correlation = f"r = {np.corrcoef(kept.T)[0, 1]:.2f}" if defined else "r not defined"
-        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {values.words.rows}", fontsize=11)
+        axes.set_title(f"{name}: {correlation}\n{len(kept):,} {WORDS[values.kind].rows}", fontsize=11)
         style.tidy(axes, grid="both")
     note = _false_correlation_note(record)
     if note is not None:
