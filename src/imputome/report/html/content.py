@@ -136,7 +136,7 @@ def _content(
     if label is not None:
         column = obs[label].iloc[measured.cells].astype(object)
         labels = column.where(column.notna(), "(none)").astype(str).to_numpy()
-    label = label or ("library size before" if values.counted else "mean before")
+    label = label or ("library size before imputing" if values.counted else "mean before imputing")
     return Content(key, record, values, measured, label, labels, source, command, made_by)
 
 

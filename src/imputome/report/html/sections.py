@@ -34,9 +34,9 @@ MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
 MAX_NAMES = 8  # of cells or genes that are named in one line
 SCALES = {
-    "counts": "counts at the depth of each cell",
-    "normalized": "counts per 10,000 of the cell's library",
-    "log1p": "natural log of 1 + counts per 10,000 of the cell's library",
+    "counts": "at the library size of each cell",
+    "normalized": "counts per 10,000 of the cell's library size",
+    "log1p": "ln(1 + counts per 10,000 of the cell's library size)",
     "input": "the unit of the input",
 }
 
@@ -51,7 +51,7 @@ def result_parts(content: Content) -> dict[str, Any]:
             (f"control that {words.columns} are compared with", verdict.reference),
             (f"{words.rows} in the sample", text_of(verdict.cells)),
             (words.columns, text_of(verdict.genes_used)),
-            ("fits", text_of(verdict.fits)),
+            ("number of fits", text_of(verdict.fits)),
             ("seconds", text_of(verdict.seconds)),
             ("seed", str(verdict.seed)),
             ("version of the rule", verdict.rule),
@@ -85,11 +85,11 @@ def _done(content: Content) -> Section:
         ("Seed", "" if record.random_state is None else str(record.random_state)),
     ]
     if record.transform != "identity":
-        terms.append(("Imputed on", f"the {record.transform} of the values; the result has their own unit"))
+        terms.append(("Imputed on", f"the {record.transform} of the values; the result is in the unit of the input"))
     kept = "kept as they are" if record.keep_observed else "replaced by the method's estimate"
     terms.append(("Observed values", kept))
     if record.posterior:
-        terms.append(("Posterior step", "yes: combined with the cell's own counts"))
+        terms.append(("Posterior step", "yes, combined with the cell's own counts"))
     ending = record.convergence
     message = ending.message or ("no iteration needed" if ending.converged else ending.name)
     terms += [
@@ -130,7 +130,7 @@ def _scores(content: Content) -> Section | None:
         rows.append([_marked(name, control), *texts])
     titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
     summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
-    caption = "Each point is one split of the data, the bar is the mean. Controls are squares."
+    caption = "Each point is one split of the data; the bar is the mean. Controls are squares."
     chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
     return Section("scores", "Held-out scores of the method and the controls", (), (chart,), (summary,))
 
@@ -202,9 +202,9 @@ def _zeros(content: Content) -> Section | None:
         [str(row.Index), f"{row.confident:,}", f"{row.raised:,}", percent(row.share)] for row in worst.itertuples()
     ]
     titles = ("gene", "confident zeros", "imputed above one count", "share")
-    listed = Table(f"At most {MAX_RAISED_GENES} genes", titles, counts)
+    listed = Table(f"The most affected genes come first; at most {MAX_RAISED_GENES} are listed", titles, counts)
     folded = (("Genes with the most confident zeros imputed above one count", listed),) if counts else ()
-    summary = Table("Zeros over all genes", ("", "number"), rows)
+    summary = Table("Zeros over all genes", ("", "value"), rows)
     return Section("zeros", "Zeros before and after", (), (chart,), (summary,), folded=folded)
 
 
@@ -214,9 +214,9 @@ def _genes(content: Content) -> Section:
     checked = "explained" in table
     reference = content.record.verdict.reference if content.record.verdict else "the reference"
     columns = {  # column: title, kind, meaning
-        "explained": ("error reduction", "percent", f"share of the held-out error of {reference} that is removed"),
-        "lower": ("from", "percent", "lower end of its 95 % interval"),
-        "upper": ("to", "percent", "upper end of its 95 % interval"),
+        "explained": ("error reduction", "percent", f"how much smaller the held-out error is than that of {reference}"),
+        "lower": ("interval from", "percent", "lower end of its 95 % interval"),
+        "upper": ("interval to", "percent", "upper end of its 95 % interval"),
         "held_out": (f"held-out {unit}", "number", f"number of held-out {unit} that the error is measured on"),
         "evident": ("shown to be better", "flag", "the interval is above 0, at a false discovery rate of 5 %"),
         "mean_before": ("mean before", "number", ""),
@@ -233,8 +233,8 @@ def _genes(content: Content) -> Section:
         better = int(table["evident"].eq(True).sum())
         tested = int((table["held_out"].ge(MIN_HELD_OUT) & table["explained"].notna()).sum())
         text = [
-            f"The error reduction is the share of the held-out error of {reference} that the method removes. Above 0, "
-            f"the method predicts the {words.column} better than {reference}.",
+            f"The error reduction says how much smaller the held-out error of the method is than that of {reference}. "
+            f"Above 0, the method predicts the {words.column} better than {reference}.",
             f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be "
             "predicted better, at a false discovery rate of 5 %. For the others there is no such evidence.",
         ]
@@ -292,13 +292,11 @@ def _embedding(content: Content) -> Section:
         return Section("embedding", title, (f"There are too few {words.rows} or {words.columns} for a map.",))
     label, labelled = content.label, content.labels is not None
     table = table.assign(label=content.labels if labelled else content.measured.totals["before"])
-    drawn = [
-        Chart(f"map-{when}", charts.embedding(table, when, map=map, label=label, words=words), f"{map} {when}.")
-        for when in ("before", "after")
-    ]
+    specs = {when: charts.embedding(table, when, map=map, label=label, words=words) for when in ("before", "after")}
+    drawn = tuple(Chart(f"map-{when}", spec, f"{map} {when} imputing.") for when, spec in specs.items())
     rows = [[str(name), f"{size:,}"] for name, size in table["label"].value_counts().items()] if labelled else []
     sizes = Table(f"{sentence(words.rows)} in the maps by {label}", (label, words.rows), rows)
-    return Section("embedding", title, (), tuple(drawn), folded=(("Labels", sizes),) if labelled else ())
+    return Section("embedding", title, (), drawn, folded=(("Labels", sizes),) if labelled else ())
 
 
 # -- the check ---------------------------------------------------------------------------------------------------------
@@ -315,7 +313,7 @@ def _null(content: Content) -> Section | None:
     titles = ("imputing", "mean absolute correlation", "pairs at ±0.5 or stronger")
     summary = Table(f"Correlations between permuted {words.columns}", titles, rows)
     spec = charts.null(table.assign(low=table["low"].round(4), high=table["high"].round(4)), words)
-    chart = Chart("null", spec, f"Share of the pairs of {words.columns} by their correlation.")
+    chart = Chart("null", spec, f"Share of {words.column} pairs at each correlation.")
     return Section("null", "False correlations", (), (chart,), (summary,))
 
 
@@ -369,13 +367,13 @@ def _cite(content: Content) -> Section:
     paper, software = citation.of_method(method), citation.of_imputome()
     raw = [
         ("Command that made this page", content.made_by),
-        ("Command that imputed", content.command),
+        ("Command that made the result", content.command),
         (f"BibTeX entry of {method}", paper.bibtex if paper else ""),
         ("CITATION.cff of imputome", software),
     ]
     text = ["Please cite imputome and the paper of the method." if paper else "Please cite imputome."]
     if not content.command:
-        text.append("The command that imputed was not recorded.")
+        text.append("The command that made the result was not recorded.")
     versions = list(content.record.versions.items())
     packages = terms_table(versions, "Versions of the packages that were used", "package", "version")
     return Section(
