@@ -233,8 +233,8 @@ def _genes(content: Content) -> Section:
         better = int(table["evident"].eq(True).sum())
         tested = int((table["held_out"].ge(MIN_HELD_OUT) & table["explained"].notna()).sum())
         text = [
-            f"The error reduction says how much smaller the held-out error of the method is than that of {reference}. "
-            f"Above 0, the method predicts the {words.column} better than {reference}.",
+            f"The error reduction says how much smaller the held-out error of the method is than that of the control "
+            f"{reference}. Above 0, the method predicts the {words.column} better than this control.",
             f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be "
             "predicted better, at a false discovery rate of 5 %. For the others there is no such evidence.",
         ]
