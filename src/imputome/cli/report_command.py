@@ -63,16 +63,11 @@ def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> S
     from imputome.studies.results import SUFFIXES
 
     if not source.name.lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})",
-            code="not-a-result",
-        )
+        message = f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})"
+        raise InputError(message, code="not-a-result")
     for name, value in (("key", key), ("label", label)):
-        option: dict[str, Any] = {name: ...}
         if value is not None:
-            raise InputError(
-                f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}",
-                code="option-unused",
-                **option,
-            )
+            option: dict[str, Any] = {name: ...}
+            message = f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}"
+            raise InputError(message, code="option-unused", **option)
     return of_file(source, made_by=made_by)
