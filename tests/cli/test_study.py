@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from imputome.cli import run
+from imputome.cli.console import PARTIAL_WORK
+from imputome.studies import execute
 from imputome.studies.spec import known_studies
 
 FILE = """
@@ -81,3 +83,12 @@ def test_wrong_calls(small, tmp_path, capsys, line, exit_code, word):
     assert run(["study", *(places.get(part, part) for part in line)]) == exit_code
     assert word in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_keeps_what_was_done(small, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute, "execute", interrupted)
+    assert run(["study", str(small), "-o", str(tmp_path / "out"), "-q"]) == 130
+    assert PARTIAL_WORK in capsys.readouterr().err

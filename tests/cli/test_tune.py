@@ -26,6 +26,7 @@ import scipy.sparse as sp
 from codes import has_code
 from imputome import methods
 from imputome.cli import app, run
+from imputome.cli.console import PARTIAL_WORK
 from imputome.core.data import as_data
 from imputome.errors import ImputomeError, InputError
 from imputome.evaluation.splits import make_split
@@ -194,6 +195,15 @@ def _running(path):
     return found[0] > 0
 
 
+def test_an_interruption_keeps_what_was_done(folder, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "tune", interrupted)
+    assert tune(*NMF) == 130
+    assert PARTIAL_WORK in capsys.readouterr().err
+
+
 def test_time_is_up(folder):
     refused("no-trial-succeeded", *NMF, "--timeout", 1e-9)
     assert trials_of() == []
@@ -216,10 +226,11 @@ def test_bad_trials_are_pruned_by_their_epochs(folder, monkeypatch):
     plain = cls._fit
 
     def fit(self, data):
-        for epoch in range(1, 13):
+        for epoch in range(1, 4):
             self.on_epoch(epoch, float(self.n_components))
         return plain(self, data)
 
+    monkeypatch.setattr(tuning, "PRUNE_AFTER_EPOCHS", 2)
     monkeypatch.setattr(cls, "_fit", fit)
     monkeypatch.setattr(cls, "on_epoch", None, raising=False)
     data = as_data(make_counts().X, kind="counts")
