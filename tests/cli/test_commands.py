@@ -333,7 +333,7 @@ def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypat
 
     monkeypatch.setattr(imputome.report.plots.demo, "run_demo", lambda *_, **__: pytest.fail("the work was begun"))
     (tmp_path / "taken").write_text("mine")
-    refused(capsys, run(["demo", "-o", str(tmp_path / "taken")]), "output-is-file", "taken")
+    refused(capsys, run(["demo", "-o", str(tmp_path / "taken")]), "not-a-folder", "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
 

@@ -125,12 +125,12 @@ def test_what_is_no_result_is_refused(tmp_path, capsys):
     for name, code in (
         (source.name, "no-result"),
         ("matrix.csv", ""),
-        ("empty.csv", "table-unreadable"),
+        ("empty.csv", "unreadable"),
         ("damaged.h5ad", ""),
-        ("damaged.parquet", "table-unreadable"),
+        ("damaged.parquet", "unreadable"),
         ("text.txt", "not-a-result"),
         ("nothing.h5ad", ""),
-        ("nothing.csv", "file-missing"),
+        ("nothing.csv", "no-file"),
     ):
         assert run(["report", str(tmp_path / name), "-o", str(tmp_path / "page.html")]) == 1
         printed = capsys.readouterr()
@@ -145,12 +145,12 @@ def test_what_is_no_result_is_refused(tmp_path, capsys):
 def test_outputs_that_are_refused(tmp_path, result, capsys):
     for target, code in (
         ("page.pdf", "output-suffix"),
-        ("no/page.html", "folder-missing"),
+        ("no/page.html", "no-folder"),
     ):
         assert run(["report", str(result), "-o", str(tmp_path / target), "--key", "gene_mean"]) == 1
         assert f"[{code}]" in capsys.readouterr().err
     assert run(["report", str(result), "-o", str(tmp_path / "page.html"), "--map", "tsne"]) == 2
     assert run(["report", str(result)]) == 2
     assert run(["report", str(result), "-o", str(tmp_path / "page.html"), "--key", "gene_mean", "--label", "no"]) == 1
-    assert "[label-unknown]" in capsys.readouterr().err
+    assert "[no-obs-column]" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))

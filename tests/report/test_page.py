@@ -312,7 +312,7 @@ def test_labels():
     assert chosen_label(obs, None) == "Cell_Type"
     assert chosen_label(obs[["other", "batch"]], None) == "batch"
     assert chosen_label(obs, "other") == "other"
-    with pytest.raises(InputError, check=has_code("label-unknown")) as error:
+    with pytest.raises(InputError, check=has_code("no-obs-column")) as error:
         chosen_label(obs, "nothing")
     assert "batch, other" in str(error.value)
     with pytest.raises(InputError, check=has_code("label-with-many-values")):
@@ -482,7 +482,7 @@ def test_writing_is_refused_before_anything_is_lost(plain, tmp_path):
     for target, code in (
         (path, "output-exists"),
         (tmp_path / "out.pdf", "output-suffix"),
-        (tmp_path / "no" / "out.html", "folder-missing"),
+        (tmp_path / "no" / "out.html", "no-folder"),
     ):
         with pytest.raises(InputError, check=has_code(code)):
             write_report(target, content)

@@ -214,10 +214,10 @@ def test_names_do_not_lie_on_one_another(counts):
 
 
 def test_unknown_genes_are_refused_with_a_close_one(counts):
-    with pytest.raises(InputError, check=has_code("gene-unknown")) as error:
+    with pytest.raises(InputError, check=has_code("unknown-gene")) as error:
         pl.reliability(counts, genes="gene6")
     assert "'GENE6'" in str(error.value)
-    with pytest.raises(InputError, check=has_code("gene-unknown")) as error:
+    with pytest.raises(InputError, check=has_code("unknown-gene")) as error:
         pl.before_after(counts, "GENE66", "GENE1")
     assert "'GENE6'" in str(error.value)
     genes = counts.uns["imputome"]["nmf"]["verdict"]["genes"]
@@ -405,7 +405,7 @@ def test_genes_that_alone_were_imputed(counts):
     depth = counts.X.toarray().sum(axis=1, keepdims=True)
     expected = np.log1p(counts.obsm["some"].to_numpy() / depth * 1e4)
     np.testing.assert_allclose(points(both[1]), expected, rtol=1e-4)
-    with pytest.raises(InputError, check=has_code("gene-unknown")):
+    with pytest.raises(InputError, check=has_code("unknown-gene")):
         pl.before_after(counts, "GENE6", "GENE8", "some")
 
 

@@ -151,7 +151,7 @@ def test_no_quick_variant(write):
 
 
 def test_unknown_studies():
-    with pytest.raises(InputError, check=has_code("study-unknown")):
+    with pytest.raises(InputError, check=has_code("unknown-study")):
         find_study("nope")
     with pytest.raises(InputError, check=has_code("study-file-missing")):
         find_study("nope.toml")

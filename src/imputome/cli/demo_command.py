@@ -31,7 +31,7 @@ def command(
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise InputError(
-            f"{folder} is a file: pass {{output}} with the name of a folder", code="output-is-file", output=...
+            f"{folder} is a file: pass {{output}} with the name of a folder", code="not-a-folder", output=...
         ) from error
     table, picture = folder / "pbmc68k_imputed.h5ad", folder / "pbmc68k_demo.png"
     page: Path | None = folder / "pbmc68k_report.html"

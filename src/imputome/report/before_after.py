@@ -104,7 +104,7 @@ class BeforeAfter:
         places = np.flatnonzero(self.var_names == name)
         if len(places) == 0:
             message = f"there is no gene {name!r} among the {len(self.var_names)} imputed genes"
-            raise InputError(message + meant(name, self.var_names), code="gene-unknown")
+            raise InputError(message + meant(name, self.var_names), code="unknown-gene")
         if len(places) > 1:
             message = f"{len(places)} genes are called {name!r}: run adata.var_names_make_unique() first"
             raise InputError(message, code="gene-ambiguous")
@@ -273,7 +273,7 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
     import pandas as pd
 
     if map not in get_args(Map):
-        raise InputError(f"unknown map {map!r}: choose pca or umap", code="map-unknown", parameter="map")
+        raise InputError(f"unknown map {map!r}: choose pca or umap", code="parameter-value", parameter="map")
     counts = values.kind == "counts"
     cells = values.sample(max_cells, seed)
     before = values.data(cells)

@@ -190,6 +190,6 @@ def obs_column(adata: AnnData, column: str, where: str = "") -> pd.Series:
     if column not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
         raise InputError(
-            f"{where}obs has no column {column!r}: its columns are {columns}", code="column-missing", parameter="labels"
+            f"{where}obs has no column {column!r}: its columns are {columns}", code="no-column", parameter="labels"
         )
     return adata.obs[column]

@@ -422,7 +422,7 @@ def find_study(name: str, *, quick: bool = False) -> Study:
     if path.suffix != ".toml":
         if name not in known_studies():
             text = f"there is no study {name!r}: choose one of {', '.join(known_studies())}, or give a .toml file"
-            raise InputError(text, code="study-unknown")
+            raise InputError(text, code="unknown-study")
         path = FOLDER / f"{name}.toml"
     content = read_toml(path, "study file", code="study-file")
     if content.get("gc"):

@@ -148,7 +148,7 @@ def chosen_label(obs: pd.DataFrame, label: str | None) -> str | None:
         return next((name for name in names if 2 <= obs[name].nunique() <= MAX_LABELS), None)
     if label not in obs:
         message = f"obs has no column {label!r}; columns here: {', '.join(map(str, obs.columns)) or 'none'}"
-        raise InputError(message, code="label-unknown", parameter="label")
+        raise InputError(message, code="no-obs-column", parameter="label")
     number = obs[label].nunique()
     if number > MAX_LABELS:
         message = f"obs[{label!r}] has {number} different values: choose a column with at most {MAX_LABELS}"

@@ -36,7 +36,7 @@ def check_path(path: str | Path, *, overwrite: bool = False) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path} is not a page: end its name in .html", code="output-suffix")
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: create it first", code="folder-missing")
+        raise InputError(f"the folder {path.parent} does not exist: create it first", code="no-folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         message = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
         raise InputError(message, code="folder-not-writable")

@@ -42,14 +42,14 @@ class Scoreboard:
 def of_file(path: Path, *, made_by: str = "") -> Scoreboard:
     """The page of a table of scores in a file."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist", code="file-missing")
+        raise InputError(f"{path} does not exist", code="no-file")
     try:
         table = read(path)
     except ImputomeError:
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a table of scores: {reason}", code="table-unreadable") from error
+        raise InputError(f"{path} cannot be read as a table of scores: {reason}", code="unreadable") from error
     return of_table(table, source=path.name, made_by=made_by)
 
 

@@ -348,7 +348,7 @@ def reliability(
     for name in names:
         if name not in table.index:
             message = f"there is no gene {name!r} in the check of {key!r}{meant(name, table.index)}"
-            raise InputError(message, code="gene-unknown", parameter="genes")
+            raise InputError(message, code="unknown-gene", parameter="genes")
         if name not in tested.index:
             message = f"{name!r} has no held-out values: leave it out"
             raise InputError(message, code="nothing-held-out", parameter="genes")
