@@ -17,7 +17,7 @@ from imputome.errors import InputError
 from imputome.io.table_patch import copy_text, keeps_text, missing, rewrite
 from imputome.io.tables import fill_table, read_table
 from imputome.io.text import fields, records
-from imputome.result.matrices import Drawn, Spread, Zeros, draw_names, draw_path
+from imputome.result.matrices import Drawn, Spread, ZeroDeviations, draw_names, draw_path
 
 
 class Known:
@@ -204,7 +204,7 @@ def test_views_as_new_tables(tmp_path):
         (Spread(result, True), [[0, 2], [0, 0]]),
         (Spread(result, False), [[2, 2], [2, 2]]),
         (Drawn(result, 1), [[1, 3], [3, 4]]),
-        (Zeros(result.obs_names, result.var_names), [[0, 0], [0, 0]]),
+        (ZeroDeviations(result.obs_names, result.var_names), [[0, 0], [0, 0]]),
     ):
         for genes_in in ("columns", "rows"):
             fill_table(tmp_path / "o.csv", view, genes_in=genes_in)

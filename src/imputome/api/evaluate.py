@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from imputome.api.plan import plan_evaluate
 from imputome.methods import Method
-from imputome.studies.inputs import to_dataset
 from imputome.studies.runner import run_study
 
 if TYPE_CHECKING:
@@ -45,10 +45,15 @@ def evaluate(
     -------
     DataFrame
         One row per score; ``imputome.studies.results.summary`` gives means and spreads.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:200, :100]
+    >>> table = imputome.evaluate(adata, methods=["gene_mean_posterior"], scheme="thin", fraction=0.1)
+    >>> "poisson_loss" in set(table["metric"])
+    True
     """
-    several = adata if isinstance(adata, dict) else {"data": adata}
-    datasets = [
-        to_dataset(data, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
-        for name, data in several.items()
-    ]
-    return run_study(datasets, methods, **study)
+    inputs = adata if isinstance(adata, dict) else {"data": adata}
+    plan = plan_evaluate(inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    return run_study(plan.datasets, plan.methods, **study)

@@ -37,6 +37,7 @@ from imputome.result.adapt import (
 )
 from imputome.result.genes import Matched, match_genes
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
+from imputome.studies.inputs import Dataset, MethodSpec, parse_method, to_dataset, with_controls
 from imputome.trust.auto import BUDGET, candidate_keys
 from imputome.trust.check import check_state, label_columns
 
@@ -390,3 +391,32 @@ def _check_variance_scale(outputs: tuple[Output, ...], plan: Plan) -> None:
     if ("variance" in outputs or plan.options.uncertainty) and plan.scale not in ("counts", "input"):
         text = f"the variance exists on scale 'counts' only, not {plan.scale!r}: leave the variance out, or the scale"
         raise InputError(text, code="variance-scale", parameter="outputs")
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The data sets and methods of an evaluation, all of which go together."""
+
+    datasets: tuple[Dataset, ...]
+    methods: tuple[MethodSpec, ...]
+
+
+def plan_evaluate(
+    inputs: Iterable[tuple[str, AnnData]],
+    methods: Iterable[Method],
+    *,
+    labels: str | None = None,
+    layer: str | None = None,
+    min_genes: int = 0,
+    min_cells: int = 0,
+) -> EvaluationPlan:
+    """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`."""
+    specs = [parse_method(method) for method in methods]
+    datasets = [
+        to_dataset(adata, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+        for name, adata in inputs
+    ]
+    for dataset in datasets:
+        with_controls(specs, dataset.data.kind)  # refuses a method that does not take this kind of data
+    return EvaluationPlan(tuple(datasets), tuple(specs))

@@ -11,7 +11,7 @@ from imputome.cli import options as opt
 from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
 from imputome.cli.options import parse_settings
 
-COLUMNS = 5  # metrics side by side in a printed table
+METRICS_PER_TABLE = 5  # metrics side by side in a printed table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,29 +41,20 @@ def command(
     as_json: opt.AsJson = False,
 ) -> None:
     """Score methods beside the controls on hidden values; an interrupted run continues where it was."""
+    from imputome.api.plan import plan_evaluate
     from imputome.io.reading import read
-    from imputome.studies.inputs import to_dataset
     from imputome.studies.results import check_path, summary
     from imputome.studies.runner import run_study
 
     check_path(output)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
-    datasets = [
-        to_dataset(
-            read(source, genes_in=genes_in),
-            name=source.name.split(".")[0],
-            labels=labels,
-            layer=layer,
-            min_genes=min_genes,
-            min_cells=min_cells,
-        )
-        for source in sources
-    ]
+    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
+    plan = plan_evaluate(inputs, names, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
     with progress("evaluating", quiet=quiet) as show:
         table = run_study(
-            datasets,
-            names,
+            plan.datasets,
+            plan.methods,
             scheme=scheme,
             fraction=[float(share) for share in fraction.split(",")] if fraction else None,
             trials=trials,
@@ -95,8 +86,8 @@ def show_summary(scores: pd.DataFrame) -> None:
     console = terminal if terminal.is_terminal else Console(width=200)
     for key, part in scores.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
         metrics = list(dict.fromkeys(part["metric"]))
-        for start in range(0, len(metrics), COLUMNS):
-            shown = metrics[start : start + COLUMNS]
+        for start in range(0, len(metrics), METRICS_PER_TABLE):
+            shown = metrics[start : start + METRICS_PER_TABLE]
             grid = Table(box=None, pad_edge=False)
             grid.add_column("method", no_wrap=True)
             for metric in shown:

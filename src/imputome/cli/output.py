@@ -318,7 +318,7 @@ class Writing:
         from imputome.core.atomic import atomic_path
         from imputome.io.table_patch import copy_text, keeps_text, rewrite
         from imputome.io.tables import fill_table
-        from imputome.result.matrices import Zeros
+        from imputome.result.matrices import ZeroDeviations
 
         with ExitStack() as files:
             if self.uncertainty is not None:
@@ -328,7 +328,9 @@ class Writing:
                     nothing = (np.empty(0, dtype=np.intp), np.empty(0))
                     rewrite(self.source, partial, repeat(nothing, shape[0]), shape=shape, observed="0")
                 else:
-                    fill_table(partial, Zeros(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns")
+                    fill_table(
+                        partial, ZeroDeviations(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns"
+                    )
             for path in (*self.draw_files.values(), self.output):
                 copy_text(self.source, files.enter_context(atomic_path(path)))
         if self.as_json:

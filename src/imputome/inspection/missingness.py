@@ -14,7 +14,7 @@ from imputome.inspection.tails import MAX_SAMPLES, LowValues, check_real_matrix,
 
 PatternName = Literal["none", "random", "by feature", "by sample", "by feature and sample", "blocks"]
 
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the shares missing
+SHARE_QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the shares missing
 MAX_WORST = 5  # features and samples named in the report
 SIGNIFICANCE = 1e-3  # of the tests that all features, all samples, have the same share missing
 MIN_SPREAD = 0.2  # SD of the true shares over their mean; below it they count as equal
@@ -30,7 +30,7 @@ class Shares:
     """Shares of missing values of the features, or of the samples."""
 
     number: int  # of features, or samples
-    quantiles: tuple[float, ...]  # of the shares, at `QUANTILES`
+    quantiles: tuple[float, ...]  # of the shares, at `SHARE_QUANTILES`
     complete: int  # number without missing values
     empty: int  # number without known values
     over_half: int  # number with more than half missing
@@ -42,7 +42,7 @@ class Shares:
         worst = [int(k) for k in np.argsort(-shares, kind="stable")[:MAX_WORST] if shares[k] > 0]
         return cls(
             number=len(shares),
-            quantiles=tuple(float(value) for value in np.quantile(shares, QUANTILES)),
+            quantiles=tuple(float(value) for value in np.quantile(shares, SHARE_QUANTILES)),
             complete=int((shares == 0).sum()),
             empty=int((shares == 1).sum()),
             over_half=int((shares > 0.5).sum()),
@@ -111,7 +111,7 @@ class MissingnessReport:
         """The fields as plain values and dicts, for JSON."""
         fields = asdict(self)
         for side in (fields["features"], fields["samples"]):
-            side["quantiles"] = dict(zip(map(str, QUANTILES), side["quantiles"], strict=True))
+            side["quantiles"] = dict(zip(map(str, SHARE_QUANTILES), side["quantiles"], strict=True))
         return fields
 
     def lines(self) -> list[str]:

@@ -75,7 +75,7 @@ class Drawn(_OfImputation):
 
 
 @dataclass(frozen=True)
-class Zeros:
+class ZeroDeviations:
     """Standard deviations where no value was missing."""
 
     obs_names: pd.Index

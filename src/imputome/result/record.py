@@ -191,7 +191,7 @@ class Record(_Stored):
     unusable_genes: tuple[str, ...] = ()
     unusable_filled_with: str = ""
     seconds: float = 0.0  # duration of the fit
-    peak_memory_bytes: int = 0  # of the process
+    peak_memory_bytes: int = 0  # of the process, during the fit
     convergence: Status = field(default_factory=Status)
     history: dict[str, np.ndarray] = field(default_factory=dict)  # a value for each iteration
     model: str | None = None  # folder of the model that was applied; None where the method was fitted to these data

@@ -13,6 +13,7 @@ import numpy as np
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Output
 from imputome.core.imputer import Imputer
+from imputome.core.memory import peak_memory
 from imputome.core.scales import Scale
 from imputome.errors import Message
 from imputome.inspection.state import InputReport
@@ -33,6 +34,7 @@ class Run:
     seconds: float
     messages: tuple[Message, ...]
     outputs: tuple[Output, ...] = ()
+    peak_memory: int = 0  # largest resident memory of the process during the fit, bytes
     further: dict[str, Any] = field(default_factory=dict)  # fields of the record that only the caller knows
 
     @property
@@ -58,7 +60,7 @@ class Run:
             unusable_genes=tuple(result.unusable.var_names.astype(str)),
             unusable_filled_with=result.unusable.fallback,
             seconds=self.seconds,
-            peak_memory_bytes=peak_memory(),
+            peak_memory_bytes=self.peak_memory,
             convergence=result.status,
             history={name: np.asarray(values) for name, values in result.history.items()},
         )
@@ -86,19 +88,11 @@ def fit_run(
         progress(0.0, "")
         estimator.progress = progress
     begun = time.perf_counter()
-    result = (fit or estimator.fit_transform)(data)
+    with peak_memory() as peak:
+        result = (fit or estimator.fit_transform)(data)
     seconds = time.perf_counter() - begun
     status, messages = result.status, list(messages)
     if status.message and not status.converged:
         messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
     keeps = result.keeps_observed if keep_observed is None else keep_observed
-    return Run(result, estimator, report, scale, keeps, seconds, tuple(messages), outputs)
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, bytes."""
-    import resource
-    import sys
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
+    return Run(result, estimator, report, scale, keeps, seconds, tuple(messages), outputs, peak())

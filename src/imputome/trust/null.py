@@ -18,7 +18,7 @@ from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 
 MAX_GENES = 300  # genes that are correlated: 44,850 pairs
-CONSTANT_RELATIVE_SD = 1e-5  # up to this SD over the mean a gene counts as constant: float32 rounding is no variation
+CONSTANT_IMPUTED_SD = 1e-5  # up to this SD over the mean a gene counts as constant: float32 rounding is no variation
 MIN_KNOWN_TO_CORRELATE = 10  # with fewer known values the correlations of a feature are noise
 STRONG = 0.5  # from this absolute value on, a correlation would be read as co-expression
 
@@ -117,7 +117,7 @@ def gene_correlations(values: np.ndarray) -> np.ndarray:
     mean = values.mean(axis=0)
     centred = values - mean
     norm = np.sqrt(np.square(centred).sum(axis=0))
-    varies = norm > CONSTANT_RELATIVE_SD * np.maximum(np.abs(mean), np.finfo(float).tiny) * np.sqrt(len(values))
+    varies = norm > CONSTANT_IMPUTED_SD * np.maximum(np.abs(mean), np.finfo(float).tiny) * np.sqrt(len(values))
     centred *= np.divide(1.0, norm, out=np.zeros_like(norm), where=varies)
     return (centred.T @ centred)[np.triu_indices(values.shape[1], 1)]
 

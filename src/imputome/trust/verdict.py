@@ -25,7 +25,7 @@ RULE = "5"  # version of the rule: a change of any criterion or number needs a n
 USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
-NOTHING = "nothing could be measured: no held-out value allows a comparison of the method with the control"
+NOTHING_MEASURED = "nothing could be measured: no held-out value allows a comparison of the method with the control"
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -214,7 +214,7 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
         if level:
             failed.append(criterion.name)
         worst = max(worst, level)
-        text = NOTHING if unknown else criterion.sentence(figures)
+        text = NOTHING_MEASURED if unknown else criterion.sentence(figures)
         sentences.append(
             (level, f"not met: {text} (required: {criterion.required})" if level and not unknown else text)
         )

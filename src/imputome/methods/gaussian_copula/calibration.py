@@ -20,8 +20,8 @@ from imputome.methods.gaussian_copula.conditional import MAX_RESIDUAL, PRIOR_FEA
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out, refill
 
-QUANTILES = (np.arange(10) + 0.5) / 10  # all distributions are given by these: 5 % to 95 %
-NORMAL_SCORES = ndtri(QUANTILES)
+RESIDUAL_QUANTILES = (np.arange(10) + 0.5) / 10  # all distributions are given by these: 5 % to 95 %
+NORMAL_SCORES = ndtri(RESIDUAL_QUANTILES)
 OUTER_SCORE = NORMAL_SCORES[-1]
 MAX_SCORE = 4.0 * OUTER_SCORE  # larger scores count as this
 MIN_REACH = 0.1  # smallest distance of an outer quantile from 0, relative to the distance between the outer quantiles
@@ -86,12 +86,12 @@ class QuantileCalibration:
 
         Each bin of predictions gets the quantiles of its scores, shrunk towards those of all scores.
         """
-        overall = np.quantile(scores, QUANTILES)
+        overall = np.quantile(scores, RESIDUAL_QUANTILES)
         centres, corrected = [], []
         for in_bin in _bins(predicted):
             share = in_bin.sum() / (in_bin.sum() + PRIOR_HIDDEN)
             centres.append(np.median(predicted[in_bin]))
-            corrected.append(share * np.quantile(scores[in_bin], QUANTILES) + (1 - share) * overall)
+            corrected.append(share * np.quantile(scores[in_bin], RESIDUAL_QUANTILES) + (1 - share) * overall)
         return cls(np.array(centres), np.array(corrected).T, np.ones(len(centres)))
 
     def with_variance(self, predicted: np.ndarray, squares: np.ndarray, variance: np.ndarray) -> QuantileCalibration:
@@ -209,17 +209,17 @@ def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, feature_sd:
     edges = np.quantile(predicted[known], np.arange(1, n_bins) / n_bins)
     bins = np.searchsorted(edges, predicted)
     scores = np.full((n, G), np.nan, np.float32)
-    heights, pooled = np.empty(n_bins), np.empty((len(QUANTILES), n_bins))
+    heights, pooled = np.empty(n_bins), np.empty((len(RESIDUAL_QUANTILES), n_bins))
     for b in range(n_bins):
         in_bin = known & (bins == b)
         part = residuals[in_bin]
         heights[b] = np.median(predicted[in_bin]) if part.size else edges[b - 1]
-        pooled[:, b] = np.quantile(part if part.size else residuals[known], QUANTILES)
+        pooled[:, b] = np.quantile(part if part.size else residuals[known], RESIDUAL_QUANTILES)
         outside = np.where(part > 0, part / pooled[-1, b], part / pooled[0, b])
         scores[in_bin] = np.interp(part, pooled[:, b], NORMAL_SCORES) * np.clip(outside, 1, MAX_RESIDUAL)
     n_known = known.sum(axis=0)
     feature_scores = np.tile(NORMAL_SCORES[:, None], (1, G))
-    feature_scores[:, n_known > 0] = np.nanquantile(scores[:, n_known > 0], QUANTILES, axis=0)
+    feature_scores[:, n_known > 0] = np.nanquantile(scores[:, n_known > 0], RESIDUAL_QUANTILES, axis=0)
     share = n_known / (n_known + PRIOR_RESIDUALS)
     feature_scores = feature_scores * share + NORMAL_SCORES[:, None] * (1 - share)
     return ResidualDistribution(heights, pooled, feature_scores, explained, feature_sd)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-NOTHING = "–"  # in place of a number that was not measured
+NOT_MEASURED = "–"  # in place of a number that was not measured
 
 Terms = Sequence[tuple[str, str]]  # pairs of a term and its text
 
@@ -77,7 +77,7 @@ def text_of(value: Any) -> str:
     """A value as text: numbers with four digits, ``yes`` and ``no``, a dash for what was not measured."""
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or value != value:
-        return NOTHING
+        return NOT_MEASURED
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):

@@ -33,7 +33,7 @@ from imputome.trust.reliability import MIN_HELD_OUT
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
 MAX_NAMES = 8  # of cells or genes that are named in one line
-SCALES = {
+SCALE_WORDS = {
     "counts": "at the library size of each cell",
     "normalized": "counts per 10,000 of the cell's library size",
     "log1p": "ln(1 + counts per 10,000 of the cell's library size)",
@@ -81,7 +81,7 @@ def _done(content: Content) -> Section:
         ("Method", f"{record.method} ({info(record.method).summary})" if known else record.method),
         ("Input", f"{record.input.where}: {record.input.state}"),
         ("Shape", f"{content.shape[0]:,} {words.rows} x {content.shape[1]:,} {words.columns}"),
-        ("Scale of the values", f"{record.scale} ({SCALES[record.scale]})"),
+        ("Scale of the values", f"{record.scale} ({SCALE_WORDS[record.scale]})"),
         ("Seed", "" if record.random_state is None else str(record.random_state)),
     ]
     if record.transform != "identity":
@@ -95,7 +95,7 @@ def _done(content: Content) -> Section:
     terms += [
         ("End of the fit", message if ending.converged else f"did not converge: {message}"),
         ("Time", f"{record.seconds:.1f} s" if record.seconds < 120 else f"{record.seconds / 60:.1f} min"),
-        ("Peak memory of the process", f"{record.peak_memory_bytes / 2**20:,.0f} MiB"),
+        ("Peak memory during the fit", f"{record.peak_memory_bytes / 2**20:,.0f} MiB"),
     ]
     for what, unusable in ((words.rows, record.unusable_cells), (words.columns, record.unusable_genes)):
         text = "none"

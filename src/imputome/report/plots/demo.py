@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # (label, method, parameters); ialm as published, and stopped where it predicts held-out entries best, because noisy
 # counts need not be matched exactly
-METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+DEMO_METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("no_imputation", "no_imputation", {}),
     ("random", "random", {}),
     ("gene_mean", "gene_mean", {}),
@@ -50,8 +50,8 @@ def run_demo(
     thinned = make_split("thin", data, rng=rng, fraction=FRACTION)
     masked = make_split("random", data, rng=rng, fraction=FRACTION)
     scores, predicted = [], np.empty(0)
-    for place, (label, method, params) in enumerate(METHODS):
-        progress(place / len(METHODS), label)
+    for place, (label, method, params) in enumerate(DEMO_METHODS):
+        progress(place / len(DEMO_METHODS), label)
         begun = time.perf_counter()
         denoised = get(method)(**params).fit_transform(thinned.train)
         seconds = time.perf_counter() - begun
