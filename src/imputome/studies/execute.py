@@ -82,7 +82,7 @@ def execute(
     """
     folder = Path(folder)
     if workers < 1:
-        raise InputError(f"workers={workers} must be at least 1", code="out-of-range", parameter="workers")
+        raise InputError(f"workers={workers} must be at least 1", code="parameter-value", parameter="workers")
     if workers > 1 and not all(isinstance(configuration.spec.method, str) for configuration in study.configurations):
         raise InputError(
             "several processes can only run registered methods: pass {workers}", code="method-not-registered", workers=1

@@ -137,7 +137,9 @@ def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
     """Check that the value of a parameter is one of several texts."""
     if value not in choices:
         text = f"{parameter}={value!r} is not one of {', '.join(choices)}"
-        raise InputError(text, code=f"{parameter}-unknown", parameter=parameter)
+        raise InputError(
+            text, code="unknown-scheme" if parameter == "scheme" else "parameter-value", parameter=parameter
+        )
 
 
 # -- datasets ----------------------------------------------------------------------------------------------------------
@@ -167,10 +169,10 @@ def to_dataset(
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
     report = inspect(adata, layer=layer)
     if report.errors:
-        raise InputError(report.errors[0], code="input-unusable")
+        raise InputError(report.errors[0])
     if report.state in ("log1p", "normalized"):
         text = f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}"
-        raise InputError(text, code="not-raw-counts", layer=...)
+        raise InputError(text, code="not-integers", layer=...)
     X = adata.X if layer is None else adata.layers[layer]
     kind: Kind = "counts" if report.state == "counts" else "real"
     data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
@@ -190,6 +192,6 @@ def obs_column(adata: AnnData, column: str, where: str = "") -> pd.Series:
     if column not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
         raise InputError(
-            f"{where}obs has no column {column!r}: its columns are {columns}", code="no-column", parameter="labels"
+            f"{where}obs has no column {column!r}: its columns are {columns}", code="no-obs-column", parameter="labels"
         )
     return adata.obs[column]

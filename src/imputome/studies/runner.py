@@ -129,7 +129,7 @@ def run_study(
     trials = range(trials) if isinstance(trials, int) else list(dict.fromkeys(trials))
     if not trials or seed < 0:
         raise InputError(
-            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="out-of-range"
+            f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="parameter-value"
         )
     _check(datasets, scheme, downstream, protocol, scale)
     if fraction is None:
