@@ -60,14 +60,16 @@ def checked_state(
             message = Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
             raise InputError(warnings.get(code, message))
     if report.kind == "counts" and "counts" not in method.kinds:
-        text = f"{where} holds counts ({state}), and {method.name} imputes NaN: choose a method for counts"
+        text = f"{where} holds counts ({state}), but {method.name} imputes NaN: choose a method for counts"
         raise InputError(text, code="wrong-kind", parameter="method")
     if report.kind == "real":
         if report.n_nan == 0 and purpose == "impute":
             text = f"{where} looks {state} and has no NaN: pass {{layer}} with the counts, or mark missing ones by NaN"
             raise InputError(text, code="nothing-missing", layer=...)
         if "real" not in method.kinds:
-            text = f"{where} has real values ({report.n_nan:,} NaN), {method.name} needs counts: choose another method"
+            text = (
+                f"{where} has real values ({report.n_nan:,} NaN), but {method.name} needs counts: choose another method"
+            )
             raise InputError(text, code="wrong-kind", parameter="method")
         if scale not in (None, "input"):
             text = f"scale={scale!r} needs counts, and {where} is real-valued: leave {{scale}} out"

@@ -107,8 +107,10 @@ def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]
     for split, figures in published.rows.items():
         cells = [split]
         for heading, configuration in published.columns.items():
-            found = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
-            ours = _with_spread(found[0], spread) if found else "-"
+            matching = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict(
+                "records"
+            )
+            ours = _with_spread(matching[0], spread) if matching else "-"
             cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
         rows.append(cells)
     return markdown_table(["", *published.columns], rows)
