@@ -166,7 +166,7 @@ class CountAutoencoder(CountFamily):
             x1, x2 = split(data, parts[0])
         elif self.posterior:
             raise InputError(
-                "the posterior step needs raw counts (integers): give these, or pass {posterior}",
+                "the posterior step needs raw counts (integers): pass these, or {posterior}",
                 code="not-integers",
                 posterior=False,
             )
