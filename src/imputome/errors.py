@@ -20,7 +20,7 @@ class Message(str):
     Parameters
     ----------
     template : str
-        The sentence. ``{name}`` in it stands for the parameter ``name``, as it is passed.
+        The sentence. ``{name}`` in it is replaced by the parameter ``name``, as it is passed.
     code : str
         What the sentence is about, such as ``"layer-missing"``: stable, for programs.
     parameter : str, optional

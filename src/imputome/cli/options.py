@@ -1,4 +1,4 @@
-"""Options that several commands share, each defined once, and the flags that stand for the library's parameters."""
+"""Options that several commands share, each defined once, and the flags for the library's parameters."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     Parameters
     ----------
     method : str, class or Imputer
-        A registered name, a class derived from `Imputer`, or an estimator, of which a copy is changed and returned.
+        A registered name, a class derived from `Imputer`, or an estimator; a copy of it is changed and returned.
     params : mapping, default=None
         Parameters to set, by name.
     random_state : int, default=0

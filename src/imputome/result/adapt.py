@@ -153,7 +153,7 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
     elif asked.dtype.kind in "iu":
         positions = asked
         if len(asked) and not (asked.min() >= 0 and asked.max() < adata.n_vars):
-            text = f"gene positions must lie in 0 to {adata.n_vars - 1}"
+            text = f"gene positions must be from 0 to {adata.n_vars - 1}"
             raise InputError(text, code="genes-out-of-range", parameter="genes")
     else:
         unknown = [str(name) for name in asked if name not in names]

@@ -190,9 +190,9 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Check each claim on each dataset and split that it is about and that has its metric.
 
     A comparison pairs the two configurations by trial: the claim holds if the 95 % interval (Student's t) of the mean
-    difference lies above 0, and does not hold if it lies below. A curve is monotone if its last value is lower than its
+    difference is above 0, and does not hold if it is below. A curve is monotone if its last value is lower than its
     first and no step rises, both by that interval. Two configurations are similar if the interval of the mean relative
-    difference lies within the claimed share, and not similar if it lies outside. The other kinds hold, or do not, if
+    difference is within the claimed share, and not similar if it is outside. The other kinds hold, or do not, if
     they do so in every trial. A single trial of a comparison is always unclear.
 
     Gives one row per claim, dataset and split:

@@ -50,7 +50,7 @@ class Tuned:
     params: dict[str, Any]  # the best, with those that were fixed
     value: float  # of the objective
     finished: int  # trials,
-    pruned: int  # of which this number was stopped early,
+    pruned: int  # this number of them was stopped early,
     failed: int  # and this number ended with an error
 
 

@@ -133,7 +133,7 @@ class CountFamily(DeepImputer):
         weight = network.first.weight.detach().cpu().numpy()
         G, H = weight.shape
         if not 1 <= k <= G:
-            raise wrong_parameter("k", k, f"must lie between 1 and the number of genes, {G}")
+            raise wrong_parameter("k", k, f"must be between 1 and the number of genes, {G}")
         size = np.abs(weight)
         chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
         order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
