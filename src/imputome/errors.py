@@ -1,4 +1,4 @@
-"""What imputome raises, or warns of, on purpose: one sentence that says what is wrong and how to mend it.
+"""Errors and warnings that imputome raises: one sentence that says what is wrong and how to correct it.
 
 Each message has a code, which programs and tests read; no code in this package reads the sentence.
 """
@@ -20,7 +20,7 @@ class Message(str):
     Parameters
     ----------
     template : str
-        The sentence. ``{name}`` in it stands for the parameter ``name``, as it is passed.
+        The sentence. ``{name}`` in it is replaced by the parameter ``name``, as it is passed.
     code : str
         What the sentence is about, such as ``"layer-missing"``: stable, for programs.
     parameter : str, optional
@@ -123,7 +123,7 @@ class ControlsWinError(ImputomeError):
 
 
 class NotFittedError(ImputomeError, RuntimeError):
-    """A result was asked of an estimator that has not been fitted."""
+    """A result was requested from an estimator that is not fitted."""
 
     default_code = "not-fitted"
 

@@ -15,7 +15,7 @@ from codes import has_code, warns
 from imputome.errors import InputError
 from imputome.methods import get
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(cells|genes) hold only zeros")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(cells?|genes?) holds? only zeros")
 
 
 @pytest.fixture

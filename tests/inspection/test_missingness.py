@@ -15,7 +15,7 @@ from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation import splits as splits_real
 from imputome.inspection.advice import advise
-from imputome.inspection.missingness import QUANTILES, cochran, count_missing, missingness
+from imputome.inspection.missingness import SHARE_QUANTILES, cochran, count_missing, missingness
 from imputome.inspection.tails import low_values
 from imputome.methods.registry import METHODS
 
@@ -54,7 +54,7 @@ def test_shares_by_hand():
     features, samples = report.features, report.samples
     assert (features.number, features.complete, features.empty, features.over_half) == (5, 2, 1, 2)
     assert features.worst == (("g1", 1.0), ("g4", 0.75), ("g0", 0.25))
-    assert features.quantiles == tuple(np.quantile([0.25, 1, 0, 0, 0.75], QUANTILES))
+    assert features.quantiles == tuple(np.quantile([0.25, 1, 0, 0, 0.75], SHARE_QUANTILES))
     assert (samples.number, samples.complete, samples.empty, samples.over_half) == (4, 0, 0, 1)
     assert samples.worst == (("w", 0.6), ("x", 0.4), ("y", 0.4), ("z", 0.2))
     assert missingness(X).features.worst[0] == ("1", 1.0)

@@ -127,7 +127,7 @@ def de(
             adata.obs[key_added] = pd.Categorical(np.asarray(new_labels).astype(str))
         return table
     if groups is None or callable(groups):
-        text = "groups are needed: pass a column of obs or a label for each cell, or find them by {count_splitting}"
+        text = "groups are needed: pass a column of obs or a label for each cell, or find them with {count_splitting}"
         raise InputError(text, code="no-groups", parameter="groups", count_splitting=True)
     labels = two_groups(_labels(adata, groups), tested)
     if layer is not None and source is not None:
@@ -214,13 +214,13 @@ def two_groups(labels: np.ndarray, tested: Any) -> np.ndarray:
     kinds = [kind.item() if isinstance(kind, np.generic) else kind for kind in pd.unique(labels)]
     shown = ", ".join(map(repr, kinds[:10])) + (", ..." if len(kinds) > 10 else "")
     if len(kinds) < 2:
-        text = f"two groups are needed, and all cells are in {shown}: choose another grouping"
+        text = f"two groups are needed, but all cells are in {shown}: choose another grouping"
         raise InputError(text, code="not-two-groups", parameter="groups")
     if tested is None and len(kinds) > 2:
         text = f"there are {len(kinds)} groups: pass {{tested}} to test one against all others ({shown})"
         raise InputError(text, code="not-two-groups", tested=...)
     tested = max(kinds) if tested is None else tested
     if tested not in kinds:
-        text = f"{tested!r} is none of the groups {shown}: pass one of them"
+        text = f"{tested!r} is not one of the groups {shown}: pass one of them"
         raise InputError(text, code="unknown-group", parameter="tested")
     return np.asarray(labels == tested)

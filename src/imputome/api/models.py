@@ -164,7 +164,7 @@ def apply_model(
         Fewer than half of the model's genes are in the input, or one of them is there twice; the input is of another
         kind or state than the training data; a covariate is missing.
     ModelFormatError
-        ``model`` is no saved model, or is damaged.
+        ``model`` is not a saved model, or is damaged.
 
     Examples
     --------

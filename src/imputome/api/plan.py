@@ -71,12 +71,12 @@ class Options:
 
     @property
     def automatic(self) -> bool:
-        """Whether the method is to be chosen by a race."""
+        """Whether a race chooses the method."""
         return isinstance(self.method, str) and self.method == "auto"
 
     @property
     def checked(self) -> bool:
-        """Whether the result is to be checked on held-out values."""
+        """Whether the result is checked on held-out values."""
         return self.automatic if self.check is None else self.check
 
 
@@ -144,15 +144,15 @@ def checked_options(options: Options) -> Imputer | None:
     if options.labels and not options.checked:
         text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
-    if options.checked or options.automatic:  # they draw random numbers even if the method does not
+    if options.checked or options.automatic:  # check and race draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
         _check_race(options)
         return None
     for name, used in (("accept_control", options.accept_control), ("budget", options.budget is not None)):
         if used:
-            text = f"{name} goes with {{method}} only: leave it out"
-            raise InputError(text, code="option-unused", parameter=name, method="auto")
+            text = f"{{{name}}} is for {{method}} only: leave it out"
+            raise InputError(text, code="option-unused", parameter=name, method="auto", **{name: ...})
     if options.method is None:
         return None
     estimator = make_estimator(options.method, options)
@@ -165,8 +165,8 @@ def _check_race(options: Options) -> None:
     for name in ("params", "posterior", "covariates", "outputs", "uncertainty", "draws"):
         value = getattr(options, name)
         if value or (name == "posterior" and value is not None):
-            text = f"not every method has {name}, and method 'auto' chooses among methods: leave {name} out"
-            raise InputError(f"{text}, or name the method", code="not-with-auto", parameter=name)
+            text = f"method 'auto' chooses among methods, and not every method has {{{name}}}: leave it out"
+            raise InputError(f"{text}, or name the method", code="not-with-auto", parameter=name, **{name: ...})
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
         text = f"budget={budget!r} must be a positive number of minutes"
@@ -190,7 +190,7 @@ def make_estimator(method: Method, options: Options) -> Imputer:
 
 
 def default_method(report: InputReport) -> str:
-    """The method if the user names none: by kind of data, for real values also by their number and missing share."""
+    """The method if the user names none: by kind of data, and for real values also by size and missing share."""
     if report.errors:
         raise InputError(report.errors[0])
     name = DEFAULT[report.kind]
@@ -258,9 +258,9 @@ def plan_impute(
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:
-    """Check the fit of a model that will be applied to other cells; the input need not miss any value."""
+    """Check the fit of a model that will be applied to other cells; the input may be complete."""
     if options.automatic:
-        text = "method 'auto' chooses a method for one data set, and a model is for others too: name the method"
+        text = "method 'auto' chooses a method for one data set, but a model is applied to others too: name the method"
         raise InputError(text, code="not-with-auto", parameter="method")
     report = inspect_layer(adata, options.layer)
     estimator = estimator or make_estimator(options.method or default_method(report), options)
@@ -336,20 +336,20 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     state = (estimator.provenance or {}).get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
         if report.state != state:
-            text = f"{report.where} looks {report.state}, but the model was fitted on {state}: pass {{layer}} with it"
-            raise InputError(text, code="other-state-than-model", layer=...)
+            text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
+            raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
     report, scale = checked_state(report, estimator.info, scale=scale, purpose=purpose, kind=estimator.kind_)
     if report.kind != estimator.kind_:
-        text = f"{report.where} looks {report.kind}, and the model was fitted on {estimator.kind_} values"
-        raise ModelFormatError(f"{text}: pass {{layer}} with these", code="model-kind", layer=...)
+        text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
+        raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
     if report.kind == "real":
         _check_range(report, estimator, state)
     covariates = estimator.covariate_names_
     missing = [name for name in covariates if name not in adata.obs]
     if missing:
-        text = f"the model was fitted with the covariates {', '.join(covariates)}, and obs has no column {missing[0]!r}"
+        text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
     data = to_data(adata, report, layer=options.layer)
     if covariates:
@@ -361,10 +361,10 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
 def _check_posterior(report: InputReport) -> None:
     """Check that the values are counts, from which the posterior step can hold out molecules."""
     if report.kind == "real":
-        text = f"the posterior step needs counts, and {report.where} is real-valued: pass {{posterior}}"
+        text = f"the posterior step needs counts, but {report.where} is real-valued: pass {{posterior}}"
         raise InputError(text, code="posterior-needs-counts", posterior=False)
     if report.state != "counts":
-        text = f"the posterior step needs counts, and {report.where} looks {report.state}: pass {{layer}} with these"
+        text = f"the posterior step needs counts, but {report.where} looks {report.state}: pass {{layer}} with counts"
         raise InputError(f"{text}, or {{posterior}}", code="not-integers", posterior=False, layer=...)
 
 
@@ -380,23 +380,23 @@ def _check_range(report: InputReport, estimator: Imputer, state: str | None) -> 
             remedy = "divide percentages by 100, or convert M-values to beta values"
         remedy += ", or correct the values outside"
     elif report.state == "beta" and state == "real":
-        unit, remedy = "beyond 0 to 1 (no beta values)", "pass values in the unit of the training data"
+        unit, remedy = "beyond 0 to 1 (not beta values)", "pass values in the unit of the training data"
     else:
         return
     values = f"{report.where} holds {report.minimum:.4g} to {report.maximum:.4g}"
-    raise InputError(f"{values}, and the model was fitted on values {unit}: {remedy}", code="other-unit-than-model")
+    raise InputError(f"{values}, but the model was fitted on values {unit}: {remedy}", code="other-unit-than-model")
 
 
 def _check_variance_scale(outputs: tuple[Output, ...], plan: Plan) -> None:
     if ("variance" in outputs or plan.options.uncertainty) and plan.scale not in ("counts", "input"):
-        text = f"the variance exists on scale 'counts' only, not {plan.scale!r}: leave the variance out, or the scale"
+        text = f"the variance exists on scale 'counts' only, not {plan.scale!r}: leave out the variance or the scale"
         raise InputError(text, code="variance-scale", parameter="outputs")
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The data sets and methods of an evaluation, all of which go together."""
+    """The data sets and methods of an evaluation; every method takes every data set."""
 
     datasets: tuple[Dataset, ...]
     methods: tuple[MethodSpec, ...]

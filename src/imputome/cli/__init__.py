@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some microseconds: sleeping at once costs torch a third
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
-    # numba takes every core whatever OpenMP was told, and torch then takes as many; it refuses another number later
+    # numba uses every core, also if OpenMP is limited, and torch then uses as many; its number cannot be changed later
     threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
@@ -129,7 +129,7 @@ def _unexpected(error: Exception) -> Message:
         )
     if isinstance(error, OSError):
         return Message(str(error), code="system")
-    return Message(f"{type(error).__name__}: {error} (not expected: --debug shows where)", code="unexpected")
+    return Message(f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", code="unexpected")
 
 
 def _terminated(number: int, frame: object) -> None:

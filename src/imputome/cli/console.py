@@ -19,7 +19,7 @@ from imputome.errors import Message
 if TYPE_CHECKING:
     from imputome.result.record import Race, Verdict
 
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
+SECONDS_BETWEEN_LINES = 10.0  # of progress, if the output is not a terminal
 RACE_ROWS = 8  # candidates of a race that are printed
 
 

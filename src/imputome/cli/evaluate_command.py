@@ -40,7 +40,7 @@ def command(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Score methods beside the controls on hidden values; an interrupted run continues where it was."""
+    """Score methods beside the controls on hidden values; an interrupted run continues where it stopped."""
     from imputome.api.plan import plan_evaluate
     from imputome.io.reading import read
     from imputome.studies.results import check_path, summary

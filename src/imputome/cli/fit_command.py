@@ -30,9 +30,10 @@ class Arguments:
         None
     )
     layer: opt.Layer = None
-    scale: Annotated[str | None, typer.Option(help="Consent to learn from normalized or log1p values.")] = None
+    scale: Annotated[str | None, typer.Option(help="Learn from values on this scale: normalized or log1p.")] = None
     transform: Annotated[
-        str | None, typer.Option(help="What real values are learned on: asinh, clip, logit, none (default: by tails).")
+        str | None,
+        typer.Option(help="Transform of real values: asinh, clip, logit or none (default: asinh if tails are heavy)."),
     ] = None
     genes_in: opt.GenesIn = None
     settings: opt.Settings = None
@@ -117,19 +118,19 @@ def command(given: Arguments) -> None:
 
 
 def _check_place(given: Arguments) -> None:
-    """Refuse what is likely a slip: a data file's name for the model, the model of --from, the input itself."""
+    """Refuse likely mistakes: a data file's name for the model, the model of --from, the input itself."""
     from imputome.io.tables import table_suffix
 
     model = given.model
     if model.suffix.lower() in (".h5ad", ".zarr", ".h5", ".loom") or table_suffix(model) is not None:
         raise InputError(
-            f"{model} looks like a data file, and a model is a folder: leave the ending out", code="model-path"
+            f"{model} looks like a data file, but a model is a folder: leave the ending out", code="model-path"
         )
     if model.resolve() == given.source.resolve():
         raise InputError(f"the model {model} is the input itself: give another path", code="model-path")
     if given.start is not None and model.resolve() == given.start.resolve():
         raise InputError(
-            f"the model {model} is the one that the training starts from, which is kept: give another path",
+            f"the training starts from the model {model}, which is not replaced: give another path",
             code="model-path",
         )
     if given.start is None and given.gene_column is not None:

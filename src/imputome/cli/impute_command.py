@@ -73,7 +73,7 @@ class Arguments(Writing):
         return next(iter(split_names(self.labels)), None)
 
     def options(self) -> Options:
-        """What is asked of the library."""
+        """The options for the library."""
         params = parse_settings(self.settings)
         if self.shift is not None:
             if "shift" in params:

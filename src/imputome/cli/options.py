@@ -1,4 +1,4 @@
-"""Options that several commands share, each defined once, and the flags that stand for the library's parameters."""
+"""Options that several commands share, each defined once, and the flags for the library's parameters."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def flag(name: str, value: Any) -> str:
 def takes_options(function: Callable[[Any], Any]) -> Callable[..., Any]:
     """A command whose options are the fields of a dataclass, from a function that takes one object of it.
 
-    What the class itself names stands before what it inherits.
+    The fields of the class itself come before those that it inherits.
     """
     cls = next(iter(get_type_hints(function).values()))
     hints = get_type_hints(cls, include_extras=True)

@@ -77,7 +77,7 @@ class Writing:
     as_json: opt.AsJson = False
 
     def options(self) -> Options:
-        """What is asked of the library."""
+        """The options for the library."""
         from imputome.api.plan import Options
 
         return Options(
@@ -115,7 +115,7 @@ class Writing:
 
     @property
     def tables(self) -> list[Path]:
-        """The tables that stand beside the output."""
+        """The tables to write in addition to the output."""
         return [*([self.uncertainty] if self.uncertainty else []), *self.draw_files.values()]
 
     # -- before the work -----------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class Writing:
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
-                f"{self.uncertainty} is no table: end it in .csv.gz or another table, or pass {{outputs}} for a layer",
+                f"{self.uncertainty} is not a table: end it in .csv.gz or so, or pass {{outputs}} for a layer",
                 code="not-a-table",
                 parameter="uncertainty",
                 outputs="variance",
@@ -172,7 +172,7 @@ class Writing:
     def read(self) -> AnnData:
         """Read the input and print its warnings.
 
-        A table may be written from an input that is no table; ``genes_in`` then says how to write it. If the text of
+        A table may be written from an input that is not a table; ``genes_in`` then says how to write it. If the text of
         observed values is kept, the values are read in float32.
         """
         import numpy as np
@@ -197,10 +197,8 @@ class Writing:
                 warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
         names = adata.var_names if self.genes_in == "rows" else adata.obs_names
         if table_suffix(self.source) is not None and all(_DECIMAL.fullmatch(name) for name in names):
-            text = (
-                f"the first column of {self.source} ({', '.join(names[:3])}, ...) was taken for names and looks like "
-            )
-            text += "values: if the table has no names, put a column of names in front"
+            text = f"the first column of {self.source} ({', '.join(names[:3])}, ...) was read as names but looks like "
+            text += "values: if the table has no names, add a first column of names"
             warning_line(Message(text, code="names-like-values"))
         return adata
 
@@ -366,7 +364,7 @@ class Writing:
         print_check(record.race, record.verdict)
 
     def _beside(self) -> dict[str, Any]:
-        """For ``--json``: what stands beside the values."""
+        """For ``--json``: what was written in addition to the values."""
         summary: dict[str, Any] = {}
         if self.uncertainty is not None:
             summary["uncertainty"] = str(self.uncertainty)

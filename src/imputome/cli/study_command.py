@@ -17,11 +17,11 @@ def command(
         str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Without it, list the studies.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Run the small variant, to try out whether it runs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run a small variant, as a quick trial.")] = False,
     datasets: Annotated[str | None, typer.Option(help="A,B: only these datasets of the study.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of that of the study.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed (default: that of the study).")] = None,
     gc: Annotated[Path | None, typer.Option(help="CSV of gene and GC content, for studies that use it.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each of several has one thread.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; if several, each has one thread.")] = 1,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:

@@ -15,7 +15,7 @@ from imputome.cli.console import keeps_partial_work, print_json, progress
 def command(
     source: opt.Source,
     method: Annotated[str, typer.Option(help="A name from `imputome methods`.")],
-    trials: Annotated[int, typer.Option(min=1, help="Number of trials that the study has in the end.")],
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, with those of earlier runs.")],
     storage: Annotated[str, typer.Option(help="SQLite file of the study; an existing study continues.")],
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     objective: Annotated[str, typer.Option(help="nll (validation likelihood) or poisson_loss (held out).")] = "nll",
@@ -59,7 +59,8 @@ def command(
     if as_json:
         print_json({"output": str(output), "storage": storage, "objective": objective, **asdict(best)})
     elif not quiet:
-        counted = f"{best.finished} trials, {best.pruned} stopped early, {best.failed} failed"
+        counted = "1 trial" if best.finished == 1 else f"{best.finished} trials"
+        counted = f"{counted}, {best.pruned} stopped early, {best.failed} failed"
         typer.echo(f"{counted}; best {objective} {best.value:.6g}")
         for name, value in best.params.items():
             typer.echo(f"  {name} = {value}")

@@ -69,7 +69,7 @@ def _recover(path: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    if pid == os.getpid() or os.name == "nt":  # on Windows the probe would end the process it asks about
+    if pid == os.getpid() or os.name == "nt":  # on Windows os.kill would end the process that is checked
         return True
     try:
         os.kill(pid, 0)

@@ -396,7 +396,7 @@ class Imputation:
             return np.flatnonzero(array)
         if array.dtype.kind in "iu":
             if array.min() < -size or array.max() >= size:
-                raise InputError(f"{what} positions must lie in {-size} to {size - 1}", code="position-out-of-range")
+                raise InputError(f"{what} positions must be from {-size} to {size - 1}", code="position-out-of-range")
             return np.where(array < 0, array + size, array)
         if not names.is_unique:
             raise InputError(f"{what} names are not unique: select {what}s by position", code="names-not-unique")

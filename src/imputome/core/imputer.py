@@ -256,7 +256,7 @@ class Imputer(ABC):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
         data = replace(self._accept(data, kind=self.kind_), bounds=self.bounds_)
         if data.shape[1] != len(self.feature_names_):
-            text = f"the model was fitted on {len(self.feature_names_)} features, and this input has {data.shape[1]}"
+            text = f"the model was fitted on {len(self.feature_names_)} features, but this input has {data.shape[1]}"
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
@@ -371,13 +371,13 @@ class Imputer(ABC):
             only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
             data = as_data(data, kind=kind or only)
         if data.kind not in kinds:
-            text = f"{self.name} takes {' or '.join(sorted(kinds))} data, and these are {data.kind}: choose another"
+            text = f"{self.name} takes {' or '.join(sorted(kinds))} data, but these are {data.kind}: choose another"
             raise InputError(text, code="wrong-kind")
         if self.posterior and data.kind != "counts":
-            text = "the posterior step needs counts, and these are real values: pass {posterior}"
+            text = "the posterior step needs counts, but these are real values: pass {posterior}"
             raise InputError(text, code="posterior-needs-counts", posterior=False)
         if kind is not None and data.kind != kind:
-            text = f"the model was fitted on {kind} data, and this input is {data.kind}"
+            text = f"the model was fitted on {kind} data, but this input is {data.kind}"
             raise ModelFormatError(text, code="model-kind")
         return data
 
@@ -386,7 +386,7 @@ class Imputer(ABC):
         if self.link == "identity":
             return data
         if data.kind == "counts":
-            text = f"the transform {self.link!r} is for real values, and these are counts: leave it out"
+            text = f"the transform {self.link!r} is for real values, but these are counts: leave it out"
             raise InputError(text, code="transform-needs-real", parameter="transform")
         return replace(data, X=link(self.link).forward(data.X), bounds=(-np.inf, np.inf))
 
@@ -470,7 +470,7 @@ def _type_problem(adapter: Any, value: Any) -> str | None:
     except ValidationError as error:
         allowed = []
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            text = fault["msg"].removeprefix("Input should be ")
+            text = fault["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
             in_tuple = bool(fault["loc"]) and isinstance(fault["loc"][-1], int)
             allowed.append(f"several values, each {text}" if in_tuple else text)
         if value is not None and _type_problem(adapter, None) is None:

@@ -27,7 +27,7 @@ def is_model(path: Path) -> bool:
 def check_model_path(path: Path, *, overwrite: bool = False) -> None:
     """Check, before any computation, that a model can be written to ``path``."""
     if path.exists() and not is_model(path):
-        raise InputError(f"{path} exists and is no saved model: choose another path", code="not-replaceable")
+        raise InputError(f"{path} exists and is not a saved model: choose another path", code="not-replaceable")
     if path.exists() and not overwrite:
         text = f"{path} exists already: pass {{overwrite}} to replace it"
         raise InputError(text, code="output-exists", overwrite=True)
@@ -42,7 +42,7 @@ def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray
     try:
         text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        text = f"the model cannot be saved, because a parameter is no plain value: {error}"
+        text = f"the model cannot be saved, because a parameter is not a plain value: {error}"
         raise InputError(text, code="parameter-not-plain") from error
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
@@ -55,11 +55,11 @@ def read_header(path: Path) -> dict[str, Any]:
     """The checked contents of ``model.json``."""
     if not path.is_dir():
         reason = "it is a file" if path.exists() else "it does not exist"
-        raise ModelFormatError(f"{path} is no saved model: {reason}", code="no-model")
+        raise ModelFormatError(f"{path} is not a saved model: {reason}", code="no-model")
     try:
         header = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelFormatError(f"{path} is no saved model: it has no model.json", code="no-model") from error
+        raise ModelFormatError(f"{path} is not a saved model: it has no model.json", code="no-model") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelFormatError(f"{path / 'model.json'} cannot be read: {error}", code="unreadable") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

@@ -74,7 +74,7 @@ def read_mask(adata: AnnData) -> Split:
     import scipy.sparse as sp
 
     if MASK_KEY not in adata.uns or "truth" not in adata.layers:
-        raise InputError("this is no masked data set: make one with `imputome mask`", code="not-a-mask")
+        raise InputError("this is not a masked data set: make one with `imputome mask`", code="not-a-mask")
     record = adata.uns[MASK_KEY]
     scheme, kind = str(record["scheme"]), str(record["kind"])
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}

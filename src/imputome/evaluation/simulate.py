@@ -431,7 +431,7 @@ def fit_scdesign(X: Any, *, max_steps: int = 500) -> ScDesign:
     """Fit scDesign's mixture to every gene of a count matrix, by EM.
 
     Counts are scaled to the median library size and transformed to levels y = log10(x + 1.01). Each gene is
-    ``w Gamma(y; a, b) + (1 - w) Normal(y; m, s^2)``, where the gamma stands for dropouts. All genes step at once, with
+    ``w Gamma(y; a, b) + (1 - w) Normal(y; m, s^2)``, where the gamma models dropouts. All genes step at once, with
     the zeros of a gene as one weighted value. A gene stops when its log-likelihood gains less than 1e-6 of itself.
 
     Parameters

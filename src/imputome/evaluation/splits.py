@@ -435,7 +435,7 @@ def _check_kind(scheme: str, data: Data) -> None:
     if data.kind != kind:
         others = ", ".join(name for name, known in SCHEMES.items() if known.kind == data.kind)
         raise InputError(
-            f"the scheme {scheme} is for {KIND_NAME[kind]}, and the data are {KIND_NAME[data.kind]}: use {others}",
+            f"the scheme {scheme} is for {KIND_NAME[kind]}, but the data are {KIND_NAME[data.kind]}: use {others}",
             code="scheme-of-other-kind",
             parameter="scheme",
         )

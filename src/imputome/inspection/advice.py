@@ -29,7 +29,7 @@ class Advice:
 def advise(
     *, n: int, G: int, share: float, mostly_missing: int, empty_features: int, empty_samples: int, low_values: bool
 ) -> Advice:
-    """Choose a method for n samples x G features of real values, of which a ``share`` is missing.
+    """Choose a method for n samples x G features of real values; ``share`` of them is missing.
 
     ``mostly_missing`` is the number of features with more than a share `MOSTLY_MISSING` missing, also those without
     values; ``low_values`` tells whether values may be missing because they are low.

@@ -25,7 +25,7 @@ ENTRIES_PER_PIECE = 2**21  # read at a time: 16 MiB if all of them are stored
 TOLERANCE = 1e-6  # largest distance of an integer from the nearest whole number
 LOG_BASES = {"e": 1.0, "2": np.log(2.0), "10": np.log(10.0)}  # and the factor that makes them natural logs
 
-# Thresholds, chosen on the staged data sets and on what scanpy computes from them (see the tests)
+# Thresholds, chosen on the data sets of `imputome.datasets` and on what scanpy computes from them (see the tests)
 MAX_LOG = 20.0  # log2 of a million is 20: log-transformed expression is never higher
 MAX_SPREAD_OF_TOTALS = 0.01  # relative distance of nine in ten row totals from their median, if totals are constant
 MANY_ZEROS = 0.25  # share of zeros; above it they are taken for dropouts and not for measurements
@@ -352,16 +352,14 @@ def _repeated_names(report: InputReport, *, is_anndata: bool) -> list[Message]:
 
 
 def _empty_rows_and_columns(report: InputReport) -> list[Message]:
-    content = "hold only zeros" if report.kind == "counts" else "hold no value"
-    return [
-        Message(
-            f"{number:,} {axis} {content}, so nothing can be learned about them: remove them (sc.pp.filter_{axis}), or "
-            "accept the fallback values",
-            code=f"empty-{axis}",
-        )
-        for axis, number in (("cells", report.empty_cells), ("genes", report.empty_genes))
-        if number
-    ]
+    content = "only zeros" if report.kind == "counts" else "no value"
+    messages = []
+    for axis, number in (("cells", report.empty_cells), ("genes", report.empty_genes)):
+        subject, pronoun = (f"1 {axis[:-1]} holds", "it") if number == 1 else (f"{number:,} {axis} hold", "them")
+        text = f"{subject} {content}, so nothing can be learned about {pronoun}: remove {pronoun} (sc.pp.filter_{axis})"
+        if number:
+            messages.append(Message(f"{text}, or accept the fallback values", code=f"empty-{axis}"))
+    return messages
 
 
 # -- classification ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A method and its parameters as TOML: ``imputome tune`` writes it, ``imputome fit --config`` reads it.
 
-TOML has no word for None: the text "none" stands for it, as on the command line.
+TOML has no None: the text "none" is written for it, as on the command line.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
     """Samples x sites, in the narrowest type that holds all of these columns."""
     for name in columns:
         if frame[name].dtype.kind not in "iuf":
-            text = f"column {name!r} holds values that are no counts: leave sites without reads 0 or empty"
+            text = f"column {name!r} holds values that are not counts: leave sites without reads 0 or empty"
             raise InputError(text, code="not-numeric")
     return np.ascontiguousarray(frame[columns].to_numpy().T)
 

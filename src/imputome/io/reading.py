@@ -35,7 +35,7 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
         check_genes_in(genes_in)
         return read_table(path, genes_in=genes_in)
     if genes_in is not None:
-        text = f"{{genes_in}} is for tables, and {path} is none: leave it out"
+        text = f"{{genes_in}} is for tables only, and {path} is not a table: leave it out"
         raise InputError(text, code="option-unused", genes_in=...)
     what, reader = _reader(path, backed)
     try:

@@ -76,7 +76,7 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
 
     suffix = table_suffix(path)
     if suffix is None or suffix == ".parquet":
-        text = f"the table of samples {path} is no text table: end it in .csv, .tsv or .txt (also .gz)"
+        text = f"the table of samples {path} is not a text table: end it in .csv, .tsv or .txt (also .gz)"
         raise InputError(text, code="not-a-table", parameter="samples")
     if not path.is_file():
         raise InputError(f"the table of samples {path} does not exist", code="no-file", parameter="samples")

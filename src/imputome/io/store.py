@@ -97,7 +97,7 @@ def check_output(
     """Check, before any work, that ``path`` can be written with these ``outputs`` beside the value.
 
     It is refused if its suffix is unknown, its folder does not exist, it is the input (``source``), it exists and
-    ``overwrite`` is not given, it is nothing that may be replaced, or it is a table and there are ``outputs``.
+    ``overwrite`` is not given, it must not be replaced, or it is a table and there are ``outputs``.
     """
     path = Path(path)
     store = path.suffix.lower()
@@ -385,7 +385,7 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
     """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; no obsp, no varm."""
     path = Path(path)
     if path.suffix.lower() not in _CHUNK_BYTES:
-        raise InputError(f"{path} is no result: give a file that ends in .h5ad or .zarr", code="unknown-format")
+        raise InputError(f"{path} is not a result: give a file that ends in .h5ad or .zarr", code="unknown-format")
     if not path.exists():
         raise InputError(f"{path} does not exist", code="no-file")
     with opened(path, "r") as root:

@@ -58,7 +58,7 @@ def rewrite(
     lines = iter(lines)
     changed = InputError(f"{source} changed while it was imputed: run this again", code="input-changed")
     separator = separator_of(source, suffix_separator(table_suffix(source) or ""))
-    missing_texts: set[str] = set()  # texts that stand for a missing value in this table
+    missing_texts: set[str] = set()  # texts that mean a missing value in this table
     done = 0
     with open_text(source, with_mark=True) as handle, text_writer(partial) as out:
         text = records(handle, separator)
@@ -127,10 +127,10 @@ def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray
     step = max(1, BLOCK_BYTES // (4 * G))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
-        given = imputation.data.block(part)
-        mask = ~imputation.data.observed_block(part, None, given)
-        # no need to ask the method for cells without a missing value
-        yield mask, matrix.rows(part) if mask.any() else given
+        inputs = imputation.data.block(part)
+        missing = ~imputation.data.observed_block(part, None, inputs)
+        # nothing is computed for cells without a missing value
+        yield missing, matrix.rows(part) if missing.any() else inputs
 
 
 def _by_gene(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:

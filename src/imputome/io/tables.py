@@ -52,7 +52,7 @@ def suffix_of_table(path: Path) -> str:
     """The suffix of a table, which must have one of `TABLE_SUFFIXES`."""
     suffix = table_suffix(path)
     if suffix is None:
-        raise InputError(f"{path} is no table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
+        raise InputError(f"{path} is not a table: give one of {', '.join(TABLE_SUFFIXES)}", code="not-a-table")
     return suffix
 
 

@@ -136,7 +136,7 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     Parameters
     ----------
     method : str, class or Imputer
-        A registered name, a class derived from `Imputer`, or an estimator, of which a copy is changed and returned.
+        A registered name, a class derived from `Imputer`, or an estimator; a copy of it is changed and returned.
     params : mapping, default=None
         Parameters to set, by name.
     random_state : int, default=0
@@ -236,7 +236,7 @@ def _load_entry_point(point: EntryPoint) -> type[Imputer]:
         raise InputError(text, code="method-import") from error
     cls = _check_class(cls, f"{point.value} (method {point.name!r} of the package {package})")
     if cls.info.name != point.name:
-        text = f"the package {package} registers {point.value} as {point.name!r}, and its info says {cls.info.name!r}"
+        text = f"the package {package} registers {point.value} as {point.name!r}, but its info says {cls.info.name!r}"
         raise InputError(f"{text}: use one name in both", code="method-name")
     return cls
 

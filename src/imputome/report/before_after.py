@@ -186,7 +186,7 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
     where = "X" if layer is None else f"layers[{layer!r}]"
     matrix = adata.X if layer is None else adata.layers.get(layer)
     if matrix is None:
-        message = f"{where} with the values before imputing is not there any more: pass {{before}} with another layer, "
+        message = f"{where} with the values before imputing no longer exists: pass {{before}} with another layer, "
         message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
         raise InputError(message, code="layer-missing", before=...)
     names, columns = adata.var_names, None

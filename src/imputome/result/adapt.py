@@ -60,14 +60,16 @@ def checked_state(
             message = Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
             raise InputError(warnings.get(code, message))
     if report.kind == "counts" and "counts" not in method.kinds:
-        text = f"{where} holds counts ({state}), and {method.name} imputes NaN: choose a method for counts"
+        text = f"{where} holds counts ({state}), but {method.name} imputes NaN: choose a method for counts"
         raise InputError(text, code="wrong-kind", parameter="method")
     if report.kind == "real":
         if report.n_nan == 0 and purpose == "impute":
             text = f"{where} looks {state} and has no NaN: pass {{layer}} with the counts, or mark missing ones by NaN"
             raise InputError(text, code="nothing-missing", layer=...)
         if "real" not in method.kinds:
-            text = f"{where} has real values ({report.n_nan:,} NaN), {method.name} needs counts: choose another method"
+            text = (
+                f"{where} has real values ({report.n_nan:,} NaN), but {method.name} needs counts: choose another method"
+            )
             raise InputError(text, code="wrong-kind", parameter="method")
         if scale not in (None, "input"):
             text = f"scale={scale!r} needs counts, and {where} is real-valued: leave {{scale}} out"
@@ -151,7 +153,7 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
     elif asked.dtype.kind in "iu":
         positions = asked
         if len(asked) and not (asked.min() >= 0 and asked.max() < adata.n_vars):
-            text = f"gene positions must lie in 0 to {adata.n_vars - 1}"
+            text = f"gene positions must be from 0 to {adata.n_vars - 1}"
             raise InputError(text, code="genes-out-of-range", parameter="genes")
     else:
         unknown = [str(name) for name in asked if name not in names]

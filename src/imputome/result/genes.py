@@ -100,37 +100,37 @@ def some(names: Iterable[str], number: int = 5) -> str:
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
 
 
-def model_data(own: Data, estimator: Imputer, matched: Matched) -> Data:
+def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
     """The same cells with the model's M genes in its order, as `apply_model` describes."""
     if matched.exact:
-        return replace(own, var_names=estimator.feature_names_)
-    n, M = own.shape[0], len(estimator.feature_names_)
+        return replace(inputs, var_names=estimator.feature_names_)
+    n, M = inputs.shape[0], len(estimator.feature_names_)
     columns = np.flatnonzero(matched.places >= 0)
     columns = columns[np.argsort(matched.places[columns])]
     present = matched.places[columns]
-    library = own.library_size
+    library = inputs.library_size
     X: Any
-    if own.kind == "real":
-        X = np.full((n, M), np.nan, own.X.dtype)
-        X[:, present] = own.X[:, columns]
+    if inputs.kind == "real":
+        X = np.full((n, M), np.nan, inputs.X.dtype)
+        X[:, present] = inputs.X[:, columns]
     else:
         import scipy.sparse as sp
 
-        part = sp.csr_array(own.X[:, columns])
+        part = sp.csr_array(inputs.X[:, columns])
         part.sort_indices()
         X = sp.csr_array((part.data, present[part.indices], part.indptr), shape=(n, M))
         totals = estimator.training_totals_
         if library is None and totals is not None and 0 < totals[present].sum() < totals.sum():
             share = totals[present].sum() / totals.sum()
             library = np.asarray(X @ np.ones(M)) / share
-    return replace(own, X=X, var_names=estimator.feature_names_, library_size=library)
+    return replace(inputs, X=X, var_names=estimator.feature_names_, library_size=library)
 
 
 class OwnGenes:
     """A fitted model's values for the genes of the input (a `Model`); genes that it does not know keep their values."""
 
-    def __init__(self, inner: Model, own: Data, data: Data, places: np.ndarray) -> None:
-        self.inner, self.own, self.data, self.places = inner, own, data, places
+    def __init__(self, inner: Model, inputs: Data, data: Data, places: np.ndarray) -> None:
+        self.inner, self.inputs, self.data, self.places = inner, inputs, data, places
         if hasattr(inner, "draw"):
             self.draw = self._draw
 
@@ -144,22 +144,24 @@ class OwnGenes:
         values = np.empty((len(rows), len(self.places)), known_values.dtype)
         unknown = np.flatnonzero(self.places < 0)
         values[:, self.places >= 0] = known_values[:, self.places[self.places >= 0]]
-        values[:, unknown] = self._own(self.own.block(rows, unknown), rows[:, None], unknown, "value")
+        values[:, unknown] = self._unknown_values(self.inputs.block(rows, unknown), rows[:, None], unknown, "value")
         return values
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         genes = np.arange(len(self.places)) if genes is None else genes
         places = self.places[genes]
         known = places >= 0
-        own = self._own(self.own.block(rows, genes[~known]), rows[:, None], genes[~known], output)
+        unknown_values = self._unknown_values(
+            self.inputs.block(rows, genes[~known]), rows[:, None], genes[~known], output
+        )
         if not known.any():
-            return own
+            return unknown_values
         known_values = self._scaled(self.inner.rows(rows, places[known], output), rows[:, None], output)
         if known.all():
             return known_values
         values = np.empty((len(rows), len(genes)), known_values.dtype)
         values[:, known] = known_values
-        values[:, ~known] = own
+        values[:, ~known] = unknown_values
         return values
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
@@ -167,17 +169,17 @@ class OwnGenes:
         known = places >= 0
         values = np.empty(len(i))
         values[known] = self._scaled(self.inner.at(i[known], places[known], output), i[known], output)
-        values[~known] = self._own(self.own.entries(i[~known], j[~known]), i[~known], j[~known], output)
+        values[~known] = self._unknown_values(self.inputs.entries(i[~known], j[~known]), i[~known], j[~known], output)
         return values
 
-    def _own(self, values: np.ndarray, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+    def _unknown_values(self, values: np.ndarray, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         """Values of genes that the model does not know; their observed values have no uncertainty."""
-        if self.own.kind == "real":
+        if self.inputs.kind == "real":
             filled = self._variances if output == "variance" else self._means
             return np.where(np.isnan(values), filled[j], 0 if output == "variance" else values)
         if output in ("variance", "dropout_probability"):
             return np.zeros_like(values)
-        return counts_to_scale(values, self.own.depth[i], "normalized") if output == "normalized" else values
+        return counts_to_scale(values, self.inputs.depth[i], "normalized") if output == "normalized" else values
 
     def _scaled(self, values: np.ndarray, i: np.ndarray, output: Output) -> np.ndarray:
         """Rescale "normalized": the model's is per 10,000 molecules of its genes, the result's of all genes."""
@@ -185,13 +187,13 @@ class OwnGenes:
 
     @cached_property
     def _share(self) -> np.ndarray:
-        ours = self.own.depth
-        return np.divide(self.data.depth, ours, out=np.zeros(len(ours)), where=ours > 0)
+        depth = self.inputs.depth
+        return np.divide(self.data.depth, depth, out=np.zeros(len(depth)), where=depth > 0)
 
     @cached_property
     def _means(self) -> np.ndarray:
         """(G,) mean of each feature, or of all observed values where there is none."""
-        X = self.own.X
+        X = self.inputs.X
         known = ~np.isnan(X)
         number = known.sum(axis=0)
         means = np.full(len(number), float(np.nanmean(X, dtype=np.float64)))
@@ -200,6 +202,6 @@ class OwnGenes:
     @cached_property
     def _variances(self) -> np.ndarray:
         """(G,) mean squared deviation of the observed values of each feature from `_means`."""
-        gaps = self.own.X - self._means
+        gaps = self.inputs.X - self._means
         number = np.maximum((~np.isnan(gaps)).sum(axis=0), 1)
         return np.asarray(np.nansum(np.square(gaps), axis=0, dtype=np.float64) / number)

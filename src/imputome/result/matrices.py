@@ -58,8 +58,8 @@ class Spread(_OfImputation):
         if self.keep_observed:
             data = self.imputation.data
             columns = slice(None) if genes is None else genes
-            given = data.block(rows, columns)
-            values[data.observed_block(rows, columns, given)] = 0
+            inputs = data.block(rows, columns)
+            values[data.observed_block(rows, columns, inputs)] = 0
         return values
 
 

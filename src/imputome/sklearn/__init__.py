@@ -33,7 +33,7 @@ class Imputer(TransformerMixin, BaseEstimator):
     params : dict, default=None
         Parameters of the method, by name. ``imputome.methods.get(method)`` documents them.
     missing_values : int, float, np.nan, None or pandas.NA, default=np.nan
-        What stands for a missing value. NaN, None and pandas.NA are all read as missing if it is one of them.
+        The value that means missing. NaN, None and pandas.NA are all read as missing if it is one of them.
     add_indicator : bool, default=False
         Append a column of 0 and 1 for each feature that had missing values at `fit`: 1 where the value was missing
         (see `~sklearn.impute.MissingIndicator`).

@@ -107,8 +107,10 @@ def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]
     for split, figures in published.rows.items():
         cells = [split]
         for heading, configuration in published.columns.items():
-            found = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict("records")
-            ours = _with_spread(found[0], spread) if found else "-"
+            matching = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict(
+                "records"
+            )
+            ours = _with_spread(matching[0], spread) if matching else "-"
             cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
         rows.append(cells)
     return markdown_table(["", *published.columns], rows)
@@ -188,9 +190,9 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Check each claim on each dataset and split that it is about and that has its metric.
 
     A comparison pairs the two configurations by trial: the claim holds if the 95 % interval (Student's t) of the mean
-    difference lies above 0, and does not hold if it lies below. A curve is monotone if its last value is lower than its
+    difference is above 0, and does not hold if it is below. A curve is monotone if its last value is lower than its
     first and no step rises, both by that interval. Two configurations are similar if the interval of the mean relative
-    difference lies within the claimed share, and not similar if it lies outside. The other kinds hold, or do not, if
+    difference is within the claimed share, and not similar if it is outside. The other kinds hold, or do not, if
     they do so in every trial. A single trial of a comparison is always unclear.
 
     Gives one row per claim, dataset and split:

@@ -44,7 +44,7 @@ from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 
 PARTS_FOLDER = "parts"  # of the files of the units
-POLL_SECONDS = 0.5  # between two looks at the work of other processes
+POLL_SECONDS = 0.5  # between checks of the work of other processes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WORKER_DIED = Message("a worker process died: run the same command again to continue", code="worker-died")
 Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
@@ -59,7 +59,7 @@ class Unit:
     trial: int
 
     def path(self, study: Study, folder: Path) -> Path:
-        """Its file. The name depends on everything that decides what the rows mean and that they do not contain."""
+        """Its file. The name depends on everything that the rows need to be understood and do not contain."""
         identity: list[Any] = [non_defaults(self.subset), study.seed]
         words = f"{self.subset.name} {self.trial}"
         if not study.shares_fits:
@@ -256,7 +256,7 @@ def _run_units(study: Study, folder: Path, load: Loader, units: list[Unit], prog
         common: dict[str, Any] = {"seed": study.seed, "output": unit.path(study, folder)}
         common["progress"] = None if progress is None else _part_of(progress, unit, place, len(units))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what fits warn about is among their numbers
+            warnings.simplefilter("ignore", UserWarning)  # the numbers of a fit include what it warns about
             if study.shares_fits:
                 run_trial(dataset, methods, unit.splits, trial=unit.trial, tables=tables, **common)
             else:
@@ -265,7 +265,7 @@ def _run_units(study: Study, folder: Path, load: Loader, units: list[Unit], prog
 
 
 def _part_of(progress: Progress, unit: Unit, place: int, units: int) -> Progress:
-    # with a text of its own: the time left that a unit reports is not the time left of the study
+    # replaces the text of the unit, which has the time left of the unit, not of the study
     text = f"{unit.subset.label}, {unit.splits[0].label}, trial {unit.trial + 1}"
     return lambda share, _: progress((place + share) / units, text)
 

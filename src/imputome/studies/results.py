@@ -119,7 +119,9 @@ def read(path: Path) -> pd.DataFrame:
         )
     missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
-        raise InputError(f"{path} is no table of results: it has no column {missing[0]!r}", code="not-a-results-table")
+        raise InputError(
+            f"{path} is not a table of results: it has no column {missing[0]!r}", code="not-a-results-table"
+        )
     return table
 
 
@@ -128,7 +130,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     ``mean``, ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row.
     ``control`` says whether the method is a control, and ``best`` whether it has the best mean of all methods and
-    controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are no
+    controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not
     scores, such as the iterations of a fit, are never best and never lose.
 
     Examples

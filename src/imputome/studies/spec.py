@@ -207,7 +207,7 @@ class Study:
     claims: tuple[Claim, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
-    controls: tuple[str, ...] = ()  # in addition to `standard_controls`
+    controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
     shown: tuple[str, ...] = ()  # metrics of the printed tables; by default all
     spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
     gc: str = ""  # CSV file with the GC content of the genes
@@ -220,8 +220,8 @@ class Study:
         configurations = [configuration.name for configuration in self.configurations]
         splits = [split.label for split in self.splits]
         labels = [subset.label for subset in self.datasets]
-        for what, given in (("datasets", labels), ("configurations", configurations), ("splits", splits)):
-            name, number = Counter(given).most_common(1)[0]
+        for what, all_names in (("datasets", labels), ("configurations", configurations), ("splits", splits)):
+            name, number = Counter(all_names).most_common(1)[0]
             if number > 1:
                 raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
         _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
@@ -264,7 +264,7 @@ class Study:
         return not split.datasets or subset.name in split.datasets
 
     def lacks(self, split: Hiding) -> str:
-        """What a split needs and does not have, as a sentence; an empty text if it has all."""
+        """What a split needs but does not have, as a sentence; empty if nothing is missing."""
         if split.scheme == "high_gc" and not self.gc:
             return "high_gc needs the GC content of the genes: pass gc, a CSV file with the columns gene and content"
         return ""

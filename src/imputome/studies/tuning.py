@@ -50,7 +50,7 @@ class Tuned:
     params: dict[str, Any]  # the best, with those that were fixed
     value: float  # of the objective
     finished: int  # trials,
-    pruned: int  # of which this number was stopped early,
+    pruned: int  # this number of them was stopped early,
     failed: int  # and this number ended with an error
 
 
@@ -123,7 +123,7 @@ def tune(
     report (the posterior step, which does not change it, is left out), or ``"poisson_loss"``, the loss per held-out
     molecule after thinning (10 % held out), for all methods for counts.
 
-    ``trials`` is the number that the study has in the end, with those of earlier calls. Trials that were stopped early,
+    ``trials`` is the total number of trials, with those of earlier calls. Trials that were stopped early,
     or ended with an error of the method, count; those of processes that died do not. The number is exact for the
     processes of one call. Of several calls that work on one file at the same time, each process can run one trial more.
     After ``timeout`` seconds no trial is started. Each of several workers has its own copy of the data and its share of
@@ -260,7 +260,9 @@ def storage_path(storage: str | Path) -> Path:
     """The SQLite file of a study, which need not exist, checked before any computation; ``sqlite:///`` is allowed."""
     text = str(storage).removeprefix("sqlite:///")
     if "://" in text:
-        raise InputError(f"{storage} is no SQLite file: give a path", code="storage-not-sqlite", parameter="storage")
+        raise InputError(
+            f"{storage} is not an SQLite file: give a path", code="storage-not-sqlite", parameter="storage"
+        )
     path = Path(text).absolute()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(

@@ -116,7 +116,7 @@ def choose(
             accept_control=True,
             **reason.options,
         )
-    if verdict is not None:  # it is on another method than the one that is written
+    if verdict is not None:  # the verdict is on a method that is not written
         race = replace(race, instead=f"the control {race.control} was written instead: {reason}")
     return Chosen(make(Candidate(race.control, race.control), seed), race, None)
 

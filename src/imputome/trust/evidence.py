@@ -53,8 +53,10 @@ class Evidence:
     genes: pd.Index
     reference: str  # the control that `reliability` compares with
     zeros: Zeros | None  # None for real values
-    mixing: dict[str, Mixing]  # by name of the labels; counts only, and only labels of which the sample has two or more
-    unmixed: tuple[str, ...]  # the other names of labels that were asked for
+    mixing: dict[
+        str, Mixing
+    ]  # by name of the labels; counts only, and only columns with two or more labels in the sample
+    unmixed: tuple[str, ...]  # labels that were passed but could not be measured
     calibration: pd.DataFrame | None  # coverage of the intervals per stratum, all splits together
     cells: int
     fits: int

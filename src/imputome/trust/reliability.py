@@ -48,7 +48,7 @@ class Reliability:
 
     @property
     def evident(self) -> np.ndarray:
-        """(G,) True where the interval lies above 0, at a false discovery rate of 5 % (Benjamini and Hochberg) among
+        """(G,) True where the interval is above 0, at a false discovery rate of 5 % (Benjamini and Hochberg) among
         the `measured` genes: without this correction, 2.5 % of the genes would have such an interval by chance.
         """
         evident = np.zeros(len(self.explained), dtype=bool)

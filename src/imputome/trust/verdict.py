@@ -61,7 +61,9 @@ def _percent(share: float) -> str:
 
 
 def _below(gain: float) -> str:
-    """The method's error compared with "that of" a control: ``2.0 % below``, ``5.0 % above`` or ``24 times``."""
+    """The method's error compared with "that of" a control: ``2.0 % below``, ``5.0 % above``, ``24 times``."""
+    if abs(gain) < 5e-5:
+        return "equal to"
     if gain <= -10:
         return f"{1 - gain:,.0f} times"
     return f"{_percent(abs(gain))} {'below' if gain >= 0 else 'above'}"

@@ -110,7 +110,7 @@ class Design:
         if self.hidden is not None and not all(width > 0 for width in self.hidden):
             raise wrong_parameter("hidden", self.hidden, "must hold positive widths")
         if not isinstance(self.shift, str) and not 0 <= self.shift <= LARGEST_SHIFT:
-            raise wrong_parameter("shift", self.shift, f"must lie between 0 and {LARGEST_SHIFT:g} standard deviations")
+            raise wrong_parameter("shift", self.shift, f"must be between 0 and {LARGEST_SHIFT:g} standard deviations")
         if self.shift and self.likelihood == "mse":
             raise no_sigma()
 

@@ -125,7 +125,7 @@ class DCA(OriginalDCA):
 class DCAPaper001(OriginalDCA):
     """DCA as set up in paper 001 (section III-G): 128-64-128, negative binomial, log1p of counts per 10,000.
 
-    What the paper does not state is that of `DCA`.
+    Settings that the paper does not state are those of `DCA`.
 
     Parameters
     ----------

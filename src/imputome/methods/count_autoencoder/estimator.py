@@ -41,7 +41,7 @@ class CountAutoencoder(CountFamily):
     """Count autoencoder with Poisson loss at the observed library size: the default method for counts.
 
     The network is the smallest of the family that predicted held-out molecules best. It reads log1p of counts per
-    10,000, of which random ones are hidden in training, through a sparse first layer (``n_hidden`` units, batch
+    10,000, with random entries hidden in training, through a sparse first layer (``n_hidden`` units, batch
     normalisation, ReLU, dropout) and ``n_latent`` linear latents. The softmax of a linear output, times the library
     size, is the rate. Nine tenths of the molecules (x1) are for training, which stops when the other tenth (x2) is no
     longer predicted better. The rate is averaged, on the log scale, with that of a Poisson factorisation of x1; the
@@ -166,7 +166,7 @@ class CountAutoencoder(CountFamily):
             x1, x2 = split(data, parts[0])
         elif self.posterior:
             raise InputError(
-                "the posterior step needs raw counts (integers): give these, or pass {posterior}",
+                "the posterior step needs raw counts (integers): pass these, or {posterior}",
                 code="not-integers",
                 posterior=False,
             )

@@ -30,8 +30,8 @@ Settings = TypeVar("Settings", Design, Schedule)
 class CountFamily(DeepImputer):
     """A `DeepImputer` whose networks are `CountNetwork`; a subclass defines `_fit`.
 
-    It has those settings of `Design` and `Schedule` as parameters that its users may change. Class attributes hold the
-    settings that it fixes at other values than the defaults of `Design` and `Schedule`.
+    Its parameters are the settings of `Design` and `Schedule` that users may change. Its class attributes are the
+    settings that it fixes at values other than their defaults.
     """
 
     batch_size: int
@@ -133,7 +133,7 @@ class CountFamily(DeepImputer):
         weight = network.first.weight.detach().cpu().numpy()
         G, H = weight.shape
         if not 1 <= k <= G:
-            raise wrong_parameter("k", k, f"must lie between 1 and the number of genes, {G}")
+            raise wrong_parameter("k", k, f"must be between 1 and the number of genes, {G}")
         size = np.abs(weight)
         chosen = np.argpartition(-size, k - 1, axis=0)[:k]  # (k, H)
         order = np.argsort(-np.take_along_axis(size, chosen, 0), axis=0, kind="stable")
@@ -177,7 +177,7 @@ class SingleNetworkImputer(CountFamily):
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
-        """Drop the settings that a class had as parameters in version 0.1.0 and has fixed now."""
+        """Drop the settings that were parameters of a class in version 0.1.0 and are fixed now."""
         settings = {field.name: getattr(cls, field.name, field.default) for field in fields(Design) + fields(Schedule)}
         fixed = {name: value for name, value in settings.items() if name not in cls.parameter_defaults()}
         for name, value in params.items():

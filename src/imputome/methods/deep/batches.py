@@ -192,7 +192,7 @@ class CountBatches:
 
 
 class _CsrTensors(NamedTuple):
-    """A CSR matrix as tensors, of which some rows can be taken."""
+    """A CSR matrix as tensors, from which rows can be taken."""
 
     starts: torch.Tensor  # (n + 1,)
     columns: torch.Tensor  # (stored values,)

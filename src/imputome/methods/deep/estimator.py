@@ -135,7 +135,7 @@ def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     both.
     """
     if not 0 < share < 1:
-        raise wrong_parameter("validation_share", share, "must lie between 0 and 1")
+        raise wrong_parameter("validation_share", share, "must be between 0 and 1")
     order = np.random.default_rng(seed).permutation(n)
     size = min(max(1, round(share * n)), n - 2)
     if size < 1:

@@ -80,7 +80,7 @@ def multinomial_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     ``hidden`` is (B, K), ``weight`` (K, G); the result is the sum over cells. If l is the sum of the target over the G
     genes, the Poisson likelihood of a cell is the multinomial one times a factor without parameters; what remains is
     ``-sum_g x_g log mu_g``, with mu the softmax. Its gradient in the logits is ``l mu - x``. The forward pass writes it
-    over mu: at most two (B, G) blocks, of which one is kept.
+    over mu: at most two (B, G) blocks; one of them is kept.
 
     Shares mu below the smallest normal number (1e-38 in float32) count as that number in the loss, which stays finite;
     the gradient is exact there too.

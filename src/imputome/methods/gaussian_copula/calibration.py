@@ -3,7 +3,7 @@
 Three steps: the leave-one-out residuals of all training values give a `ResidualDistribution`; values hidden in training
 rows then give the weights of the predictors (`tune`); the same values correct the quantiles (`QuantileCalibration`).
 
-A standardised residual is written as a normal score: the score s stands for the quantile Phi(s) of the residuals.
+A standardised residual is written as a normal score: the score s means the quantile Phi(s) of the residuals.
 "Transformed" values are those of `marginals`; ``predicted`` is always a prediction in the input's unit.
 """
 

@@ -143,7 +143,9 @@ class GaussianCopula(Imputer):
             else:
                 self.conditional_ = None
         weights = "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items())
-        status = Status("exact", "no feature varies" if self.conditional_ is None else weights)
+        status = Status(
+            "exact", "no feature varies" if self.conditional_ is None else f"weights of its predictions: {weights}"
+        )
         return self._new_rows(data), {"status": status, "gene_columns": {"noise": self.noise_}}
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:

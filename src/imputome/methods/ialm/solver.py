@@ -83,7 +83,7 @@ class SparseCompletion:
 
 
 class DenseCompletion:
-    """Completion of a matrix of which much is known: dense arrays then cost less than index arrays."""
+    """Completion of a matrix with many known values: dense arrays then cost less than index arrays."""
 
     def __init__(self, D: np.ndarray, known: np.ndarray) -> None:
         self.D, self.known = D, known

@@ -106,7 +106,7 @@ class FilledMatrix:
 
 
 class SparseFilledMatrix:
-    """The same as `FilledMatrix`, stored as low rank plus sparse, for data of which little is known."""
+    """The same as `FilledMatrix`, stored as low rank plus sparse, for data with few known values."""
 
     complete = False
 

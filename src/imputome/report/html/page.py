@@ -1,4 +1,4 @@
-"""One self-contained HTML file from what is to be shown: rendering and writing, no numbers."""
+"""Render the content of a page and write it as one self-contained HTML file; no numbers are computed here."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _script() -> str:
     import altair
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    own = (HERE / "page.js").read_text(encoding="utf-8")
-    text = f"(() => {{\n{_plotting_library(version)}\n{own}\n}})();"
+    page_script = (HERE / "page.js").read_text(encoding="utf-8")
+    text = f"(() => {{\n{_plotting_library(version)}\n{page_script}\n}})();"
     return text.replace("</script", "<\\/script")
 
 

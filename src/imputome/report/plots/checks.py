@@ -307,7 +307,7 @@ def reliability(
     """Plot how much of the held-out error of each gene the method removes, with 95 % intervals, the best genes first.
 
     The error is compared with that of a simple reference method: above 0 the method predicts the gene better. A gene is
-    shown to be better if its whole interval lies above 0, at a false discovery rate of 5 % over all genes.
+    shown to be better if its whole interval is above 0, at a false discovery rate of 5 % over all genes.
 
     Parameters
     ----------
