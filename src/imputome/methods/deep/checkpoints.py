@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, ModelFormatError
 
 CHECKPOINT_FORMAT = "imputome-checkpoint"
@@ -92,20 +93,18 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, to
 
     The tensors (contiguous, sharing no memory) go to a new file, named by ``header["epoch"]``. Then the new header
     (JSON-able) is moved onto the old one, and only then the older tensors are deleted; so there are at most two files
-    of tensors. Nothing is forced to the disk: this is safe if the process dies, not if the power fails.
+    of tensors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _tensors_path(folder, header["epoch"])
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial)
     text = json.dumps({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **header}, allow_nan=False)
-    partial = folder / "header.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / CHECKPOINT_HEADER)
-    for old in (*folder.glob("epoch-*.safetensors"), *folder.glob("*.partial")):
-        if old != path:
-            old.unlink()
+    with atomic_path(folder / CHECKPOINT_HEADER) as partial:
+        partial.write_text(text, encoding="utf-8")
+    for older in folder.glob("epoch-*.safetensors"):
+        if older != path:
+            older.unlink()
 
 
 def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
