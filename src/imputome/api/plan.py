@@ -137,8 +137,8 @@ class Plan:
 def checked_options(options: Options) -> Imputer | None:
     """Check what can be checked without the data; returns the unfitted estimator, if a method is named."""
     if options.gene_column is not None and options.genes is None:
-        text = "gene_column is the column with the names in genes: pass {genes} too"
-        raise InputError(text, code="option-unused", parameter="gene_column", genes=...)
+        text = "{gene_column} is for the column with the names in {genes}: pass {genes} too"
+        raise InputError(text, code="option-unused", gene_column=..., genes=...)
     if options.transform not in (None, "none"):
         link(str(options.transform))
     if options.labels and not options.checked:
@@ -151,8 +151,8 @@ def checked_options(options: Options) -> Imputer | None:
         return None
     for name, used in (("accept_control", options.accept_control), ("budget", options.budget is not None)):
         if used:
-            text = f"{name} goes with {{method}} only: leave it out"
-            raise InputError(text, code="option-unused", parameter=name, method="auto")
+            text = f"{{{name}}} goes with {{method}} only: leave it out"
+            raise InputError(text, code="option-unused", **{name: ..., "method": "auto"})
     if options.method is None:
         return None
     estimator = make_estimator(options.method, options)
@@ -165,8 +165,8 @@ def _check_race(options: Options) -> None:
     for name in ("params", "posterior", "covariates", "outputs", "uncertainty", "draws"):
         value = getattr(options, name)
         if value or (name == "posterior" and value is not None):
-            text = f"not every method has {name}, and method 'auto' chooses among methods: leave {name} out"
-            raise InputError(f"{text}, or name the method", code="not-with-auto", parameter=name)
+            text = f"not every method takes {{{name}}}, and {{method}} chooses among methods: leave {{{name}}} out"
+            raise InputError(f"{text}, or name the method", code="not-with-auto", **{name: ..., "method": "auto"})
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
         text = f"budget={budget!r} must be a positive number of minutes"

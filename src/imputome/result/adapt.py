@@ -44,7 +44,7 @@ def checked_state(
     are marked as real in the report.
     """
     if scale is not None and scale not in SCALES:
-        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}", code="unknown-scale", parameter="scale")
+        raise InputError(f"{{scale}} is not one of {', '.join(SCALES)}", code="unknown-scale", scale=scale)
     errors = [error for error in report.errors if not (purpose == "apply" and error.code == "too-small")]
     if errors:
         raise InputError(errors[0])
