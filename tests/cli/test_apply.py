@@ -357,7 +357,7 @@ def test_json_and_quiet(folder, capsys):
 
 def test_outputs(folder, capsys):
     code = apply("mean", "new.h5ad", "out.h5ad", "--outputs", "variance")
-    refused(capsys, code, "output-needs-posterior", "'variance'")
+    refused(capsys, code, "output-needs-posterior", "'variance'", "fit the model with --posterior")
     assert apply("posterior", "new.h5ad", "out.h5ad", "--outputs", "lower,upper") == 0
     layers = ad.read_h5ad("out.h5ad").layers
     value, lower, upper = (np.asarray(layers[f"gene_mean_posterior{end}"]) for end in ("", "_lower", "_upper"))
