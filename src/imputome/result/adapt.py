@@ -142,6 +142,8 @@ def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: st
 def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
     """Positions of genes that are given as names (of ``var_names``, or of a column of ``var``), positions or a mask."""
     names = gene_names(adata, column)
+    if isinstance(genes, Iterable) and not hasattr(genes, "__array__"):  # a set or a generator too
+        genes = [genes] if isinstance(genes, str) else list(genes)
     asked = np.atleast_1d(np.asarray(genes))
     if asked.dtype == bool:
         if len(asked) != adata.n_vars:
