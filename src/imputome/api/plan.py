@@ -144,6 +144,8 @@ def checked_options(options: Options) -> Imputer | None:
     if options.labels and not options.checked:
         text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
+    # a value of another type would be written into a record that cannot be read again
+    check_parameters(Options, {"keep_observed": options.keep_observed})
     if options.checked or options.automatic:  # they draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
