@@ -228,6 +228,8 @@ def test_the_command_lists_it(outcomes):
     [
         ({"lost": "no_such_module:Lost"}, "", "method-import"),
         ({"lost": "mine:Lost"}, "", "method-import"),
+        ({"lost": "mine:Lost"}, "raise RuntimeError('no licence')", "method-import"),
+        ({"lost": "mine:Lost"}, "def (", "method-import"),
         ({"plain": "mine:Plain"}, "class Plain: ...", "not-a-method"),
         (
             {"bare": "mine:Bare"},

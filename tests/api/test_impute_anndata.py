@@ -91,7 +91,10 @@ def test_copy_leaves_the_original(adata):
     assert "gene_mean" in result.layers
 
 
-@pytest.mark.parametrize("genes", [["gene3", "gene1"], [1, 3], np.isin(np.arange(40), [1, 3])])
+@pytest.mark.parametrize(
+    "genes",
+    [["gene3", "gene1"], {"gene3", "gene1"}, dict.fromkeys(["gene3", "gene1"]), [1, 3], np.isin(np.arange(40), [1, 3])],
+)
 def test_some_genes_in_place_and_as_copy(adata, genes):
     whole = imputome.impute(adata, method="gene_mean", copy=True).layers["gene_mean"]
     imputome.impute(adata, method="gene_mean", genes=genes)

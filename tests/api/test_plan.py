@@ -120,3 +120,16 @@ def test_covariates_of_a_model_must_be_there():
     with pytest.raises(InputError, check=has_code("no-obs-column")) as error:
         apply_to(COUNTS, estimator)
     assert "batch" in str(error.value)
+
+
+def test_none_is_no_label_and_no_output(monkeypatch):
+    monkeypatch.undo()
+    adata = ad.AnnData(COUNTS.copy())
+    imputome.impute(adata, method="gene_mean", labels=None, outputs=None)
+    assert set(adata.layers) == {"gene_mean"}
+
+
+def test_keep_observed_is_true_false_or_none():
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        planned(REAL, method="mean", keep_observed="no")
+    planned(REAL, method="mean", keep_observed=np.bool_(True))

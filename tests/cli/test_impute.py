@@ -1031,3 +1031,21 @@ def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys,
     monkeypatch.setattr("imputome.api.plan.get", lacking)
     code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
     refused(capsys, code, "missing-extra", "imputome[deep]", "--method gene_mean_posterior")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["--budget", "1", "--method", "gene_mean"], "option-unused", "--budget goes with --method auto"),
+        (["--accept-control", "--method", "gene_mean"], "option-unused", "--accept-control goes with"),
+        (["--gene-column", "symbol"], "option-unused", "--gene-column is"),
+        (["--sample-id", "patient"], "option-unused", "--sample-id names"),
+        (["--method", "auto", "--set", "k=3"], "not-with-auto", "leave --set out"),
+        (["--method", "gene_mean", "--scale", "log2"], "unknown-scale", "--scale log2 is"),
+    ],
+)
+def test_the_option_at_fault_is_named_as_a_flag(tmp_path, capsys, arguments, code, named):
+    path = tmp_path / "counts.h5ad"
+    ad.AnnData(np.random.default_rng(0).poisson(1.0, size=(30, 8)).astype(np.float32)).write_h5ad(path)
+    status = run(["impute", str(path), "-o", str(tmp_path / "out.h5ad"), *arguments])
+    refused(capsys, status, code, named)

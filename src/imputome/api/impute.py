@@ -33,11 +33,11 @@ def impute(
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     transform: str | None = None,
-    outputs: str | Iterable[str] = (),
+    outputs: str | Iterable[str] | None = (),
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
     check: bool | None = None,
-    labels: str | Iterable[str] = (),
+    labels: str | Iterable[str] | None = (),
     budget: float | None = None,
     accept_control: bool = False,
     overwrite: bool = False,
@@ -147,8 +147,10 @@ def impute(
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 
-def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
-    """One name, or several, as a tuple."""
+def names_of(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """One name, several or none, as a tuple."""
+    if names is None:
+        return ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 

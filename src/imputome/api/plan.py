@@ -137,14 +137,16 @@ class Plan:
 def checked_options(options: Options) -> Imputer | None:
     """Check what can be checked without the data; returns the unfitted estimator, if a method is named."""
     if options.gene_column is not None and options.genes is None:
-        text = "gene_column is the column with the names in genes: pass {genes} too"
-        raise InputError(text, code="option-unused", parameter="gene_column", genes=...)
+        text = "{gene_column} is for the column with the names in {genes}: pass {genes} too"
+        raise InputError(text, code="option-unused", gene_column=..., genes=...)
     if options.transform not in (None, "none"):
         link(str(options.transform))
     if options.labels and not options.checked:
         text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
-    if options.checked or options.automatic:  # check and race draw random numbers even if the method does not
+    # a value of another type would be written into a record that cannot be read again
+    check_parameters(Options, {"keep_observed": options.keep_observed})
+    if options.checked or options.automatic:  # they draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
         _check_race(options)
@@ -165,8 +167,8 @@ def _check_race(options: Options) -> None:
     for name in ("params", "posterior", "covariates", "outputs", "uncertainty", "draws"):
         value = getattr(options, name)
         if value or (name == "posterior" and value is not None):
-            text = f"method 'auto' chooses among methods, and not every method has {{{name}}}: leave it out"
-            raise InputError(f"{text}, or name the method", code="not-with-auto", parameter=name, **{name: ...})
+            text = f"not every method takes {{{name}}}, and {{method}} chooses among methods: leave {{{name}}} out"
+            raise InputError(f"{text}, or name the method", code="not-with-auto", **{name: ..., "method": "auto"})
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
         text = f"budget={budget!r} must be a positive number of minutes"

@@ -159,9 +159,9 @@ def command(given: Arguments) -> None:
 def _check_samples(given: Arguments) -> None:
     if given.sample_id is not None and given.samples is None:
         raise InputError(
-            "sample_id is a column of the table of samples: pass {samples} too",
+            "{sample_id} names a column of the table of samples: pass {samples} too",
             code="option-unused",
-            parameter="sample_id",
+            sample_id=...,
             samples=...,
         )
     if given.samples is not None and not given.is_store:

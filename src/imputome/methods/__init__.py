@@ -231,7 +231,7 @@ def _load_entry_point(point: EntryPoint) -> type[Imputer]:
     package = point.dist.name if point.dist is not None else point.value
     try:
         cls = point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # code of others: whatever it raises must not hide the other methods
         text = f"the method {point.name!r} of the package {package} cannot be imported: {error}"
         raise InputError(text, code="method-import") from error
     cls = _check_class(cls, f"{point.value} (method {point.name!r} of the package {package})")

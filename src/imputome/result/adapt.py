@@ -44,7 +44,7 @@ def checked_state(
     are marked as real in the report.
     """
     if scale is not None and scale not in SCALES:
-        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}", code="unknown-scale", parameter="scale")
+        raise InputError(f"{{scale}} is not one of {', '.join(SCALES)}", code="unknown-scale", scale=scale)
     errors = [error for error in report.errors if not (purpose == "apply" and error.code == "too-small")]
     if errors:
         raise InputError(errors[0])
@@ -144,6 +144,8 @@ def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: st
 def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
     """Positions of genes that are given as names (of ``var_names``, or of a column of ``var``), positions or a mask."""
     names = gene_names(adata, column)
+    if isinstance(genes, Iterable) and not hasattr(genes, "__array__"):  # a set or a generator too
+        genes = [genes] if isinstance(genes, str) else list(genes)
     asked = np.atleast_1d(np.asarray(genes))
     if asked.dtype == bool:
         if len(asked) != adata.n_vars:

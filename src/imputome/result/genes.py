@@ -89,8 +89,8 @@ def _too_few_genes(
         if name != column and values.dtype.kind == "O" and model_names.isin(values.astype(str)).mean() >= MIN_SHARE:
             return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, gene_column=str(name))
     if model_names.isin(adata.obs_names).mean() >= MIN_SHARE:
-        text += ": obs_names has them, so the input is genes x cells: transpose it (for a table pass {genes_in})"
-        return InputError(text, code=code, genes_in="rows")
+        text += ": obs_names has them, so the input is genes x cells: transpose it (for a table change {genes_in})"
+        return InputError(text, code=code, genes_in=...)
     return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
 
 

@@ -55,7 +55,8 @@ def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output,
             known = ", ".join(sorted(offered - {"value"})) or "none"
             text = f"{estimator.name} has no output {name!r}; its outputs beside the value: {known}"
             if name in PosteriorModel.posterior_outputs and "posterior" in defaults and not estimator.posterior:
-                text += "; the posterior step gives it: pass {posterior}"
+                fitted = hasattr(estimator, "feature_names_")  # a saved model cannot be given the step
+                text += f"; the posterior step gives it: {'fit the model with' if fitted else 'pass'} {{posterior}}"
                 raise InputError(text, code="output-needs-posterior", posterior=True)
             raise InputError(text, code="no-output", parameter="outputs")
     return names  # type: ignore[return-value]
