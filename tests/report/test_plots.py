@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import subprocess
 import sys
@@ -470,17 +469,6 @@ def test_marks_are_lighter_on_a_dark_ground(counts):
     for axes, color in ((light, BLUE), (dark, SKY)):
         pl.zeros(counts, ax=axes)
         assert to_hex(axes.collections[0].get_facecolor()[0]) == color.lower()
-
-
-@pytest.mark.filterwarnings("ignore:.*genes? holds? only zeros:UserWarning")
-@pytest.mark.parametrize("name", pl.__all__)
-def test_examples_in_the_documentation(name):
-    function = getattr(pl, name)
-    runner = doctest.DocTestRunner(verbose=False)
-    examples = doctest.DocTestFinder().find(function, name, globs={})
-    assert examples
-    assert examples[0].examples
-    assert all(runner.run(example).failed == 0 for example in examples)
 
 
 def test_plots_are_found_without_loading_matplotlib():

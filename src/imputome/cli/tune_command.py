@@ -59,8 +59,8 @@ def command(
     if as_json:
         print_json({"output": str(output), "storage": storage, "objective": objective, **asdict(best)})
     elif not quiet:
-        finished = "1 trial" if best.finished == 1 else f"{best.finished} trials"
-        counted = f"{finished}, {best.pruned} stopped early, {best.failed} failed"
+        counted = "1 trial" if best.finished == 1 else f"{best.finished} trials"
+        counted = f"{counted}, {best.pruned} stopped early, {best.failed} failed"
         typer.echo(f"{counted}; best {objective} {best.value:.6g}")
         for name, value in best.params.items():
             typer.echo(f"  {name} = {value}")
