@@ -148,7 +148,7 @@ def _warning(layer: str, record: Record) -> Message:
     if record.input.kind == "counts":
         text = (
             f"layers[{layer!r}] was imputed: its values are smoothed over cells, so tests find genes that do not "
-            f"differ; test the counts it was made from, {_origin(record)} (with {{count_splitting}} and no labels if "
+            f"differ; test the counts it was made from: {_origin(record)} (with {{count_splitting}} and no labels if "
             "the groups came from them)"
         )
         return Message(text, code="imputed-counts", layer=record.input.layer or ..., count_splitting=True)
