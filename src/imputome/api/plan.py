@@ -168,7 +168,8 @@ def _check_race(options: Options) -> None:
         value = getattr(options, name)
         if value or (name == "posterior" and value is not None):
             text = f"not every method takes {{{name}}}, and {{method}} chooses among methods: leave {{{name}}} out"
-            raise InputError(f"{text}, or name the method", code="not-with-auto", **{name: ..., "method": "auto"})
+            named: dict[str, Any] = {name: ..., "method": "auto"}
+            raise InputError(f"{text}, or name the method", code="not-with-auto", **named)
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
         text = f"budget={budget!r} must be a positive number of minutes"

@@ -129,7 +129,7 @@ def _unexpected(error: Exception) -> Message:
         )
     if isinstance(error, OSError):
         return Message(str(error), code="system")
-    return Message(f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", code="unexpected")
+    return Message(f"{type(error).__name__}: {error} (not expected; --debug shows where)", code="unexpected")
 
 
 def _terminated(number: int, frame: object) -> None:
