@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from imputome.core.data import Kind
-from imputome.core.imputation import Output
-from imputome.core.scales import Scale
+if TYPE_CHECKING:  # NumPy would take half of the time that listing the methods takes
+    from imputome.core.data import Kind
+    from imputome.core.imputation import Output
+    from imputome.core.scales import Scale
 
 NewRows = Literal["exact", "projection", "neighbors", "none"]
 

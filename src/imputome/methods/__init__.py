@@ -11,18 +11,22 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import imputome.methods.controls  # noqa: F401  (first, or its import would later hide the function of this name)
-from imputome.core.data import Kind
-from imputome.core.imputer import Imputer, check_names
 from imputome.core.info import MethodInfo
 from imputome.errors import InputError, ModelFormatError, missing_extra
 from imputome.methods.registry import METHODS
 
 __all__ = ["DEFAULT", "REFERENCE", "Method", "controls", "create", "form", "get", "info", "load", "names"]
 
-Method = str | type[Imputer] | Imputer  # a registered name, a class, or an unfitted estimator
+if TYPE_CHECKING:  # NumPy would take half of the time that listing the methods takes
+    from imputome.core.data import Kind
+    from imputome.core.imputer import Imputer
+
+    Method = str | type[Imputer] | Imputer  # a registered name, a class, or an unfitted estimator
+else:
+    Method = Any
 
 # the default method for each kind of data, and a method for counts that needs no optional dependency
 DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder", "real": "gaussian_copula"}
@@ -159,6 +163,8 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     >>> imputome.methods.create(imputome.methods.create("svd", {"rank": 3}), {"tol": 0.01})
     IterativeSVD(rank=3, tol=0.01)
     """
+    from imputome.core.imputer import Imputer, check_names
+
     cls = get(method)
     defaults = cls.parameter_defaults()
     current = method.get_params() if isinstance(method, Imputer) else defaults
@@ -247,6 +253,8 @@ def _imported(path: str) -> Any:
 
 
 def _check_class(cls: Any, shown: str) -> type[Imputer]:
+    from imputome.core.imputer import Imputer
+
     if not (isinstance(cls, type) and issubclass(cls, Imputer)):
         text = f"{shown} is not a method: pass a name, a subclass of imputome.core.imputer.Imputer, or an estimator"
         raise InputError(text, code="not-a-method", parameter="method")

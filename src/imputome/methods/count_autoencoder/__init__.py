@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-from imputome.core.imputation import Output
 from imputome.core.info import MethodInfo
+
+if TYPE_CHECKING:
+    from imputome.core.imputation import Output
 
 _WITHOUT_DROPOUT: frozenset[Output] = frozenset({"value", "rate", "expected_count", "normalized", "variance"})
 _OUTPUTS: frozenset[Output] = _WITHOUT_DROPOUT | {"dropout_probability"}
