@@ -1036,8 +1036,8 @@ def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["--budget", "1", "--method", "gene_mean"], "option-unused", "--budget goes with --method auto"),
-        (["--accept-control", "--method", "gene_mean"], "option-unused", "--accept-control goes with"),
+        (["--budget", "1", "--method", "gene_mean"], "option-unused", "--budget is"),
+        (["--accept-control", "--method", "gene_mean"], "option-unused", "--accept-control is"),
         (["--gene-column", "symbol"], "option-unused", "--gene-column is"),
         (["--sample-id", "patient"], "option-unused", "--sample-id names"),
         (["--method", "auto", "--set", "k=3"], "not-with-auto", "leave --set out"),

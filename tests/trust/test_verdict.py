@@ -17,7 +17,7 @@ from imputome.trust.null import permute_genes
 from imputome.trust.verdict import (
     CRITERIA,
     DO_NOT,
-    NOTHING,
+    NOTHING_MEASURED,
     NULL_BINS,
     RULE,
     USE,
@@ -69,7 +69,7 @@ GOOD = {
 def test_what_could_not_be_measured_is_no_reason_to_impute(kind):
     verdict = decide({**GOOD[kind], "explained": np.nan, "explained_lower": np.nan}, kind)
     assert verdict.verdict == DO_NOT
-    assert verdict.reasons[0] == NOTHING
+    assert verdict.reasons[0] == NOTHING_MEASURED
 
 
 @pytest.mark.parametrize("kind", ["counts", "real"])
