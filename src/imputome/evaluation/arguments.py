@@ -17,13 +17,11 @@ def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
         raise InputError(f"{name}={value!r} must be a number between 0 and 1", code="parameter-value", parameter=name)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[str], *, code: str = "parameter-value") -> None:
     """Check that a parameter is one of a few texts."""
     choices = list(choices)
     if value not in choices:
-        raise InputError(
-            f"{name}={value!r} is not valid: choose from {', '.join(choices)}", code="parameter-value", parameter=name
-        )
+        raise InputError(f"{name}={value!r} is not valid: choose from {', '.join(choices)}", code=code, parameter=name)
 
 
 def check_length(name: str, values: Any, n: int, rows: str = "cells") -> None:

@@ -29,6 +29,7 @@ from imputome.core.data import Data
 from imputome.core.links import link
 from imputome.errors import ImputomeError, InputError, Message, missing_extra
 from imputome.evaluation.splits import seed_for
+from imputome.result.run import Progress
 from imputome.studies.claims import (
     by_configuration,
     check_claims,
@@ -38,7 +39,7 @@ from imputome.studies.claims import (
     published_markdown,
     wilcoxon_tests,
 )
-from imputome.studies.inputs import Dataset, MethodSpec, Progress, detected, obs_column, to_dataset
+from imputome.studies.inputs import Dataset, MethodSpec, detected, obs_column, to_dataset
 from imputome.studies.results import COLUMNS, read, table_of, write
 from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-Progress = Callable[[float, str], None]  # called with the share of work done (0 to 1) and a short text
 
 
 @dataclass(frozen=True)
@@ -131,15 +129,6 @@ def check_kind(spec: MethodSpec, kind: Kind, *, parameter: str) -> None:
     if kind not in kinds:
         text = f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes"
         raise InputError(text, code="method-kind", parameter=parameter)
-
-
-def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
-    """Check that the value of a parameter is one of several texts."""
-    if value not in choices:
-        text = f"{parameter}={value!r} is not one of {', '.join(choices)}"
-        raise InputError(
-            text, code="unknown-scheme" if parameter == "scheme" else "parameter-value", parameter=parameter
-        )
 
 
 # -- datasets ----------------------------------------------------------------------------------------------------------

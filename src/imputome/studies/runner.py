@@ -27,13 +27,15 @@ from imputome.core.imputer import Imputer
 from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
+from imputome.evaluation.arguments import check_choice
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
 from imputome.methods import Method, create
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
-from imputome.studies.inputs import Dataset, MethodSpec, Progress, check_choice, parse_method, with_controls
+from imputome.result.run import Progress
+from imputome.studies.inputs import Dataset, MethodSpec, parse_method, with_controls
 from imputome.studies.results import Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
@@ -288,7 +290,7 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
 
 
 def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str) -> None:
-    check_choice("scheme", scheme, SCHEMES)
+    check_choice("scheme", scheme, SCHEMES, code="unknown-scheme")
     for analysis in downstream:
         check_choice("downstream", analysis, DOWNSTREAM)
     check_choice("protocol", protocol, ("honest", "as_published"))

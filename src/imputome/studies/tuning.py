@@ -26,11 +26,13 @@ import numpy as np
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import InputError, missing_extra
+from imputome.evaluation.arguments import check_choice
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get
+from imputome.result.run import Progress
 from imputome.studies.execute import POLL_SECONDS, WORKER_DIED, run_processes
-from imputome.studies.inputs import MethodSpec, Progress, check_choice, check_kind
+from imputome.studies.inputs import MethodSpec, check_kind
 
 Objective = Literal["nll", "poisson_loss"]
 
