@@ -5,8 +5,9 @@ Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -171,24 +172,123 @@ def _sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def in_memory(X: Any) -> Any:
-    """Load an array, DataFrame, sparse, backed or h5py matrix, or dask array into memory, as ndarray or csr_array."""
+    """Load an array, DataFrame, sparse, backed or h5py matrix, or dask array into memory, as ndarray or csr_array.
+
+    The values are numbers in the byte order of the machine, in a type that NumPy and SciPy can compute with. What is
+    masked (``numpy.ma``), None or pandas.NA becomes NaN. Anything else than numbers is an `InputError`.
+    """
     import scipy.sparse as sp
 
+    check_container(X)
     if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
         X = X.to_memory()
     if hasattr(X, "dask") and hasattr(X, "compute"):
         X = X.compute()
-    if sp.issparse(X):
-        return sp.csr_array(X)
-    if hasattr(X, "iloc"):
-        X = X.to_numpy()
-    array = np.asarray(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
-    if array.ndim != 2:
-        text = f"the input must be a matrix of cells x genes, not an array of shape {array.shape}"
+    if not sp.issparse(X) and not hasattr(X, "iloc") and not isinstance(X, np.ndarray):
+        X = as_array(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
+    if len(X.shape) != 2:
+        text = f"the input must be a matrix of cells x genes, not an array of shape {tuple(X.shape)}"
         raise InputError(text, code="not-a-matrix")
-    if array.dtype == object or array.dtype.kind in "US":
-        raise InputError(f"the matrix holds {array.dtype} values: convert them to numbers", code="not-numeric")
-    return array
+    problem = not_numbers(X)
+    if problem:
+        raise InputError(f"the matrix {problem}", code="not-numeric")
+    if hasattr(X, "iloc"):
+        X = _of_columns(X)
+    if not sp.issparse(X):
+        return _of_array(X)
+    dtype = _computable(X.dtype)
+    if X.format in ("csr", "csc"):  # SciPy cannot convert all the types that a file can have
+        X = type(X)((X.data.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
+    else:
+        X = X.astype(dtype)  # before duplicates are summed, which could exceed small integers
+    return sp.csr_array(X)
+
+
+def check_container(X: Any) -> None:
+    """Refuse what holds or names a matrix but is none: a path, or several matrices (MuData)."""
+    if isinstance(X, str | PathLike):
+        call = "anndata.read_h5ad(path)" if str(X).endswith(".h5ad") else "imputome.io.reading.read(path)"
+        text = f"{str(X)!r} is the path of a file, not data: read it first, with {call}"
+        raise InputError(text, code="path-instead-of-data")
+    modalities = getattr(X, "mod", None)
+    if isinstance(modalities, Mapping) and modalities:
+        name = next((name for name in modalities if str(name).lower() in ("rna", "gex")), next(iter(modalities)))
+        text = f"the data hold {len(modalities)} modalities ({', '.join(map(str, modalities))}): pass one of them"
+        raise InputError(f"{text}, such as mdata[{name!r}]", code="several-modalities")
+
+
+def not_numbers(X: Any) -> str:
+    """What is wrong with a matrix that holds something else than real numbers, and what to do; empty for numbers."""
+    if hasattr(X, "iloc"):
+        columns = [str(name) for name, column in X.items() if _kind(column) != "numbers"]
+        if not columns:
+            return ""
+        some = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
+        return f"has columns without numbers ({some}): remove them or make them the index"
+    kind = _kind(X)
+    if kind == "complex numbers":
+        return "holds complex numbers: pass their real parts or their absolute values"
+    return "" if kind == "numbers" else f"holds {kind} ({X.dtype}): convert them to numbers"
+
+
+def _kind(values: Any) -> str:
+    """What an array, sparse matrix or column of a DataFrame holds, in words."""
+    from pandas.api.types import infer_dtype, is_numeric_dtype
+
+    dtype = values.dtype
+    kind = getattr(dtype, "numpy_dtype", dtype).kind if is_numeric_dtype(dtype) else getattr(dtype, "kind", "O")
+    if kind == "O" and (isinstance(values, np.ndarray) or dtype == "object"):
+        inferred = infer_dtype(np.ravel(np.asarray(values, dtype=object)), skipna=True)
+        numbers = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
+        return "numbers" if inferred in numbers else "text" if inferred == "string" else "objects"
+    words = {"c": "complex numbers", "M": "dates", "m": "time differences", "U": "text", "S": "text", "T": "text"}
+    return "numbers" if kind in "biuf" else words.get(kind, "objects")
+
+
+def as_array(X: Any) -> np.ndarray:
+    """Nested lists and the like as an array."""
+    try:
+        return np.asanyarray(X)  # a masked array stays one
+    except (ValueError, TypeError) as error:
+        text = f"the input is no matrix of numbers ({type(X).__name__}): pass an array of cells x genes"
+        raise InputError(text, code="not-a-matrix") from error
+
+
+def _of_columns(X: pd.DataFrame) -> Any:
+    """The values of a DataFrame of numbers; of a sparse one as a sparse matrix."""
+    if all(hasattr(dtype, "fill_value") for dtype in X.dtypes):
+        return X.sparse.to_coo() if all(dtype.fill_value == 0 for dtype in X.dtypes) else X.sparse.to_dense().to_numpy()
+    if (X.dtypes == "object").any():
+        return X.to_numpy(dtype=object)
+    dtype = np.result_type(*{getattr(dtype, "numpy_dtype", dtype) for dtype in X.dtypes}) if X.shape[1] else np.float64
+    if all(isinstance(each, np.dtype) for each in X.dtypes):
+        return X.to_numpy(dtype=dtype)
+    return X.to_numpy(dtype=dtype if np.dtype(dtype).kind == "f" else np.float64, na_value=np.nan)
+
+
+def _of_array(X: Any) -> np.ndarray:
+    """An array of numbers as a plain one: NaN where a value is masked or no number."""
+    if X.dtype == object:
+        import pandas as pd
+
+        values = np.full(X.shape, np.nan)
+        known = ~pd.isna(np.ma.getdata(X)) & ~np.ma.getmaskarray(X)
+        values[known] = np.ma.getdata(X)[known].astype(np.float64)
+        return values
+    if isinstance(X, np.ma.MaskedArray):
+        if X.dtype.kind != "f" and np.ma.is_masked(X):
+            X = X.astype(np.float64)
+        X = np.where(np.ma.getmaskarray(X), X.dtype.type(np.nan), X.data) if np.ma.is_masked(X) else X.data
+    return np.asarray(X).astype(_computable(X.dtype), copy=False)
+
+
+def _computable(dtype: np.dtype) -> np.dtype:
+    """The type to compute with: float32 for half precision and small integers, no more than float64, native order."""
+    if dtype.kind == "f":
+        return np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        return np.dtype(np.float32)
+    return dtype.newbyteorder("=")
 
 
 def as_data(
@@ -206,7 +306,9 @@ def as_data(
     Parameters
     ----------
     X : array-like of shape (n, G), or Data
-        Cells in rows: ndarray, sparse matrix, backed matrix, dask array or DataFrame. `Data` is returned as it is.
+        Cells in rows: ndarray, sparse matrix, backed matrix, dask array or DataFrame. What is masked (``numpy.ma``),
+        None or pandas.NA is missing: NaN, or with ``kind="counts"`` a masked entry is 0, which is not observed.
+        `Data` is returned as it is.
     kind : {"counts", "real"}, optional
         None means ``"real"`` if the matrix holds NaN, and ``"counts"`` otherwise.
     obs_names, var_names : sequence of str, optional
@@ -241,6 +343,8 @@ def as_data(
     if hasattr(X, "iloc"):
         obs_names = X.index if obs_names is None else obs_names
         var_names = X.columns if var_names is None else var_names
+    if kind == "counts" and isinstance(X, np.ma.MaskedArray):
+        X = X.filled(0)
     array = in_memory(X)
     n, G = array.shape
     if n == 0 or G == 0:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from imputome.core.data import as_array, check_container, in_memory, not_numbers
 from imputome.core.scales import is_integer
 from imputome.errors import InputError, Message
 
@@ -175,24 +176,26 @@ def _matrix(data: Any, layer: str | None) -> tuple[Any, str]:
     """The matrix, and what to call it in messages."""
     import scipy.sparse as sp
 
+    check_container(data)
     if layer is not None:
         layers = getattr(data, "layers", {})
         if layer not in layers:
             text = f"there is no layer {layer!r} (layers: {', '.join(layers) or 'none'})"
             raise InputError(text, code="layer-missing", parameter="layer")
-        return layers[layer], f"layers[{layer!r}]"
-    matrix = data.X if hasattr(data, "obs_names") else data
+        matrix, where = layers[layer], f"layers[{layer!r}]"
+    else:
+        matrix, where = data.X if hasattr(data, "obs_names") else data, "X"
     if matrix is None:
         text = f"X is None: pass {{layer}} (layers: {', '.join(data.layers) or 'none'})"
         raise InputError(text, code="no-matrix", layer=...)
     if not hasattr(matrix, "shape"):
-        matrix = np.asarray(matrix)
+        matrix = as_array(matrix)
     if len(matrix.shape) != 2:
         text = f"the input must be a matrix of cells x genes, not an array of shape {tuple(matrix.shape)}"
         raise InputError(text, code="not-a-matrix")
-    if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
-        matrix = matrix.tocsr()
-    return matrix, "X"
+    if sp.issparse(matrix) and (matrix.format not in ("csr", "csc") or matrix.dtype == np.float16):
+        matrix = in_memory(matrix)  # rows of the others cannot be taken
+    return matrix, where
 
 
 def _names(data: Any) -> tuple[pd.Index | None, pd.Index | None]:
@@ -210,18 +213,8 @@ def _first_three(names: Sequence[Any]) -> str:
 # -- errors ------------------------------------------------------------------------------------------------------------
 def _not_numeric(matrix: Any, where: str) -> Message | None:
     """The error of a matrix that does not hold numbers."""
-    if hasattr(matrix, "iloc"):
-        from pandas.api.types import is_numeric_dtype
-
-        columns = [str(name) for name, dtype in matrix.dtypes.items() if not is_numeric_dtype(dtype)]
-        if not columns:
-            return None
-        text = f"{where} has columns without numbers ({_first_three(columns)}): remove them or make them the index"
-    elif matrix.dtype.kind in "biuf":
-        return None
-    else:
-        text = f"{where} holds {matrix.dtype} values: convert them to numbers"
-    return Message(text, code="not-numeric")
+    problem = not_numbers(matrix)
+    return Message(f"{where} {problem}", code="not-numeric") if problem else None
 
 
 def _error(report: InputReport) -> Message | None:
@@ -308,18 +301,18 @@ def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str,
     """How to pass the counts, a remark on ``adata.raw`` if it differs, and the options of the message."""
     if not hasattr(data, "layers"):
         return "pass the raw counts", "", {}
-    layers = [name for name, matrix in data.layers.items() if name != layer and _integers(_first_block(matrix))]
+    layers = [name for name, matrix in data.layers.items() if name != layer and _holds_integers(matrix)]
     note = f"integers are in {_first_three([repr(name) for name in layers])}" if layers else "no layer holds integers"
     advice = f"pass {{layer}} if the counts are in a layer ({note})"
     options: dict[str, Any] = {"layer": layers[0] if layers else ...}
-    if layer is not None and data.X is not None and _integers(_first_block(data.X)):
+    if layer is not None and data.X is not None and _holds_integers(data.X):
         advice, options = "leave out {layer}, because X holds integers", {"layer": layer}
     if getattr(data, "raw", None) is None:
         return advice, "", options
     raw, matrix = _first_block(data.raw.X), _first_block(data.X if layer is None else data.layers[layer])
     if data.raw.shape == data.shape and (raw != matrix).nnz == 0:
         return advice, "", options
-    values = "integers" if _integers(raw) else "other values"
+    values = "integers" if _holds_integers(data.raw.X) else "other values"
     n, G = data.raw.shape
     return advice, f"; adata.raw holds {values} ({n} x {G}): adata.raw.to_adata() makes them X", options
 
@@ -424,7 +417,11 @@ def _from_counts(block: Any, base: str, *, n_rows: int = 200) -> bool:
     return len(whole) > 1 and bool(np.mean(whole) > 0.8) and len(set(units)) > len(units) / 2
 
 
-def _integers(block: Any) -> bool:
+def _holds_integers(matrix: Any) -> bool:
+    """Whether the first rows of a matrix look like counts."""
+    if not_numbers(matrix):
+        return False
+    block = _first_block(matrix)
     return block.nnz > 0 and bool(block.data.min() >= 0) and is_integer(block.data)
 
 
@@ -446,16 +443,13 @@ def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
     step = max(ENTRIES_PER_PIECE // max(width, 1), 1)
     for start in range(0, length if width else 0, step):
         part = slice(start, start + step)
-        if hasattr(matrix, "iloc"):
-            block = matrix.iloc[part].to_numpy(dtype=np.float64, na_value=np.nan)
-        else:
-            block = matrix[:, part] if by_columns else matrix[part]
-        if hasattr(block, "compute"):
-            block = block.compute()
-        if not sp.issparse(block):
-            block = sp.csr_array(np.asarray(block, dtype=np.float64))
-        else:
-            block.sum_duplicates()  # in place: a slice of a sparse matrix is a copy
+        rows = matrix.iloc if hasattr(matrix, "iloc") else matrix
+        block = in_memory(matrix[:, part] if by_columns else rows[part])
+        if isinstance(block, np.ndarray):
+            block = sp.csr_array(block.astype(np.float64, copy=False))
+        elif not block.has_canonical_format:
+            block = block.copy()  # the values may be those of the input
+            block.sum_duplicates()
         yield block, 0 if by_columns else start, start if by_columns else 0
 
 
