@@ -11,7 +11,8 @@ from imputome.core.data import in_memory
 from imputome.core.scales import counts_to_scale
 from imputome.errors import ImputedLayerWarning, InputError, Message
 from imputome.evaluation.expression import de_by_count_splitting, hurdle_lrt, log_normalized, wilcoxon
-from imputome.result.adapt import covariate_columns, inspect_layer
+from imputome.inspection.features import ALL, features_of
+from imputome.result.adapt import checked_anndata, covariate_columns, inspect_layer
 from imputome.result.record import Record, imputed_layer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def de(
     groups: Any = None,
     *,
     layer: str | None = None,
+    feature_type: str | None = None,
     test: Test = "wilcoxon",
     tested: Any = None,
     detection_rate: bool = True,
@@ -49,6 +51,8 @@ def de(
         of the counts (``csr_array``) and returns such labels, or None: two clusters of it.
     layer : str, optional
         Layer to test; None takes ``X``. An imputed layer is tested with a warning.
+    feature_type : str, optional
+        Type of the features to test, as in `imputome.impute`; library sizes are over these.
     test : {"wilcoxon", "hurdle"}, default="wilcoxon"
         See `imputome.evaluation.expression`.
     tested : object, optional
@@ -99,13 +103,19 @@ def de(
     """
     if test not in ("wilcoxon", "hurdle"):
         raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
+    whole, features = checked_anndata(adata), features_of(adata.var, feature_type)
+    if features is not None:
+        warnings.warn(features.message, stacklevel=2)
+        adata = adata[:, features.used]
+        if overdispersion is not None and np.shape(overdispersion) == (whole.n_vars,):
+            overdispersion = np.asarray(overdispersion)[features.used]
     source = None if layer is None else imputed_layer(adata, layer)
     if count_splitting:
         find, labels_found = _finder(adata, groups, tested)
         if source is not None:
             text = f"layers[{layer!r}] was imputed, and only counts can be split: {_origin(source[0])}"
             raise InputError(text, code="imputed-layer", layer=source[0].input.layer or ...)
-        report = inspect_layer(adata, layer)
+        report = inspect_layer(adata, layer, ALL)
         if report.state != "counts":
             text = f"{report.where} looks {report.state}, and only counts can be split: pass {{layer}} with counts"
             raise InputError(text, code="not-counts", layer=...)
@@ -124,7 +134,7 @@ def de(
             import pandas as pd
 
             new_labels = labels if find is None else labels_found[0]
-            adata.obs[key_added] = pd.Categorical(np.asarray(new_labels).astype(str))
+            whole.obs[key_added] = pd.Categorical(np.asarray(new_labels).astype(str))
         return table
     if groups is None or callable(groups):
         text = "groups are needed: pass a column of obs or a label for each cell, or find them with {count_splitting}"
@@ -163,7 +173,7 @@ def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None
     """The matrix on the scale that is tested."""
     scale: str | None = None
     if source is None:
-        report = inspect_layer(adata, layer)
+        report = inspect_layer(adata, layer, ALL)
         scale = report.state if report.kind == "counts" else None
     elif source[0].input.kind == "counts" and source[1] not in NOT_EXPRESSION:
         scale = "counts" if source[0].scale == "input" else source[0].scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ def evaluate(
     methods: Iterable[Method],
     labels: str | None = None,
     layer: str | None = None,
+    feature_type: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
     **study: Any,
@@ -36,6 +38,8 @@ def evaluate(
         Column of ``obs`` with cell types, for downstream analyses.
     layer : str, optional
         Layer with the values; None takes ``X``.
+    feature_type : str, optional
+        Type of the features to use, as in `imputome.impute`.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
     **study
@@ -55,5 +59,15 @@ def evaluate(
     True
     """
     inputs = adata if isinstance(adata, dict) else {"data": adata}
-    plan = plan_evaluate(inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    plan = plan_evaluate(
+        inputs.items(),
+        methods,
+        labels=labels,
+        layer=layer,
+        feature_type=feature_type,
+        min_genes=min_genes,
+        min_cells=min_cells,
+    )
+    for message in plan.messages:
+        warnings.warn(message, stacklevel=2)
     return run_study(plan.datasets, plan.methods, **study)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
 from imputome.core.scales import Scale
 from imputome.methods import Method
+from imputome.result.genes import with_others
 from imputome.result.layout import default_key, store
 from imputome.result.run import Progress, Run, fit_run
 from imputome.trust.auto import budget_sentence, choose
@@ -29,6 +30,7 @@ def impute(
     layer: str | None = None,
     key_added: str | None = None,
     genes: Any = None,
+    feature_type: str | None = None,
     covariates: Iterable[str] | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
@@ -49,7 +51,8 @@ def impute(
     Parameters
     ----------
     adata : AnnData of n cells x G genes
-        Counts (a zero may be a dropout), or real values with NaN for missing.
+        Counts (a zero may be a dropout), or real values with NaN for missing. Masked entries (``numpy.ma``), None and
+        pandas.NA are missing too.
     method : str, class or estimator, optional
         A name from ``imputome.methods.names()``, a class derived from `imputome.core.imputer.Imputer`, or an unfitted
         estimator. The default depends on the kind of data (``imputome.methods.DEFAULT``); it is the mean for real
@@ -60,9 +63,13 @@ def impute(
     key_added : str, optional
         Name of the new layer; by default the name of the method (``<method>_posterior`` with ``posterior=True``).
     genes : array-like, optional
-        Names, positions or a boolean mask of the genes to write; the method is fitted on all genes. A layer cannot
-        hold some genes only, so they go to ``obsm[key]`` as a DataFrame; with ``copy=True`` the copy has these genes
-        only and they go to its layer.
+        Names, positions, a slice or a boolean mask of the genes to write, in the order in which they are given; the
+        method is fitted on all genes. A layer cannot hold some genes only, so they go to ``obsm[key]`` as a DataFrame;
+        with ``copy=True`` the copy has these genes only and they go to its layer. A boolean Series is aligned by name.
+    feature_type : str, optional
+        Feature type to impute if ``var`` has several (in ``feature_types``, ``feature_type``, ``modality`` or
+        ``type``), or ``"all"``; by default gene expression. Library sizes are over features of this type. The others
+        keep their values in the result, and ``var["<key>_imputed"]`` marks those that were imputed.
     covariates : iterable of str, optional
         Columns of ``obs``, for methods that use covariates.
     keep_observed : bool, optional
@@ -100,9 +107,10 @@ def impute(
     Returns
     -------
     AnnData or None
-        The copy, or None. Results are in ``layers[key]``, ``obsm["X_<key>"]`` (latent representation, if the method has
-        one), ``var["<key>_..."]``, ``obs["<key>_..."]`` and ``uns["imputome"][key]``: the record with method,
-        parameters, seed, versions, input, scale, seconds, memory, convergence, and the verdict if there was a check.
+        The copy, or None. Results are in ``layers[key]`` (float64 for input in double precision, otherwise float32),
+        ``obsm["X_<key>"]`` (latent representation, if the method has one), ``var["<key>_..."]``, ``obs["<key>_..."]``
+        and ``uns["imputome"][key]``: the record with method, parameters, seed, versions, input, scale, seconds, memory,
+        convergence, and the verdict if there was a check.
 
     Raises
     ------
@@ -133,6 +141,7 @@ def impute(
         keep_observed=keep_observed,
         outputs=names_of(outputs),
         genes=genes,
+        feature_type=feature_type,
         key_added=key_added,
         check=check,
         labels=names_of(labels),
@@ -197,4 +206,4 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
     if options.checked and not options.automatic:
         with stage("checking", cost(plan.report, estimator)) as progress:
             run = check_run(run, plan.data, labels=plan.labels, seed=options.random_state, progress=progress)
-    return plan, run
+    return plan, replace(run, imputation=with_others(run.imputation, plan.adata, plan.report))

@@ -15,7 +15,7 @@ from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
 from imputome.methods import Method, load
-from imputome.result.genes import OwnGenes, model_data
+from imputome.result.genes import OwnGenes, model_data, with_others
 from imputome.result.layout import store
 from imputome.result.run import Progress, Run, fit_run
 
@@ -29,6 +29,7 @@ def fit_model(
     *,
     method: Method | None = None,
     layer: str | None = None,
+    feature_type: str | None = None,
     covariates: Iterable[str] | None = None,
     scale: Scale | None = None,
     transform: str | None = None,
@@ -42,7 +43,7 @@ def fit_model(
     ----------
     adata : AnnData
         Training data, which is not changed; it need not have missing values.
-    method, layer, covariates, scale, transform, params, posterior, random_state
+    method, layer, feature_type, covariates, scale, transform, params, posterior, random_state
         As in `imputome.impute`.
 
     Returns
@@ -71,6 +72,7 @@ def fit_model(
         posterior=posterior,
         random_state=random_state,
         layer=layer,
+        feature_type=feature_type,
         covariates=None if covariates is None else names_of(covariates),
         scale=scale,
         transform=transform,
@@ -111,7 +113,7 @@ def run_fine_tune(plan: Plan, progress: Progress | None = None) -> Run:
 def _provenance(run: Run) -> dict[str, Any]:
     record = run.record().to_uns()
     convergence = {name: record["convergence"][name] for name in ("status", "message")}
-    kept = {name: record[name] for name in ("input", "versions", "seconds")}
+    kept = {name: record[name] for name in ("input", "versions", "seconds", "feature_type")}
     return {**kept, "convergence": convergence, "shape": list(run.imputation.shape)}
 
 
@@ -124,6 +126,7 @@ def apply_model(
     key_added: str | None = None,
     genes: Any = None,
     gene_column: str | None = None,
+    feature_type: str | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
@@ -149,6 +152,8 @@ def apply_model(
         A fitted estimator, or the folder of a saved one.
     gene_column : str, optional
         Column of ``var`` with the gene names; by default ``var_names``.
+    feature_type : str, optional
+        As in `imputome.impute`; by default the type that the model was fitted on.
     layer, key_added, genes, keep_observed, scale, outputs, overwrite, copy
         As in `imputome.impute`. The covariates that the model was fitted with are taken from the columns of ``obs`` of
         the same names.
@@ -176,6 +181,7 @@ def apply_model(
         key_added=key_added,
         genes=genes,
         gene_column=gene_column,
+        feature_type=feature_type,
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs),
@@ -216,4 +222,5 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
         "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": fallback,
     }
+    result = with_others(result, plan.adata, plan.report)
     return Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)

@@ -24,15 +24,18 @@ from imputome.core.links import link
 from imputome.core.scales import Scale
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method
+from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, Method, create, get, info, names
 from imputome.result.adapt import (
     Purpose,
+    checked_anndata,
     checked_state,
     chosen_link,
     covariate_columns,
     gene_positions,
     inspect_layer,
+    part_of,
     to_data,
 )
 from imputome.result.genes import Matched, match_genes
@@ -63,6 +66,7 @@ class Options:
     uncertainty: bool = False  # whether standard deviations are written beside the values
     genes: Any = None
     gene_column: str | None = None
+    feature_type: str | None = None
     key_added: str | None = None
     check: bool | None = None
     labels: tuple[str, ...] = ()
@@ -237,8 +241,8 @@ def plan_impute(
 
     ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
-    report = report or inspect_layer(adata, options.layer)
-    columns = _columns(adata, options)
+    report = report or inspect_layer(adata, options.layer, options.feature_type)
+    columns, said = _columns(adata, options)
     if options.checked or options.automatic:  # both hold values out
         check_state(report)
     labels = label_columns(adata, options.labels)
@@ -257,7 +261,7 @@ def plan_impute(
         destination.check(adata, checked_key(adata, name), outputs, columns)
     plan = _with_data(adata, options, report, method, estimator, purpose="impute")
     _check_variance_scale(outputs, plan)
-    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels)
+    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels, messages=(*plan.messages, *said))
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:
@@ -265,7 +269,7 @@ def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = No
     if options.automatic:
         text = "method 'auto' chooses a method for one data set, but a model is applied to others too: name the method"
         raise InputError(text, code="not-with-auto", parameter="method")
-    report = inspect_layer(adata, options.layer)
+    report = inspect_layer(adata, options.layer, options.feature_type)
     estimator = estimator or make_estimator(options.method or default_method(report), options)
     check_reusable(estimator)
     return _with_data(adata, options, report, estimator.info, estimator, purpose="fit")
@@ -285,11 +289,11 @@ def plan_apply(adata: AnnData, estimator: Imputer, options: Options, destination
     """Check that a fitted model can impute ``adata``."""
     check_reusable(estimator)
     key = checked_key(adata, options.key_added or default_key(estimator))
-    outputs, columns = _outputs(estimator, options), _columns(adata, options)
+    outputs, (columns, said) = _outputs(estimator, options), _columns(adata, options)
     destination.check(adata, key, outputs, columns)
     plan = _with_model(adata, estimator, options, purpose="apply")
     _check_variance_scale(outputs, plan)
-    return replace(plan, key=key, columns=columns, outputs=outputs)
+    return replace(plan, key=key, columns=columns, outputs=outputs, messages=(*plan.messages, *said))
 
 
 def check_reusable(estimator: Imputer) -> None:
@@ -299,8 +303,16 @@ def check_reusable(estimator: Imputer) -> None:
         raise InputError(text, code="no-new-rows", parameter="method")
 
 
-def _columns(adata: AnnData, options: Options) -> np.ndarray | None:
-    return None if options.genes is None else gene_positions(adata, options.genes, column=options.gene_column)
+def _columns(adata: AnnData, options: Options) -> tuple[np.ndarray | None, list[Message]]:
+    """Positions of the genes to write, each once, and a message if some were asked for more than once."""
+    if options.genes is None:
+        return None, []
+    asked = gene_positions(adata, options.genes, column=options.gene_column)
+    columns = np.array(list(dict.fromkeys(asked.tolist())), dtype=np.intp)
+    if len(columns) == len(asked):
+        return columns, []
+    text = f"{len(asked) - len(columns):,} of the {{genes}} were given more than once: each is written once"
+    return columns, [Message(text, code="genes-repeated", genes=...)]
 
 
 def _with_data(
@@ -323,7 +335,7 @@ def _with_data(
             _check_posterior(report)
         if transform is None and estimator.link != "identity":
             transform = estimator.link
-    data = to_data(adata, report, layer=options.layer)
+    data = to_data(part_of(adata, report), report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
         data = replace(data, covariates=covariate_columns(adata, options.covariates))
@@ -334,9 +346,12 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     """The plan of a fitted model: genes matched by name, and values in the state that the model was fitted on."""
     if not hasattr(estimator, "feature_names_"):
         raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
-    matched = match_genes(adata, estimator, column=options.gene_column)
-    report, scale = inspect_layer(adata, options.layer), options.scale
-    state = (estimator.provenance or {}).get("input", {}).get("state")
+    provenance = estimator.provenance or {}
+    trained_on = provenance.get("feature_type") or EXPRESSION
+    report, scale = inspect_layer(adata, options.layer, options.feature_type, trained_on), options.scale
+    part = part_of(adata, report)
+    matched = match_genes(part, estimator, column=options.gene_column)
+    state = provenance.get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
         if report.state != state:
             text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
@@ -354,7 +369,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if missing:
         text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
-    data = to_data(adata, report, layer=options.layer)
+    data = to_data(part, report, layer=options.layer)
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
     messages = (*report.warnings, *matched.messages)
@@ -404,6 +419,11 @@ class EvaluationPlan:
     datasets: tuple[Dataset, ...]
     methods: tuple[MethodSpec, ...]
 
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the user should know, each once."""
+        return tuple(dict.fromkeys(message for dataset in self.datasets for message in dataset.messages))
+
 
 def plan_evaluate(
     inputs: Iterable[tuple[str, AnnData]],
@@ -411,13 +431,22 @@ def plan_evaluate(
     *,
     labels: str | None = None,
     layer: str | None = None,
+    feature_type: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
 ) -> EvaluationPlan:
     """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`."""
     specs = [parse_method(method) for method in methods]
     datasets = [
-        to_dataset(adata, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+        to_dataset(
+            checked_anndata(adata),
+            name=name,
+            labels=labels,
+            layer=layer,
+            feature_type=feature_type,
+            min_genes=min_genes,
+            min_cells=min_cells,
+        )
         for name, adata in inputs
     ]
     for dataset in datasets:

@@ -43,7 +43,7 @@ def command(given: Arguments) -> None:
     estimator = load(given.model)
     adata = given.read()
     if given.keeps_text() and estimator.kind_ == "real":
-        report = inspect_layer(adata, given.layer)
+        report = inspect_layer(adata, given.layer, given.feature_type)
         if report.n_nan == report.n_infinite == 0:
             given.write_unchanged(adata)
             return

@@ -35,6 +35,7 @@ def command(
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
+    feature_type: opt.FeatureType = None,
     genes_in: opt.GenesIn = None,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
@@ -50,7 +51,18 @@ def command(
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
     inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
-    plan = plan_evaluate(inputs, names, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    plan = plan_evaluate(
+        inputs,
+        names,
+        labels=labels,
+        layer=layer,
+        feature_type=feature_type,
+        min_genes=min_genes,
+        min_cells=min_cells,
+    )
+    if not quiet:
+        for message in plan.messages:
+            warning_line(message)
     with progress("evaluating", quiet=quiet) as show:
         table = run_study(
             plan.datasets,

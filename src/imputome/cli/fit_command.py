@@ -35,6 +35,7 @@ class Arguments:
         str | None,
         typer.Option(help="Transform of real values: asinh, clip, logit or none (default: asinh if tails are heavy)."),
     ] = None
+    feature_type: opt.FeatureType = None
     genes_in: opt.GenesIn = None
     settings: opt.Settings = None
     config: Annotated[
@@ -79,6 +80,7 @@ def command(given: Arguments) -> None:
         scale=given.scale,  # type: ignore[arg-type]
         transform=given.transform,
         gene_column=given.gene_column,
+        feature_type=given.feature_type,
     )
     estimator: Imputer | None
     if given.start is not None:

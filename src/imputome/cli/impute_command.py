@@ -106,14 +106,14 @@ def command(given: Arguments) -> None:
     """
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, plan_impute
-    from imputome.result.adapt import inspect_layer
+    from imputome.result.adapt import inspect_layer, part_of
 
     options = given.options()
     estimator = checked_options(options)
     _check_samples(given)
     given.check_paths()
     adata = given.read()
-    report = inspect_layer(adata, given.layer)
+    report = inspect_layer(adata, given.layer, given.feature_type)
     if given.keeps_text() and _is_complete(report, estimator):
         if (options.checked or given.report) and not given.quiet:
             text = "nothing is missing, so there is nothing to check or to report"
@@ -133,7 +133,7 @@ def command(given: Arguments) -> None:
     plan = plan_impute(adata, options, given, estimator=estimator, report=report)
     values_only = plan.report.kind == "real" and given.scale in (None, "input")
     if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
-        summary |= _missingness(adata, given.layer, as_json=given.as_json)
+        summary |= _missingness(part_of(adata, plan.report), given.layer, as_json=given.as_json)
 
     @contextmanager
     def stage(what: str, cost: str) -> Iterator[Progress]:
@@ -233,16 +233,17 @@ def _write_report(page: Path, given: Arguments, plan: Plan, run: Run, record: Re
 
     with progress(f"writing {page.name}", quiet=given.quiet) as show:
         show(0.0, "")
+        imputation, genes = run.imputation.fitted(plan.columns)
         content = of_imputation(
-            run.imputation.data,
-            run.imputation,
+            imputation.data,
+            imputation,
             record=record,
             key=plan.key,
             scale=run.scale,
             labels=plan.adata.obs,
             label=given.label,
             source=given.source.name,
-            genes=plan.columns,
+            genes=genes,
             keep_observed=given.keep_observed,
         )
         write_report(page, content, overwrite=given.force)

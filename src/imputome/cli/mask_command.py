@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json
+from imputome.cli.console import print_json, warning_line
 from imputome.cli.options import parse_settings
 from imputome.cli.output import check_store, write_store
 
@@ -27,6 +27,7 @@ def command(
     fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,
     seed: opt.Seed = 0,
     layer: opt.Layer = None,
+    feature_type: opt.FeatureType = None,
     genes_in: opt.GenesIn = None,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
@@ -48,9 +49,23 @@ def command(
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
     adata = read(source, genes_in=genes_in)
-    with warnings.catch_warnings():  # nothing that the user has to act on
-        warnings.filterwarnings("ignore", message=".*names are not unique")
-        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
+        masked = mask(
+            adata,
+            scheme=scheme,
+            fraction=fraction,
+            seed=seed,
+            layer=layer,
+            label=label,
+            feature_type=feature_type,
+            options=options,
+        )
+    if not quiet:
+        for warning in caught:
+            if isinstance(warning.message, UserWarning):
+                warning_line(warning.message.args[0])
     write_store(masked, output)
     record = masked.uns[MASK_KEY]
     if as_json:

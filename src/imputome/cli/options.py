@@ -22,6 +22,10 @@ Source = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")]
 Layer = Annotated[str | None, typer.Option(help="Layer to use instead of X.")]
 KeyAdded = Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")]
+FeatureType = Annotated[
+    str | None,
+    typer.Option(help="Feature type to use where there are several, or all (default: genes)."),
+]
 Scale = Annotated[str | None, typer.Option(help="counts, normalized, log1p or input.")]
 Genes = Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file with one per line.")]
 GeneColumn = Annotated[str | None, typer.Option(help="Column of var with the gene names (default: var_names).")]
@@ -53,6 +57,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 # -- the library's parameters on the command line ----------------------------------------------------------------------
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
+    "feature_type",
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),

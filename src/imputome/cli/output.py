@@ -67,6 +67,7 @@ class Writing:
     scale: opt.Scale = None
     genes: opt.Genes = None
     gene_column: opt.GeneColumn = None
+    feature_type: opt.FeatureType = None
     genes_in: opt.GenesIn = None
     keep_observed: opt.KeepObserved = None
     outputs: opt.Outputs = None
@@ -86,6 +87,7 @@ class Writing:
             scale=self.scale,  # type: ignore[arg-type]
             genes=None if self.genes is None else opt.gene_list(self.genes),
             gene_column=self.gene_column,
+            feature_type=self.feature_type,
             keep_observed=self.keep_observed,
             outputs=tuple(opt.split_names(self.outputs)),
             uncertainty=self.uncertainty is not None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
 
 
 def command(
@@ -23,6 +23,7 @@ def command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter to keep fixed: key=value.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
     layer: opt.Layer = None,
+    feature_type: opt.FeatureType = None,
     genes_in: opt.GenesIn = None,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
@@ -40,7 +41,11 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
-    dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
+    adata = read(source, genes_in=genes_in)
+    dataset = to_dataset(adata, name=source.name, layer=layer, feature_type=feature_type)
+    if not quiet:
+        for message in dataset.messages:
+            warning_line(message)
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(
             dataset.data,

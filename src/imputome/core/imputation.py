@@ -301,6 +301,16 @@ class Imputation:
         inputs = self.data.block(i)
         return self._with_observed(values, inputs, self.data.observed_block(i, None, inputs))
 
+    def missing(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        """Mask of the entries of some rows that were missing in the input; ``rows`` and ``genes`` as in `rows`."""
+        i = self._positions(rows, self.obs_names, "cell")
+        j = None if genes is None else self._positions(genes, self.var_names, "gene")
+        return ~self.data.observed_block(i, j, self.data.block(i, j))
+
+    def fitted(self, genes: np.ndarray | None = None) -> tuple[Imputation, np.ndarray | None]:
+        """The imputation of the features that a method was fitted on, and the positions of ``genes`` among these."""
+        return self, genes
+
     @property
     def can_draw(self) -> bool:
         """Whether `draw` works."""

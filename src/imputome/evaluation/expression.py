@@ -385,7 +385,8 @@ def _rank_sums(block: sp.csc_array, in_tested: np.ndarray) -> tuple[np.ndarray, 
     # cells of the tested group in each run of equal values, and how many of the gene's cells lie below it
     hits = np.add.reduceat(inside, starts, dtype=np.float64) if len(starts) else np.empty(0)
     below = starts - block.indptr[run_gene] + np.where(positive, zeros[run_gene], 0)
-    rank_sum = np.bincount(run_gene, weights=hits * (below + (size + 1) / 2), minlength=G)
+    # without a value bincount returns integers, whatever the weights are
+    rank_sum = np.bincount(run_gene, weights=hits * (below + (size + 1) / 2), minlength=G).astype(np.float64)
     negative = np.bincount(run_gene, weights=size * ~positive, minlength=G)
     rank_sum += zeros_inside * (negative + (zeros + 1) / 2)
     ties = np.bincount(run_gene, weights=size**3 - size, minlength=G) + zeros**3 - zeros

@@ -8,6 +8,7 @@ when the AnnData is subset or reordered. ``uns["imputome_mask"]`` records how th
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from imputome.core.data import Data, as_data, in_memory
 from imputome.errors import InputError
 from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
-from imputome.inspection.state import inspect
+from imputome.inspection.features import features_of
+from imputome.inspection.state import InputReport
+from imputome.result.adapt import inspect_layer, part_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,20 +35,27 @@ def mask(
     seed: int = 0,
     layer: str | None = None,
     label: str | None = None,
+    feature_type: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> AnnData:
     """A new AnnData with values hidden by a scheme of `SCHEMES`, and the truth beside them.
 
     Real values are hidden in all rows, except that ``features`` hides them in its test rows; ``label`` is the column of
     ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
-    of ``var`` and ``coverage`` a layer. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
+    of ``var`` and ``coverage`` a layer. Only features of one ``feature_type`` are hidden, as `imputome.impute` chooses
+    it; the others stay in ``X``. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
     contain what is now hidden, so they are left out.
     """
     from anndata import AnnData
 
     fraction = scheme_options(scheme).get("fraction") if fraction is None else fraction
-    scheme_values = _resolved(adata, scheme, label, dict(options or {}))
-    data = _data(adata, scheme, layer)
+    report = inspect_layer(adata, layer, feature_type)
+    for message in report.warnings:
+        if message.code == "feature-type-chosen":
+            warnings.warn(message, stacklevel=2)
+    part = part_of(adata, report)
+    scheme_values = _resolved(part, scheme, label, dict(options or {}))
+    data = _data(part, scheme, report)
     split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **scheme_values)
     record: dict[str, Any] = {
         "scheme": scheme,
@@ -60,12 +70,16 @@ def mask(
     }
     if fraction is not None:
         record["fraction_asked"] = fraction
+    X, layers = split.train.X, _truth_layers(split)
+    if report.left_out:
+        record["feature_type"] = report.feature_type
+        X, layers = _with_others(adata, report, X, layers)
     return AnnData(
-        split.train.X,
+        X,
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         uns={**{key: value for key, value in adata.uns.items() if key != "imputome"}, MASK_KEY: record},
-        layers=_truth_layers(split),
+        layers=layers,
     )
 
 
@@ -77,6 +91,9 @@ def read_mask(adata: AnnData) -> Split:
         raise InputError("this is not a masked data set: make one with `imputome mask`", code="not-a-mask")
     record = adata.uns[MASK_KEY]
     scheme, kind = str(record["scheme"]), str(record["kind"])
+    if "feature_type" in record:
+        features = features_of(adata.var, str(record["feature_type"]))
+        adata = adata if features is None else adata[:, features.used]
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
     train = as_data(in_memory(adata.X), kind=kind, **names)  # type: ignore[arg-type]
     truth = in_memory(adata.layers["truth"])
@@ -100,6 +117,26 @@ def read_mask(adata: AnnData) -> Split:
     values = Data(X=truth, kind="real", obs_names=train.obs_names, var_names=train.var_names)
     i, j = positions.row[positions.data], positions.col[positions.data]
     return Split(i=i, j=j, truth=values.entries(i, j).astype(train.X.dtype), **common)
+
+
+def _with_others(adata: AnnData, report: InputReport, X: Any, layers: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """``X`` with the features in which nothing was hidden, and the layers with nothing there."""
+    import scipy.sparse as sp
+
+    features = features_of(adata.var, report.feature_type)
+    assert features is not None  # noqa: S101
+    rest = adata[:, ~features.used]
+    others = in_memory(rest.X if report.layer is None else rest.layers[report.layer])
+    places = np.argsort(np.r_[np.flatnonzero(features.used), np.flatnonzero(~features.used)])
+    nothing = sp.csr_array(others.shape)
+    dense = isinstance(X, np.ndarray)
+    X = (
+        np.hstack([X, others if isinstance(others, np.ndarray) else others.toarray()])
+        if dense
+        else sp.hstack([X, sp.csr_array(others)])
+    )
+    layers = {name: sp.hstack([layer, nothing.astype(layer.dtype)]) for name, layer in layers.items()}
+    return (X if dense else X.tocsr())[:, places], {name: layer.tocsr()[:, places] for name, layer in layers.items()}
 
 
 def _truth_layers(split: Split) -> dict[str, Any]:
@@ -143,9 +180,8 @@ def _entry(table: Any, missing: str, name: str, parameter: str, code: str) -> An
     return table[name]
 
 
-def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
+def _data(adata: AnnData, scheme: str, report: InputReport) -> Data:
     """The matrix as the scheme takes it."""
-    report = inspect(adata, layer=layer)
     if report.errors:
         raise InputError(report.errors[0])
     kind = SCHEMES[scheme].kind
@@ -158,5 +194,5 @@ def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
             code="scheme-of-other-kind",
             layer=...,
         )
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    X = in_memory(adata.X if report.layer is None else adata.layers[report.layer])
     return as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)

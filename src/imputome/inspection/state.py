@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from imputome.core.data import as_array, check_container, in_memory, not_numbers
 from imputome.core.scales import is_integer
 from imputome.errors import InputError, Message
+from imputome.inspection.features import EXPRESSION, features_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +77,8 @@ class InputReport:
     warnings: tuple[Message, ...]  # problems of the matrix, each with the remedy
     errors: tuple[Message, ...]  # why the matrix cannot be imputed
     layer: str | None = None  # None for X and other matrices
+    feature_type: str = ""  # of the features in this report, if the input has several types
+    left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: type -> number
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -95,7 +98,9 @@ class InputReport:
         return [size, f"{state}), in {self.where}"]
 
 
-def inspect(data: Any, *, layer: str | None = None) -> InputReport:
+def inspect(
+    data: Any, *, layer: str | None = None, feature_type: str | None = None, default_type: str = EXPRESSION
+) -> InputReport:
     """Describe the state of a matrix, and the problems to solve before it is imputed.
 
     Parameters
@@ -104,6 +109,8 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
         Cells in rows: AnnData (also backed), ndarray, sparse matrix, dask array or DataFrame.
     layer : str, optional
         Layer of the AnnData; None means ``X``.
+    feature_type : str, optional
+        Type of the features to look at, or ``"all"``, as in `imputome.impute`; None means ``default_type``.
 
     Returns
     -------
@@ -127,8 +134,12 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
     >>> report.state, [warning.code for warning in report.warnings]
     ('log1p', ['looks-log1p'])
     """
-    matrix, where = _matrix(data, layer)
+    check_container(data)
     is_anndata = hasattr(data, "obs_names")
+    features = features_of(data.var, feature_type, default=default_type) if is_anndata else None
+    if features is not None:
+        data = data[:, features.used]
+    matrix, where = _matrix(data, layer)
     obs_names, var_names = _names(data)
     tally = Tally(*matrix.shape)
     not_numeric = _not_numeric(matrix, where)
@@ -160,23 +171,25 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
         log_base_total=total if base == "e" else None,
         where=where,
         layer=layer,
+        feature_type=features.chosen if features else "",
+        left_out=features.left_out if features else {},
         warnings=(),
         errors=(),
     )
+    said = [features.message] if features else []
     if not_numeric:
-        return replace(report, errors=(not_numeric,), warnings=tuple(orientation))
+        return replace(report, errors=(not_numeric,), warnings=(*said, *orientation))
     error = _error(report)
     warnings = [] if error else _state_warnings(report, base, data, layer, tally)
     warnings += orientation + _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if error else _empty_rows_and_columns(report)
-    return replace(report, warnings=tuple(warnings), errors=(error,) if error else ())
+    return replace(report, warnings=(*said, *warnings), errors=(error,) if error else ())
 
 
 def _matrix(data: Any, layer: str | None) -> tuple[Any, str]:
     """The matrix, and what to call it in messages."""
     import scipy.sparse as sp
 
-    check_container(data)
     if layer is not None:
         layers = getattr(data, "layers", {})
         if layer not in layers:

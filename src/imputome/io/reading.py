@@ -67,7 +67,7 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     if suffix == ".h5":
         import scanpy as sc
 
-        return "a 10x .h5 file", lambda: sc.read_10x_h5(path)
+        return "a 10x .h5 file", lambda: sc.read_10x_h5(path, gex_only=False)
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
     raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
@@ -91,7 +91,7 @@ def _part(folder: Path, *names: str) -> Path | None:
 
 
 def _read_10x_folder(folder: Path) -> AnnData:
-    """A 10x folder of any version, each file gzipped or not; of several feature types only gene expression is kept.
+    """A 10x folder of any version, with all its feature types, each file gzipped or not.
 
     `scanpy.read_10x_mtx` is not used: it needs gzipped files with ``features.tsv`` and plain ones with ``genes.tsv``
     (STARsolo, kallisto and GEO mix them), and reads a gene called NA as missing.
@@ -115,16 +115,11 @@ def _read_10x_folder(folder: Path) -> AnnData:
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}
     if 2 in genes:
         var["feature_types"] = genes[2].to_numpy()
-    adata = AnnData(
+    return AnnData(
         X,
         obs=pd.DataFrame(index=pd.Index(cells[0].to_numpy(), dtype=object)),
         var=pd.DataFrame(var, index=pd.Index(symbol.to_numpy(), dtype=object)),
     )
-    if 2 in genes:
-        expression = (genes[2] == "Gene Expression").to_numpy()
-        if expression.any() and not expression.all():
-            return adata[:, expression].copy()
-    return adata
 
 
 def _columns(path: Path) -> pd.DataFrame:

@@ -127,10 +127,9 @@ def _blocks(imputation: Imputation, matrix: Matrix) -> Iterator[tuple[np.ndarray
     step = max(1, BLOCK_BYTES // (4 * G))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
-        inputs = imputation.data.block(part)
-        missing = ~imputation.data.observed_block(part, None, inputs)
+        missing = imputation.missing(part)
         # nothing is computed for cells without a missing value
-        yield missing, matrix.rows(part) if missing.any() else inputs
+        yield missing, matrix.rows(part) if missing.any() else missing
 
 
 def _by_gene(imputation: Imputation, matrix: Matrix) -> Iterator[Line]:

@@ -77,6 +77,7 @@ class BeforeAfter:
     scale: Scale  # of what ``read_imputed`` gives
     columns: np.ndarray | None = None  # (G,) positions in ``matrix`` of the imputed genes; None: all
     library_size: np.ndarray | None = None  # (n,); None: row sums of ``matrix``, or 10,000 where it holds no counts
+    counted_columns: np.ndarray | None = None  # positions in ``matrix`` of the genes of the library size; None: all
     where: str = "X"  # where ``matrix`` is in the AnnData, for messages
 
     @property
@@ -116,7 +117,9 @@ class BeforeAfter:
             return np.asarray(self.library_size, dtype=np.float64)[cells]
         if self.state != "counts":
             return np.full(len(cells), TARGET)
-        return np.asarray(self.matrix[cells].sum(axis=1, dtype=np.float64)).ravel()
+        block = in_memory(self.matrix[cells])
+        block = block if self.counted_columns is None else block[:, self.counted_columns]
+        return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
 
     def before(self, cells: np.ndarray, genes: np.ndarray | None = None) -> Any:
         """(s, G) values before imputing, as an ndarray or ``csr_array``."""
@@ -189,9 +192,12 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         message = f"{where} with the values before imputing no longer exists: pass {{before}} with another layer, "
         message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
         raise InputError(message, code="layer-missing", before=...)
-    names, columns = adata.var_names, None
+    names, columns, counted = adata.var_names, None, None
+    if record.left_out:
+        counted = np.flatnonzero(adata.var[f"{key}_imputed"])
     if key in adata.layers:
-        imputed = adata.layers[key]
+        imputed, columns = adata.layers[key], counted
+        names = names if counted is None else names[counted]
         if record.genes is not None and record.input.state == "counts" and record.scale in ("normalized", "log1p"):
             message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
             raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
@@ -201,18 +207,27 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
             message = f"the genes of obsm[{key!r}] are not those of var_names: impute again"
             raise InputError(message, code="result-values-missing")
         columns = adata.var_names.get_indexer(names)
+        if counted is not None:
+            imputed, names, columns = (values[..., np.isin(columns, counted)] for values in (imputed, names, columns))
     else:
         message = f"the values of {key!r} are neither in layers nor in obsm: impute again"
         raise InputError(message, code="result-values-missing")
+
+    def read_imputed(cells: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
+        if key in adata.layers and columns is not None:
+            genes = columns if genes is None else columns[genes]
+        return _dense(imputed, cells, genes)
+
     values = BeforeAfter(
         matrix=matrix,
-        read_imputed=lambda cells, genes: _dense(imputed, cells, genes),
+        read_imputed=read_imputed,
         obs_names=adata.obs_names,
         var_names=names,
         kind=record.input.kind,
         state=record.input.state,
         scale=record.scale,
         columns=columns,
+        counted_columns=counted,
         where=where,
     )
     return key, record, values

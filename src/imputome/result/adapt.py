@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data, in_memory
+from imputome.core.data import Data, Kind, as_data, check_container, in_memory
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import SCALES, TARGET, Scale, scale_to_counts
 from imputome.errors import InputError, Message
+from imputome.inspection.features import EXPRESSION, features_of
 from imputome.inspection.state import InputReport, inspect
 from imputome.inspection.tails import heavy_tailed
 
@@ -23,9 +24,29 @@ if TYPE_CHECKING:
 Purpose = Literal["impute", "fit", "apply"]
 
 
-def inspect_layer(adata: AnnData, layer: str | None) -> InputReport:
+def inspect_layer(
+    adata: AnnData, layer: str | None, feature_type: str | None = None, default_type: str = EXPRESSION
+) -> InputReport:
     """What is known of the matrix to impute."""
-    return inspect(adata, layer=layer)
+    return inspect(checked_anndata(adata), layer=layer, feature_type=feature_type, default_type=default_type)
+
+
+def checked_anndata(adata: Any) -> AnnData:
+    """``adata``, if it is an AnnData."""
+    check_container(adata)
+    if hasattr(adata, "obs_names") and hasattr(adata, "layers"):
+        return adata
+    text = f"the data must be an AnnData, not {type(adata).__name__}: pass anndata.AnnData(X) with cells in rows"
+    if hasattr(adata, "iloc"):
+        text = "the data must be an AnnData, not a DataFrame: pass adata = anndata.AnnData(df) with cells in rows"
+        text += "; then adata.to_df(layer) gives the result as a DataFrame"
+    raise InputError(text, code="not-anndata", parameter="adata")
+
+
+def part_of(adata: AnnData, report: InputReport) -> AnnData:
+    """The features that a report of `inspect_layer` is about."""
+    features = features_of(adata.var, report.feature_type) if report.left_out else None
+    return adata if features is None else adata[:, features.used]
 
 
 def checked_state(

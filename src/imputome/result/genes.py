@@ -6,18 +6,20 @@ A method is always given exactly its own genes; what the input and the model do 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data
-from imputome.core.imputation import Model, Output
+from imputome.core.data import Data, in_memory
+from imputome.core.imputation import Imputation, Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError, Message, ModelFormatError
+from imputome.inspection.features import features_of
+from imputome.inspection.state import InputReport
 from imputome.result.adapt import gene_names
 
 if TYPE_CHECKING:
@@ -124,6 +126,87 @@ def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
             share = totals[present].sum() / totals.sum()
             library = np.asarray(X @ np.ones(M)) / share
     return replace(inputs, X=X, var_names=estimator.feature_names_, library_size=library)
+
+
+def with_others(part: Imputation, adata: AnnData, report: InputReport) -> Imputation:
+    """The imputation of the features of a report as one of all features of ``adata``."""
+    features = features_of(adata.var, report.feature_type) if report.left_out else None
+    if features is None:
+        return part
+    rest = adata[:, ~features.used]
+    others = in_memory(rest.X if report.layer is None else rest.layers[report.layer])
+    return WithOthers(part, used=features.used, others=others, var_names=adata.var_names.astype(str))
+
+
+class WithOthers(Imputation):
+    """An imputation of some features of an input; the others keep the values of the input, NaN included.
+
+    ``part`` is the imputation of the features where ``used`` (bool, (G,)) is True, ``others`` the matrix of the other
+    features, ``var_names`` the names of all. The gene column ``imputed`` tells them apart.
+    """
+
+    def __init__(self, part: Imputation, *, used: np.ndarray, others: Any, var_names: pd.Index) -> None:
+        vars(self).update(vars(part))
+        self.part, self._others, self._all_names = part, others, var_names
+        self._places = np.where(used, np.cumsum(used) - 1, -1)  # among the features of `part`
+        self._other_places = np.cumsum(~used) - 1
+        self.gene_columns = {"imputed": used}
+        for name, values in part.gene_columns.items():
+            self.gene_columns[name] = np.full(len(used), np.nan)
+            self.gene_columns[name][used] = values
+
+    @property
+    def var_names(self) -> pd.Index:
+        return self._all_names
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.part.shape[0], len(self._all_names)
+
+    def fitted(self, genes: np.ndarray | None = None) -> tuple[Imputation, np.ndarray | None]:
+        return self.part, None if genes is None else self._places[genes][self._places[genes] >= 0]
+
+    def rows(self, rows: Any, *, genes: Any = None, output: Output = "value", **options: Any) -> np.ndarray:
+        i, j = self._positions(rows, self.obs_names, "cell"), self._columns(genes)
+        return self._joined(i, j, lambda places: self.part.rows(i, genes=places, output=output, **options), output)
+
+    def at(self, i: Any, j: Any, *, output: Output = "value", **options: Any) -> np.ndarray:
+        i, j = self._positions(i, self.obs_names, "cell"), self._columns(j)
+        used = self._places[j] >= 0
+        values = np.empty(len(j))
+        values[used] = self.part.at(i[used], self._places[j[used]], output=output, **options)
+        others = self._others[i[~used]][np.arange((~used).sum()), self._other_places[j[~used]]]
+        values[~used] = _as_measured(np.asarray(others, dtype=np.float64).ravel(), output)
+        return values
+
+    def draw(self, number: int, *, rows: Any = slice(None)) -> np.ndarray:
+        i = self._positions(rows, self.obs_names, "cell")
+        return self._joined(i, self._columns(None), lambda _: self.part.draw(number, rows=i), "value")
+
+    def missing(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        i, j = self._positions(rows, self.obs_names, "cell"), self._columns(genes)
+        values = np.zeros((len(i), len(j)), dtype=bool)
+        used = self._places[j] >= 0
+        values[:, used] = self.part.missing(i, genes=self._places[j[used]])
+        return values
+
+    def _columns(self, genes: Any) -> np.ndarray:
+        return np.arange(self.shape[1]) if genes is None else self._positions(genes, self.var_names, "gene")
+
+    def _joined(self, i: np.ndarray, j: np.ndarray, part: Callable[[Any], np.ndarray], output: Output) -> np.ndarray:
+        """Values of the rows ``i`` and features ``j``; ``part`` gives those of positions in the imputed part."""
+        used = self._places[j] >= 0
+        known = part(self._places[j[used]])
+        others = self._others[i][:, self._other_places[j[~used]]]
+        others = _as_measured(others if isinstance(others, np.ndarray) else others.toarray(), output)
+        values = np.empty((len(i), len(j)), np.result_type(known, others))
+        values[:, used], values[:, ~used] = known, others
+        return values
+
+
+def _as_measured(values: np.ndarray, output: Output) -> np.ndarray:
+    """An output of values that were measured: they have no variance and are no dropouts."""
+    return np.where(np.isnan(values), values, 0) if output in ("variance", "dropout_probability") else values
 
 
 class OwnGenes:

@@ -94,8 +94,12 @@ def store(
     import pandas as pd
 
     result = run.imputation
+    # methods differ in the precision that they compute in, and files have float32 only
+    dtype = np.float64 if result.data.X.dtype == np.float64 else np.float32
     values = {
-        name: result.to_array(genes=genes, output=output, scale=run.scale, keep_observed=keep_observed)
+        name: result.to_array(genes=genes, output=output, scale=run.scale, keep_observed=keep_observed).astype(
+            dtype, copy=False
+        )
         for output, name in layer_names(key, run.outputs).items()
     }
     target, element = adata, "layers" if genes is None or copy else "obsm"

@@ -56,10 +56,7 @@ class Spread(_OfImputation):
         variance = self.imputation.rows(rows, genes=genes, output="variance")
         values = np.sqrt(np.maximum(variance, 0))
         if self.keep_observed:
-            data = self.imputation.data
-            columns = slice(None) if genes is None else genes
-            inputs = data.block(rows, columns)
-            values[data.observed_block(rows, columns, inputs)] = 0
+            values[~self.imputation.missing(rows, genes=genes)] = 0
         return values
 
 

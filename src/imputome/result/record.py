@@ -187,6 +187,8 @@ class Record(_Stored):
     cell_columns: tuple[str, ...] = ()  # columns <key>_<name> of obs
     latent: bool = False  # whether there is a latent representation, obsm["X_<key>"]
     genes: tuple[str, ...] | None = None  # the genes that were written, if not all
+    feature_type: str = ""  # of the features that were imputed, if the input had several types
+    left_out: dict[str, int] = field(default_factory=dict)  # features that were not imputed: why -> number
     unusable_cells: tuple[str, ...] = ()  # cells without an observed value
     unusable_genes: tuple[str, ...] = ()
     unusable_filled_with: str = ""
@@ -334,6 +336,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "pd.DataFrame": _table,
     "dict[str, str]": _mapping(_text),
     "dict[str, float]": _mapping(float),
+    "dict[str, int]": _mapping(int),
     "dict[str, np.ndarray]": _mapping(np.atleast_1d),
     "dict[str, pd.DataFrame]": _mapping(_table),
     "dict[str, Any]": _params,

@@ -56,6 +56,8 @@ class Run:
             transform=self.estimator.link,
             keep_observed=self.keep_observed,
             posterior=self.estimator.posterior,
+            feature_type=report.feature_type,
+            left_out=report.left_out,
             unusable_cells=tuple(result.unusable.obs_names.astype(str)),
             unusable_genes=tuple(result.unusable.var_names.astype(str)),
             unusable_filled_with=result.unusable.fallback,

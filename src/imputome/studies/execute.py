@@ -190,7 +190,10 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
     where = f"{subset.name}: "
     labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if subset.labels else None
     clinical = {name: _numbers(obs_column(adata, column, where)) for name, column in subset.clinical.items()}
-    data = to_dataset(adata, name=subset.label).data
+    whole = to_dataset(adata, name=subset.label)
+    for message in whole.messages:
+        warnings.warn(f"{where}{message}", stacklevel=2)
+    data = whole.data
     places = np.arange(data.shape[0])
     if subset.max_cells is not None and subset.max_cells < data.shape[0]:
         rng = np.random.default_rng(seed_for(subset.name, "cells", base=seed))

@@ -11,10 +11,10 @@ import numpy as np
 
 from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputer import Imputer, check_parameters
-from imputome.errors import InputError
-from imputome.inspection.state import inspect
+from imputome.errors import InputError, Message
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
+from imputome.result.adapt import inspect_layer, part_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +140,7 @@ class Dataset:
     data: Data
     labels: np.ndarray | None = None  # (n,) class of each row
     clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
+    messages: tuple[Message, ...] = ()  # what the user should know
 
 
 def to_dataset(
@@ -148,25 +149,29 @@ def to_dataset(
     name: str,
     labels: str | None = None,
     layer: str | None = None,
+    feature_type: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
 ) -> Dataset:
     """A dataset from AnnData: raw counts or real values, filtered as by `detected`.
 
     ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
+    ``feature_type`` is the type of the features to use, as in `imputome.impute`.
     """
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
-    report = inspect(adata, layer=layer)
+    report = inspect_layer(adata, layer, feature_type)
+    part = part_of(adata, report)
     if report.errors:
         raise InputError(report.errors[0])
     if report.state in ("log1p", "normalized"):
         text = f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}"
         raise InputError(text, code="not-integers", layer=...)
-    X = adata.X if layer is None else adata.layers[layer]
+    X = part.X if layer is None else part.layers[layer]
     kind: Kind = "counts" if report.state == "counts" else "real"
-    data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    data = as_data(X, kind=kind, obs_names=part.obs_names, var_names=part.var_names)
     data, cells = detected(data, min_genes, min_cells)
-    return Dataset(name, data, None if classes is None else classes[cells])
+    said = tuple(message for message in report.warnings if message.code == "feature-type-chosen")
+    return Dataset(name, data, None if classes is None else classes[cells], messages=said)
 
 
 def detected(data: Data, min_genes: int, min_cells: int) -> tuple[Data, np.ndarray]:

@@ -1,0 +1,112 @@
+"""Which features of an input are imputed: those of one feature type, such as the genes beside surface proteins.
+
+Proteins, guides or peaks beside genes have another scale. Counted into the library size of a cell they shift every
+imputed gene, so one type is imputed at a time and the others stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imputome.errors import InputError, Message
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# columns of var with feature types, compared without case and signs; the first that holds types is used
+COLUMNS = ("featuretypes", "featuretype", "modality", "modalities", "librarytype", "assay", "type", "types")
+EXPRESSION = "Gene Expression"
+# names of types, compared in the same way: those of 10x, and what people write instead
+NAMES = {
+    EXPRESSION: ("geneexpression", "gene", "genes", "rna", "gex", "mrna", "scrna", "expression", "transcriptome"),
+    "Antibody Capture": (
+        *("antibodycapture", "antibody", "antibodies", "adt", "ab", "protein", "proteins", "prot", "surfaceprotein"),
+        *("proteinexpression", "cite", "citeseq", "cellsurfaceprotein"),
+    ),
+    "CRISPR Guide Capture": ("crisprguidecapture", "crispr", "guide", "guides", "grna", "sgrna", "guidecapture"),
+    "Multiplexing Capture": ("multiplexingcapture", "multiplexing", "hto", "htos", "hashtag", "hashtags", "cmo"),
+    "Antigen Capture": ("antigencapture", "antigen"),
+    "Peaks": ("peaks", "peak", "atac", "chromatinaccessibility"),
+    "Custom": ("custom",),
+}
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of an input that are imputed, and the others."""
+
+    used: np.ndarray  # bool (G,)
+    chosen: str  # feature type of those that are imputed; empty where the input has no types
+    left_out: dict[str, int]  # why others are left out, such as their type -> their number
+
+    @property
+    def message(self) -> Message:
+        """What the user should know."""
+        others = ", ".join(f"{number:,} of type {name}" for name, number in self.left_out.items())
+        text = f"only the {int(self.used.sum()):,} features of type {self.chosen} are used; left as they are: {others}"
+        return Message(f"{text}; {{feature_type}} chooses others", code="feature-type-chosen", feature_type=...)
+
+
+def features_of(var: pd.DataFrame, feature_type: str | None = None, *, default: str = EXPRESSION) -> Features | None:
+    """The features to impute, from the table of the features; None if all are of one type, or no type is known.
+
+    ``feature_type`` is the name of a type in any case, or ``"all"``; None takes ``default``. Features without a type
+    count as gene expression.
+    """
+    types = _types(var)
+    if feature_type is not None and not isinstance(feature_type, str):
+        text = f"feature_type={feature_type!r} is not valid: pass the name of one feature type, or 'all'"
+        raise InputError(text, code="parameter-value", parameter="feature_type")
+    if types is None:
+        if feature_type in (None, ALL):
+            return None
+        text = "the input has no feature types, as var['feature_types'] has them: leave {feature_type} out"
+        raise InputError(text, code="no-feature-types", feature_type=...)
+    numbers = types.value_counts().to_dict()
+    chosen = _chosen(numbers, feature_type, default)
+    if chosen == ALL or len(numbers) == 1:
+        return None
+    others = {str(name): int(number) for name, number in numbers.items() if name != chosen}
+    return Features((types == chosen).to_numpy(), chosen, others)
+
+
+def _chosen(numbers: dict[str, int], feature_type: str | None, default: str) -> str:
+    """The type to impute."""
+    known = ", ".join(f"{name} ({number:,})" for name, number in numbers.items())
+    if feature_type is None:
+        if len(numbers) == 1 or default in numbers:
+            return default if default in numbers else next(iter(numbers))
+        text = f"the features are of several types, and none is {default}: {known}; pass {{feature_type}}"
+        raise InputError(text, code="several-feature-types", feature_type=next(iter(numbers)))
+    asked = _plain(feature_type)
+    if asked == ALL:
+        return ALL
+    for name in numbers:
+        if asked == _plain(name) or asked in NAMES.get(name, ()):
+            return name
+    text = f"there are no features of type {feature_type!r}: pass {{feature_type}} with one of {known}"
+    raise InputError(text, code="unknown-feature-type", feature_type=...)
+
+
+def _types(var: pd.DataFrame) -> pd.Series | None:
+    """The type of each feature, the known ones under the name that 10x uses; None if no column holds types."""
+    names = {_plain(column): column for column in reversed(var.columns) if isinstance(column, str)}
+    meaning = {word: name for name, words in NAMES.items() for word in words}
+    for column in (names[name] for name in COLUMNS if name in names):
+        values = var[column].astype(object)
+        values = values.where(values.notna() & (values.astype(str).str.strip() != ""), EXPRESSION)
+        written = {value: meaning.get(_plain(value)) for value in values.unique()}
+        # a column of this name can also hold biotypes of genes, such as protein_coding
+        spelled_out = any(_plain(value) == _plain(EXPRESSION) for value in var[column].dropna().unique())
+        if spelled_out or None not in written.values():
+            return values.map(lambda value, written=written: written[value] or str(value))
+    return None
+
+
+def _plain(text: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(text).lower())
