@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from imputome.api.plan import plan_evaluate
+from imputome.api.impute import names_of
+from imputome.api.plan import Options, plan_evaluate
 from imputome.methods import Method
 from imputome.studies.runner import run_study
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     adata: AnnData | dict[str, AnnData],
     *,
-    methods: Iterable[Method],
+    methods: Method | Iterable[Method],
     labels: str | None = None,
     layer: str | None = None,
     feature_type: str | None = None,
@@ -32,7 +33,7 @@ def evaluate(
     ----------
     adata : AnnData, or dict of str to AnnData
         The data; several with a name each.
-    methods : iterable of str, class or Imputer
+    methods : str, class or Imputer, or iterable of these
         Methods; a name can be followed by ``+posterior`` or ``:key=value``.
     labels : str, optional
         Column of ``obs`` with cell types, for downstream analyses.
@@ -58,6 +59,9 @@ def evaluate(
     >>> "poisson_loss" in set(table["metric"])
     True
     """
+    Options(labels=names_of(labels, "labels"), layer=layer, feature_type=feature_type)  # checks their types
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        methods = [methods]
     inputs = adata if isinstance(adata, dict) else {"data": adata}
     plan = plan_evaluate(
         inputs.items(),

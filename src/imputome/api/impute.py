@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
 from imputome.core.scales import Scale
+from imputome.errors import InputError
 from imputome.methods import Method
+from imputome.result.adapt import checked_anndata
 from imputome.result.genes import with_others
 from imputome.result.layout import default_key, store
 from imputome.result.run import Progress, Run, fit_run
@@ -131,35 +133,40 @@ def impute(
     """
     options = Options(
         method=method,
-        params=params or {},
+        params={} if params is None else params,
         posterior=posterior,
         random_state=random_state,
         layer=layer,
-        covariates=None if covariates is None else names_of(covariates),
+        covariates=None if covariates is None else names_of(covariates, "covariates"),
         scale=scale,
         transform=transform,
         keep_observed=keep_observed,
-        outputs=names_of(outputs),
+        outputs=names_of(outputs, "outputs"),
         genes=genes,
         feature_type=feature_type,
         key_added=key_added,
         check=check,
-        labels=names_of(labels),
+        labels=names_of(labels, "labels"),
         budget=budget,
         accept_control=accept_control,
     )
     estimator = checked_options(options)
-    plan = plan_impute(adata, options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
+    plan = plan_impute(checked_anndata(adata), options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
     plan, run = run_plan(plan)
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 
-def names_of(names: str | Iterable[str] | None) -> tuple[str, ...]:
-    """One name, several or none, as a tuple."""
+def names_of(names: str | Iterable[str] | None, parameter: str) -> tuple[str, ...]:
+    """One name, several or none, as a tuple; ``parameter`` is what they were passed as."""
     if names is None:
         return ()
+    if hasattr(names, "iloc") or not isinstance(names, Iterable):
+        text = f"{parameter} takes names, and this is of type {type(names).__name__}"
+        if parameter in ("labels", "covariates"):
+            text += ": add the values to obs as a column, and pass its name"
+        raise InputError(text, code="parameter-value", parameter=parameter)
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -15,6 +15,7 @@ from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
 from imputome.methods import Method, load
+from imputome.result.adapt import checked_anndata
 from imputome.result.genes import OwnGenes, model_data, with_others
 from imputome.result.layout import store
 from imputome.result.run import Progress, Run, fit_run
@@ -68,16 +69,16 @@ def fit_model(
     """
     options = Options(
         method=method,
-        params=params or {},
+        params={} if params is None else params,
         posterior=posterior,
         random_state=random_state,
         layer=layer,
         feature_type=feature_type,
-        covariates=None if covariates is None else names_of(covariates),
+        covariates=None if covariates is None else names_of(covariates, "covariates"),
         scale=scale,
         transform=transform,
     )
-    run = run_fit(plan_fit(adata, options, estimator=checked_options(options)))
+    run = run_fit(plan_fit(checked_anndata(adata), options, estimator=checked_options(options)))
     for message in run.messages:
         warnings.warn(message, stacklevel=2)
     return run.estimator
@@ -184,9 +185,9 @@ def apply_model(
         feature_type=feature_type,
         keep_observed=keep_observed,
         scale=scale,
-        outputs=names_of(outputs),
+        outputs=names_of(outputs, "outputs"),
     )
-    plan = plan_apply(adata, estimator, options, InMemory(overwrite=overwrite, copy=copy))
+    plan = plan_apply(checked_anndata(adata), estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))
     for message in run.messages:
         warnings.warn(message, stacklevel=2)

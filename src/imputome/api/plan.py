@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -73,6 +73,15 @@ class Options:
     budget: float | None = None
     accept_control: bool = False
 
+    name: ClassVar[str] = "imputome"  # what messages call the options
+
+    def __post_init__(self) -> None:
+        checked = {each.name for each in fields(self)} - {"method", "scale", "transform", "genes"}  # checked elsewhere
+        check_parameters(Options, {name: getattr(self, name) for name in checked})
+        if self.draws < 0:
+            text = f"draws={self.draws} must be 0 or more"
+            raise InputError(text, code="parameter-value", parameter="draws")
+
     @property
     def automatic(self) -> bool:
         """Whether a race chooses the method."""
@@ -98,10 +107,17 @@ class InMemory:
 
     overwrite: bool = False
     copy: bool = False
+    name: ClassVar[str] = "imputome"
+
+    def __post_init__(self) -> None:
+        check_parameters(InMemory, {"overwrite": self.overwrite, "copy": self.copy})
 
     def check(self, adata: AnnData, key: str, outputs: Iterable[str], columns: np.ndarray | None) -> None:
         """Raise `InputError` if the name is taken, or the dense result is too large for the memory."""
         outputs = list(outputs)
+        if self.copy and adata.isbacked:
+            text = "the AnnData is backed by a file, which a copy would need too: pass adata.to_memory()"
+            raise InputError(text, code="backed-copy", parameter="copy")
         room = "layers" if columns is None or self.copy else "obsm"
         check_free(adata, key, outputs, room=room, overwrite=self.overwrite)
         n, G = adata.n_obs, (adata.n_vars if columns is None else len(columns)) * (1 + len(outputs))
@@ -148,10 +164,6 @@ def checked_options(options: Options) -> Imputer | None:
     if options.labels and not options.checked:
         text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
-    # a value of another type would be written into a record that cannot be read again
-    check_parameters(Options, {"keep_observed": options.keep_observed})
-    if options.checked or options.automatic:  # they draw random numbers even if the method does not
-        check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
         _check_race(options)
         return None
@@ -250,11 +262,11 @@ def plan_impute(
     if options.automatic:
         method = info(DEFAULT[report.kind])  # for the state of the input, which all methods of a race take alike
         key = options.key_added or ""
-        keys = [key] if key else candidate_keys(report.kind)
+        keys = candidate_keys(report.kind) if options.key_added is None else [key]
     else:
         estimator = estimator or make_estimator(options.method or default_method(report), options)
         method = estimator.info
-        key = options.key_added or default_key(estimator)
+        key = default_key(estimator) if options.key_added is None else options.key_added
         keys = [key]
         outputs = _outputs(estimator, options)
     for name in keys:
@@ -288,7 +300,7 @@ def plan_fine_tune(adata: AnnData, estimator: Imputer, options: Options) -> Plan
 def plan_apply(adata: AnnData, estimator: Imputer, options: Options, destination: Destination) -> Plan:
     """Check that a fitted model can impute ``adata``."""
     check_reusable(estimator)
-    key = checked_key(adata, options.key_added or default_key(estimator))
+    key = checked_key(adata, default_key(estimator) if options.key_added is None else options.key_added)
     outputs, (columns, said) = _outputs(estimator, options), _columns(adata, options)
     destination.check(adata, key, outputs, columns)
     plan = _with_model(adata, estimator, options, purpose="apply")

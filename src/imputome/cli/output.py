@@ -127,6 +127,11 @@ class Writing:
         from imputome.io.tables import table_suffix
 
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
+        if self.key_added is not None and not self.is_store:
+            text = (
+                f"the table {self.output} has no layers to name: leave {{key_added}} out, or end it in .h5ad or .zarr"
+            )
+            raise InputError(text, code="table-without-layers", key_added=...)
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
                 f"{self.uncertainty} is not a table: end it in .csv.gz or so, or pass {{outputs}} for a layer",

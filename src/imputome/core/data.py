@@ -206,8 +206,12 @@ def in_memory(X: Any) -> Any:
 
 def check_container(X: Any) -> None:
     """Refuse what holds or names a matrix but is none: a path, or several matrices (MuData)."""
+    if X is None:
+        raise InputError("there are no data (None): pass a matrix or an AnnData", code="no-matrix")
     if isinstance(X, str | PathLike):
-        call = "anndata.read_h5ad(path)" if str(X).endswith(".h5ad") else "imputome.io.reading.read(path)"
+        call = "anndata.read_h5ad(path)"
+        if not str(X).endswith(".h5ad"):
+            call = "read(path) from imputome.io.reading (a table needs genes_in='rows' or genes_in='columns' too)"
         text = f"{str(X)!r} is the path of a file, not data: read it first, with {call}"
         raise InputError(text, code="path-instead-of-data")
     modalities = getattr(X, "mod", None)

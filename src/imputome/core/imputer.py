@@ -470,7 +470,12 @@ def _type_problem(adapter: Any, value: Any) -> str | None:
     except ValidationError as error:
         allowed = []
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            text = fault["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+            text = (
+                fault["msg"]
+                .removeprefix("Input should be ")
+                .replace("a valid integer", "an integer")
+                .replace("a valid ", "a ")
+            )
             in_tuple = bool(fault["loc"]) and isinstance(fault["loc"][-1], int)
             allowed.append(f"several values, each {text}" if in_tuple else text)
         if value is not None and _type_problem(adapter, None) is None:

@@ -32,7 +32,8 @@ class Link:
 def link(name: str) -> Link:
     """The link of that name."""
     if name not in LINKS:
-        text = f"there is no transform {name!r}: choose one of {', '.join(LINKS)}"
+        names = ["none" if known == "identity" else known for known in LINKS]
+        text = f"there is no transform {name!r}: choose one of {', '.join(names)}"
         raise InputError(text, code="unknown-transform", parameter="transform")
     return LINKS[name]
 

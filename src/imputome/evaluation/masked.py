@@ -129,14 +129,12 @@ def _with_others(adata: AnnData, report: InputReport, X: Any, layers: dict[str, 
     others = in_memory(rest.X if report.layer is None else rest.layers[report.layer])
     places = np.argsort(np.r_[np.flatnonzero(features.used), np.flatnonzero(~features.used)])
     nothing = sp.csr_array(others.shape)
-    dense = isinstance(X, np.ndarray)
-    X = (
-        np.hstack([X, others if isinstance(others, np.ndarray) else others.toarray()])
-        if dense
-        else sp.hstack([X, sp.csr_array(others)])
-    )
+    if isinstance(X, np.ndarray):
+        X = np.hstack([X, others if isinstance(others, np.ndarray) else others.toarray()])
+    else:
+        X = sp.hstack([X, sp.csr_array(others)]).tocsr()
     layers = {name: sp.hstack([layer, nothing.astype(layer.dtype)]) for name, layer in layers.items()}
-    return (X if dense else X.tocsr())[:, places], {name: layer.tocsr()[:, places] for name, layer in layers.items()}
+    return X[:, places], {name: layer.tocsr()[:, places] for name, layer in layers.items()}
 
 
 def _truth_layers(split: Split) -> dict[str, Any]:

@@ -163,11 +163,25 @@ def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: st
 
 
 def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> np.ndarray:
-    """Positions of genes that are given as names (of ``var_names``, or of a column of ``var``), positions or a mask."""
+    """Positions of genes, in the order in which they are given, with those that are given more than once.
+
+    They are given as names (of ``var_names``, or of a column of ``var``), positions, a slice or a mask; a boolean
+    Series with the names of the genes as index is aligned to these.
+    """
     names = gene_names(adata, column)
-    if isinstance(genes, Iterable) and not hasattr(genes, "__array__"):  # a set or a generator too
-        genes = [genes] if isinstance(genes, str) else list(genes)
-    asked = np.atleast_1d(np.asarray(genes))
+    if isinstance(genes, slice):
+        asked = np.arange(adata.n_vars)[genes]
+    elif isinstance(genes, str):
+        asked = np.array([genes])
+    elif hasattr(genes, "reindex") and _is_mask(genes):
+        asked = _aligned_mask(genes, adata.var_names)
+    elif isinstance(genes, set | frozenset):  # which have no order
+        asked = np.array([name for name in names if name in genes] + sorted(map(str, genes - set(names))))
+    else:
+        asked = np.atleast_1d(np.asarray(list(genes) if isinstance(genes, Iterable) else genes))
+    if asked.ndim != 1:
+        text = f"genes has shape {asked.shape}: pass a flat list of names or positions, or a mask"
+        raise InputError(text, code="genes-shape", parameter="genes")
     if asked.dtype == bool:
         if len(asked) != adata.n_vars:
             text = f"the gene mask has {len(asked)} values for {adata.n_vars} genes"
@@ -179,13 +193,34 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
             text = f"gene positions must be from 0 to {adata.n_vars - 1}"
             raise InputError(text, code="genes-out-of-range", parameter="genes")
     else:
-        unknown = [str(name) for name in asked if name not in names]
+        wanted = list(map(str, asked))
+        unknown = [name for name in wanted if name not in names]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             source = "var_names" if column is None else f"var[{column!r}]"
             text = f"gene {unknown[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)"
             raise InputError(text, code="unknown-gene", parameter="genes")
-        positions = np.flatnonzero(names.isin(asked))
+        positions = names.get_indexer_for(wanted)
     if len(positions) == 0:
         raise InputError("no genes are selected: give at least one", code="no-genes", parameter="genes")
     return positions
+
+
+def _is_mask(values: pd.Series) -> bool:
+    from pandas.api.types import is_bool_dtype
+
+    return bool(is_bool_dtype(values.dropna().infer_objects()))
+
+
+def _aligned_mask(mask: pd.Series, names: pd.Index) -> np.ndarray:
+    """A boolean Series in the order of the genes; without names as index it is taken as it is."""
+    if mask.isna().any():
+        text = "the gene mask has missing values: fill them, for example with .fillna(False)"
+        raise InputError(text, code="genes-mask", parameter="genes")
+    has_positions = mask.index.equals(mask.reset_index(drop=True).index)
+    if len(mask) != len(names) or has_positions or mask.index.equals(names):
+        return mask.to_numpy(dtype=bool)
+    if not (mask.index.is_unique and names.is_unique and names.isin(mask.index).all()):
+        text = "the index of the gene mask has other names than var_names: pass one value for each gene, by name"
+        raise InputError(text, code="genes-mask", parameter="genes")
+    return mask.reindex(names).to_numpy(dtype=bool)

@@ -11,12 +11,19 @@ import numpy as np
 from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError
-from imputome.result.record import layer_names, places_to_remove
+from imputome.result.record import all_places, layer_names, places_to_remove
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.result.run import Run
+
+
+# columns <key>_<name> of var and obs that methods write
+GENE_COLUMNS = (
+    *("center", "fitted_total", "imputed", "noise", "posterior_shape", "share", "total_factor", "training_total"),
+)
+CELL_COLUMNS = ("library_size",)
 
 
 def default_key(estimator: Imputer) -> str:
@@ -67,13 +74,23 @@ def check_free(
 ) -> None:
     """Check, before any computation, that a result can be written under a name.
 
-    ``room`` is where the matrices go, ``"layers"`` or ``"obsm"``. With ``overwrite`` what has these names may be
-    replaced, but another result is never replaced by an output.
+    ``room`` is where the matrices go, ``"layers"`` or ``"obsm"``. With ``overwrite`` an earlier result of that name may
+    be replaced, but another result is never replaced by an output, and what imputome did not write is never replaced.
     """
     names = list(layer_names(key, outputs).values())
     records = adata.uns.get("imputome", {})
-    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}")]:
-        if name in getattr(adata, element) and not overwrite:
+    written = all_places(records)
+    columns = [
+        *(("var", f"{key}_{name}") for name in GENE_COLUMNS),
+        *(("obs", f"{key}_{name}") for name in CELL_COLUMNS),
+    ]
+    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}"), *columns]:
+        if name not in getattr(adata, element):
+            continue
+        if (element, name) not in written:
+            text = f"{element}[{name!r}] exists already and is no result of imputome, so it is never replaced: "
+            raise InputError(f"{text}pass another {{key_added}}", code="not-a-result", key_added=...)
+        if element not in ("obs", "var") and not overwrite:
             text = f"{element}[{name!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
             raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     other = next((name for name in names[1:] if name in records), None)

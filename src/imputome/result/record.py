@@ -375,6 +375,11 @@ def places(key: str, record: Record) -> list[tuple[str, str]]:
     ]
 
 
+def all_places(records: Any) -> set[tuple[str, str]]:
+    """The places of all results; ``records`` is ``uns["imputome"]``."""
+    return {place for key in records for place in _places_if_readable(key, records[key])}
+
+
 def places_to_remove(key: str, records: Any) -> list[tuple[str, str]]:
     """What is removed when the result ``key`` is removed or replaced: its `places` without those of other results.
 
