@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -13,6 +15,7 @@ import scipy.sparse as sp
 import imputome
 from codes import has_code, warns
 from imputome.errors import InputError
+from imputome.evaluation.masked import mask
 from imputome.methods import get
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(cells?|genes?) holds? only zeros")
@@ -91,19 +94,30 @@ def test_copy_leaves_the_original(adata):
     assert "gene_mean" in result.layers
 
 
+MASK = np.isin(np.arange(40), [1, 3])
+
+
 @pytest.mark.parametrize(
-    "genes",
-    [["gene3", "gene1"], {"gene3", "gene1"}, dict.fromkeys(["gene3", "gene1"]), [1, 3], np.isin(np.arange(40), [1, 3])],
+    ("genes", "order"),
+    [
+        *(
+            (genes, [3, 1])
+            for genes in (["gene3", "gene1"], dict.fromkeys(["gene3", "gene1"]), [3, 1], slice(3, 0, -2))
+        ),
+        (pd.Index(["gene3", "gene1"]), [3, 1]),
+        *((genes, [1, 3]) for genes in ({"gene3", "gene1"}, [1, 3], MASK, pd.Series(MASK))),
+        (pd.Series(MASK, index=[f"gene{j}" for j in range(40)])[::-1], [1, 3]),
+    ],
 )
-def test_some_genes_in_place_and_as_copy(adata, genes):
+def test_some_genes_in_place_and_as_copy(adata, genes, order):
     whole = imputome.impute(adata, method="gene_mean", copy=True).layers["gene_mean"]
     imputome.impute(adata, method="gene_mean", genes=genes)
     table = adata.obsm["gene_mean"]
-    assert sorted(table.columns) == ["gene1", "gene3"]
-    np.testing.assert_allclose(table["gene3"], whole[:, 3])
+    assert list(table.columns) == [f"gene{j}" for j in order]
+    np.testing.assert_array_equal(table, whole[:, order])
     part = imputome.impute(adata, method="gene_mean", genes=genes, copy=True, key_added="part")
-    assert list(part.var_names) == ["gene1", "gene3"]
-    np.testing.assert_allclose(part.layers["part"], whole[:, [1, 3]])
+    assert list(part.var_names) == list(table.columns)
+    np.testing.assert_array_equal(part.layers["part"], whole[:, order])
     assert adata.shape == (60, 40)
 
 
@@ -204,8 +218,9 @@ def test_overwriting_leaves_nothing_of_the_old_result(adata):
     assert "k_posterior_shape" not in adata.var
     assert "k_share" in adata.var
     adata.obsm["X_mine"] = np.zeros((60, 2))
-    with pytest.raises(InputError, check=has_code("key-exists")):
-        imputome.impute(adata, method="poisson_nmf", key_added="mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, check=has_code("not-a-result")):
+            imputome.impute(adata, method="poisson_nmf", key_added="mine", overwrite=overwrite)
 
 
 def test_numpy_numbers_are_parameters_too(adata):
@@ -267,3 +282,112 @@ def test_no_method_takes_the_default(adata, monkeypatch):
     assert list(few.layers) == ["mean"]  # as is advised
     with pytest.raises(InputError, check=has_code("layer-missing")):
         imputome.impute(adata, layer="spliced")
+
+
+def test_genes_that_are_given_twice_are_written_once(adata):
+    with warns("genes-repeated"):
+        imputome.impute(adata, method="gene_mean", genes=["gene3", "gene1", "gene3"])
+    assert list(adata.obsm["gene_mean"].columns) == ["gene3", "gene1"]
+
+
+@pytest.mark.parametrize(
+    ("genes", "code"),
+    [
+        (pd.Series([True] * 40, index=[f"other{j}" for j in range(40)]), "genes-mask"),
+        (pd.Series([True, None] * 20, index=[f"gene{j}" for j in range(40)], dtype="boolean"), "genes-mask"),
+        (np.array([[1, 2]]), "genes-shape"),
+        (slice(5, 5), "no-genes"),
+    ],
+)
+def test_genes_that_cannot_be_told_are_refused(adata, genes, code):
+    with pytest.raises(InputError, check=has_code(code)):
+        imputome.impute(adata, method="gene_mean", genes=genes)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"params": ["k"]}, "parameter-value"),
+        ({"key_added": 3}, "parameter-value"),
+        ({"key_added": ""}, "bad-key"),
+        ({"layer": 0}, "parameter-value"),
+        ({"labels": pd.Series(["a", "b"] * 30), "check": True}, "parameter-value"),
+        ({"outputs": 5}, "parameter-value"),
+        ({"covariates": pd.DataFrame({"batch": ["a"] * 60})}, "parameter-value"),
+        ({"random_state": None}, "parameter-value"),
+        ({"random_state": np.random.default_rng(0)}, "parameter-value"),
+        ({"budget": "5", "method": "auto"}, "parameter-value"),
+        ({"overwrite": "no"}, "parameter-value"),
+        ({"copy": 1}, "parameter-value"),
+        ({"check": "yes"}, "parameter-value"),
+        ({"transform": "log"}, "unknown-transform"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(adata, options, code):
+    with pytest.raises(InputError, check=has_code(code)):
+        imputome.impute(adata, **{"method": "gene_mean", **options})
+    assert "imputome" not in adata.uns
+
+
+def test_the_transform_that_is_advised_works(adata):
+    adata.X = np.where(adata.X.toarray() == 0, np.nan, adata.X.toarray() / 100)
+    with pytest.raises(InputError) as error:
+        imputome.impute(adata, method="mean", transform="log")
+    for name in str(error.value).partition("one of ")[2].split(", "):
+        imputome.impute(adata, method="mean", transform=name, key_added=name)
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [("layers", "k"), ("layers", "k_variance"), ("var", "k_share"), ("obs", "k_library_size"), ("obsm", "X_k")],
+)
+def test_what_is_the_users_own_is_never_replaced(adata, room, name):
+    own = adata.X.copy() if room == "layers" else np.zeros((60, 2)) if room == "obsm" else 7
+    getattr(adata, room)[name] = own
+    for overwrite in (False, True):
+        with pytest.raises(InputError, check=has_code("not-a-result")):
+            imputome.impute(adata, method="gene_mean_posterior", key_added="k", outputs="variance", overwrite=overwrite)
+    imputome.impute(adata, method="gene_mean_posterior", key_added="other", outputs="variance")  # as advised
+    assert "imputome" in adata.uns
+
+
+def test_a_copy_of_a_backed_anndata_is_refused(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    for genes in (None, ["gene1"]):
+        with pytest.raises(InputError, check=has_code("backed-copy")):
+            imputome.impute(backed, method="gene_mean", copy=True, genes=genes)
+    assert "gene_mean" in imputome.impute(backed.to_memory(), method="gene_mean", copy=True).layers  # as advised
+
+
+@pytest.mark.parametrize("function", ["impute", "fit_model", "apply_model", "evaluate", "de", "mask"])
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda a: a.X, "not-anndata"),
+        (lambda a: a.X.toarray(), "not-anndata"),
+        (lambda a: a.to_df(), "not-anndata"),
+        (lambda a: "a.h5ad", "path-instead-of-data"),
+        (lambda a: Path("a.csv"), "path-instead-of-data"),
+        (lambda a: SimpleNamespace(mod={"prot": a, "rna": a}, obs_names=a.obs_names), "several-modalities"),
+    ],
+)
+def test_what_is_no_anndata_is_refused_with_what_to_pass(adata, function, make, code):
+    calls = {
+        "impute": lambda data: imputome.impute(data, method="gene_mean"),
+        "fit_model": lambda data: imputome.fit_model(data, method="gene_mean"),
+        "apply_model": lambda data: imputome.apply_model(data, get("gene_mean")().fit(adata.X)),
+        "evaluate": lambda data: imputome.evaluate(data, methods="gene_mean"),
+        "de": lambda data: imputome.de(data, "batch"),
+        "mask": lambda data: mask(data, scheme="random"),
+    }
+    with pytest.raises(InputError, check=has_code(code)):
+        calls[function](make(adata))
+
+
+def test_the_advice_for_a_data_frame_works(adata):
+    frame = adata.to_df().convert_dtypes()
+    given = ad.AnnData(frame)
+    imputome.impute(given, method="gene_mean")
+    imputome.impute(adata, method="gene_mean")
+    np.testing.assert_allclose(given.to_df("gene_mean"), adata.to_df("gene_mean"), rtol=1e-6)

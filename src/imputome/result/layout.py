@@ -79,12 +79,12 @@ def check_free(
     """
     names = list(layer_names(key, outputs).values())
     records = adata.uns.get("imputome", {})
+    places_to_remove(key, records)  # refuses a record that cannot be read
     written = all_places(records)
-    columns = [
-        *(("var", f"{key}_{name}") for name in GENE_COLUMNS),
-        *(("obs", f"{key}_{name}") for name in CELL_COLUMNS),
-    ]
-    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}"), *columns]:
+    columns = [("var", f"{key}_{name}") for name in GENE_COLUMNS] + [("obs", f"{key}_{name}") for name in CELL_COLUMNS]
+    # a method without a latent representation leaves that of the user when an earlier result is replaced
+    latent = [] if overwrite and key in records else [("obsm", f"X_{key}")]
+    for element, name in [*((room, name) for name in names), *latent, *columns]:
         if name not in getattr(adata, element):
             continue
         if (element, name) not in written:
@@ -97,7 +97,6 @@ def check_free(
     if other is not None:
         text = f"{other!r} is the name of another result: pass another {{key_added}}"
         raise InputError(text, code="name-of-another-result", key_added=...)
-    places_to_remove(key, records)
 
 
 def store(
