@@ -223,6 +223,13 @@ def test_double_precision_gives_the_same_result(variant):
     assert_close(result.to_array(), fitted(variant)[2].to_array(), rtol=2e-3)
 
 
+@every_variant
+def test_columns_that_are_written_are_known_before_the_fit(variant):
+    result = fitted(variant)[2]
+    assert set(result.gene_columns) <= set(GENE_COLUMNS)
+    assert set(result.cell_columns) <= set(CELL_COLUMNS)
+
+
 @pytest.mark.parametrize("array", ["ndarray", "csr_array", "dataframe"])  # `Data` shares memory with these
 @every_variant
 def test_input_is_not_modified(variant, array):

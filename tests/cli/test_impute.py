@@ -655,12 +655,24 @@ def test_output_is_the_input(counts, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("name", ["out.h5ad", "out.H5AD", "out.zarr"])
 def test_taken_key_is_refused_before_fitting(counts, tmp_path, capsys, name):
     source, _ = counts
-    err = refused(capsys, impute(source, tmp_path / name, "ialm", "--key-added", "raw"), "key-exists", "'raw'")
-    assert "fitting" not in err
+    for force in ([], ["--force"]):  # a layer that imputome did not write is never replaced
+        code = impute(source, tmp_path / name, "ialm", "--key-added", "raw", *force)
+        assert "fitting" not in refused(capsys, code, "not-a-result", "'raw'")
+        assert listing(tmp_path) == ["in.h5ad"]
+    assert impute(source, tmp_path / name, "gene_mean", "--key-added", "own", "-q") == 0
+    again = tmp_path / f"again{name}"
+    assert "fitting" not in refused(
+        capsys, impute(tmp_path / name, again, "ialm", "--key-added", "own"), "key-exists", "'own'"
+    )
+    assert impute(tmp_path / name, again, "ialm", "--key-added", "own", "--force") == 0
+    read = ad.read_zarr(again) if name.endswith("zarr") else ad.read_h5ad(again)
+    assert read.uns["imputome"]["own"]["method"] == "ialm"
+
+
+def test_a_key_for_a_table_is_refused(counts, tmp_path, capsys):
+    code = impute(counts[0], tmp_path / "out.csv", "gene_mean", "--key-added", "k")
+    refused(capsys, code, "table-without-layers", "--key-added")
     assert listing(tmp_path) == ["in.h5ad"]
-    assert impute(source, tmp_path / name, "ialm", "--key-added", "raw", "--force") == 0
-    read = ad.read_zarr(tmp_path / name) if name.endswith("zarr") else ad.read_h5ad(tmp_path / name)
-    assert read.uns["imputome"]["raw"]["method"] == "ialm"
 
 
 @pytest.mark.parametrize("key", ["a/b", "/"])
@@ -1001,7 +1013,7 @@ def test_names_of_outputs_that_are_taken(counts, tmp_path, capsys):
     adata.write_h5ad(tmp_path / "taken.h5ad")
     options = ["--key-added", "k", "--outputs", "lower"]
     code = impute(tmp_path / "taken.h5ad", tmp_path / "out.h5ad", "gene_mean_posterior", *options)
-    refused(capsys, code, "key-exists", "'k_lower'")
+    refused(capsys, code, "not-a-result", "'k_lower'")
     assert impute(counts[0], tmp_path / "a.h5ad", "gene_mean", "--key-added", "k_lower", "-q") == 0
     code = impute(tmp_path / "a.h5ad", tmp_path / "b.h5ad", "gene_mean_posterior", *options, "--force")
     refused(capsys, code, "name-of-another-result")

@@ -354,3 +354,20 @@ def test_count_splitting_passes_the_kept_part_to_the_function(truth):
 def test_errors_have_codes(call, code):
     with pytest.raises(InputError, check=has_code(code)):
         call(np.arange(18.0).reshape(6, 3))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_blocks_without_a_value(monkeypatch, convert, dtype):
+    n = 40
+    monkeypatch.setattr(expression, "VALUES_PER_BLOCK", 3 * n)  # genes 0 to 2 and 6 to 8 are blocks of zeros
+    X = np.zeros((n, 9), dtype=dtype)
+    X[:, 3:6] = np.random.default_rng(0).poisson(1.0, (n, 3))
+    groups = np.repeat(["a", "b"], n // 2)
+    table = wilcoxon(convert(X), groups)
+    exact = [
+        stats.mannwhitneyu(X[groups == "b", j], X[groups == "a", j], method="asymptotic", use_continuity=False).pvalue
+        for j in range(3, 6)
+    ]
+    np.testing.assert_allclose(table["p_value"], [1, 1, 1, *exact, 1, 1, 1])
+    assert (hurdle_lrt(convert(X), groups)["p_value"].drop(index=range(3, 6)) == 1).all()

@@ -14,6 +14,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from codes import has_code
+from imputome.cli import run
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.reading import read
 
@@ -191,3 +192,23 @@ def test_loom_without_loompy(tmp_path, monkeypatch):
     (tmp_path / "a.loom").write_bytes(b"")
     with pytest.raises(MissingExtraError, check=has_code("missing-extra")):
         read(tmp_path / "a.loom")
+
+
+@pytest.mark.parametrize("name", ["X", "layers/half"])
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix])
+def test_sparse_half_precision_in_a_file(tmp_path, name, convert):
+    adata = anndata.AnnData(convert(np.tile(COUNTS, (3, 1))), layers={"half": convert(np.tile(COUNTS, (3, 1)))})
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        values = file[f"{name}/data"][()].astype(np.float16)
+        del file[f"{name}/data"]
+        file[f"{name}/data"] = values
+    read_again = read(tmp_path / "a.h5ad")
+    for matrix in (read_again.X, read_again.layers["half"]):
+        assert matrix.dtype == np.float32
+        np.testing.assert_array_equal(matrix.toarray(), np.tile(COUNTS, (3, 1)))
+    command = ["impute", str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "b.h5ad"), "-m", "gene_mean", "--layer", "half"]
+    assert run(command) == 0
+    written = anndata.read_h5ad(tmp_path / "b.h5ad")  # everything in it can be read
+    assert (written.X != adata.X).nnz == 0
+    assert written.layers["gene_mean"].shape == adata.shape

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.errors import ImputomeError, InputError, missing_extra
-from imputome.io.store import is_zarr
+from imputome.io.store import has_half_precision, is_zarr
 from imputome.io.tables import check_genes_in, read_table, table_suffix
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
         raise InputError(text, code="unknown-format")
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
-        return "an .h5ad file", lambda: anndata.read_h5ad(path, backed="r" if backed else None)
+        return "an .h5ad file", lambda: _read_h5ad(path, backed)
     if suffix == ".h5":
         import scanpy as sc
 
@@ -71,6 +71,31 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
     raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
+
+
+def _read_h5ad(path: Path, backed: bool) -> AnnData:
+    import anndata
+    import h5py
+
+    with h5py.File(path, "r") as root:
+        if has_half_precision(root):
+            return _read_half_precision(root)
+    return anndata.read_h5ad(path, backed="r" if backed else None)
+
+
+def _read_half_precision(root: Any) -> AnnData:
+    """An .h5ad with sparse matrices in half precision, which SciPy does not have, with these in float32."""
+    import scipy.sparse as sp
+    from anndata.experimental import read_dispatched
+
+    def read(function: Callable[[Any], Any], name: str, element: Any, *, iospec: Any) -> Any:
+        kinds = {"csr_matrix": sp.csr_matrix, "csc_matrix": sp.csc_matrix}
+        if iospec.encoding_type not in kinds:
+            return function(element)
+        parts = element["data"][()].astype("float32"), element["indices"][()], element["indptr"][()]
+        return kinds[iospec.encoding_type](parts, shape=tuple(element.attrs["shape"]))
+
+    return read_dispatched(root, callback=read)
 
 
 def _read_loom(path: Path) -> AnnData:

@@ -85,6 +85,12 @@ def same_names(root: Any, adata: AnnData) -> bool:
     return True
 
 
+def has_half_precision(root: Any) -> bool:
+    """Whether ``X`` or a layer is a sparse matrix in half precision, which anndata cannot read."""
+    matrices = [root.get("X"), *root.get("layers", {}).values(), root.get("raw/X")]
+    return any(hasattr(m, "keys") and "data" in m and m["data"].dtype == np.float16 for m in matrices)
+
+
 # -- checks before the work --------------------------------------------------------------------------------------------
 def is_zarr(path: Path) -> bool:
     """Whether the folder ``path`` is a zarr group of either format."""
@@ -197,7 +203,7 @@ def write_result(
         with opened(Path(source), "r") as root:
             taken += [name for name in names.values() if f"layers/{name}" in root]
             earlier = _records(root)
-            source = source if same_names(root, adata) else None
+            source = source if same_names(root, adata) and not has_half_precision(root) else None
     if taken and not overwrite:
         text = f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
