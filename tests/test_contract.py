@@ -24,6 +24,7 @@ from imputome.core.data import as_data
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.errors import InputError, MissingExtraError, ModelFormatError, NotFittedError
+from imputome.result.layout import CELL_COLUMNS, GENE_COLUMNS
 
 # networks are small here and trained for moments: what they learn is for their own tests
 SMALL = {

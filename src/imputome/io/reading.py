@@ -70,6 +70,9 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
         return "a 10x .h5 file", lambda: sc.read_10x_h5(path, gex_only=False)
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
+    if suffix == ".h5mu":
+        text = f"{path} holds several modalities: write one of them, as in mdata['rna'].write_h5ad('rna.h5ad')"
+        raise InputError(text, code="several-modalities")
     raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
 
 
