@@ -14,6 +14,7 @@ import imputome
 from codes import has_code
 from imputome.core.data import as_data, in_memory
 from imputome.errors import InputError
+from imputome.evaluation.masked import mask
 
 rng = np.random.default_rng(0)
 COUNTS = rng.poisson(1.5, (30, 8))
@@ -172,3 +173,24 @@ def test_counts_of_any_type_give_the_same_layer(make, layer):
         imputome.impute(each, method="gene_mean_posterior", layer=name, key_added="k")
     np.testing.assert_array_equal(adata.layers["k"], expected.layers["k"])
     assert adata.layers["k"].dtype == np.float32
+
+
+def test_half_precision_everywhere():
+    single, half = (ad.AnnData(COUNTS.astype(dtype)) for dtype in (np.float32, np.float16))
+    results = []
+    for adata in (single, half):
+        model = imputome.fit_model(adata, method="gene_mean")
+        masked = mask(adata, scheme="random", fraction=0.2)
+        scores = imputome.evaluate(adata, methods="gene_mean", scheme="random", fraction=0.2)
+        applied = imputome.apply_model(adata, model, copy=True)
+        hidden = masked.layers["truth"].toarray()
+        results.append((masked.X.toarray(), hidden, scores["value"], applied.layers["gene_mean"]))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert imputome.inspect(half) == imputome.inspect(single)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
+def test_empty_data_are_refused(shape):
+    with pytest.raises(InputError, check=has_code("empty-matrix")):
+        imputome.impute(ad.AnnData(np.zeros(shape)), method="gene_mean")
