@@ -87,8 +87,9 @@ def same_names(root: Any, adata: AnnData) -> bool:
 
 def has_half_precision(root: Any) -> bool:
     """Whether ``X`` or a layer is a sparse matrix in half precision, which anndata cannot read."""
-    matrices = [root.get("X"), *root.get("layers", {}).values(), root.get("raw/X")]
-    return any(hasattr(m, "keys") and "data" in m and m["data"].dtype == np.float16 for m in matrices)
+    names = ["X", *(f"layers/{name}" for name in root.get("layers", ())), "raw/X"]
+    parts = [f"{name}/data" for name in names if name in root and not hasattr(root[name], "shape")]
+    return any(part in root and root[part].dtype == np.float16 for part in parts)
 
 
 # -- checks before the work --------------------------------------------------------------------------------------------
