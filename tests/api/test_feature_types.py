@@ -96,6 +96,7 @@ def test_another_type_or_all(mixed):
         ("feature_types", ["Gene Expression", "Peaks", "Custom"]),
         ("feature_type", ["Gene Expression", "something else", "Multiplexing Capture"]),
         ("modality", ["rna", "prot", "HTO"]),
+        ("modality", ["rna", "protein", "methylation"]),
         ("Type", ["RNA", "ADT", "CRISPR Guide Capture"]),
         ("feature_types", [None, "Antibody Capture", "Antibody Capture"]),  # genes without a type
         ("feature_types", ["", "Antibody Capture", "Peaks"]),

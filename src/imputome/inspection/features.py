@@ -101,9 +101,10 @@ def _types(var: pd.DataFrame) -> pd.Series | None:
         values = var[column].astype(object)
         values = values.where(values.notna() & (values.astype(str).str.strip() != ""), EXPRESSION)
         written = {value: meaning.get(_plain(value)) for value in values.unique()}
-        # a column of this name can also hold biotypes of genes, such as protein_coding
+        # a column of this name can also hold biotypes of genes, such as gene and pseudogene, or protein_coding
+        known = set(written.values()) - {None}
         spelled_out = any(_plain(value) == _plain(EXPRESSION) for value in var[column].dropna().unique())
-        if spelled_out or None not in written.values():
+        if spelled_out or None not in written.values() or (EXPRESSION in known and len(known) > 1):
             return values.map(lambda value, written=written: written[value] or str(value))
     return None
 
