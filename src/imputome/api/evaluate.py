@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.plan import plan_evaluate
+from imputome.core.data import Kind
 from imputome.methods import Method
 from imputome.studies.runner import run_study
 
@@ -20,6 +21,9 @@ def evaluate(
     methods: Iterable[Method],
     labels: str | None = None,
     layer: str | None = None,
+    kind: Kind | None = None,
+    round_counts: Literal["nearest", "stochastic"] | None = None,
+    accept_orientation: bool = False,
     min_genes: int = 0,
     min_cells: int = 0,
     **study: Any,
@@ -35,7 +39,9 @@ def evaluate(
     labels : str, optional
         Column of ``obs`` with cell types, for downstream analyses.
     layer : str, optional
-        Layer with the values; None takes ``X``.
+        Layer with the values, or ``"raw"``; None takes ``X``.
+    kind, round_counts, accept_orientation
+        As in `imputome.impute`.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
     **study
@@ -55,5 +61,16 @@ def evaluate(
     True
     """
     inputs = adata if isinstance(adata, dict) else {"data": adata}
-    plan = plan_evaluate(inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    plan = plan_evaluate(
+        inputs.items(),
+        methods,
+        labels=labels,
+        min_genes=min_genes,
+        min_cells=min_cells,
+        layer=layer,
+        kind=kind,
+        round_counts=round_counts,
+        seed=study.get("seed", 0),
+        allowed=("genes-in-rows",) if accept_orientation else (),
+    )
     return run_study(plan.datasets, plan.methods, **study)

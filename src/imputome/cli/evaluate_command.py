@@ -35,7 +35,11 @@ def command(
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -49,8 +53,19 @@ def command(
     check_path(output)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
-    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
-    plan = plan_evaluate(inputs, names, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, transpose=transpose)) for source in sources]
+    plan = plan_evaluate(
+        inputs,
+        names,
+        labels=labels,
+        min_genes=min_genes,
+        min_cells=min_cells,
+        layer=layer,
+        kind=kind,
+        round_counts=round_counts,
+        seed=seed,
+        allowed=("genes-in-rows",) if accept_orientation else (),
+    )
     with progress("evaluating", quiet=quiet) as show:
         table = run_study(
             plan.datasets,

@@ -9,13 +9,19 @@ from imputome.cli.console import error_line, print_json, spelled, warning_line
 
 
 def command(
-    source: opt.Source, layer: opt.Layer = None, genes_in: opt.GenesIn = None, as_json: opt.AsJson = False
+    source: opt.Source,
+    layer: opt.Layer = None,
+    kind: opt.Kind = None,
+    genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    as_json: opt.AsJson = False,
 ) -> int:
     """Print the state of the input, and what would prevent an imputation."""
     from imputome.inspection.state import inspect
     from imputome.io.reading import read
 
-    report = inspect(read(source, genes_in=genes_in), layer=layer)
+    adata = read(source, genes_in=genes_in, transpose=transpose)
+    report = inspect(adata, layer=layer, kind=kind)  # type: ignore[arg-type]
     if as_json:
         print_json(report.to_dict())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,11 @@ def command(
     fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,
     seed: opt.Seed = 0,
     layer: opt.Layer = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
     ] = None,
@@ -47,10 +51,12 @@ def command(
     scheme_options(scheme)
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
-    adata = read(source, genes_in=genes_in)
+    adata = read(source, genes_in=genes_in, transpose=transpose)
+    matrix: dict[str, Any] = {"layer": layer, "kind": kind, "round_counts": round_counts}
+    matrix["allowed"] = ("genes-in-rows",) if accept_orientation else ()
     with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
-        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)
+        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
     write_store(masked, output)
     record = masked.uns[MASK_KEY]
     if as_json:

@@ -23,7 +23,11 @@ def command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter to keep fixed: key=value.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
     layer: opt.Layer = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -40,7 +44,15 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
-    dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
+    dataset = to_dataset(
+        read(source, genes_in=genes_in, transpose=transpose),
+        name=source.name,
+        layer=layer,
+        kind=kind,
+        round_counts=round_counts,
+        seed=seed,
+        allowed=("genes-in-rows",) if accept_orientation else (),
+    )
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(
             dataset.data,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, as_data, in_memory
+from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.errors import InputError
 from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
-from imputome.inspection.state import inspect
+from imputome.result.adapt import evaluated
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,19 +33,24 @@ def mask(
     layer: str | None = None,
     label: str | None = None,
     options: dict[str, Any] | None = None,
+    kind: Kind | None = None,
+    round_counts: str | None = None,
+    allowed: tuple[str, ...] = (),
 ) -> AnnData:
     """A new AnnData with values hidden by a scheme of `SCHEMES`, and the truth beside them.
 
     Real values are hidden in all rows, except that ``features`` hides them in its test rows; ``label`` is the column of
     ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
     of ``var`` and ``coverage`` a layer. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
-    contain what is now hidden, so they are left out.
+    contain what is now hidden, so they are left out. ``kind``, ``round_counts`` and ``allowed`` are as in
+    `imputome.result.adapt.evaluated`.
     """
     from anndata import AnnData
 
     fraction = scheme_options(scheme).get("fraction") if fraction is None else fraction
     scheme_values = _resolved(adata, scheme, label, dict(options or {}))
-    data = _data(adata, scheme, layer)
+    source = {"layer": layer, "kind": kind, "round_counts": round_counts, "seed": seed, "allowed": allowed}
+    data = _data(adata, scheme, source)
     split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **scheme_values)
     record: dict[str, Any] = {
         "scheme": scheme,
@@ -143,20 +148,18 @@ def _entry(table: Any, missing: str, name: str, parameter: str, code: str) -> An
     return table[name]
 
 
-def _data(adata: AnnData, scheme: str, layer: str | None) -> Data:
-    """The matrix as the scheme takes it."""
-    report = inspect(adata, layer=layer)
-    if report.errors:
-        raise InputError(report.errors[0])
+def _data(adata: AnnData, scheme: str, source: dict[str, Any]) -> Data:
+    """The matrix as the scheme takes it; ``source`` are the parameters of `evaluated`."""
+    report, data = evaluated(adata, **source)
     kind = SCHEMES[scheme].kind
-    if (report.state == "counts") != (kind == "counts"):
+    if data.kind != kind:
         hides = KIND_NAME[kind]
-        fitting = [name for name, known in SCHEMES.items() if (known.kind == "counts") == (report.state == "counts")]
+        fitting = [name for name, known in SCHEMES.items() if known.kind == data.kind]
         raise InputError(
             f"the scheme {scheme} hides {hides}, and {report.where} looks {report.state}: pass {{layer}} with "
-            f"{hides}, or choose one of {', '.join(fitting)}",
+            f"{hides}, or {{kind}}, or choose one of {', '.join(fitting)}",
             code="scheme-of-other-kind",
             layer=...,
+            kind=kind,
         )
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
-    return as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    return data

@@ -37,6 +37,13 @@ SCALE_WORDS = {
     "counts": "at the library size of each cell",
     "normalized": "counts per 10,000 of the cell's library size",
     "log1p": "ln(1 + counts per 10,000 of the cell's library size)",
+    "log2p1": "log2(1 + counts per 10,000 of the cell's library size)",
+    "log10p1": "log10(1 + counts per 10,000 of the cell's library size)",
+    "sqrt": "square root of the counts per 10,000 of the cell's library size",
+    "log1p_counts": "ln(1 + counts)",
+    "log2p1_counts": "log2(1 + counts)",
+    "log10p1_counts": "log10(1 + counts)",
+    "sqrt_counts": "square root of the counts",
     "input": "the unit of the input",
 }
 
