@@ -16,6 +16,7 @@ from imputome.api.plan import InMemory, Options, checked_options, plan_fit, plan
 from imputome.core.data import as_data
 from imputome.errors import InputError, ModelFormatError
 from imputome.evaluation.masked import mask, read_mask
+from imputome.io.reading import read
 from imputome.methods import get
 from imputome.report.before_after import stored_result
 
@@ -39,7 +40,7 @@ def fault(name: str) -> AnnData:
     if not path.exists():
         pytest.skip(f"{path} not found")
     if path.suffix == ".h5ad":
-        return imputome.io.reading.read(path)
+        return read(path)
     return AnnData(pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", index_col=0).T.astype(float))
 
 
@@ -95,9 +96,9 @@ def test_the_posterior_step_takes_the_counts_before_a_transform():
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_where_the_scale_does_not_show_the_user_names_it(scale):
-    """A selection of genes of log2(1 + TPM): the mean of a gene is right only on the scale that is named."""
+    """A selection of genes, which are no multiples of one molecule: the mean is right on the scale that is named."""
     lengths = np.random.default_rng(1).uniform(0.3, 6, 80)
-    X = np.log2(1 + COUNTS / lengths / (COUNTS / lengths).sum(axis=1, keepdims=True) * 1e6)[:, ::3]
+    X = np.log2(1 + COUNTS / lengths / (COUNTS / lengths).sum(axis=1, keepdims=True) * 1e4)[:, ::3]
     assert (X == 0).mean() > 0.3
     with pytest.raises(InputError, check=has_code("scale-unclear")):
         planned(AnnData(X), method="gene_mean")
@@ -383,7 +384,7 @@ def test_genes_in_rows_stop_every_call_unless_the_user_insists():
 
 def test_a_line_named_after_a_gene_is_only_warned_of():
     obs = pd.DataFrame(index=[f"sample{i}" for i in range(59)] + ["B2M"])
-    plan = planned(AnnData(COUNTS, obs=obs), method="gene_mean")
+    plan = planned(AnnData(COUNTS + 1, obs=obs), method="gene_mean")
     assert [message.code for message in plan.messages] == ["genes-in-rows"]
 
 
@@ -393,7 +394,7 @@ def test_warnings_come_before_the_fit(monkeypatch):
     monkeypatch.setattr("imputome.api.impute.warnings.warn", lambda message, **_: said.append(message.code))
     with pytest.raises(pytest.skip.Exception):
         imputome.impute(AnnData(np.log1p(CP10K)), method="gene_mean", scale="log1p")
-    assert said == ["looks-log1p", "fit"]
+    assert (said[0], said[-1]) == ("looks-log1p", "fit")
 
 
 def test_complete_values_can_be_fitted_and_evaluated():

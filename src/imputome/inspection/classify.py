@@ -84,7 +84,7 @@ def classify(tally: Tally, matrix: Any, kind: Kind | None) -> Guess:
         return Guess("beta")
     if tally.n_zeros <= MANY_ZEROS * size:
         return Guess("real")
-    return Guess("normalized", False, doubt="no-small-counts") if _no_small(tally) else _unclear(tally)
+    return replace(_unclear(tally), doubt="no-small-counts") if _no_small(tally) else _unclear(tally)
 
 
 def _real(tally: Tally) -> Guess:

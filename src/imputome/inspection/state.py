@@ -181,7 +181,7 @@ def inspect(data: Any, *, layer: str | None = None, kind: Kind | None = None) ->
     if not fatal:
         refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
         errors += [refusal] if refusal else []
-        warnings = [*_state_warnings(report, tally, kind), *warnings]
+        warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
     warnings += _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if fatal else _empty_rows_and_columns(report)
     return replace(report, warnings=tuple(warnings), errors=tuple(errors))
@@ -360,6 +360,8 @@ def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str,
             layers += [RAW] if _integers(raw) else []
     note = f"integers are in {first_three([repr(name) for name in layers])}" if layers else "no layer holds integers"
     advice = f"pass {{layer}} if the counts are in a layer ({note})"
+    if layers == [RAW]:
+        advice = "pass {layer} for the counts there"
     options: dict[str, Any] = {"layer": layers[0] if layers else ...}
     if layer is not None and data.X is not None and _integers(first_block(data.X)):
         advice, options = "leave out {layer}, because X holds integers", {"layer": layer}
