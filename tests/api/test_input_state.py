@@ -151,6 +151,12 @@ def test_models_keep_to_their_scale():
     np.testing.assert_allclose(new.layers["gene_mean"][0], np.log2(1 + CP10K.mean(axis=0)), rtol=1e-5)
     with pytest.raises(InputError, check=has_code("other-state-than-model")):
         imputome.apply_model(AnnData(np.log1p(CP10K)), model)
+    selection = AnnData(np.log2(1 + CP10K / np.random.default_rng(1).uniform(0.3, 6, 80))[:9])
+    new = imputome.apply_model(selection, model, copy=True)  # the model tells the scale
+    np.testing.assert_allclose(new.layers["gene_mean"][0], np.log2(1 + CP10K.mean(axis=0)), rtol=1e-5)
+    for fitted, scale in ((model, "log1p"), (imputome.fit_model(AnnData(COUNTS), method="gene_mean"), "log2p1")):
+        with pytest.raises(InputError, check=has_code("other-state-than-model")):
+            imputome.apply_model(selection, fitted, scale=scale)
 
 
 # -- kind --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
-from imputome.core.scales import Scale, holds_molecules
+from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method
 from imputome.inspection.classify import CountState
@@ -156,7 +156,8 @@ def checked_options(options: Options) -> Imputer | None:
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
     # a value of another type would be written into a record that cannot be read again
     check_parameters(Options, {"keep_observed": options.keep_observed})
-    if options.checked or options.automatic:  # they draw random numbers even if the method does not
+    # all of these draw random numbers even if the method does not
+    if options.checked or options.automatic or options.round_counts is not None:
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
         _check_race(options)
@@ -346,7 +347,7 @@ def _with_data(
         purpose=purpose,
         allowed=options.allowed,
         round_counts=options.round_counts,
-        seed=int(options.random_state),
+        seed=options.random_state,
     )
     if options.covariates is not None and not method.covariates:
         text = f"{method.name} does not use covariates: leave them out"
@@ -378,9 +379,8 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
         if report.state == "expected" and round_counts is None:
             round_counts = trained.get("rounding")
-        if report.certain and report.state != state and round_counts is None:
-            text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
-            raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
+        if (report.certain or state not in INPUT_SCALES) and round_counts is None:
+            _check_same_state(report, state)
         if scale is None and state != "counts":  # the consent was given when the model was fitted
             scale = "counts" if state == "expected" else state
     report, scale = checked_state(
@@ -391,8 +391,10 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
         kind=estimator.kind_,
         allowed=options.allowed,
         round_counts=round_counts,
-        seed=int(options.random_state),
+        seed=options.random_state,
     )
+    if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
+        _check_same_state(report, state)
     if report.kind != estimator.kind_:
         text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
         raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
@@ -408,6 +410,13 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
         data = replace(data, covariates=covariate_columns(adata, covariates))
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+
+
+def _check_same_state(report: InputReport, state: str) -> None:
+    """Check that the values are on the scale that the model was fitted on."""
+    if report.state != state:
+        text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
+        raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
 
 
 def _with_library(data: Data, report: InputReport, library_genes: int | None) -> Data:

@@ -18,6 +18,7 @@ _GENE = re.compile(
     r"|ACTB|GAPDH|MALAT1|B2M|EEF1A1|Actb|Gapdh|Malat1|B2m|Eef1a1"
     r"|RP[LS]\d+[A-Z]?\d*|Rp[ls]\d+[a-z]?\d*|MT-[A-Z0-9]+|mt-[A-Z][A-Za-z0-9]+"
     r"|(ZNF|TMEM|CCDC|LINC|ANKRD)\d+|(Zfp|Tmem|Ccdc|Ankrd)\d+|FAM\d+[A-Z]\d*|Fam\d+[a-z]\d*|SLC\d+A\d+|Slc\d+a\d+"
+    r"|AT[1-5CM]G\d{5}|Y[A-P][LR]\d{3}[WC](-[A-Z])?|FBgn\d{7}|WBGene\d{8}|[NX][MR]_\d{6,}(\.\d+)?"
     r"|C\d+orf\d+|cg\d{8}|ILMN_\d+|\d+(_[a-z])?_at"  # probes of arrays
 )
 _BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:x?$|[^A-Za-z])")

@@ -348,7 +348,7 @@ def _state_warnings(report: InputReport, tally: Tally, kind: Kind | None) -> lis
 
 def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str, Any]]:
     """How to pass the counts, a remark on ``adata.raw`` if it differs, and the options of the message."""
-    if not hasattr(data, "layers"):
+    if not hasattr(data, "layers") or not (data.layers or data.raw is not None):
         return "pass the raw counts", "", {}
     layers = [name for name, matrix in data.layers.items() if name != layer and _integers(first_block(matrix))]
     remark = ""

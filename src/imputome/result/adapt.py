@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Purpose = Literal["impute", "fit", "apply"]
-
-
 # what is refused before an imputation only: a model can be fitted on complete values and applied to one cell
 NOT_REFUSED: dict[Purpose, tuple[str, ...]] = {
     "impute": (),
@@ -148,7 +146,7 @@ def _to_round(report: InputReport, round_counts: str, seed: int) -> InputReport:
     if report.state == "counts":
         return report
     rounds = report.state == "expected" or (report.state in ("normalized", "real", "unclear") and not report.n_negative)
-    if not rounds or (report.state == "normalized" and report.certain) or report.n_nan:
+    if not rounds or (report.state == "normalized" and report.certain) or (report.kind == "real" and report.n_nan):
         text = f"{{round_counts}} is for expected counts, and {report.where} looks like {DESCRIPTIONS[report.state]}"
         raise InputError(f"{text}: leave it out", code="not-expected-counts", round_counts=...)
     report = _without_refusal(report)
@@ -179,8 +177,9 @@ def to_molecules(X: Any, state: str, rounding: str | None, *, seed: int = 0, row
     ``rows`` are the positions of the rows in the whole matrix, on which random rounding depends.
     """
     values = X if isinstance(X, np.ndarray) else X.data
-    if values.dtype.kind == "f":
-        values = undone(np.nan_to_num(values, nan=0.0), state)
+    missing = np.isnan(values)
+    if missing.any() or transform_of(state):
+        values = undone(np.where(missing, 0, values), state)
         X = values if isinstance(X, np.ndarray) else type(X)((values, X.indices, X.indptr), shape=X.shape)
     if rounding is None:
         return X
