@@ -278,6 +278,16 @@ def test_other_values_are_not_rounded(X):
         planned(AnnData(X), method="gene_mean", round_counts="nearest")
 
 
+def test_rounding_says_that_these_are_counts():
+    """kallisto divides the reads of every gene: no integers, and a gap above zero in a selection of genes."""
+    X = np.where(COUNTS > 0, 30 * COUNTS * rng.uniform(0.6, 1, COUNTS.shape), 0)
+    with pytest.raises(InputError, check=has_code("kind-unclear")):
+        planned(AnnData(X), method="gene_mean")
+    for values in (X, np.where(rng.random(X.shape) < 0.01, np.nan, X)):
+        written, _ = imputed(AnnData(values), method="no_imputation", round_counts="nearest")
+        np.testing.assert_array_equal(written, np.floor(np.nan_to_num(values) + 0.5))
+
+
 def test_models_of_rounded_counts_round_new_ones():
     model = imputome.fit_model(AnnData(EXPECTED.copy()), method="gene_mean", round_counts="nearest")
     new = imputome.apply_model(AnnData(EXPECTED[:7].copy()), model, copy=True)

@@ -80,6 +80,11 @@ class Options:
         return isinstance(self.method, str) and self.method == "auto"
 
     @property
+    def stated_kind(self) -> Kind | None:
+        """The kind of the values that the user has stated: only counts are rounded."""
+        return "counts" if self.kind is None and self.round_counts is not None else self.kind
+
+    @property
     def allowed(self) -> tuple[str, ...]:
         """Codes of the errors of the input that the user has answered."""
         return ("genes-in-rows",) if self.accept_orientation else ()
@@ -246,7 +251,7 @@ def plan_impute(
 
     ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
-    report = report or inspect_layer(adata, options.layer, options.kind)
+    report = report or inspect_layer(adata, options.layer, options.stated_kind)
     check_structure(report, "impute", options.allowed)
     columns = _columns(adata, options)
     labels = label_columns(adata, options.labels)
@@ -290,7 +295,7 @@ def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = No
     if options.automatic:
         text = "method 'auto' chooses a method for one data set, but a model is applied to others too: name the method"
         raise InputError(text, code="not-with-auto", parameter="method")
-    report = inspect_layer(adata, options.layer, options.kind)
+    report = inspect_layer(adata, options.layer, options.stated_kind)
     check_structure(report, "fit", options.allowed)
     estimator, notes = _estimator(estimator, report, options)
     check_reusable(estimator)
@@ -370,14 +375,15 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if not hasattr(estimator, "feature_names_"):
         raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
     matched = match_genes(adata, estimator, column=options.gene_column)
-    report, scale, round_counts = inspect_layer(adata, options.layer, options.kind), options.scale, options.round_counts
+    report = inspect_layer(adata, options.layer, options.stated_kind)
+    scale, round_counts = options.scale, options.round_counts
     # the model says of which kind they are
-    if options.kind is None and any(error.code in ("kind-unclear", "missing-code") for error in report.errors):
+    if options.stated_kind is None and any(error.code in ("kind-unclear", "missing-code") for error in report.errors):
         report = inspect_layer(adata, options.layer, estimator.kind_)
     trained = (estimator.provenance or {}).get("input", {})
     state = trained.get("state")
     if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
-        if report.state == "expected" and round_counts is None:
+        if round_counts is None and (report.state == "expected" or not report.certain):
             round_counts = trained.get("rounding")
         if (report.certain or state not in INPUT_SCALES) and round_counts is None:
             _check_same_state(report, state)

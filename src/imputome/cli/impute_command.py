@@ -113,7 +113,7 @@ def command(given: Arguments) -> None:
     _check_samples(given)
     given.check_paths()
     adata = given.read()
-    report = inspect_layer(adata, options.layer, options.kind)
+    report = inspect_layer(adata, options.layer, options.stated_kind)
     if given.keeps_text() and _is_complete(report, estimator):
         check_structure(report, "fit", options.allowed)
         if (options.checked or given.report) and not given.quiet:

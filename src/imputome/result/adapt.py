@@ -199,7 +199,7 @@ def evaluated(
 
     The parameters are those of `checked_state` and of `imputome.impute`.
     """
-    report = inspect_layer(adata, layer, kind)
+    report = inspect_layer(adata, layer, "counts" if kind is None and round_counts is not None else kind)
     check_structure(report, "fit", allowed)
     if round_counts is not None:
         report = _to_round(report, round_counts, seed)

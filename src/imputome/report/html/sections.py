@@ -91,6 +91,10 @@ def _done(content: Content) -> Section:
         ("Scale of the values", f"{record.scale} ({SCALE_WORDS[record.scale]})"),
         ("Seed", "" if record.random_state is None else str(record.random_state)),
     ]
+    if record.input.rounding:
+        terms.append(("Expected counts", f"rounded to integers ({record.input.rounding})"))
+    if record.input.library_genes:
+        terms.append(("Library sizes", f"over all {record.input.library_genes:,} genes of raw"))
     if record.transform != "identity":
         terms.append(("Imputed on", f"the {record.transform} of the values; the result is in the unit of the input"))
     kept = "kept as they are" if record.keep_observed else "replaced by the method's estimate"
