@@ -106,7 +106,6 @@ def test_the_option_that_is_advised_works(source, name, capsys):
     assert impute(source, "--method", "gene_mean", *answer.split()) == 0
     values = ad.read_h5ad(source.with_name("out.h5ad")).layers["gene_mean"]
     assert np.isfinite(values).all()
-    assert run(["inspect", str(source), *(answer.split() if name != "expected" else [])]) in (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; mo
 DESCRIPTIONS: dict[State, str] = {
     "counts": "integers",
     "expected": "expected counts, of reads divided among transcripts",
-    "normalized": "non-integer",
-    "log1p": "log-transformed",
+    "normalized": "normalised, non-integer",
+    "log1p": "ln(1 + x)",
     "log2p1": "log2(1 + x)",
     "log10p1": "log10(1 + x)",
     "sqrt": "square roots",
@@ -304,7 +304,6 @@ def _refusal(report: InputReport, data: Any, layer: str | None) -> Message | Non
         )
         return Message(text, code="scale-unclear", **options, scale=...)
     look = "normalised or corrected" if state == "normalized" else f"like {DESCRIPTIONS[state]}"
-    look = "log-transformed" if state == "log1p" else look
     largest = f"{high:.3g}" if transform_of(state) else f"{high:.6g}"
     text = f"{where} looks {look} (max {largest}, non-integer): {advice}, or {{scale}} to impute on this scale{raw}"
     return Message(text, code=f"looks-{state}", **options, scale=state)

@@ -120,7 +120,7 @@ def _without_refusal(report: InputReport) -> InputReport:
 def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
     """The report of values on a scale of counts, without the refusal if the user has named the scale that they are on.
 
-    The refusal becomes a warning, because raw counts would be better.
+    A warning of the same code takes the place of the refusal.
     """
     state = report.state
     answers = {
@@ -133,9 +133,14 @@ def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
             text = f"{report.where} looks like {DESCRIPTIONS[state]}, not {scale}: pass {{layer}} with counts, or "
             raise InputError(f"{text}{{scale}}", code=f"looks-{state}", layer=..., scale=answers[0])
         return report
-    consented = tuple(error for error in report.errors if error.code in _about_scale(report))
-    report = replace(_without_refusal(report), warnings=(*consented, *report.warnings))
-    return report if report.certain or scale == "input" else replace(report, state=scale)  # type: ignore[arg-type]
+    code = next(error.code for error in report.errors if error.code in _about_scale(report))
+    if not report.certain and scale != "input":
+        state = scale  # type: ignore[assignment]
+    text = f"{report.where} is taken to be {DESCRIPTIONS[state]}, and the values come back on this scale"
+    if not state.endswith("_counts"):
+        text += ": raw counts would allow a check and the posterior step"
+    warnings = (Message(text, code=code), *report.warnings)
+    return replace(_without_refusal(report), state=state, warnings=warnings)
 
 
 def _to_round(report: InputReport, round_counts: str, seed: int) -> InputReport:
