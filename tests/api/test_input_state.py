@@ -147,6 +147,8 @@ def test_advice_on_other_scales_works():
 def test_models_keep_to_their_scale():
     logs = AnnData(np.log2(1 + CP10K))
     model = imputome.fit_model(logs, method="gene_mean", scale="log2p1")
+    new = imputome.apply_model(logs[:1].copy(), model, copy=True)  # one cell is enough, and shows nothing
+    np.testing.assert_allclose(new.layers["gene_mean"][0], np.log2(1 + CP10K.mean(axis=0)), rtol=1e-5)
     new = imputome.apply_model(logs[:5].copy(), model, copy=True)
     np.testing.assert_allclose(new.layers["gene_mean"][0], np.log2(1 + CP10K.mean(axis=0)), rtol=1e-5)
     with pytest.raises(InputError, check=has_code("other-state-than-model")):

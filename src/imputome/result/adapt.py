@@ -133,7 +133,7 @@ def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
             text = f"{report.where} looks like {DESCRIPTIONS[state]}, not {scale}: pass {{layer}} with counts, or "
             raise InputError(f"{text}{{scale}}", code=f"looks-{state}", layer=..., scale=answers[0])
         return report
-    code = next(error.code for error in report.errors if error.code in _about_scale(report))
+    code = "scale-unclear" if state == "unclear" else f"looks-{state}"
     if not report.certain and scale != "input":
         state = scale  # type: ignore[assignment]
     text = f"{report.where} is taken to be {DESCRIPTIONS[state]}, and the values come back on this scale"
