@@ -209,12 +209,11 @@ def evaluated(
     if round_counts is not None:
         report = _to_round(report, round_counts, seed)
     if report.kind == "counts" and report.state != "counts" and not report.state.endswith("_counts"):
-        text = (
-            f"{report.where} looks {report.state}, and values are hidden in raw counts or real values: pass {{layer}} "
-        )
+        text = f"{report.where} looks like {DESCRIPTIONS[report.state]}, and values are hidden in raw counts or real "
+        text += "values: pass {layer} with raw counts, "
         options: dict[str, Any] = {"layer": ..., "kind": "real"}
         if report.state == "expected":
-            text, options = f"{text}{{round_counts}} ", {**options, "round_counts": "nearest"}
+            text, options = f"{text}{{round_counts}}, ", {**options, "round_counts": "nearest"}
         raise InputError(f"{text}or {{kind}}", code="not-integers", **options)
     return report, to_data(adata, report, layer=layer)
 
