@@ -132,6 +132,8 @@ def test_the_default_method_works_on_other_scales():
         assert (plan.estimator.name, plan.estimator.posterior) == ("count_autoencoder", False)
         assert "posterior-off" in [message.code for message in plan.messages]
         assert make(AnnData(np.sqrt(COUNTS)), scale="sqrt").estimator.posterior
+    with pytest.raises(InputError, check=has_code("no-output")):
+        planned(AnnData(np.log1p(CP10K)), scale="log1p", outputs=("variance", "lower"))
 
 
 def test_advice_on_other_scales_works():

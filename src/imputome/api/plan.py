@@ -266,7 +266,14 @@ def plan_impute(
         method = estimator.info
         key = options.key_added or default_key(estimator)
         keys = [key]
-        outputs = _outputs(estimator, options)
+        try:
+            outputs = _outputs(estimator, options)
+        except InputError as error:
+            if not notes:
+                raise
+            text = f"{{outputs}} come from the posterior step, which needs raw counts, but {report.where} holds none: "
+            text += "leave them out, or pass {layer} with counts"
+            raise InputError(text, code="no-output", outputs=..., layer=...) from error
     for name in keys:
         destination.check(adata, checked_key(adata, name), outputs, columns)
     plan = _with_data(adata, options, report, method, estimator, purpose="impute")
