@@ -370,7 +370,7 @@ class Imputer(ABC):
         """``data`` as `Data` of a kind that the method takes, and of the kind of the model if there is one."""
         kinds = self.info.kinds
         if not isinstance(data, Data):
-            only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
+            only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else "counts" if self.posterior else None
             data = as_data(data, kind=kind or only)
         if data.kind not in kinds:
             text = f"{self.name} takes {' or '.join(sorted(kinds))} data, but these are {data.kind}: choose another"
