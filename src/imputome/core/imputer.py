@@ -370,8 +370,13 @@ class Imputer(ABC):
         """``data`` as `Data` of a kind that the method takes, and of the kind of the model if there is one."""
         kinds = self.info.kinds
         if not isinstance(data, Data):
-            only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else "counts" if self.posterior else None
-            data = as_data(data, kind=kind or only)
+            only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
+            try:
+                data = as_data(data, kind=kind or only)
+            except InputError as error:
+                if error.code != "kind-unclear" or not self.posterior:
+                    raise
+                data = as_data(data, kind="counts")  # only they have a posterior step
         if data.kind not in kinds:
             text = f"{self.name} takes {' or '.join(sorted(kinds))} data, but these are {data.kind}: choose another"
             raise InputError(text, code="wrong-kind")
