@@ -35,7 +35,6 @@ def planned(X, **options):
     [
         (REAL, {"method": "ialm", "posterior": True}, "posterior-needs-counts"),
         (LOGGED, {"method": "gene_mean_posterior", "scale": "log1p"}, "not-integers"),
-        (LOGGED, {"scale": "log1p"}, "not-integers"),  # the default method has the step
         (LOGGED, {"method": "auto", "check": False, "scale": "log1p"}, "not-integers"),
         (COUNTS, {"method": "gene_mean", "transform": "asinh"}, "transform-needs-real"),
         (COUNTS, {"method": "gene_mean_posterior", "outputs": ("variance",), "scale": "log1p"}, "variance-scale"),

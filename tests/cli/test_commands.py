@@ -179,15 +179,16 @@ def test_inspect_json(counts, capsys):
     assert report["errors"] == []
 
 
-def test_inspect_warns_and_errs(tmp_path, capsys):
+def test_inspect_gives_the_errors_of_impute(tmp_path, capsys):
     adata = make_counts()
     X = adata.X.toarray()
     adata.X = np.log1p(X / X.sum(axis=1, keepdims=True) * 1e4)
     adata.write_h5ad(tmp_path / "log.h5ad")
-    assert run(["inspect", str(tmp_path / "log.h5ad")]) == 0
+    assert run(["inspect", str(tmp_path / "log.h5ad")]) == 1
     printed = capsys.readouterr()
     assert "state: log1p" in printed.out
-    assert printed.err.startswith("warning: ")
+    assert printed.err.startswith("error: ")
+    assert printed.err.endswith("[looks-log1p]\n")
     adata.X = np.full_like(X, np.nan)
     adata.write_h5ad(tmp_path / "nan.h5ad")
     for options in ([], ["--json"]):

@@ -20,7 +20,7 @@ MESSAGES = {name for name in vars(errors) if name.endswith("Error")} | {"Message
 # parameters of functions that no command calls with a value of the user's
 LIBRARY_ONLY = {
     *("before", "confidence", "count_splitting", "de_share", "embedding", "fold_change", "groups", "held_out", "keep"),
-    *("kind", "n_clusters", "n_splits", "prediction", "test", "tested", "values"),
+    *("n_clusters", "n_splits", "prediction", "test", "tested", "values"),
 }
 
 

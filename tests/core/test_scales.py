@@ -106,3 +106,57 @@ def test_is_integer_reads_every_piece(where):
 @pytest.mark.parametrize(("dtype", "expected"), [(np.int64, True), (np.uint8, True), (bool, True)])
 def test_is_integer_accepts_integer_types(dtype, expected):
     assert is_integer(np.array([0, 1], dtype=dtype)) == expected
+
+
+# -- other scales ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("scale", "formula"),
+    [
+        ("log2p1", lambda x: math.log2(1 + x)),
+        ("log10p1", lambda x: math.log10(1 + x)),
+        ("sqrt", math.sqrt),
+    ],
+)
+def test_formulas_of_other_scales(scale, formula):
+    counts, library = np.array([[3.0, 0.0, 7.0]]), np.array([[1000.0]])
+    expected = [formula(value) for value in (30.0, 0.0, 70.0)]
+    assert counts_to_scale(counts, library, scale)[0] == pytest.approx(expected, rel=1e-12)
+    expected = [formula(value) for value in (3.0, 0.0, 7.0)]
+    assert counts_to_scale(counts, library, f"{scale}_counts")[0] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("state", ["log1p_counts", "log2p1_counts", "log10p1_counts", "sqrt_counts"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_counts_come_back_from_a_transform(state, dtype):
+    counts = np.concatenate([np.arange(2000), [10_000, 50_000]])
+    transformed = counts_to_scale(counts.astype(np.float64), np.ones(1), state).astype(dtype)
+    np.testing.assert_array_equal(scales.undone(transformed, state), counts)
+
+
+# -- rounding ----------------------------------------------------------------------------------------------------------
+def test_rounding_to_the_nearest():
+    X = np.array([[0.0, 0.49, 0.5], [1.5, 2.5, 3.51]])
+    expected = [[0, 0, 1], [2, 3, 4]]
+    assert scales.rounded_matrix(X, "nearest", seed=0, rows=np.arange(2)).tolist() == expected
+
+
+def test_stochastic_rounding_is_unbiased_and_independent_of_the_part():
+    from scipy import sparse, stats
+
+    share = np.linspace(0.05, 0.95, 19)
+    X = np.tile(3 + share, (4000, 1)).astype(np.float32)
+    rounded = scales.rounded_matrix(X, "stochastic", seed=5, rows=np.arange(4000))
+    assert rounded.dtype == np.float32
+    assert set(np.unique(rounded)) == {3, 4}
+    chances = [
+        stats.binomtest(int(up), 4000, p).pvalue for up, p in zip((rounded == 4).sum(axis=0), share, strict=True)
+    ]
+    assert min(chances) > 1e-4
+    neighbours = np.corrcoef(rounded, rowvar=False)[np.triu_indices(19, 1)]
+    assert np.abs(neighbours).max() < 5 / np.sqrt(4000)
+    part = np.array([7, 3000, 12])
+    np.testing.assert_array_equal(scales.rounded_matrix(X[part], "stochastic", seed=5, rows=part), rounded[part])
+    whole = scales.rounded_matrix(sparse.csr_array(X), "stochastic", seed=5, rows=np.arange(4000))
+    np.testing.assert_array_equal(whole.toarray(), rounded)
+    other = scales.rounded_matrix(X, "stochastic", seed=6, rows=np.arange(4000))
+    assert abs((other == rounded).mean() - (share**2 + (1 - share) ** 2).mean()) < 0.01  # as by chance

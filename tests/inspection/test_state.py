@@ -16,8 +16,9 @@ from anndata import AnnData
 import imputome
 from codes import has_code
 from imputome.errors import InputError
-from imputome.inspection import state
-from imputome.inspection.state import MANY_ZEROS, inspect
+from imputome.inspection import tally
+from imputome.inspection.classify import MANY_ZEROS
+from imputome.inspection.state import inspect
 
 COUNTS = [
     "baron_pancreas_7162x1000",
@@ -61,6 +62,10 @@ def read(folder, name, **kw) -> AnnData:
 
 def codes(report):
     return [warning.code for warning in report.warnings]
+
+
+def refused(report):
+    return [error.code for error in report.errors]
 
 
 def check_figures(report, dense):
@@ -125,16 +130,15 @@ def test_few_zeros_and_no_constant_totals_are_still_counts(shared_data, base):
     logged = log_normalized(X, base=base)[:, top]
     assert (logged == 0).mean() < MANY_ZEROS
     report = inspect(logged)
-    assert (report.state, report.log_base_total) == ("log1p", None)
-    assert ("log-base" in codes(report)) == (base != np.e)
-    assert base == np.e or f"log{base}(1 + x)" in report.warnings[1]
+    state = {np.e: "log1p", 2: "log2p1", 10: "log10p1"}[base]
+    assert (report.state, report.log_base_total, refused(report)) == (state, None, [f"looks-{state}"])
     assert inspect(np.expm1(log_normalized(X))[:, top]).state == "normalized"
 
 
 def test_z_scores(shared_data):
     report = inspect(read(shared_data, "tcga_gbmlgg_zscore_1544g"))
     assert (report.state, report.kind, report.n_nan) == ("scaled", "real", 0)
-    assert codes(report) == ["looks-scaled"]
+    assert (refused(report), codes(report)) == (["nothing-missing"], [])
 
 
 def test_methylation(shared_data):
@@ -163,17 +167,17 @@ def test_pbmc68k_as_it_comes():
     adata = sc.datasets.pbmc68k_reduced()
     report = inspect(adata)
     assert report.state == "scaled"
-    assert codes(report) == ["looks-scaled"]
-    assert "other values (700 x 765)" in report.warnings[0]
+    assert refused(report) == ["nothing-missing"]
+    assert "other values (700 x 765)" in report.errors[0]
     assert inspect(adata.raw.to_adata()).state == "log1p"
 
 
 # -- synthetic states --------------------------------------------------------------------------------------------------
 def test_log2_is_not_the_natural_logarithm(counts):
     report = inspect(log_normalized(counts, base=2))
-    assert (report.state, report.log_base_total) == ("log1p", None)
-    assert codes(report) == ["looks-log1p", "log-base"]
-    assert "ln(2)" in report.warnings[1]
+    assert (report.state, report.log_base_total) == ("log2p1", None)
+    assert refused(report) == ["looks-log2p1"]
+    assert report.errors[0].options["scale"] == "log2p1"
 
 
 def test_shares_of_the_cell_are_normalized_and_not_logs_nor_beta(counts):
@@ -212,8 +216,8 @@ def test_nan_makes_it_real():
 def test_other_negative_values_are_real():
     report = inspect(np.random.default_rng(0).normal(2, 3, (40, 50)))
     assert report.state == "real"
-    assert codes(report) == ["looks-real"]
-    assert f"{report.n_negative:,} negative" in report.warnings[0]
+    assert refused(report) == ["nothing-missing"]
+    assert f"{report.n_negative:,} negative" in report.errors[0]
 
 
 def test_differences_of_integers_are_real():
@@ -238,7 +242,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("make", ["counts", "log1p", "real"])
 def test_every_container_gives_the_same_report(monkeypatch, counts, form, make):
-    monkeypatch.setattr(state, "ENTRIES_PER_PIECE", 7 * 40)  # many pieces, the last one short
+    monkeypatch.setattr(tally, "ENTRIES_PER_PIECE", 7 * 40)  # many pieces, the last one short
     X = {"counts": counts, "log1p": log_normalized(counts), "real": counts - 2.25}[make]
     X = X.astype(np.float32)
     report = inspect(FORMS[form](X))
@@ -257,12 +261,12 @@ def test_backed(tmp_path, monkeypatch, counts, store):
     adata = adata_of(store(log_normalized(counts)), layers={"counts": store(counts)})
     adata.raw = adata_of(store(counts))
     adata.write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(state, "ENTRIES_PER_PIECE", 7 * 40)
+    monkeypatch.setattr(tally, "ENTRIES_PER_PIECE", 7 * 40)
     backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
     report = inspect(backed)
     assert report == inspect(adata)
-    assert report.warnings[0].options["layer"] == "counts"
-    assert "adata.raw holds integers (60 x 40)" in report.warnings[0]
+    assert report.errors[0].options["layer"] == "counts"
+    assert "adata.raw holds integers (60 x 40)" in report.errors[0]
     assert inspect(backed, layer="counts").state == "counts"
     backed.file.close()
 
@@ -308,9 +312,9 @@ def test_clean_counts_have_no_warnings(counts):
 def test_log_transformed_with_counts_in_a_layer(counts):
     adata = adata_of(log_normalized(counts), layers={"counts": counts, "halves": counts / 2})
     report = inspect(adata)
-    assert codes(report) == ["looks-log1p"]
-    assert report.warnings[0].options == {"layer": "counts", "scale": "log1p"}
-    assert f"{adata.X.max():.3g}" in report.warnings[0]
+    assert refused(report) == ["looks-log1p"]
+    assert report.errors[0].options == {"layer": "counts", "scale": "log1p"}
+    assert f"{adata.X.max():.3g}" in report.errors[0]
     assert report.lines()[1].endswith("of 10,000 per cell), in X")
     layer = inspect(adata, layer="counts")
     assert (layer.state, layer.where, layer.warnings) == ("counts", "layers['counts']", ())
@@ -318,31 +322,32 @@ def test_log_transformed_with_counts_in_a_layer(counts):
 
 def test_counts_in_x_and_another_layer_named(counts):
     report = inspect(adata_of(counts, layers={"log": log_normalized(counts)}), layer="log")
-    assert report.warnings[0].options == {"layer": "log", "scale": "log1p"}  # the layer to leave out
+    assert report.errors[0].options == {"layer": "log", "scale": "log1p"}  # the layer to leave out
 
 
 def test_the_inspected_layer_is_not_suggested(monkeypatch, counts):
-    monkeypatch.setattr(state, "ENTRIES_PER_PIECE", 7 * 40)
+    monkeypatch.setattr(tally, "ENTRIES_PER_PIECE", 7 * 40)
     late = counts.copy()
     late[-1] *= 0.3  # the first piece holds integers, so it looks like counts at a glance
     adata = adata_of(log_normalized(counts), layers={"late": late})
-    assert inspect(adata, layer="late").warnings[0].options["layer"] is ...
+    assert inspect(adata, layer="late").errors[0].options["layer"] is ...
 
 
 def test_raw_is_named_only_if_it_differs(counts):
     adata = adata_of(log_normalized(counts))
     adata.raw = adata
-    assert "adata.raw" not in inspect(adata).warnings[0]
+    assert "adata.raw" not in inspect(adata).errors[0]
     adata.raw = adata_of(counts)
-    assert "adata.raw holds integers (60 x 40)" in inspect(adata).warnings[0]
+    assert "adata.raw holds integers (60 x 40)" in inspect(adata).errors[0]
+    assert inspect(adata).errors[0].options["layer"] == "raw"
 
 
 def test_negative_among_counts(counts):
     counts[3, 3] = counts[4, 4] = -2
     report = inspect(counts)
     assert (report.state, report.n_negative) == ("counts", 2)
-    assert codes(report) == ["negative-counts"]
-    assert "-2" in report.warnings[0]
+    assert refused(report) == ["negative-counts"]
+    assert "-2" in report.errors[0]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
@@ -357,19 +362,25 @@ def test_infinite(counts, value, form):
 
 def test_non_integer(counts):
     report = inspect(counts * 0.5 + 0.01 * (counts > 0) * np.arange(40))  # 15.4 at most
-    assert (report.state, report.kind) == ("log1p", "counts")
-    report = inspect(counts * 90.1 + 0.01 * (counts > 0) * np.arange(40))
+    assert (report.state, report.kind, report.certain) == ("unclear", "counts", False)
+    assert refused(report) == ["scale-unclear"]
+    report = inspect(counts * 90.1 + 0.01 * (counts > 0) * np.arange(40), kind="counts")
     assert report.state == "normalized"
     assert report.n_noninteger > 0
-    assert codes(report) == ["looks-normalized"]
-    assert report.warnings[0].options["scale"] == "normalized"
+    assert refused(report) == ["looks-normalized"]
+    assert report.errors[0].options["scale"] == "normalized"
 
 
 def test_nan_among_counts(counts):
     counts[3, 3] = np.nan
     report = inspect(counts)
-    assert (report.state, report.kind, report.n_nan) == ("real", "real", 1)
-    assert codes(report) == ["integers-with-nan"]
+    assert (report.n_nan, refused(report)) == (1, ["kind-unclear"])
+    report = inspect(counts, kind="real")
+    assert (report.state, report.errors, codes(report)) == ("real", (), [])
+    report = inspect(counts, kind="counts")
+    assert (report.state, report.errors, codes(report)) == ("counts", (), ["nan-as-zeros"])
+    counts[counts == 0] = 1
+    assert codes(inspect(counts)) == ["integers-with-nan"]
 
 
 def test_duplicates(counts):
@@ -461,8 +472,8 @@ def test_genes_in_rows(genes, named):
     wrong = AnnData(X, obs=pd.DataFrame(index=genes), var=pd.DataFrame(index=["c1", "c2", "c3", "c4"]))
     report = inspect(wrong)
     assert report.genes_in_rows
-    assert report.warnings[0].code == "genes-in-rows"
-    assert named in report.warnings[0]
+    assert "genes-in-rows" in [message.code for message in (*report.errors, *report.warnings)]
+    assert named in next(message for message in (*report.errors, *report.warnings) if message.code == "genes-in-rows")
     assert not inspect(wrong.T).genes_in_rows
 
 
@@ -472,7 +483,7 @@ def test_barcodes_in_columns(pattern):
     frame = pd.DataFrame(np.arange(16).reshape(4, 4), index=["p", "q", "r", "s"], columns=barcodes)
     report = inspect(frame)
     assert report.genes_in_rows
-    assert report.warnings[0].code == "genes-in-rows"
+    assert report.errors[0].code == "genes-in-rows"
     assert not inspect(frame.T).genes_in_rows
 
 

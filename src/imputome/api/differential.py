@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.data import in_memory
 from imputome.core.scales import counts_to_scale
 from imputome.errors import ImputedLayerWarning, InputError, Message
 from imputome.evaluation.expression import de_by_count_splitting, hurdle_lrt, log_normalized, wilcoxon
 from imputome.inspection.features import ALL, features_of
+from imputome.inspection.source import layer_in_memory
 from imputome.result.adapt import checked_anndata, covariate_columns, inspect_layer
 from imputome.result.record import Record, imputed_layer
 
@@ -115,12 +115,12 @@ def de(
         if source is not None:
             text = f"layers[{layer!r}] was imputed, and only counts can be split: {_origin(source[0])}"
             raise InputError(text, code="imputed-layer", layer=source[0].input.layer or ...)
-        report = inspect_layer(adata, layer, ALL)
+        report = inspect_layer(adata, layer, feature_type=ALL)
         if report.state != "counts":
             text = f"{report.where} looks {report.state}, and only counts can be split: pass {{layer}} with counts"
             raise InputError(text, code="not-counts", layer=...)
         table, labels = de_by_count_splitting(
-            adata.X if layer is None else adata.layers[layer],
+            layer_in_memory(adata, layer),
             find,
             rng=np.random.default_rng(random_state),
             keep=keep,
@@ -173,11 +173,11 @@ def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None
     """The matrix on the scale that is tested."""
     scale: str | None = None
     if source is None:
-        report = inspect_layer(adata, layer, ALL)
-        scale = report.state if report.kind == "counts" else None
+        report = inspect_layer(adata, layer, feature_type=ALL)
+        scale = {"expected": "counts"}.get(report.state, report.state) if report.kind == "counts" else None
     elif source[0].input.kind == "counts" and source[1] not in NOT_EXPRESSION:
         scale = "counts" if source[0].scale == "input" else source[0].scale
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    X = layer_in_memory(adata, layer)
     if scale == "counts" and not isinstance(X, np.ndarray):
         return log_normalized(X)
     if scale == "counts":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.impute import names_of
 from imputome.api.plan import Options, plan_evaluate
+from imputome.core.data import Kind
 from imputome.methods import Method
 from imputome.studies.runner import run_study
 
@@ -23,6 +24,9 @@ def evaluate(
     labels: str | None = None,
     layer: str | None = None,
     feature_type: str | None = None,
+    kind: Kind | None = None,
+    round_counts: Literal["nearest", "stochastic"] | None = None,
+    accept_orientation: bool = False,
     min_genes: int = 0,
     min_cells: int = 0,
     **study: Any,
@@ -38,9 +42,11 @@ def evaluate(
     labels : str, optional
         Column of ``obs`` with cell types, for downstream analyses.
     layer : str, optional
-        Layer with the values; None takes ``X``.
+        Layer with the values, or ``"raw"``; None takes ``X``.
     feature_type : str, optional
         Type of the features to use, as in `imputome.impute`.
+    kind, round_counts, accept_orientation
+        As in `imputome.impute`.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
     **study
@@ -67,10 +73,14 @@ def evaluate(
         inputs.items(),
         methods,
         labels=labels,
-        layer=layer,
-        feature_type=feature_type,
         min_genes=min_genes,
         min_cells=min_cells,
+        layer=layer,
+        feature_type=feature_type,
+        kind=kind,
+        round_counts=round_counts,
+        seed=study.get("seed", 0),
+        allowed=("genes-in-rows",) if accept_orientation else (),
     )
     for message in plan.messages:
         warnings.warn(message, stacklevel=2)

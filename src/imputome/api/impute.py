@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
+from imputome.core.data import Kind
 from imputome.core.scales import Scale
 from imputome.errors import InputError
 from imputome.methods import Method
@@ -44,6 +45,9 @@ def impute(
     labels: str | Iterable[str] | None = (),
     budget: float | None = None,
     accept_control: bool = False,
+    kind: Kind | None = None,
+    round_counts: Literal["nearest", "stochastic"] | None = None,
+    accept_orientation: bool = False,
     overwrite: bool = False,
     random_state: int = 0,
     copy: bool = False,
@@ -61,7 +65,8 @@ def impute(
         values that are too few to learn from. ``"auto"`` compares methods and controls on held-out values of a sample
         and takes the best (`imputome.trust.auto.choose`).
     layer : str, optional
-        Layer to impute; by default ``X``.
+        Layer to impute; by default ``X``. ``"raw"`` means ``adata.raw`` unless a layer has that name: the genes of
+        ``X`` are taken from it by name and imputed, and library sizes are over all its genes.
     key_added : str, optional
         Name of the new layer; by default the name of the method (``<method>_posterior`` with ``posterior=True``).
     genes : array-like, optional
@@ -76,10 +81,11 @@ def impute(
         Columns of ``obs``, for methods that use covariates.
     keep_observed : bool, optional
         Whether observed values stay as they are; None means the default of the method.
-    scale : {"counts", "normalized", "log1p", "input"}, optional
-        Scale of the values to write: ``"counts"`` (depth of the cell), ``"normalized"`` (per 10,000), ``"log1p"`` of
-        that, or ``"input"``. If the input itself is normalised or logged, naming its scale is the consent to impute on
-        it.
+    scale : {"counts", "normalized", "log1p", "log2p1", "log10p1", "sqrt", "input"}, optional
+        Scale of the values to write: ``"counts"`` (depth of the cell), ``"normalized"`` (per 10,000), ``"log1p"``,
+        ``"log2p1"`` (log2(1 + x)), ``"log10p1"`` or ``"sqrt"`` of that, or ``"input"``. If the input itself is on a
+        scale other than counts, naming that scale is the consent to impute on it, and the values come back on it.
+        ``"log1p_counts"`` and so on are the same of counts that were not normalised.
     transform : {"asinh", "clip", "logit", "none"}, optional
         Transform on which real values are imputed (see `imputome.core.links`); results are in the unit of the input. By
         default arcsinh for values with heavy tails, unless the method is a control; a warning says so.
@@ -99,6 +105,14 @@ def impute(
         Minutes for ``method="auto"``; by default 5.
     accept_control : bool, default=False
         With ``method="auto"``: take the best control if no method is better than the controls.
+    kind : {"counts", "real"}, optional
+        Whether a zero may be missing (``"counts"``, also normalised or logged; NaN then count as zeros) or only NaN is
+        missing (``"real"``). By default it is told from the values, and asked for where they leave it in doubt.
+    round_counts : {"nearest", "stochastic"}, optional
+        Round expected counts, as RSEM and salmon give them: to the nearest integer, or up with the probability of the
+        decimals. The record says so.
+    accept_orientation : bool, default=False
+        Impute although names say that genes are in the rows.
     overwrite : bool, default=False
         Whether to replace an existing result of that name.
     random_state : int, default=0
@@ -149,12 +163,19 @@ def impute(
         labels=names_of(labels, "labels"),
         budget=budget,
         accept_control=accept_control,
+        kind=kind,
+        round_counts=round_counts,
+        accept_orientation=accept_orientation,
     )
     estimator = checked_options(options)
     plan = plan_impute(checked_anndata(adata), options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
+    for message in plan.messages:  # before the fit, which may take long
+        warnings.warn(message, stacklevel=2)
+    said = set(plan.messages)
     plan, run = run_plan(plan)
     for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+        if message not in said:
+            warnings.warn(message, stacklevel=2)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
+from imputome.core.data import Kind
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
@@ -36,6 +37,9 @@ def fit_model(
     transform: str | None = None,
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
+    kind: Kind | None = None,
+    round_counts: Literal["nearest", "stochastic"] | None = None,
+    accept_orientation: bool = False,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
@@ -44,7 +48,9 @@ def fit_model(
     ----------
     adata : AnnData
         Training data, which is not changed; it need not have missing values.
-    method, layer, feature_type, covariates, scale, transform, params, posterior, random_state
+    method, layer, feature_type, covariates, scale, transform, params, posterior, kind, round_counts
+        As in `imputome.impute`.
+    accept_orientation, random_state
         As in `imputome.impute`.
 
     Returns
@@ -77,10 +83,17 @@ def fit_model(
         covariates=None if covariates is None else names_of(covariates, "covariates"),
         scale=scale,
         transform=transform,
+        kind=kind,
+        round_counts=round_counts,
+        accept_orientation=accept_orientation,
     )
-    run = run_fit(plan_fit(checked_anndata(adata), options, estimator=checked_options(options)))
-    for message in run.messages:
+    plan = plan_fit(checked_anndata(adata), options, estimator=checked_options(options))
+    for message in plan.messages:  # before the fit, which may take long
         warnings.warn(message, stacklevel=2)
+    run = run_fit(plan)
+    for message in run.messages:
+        if message not in plan.messages:
+            warnings.warn(message, stacklevel=2)
     return run.estimator
 
 
@@ -131,6 +144,9 @@ def apply_model(
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
+    kind: Kind | None = None,
+    round_counts: Literal["nearest", "stochastic"] | None = None,
+    accept_orientation: bool = False,
     overwrite: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
@@ -155,9 +171,9 @@ def apply_model(
         Column of ``var`` with the gene names; by default ``var_names``.
     feature_type : str, optional
         As in `imputome.impute`; by default the type that the model was fitted on.
-    layer, key_added, genes, keep_observed, scale, outputs, overwrite, copy
-        As in `imputome.impute`. The covariates that the model was fitted with are taken from the columns of ``obs`` of
-        the same names.
+    layer, key_added, genes, keep_observed, scale, outputs, kind, round_counts, accept_orientation, overwrite, copy
+        As in `imputome.impute`; expected counts are rounded as in the training. The covariates that the model was
+        fitted with are taken from the columns of ``obs`` of the same names.
 
     Returns
     -------
@@ -186,6 +202,9 @@ def apply_model(
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs, "outputs"),
+        kind=kind,
+        round_counts=round_counts,
+        accept_orientation=accept_orientation,
     )
     plan = plan_apply(checked_anndata(adata), estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))

@@ -12,23 +12,25 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args
 
 import numpy as np
 
-from imputome.core.data import Data
+from imputome.core.data import Data, Kind
 from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
-from imputome.core.scales import Scale
+from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method
+from imputome.inspection.classify import CountState
 from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, Method, create, get, info, names
 from imputome.result.adapt import (
     Purpose,
+    check_structure,
     checked_anndata,
     checked_state,
     chosen_link,
@@ -72,6 +74,9 @@ class Options:
     labels: tuple[str, ...] = ()
     budget: float | None = None
     accept_control: bool = False
+    kind: Kind | None = None
+    round_counts: str | None = None
+    accept_orientation: bool = False
 
     name: ClassVar[str] = "imputome"  # what messages call the options
 
@@ -86,6 +91,16 @@ class Options:
     def automatic(self) -> bool:
         """Whether a race chooses the method."""
         return isinstance(self.method, str) and self.method == "auto"
+
+    @property
+    def stated_kind(self) -> Kind | None:
+        """The kind of the values that the user has stated: only counts are rounded."""
+        return "counts" if self.kind is None and self.round_counts is not None else self.kind
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Codes of the errors of the input that the user has answered."""
+        return ("genes-in-rows",) if self.accept_orientation else ()
 
     @property
     def checked(self) -> bool:
@@ -210,8 +225,6 @@ def make_estimator(method: Method, options: Options) -> Imputer:
 
 def default_method(report: InputReport) -> str:
     """The method if the user names none: by kind of data, and for real values also by size and missing share."""
-    if report.errors:
-        raise InputError(report.errors[0])
     name = DEFAULT[report.kind]
     if report.kind == "real":
         n, G = report.shape
@@ -253,27 +266,50 @@ def plan_impute(
 
     ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
-    report = report or inspect_layer(adata, options.layer, options.feature_type)
+    report = report or inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    check_structure(report, "impute", options.allowed)
     columns, said = _columns(adata, options)
-    if options.checked or options.automatic:  # both hold values out
-        check_state(report)
     labels = label_columns(adata, options.labels)
     outputs: tuple[Output, ...] = ()
+    notes: list[Message] = []
     if options.automatic:
         method = info(DEFAULT[report.kind])  # for the state of the input, which all methods of a race take alike
         key = options.key_added or ""
         keys = candidate_keys(report.kind) if options.key_added is None else [key]
     else:
-        estimator = estimator or make_estimator(options.method or default_method(report), options)
+        estimator, notes = _estimator(estimator, report, options)
         method = estimator.info
         key = default_key(estimator) if options.key_added is None else options.key_added
         keys = [key]
-        outputs = _outputs(estimator, options)
+        try:
+            outputs = _outputs(estimator, options)
+        except InputError as error:
+            if not notes:
+                raise
+            text = f"{{outputs}} come from the posterior step, which needs raw counts, but {report.where} holds none: "
+            text += "leave them out, or pass {layer} with counts"
+            raise InputError(text, code="no-output", outputs=..., layer=...) from error
     for name in keys:
         destination.check(adata, checked_key(adata, name), outputs, columns)
     plan = _with_data(adata, options, report, method, estimator, purpose="impute")
+    if options.checked or options.automatic:  # both hold values out
+        check_state(plan.report, automatic=options.automatic)
     _check_variance_scale(outputs, plan)
-    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels, messages=(*plan.messages, *said))
+    messages = (*plan.messages, *notes, *said)
+    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels, messages=messages)
+
+
+def _estimator(estimator: Imputer | None, report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
+    """The estimator that the user named, or else the default; its posterior step is off if the values are no counts."""
+    if estimator is not None:
+        return estimator, []
+    name = options.method or default_method(report)
+    counts = report.state == "counts" or report.state.endswith("_counts") or options.round_counts is not None
+    if options.method is not None or options.posterior is not None or report.kind == "real" or counts:
+        return make_estimator(name, options), []
+    text = f"{report.where} holds no raw counts, so {name} gives the values of its network, without the posterior step"
+    note = Message(f"{text} that combines them with each cell's own counts", code="posterior-off")
+    return make_estimator(name, replace(options, posterior=False)), [note]
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:
@@ -281,10 +317,12 @@ def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = No
     if options.automatic:
         text = "method 'auto' chooses a method for one data set, but a model is applied to others too: name the method"
         raise InputError(text, code="not-with-auto", parameter="method")
-    report = inspect_layer(adata, options.layer, options.feature_type)
-    estimator = estimator or make_estimator(options.method or default_method(report), options)
+    report = inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    check_structure(report, "fit", options.allowed)
+    estimator, notes = _estimator(estimator, report, options)
     check_reusable(estimator)
-    return _with_data(adata, options, report, estimator.info, estimator, purpose="fit")
+    plan = _with_data(adata, options, report, estimator.info, estimator, purpose="fit")
+    return replace(plan, messages=(*plan.messages, *notes))
 
 
 def plan_fine_tune(adata: AnnData, estimator: Imputer, options: Options) -> Plan:
@@ -337,7 +375,15 @@ def _with_data(
     purpose: Purpose,
 ) -> Plan:
     """The plan of a method that is fitted on the data."""
-    report, scale = checked_state(report, method, scale=options.scale, purpose=purpose)
+    report, scale = checked_state(
+        report,
+        method,
+        scale=options.scale,
+        purpose=purpose,
+        allowed=options.allowed,
+        round_counts=options.round_counts,
+        seed=options.random_state,
+    )
     if options.covariates is not None and not method.covariates:
         text = f"{method.name} does not use covariates: leave them out"
         raise InputError(text, code="no-covariates", parameter="covariates")
@@ -359,18 +405,35 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if not hasattr(estimator, "feature_names_"):
         raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
     provenance = estimator.provenance or {}
-    trained_on = provenance.get("feature_type") or EXPRESSION
-    report, scale = inspect_layer(adata, options.layer, options.feature_type, trained_on), options.scale
+    types = (options.feature_type, provenance.get("feature_type") or EXPRESSION)
+    report = inspect_layer(adata, options.layer, options.stated_kind, *types)
     part = part_of(adata, report)
     matched = match_genes(part, estimator, column=options.gene_column)
-    state = provenance.get("input", {}).get("state")
-    if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
-        if report.state != state:
-            text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
-            raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
-        if scale is None and state != "counts":
-            scale = state  # the consent was given when the model was fitted
-    report, scale = checked_state(report, estimator.info, scale=scale, purpose=purpose, kind=estimator.kind_)
+    scale, round_counts = options.scale, options.round_counts
+    # the model says of which kind they are
+    if options.stated_kind is None and any(error.code in ("kind-unclear", "missing-code") for error in report.errors):
+        report = inspect_layer(adata, options.layer, estimator.kind_, *types)
+    trained = provenance.get("input", {})
+    state = trained.get("state")
+    if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
+        if round_counts is None and (report.state == "expected" or not report.certain):
+            round_counts = trained.get("rounding")
+        if (report.certain or state not in INPUT_SCALES) and round_counts is None:
+            _check_same_state(report, state)
+        if scale is None and state != "counts":  # the consent was given when the model was fitted
+            scale = "counts" if state == "expected" else state
+    report, scale = checked_state(
+        report,
+        estimator.info,
+        scale=scale,
+        purpose=purpose,
+        kind=estimator.kind_,
+        allowed=options.allowed,
+        round_counts=round_counts,
+        seed=options.random_state,
+    )
+    if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
+        _check_same_state(report, state)
     if report.kind != estimator.kind_:
         text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
         raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
@@ -381,11 +444,34 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if missing:
         text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
-    data = to_data(part, report, layer=options.layer)
+    data = _with_library(to_data(part, report, layer=options.layer), report, trained.get("library_genes"))
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+
+
+def _check_same_state(report: InputReport, state: str) -> None:
+    """Check that the values are on the scale that the model was fitted on."""
+    if report.state != state:
+        text = f"{report.where} looks {report.state}, but the model was fitted on {state}"
+        raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
+
+
+def _with_library(data: Data, report: InputReport, library_genes: int | None) -> Data:
+    """The data with library sizes over the genes that those of the model were over; ``library_genes`` is their number.
+
+    None means the genes of the model, over which `imputome.result.genes.model_data` counts the molecules.
+    """
+    if not holds_molecules(report.state):
+        return data
+    if library_genes is None:
+        return replace(data, library_size=None)
+    genes = report.library_genes or report.shape[1]
+    if genes < library_genes / 2:
+        text = f"the model's library sizes are over {library_genes:,} genes, and {report.where} has {genes:,}: pass "
+        raise InputError(f"{text}{{layer}} with all genes", code="library-of-fewer-genes", layer="raw")
+    return replace(data, library_size=data.depth)
 
 
 def _check_posterior(report: InputReport) -> None:
@@ -393,7 +479,7 @@ def _check_posterior(report: InputReport) -> None:
     if report.kind == "real":
         text = f"the posterior step needs counts, but {report.where} is real-valued: pass {{posterior}}"
         raise InputError(text, code="posterior-needs-counts", posterior=False)
-    if report.state != "counts":
+    if report.state != "counts" and not report.state.endswith("_counts"):
         text = f"the posterior step needs counts, but {report.where} looks {report.state}: pass {{layer}} with counts"
         raise InputError(f"{text}, or {{posterior}}", code="not-integers", posterior=False, layer=...)
 
@@ -442,23 +528,17 @@ def plan_evaluate(
     methods: Iterable[Method],
     *,
     labels: str | None = None,
-    layer: str | None = None,
-    feature_type: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    **source: Any,
 ) -> EvaluationPlan:
-    """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`."""
+    """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`.
+
+    ``source`` are the parameters of `imputome.result.adapt.evaluated`.
+    """
     specs = [parse_method(method) for method in methods]
     datasets = [
-        to_dataset(
-            checked_anndata(adata),
-            name=name,
-            labels=labels,
-            layer=layer,
-            feature_type=feature_type,
-            min_genes=min_genes,
-            min_cells=min_cells,
-        )
+        to_dataset(checked_anndata(adata), name=name, labels=labels, min_genes=min_genes, min_cells=min_cells, **source)
         for name, adata in inputs
     ]
     for dataset in datasets:

@@ -32,7 +32,7 @@ def command(given: Arguments) -> None:
     from imputome.core.saved import is_model
     from imputome.errors import InputError
     from imputome.methods import load
-    from imputome.result.adapt import inspect_layer
+    from imputome.result.adapt import check_structure, inspect_layer
 
     if is_model(given.source) and not is_model(given.model):
         raise InputError(
@@ -43,11 +43,13 @@ def command(given: Arguments) -> None:
     estimator = load(given.model)
     adata = given.read()
     if given.keeps_text() and estimator.kind_ == "real":
-        report = inspect_layer(adata, given.layer, given.feature_type)
+        report = inspect_layer(adata, given.layer, estimator.kind_, given.feature_type)
         if report.n_nan == report.n_infinite == 0:
+            check_structure(report, "apply", options.allowed)
             given.write_unchanged(adata)
             return
     plan = plan_apply(adata, estimator, options, given)
+    given.warn(plan.messages)
     with progress(f"applying {estimator.name}", quiet=given.quiet) as show:
         show(0.0, "")
         run = run_model(plan, source=str(given.model))

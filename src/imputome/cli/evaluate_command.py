@@ -36,7 +36,11 @@ def command(
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -50,15 +54,19 @@ def command(
     check_path(output)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
-    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
+    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, transpose=transpose)) for source in sources]
     plan = plan_evaluate(
         inputs,
         names,
         labels=labels,
-        layer=layer,
-        feature_type=feature_type,
         min_genes=min_genes,
         min_cells=min_cells,
+        layer=layer,
+        feature_type=feature_type,
+        kind=kind,
+        round_counts=round_counts,
+        seed=seed,
+        allowed=("genes-in-rows",) if accept_orientation else (),
     )
     if not quiet:
         for message in plan.messages:

@@ -30,13 +30,19 @@ class Arguments:
         None
     )
     layer: opt.Layer = None
-    scale: Annotated[str | None, typer.Option(help="Learn from values on this scale: normalized or log1p.")] = None
+    kind: opt.Kind = None
+    round_counts: opt.RoundCounts = None
+    scale: Annotated[
+        str | None, typer.Option(help="Scale that IN is on, if not counts: normalized, log1p, log2p1, log10p1 or sqrt.")
+    ] = None
     transform: Annotated[
         str | None,
         typer.Option(help="Transform of real values: asinh, clip, logit or none (default: asinh if tails are heavy)."),
     ] = None
     feature_type: opt.FeatureType = None
     genes_in: opt.GenesIn = None
+    transpose: opt.Transpose = False
+    accept_orientation: opt.AcceptOrientation = False
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -81,6 +87,9 @@ def command(given: Arguments) -> None:
         transform=given.transform,
         gene_column=given.gene_column,
         feature_type=given.feature_type,
+        kind=given.kind,  # type: ignore[arg-type]
+        round_counts=given.round_counts,
+        accept_orientation=given.accept_orientation,
     )
     estimator: Imputer | None
     if given.start is not None:
@@ -93,7 +102,7 @@ def command(given: Arguments) -> None:
             check_reusable(estimator)
     if estimator is not None:
         _set_checkpoint(estimator, given.checkpoint)
-    adata = read(given.source, genes_in=given.genes_in)
+    adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune
@@ -102,13 +111,17 @@ def command(given: Arguments) -> None:
     estimator = plan.estimator
     assert estimator is not None  # noqa: S101
     _set_checkpoint(estimator, given.checkpoint)
+    if not given.quiet:
+        for message in plan.messages:  # before the fit, which may take long
+            warning_line(message)
     keeps_partial_work(given.checkpoint is not None)
     with progress(f"fitting {estimator.name}", quiet=given.quiet) as show:
         run = fit(plan, show)
     estimator.save(given.model, overwrite=given.force)
     if not given.quiet:
         for message in run.messages:
-            warning_line(message)
+            if message not in plan.messages:
+                warning_line(message)
     if given.as_json:
         record = run.record().brief()
         record.pop("history")

@@ -106,15 +106,16 @@ def command(given: Arguments) -> None:
     """
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, plan_impute
-    from imputome.result.adapt import inspect_layer, part_of
+    from imputome.result.adapt import check_structure, inspect_layer, part_of
 
     options = given.options()
     estimator = checked_options(options)
     _check_samples(given)
     given.check_paths()
     adata = given.read()
-    report = inspect_layer(adata, given.layer, given.feature_type)
+    report = inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
     if given.keeps_text() and _is_complete(report, estimator):
+        check_structure(report, "fit", options.allowed)
         if (options.checked or given.report) and not given.quiet:
             text = "nothing is missing, so there is nothing to check or to report"
             warning_line(Message(text, code="nothing-missing"))
@@ -131,6 +132,7 @@ def command(given: Arguments) -> None:
         check_path(given.report, overwrite=given.force)
         chosen_label(adata.obs, given.label)
     plan = plan_impute(adata, options, given, estimator=estimator, report=report)
+    given.warn(plan.messages)
     values_only = plan.report.kind == "real" and given.scale in (None, "input")
     if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
         summary |= _missingness(part_of(adata, plan.report), given.layer, as_json=given.as_json)
@@ -206,10 +208,10 @@ def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[st
     """Print what is missing before anything is imputed, or return it for the summary."""
     import numpy as np
 
-    from imputome.core.data import in_memory
     from imputome.inspection.missingness import missingness
+    from imputome.inspection.source import layer_in_memory
 
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    X = layer_in_memory(adata, layer)
     dense = X if isinstance(X, np.ndarray) else X.toarray()
     missing = missingness(dense, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
     if as_json:

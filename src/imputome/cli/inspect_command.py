@@ -11,15 +11,18 @@ from imputome.cli.console import error_line, print_json, spelled, warning_line
 def command(
     source: opt.Source,
     layer: opt.Layer = None,
+    kind: opt.Kind = None,
     feature_type: opt.FeatureType = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
     as_json: opt.AsJson = False,
 ) -> int:
     """Print the state of the input, and what would prevent an imputation."""
     from imputome.inspection.state import inspect
     from imputome.io.reading import read
 
-    report = inspect(read(source, genes_in=genes_in), layer=layer, feature_type=feature_type)
+    adata = read(source, genes_in=genes_in, transpose=transpose)
+    report = inspect(adata, layer=layer, kind=kind, feature_type=feature_type)  # type: ignore[arg-type]
     if as_json:
         print_json(report.to_dict())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,11 @@ def command(
     seed: opt.Seed = 0,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
     ] = None,
@@ -48,20 +52,13 @@ def command(
     scheme_options(scheme)
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
-    adata = read(source, genes_in=genes_in)
+    adata = read(source, genes_in=genes_in, transpose=transpose)
+    matrix: dict[str, Any] = {"layer": layer, "kind": kind, "round_counts": round_counts, "feature_type": feature_type}
+    matrix["allowed"] = ("genes-in-rows",) if accept_orientation else ()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
-        masked = mask(
-            adata,
-            scheme=scheme,
-            fraction=fraction,
-            seed=seed,
-            layer=layer,
-            label=label,
-            feature_type=feature_type,
-            options=options,
-        )
+        masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
     if not quiet:
         for warning in caught:
             if isinstance(warning.message, UserWarning):

@@ -20,13 +20,26 @@ Source = Annotated[
     Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")]
-Layer = Annotated[str | None, typer.Option(help="Layer to use instead of X.")]
+Layer = Annotated[str | None, typer.Option(help="Layer to use instead of X; raw is adata.raw.")]
+Kind = Annotated[
+    str | None, typer.Option(help="counts (a zero may be missing) or real (only NaN is missing); default: by data.")
+]
+RoundCounts = Annotated[
+    str | None, typer.Option(help="Round expected counts (RSEM, salmon): nearest, or stochastic (keeps sums).")
+]
+AcceptOrientation = Annotated[
+    bool, typer.Option("--accept-orientation", help="Go on although names say that genes are in the rows.")
+]
+Transpose = Annotated[bool, typer.Option("--transpose", help="For inputs that are no tables: genes are in the rows.")]
 KeyAdded = Annotated[str | None, typer.Option(help="Name of the new layer (default: the method).")]
 FeatureType = Annotated[
     str | None,
     typer.Option(help="Feature type to use where there are several, or all (default: genes)."),
 ]
-Scale = Annotated[str | None, typer.Option(help="counts, normalized, log1p or input.")]
+Scale = Annotated[
+    str | None,
+    typer.Option(help="Scale to write, or that IN is on: counts, normalized, log1p, log2p1, log10p1, sqrt, input."),
+]
 Genes = Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file with one per line.")]
 GeneColumn = Annotated[str | None, typer.Option(help="Column of var with the gene names (default: var_names).")]
 GenesIn = Annotated[str | None, typer.Option(help="For tables: where the genes are, rows or columns.")]
@@ -60,6 +73,7 @@ _SAME_NAME = (
     "feature_type",
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
+    *("accept_orientation", "kind", "round_counts", "transpose"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {

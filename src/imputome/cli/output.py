@@ -63,12 +63,16 @@ class Writing:
     source: opt.Source
     output: opt.Output
     layer: opt.Layer = None
+    kind: opt.Kind = None
+    round_counts: opt.RoundCounts = None
     key_added: opt.KeyAdded = None
     scale: opt.Scale = None
     genes: opt.Genes = None
     gene_column: opt.GeneColumn = None
     feature_type: opt.FeatureType = None
     genes_in: opt.GenesIn = None
+    transpose: opt.Transpose = False
+    accept_orientation: opt.AcceptOrientation = False
     keep_observed: opt.KeepObserved = None
     outputs: opt.Outputs = None
     uncertainty: opt.Uncertainty = None
@@ -83,6 +87,9 @@ class Writing:
 
         return Options(
             layer=self.layer,
+            kind=self.kind,  # type: ignore[arg-type]
+            round_counts=self.round_counts,
+            accept_orientation=self.accept_orientation,
             key_added=self.key_added,
             scale=self.scale,  # type: ignore[arg-type]
             genes=None if self.genes is None else opt.gene_list(self.genes),
@@ -189,13 +196,14 @@ class Writing:
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            if self.keeps_text() and self.source.is_file():
+            if self.keeps_text() and self.source.is_file() and not self.transpose:
                 check_genes_in(self.genes_in)
                 adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32)
             else:
                 tables = [path for path in (self.output, self.uncertainty) if path and table_suffix(path)]
                 only_written = tables and table_suffix(self.source) is None
-                adata = read(self.source, genes_in=None if only_written else self.genes_in)
+                genes_in = None if only_written else self.genes_in
+                adata = read(self.source, genes_in=genes_in, transpose=self.transpose)
         if self.quiet:
             return adata
         for warning in caught:
@@ -209,15 +217,19 @@ class Writing:
             warning_line(Message(text, code="names-like-values"))
         return adata
 
+    def warn(self, messages: Iterable[Message]) -> None:
+        """Print warnings; those of the plan are printed before the fit, which may take long."""
+        if not self.quiet:
+            for message in messages:
+                warning_line(message)
+
     # -- writing -------------------------------------------------------------------------------------------------------
     def write(self, plan: Plan, run: Run, *, joined: bool = False) -> Record:
-        """Print the warnings of the run and write all files; ``joined``: obs has columns that the source lacks."""
+        """Print what the fit has to say and write all files; ``joined``: obs has columns that the source lacks."""
         from imputome.core.atomic import atomic_path
         from imputome.io.store import write_result
 
-        if not self.quiet:
-            for message in run.messages:
-                warning_line(message)
+        self.warn(message for message in run.messages if message not in plan.messages)
         record = replace(run.record(), draws=len(self.draw_layers))
         if plan.columns is not None:
             record = replace(record, genes=tuple(plan.adata.var_names[plan.columns].astype(str)))
@@ -243,7 +255,7 @@ class Writing:
                         genes=plan.columns,
                         scale=run.scale,
                         keep_observed=plan.options.keep_observed,
-                        source=None if joined else self.source,
+                        source=None if joined or self.transpose else self.source,
                         progress=advance,
                         overwrite=self.force,
                         genes_in=self.genes_in,

@@ -24,7 +24,11 @@ def command(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
+    kind: opt.Kind = None,
+    round_counts: opt.RoundCounts = None,
     genes_in: opt.GenesIn = None,
+    transpose: opt.Transpose = False,
+    accept_orientation: opt.AcceptOrientation = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -41,8 +45,16 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
-    adata = read(source, genes_in=genes_in)
-    dataset = to_dataset(adata, name=source.name, layer=layer, feature_type=feature_type)
+    dataset = to_dataset(
+        read(source, genes_in=genes_in, transpose=transpose),
+        name=source.name,
+        layer=layer,
+        feature_type=feature_type,
+        kind=kind,
+        round_counts=round_counts,
+        seed=seed,
+        allowed=("genes-in-rows",) if accept_orientation else (),
+    )
     if not quiet:
         for message in dataset.messages:
             warning_line(message)

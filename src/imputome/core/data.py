@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from imputome.core.scales import is_integer
 from imputome.errors import InputError
 
 if TYPE_CHECKING:
@@ -314,7 +315,8 @@ def as_data(
         None or pandas.NA is missing: NaN, or with ``kind="counts"`` a masked entry is 0, which is not observed.
         `Data` is returned as it is.
     kind : {"counts", "real"}, optional
-        None means ``"real"`` if the matrix holds NaN, and ``"counts"`` otherwise.
+        None means ``"real"`` if the matrix holds NaN or negative values that are not integers, and ``"counts"`` if it
+        holds integers. Other values without NaN are refused: whether a zero is missing cannot be told from them.
     obs_names, var_names : sequence of str, optional
         Names of cells and genes. None means those of a DataFrame, or else positions.
     observed, covariates, library_size
@@ -354,14 +356,18 @@ def as_data(
     if n == 0 or G == 0:
         raise InputError(f"the matrix is empty ({n} cells x {G} genes)", code="empty-matrix")
     values = array.data if sp.issparse(array) else array
-    if kind is None:
-        kind = "real" if np.isnan(values).any() else "counts"
     if np.isinf(values).any():
-        text = "the matrix holds infinite values: replace them with NaN or with finite values"
+        text = (
+            "the matrix holds infinite values: put finite values for them, or what is missing: 0 for counts, else NaN"
+        )
         raise InputError(text, code="infinite-values")
+    kind = _kind_of(values) if kind is None else kind
     if kind == "counts":
         if np.isnan(values).any():
-            text = "the matrix holds NaN, which counts cannot: for real values pass {kind}"
+            text = (
+                "the matrix holds NaN, which counts cannot: put 0 for them, or, if these are real values, pass {kind} "
+            )
+            text += "(to a model when it is fitted)"
             raise InputError(text, code="nan-in-counts", kind="real")
         if values.size and values.min() < 0:
             text = f"counts cannot be negative (minimum {values.min():g}): pass the raw counts, not scaled values"
@@ -398,6 +404,20 @@ def as_data(
         library_size=library_size,
         bounds=bounds,
     )
+
+
+def _kind_of(values: np.ndarray) -> Kind:
+    """The kind of values for which none was given, where they show it."""
+    if np.isnan(values).any():
+        return "real"
+    if values.dtype.kind != "f" or not values.size or is_integer(values):
+        return "counts"
+    if values.min() < 0:
+        return "real"
+    text = (
+        "the values are no integers and none is NaN, so it is not clear what is missing: pass {kind}, either counts if "
+    )
+    raise InputError(f"{text}zeros are missing, or real if only NaN is", code="kind-unclear", kind=...)
 
 
 def _mask(observed: Any, shape: tuple[int, int], *, dense: bool) -> Any:

@@ -214,7 +214,7 @@ class Imputation:
             Positions, names or a mask of the columns; None means all.
         output : str, default="value"
             One of `outputs`.
-        scale : {"counts", "normalized", "log1p", "input"}, optional
+        scale : {"counts", "normalized", "log1p", "log2p1", "log10p1", "sqrt", "input"}, optional
             ``"normalized"`` is per 10,000 molecules of the cell's library, ``"log1p"`` the natural log of one plus
             that. None means the scale of the result.
         keep_observed : bool, optional

@@ -182,7 +182,7 @@ class Imputer(ABC):
             text = f"{self.name}: {name}={getattr(self, name)!r} must be {condition}"
             raise InputError(text, code="parameter-value", parameter=name)
 
-    def fit(self, data: Any) -> Self:
+    def fit(self, data: Any, *, kind: Kind | None = None) -> Self:
         """Learn from ``data``; parameters and errors as `fit_transform`.
 
         Returns
@@ -190,16 +190,18 @@ class Imputer(ABC):
         Imputer
             This estimator.
         """
-        self.fit_transform(data)
+        self.fit_transform(data, kind=kind)
         return self
 
-    def fit_transform(self, data: Any) -> Imputation:
+    def fit_transform(self, data: Any, *, kind: Kind | None = None) -> Imputation:
         """Learn from ``data`` and impute its rows.
 
         Parameters
         ----------
         data : Data, array, sparse matrix or DataFrame of shape (n, G)
             Cells in rows, genes in columns. For counts a zero is missing, for real values NaN.
+        kind : {"counts", "real"}, optional
+            Kind of an array, see `imputome.core.data.as_data`; a method that takes one kind only needs none.
 
         Returns
         -------
@@ -213,7 +215,7 @@ class Imputer(ABC):
             have observed values.
         """
         check_parameters(type(self), self.get_params())
-        data = self._accept(data)
+        data = self._accept(data, kind)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
         if usable_rows < 2 or usable_columns < 2:
@@ -254,7 +256,7 @@ class Imputer(ABC):
         """
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
-        data = replace(self._accept(data, kind=self.kind_), bounds=self.bounds_)
+        data = replace(self._accept(data, self.kind_), bounds=self.bounds_)
         if data.shape[1] != len(self.feature_names_):
             text = f"the model was fitted on {len(self.feature_names_)} features, but this input has {data.shape[1]}"
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
@@ -369,7 +371,12 @@ class Imputer(ABC):
         kinds = self.info.kinds
         if not isinstance(data, Data):
             only: Kind | None = next(iter(kinds)) if len(kinds) == 1 else None
-            data = as_data(data, kind=kind or only)
+            try:
+                data = as_data(data, kind=kind or only)
+            except InputError as error:
+                if error.code != "kind-unclear" or not self.posterior:
+                    raise
+                data = as_data(data, kind="counts")  # only they have a posterior step
         if data.kind not in kinds:
             text = f"{self.name} takes {' or '.join(sorted(kinds))} data, but these are {data.kind}: choose another"
             raise InputError(text, code="wrong-kind")

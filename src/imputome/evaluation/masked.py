@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, as_data, in_memory
+from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.errors import InputError
 from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
 from imputome.inspection.features import features_of
 from imputome.inspection.state import InputReport
-from imputome.result.adapt import inspect_layer, part_of
+from imputome.result.adapt import evaluated, part_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,6 +37,9 @@ def mask(
     label: str | None = None,
     feature_type: str | None = None,
     options: dict[str, Any] | None = None,
+    kind: Kind | None = None,
+    round_counts: str | None = None,
+    allowed: tuple[str, ...] = (),
 ) -> AnnData:
     """A new AnnData with values hidden by a scheme of `SCHEMES`, and the truth beside them.
 
@@ -44,18 +47,27 @@ def mask(
     ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
     of ``var`` and ``coverage`` a layer. Only features of one ``feature_type`` are hidden, as `imputome.impute` chooses
     it; the others stay in ``X``. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
-    contain what is now hidden, so they are left out.
+    contain what is now hidden, so they are left out. ``kind``, ``round_counts`` and ``allowed`` are as in
+    `imputome.result.adapt.evaluated`.
     """
     from anndata import AnnData
 
     fraction = scheme_options(scheme).get("fraction") if fraction is None else fraction
-    report = inspect_layer(adata, layer, feature_type)
+    report, data = evaluated(
+        adata,
+        layer=layer,
+        feature_type=feature_type,
+        kind=kind,
+        round_counts=round_counts,
+        seed=seed,
+        allowed=allowed,
+    )
     for message in report.warnings:
         if message.code == "feature-type-chosen":
             warnings.warn(message, stacklevel=2)
     part = part_of(adata, report)
     scheme_values = _resolved(part, scheme, label, dict(options or {}))
-    data = _data(part, scheme, report)
+    _check_kind(report, data, scheme)
     split = make_split(scheme, data, rng=np.random.default_rng(seed), fraction=fraction, **scheme_values)
     record: dict[str, Any] = {
         "scheme": scheme,
@@ -178,19 +190,16 @@ def _entry(table: Any, missing: str, name: str, parameter: str, code: str) -> An
     return table[name]
 
 
-def _data(adata: AnnData, scheme: str, report: InputReport) -> Data:
-    """The matrix as the scheme takes it."""
-    if report.errors:
-        raise InputError(report.errors[0])
+def _check_kind(report: InputReport, data: Data, scheme: str) -> None:
+    """Check that the scheme hides values of this kind."""
     kind = SCHEMES[scheme].kind
-    if (report.state == "counts") != (kind == "counts"):
+    if data.kind != kind:
         hides = KIND_NAME[kind]
-        fitting = [name for name, known in SCHEMES.items() if (known.kind == "counts") == (report.state == "counts")]
+        fitting = [name for name, known in SCHEMES.items() if known.kind == data.kind]
         raise InputError(
             f"the scheme {scheme} hides {hides}, and {report.where} looks {report.state}: pass {{layer}} with "
-            f"{hides}, or choose one of {', '.join(fitting)}",
+            f"{hides}, or {{kind}}, or choose one of {', '.join(fitting)}",
             code="scheme-of-other-kind",
             layer=...,
+            kind=kind,
         )
-    X = in_memory(adata.X if report.layer is None else adata.layers[report.layer])
-    return as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)

@@ -6,46 +6,38 @@ It only describes the matrix; `imputome.result.adapt` decides what a method acce
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import as_array, check_container, in_memory, not_numbers
-from imputome.core.scales import is_integer
+from imputome.core.data import Kind, check_container, not_numbers
+from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
+from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
 from imputome.inspection.features import EXPRESSION, features_of
+from imputome.inspection.orientation import first_three, orientation
+from imputome.inspection.source import RAW, find_matrix, is_raw, raw_columns
+from imputome.inspection.tally import Tally, first_block
 
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal["counts", "log1p", "normalized", "scaled", "real", "beta"]
+BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; molecules of a cell are fewer
 
-ENTRIES_PER_PIECE = 2**21  # read at a time: 16 MiB if all of them are stored
-TOLERANCE = 1e-6  # largest distance of an integer from the nearest whole number
-LOG_BASES = {"e": 1.0, "2": np.log(2.0), "10": np.log(10.0)}  # and the factor that makes them natural logs
-
-# Thresholds, chosen on the data sets of `imputome.datasets` and on what scanpy computes from them (see the tests)
-MAX_LOG = 20.0  # log2 of a million is 20: log-transformed expression is never higher
-MAX_SPREAD_OF_TOTALS = 0.01  # relative distance of nine in ten row totals from their median, if totals are constant
-MANY_ZEROS = 0.25  # share of zeros; above it they are taken for dropouts and not for measurements
-FEW_OUTSIDE = 0.01  # share of values outside 0 to 1; up to it they are taken for mistakes in beta values
-MIN_MAX_OF_PERCENTAGES = 90.0  # the maximum of percentages is near 100, that of log-transformed values never is
-FEW_NEGATIVES = 0.1  # share of the nonzero integers; above it these are differences and not damaged counts
-
-_GENE = re.compile(
-    r"ENS[A-Z]{0,4}G\d{8,}(\.\d+)?"
-    r"|ACTB|GAPDH|MALAT1|B2M|EEF1A1|Actb|Gapdh|Malat1|B2m|Eef1a1"
-    r"|RP[LS]\d+[A-Z]?\d*|Rp[ls]\d+[a-z]?\d*|MT-[A-Z0-9]+|mt-[A-Z][A-Za-z0-9]+"
-)
-_BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:x?$|[^A-Za-z])")
-
-_DESCRIPTIONS: dict[State, str] = {
+DESCRIPTIONS: dict[State, str] = {
     "counts": "integers",
-    "log1p": "log-transformed",
-    "normalized": "non-integer",
+    "expected": "expected counts, of reads divided among transcripts",
+    "normalized": "normalised, non-integer",
+    "log1p": "ln(1 + x)",
+    "log2p1": "log2(1 + x)",
+    "log10p1": "log10(1 + x)",
+    "sqrt": "square roots",
+    "log1p_counts": "ln(1 + counts)",
+    "log2p1_counts": "log2(1 + counts)",
+    "log10p1_counts": "log10(1 + counts)",
+    "sqrt_counts": "square roots of counts",
+    "unclear": "on a scale that the values do not show",
     "scaled": "z-scores",
     "real": "real values",
     "beta": "fractions",
@@ -58,7 +50,7 @@ class InputReport:
 
     shape: tuple[int, int]
     state: State
-    kind: Literal["counts", "real"]  # "counts" if a zero may be a dropout: the first three states
+    kind: Kind  # "counts" if a zero may be a dropout, "real" if only NaN is missing
     n_nonzero: int  # known entries that are not zero
     density: float  # their share of all entries
     minimum: float | None  # of the finite entries, including zeros that are not stored; None if there are none
@@ -75,10 +67,20 @@ class InputReport:
     log_base_total: float | None  # for log1p: the sum of expm1 over a row, if it is the same in all rows
     where: str  # "X" or, for example, "layers['counts']"
     warnings: tuple[Message, ...]  # problems of the matrix, each with the remedy
-    errors: tuple[Message, ...]  # why the matrix cannot be imputed
+    errors: tuple[Message, ...]  # why `imputome.impute` refuses the matrix, each with what to correct or to pass
     layer: str | None = None  # None for X and other matrices
     feature_type: str = ""  # of the features in this report, if the input has several types
     left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: type -> number
+    certain: bool = True  # whether the scale of the values can be told from them
+    rounding: str | None = None  # how expected counts are rounded, "nearest" or "stochastic"; None: they are not
+    rounding_seed: int = 0
+    library_genes: int | None = None  # number of genes of ``raw`` that library sizes are over; None: those of the input
+
+    def check(self, *allowed: str) -> None:
+        """Raise the first error with another code than the ``allowed`` ones."""
+        for error in self.errors:
+            if error.code not in allowed:
+                raise InputError(error)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -90,7 +92,7 @@ class InputReport:
         size = f"{self.shape[0]:,} {rows} x {self.shape[1]:,} {columns}, {100 * self.density:.1f} % nonzero"
         if self.n_nan:
             size += f", {100 * self.n_nan / (self.shape[0] * self.shape[1]):.1f} % missing (NaN)"
-        state = f"state: {self.state} ({_DESCRIPTIONS[self.state]}"
+        state = f"state: {self.state} ({DESCRIPTIONS[self.state]}"
         if self.minimum is not None and self.maximum is not None:
             state += f", {self.minimum:,.6g} to {self.maximum:,.6g}"
         if self.log_base_total is not None:
@@ -99,7 +101,12 @@ class InputReport:
 
 
 def inspect(
-    data: Any, *, layer: str | None = None, feature_type: str | None = None, default_type: str = EXPRESSION
+    data: Any,
+    *,
+    layer: str | None = None,
+    kind: Kind | None = None,
+    feature_type: str | None = None,
+    default_type: str = EXPRESSION,
 ) -> InputReport:
     """Describe the state of a matrix, and the problems to solve before it is imputed.
 
@@ -108,7 +115,10 @@ def inspect(
     data : AnnData or array-like of shape (n, G)
         Cells in rows: AnnData (also backed), ndarray, sparse matrix, dask array or DataFrame.
     layer : str, optional
-        Layer of the AnnData; None means ``X``.
+        Layer of the AnnData; None means ``X``, and ``"raw"`` means ``adata.raw`` unless a layer has that name.
+    kind : {"counts", "real"}, optional
+        Whether a zero may be missing (``"counts"``, also normalised or logged; NaN then count as zeros) or only NaN is
+        missing (``"real"``). By default it is told from the values, and asked for where they leave it in doubt.
     feature_type : str, optional
         Type of the features to look at, or ``"all"``, as in `imputome.impute`; None means ``default_type``.
 
@@ -131,30 +141,33 @@ def inspect(
     >>> report.state, report.maximum, report.warnings
     ('counts', 9.0, ())
     >>> report = imputome.inspect(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
-    >>> report.state, [warning.code for warning in report.warnings]
+    >>> report.state, [error.code for error in report.errors]
     ('log1p', ['looks-log1p'])
     """
+    if kind not in (None, "counts", "real"):
+        raise InputError(f"kind={kind!r} is not valid: give counts or real", code="unknown-kind", parameter="kind")
     check_container(data)
     is_anndata = hasattr(data, "obs_names")
     features = features_of(data.var, feature_type, default=default_type) if is_anndata else None
     if features is not None:
         data = data[:, features.used]
-    matrix, where = _matrix(data, layer)
+    matrix, where = find_matrix(data, layer)
     obs_names, var_names = _names(data)
-    tally = Tally(*matrix.shape)
     not_numeric = _not_numeric(matrix, where)
-    if not not_numeric:
-        for block, row, column in pieces(matrix):
-            tally.add(block, row, column)
-    state, base, total = _classify(tally, matrix)
-    kind: Literal["counts", "real"] = "counts" if state in ("counts", "log1p", "normalized") else "real"
-    per_row, per_column = tally.observed(kind)
-    orientation = _orientation(obs_names, var_names, is_anndata=is_anndata)
+    tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
+    guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
+    library_genes = None
+    if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
+        columns = raw_columns(data)
+        if columns is not None:
+            tally, library_genes = Tally.of(_columns(matrix, columns)), matrix.shape[1]
+    per_row, per_column = tally.observed(guess.kind)
+    turned, sure = orientation(obs_names, var_names)
     finite = tally.minimum <= tally.maximum
     report = InputReport(
         shape=(tally.n, tally.G),
-        state=state,
-        kind=kind,
+        state=guess.state,
+        kind=guess.kind,
         n_nonzero=tally.n_nonzero,
         density=tally.n_nonzero / max(tally.n * tally.G, 1),
         minimum=tally.minimum if finite else None,
@@ -167,48 +180,35 @@ def inspect(
         empty_genes=int((per_column == 0).sum()),
         duplicate_obs=int(obs_names.duplicated().sum()) if obs_names is not None else 0,
         duplicate_var=int(var_names.duplicated().sum()) if var_names is not None else 0,
-        genes_in_rows=bool(orientation),
-        log_base_total=total if base == "e" else None,
+        genes_in_rows=turned is not None,
+        log_base_total=guess.total,
         where=where,
-        layer=layer,
         feature_type=features.chosen if features else "",
         left_out=features.left_out if features else {},
         warnings=(),
         errors=(),
+        layer=layer,
+        certain=guess.certain,
+        library_genes=library_genes,
     )
+    fatal = not_numeric or _error(report)
+    errors = [fatal] if fatal else []
+    warnings: list[Message] = []
+    if turned is not None:
+        (errors if sure else warnings).append(turned)
+    if not fatal:
+        refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
+        errors += [refusal] if refusal else []
+        warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
+    warnings += _repeated_names(report, is_anndata=is_anndata)
+    warnings += [] if fatal else _empty_rows_and_columns(report)
     said = [features.message] if features else []
-    if not_numeric:
-        return replace(report, errors=(not_numeric,), warnings=(*said, *orientation))
-    error = _error(report)
-    warnings = [] if error else _state_warnings(report, base, data, layer, tally)
-    warnings += orientation + _repeated_names(report, is_anndata=is_anndata)
-    warnings += [] if error else _empty_rows_and_columns(report)
-    return replace(report, warnings=(*said, *warnings), errors=(error,) if error else ())
+    return replace(report, warnings=(*said, *warnings), errors=tuple(errors))
 
 
-def _matrix(data: Any, layer: str | None) -> tuple[Any, str]:
-    """The matrix, and what to call it in messages."""
-    import scipy.sparse as sp
-
-    if layer is not None:
-        layers = getattr(data, "layers", {})
-        if layer not in layers:
-            text = f"there is no layer {layer!r} (layers: {', '.join(layers) or 'none'})"
-            raise InputError(text, code="layer-missing", parameter="layer")
-        matrix, where = layers[layer], f"layers[{layer!r}]"
-    else:
-        matrix, where = data.X if hasattr(data, "obs_names") else data, "X"
-    if matrix is None:
-        text = f"X is None: pass {{layer}} (layers: {', '.join(data.layers) or 'none'})"
-        raise InputError(text, code="no-matrix", layer=...)
-    if not hasattr(matrix, "shape"):
-        matrix = as_array(matrix)
-    if len(matrix.shape) != 2:
-        text = f"the input must be a matrix of cells x genes, not an array of shape {tuple(matrix.shape)}"
-        raise InputError(text, code="not-a-matrix")
-    if sp.issparse(matrix) and (matrix.format not in ("csr", "csc") or matrix.dtype == np.float16):
-        matrix = in_memory(matrix)  # rows of the others cannot be taken
-    return matrix, where
+def _columns(matrix: Any, columns: np.ndarray) -> Any:
+    """Some columns of the matrix of ``raw``; a backed one is read."""
+    return (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix)[:, columns]
 
 
 def _names(data: Any) -> tuple[pd.Index | None, pd.Index | None]:
@@ -217,10 +217,6 @@ def _names(data: Any) -> tuple[pd.Index | None, pd.Index | None]:
     if hasattr(data, "iloc"):
         return data.index, data.columns
     return None, None
-
-
-def _first_three(names: Sequence[Any]) -> str:
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -237,8 +233,12 @@ def _error(report: InputReport) -> Message | None:
     if n == 0 or G == 0:
         return Message(f"{where} is empty ({n} cells x {G} genes)", code="empty-matrix")
     if report.n_infinite:
-        text = f"{where} holds {report.n_infinite:,} infinite values: replace them with NaN or with finite values"
-        return Message(text, code="infinite-values")
+        missing = "0, which is missing here" if report.kind == "counts" else "NaN, which is missing"
+        text = f"{where} holds {report.n_infinite:,} infinite values, as a division by 0 makes: put finite values, or "
+        return Message(f"{text}{missing}, for them", code="infinite-values")
+    if report.kind == "counts" and report.n_negative:
+        text = f"{where} holds {report.n_negative:,} negative values (minimum {report.minimum:g}), which counts cannot "
+        return Message(f"{text}have: pass the raw counts, or {{kind}}", code="negative-counts", kind="real")
     if report.n_nan == n * G:
         text = f"{where} holds only NaN: pass {{layer}}, the layer with the values"
         return Message(text, code="no-values", layer=...)
@@ -258,43 +258,87 @@ def too_small(report: InputReport) -> Message | None:
     return Message(f"{text}: imputation learns from others, so it needs at least 2 of each", code="too-small")
 
 
-# -- warnings ----------------------------------------------------------------------------------------------------------
-def _state_warnings(report: InputReport, base: str | None, data: Any, layer: str | None, tally: Tally) -> list[Message]:
-    """What the state means for an imputation; nothing for plain counts."""
-    where, low, high = report.where, report.minimum, report.maximum
-    if report.state == "counts":
-        if report.n_negative:
-            text = f"{where} holds {report.n_negative:,} negative values among integers (minimum {low:g})"
-            return [Message(f"{text}, which counts cannot have: pass the raw counts", code="negative-counts")]
-        text = f"{where} holds only 0 and 1 and looks binarised, which loses the amounts: pass the original counts"
-        return [Message(text, code="looks-binarised")] if high == 1 else []
-    if report.n_nan:
-        return _warnings_with_nan(report, tally)
-    code = f"looks-{report.state}"
-    advice, raw, options = _where_counts_are(data, layer)
-    if report.kind == "counts":
-        look = "log-transformed" if report.state == "log1p" else "normalised or corrected"
-        largest = f"{high:.3g}" if report.state == "log1p" else f"{high:.6g}"
-        text = f"{where} looks {look} (max {largest}, non-integer): {advice}, or {{scale}} to impute on this scale{raw}"
-        warnings = [Message(text, code=code, **options, scale=report.state)]
-        if base not in (None, "e"):
-            text = f"{where} looks like log{base}(1 + x), but log1p is the natural log: multiply by ln({base}) first"
-            warnings.append(Message(text, code="log-base"))
-        return warnings
-    look = {"scaled": "z-scored", "beta": "like beta values", "real": "real-valued"}[report.state]
-    if report.n_negative:
-        look += f", with {report.n_negative:,} negative values (minimum {low:.3g}), which counts cannot have"
-    remedy = "mark missing values by NaN"
-    if report.state == "beta":  # there are no raw counts to pass
-        options = {}
+def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
+    """The question what kind of values these are, where the values do not tell."""
+    where = report.where
+    share = 100 * tally.n_zeros / max(tally.n_zeros + tally.n_nonzero, 1)
+    if doubt == "missing-code":
+        text = (
+            f"{tally.n_lowest:,} values in {where} are {tally.minimum:g} and no other value is negative, as if it "
+            "stood for missing: put NaN for it (0 in counts), or pass {kind} if it was measured"
+        )
+        return Message(text, code="missing-code", kind="real")
+    if doubt == "zeros-and-nan":
+        text = (
+            f"{where} holds {report.n_nan:,} NaN and {share:.0f} % zeros, and it is not clear which are missing: pass "
+            "{kind}, either counts if zeros may be dropouts (NaN are then taken as zeros), or real if zeros were "
+            "measured and only NaN is missing"
+        )
     else:
-        remedy = f"{advice}, or {remedy}{raw}"
-    return [Message(f"{where} looks {look}; it has no NaN, so nothing is missing: {remedy}", code=code, **options)]
+        text = (
+            f"{where} holds {share:.0f} % zeros but hardly any small number above 0, as intensities do and counts do "
+            "not: pass {kind}, either counts if these are counts, or real if these are intensities (then a missing "
+            "value is NaN and not 0)"
+        )
+    return Message(text, code="kind-unclear", kind=...)
 
 
-def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
-    """Warnings of a matrix that is real-valued because it holds NaN: nearly beta values, or counts with NaN."""
+def _refusal(report: InputReport, data: Any, layer: str | None) -> Message | None:
+    """Why these values are not imputed unless the user says that they are meant."""
+    where, high, state = report.where, report.maximum, report.state
+    if state == "counts" or (report.kind == "real" and report.n_nan):
+        return None
+    advice, raw, options = _where_counts_are(data, layer)
+    if report.kind == "real":
+        look = {"scaled": "z-scored", "beta": "like beta values", "real": "real-valued"}[state]
+        if report.n_negative:
+            look += (
+                f", with {report.n_negative:,} negative values (minimum {report.minimum:.3g}), which counts cannot have"
+            )
+        remedy = "mark missing values by NaN"
+        # there are no raw counts of beta values to pass
+        remedy, options = (remedy, {}) if state == "beta" else (f"{advice}, or {remedy}{raw}", options)
+        text = f"{where} looks {look}; it has no NaN, so nothing is missing: {remedy}"
+        return Message(text, code="nothing-missing", **options)
+    if state == "expected":
+        text = (
+            f"{where} looks like expected counts (max {high:.6g}, some integers, some not), as RSEM and salmon give: "
+            "pass {round_counts} to round them, {scale} to impute them as they are, or {kind} if only NaN is missing"
+        )
+        return Message(text, code="looks-expected", round_counts="nearest", scale="counts", kind="real")
+    if state == "unclear":
+        text = (
+            f"{where} looks normalised, perhaps logged (max {high:.3g}, non-integer), but the values do not show on "
+            f"which scale: {advice}, or the {{scale}} that they are on, one of {', '.join(INPUT_SCALES)}{raw}"
+        )
+        return Message(text, code="scale-unclear", **options, scale=...)
+    look = "normalised or corrected" if state == "normalized" else f"like {DESCRIPTIONS[state]}"
+    largest = f"{high:.3g}" if transform_of(state) else f"{high:.6g}"
+    text = f"{where} looks {look} (max {largest}, non-integer): {advice}, or {{scale}} to impute on this scale{raw}"
+    return Message(text, code=f"looks-{state}", **options, scale=state)
+
+
+# -- warnings ----------------------------------------------------------------------------------------------------------
+def _state_warnings(report: InputReport, tally: Tally, kind: Kind | None) -> list[Message]:
+    """What to know of the values; nothing for plain counts."""
     where, low, high, outside = report.where, tally.minimum, tally.maximum, tally.n_outside
+    if report.kind == "counts":
+        messages = []
+        if report.n_nan:
+            text = f"{report.n_nan:,} NaN in {where} are taken as zeros, that is as missing"
+            messages.append(Message(text, code="nan-as-zeros"))
+        if report.state == "counts" and high == 1:
+            text = f"{where} holds only 0 and 1 and looks binarised, which loses the amounts: pass the original counts"
+            messages.append(Message(text, code="looks-binarised"))
+        if report.state == "counts" and kind is None and np.median(tally.totals) >= BULK_TOTAL:
+            text = (
+                f"the rows of {where} sum to {np.median(tally.totals):,.0f}, as bulk samples do, in which most zeros "
+                "are true: all zeros are imputed here; pass {kind} if only NaN is missing"
+            )
+            messages.append(Message(text, code="bulk-counts", kind="real"))
+        return messages
+    if not report.n_nan:
+        return []
     if 0 < outside <= FEW_OUTSIDE * (tally.n * tally.G - tally.n_nan):
         text = (
             f"{outside:,} values in {where} are outside 0 to 1 (all values: {low:.6g} to {high:.6g}), so imputed "
@@ -304,48 +348,40 @@ def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
     if low >= 0 and MIN_MAX_OF_PERCENTAGES < high <= 100 and report.n_noninteger:
         text = f"{where} looks like percentages: divide methylation by 100 to keep imputed values in 0 to 1"
         return [Message(text, code="looks-percentages")]
-    if report.n_noninteger == 0 and not report.n_negative and report.state == "real":
-        text = f"{where} holds integers and {report.n_nan:,} NaN: if these are counts, replace NaN with 0"
-        return [Message(text, code="integers-with-nan")]
+    if report.n_noninteger == 0 and not report.n_negative and report.state == "real" and kind is None:
+        text = f"{where} holds integers and {report.n_nan:,} NaN, which alone are missing: if these are counts, pass "
+        return [Message(f"{text}{{kind}}", code="integers-with-nan", kind="counts")]
     return []
 
 
 def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str, Any]]:
     """How to pass the counts, a remark on ``adata.raw`` if it differs, and the options of the message."""
-    if not hasattr(data, "layers"):
+    if not hasattr(data, "layers") or not (data.layers or data.raw is not None):
         return "pass the raw counts", "", {}
-    layers = [name for name, matrix in data.layers.items() if name != layer and _holds_integers(matrix)]
-    note = f"integers are in {_first_three([repr(name) for name in layers])}" if layers else "no layer holds integers"
+    layers = [name for name, matrix in data.layers.items() if name != layer and _integers(matrix)]
+    remark = ""
+    if data.raw is not None and layer != RAW and RAW not in data.layers:
+        matrix = data.X if layer is None else data.layers[layer]
+        if data.raw.shape != data.shape or (first_block(data.raw.X) != first_block(matrix)).nnz:
+            n, G = data.raw.shape
+            remark = f"; adata.raw holds {'integers' if _integers(data.raw.X) else 'other values'} ({n} x {G})"
+            layers += [RAW] if _integers(data.raw.X) else []
+    note = f"integers are in {first_three([repr(name) for name in layers])}" if layers else "no layer holds integers"
     advice = f"pass {{layer}} if the counts are in a layer ({note})"
+    if layers == [RAW]:
+        advice = "pass {layer} for the counts there"
     options: dict[str, Any] = {"layer": layers[0] if layers else ...}
-    if layer is not None and data.X is not None and _holds_integers(data.X):
+    if layer is not None and data.X is not None and _integers(data.X):
         advice, options = "leave out {layer}, because X holds integers", {"layer": layer}
-    if getattr(data, "raw", None) is None:
-        return advice, "", options
-    raw, matrix = _first_block(data.raw.X), _first_block(data.X if layer is None else data.layers[layer])
-    if data.raw.shape == data.shape and (raw != matrix).nnz == 0:
-        return advice, "", options
-    values = "integers" if _holds_integers(data.raw.X) else "other values"
-    n, G = data.raw.shape
-    return advice, f"; adata.raw holds {values} ({n} x {G}): adata.raw.to_adata() makes them X", options
+    return advice, remark, options
 
 
-def _orientation(obs_names: pd.Index | None, var_names: pd.Index | None, *, is_anndata: bool) -> list[Message]:
-    """The warning that this looks like genes x cells, if the names suggest it."""
-    if obs_names is None or var_names is None:
-        return []
-    genes = [name for name in map(str, obs_names) if _GENE.fullmatch(name)]
-    barcodes = [name for name in map(str, var_names) if _BARCODE.search(name)]
-    signs = []
-    if genes and not any(_GENE.fullmatch(str(name)) for name in var_names):
-        signs.append(f"obs_names look like genes ({_first_three(genes)})")
-    if 2 * len(barcodes) > len(var_names) and not any(_BARCODE.search(str(name)) for name in obs_names):
-        signs.append(f"var_names look like cell barcodes ({_first_three(barcodes)})")
-    if not signs:
-        return []
-    transposed = "adata.T" if is_anndata else ".T"
-    text = f"{' and '.join(signs)}: transpose with {transposed}, or read a table with {{genes_in}}"
-    return [Message(text, code="genes-in-rows", genes_in="rows")]
+def _integers(matrix: Any) -> bool:
+    """Whether the first rows of a matrix look like counts."""
+    if not_numbers(matrix):
+        return False
+    block = first_block(matrix)
+    return block.nnz > 0 and bool(block.data.min() >= 0) and is_integer(block.data)
 
 
 def _repeated_names(report: InputReport, *, is_anndata: bool) -> list[Message]:
@@ -366,158 +402,3 @@ def _empty_rows_and_columns(report: InputReport) -> list[Message]:
         if number:
             messages.append(Message(f"{text}, or accept the fallback values", code=f"empty-{axis}"))
     return messages
-
-
-# -- classification ----------------------------------------------------------------------------------------------------
-def _classify(tally: Tally, matrix: Any) -> tuple[State, str | None, float | None]:
-    """The state, the base of logarithms if it is clear, and the total of the rows before the log if it is constant."""
-    size = tally.n * tally.G
-    zeros = size - tally.n_nonzero - tally.n_nan
-    fractions = 0 <= tally.minimum <= tally.maximum <= 1
-    if tally.n_nan:
-        return ("beta" if fractions else "real"), None, None
-    if tally.n_noninteger == 0:
-        return ("real" if tally.n_negative > FEW_NEGATIVES * tally.n_nonzero else "counts"), None, None
-    mean, sd = tally.moments()
-    if tally.n_negative:
-        centred = len(sd) and np.median(np.abs(mean)) < 0.1 and 0.5 < np.median(sd) < 1.5
-        return ("scaled" if centred else "real"), None, None
-    if len(sd) and np.mean(np.abs(sd - 1) < 0.01) > 0.9:  # scaled without centring, as for sparse matrices
-        return "scaled", None, None
-    if zeros:  # quantile-normalised arrays have constant totals too, but no zeros
-        before = {"": tally.totals, **(tally.log_totals if tally.maximum <= MAX_LOG else {})}
-        spreads = {base: _spread(totals) for base, totals in before.items()}
-        best = min(spreads, key=lambda base: spreads[base])
-        if spreads[best] < MAX_SPREAD_OF_TOTALS:
-            totals = before[best]
-            return ("log1p", best, float(np.median(totals[totals > 0]))) if best else ("normalized", None, None)
-        # a selection of genes has no constant totals, but its values still are multiples of one molecule
-        block = _first_block(matrix)
-        for base in before:
-            if _from_counts(block, base):
-                return ("log1p" if base else "normalized"), base or None, None
-    if fractions and zeros < size / 2:
-        return "beta", None, None
-    if zeros > MANY_ZEROS * size:
-        return ("log1p" if tally.maximum <= MAX_LOG else "normalized"), None, None
-    return "real", None, None
-
-
-def _spread(totals: np.ndarray) -> float:
-    """Largest relative distance of nine in ten of the non-empty rows from the median row total."""
-    totals = totals[totals > 0]
-    return float(np.quantile(np.abs(totals / np.median(totals) - 1), 0.9)) if len(totals) > 1 else np.inf
-
-
-def _from_counts(block: Any, base: str, *, n_rows: int = 200) -> bool:
-    """Whether the values of a row are multiples of its smallest value (one molecule), which differs between rows.
-
-    Only small multiples count, because rounding keeps them near integers. If all rows have the same smallest value, it
-    is not a molecule but the last decimal of a table.
-    """
-    units, whole = [], []
-    for start, stop in zip(block.indptr[:n_rows], block.indptr[1:], strict=False):
-        row = block.data[start:stop].astype(np.float64)
-        row = row[row > 0]
-        if len(row) == 0:
-            continue
-        values = np.unique(np.expm1(row * LOG_BASES[base]) if base else row)
-        multiples = values[1:] / values[0]
-        multiples = multiples[multiples < 20]
-        if len(multiples) > 2:
-            units.append(np.float32(values[0]))
-            whole.append(np.abs(multiples - np.rint(multiples)).max() < 0.05)
-    return len(whole) > 1 and bool(np.mean(whole) > 0.8) and len(set(units)) > len(units) / 2
-
-
-def _holds_integers(matrix: Any) -> bool:
-    """Whether the first rows of a matrix look like counts."""
-    if not_numbers(matrix):
-        return False
-    block = _first_block(matrix)
-    return block.nnz > 0 and bool(block.data.min() >= 0) and is_integer(block.data)
-
-
-def _first_block(matrix: Any) -> Any:
-    return next(pieces(matrix))[0].tocsr()
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
-    """Sparse blocks of the matrix and the row and column of their first entry; they store at least all nonzero entries.
-
-    They go along the axis in which the matrix is stored, because a backed matrix can only be read that way.
-    """
-    import scipy.sparse as sp
-
-    n, G = matrix.shape
-    by_columns = getattr(matrix, "format", "csr") == "csc"
-    length, width = (G, n) if by_columns else (n, G)
-    step = max(ENTRIES_PER_PIECE // max(width, 1), 1)
-    for start in range(0, length if width else 0, step):
-        part = slice(start, start + step)
-        rows = matrix.iloc if hasattr(matrix, "iloc") else matrix
-        block = in_memory(matrix[:, part] if by_columns else rows[part])
-        if isinstance(block, np.ndarray):
-            block = sp.csr_array(block.astype(np.float64, copy=False))
-        elif not block.has_canonical_format:
-            block = block.copy()  # the values may be those of the input
-            block.sum_duplicates()
-        yield block, 0 if by_columns else start, start if by_columns else 0
-
-
-class Tally:
-    """Counts and sums over a matrix of n x G, collected in one pass."""
-
-    def __init__(self, n: int, G: int) -> None:
-        self.n, self.G = n, G
-        self.n_nonzero = self.n_nan = self.n_negative = self.n_infinite = self.n_noninteger = 0
-        self.n_outside = 0  # finite, and outside 0 to 1
-        self.minimum, self.maximum = np.inf, -np.inf
-        self.totals = np.zeros(n)
-        self.log_totals = {base: np.zeros(n) for base in LOG_BASES}  # of the values before the log
-        self.sums, self.squares = np.zeros(G), np.zeros(G)
-        self.nonzero = np.zeros(n, dtype=np.int64), np.zeros(G, dtype=np.int64)
-        self.nan = np.zeros(n, dtype=np.int64), np.zeros(G, dtype=np.int64)
-
-    def add(self, block: Any, row: int, column: int) -> None:
-        """Add a block from `pieces`."""
-        n, G = block.shape
-        coo = block.tocoo()
-        rows, columns = slice(row, row + n), slice(column, column + G)
-        values = coo.data.astype(np.float64)
-        nan, infinite = np.isnan(values), np.isinf(values)
-        known = (values != 0) & ~nan
-        for total, where in ((self.nonzero, known), (self.nan, nan)):
-            total[0][rows] += np.bincount(coo.row[where], minlength=n)
-            total[1][columns] += np.bincount(coo.col[where], minlength=G)
-        self.n_nonzero += int(known.sum())
-        self.n_nan += int(nan.sum())
-        self.n_infinite += int(infinite.sum())
-        values[nan | infinite] = 0.0
-        self.n_negative += int((values < 0).sum())
-        self.n_noninteger += int((np.abs(values - np.rint(values)) > TOLERANCE).sum())
-        finite = coo.data[~(nan | infinite)]
-        self.n_outside += int(((finite < 0) | (finite > 1)).sum())
-        if n * G > len(values):  # there are zeros that are not stored
-            self.minimum, self.maximum = min(self.minimum, 0.0), max(self.maximum, 0.0)
-        if len(finite):
-            self.minimum = min(self.minimum, float(finite.min()))
-            self.maximum = max(self.maximum, float(finite.max()))
-        self.totals[rows] += np.bincount(coo.row, values, n)
-        self.sums[columns] += np.bincount(coo.col, values, G)
-        self.squares[columns] += np.bincount(coo.col, values**2, G)
-        if self.maximum <= MAX_LOG and self.minimum >= 0:
-            for base, factor in LOG_BASES.items():
-                self.log_totals[base][rows] += np.bincount(coo.row, np.expm1(values * factor), n)
-
-    def observed(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Observed entries of each row and column: nonzero for counts, not NaN for real values."""
-        return self.nonzero if kind == "counts" else (self.G - self.nan[0], self.n - self.nan[1])
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Means and standard deviations of the columns that vary."""
-        count = np.maximum(self.n - self.nan[1], 2)
-        mean = self.sums / count
-        sd = np.sqrt(np.maximum(self.squares - count * mean**2, 0) / (count - 1))
-        return mean[sd > 0], sd[sd > 0]

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .tsv, .txt (also .gz), .parquet"
 
 
-def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False) -> AnnData:
+def read(path: str | Path, *, genes_in: str | None = None, transpose: bool = False, backed: bool = False) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format.
 
     Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.zarr``, 10x ``.h5``, a 10x folder
     (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not), ``.loom``, and tables (see
-    `imputome.io.tables.read_table`), which need ``genes_in``.
+    `imputome.io.tables.read_table`), which need ``genes_in``. ``transpose`` is for the others, if their genes are in
+    the rows.
     """
     path = Path(path)
     if not path.exists():
@@ -33,6 +34,9 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
         raise InputError(text, code="backed-needs-h5ad", parameter="backed")
     if table_suffix(path) is not None and path.is_file():
         check_genes_in(genes_in)
+        if transpose:
+            text = "{transpose} is not for tables: leave it out, and say with {genes_in} where the genes are"
+            raise InputError(text, code="option-unused", transpose=..., genes_in=...)
         return read_table(path, genes_in=genes_in)
     if genes_in is not None:
         text = f"{{genes_in}} is for tables only, and {path} is not a table: leave it out"
@@ -41,7 +45,7 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
-            return reader()
+            return reader().T if transpose else reader()
     except (ImputomeError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list

@@ -419,7 +419,8 @@ def _lazy(root: Any) -> AnnData:
     tables = {name: read_elem(root["obsm"][name]) for name in records if name in root.get("obsm", {})}
     layers = {name: _matrix(root["layers"][name]) for name in root.get("layers", {})}
     X = _matrix(root["X"]) if "X" in root else None
-    return anndata.AnnData(X=X, **parts, obsm=tables, layers=layers)
+    raw = {"X": _matrix(root["raw/X"]), "var": read_elem(root["raw/var"])} if "raw/X" in root else None
+    return anndata.AnnData(X=X, **parts, obsm=tables, layers=layers, raw=raw)
 
 
 def _matrix(element: Any) -> Any:

@@ -13,10 +13,12 @@ import numpy as np
 
 from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.core.imputation import Imputation, Output
-from imputome.core.scales import TARGET, Scale, counts_to_scale, is_integer, scale_to_counts
+from imputome.core.scales import TARGET, Scale, counts_to_scale, holds_molecules, is_integer, scale_to_counts
 from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates, expression_components
 from imputome.evaluation.metrics import COVERAGE, METRICS
+from imputome.inspection.source import find_matrix, is_raw, raw_columns
+from imputome.result.adapt import to_molecules
 from imputome.result.record import Record, find_record, meant
 from imputome.trust.null import STRONG
 from imputome.trust.zeros import Zeros, zeros_before_and_after
@@ -73,17 +75,19 @@ class BeforeAfter:
     obs_names: pd.Index  # (n,)
     var_names: pd.Index  # (G,)
     kind: Kind
-    state: str  # of ``matrix``: "counts", "log1p", "normalized", or a state of real values
+    state: str  # of ``matrix``: "counts", a scale of counts such as "log1p", or a state of real values
     scale: Scale  # of what ``read_imputed`` gives
     columns: np.ndarray | None = None  # (G,) positions in ``matrix`` of the imputed genes; None: all
     library_size: np.ndarray | None = None  # (n,); None: row sums of ``matrix``, or 10,000 where it holds no counts
     counted_columns: np.ndarray | None = None  # positions in ``matrix`` of the genes of the library size; None: all
     where: str = "X"  # where ``matrix`` is in the AnnData, for messages
+    rounding: str | None = None  # how expected counts in ``matrix`` were rounded; None: they were not
+    rounding_seed: int = 0
 
     @property
     def counted(self) -> bool:
         """Whether the input was raw counts, so that zeros and library sizes can be shown."""
-        return self.kind == "counts" and self.state == "counts"
+        return self.kind == "counts" and (self.state == "counts" or self.state.endswith("_counts"))
 
     @property
     def unit(self) -> str:
@@ -115,26 +119,27 @@ class BeforeAfter:
         """(s,) library sizes over all genes."""
         if self.library_size is not None:
             return np.asarray(self.library_size, dtype=np.float64)[cells]
-        if self.state != "counts":
+        if not holds_molecules(self.state):
             return np.full(len(cells), TARGET)
-        block = in_memory(self.matrix[cells])
+        block = self._molecules(cells)
         block = block if self.counted_columns is None else block[:, self.counted_columns]
         return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
 
+    def _molecules(self, cells: np.ndarray) -> Any:
+        """(s, G') counts, or values linear in counts, of all genes of ``matrix``."""
+        block = in_memory(self.matrix[cells])
+        return to_molecules(block, self.state, self.rounding, seed=self.rounding_seed, rows=cells)
+
     def before(self, cells: np.ndarray, genes: np.ndarray | None = None) -> Any:
         """(s, G) values before imputing, as an ndarray or ``csr_array``."""
-        block = in_memory(self.matrix[cells])
+        block = in_memory(self.matrix[cells]) if self.kind == "real" else self._molecules(cells)
         stored = block if isinstance(block, np.ndarray) else block.data
         if self.state == "counts" and not is_integer(stored):
             message = f"{self.where} no longer holds the counts that were imputed: pass {{before}} with their layer"
             raise InputError(message, code="counts-changed", before=...)
         if self.columns is not None:
             genes = self.columns if genes is None else self.columns[genes]
-        if genes is not None:
-            block = block[:, genes]
-        if self.state != "log1p":
-            return block
-        return np.expm1(block) if isinstance(block, np.ndarray) else block.expm1()
+        return block if genes is None else block[:, genes]
 
     def after(self, cells: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
         """(s, G) float64 values after imputing, in the unit of `before`."""
@@ -186,19 +191,24 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
     """
     key, record = find_record(adata, key)
     layer = record.input.layer if before is None else before
-    where = "X" if layer is None else f"layers[{layer!r}]"
-    matrix = adata.X if layer is None else adata.layers.get(layer)
-    if matrix is None:
+    try:
+        matrix, where = find_matrix(adata, layer)
+    except InputError as error:
+        where = "X" if layer is None else f"layers[{layer!r}]"
         message = f"{where} with the values before imputing no longer exists: pass {{before}} with another layer, "
         message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
-        raise InputError(message, code="layer-missing", before=...)
-    names, columns, counted = adata.var_names, None, None
-    if record.left_out:
-        counted = np.flatnonzero(adata.var[f"{key}_imputed"])
+        raise InputError(message, code="layer-missing", before=...) from error
+    names, columns = adata.var_names, raw_columns(adata) if is_raw(adata, layer) else None
+    counted, used = None, np.flatnonzero(adata.var[f"{key}_imputed"]) if record.left_out else None
+    if used is not None and columns is None:
+        counted = used
     if key in adata.layers:
-        imputed, columns = adata.layers[key], counted
-        names = names if counted is None else names[counted]
-        if record.genes is not None and record.input.state == "counts" and record.scale in ("normalized", "log1p"):
+        imputed = adata.layers[key]
+        if used is not None:
+            imputed, names = imputed[:, used], names[used]
+            columns = used if columns is None else columns[used]
+        partial = record.genes is not None and not is_raw(adata, layer) and holds_molecules(record.input.state)
+        if partial and record.scale not in ("counts", "input", record.input.state):
             message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
             raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
     elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):  # some genes only
@@ -206,9 +216,11 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         if not adata.var_names.is_unique or not names.isin(adata.var_names).all():
             message = f"the genes of obsm[{key!r}] are not those of var_names: impute again"
             raise InputError(message, code="result-values-missing")
-        columns = adata.var_names.get_indexer(names)
-        if counted is not None:
-            imputed, names, columns = (values[..., np.isin(columns, counted)] for values in (imputed, names, columns))
+        places = adata.var_names.get_indexer(names)
+        if used is not None:
+            kept = np.isin(places, used)
+            imputed, names, places = imputed.loc[:, kept], names[kept], places[kept]
+        columns = places if columns is None else columns[places]
     else:
         message = f"the values of {key!r} are neither in layers nor in obsm: impute again"
         raise InputError(message, code="result-values-missing")
@@ -229,6 +241,8 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         columns=columns,
         counted_columns=counted,
         where=where,
+        rounding=record.input.rounding,
+        rounding_seed=record.input.rounding_seed or 0,
     )
     return key, record, values
 

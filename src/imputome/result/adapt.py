@@ -11,10 +11,20 @@ import numpy as np
 from imputome.core.data import Data, Kind, as_data, check_container, in_memory
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
-from imputome.core.scales import SCALES, TARGET, Scale, scale_to_counts
+from imputome.core.scales import (
+    INPUT_SCALES,
+    SCALES,
+    TARGET,
+    Scale,
+    holds_molecules,
+    rounded_matrix,
+    transform_of,
+    undone,
+)
 from imputome.errors import InputError, Message
 from imputome.inspection.features import EXPRESSION, features_of
-from imputome.inspection.state import InputReport, inspect
+from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
+from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
 from imputome.inspection.tails import heavy_tailed
 
 if TYPE_CHECKING:
@@ -22,13 +32,24 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Purpose = Literal["impute", "fit", "apply"]
+# what is refused before an imputation only: a model can be fitted on complete values and applied to one cell
+NOT_REFUSED: dict[Purpose, tuple[str, ...]] = {
+    "impute": (),
+    "fit": ("nothing-missing",),
+    "apply": ("nothing-missing", "too-small"),
+}
 
 
 def inspect_layer(
-    adata: AnnData, layer: str | None, feature_type: str | None = None, default_type: str = EXPRESSION
+    adata: AnnData,
+    layer: str | None,
+    kind: Kind | None = None,
+    feature_type: str | None = None,
+    default_type: str = EXPRESSION,
 ) -> InputReport:
     """What is known of the matrix to impute."""
-    return inspect(checked_anndata(adata), layer=layer, feature_type=feature_type, default_type=default_type)
+    checked_anndata(adata)
+    return inspect(adata, layer=layer, kind=kind, feature_type=feature_type, default_type=default_type)
 
 
 def checked_anndata(adata: Any) -> AnnData:
@@ -56,49 +77,51 @@ def checked_state(
     scale: Scale | None,
     purpose: Purpose = "impute",
     kind: Kind | None = None,
+    allowed: tuple[str, ...] = (),
+    round_counts: str | None = None,
+    seed: int = 0,
 ) -> tuple[InputReport, Scale]:
     """Check that a method can take the matrix of a report; the report, and the scale of the values to be written.
 
-    ``scale`` is the scale asked for; for normalised or logged values, naming their scale is the consent to impute on
-    them. Only the purpose ``"impute"`` needs missing values; ``"apply"`` learns nothing, so one cell is enough for it.
-    ``kind`` is that of the data of the model to apply. Real values without a missing one, which can look like counts,
-    are marked as real in the report.
+    ``scale`` is the scale asked for; for values that are on a scale of counts, naming their scale is the consent to
+    impute on it, and tells the scale where the values do not show it. Only the purpose ``"impute"`` needs missing
+    values; ``"apply"`` learns nothing, so one cell is enough for it. ``kind`` is that of the data of the model to
+    apply. Real values without a missing one, which can look like counts, are marked as real in the report. ``allowed``
+    are the codes of errors that the user has answered. A refusal that was answered by ``scale`` becomes a warning.
+    ``round_counts`` and ``seed`` say how expected counts become integers (`imputome.core.scales.rounded_matrix`).
     """
     if scale is not None and scale not in SCALES:
         raise InputError(f"{{scale}} is not one of {', '.join(SCALES)}", code="unknown-scale", scale=scale)
-    errors = [error for error in report.errors if not (purpose == "apply" and error.code == "too-small")]
-    if errors:
-        raise InputError(errors[0])
+    check_structure(report, purpose, allowed)
     if purpose != "impute":
         report = _perhaps_complete(report, method, kind)
-    where, state = report.where, report.state
-    if state in ("log1p", "normalized") and "counts" in method.kinds:
-        code = {"log1p": "looks-log1p", "normalized": "looks-normalized"}[state]
-        warnings = {warning.code: warning for warning in report.warnings}
-        if state == "log1p" and "log-base" in warnings:
-            raise InputError(warnings["log-base"])
-        if scale not in (state, "input"):
-            message = Message(f"{where} looks {state}: pass {{layer}} with the counts", code=code, layer=...)
-            raise InputError(warnings.get(code, message))
+    if round_counts is not None:
+        report = _to_round(report, round_counts, seed)
     if report.kind == "counts" and "counts" not in method.kinds:
-        text = f"{where} holds counts ({state}), but {method.name} imputes NaN: choose a method for counts"
-        raise InputError(text, code="wrong-kind", parameter="method")
+        text = (
+            f"{report.where} holds counts ({report.state}), but {method.name} imputes NaN: choose a method for counts"
+        )
+        raise InputError(f"{text}, or pass {{kind}} if zeros were measured", code="wrong-kind", kind="real")
+    if report.kind == "counts" and report.state != "counts":
+        report = _with_consent(report, scale)
+    report.check(*allowed, *NOT_REFUSED[purpose])
+    where, state = report.where, report.state
     if report.kind == "real":
-        if report.n_nan == 0 and purpose == "impute":
-            text = f"{where} looks {state} and has no NaN: pass {{layer}} with the counts, or mark missing ones by NaN"
-            raise InputError(text, code="nothing-missing", layer=...)
         if "real" not in method.kinds:
-            text = (
-                f"{where} has real values ({report.n_nan:,} NaN), but {method.name} needs counts: choose another method"
-            )
-            raise InputError(text, code="wrong-kind", parameter="method")
+            text = f"{where} has real values ({report.n_nan:,} NaN), but {method.name} needs counts: choose another "
+            raise InputError(f"{text}{{method}}", code="wrong-kind", parameter="method", method=...)
         if scale not in (None, "input"):
             text = f"scale={scale!r} needs counts, and {where} is real-valued: leave {{scale}} out"
             raise InputError(text, code="scale-needs-counts", scale=...)
         return report, "input"
     if state == "counts":
         return report, scale or "counts"
-    return report, "log1p" if state == "log1p" else "normalized"  # "input": the state that the values came in
+    return report, "counts" if state == "expected" else state  # type: ignore[return-value]
+
+
+def check_structure(report: InputReport, purpose: Purpose, allowed: tuple[str, ...] = ()) -> None:
+    """Check all but the scale of the values, before a method is known."""
+    report.check(*allowed, *NOT_REFUSED[purpose], *_about_scale(report))
 
 
 def _perhaps_complete(report: InputReport, method: MethodInfo, kind: Kind | None) -> InputReport:
@@ -106,20 +129,121 @@ def _perhaps_complete(report: InputReport, method: MethodInfo, kind: Kind | None
     real = kind == "real" if kind else method.kinds == {"real"}
     if not real or report.n_nan or report.state == "counts":
         return report
-    return replace(report, kind="real", state=report.state if report.kind == "real" else "real", warnings=())
+    state = report.state if report.kind == "real" else "real"
+    return replace(_without_refusal(report), kind="real", state=state, warnings=())
+
+
+def _about_scale(report: InputReport) -> tuple[str, ...]:
+    """Codes of the errors about the scale of the values, which the user answers by an option."""
+    return "scale-unclear", "nothing-missing", f"looks-{report.state}"
+
+
+def _without_refusal(report: InputReport) -> InputReport:
+    """The report without the errors about the scale of the values."""
+    return replace(report, errors=tuple(error for error in report.errors if error.code not in _about_scale(report)))
+
+
+def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
+    """The report of values on a scale of counts, without the refusal if the user has named the scale that they are on.
+
+    A warning of the same code takes the place of the refusal.
+    """
+    state = report.state
+    answers = {
+        "expected": ("counts", "input"),
+        "unclear": INPUT_SCALES,
+        "normalized": ("normalized", "input") if report.certain else ("normalized", "sqrt", "input"),
+    }.get(state, (state, transform_of(state), "input"))
+    if scale not in answers:
+        if scale is not None and state != "unclear":
+            text = f"{report.where} looks like {DESCRIPTIONS[state]}, not {scale}: pass {{layer}} with counts, or "
+            raise InputError(f"{text}{{scale}}", code=f"looks-{state}", layer=..., scale=answers[0])
+        return report
+    code = "scale-unclear" if state == "unclear" else f"looks-{state}"
+    if not report.certain and scale != "input":
+        state = scale  # type: ignore[assignment]
+    text = f"{report.where} is taken to be {DESCRIPTIONS[state]}, and the values come back on this scale"
+    if not state.endswith("_counts"):
+        text += ": raw counts would allow a check and the posterior step"
+    warnings = (Message(text, code=code), *report.warnings)
+    return replace(_without_refusal(report), state=state, warnings=warnings)
+
+
+def _to_round(report: InputReport, round_counts: str, seed: int) -> InputReport:
+    """The report of values that are rounded to counts; normalised and transformed values are refused."""
+    if round_counts not in ("nearest", "stochastic"):
+        text = f"round_counts={round_counts!r} is not valid: give nearest or stochastic"
+        raise InputError(text, code="unknown-rounding", parameter="round_counts")
+    if report.state == "counts":
+        return report
+    rounds = report.state == "expected" or (report.state in ("normalized", "real", "unclear") and not report.n_negative)
+    if not rounds or (report.state == "normalized" and report.certain) or (report.kind == "real" and report.n_nan):
+        text = f"{{round_counts}} is for expected counts, and {report.where} looks like {DESCRIPTIONS[report.state]}"
+        raise InputError(f"{text}: leave it out", code="not-expected-counts", round_counts=...)
+    report = _without_refusal(report)
+    return replace(report, state="counts", kind="counts", rounding=round_counts, rounding_seed=seed)
 
 
 def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
-    """The matrix as a method takes it; normalised and logged values go back to the linear scale per 10,000."""
-    X = in_memory(adata.X if layer is None else adata.layers[layer])
+    """The matrix as a method takes it; values on a scale go back to counts, or to the linear scale per 10,000.
+
+    NaN in counts become zeros. If ``raw`` has more genes than ``X``, library sizes are over all of them.
+    """
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
-    if report.kind == "real" or report.state == "counts":
-        return as_data(X, kind=report.kind, **names)
-    data = as_data(X, kind="counts", library_size=np.full(adata.n_obs, TARGET), **names)
-    if report.state == "log1p":
-        values = scale_to_counts(data.X.data, np.array(TARGET), "log1p")
-        data = replace(data, X=type(data.X)((values, data.X.indices, data.X.indptr), shape=data.shape))
-    return data
+    if report.kind == "real":
+        return as_data(layer_in_memory(adata, layer), kind="real", **names)
+    columns = raw_columns(adata) if is_raw(adata, layer) else None
+    X = in_memory(find_matrix(adata, layer)[0])
+    X, library = to_molecules(X, report.state, report.rounding, seed=report.rounding_seed), None
+    if not holds_molecules(report.state):
+        library = np.full(adata.n_obs, TARGET)
+    elif columns is not None:
+        library = np.asarray(X @ np.ones(X.shape[1]))
+    return as_data(X if columns is None else X[:, columns], kind="counts", library_size=library, **names)
+
+
+def to_molecules(X: Any, state: str, rounding: str | None, *, seed: int = 0, rows: np.ndarray | None = None) -> Any:
+    """Counts, or values linear in counts, from a matrix in a state of counts: an ndarray or ``csr_array``.
+
+    ``rows`` are the positions of the rows in the whole matrix, on which random rounding depends.
+    """
+    values = X if isinstance(X, np.ndarray) else X.data
+    missing = np.isnan(values)
+    if missing.any() or transform_of(state):
+        values = undone(np.where(missing, 0, values), state)
+        X = values if isinstance(X, np.ndarray) else type(X)((values, X.indices, X.indptr), shape=X.shape)
+    if rounding is None:
+        return X
+    return rounded_matrix(X, rounding, seed=seed, rows=np.arange(X.shape[0]) if rows is None else rows)
+
+
+def evaluated(
+    adata: AnnData,
+    *,
+    layer: str | None,
+    feature_type: str | None = None,
+    kind: Kind | None = None,
+    round_counts: str | None = None,
+    seed: int = 0,
+    allowed: tuple[str, ...] = (),
+) -> tuple[InputReport, Data]:
+    """Counts or real values to hide values in, complete or not, and their report; other scales of counts are refused.
+
+    The parameters are those of `checked_state` and of `imputome.impute`.
+    """
+    kind = "counts" if kind is None and round_counts is not None else kind
+    report = inspect_layer(adata, layer, kind, feature_type)
+    check_structure(report, "fit", allowed)
+    if round_counts is not None:
+        report = _to_round(report, round_counts, seed)
+    if report.kind == "counts" and report.state != "counts" and not report.state.endswith("_counts"):
+        text = f"{report.where} looks like {DESCRIPTIONS[report.state]}, and values are hidden in raw counts or real "
+        text += "values: pass {layer} with raw counts, "
+        options: dict[str, Any] = {"layer": ..., "kind": "real"}
+        if report.state == "expected":
+            text, options = f"{text}{{round_counts}}, ", {**options, "round_counts": "nearest"}
+        raise InputError(f"{text}or {{kind}}", code="not-integers", **options)
+    return report, to_data(part_of(adata, report), report, layer=layer)
 
 
 def chosen_link(data: Data, method: MethodInfo, transform: str | None) -> tuple[str, list[Message]]:

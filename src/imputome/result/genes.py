@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, in_memory
+from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError, Message, ModelFormatError
 from imputome.inspection.features import features_of
+from imputome.inspection.source import layer_in_memory
 from imputome.inspection.state import InputReport
 from imputome.result.adapt import gene_names
 
@@ -134,7 +135,7 @@ def with_others(part: Imputation, adata: AnnData, report: InputReport) -> Imputa
     if features is None:
         return part
     rest = adata[:, ~features.used]
-    others = in_memory(rest.X if report.layer is None else rest.layers[report.layer])
+    others = layer_in_memory(rest, report.layer)
     return WithOthers(part, used=features.used, others=others, var_names=adata.var_names.astype(str))
 
 

@@ -91,7 +91,10 @@ class Input(_Stored):
     state: str  # "counts", "normalized", "log1p", or a state of real values
     kind: Kind
     layer: str | None = None  # None for X
-    where: str = "X"  # the layer as a reader knows it: "X" or "layers['counts']"
+    where: str = "X"  # the layer as a reader knows it: "X", "layers['counts']" or "raw.X"
+    rounding: str | None = None  # how expected counts were rounded, "nearest" or "stochastic"; None: they were not
+    rounding_seed: int | None = None
+    library_genes: int | None = None  # number of genes of ``raw`` that library sizes are over; None: those of the input
 
 
 @dataclass(frozen=True)

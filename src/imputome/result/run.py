@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imputome.core.data import Data
+from imputome.core.data import Data, Kind
 from imputome.core.imputation import Imputation, Output
 from imputome.core.imputer import Imputer
 from imputome.core.memory import peak_memory
@@ -48,7 +48,7 @@ class Run:
         result, report = self.imputation, self.report
         record = Record(
             method=self.estimator.name,
-            input=Input(report.state, result.data.kind, report.layer, report.where),
+            input=_input(report, result.data.kind),
             scale=self.scale,
             params=self.estimator.get_params(),
             random_state=getattr(self.estimator, "random_state", 0),
@@ -67,6 +67,11 @@ class Run:
             history={name: np.asarray(values) for name, values in result.history.items()},
         )
         return replace(record.listing(result, outputs=self.outputs), **self.further)
+
+
+def _input(report: InputReport, kind: Kind) -> Input:
+    seed = report.rounding_seed if report.rounding else None
+    return Input(report.state, kind, report.layer, report.where, report.rounding, seed, report.library_genes)
 
 
 def fit_run(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data
+from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import InputError, Message
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
-from imputome.result.adapt import inspect_layer, part_of
+from imputome.result.adapt import evaluated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,27 +148,17 @@ def to_dataset(
     *,
     name: str,
     labels: str | None = None,
-    layer: str | None = None,
-    feature_type: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    **source: Any,
 ) -> Dataset:
     """A dataset from AnnData: raw counts or real values, filtered as by `detected`.
 
-    ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
-    ``feature_type`` is the type of the features to use, as in `imputome.impute`.
+    ``labels`` is the column of ``obs`` with the class of each cell; ``source`` are the parameters of
+    `imputome.result.adapt.evaluated`.
     """
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
-    report = inspect_layer(adata, layer, feature_type)
-    part = part_of(adata, report)
-    if report.errors:
-        raise InputError(report.errors[0])
-    if report.state in ("log1p", "normalized"):
-        text = f"{report.where} looks {report.state}, and methods are compared on raw counts: pass {{layer}}"
-        raise InputError(text, code="not-integers", layer=...)
-    X = part.X if layer is None else part.layers[layer]
-    kind: Kind = "counts" if report.state == "counts" else "real"
-    data = as_data(X, kind=kind, obs_names=part.obs_names, var_names=part.var_names)
+    report, data = evaluated(adata, **{"layer": None, **source})
     data, cells = detected(data, min_genes, min_cells)
     said = tuple(message for message in report.warnings if message.code == "feature-type-chosen")
     return Dataset(name, data, None if classes is None else classes[cells], messages=said)

@@ -98,15 +98,19 @@ def check_run(
     return replace(run, further={**run.further, "verdict": verdict})
 
 
-def check_state(report: InputReport) -> None:
+def check_state(report: InputReport, *, automatic: bool = False) -> None:
     """Check, before any computation, that values of the input can be held out."""
     check_size(*report.shape)
-    if report.kind == "counts" and report.state != "counts":
+    if report.kind == "counts" and report.state != "counts" and not report.state.endswith("_counts"):
+        what, remedy = ("the check", "leave {check} out")
+        if automatic:
+            what, remedy = ("the choice of a method", "leave {method} out for the default method")
         raise InputError(
-            f"the check needs raw counts, but {report.where} looks {report.state}: pass {{layer}} with raw counts, or "
-            "leave out the check",
+            f"{what} needs raw counts, but {report.where} looks {report.state}: pass {{layer}} with raw counts, or "
+            f"{remedy}",
             code="not-integers",
             layer=...,
+            **({"method": "auto"} if automatic else {"check": True}),
         )
 
 

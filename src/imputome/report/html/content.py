@@ -9,7 +9,7 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation
-from imputome.core.scales import Scale
+from imputome.core.scales import Scale, holds_molecules
 from imputome.errors import InputError
 from imputome.report.before_after import WORDS, BeforeAfter, Map, Measured, Words, measure, stored_result, usual_labels
 from imputome.result.record import Record
@@ -109,12 +109,19 @@ def of_imputation(
         obs_names=data.obs_names,
         var_names=data.var_names if genes is None else data.var_names[genes],
         kind=data.kind,
-        state="normalized" if counts and state != "counts" else state,  # logarithms were undone when data was read
+        state=_undone(state) if counts else state,
         scale=scale,
         columns=genes,
         library_size=data.depth if counts else None,
     )
     return _content(values, key, record, labels, label, map, source=source, command=record.command)
+
+
+def _undone(state: str) -> str:
+    """The state of the values that were read, in which a transform is undone."""
+    if state.endswith("_counts"):
+        return "counts"
+    return state if holds_molecules(state) else "normalized"
 
 
 def _content(

@@ -37,6 +37,13 @@ SCALE_WORDS = {
     "counts": "at the library size of each cell",
     "normalized": "counts per 10,000 of the cell's library size",
     "log1p": "ln(1 + counts per 10,000 of the cell's library size)",
+    "log2p1": "log2(1 + counts per 10,000 of the cell's library size)",
+    "log10p1": "log10(1 + counts per 10,000 of the cell's library size)",
+    "sqrt": "square root of the counts per 10,000 of the cell's library size",
+    "log1p_counts": "ln(1 + counts)",
+    "log2p1_counts": "log2(1 + counts)",
+    "log10p1_counts": "log10(1 + counts)",
+    "sqrt_counts": "square root of the counts",
     "input": "the unit of the input",
 }
 
@@ -84,6 +91,10 @@ def _done(content: Content) -> Section:
         ("Scale of the values", f"{record.scale} ({SCALE_WORDS[record.scale]})"),
         ("Seed", "" if record.random_state is None else str(record.random_state)),
     ]
+    if record.input.rounding:
+        terms.append(("Expected counts", f"rounded to integers ({record.input.rounding})"))
+    if record.input.library_genes:
+        terms.append(("Library sizes", f"over all {record.input.library_genes:,} genes of raw"))
     if record.transform != "identity":
         terms.append(("Imputed on", f"the {record.transform} of the values; the result is in the unit of the input"))
     kept = "kept as they are" if record.keep_observed else "replaced by the method's estimate"
