@@ -36,6 +36,9 @@ def command(
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
     genes_in: opt.GenesIn = None,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -49,7 +52,8 @@ def command(
     check_path(output)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
-    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
+    reading = opt.table_options(decimal, missing, annotation)
+    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, options=reading)) for source in sources]
     plan = plan_evaluate(inputs, names, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
     with progress("evaluating", quiet=quiet) as show:
         table = run_study(

@@ -36,6 +36,9 @@ class Arguments:
         typer.Option(help="Transform of real values: asinh, clip, logit or none (default: asinh if tails are heavy)."),
     ] = None
     genes_in: opt.GenesIn = None
+    decimal: opt.Decimal = "."
+    missing: opt.Missing = None
+    annotation: opt.Annotation = None
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -91,7 +94,11 @@ def command(given: Arguments) -> None:
             check_reusable(estimator)
     if estimator is not None:
         _set_checkpoint(estimator, given.checkpoint)
-    adata = read(given.source, genes_in=given.genes_in)
+    adata = read(
+        given.source,
+        genes_in=given.genes_in,
+        options=opt.table_options(given.decimal, given.missing, given.annotation),
+    )
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune

@@ -9,13 +9,20 @@ from imputome.cli.console import error_line, print_json, spelled, warning_line
 
 
 def command(
-    source: opt.Source, layer: opt.Layer = None, genes_in: opt.GenesIn = None, as_json: opt.AsJson = False
+    source: opt.Source,
+    layer: opt.Layer = None,
+    genes_in: opt.GenesIn = None,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
+    as_json: opt.AsJson = False,
 ) -> int:
     """Print the state of the input, and what would prevent an imputation."""
     from imputome.inspection.state import inspect
     from imputome.io.reading import read
 
-    report = inspect(read(source, genes_in=genes_in), layer=layer)
+    options = opt.table_options(decimal, missing, annotation)
+    report = inspect(read(source, genes_in=genes_in, options=options), layer=layer)
     if as_json:
         print_json(report.to_dict())
     else:

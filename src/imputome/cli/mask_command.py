@@ -28,6 +28,9 @@ def command(
     seed: opt.Seed = 0,
     layer: opt.Layer = None,
     genes_in: opt.GenesIn = None,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
     ] = None,
@@ -47,7 +50,7 @@ def command(
     scheme_options(scheme)
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
-    adata = read(source, genes_in=genes_in)
+    adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
     with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)

@@ -24,6 +24,9 @@ def command(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
     layer: opt.Layer = None,
     genes_in: opt.GenesIn = None,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -40,7 +43,8 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
-    dataset = to_dataset(read(source, genes_in=genes_in), name=source.name, layer=layer)
+    adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
+    dataset = to_dataset(adata, name=source.name, layer=layer)
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(
             dataset.data,

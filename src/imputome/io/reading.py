@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imputome.errors import ImputomeError, InputError, missing_extra
 from imputome.io.store import is_zarr
+from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
 
 if TYPE_CHECKING:
@@ -18,12 +21,15 @@ if TYPE_CHECKING:
 READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .tsv, .txt (also .gz), .parquet"
 
 
-def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False) -> AnnData:
+def read(
+    path: str | Path, *, genes_in: str | None = None, backed: bool = False, options: TableOptions = AS_IT_IS
+) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format.
 
     Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.zarr``, 10x ``.h5``, a 10x folder
     (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not), ``.loom``, and tables (see
-    `imputome.io.tables.read_table`), which need ``genes_in``.
+    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``options``. The numbers that ``options.missing``
+    names become NaN in every format, in ``X`` and in the layers.
     """
     path = Path(path)
     if not path.exists():
@@ -33,21 +39,44 @@ def read(path: str | Path, *, genes_in: str | None = None, backed: bool = False)
         raise InputError(text, code="backed-needs-h5ad", parameter="backed")
     if table_suffix(path) is not None and path.is_file():
         check_genes_in(genes_in)
-        return read_table(path, genes_in=genes_in)
+        return read_table(path, genes_in=genes_in, options=options)
     if genes_in is not None:
         text = f"{{genes_in}} is for tables only, and {path} is not a table: leave it out"
         raise InputError(text, code="option-unused", genes_in=...)
+    for name, given in (("decimal", options.decimal != "."), ("annotation", options.annotation is not None)):
+        if given:
+            text = f"{{{name}}} is for tables only, and {path} is not a table: leave it out"
+            raise InputError(text, code="option-unused", parameter=name, **{name: ...})
+    if options.missing and (backed or options.markers):
+        text = f"in {path}, {{missing}} can only be numbers, of a matrix in memory: leave other values out"
+        raise InputError(text, code="option-unused", missing=...)
     what, reader = _reader(path, backed)
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
-            return reader()
+            return _with_missing(reader(), options.codes)
     except (ImputomeError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         text = f"{path} cannot be read as {what}, it may be damaged or of another kind: {reason}"
         raise InputError(text, code="unreadable") from error
+
+
+def _with_missing(adata: AnnData, codes: list[float]) -> AnnData:
+    """The AnnData with NaN for these numbers, in ``X`` and in the layers."""
+    for name in (None, *adata.layers) if codes else ():
+        matrix = adata.X if name is None else adata.layers[name]
+        if matrix is None:
+            continue
+        changed = matrix.astype(np.result_type(matrix.dtype, np.float32))
+        values = changed.data if hasattr(changed, "indptr") else changed
+        values[np.isin(values, codes)] = np.nan
+        if name is None:
+            adata.X = changed
+        else:
+            adata.layers[name] = changed
+    return adata
 
 
 def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imputome.errors import InputError, Message
+from imputome.io.table_layout import whole_names
 from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import open_text, separator_of
 from imputome.result.genes import some
@@ -97,5 +98,5 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
         text = f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}"
         raise InputError(text, code="no-column", parameter="sample_id")
     table = table.set_index(table.columns[0] if column is None else column)
-    table.index = table.index.str.strip()
+    table.index = pd.Index(whole_names(table.index.str.strip().tolist()), name=table.index.name, dtype=object)
     return table[table.index != ""]

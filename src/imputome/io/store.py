@@ -68,7 +68,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        reason = "it does not exist" if not path.exists() else (str(error) or type(error).__name__).splitlines()[0]
+        if not path.exists():
+            raise InputError(f"{path} does not exist", code="no-file") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be opened as {path.suffix}: {reason}", code="unreadable") from error
 
 
