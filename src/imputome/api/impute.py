@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
 from imputome.core.scales import Scale
 from imputome.methods import Method
+from imputome.result.genes import with_left_out
 from imputome.result.layout import default_key, store
 from imputome.result.run import Progress, Run, fit_run
 from imputome.trust.auto import budget_sentence, choose
@@ -40,6 +41,7 @@ def impute(
     labels: str | Iterable[str] | None = (),
     budget: float | None = None,
     accept_control: bool = False,
+    keep_summary_rows: bool = False,
     overwrite: bool = False,
     random_state: int = 0,
     copy: bool = False,
@@ -90,6 +92,9 @@ def impute(
         Minutes for ``method="auto"``; by default 5.
     accept_control : bool, default=False
         With ``method="auto"``: take the best control if no method is better than the controls.
+    keep_summary_rows : bool, default=False
+        Whether to fit what read counters count beside the genes (``__no_feature``, ``N_unmapped``, ``Unassigned_...``).
+        By default they are left out of the fit and of the library size, with a warning, and keep their values.
     overwrite : bool, default=False
         Whether to replace an existing result of that name.
     random_state : int, default=0
@@ -138,6 +143,7 @@ def impute(
         labels=names_of(labels),
         budget=budget,
         accept_control=accept_control,
+        keep_summary_rows=keep_summary_rows,
     )
     estimator = checked_options(options)
     plan = plan_impute(adata, options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
@@ -197,4 +203,19 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
     if options.checked and not options.automatic:
         with stage("checking", cost(plan.report, estimator)) as progress:
             run = check_run(run, plan.data, labels=plan.labels, seed=options.random_state, progress=progress)
-    return plan, run
+    return plan, whole_run(plan, run)
+
+
+def whole_run(plan: Plan, run: Run) -> Run:
+    """The run with all genes of the input: those that were left out of the fit keep their values."""
+    if plan.left_out is None or plan.whole is None:
+        return run
+    result = with_left_out(run.imputation, plan.whole, plan.left_out)
+    unusable = run.further.get("unusable_genes", run.imputation.unusable.var_names.astype(str))
+    left_out = plan.whole.var_names[plan.left_out].astype(str)
+    fallback = run.further.get("unusable_filled_with", run.imputation.unusable.fallback)
+    further = {
+        "unusable_genes": (*unusable, *left_out),
+        "unusable_filled_with": f"{fallback}; genes left out of the fit: values of the input",
+    }
+    return replace(run, imputation=result, further={**run.further, **further})

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imputome.api.impute import names_of
+from imputome.api.impute import names_of, whole_run
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
@@ -34,6 +34,7 @@ def fit_model(
     transform: str | None = None,
     params: dict[str, Any] | None = None,
     posterior: bool | None = None,
+    keep_summary_rows: bool = False,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
@@ -42,7 +43,7 @@ def fit_model(
     ----------
     adata : AnnData
         Training data, which is not changed; it need not have missing values.
-    method, layer, covariates, scale, transform, params, posterior, random_state
+    method, layer, covariates, scale, transform, params, posterior, keep_summary_rows, random_state
         As in `imputome.impute`.
 
     Returns
@@ -74,6 +75,7 @@ def fit_model(
         covariates=None if covariates is None else names_of(covariates),
         scale=scale,
         transform=transform,
+        keep_summary_rows=keep_summary_rows,
     )
     run = run_fit(plan_fit(adata, options, estimator=checked_options(options)))
     for message in run.messages:
@@ -216,4 +218,5 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
         "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": fallback,
     }
-    return Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)
+    run = Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)
+    return whole_run(plan, run)

@@ -25,17 +25,19 @@ from imputome.core.scales import Scale
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method
 from imputome.inspection.state import InputReport
+from imputome.inspection.summary_rows import summary_rows
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, Method, create, get, info, names
 from imputome.result.adapt import (
     Purpose,
     checked_state,
     chosen_link,
     covariate_columns,
+    gene_names,
     gene_positions,
     inspect_layer,
     to_data,
 )
-from imputome.result.genes import Matched, match_genes
+from imputome.result.genes import Matched, left_out_genes, match_genes, without_left_out
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, to_dataset, with_controls
 from imputome.trust.auto import BUDGET, candidate_keys
@@ -68,6 +70,7 @@ class Options:
     labels: tuple[str, ...] = ()
     budget: float | None = None
     accept_control: bool = False
+    keep_summary_rows: bool = False
 
     @property
     def automatic(self) -> bool:
@@ -126,6 +129,8 @@ class Plan:
     labels: Mapping[str, Any] = field(default_factory=dict)  # name -> labels of the cells, for the check
     matched: Matched | None = None  # for a fitted model: where its genes are in the input
     messages: tuple[Message, ...] = ()  # what the user should know
+    whole: Data | None = None  # the input with the genes that are left out of the fit
+    left_out: np.ndarray | None = None  # (G,) mask of these genes
 
     @property
     def budget(self) -> float:
@@ -323,18 +328,24 @@ def _with_data(
             _check_posterior(report)
         if transform is None and estimator.link != "identity":
             transform = estimator.link
-    data = to_data(adata, report, layer=options.layer)
+    left_out, remarks = left_out_genes(adata.var_names, keep_summary_rows=options.keep_summary_rows)
+    data, whole = without_left_out(to_data(adata, report, layer=options.layer), left_out)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
         data = replace(data, covariates=covariate_columns(adata, options.covariates))
-    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
+    messages = [*report.warnings, *remarks, *messages]
+    plan = Plan(adata, options, report, data, estimator, link_name, scale, messages=tuple(messages))
+    return replace(plan, whole=whole, left_out=left_out)
 
 
 def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:
     """The plan of a fitted model: genes matched by name, and values in the state that the model was fitted on."""
     if not hasattr(estimator, "feature_names_"):
         raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
-    matched = match_genes(adata, estimator, column=options.gene_column)
+    # a model that was fitted on summary rows knows them
+    keep = options.keep_summary_rows or bool(summary_rows(estimator.feature_names_).any())
+    left_out, remarks = left_out_genes(gene_names(adata, options.gene_column), keep_summary_rows=keep)
+    matched = match_genes(adata, estimator, column=options.gene_column, left_out=left_out)
     report, scale = inspect_layer(adata, options.layer), options.scale
     state = (estimator.provenance or {}).get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):
@@ -354,11 +365,12 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if missing:
         text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
-    data = to_data(adata, report, layer=options.layer)
+    data, whole = without_left_out(to_data(adata, report, layer=options.layer), left_out)
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
-    messages = (*report.warnings, *matched.messages)
-    return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+    messages = (*report.warnings, *remarks, *matched.messages)
+    plan = Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+    return replace(plan, whole=whole, left_out=left_out)
 
 
 def _check_posterior(report: InputReport) -> None:
@@ -413,11 +425,20 @@ def plan_evaluate(
     layer: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    keep_summary_rows: bool = False,
 ) -> EvaluationPlan:
     """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`."""
     specs = [parse_method(method) for method in methods]
     datasets = [
-        to_dataset(adata, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+        to_dataset(
+            adata,
+            name=name,
+            labels=labels,
+            layer=layer,
+            min_genes=min_genes,
+            min_cells=min_cells,
+            keep_summary_rows=keep_summary_rows,
+        )
         for name, adata in inputs
     ]
     for dataset in datasets:

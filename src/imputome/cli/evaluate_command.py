@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -39,6 +39,7 @@ def command(
     decimal: opt.Decimal = ".",
     missing: opt.Missing = None,
     annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -53,8 +54,17 @@ def command(
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
     reading = opt.table_options(decimal, missing, annotation)
-    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, options=reading)) for source in sources]
-    plan = plan_evaluate(inputs, names, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    with warnings_as_lines(quiet=quiet):
+        inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, options=reading)) for source in sources]
+        plan = plan_evaluate(
+            inputs,
+            names,
+            labels=labels,
+            layer=layer,
+            min_genes=min_genes,
+            min_cells=min_cells,
+            keep_summary_rows=keep_summary_rows,
+        )
     with progress("evaluating", quiet=quiet) as show:
         table = run_study(
             plan.datasets,

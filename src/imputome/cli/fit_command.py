@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings, split_names, takes_options
 from imputome.cli.output import ending
 from imputome.errors import InputError
@@ -39,6 +39,7 @@ class Arguments:
     decimal: opt.Decimal = "."
     missing: opt.Missing = None
     annotation: opt.Annotation = None
+    keep_summary_rows: opt.KeepSummaryRows = False
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -82,6 +83,7 @@ def command(given: Arguments) -> None:
         scale=given.scale,  # type: ignore[arg-type]
         transform=given.transform,
         gene_column=given.gene_column,
+        keep_summary_rows=given.keep_summary_rows,
     )
     estimator: Imputer | None
     if given.start is not None:
@@ -94,11 +96,9 @@ def command(given: Arguments) -> None:
             check_reusable(estimator)
     if estimator is not None:
         _set_checkpoint(estimator, given.checkpoint)
-    adata = read(
-        given.source,
-        genes_in=given.genes_in,
-        options=opt.table_options(given.decimal, given.missing, given.annotation),
-    )
+    reading = opt.table_options(given.decimal, given.missing, given.annotation)
+    with warnings_as_lines(quiet=given.quiet):
+        adata = read(given.source, genes_in=given.genes_in, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune

@@ -64,6 +64,7 @@ class Arguments(Writing):
     accept_control: Annotated[
         bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
+    keep_summary_rows: opt.KeepSummaryRows = False
     report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Report to write: one HTML file.")] = None
     seed: opt.Seed = 0
 
@@ -93,6 +94,7 @@ class Arguments(Writing):
             labels=() if unchecked_report else tuple(split_names(self.labels)),
             budget=self.budget,
             accept_control=self.accept_control,
+            keep_summary_rows=self.keep_summary_rows,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, spelled, warning_line
+from imputome.cli.console import error_line, print_json, spelled, warning_line, warnings_as_lines
 
 
 def command(
@@ -22,7 +22,9 @@ def command(
     from imputome.io.reading import read
 
     options = opt.table_options(decimal, missing, annotation)
-    report = inspect(read(source, genes_in=genes_in, options=options), layer=layer)
+    with warnings_as_lines(quiet=False):
+        adata = read(source, genes_in=genes_in, options=options)
+    report = inspect(adata, layer=layer)
     if as_json:
         print_json(report.to_dict())
     else:

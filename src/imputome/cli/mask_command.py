@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json
+from imputome.cli.console import print_json, warnings_as_lines
 from imputome.cli.options import parse_settings
 from imputome.cli.output import check_store, write_store
 
@@ -50,7 +50,8 @@ def command(
     scheme_options(scheme)
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
-    adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
+    with warnings_as_lines(quiet=quiet):
+        adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
     with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, layer=layer, label=label, options=options)

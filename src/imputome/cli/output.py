@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, progress, warning_line
+from imputome.cli.console import print_check, print_json, progress, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ class Writing:
         from imputome.io.reading import read
         from imputome.io.tables import check_genes_in, read_table, table_suffix
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with warnings_as_lines(quiet=self.quiet):
             if self.keeps_text() and self.source.is_file():
                 check_genes_in(self.genes_in)
                 adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32, options=self.table_options)
@@ -202,10 +201,6 @@ class Writing:
                 adata = read(self.source, genes_in=genes_in, options=self.table_options)
         if self.quiet:
             return adata
-        for warning in caught:
-            if warning.category is UserWarning:
-                message = warning.message
-                warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
         names = adata.var_names if self.genes_in == "rows" else adata.obs_names
         if table_suffix(self.source) == ".parquet" and all(_DECIMAL.fullmatch(name) for name in names):
             text = f"the first column of {self.source} ({', '.join(names[:3])}, ...) was read as names but looks like "

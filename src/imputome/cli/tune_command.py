@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress
+from imputome.cli.console import keeps_partial_work, print_json, progress, warnings_as_lines
 
 
 def command(
@@ -27,6 +27,7 @@ def command(
     decimal: opt.Decimal = ".",
     missing: opt.Missing = None,
     annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -43,8 +44,9 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
-    adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
-    dataset = to_dataset(adata, name=source.name, layer=layer)
+    with warnings_as_lines(quiet=quiet):
+        adata = read(source, genes_in=genes_in, options=opt.table_options(decimal, missing, annotation))
+        dataset = to_dataset(adata, name=source.name, layer=layer, keep_summary_rows=keep_summary_rows)
     with progress(f"tuning {method}", quiet=quiet) as show:
         best = tune(
             dataset.data,

@@ -315,6 +315,8 @@ def remove_key(path: str | Path, key: str) -> None:
     if path.suffix.lower() not in _CHUNK_BYTES:
         text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"
         raise InputError(text, code="unknown-format")
+    if not path.exists():
+        raise InputError(f"{path} does not exist", code="no-file")
     _check_writable(path.resolve().parent)
     with opened(path, "r") as root:
         records = _records(root)

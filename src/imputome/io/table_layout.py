@@ -198,7 +198,8 @@ def warn_of_annotation(names: Iterable[str], path: Path, *, transposed: bool) ->
     names = list(names)
     if names:
         rows = "genes" if transposed else "samples"
-        text = f"{len(names)} columns of {path} describe the {rows} and are passed through, not imputed ({some(names)})"
+        what = "1 column describes" if len(names) == 1 else f"{len(names)} columns describe"
+        text = f"{what} the {rows} of {path}: passed through and not imputed ({some(names)})"
         message = Message(
             f"{text}: pass {{annotation}} if they hold values", code="annotation-passed", annotation="none"
         )
@@ -223,7 +224,8 @@ def check_samples(X: Any, names: Sequence[str], path: Path, *, transposed: bool,
     far = off_scale(X)
     if far:
         named = (f"{names[k]} about {ratio:.2g} times" for k, ratio in far.items())
-        text = f"{len(far)} samples of {path} are far off the scale of all others ({some(named, 3)})"
+        what = "1 sample" if len(far) == 1 else f"{len(far)} samples"
+        text = f"{what} of {path} far off the scale of all others ({some(named, 3)})"
         message = Message(f"{text}: are they samples, in the same unit?", code="sample-off-scale")
         warnings.warn(message, stacklevel=4)
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.core.imputation import Model, Output
+from imputome.core.imputation import Imputation, Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError, Message, ModelFormatError
+from imputome.inspection.summary_rows import summary_rows
 from imputome.result.adapt import gene_names
 
 if TYPE_CHECKING:
@@ -51,9 +52,15 @@ class Matched:
         return messages
 
 
-def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None) -> Matched:
-    """Find the genes of ``adata`` (``var_names``, or a column of ``var``) in a fitted model, by name."""
+def match_genes(
+    adata: AnnData, estimator: Imputer, *, column: str | None = None, left_out: np.ndarray | None = None
+) -> Matched:
+    """Find the genes of ``adata`` (``var_names``, or a column of ``var``) in a fitted model, by name.
+
+    Without those that are ``left_out`` (a mask).
+    """
     names = gene_names(adata, column)
+    names = names if left_out is None else names[~left_out]
     model_names = estimator.feature_names_
     if names.equals(model_names):
         return Matched(np.arange(len(names)), model_names[:0], exact=True)
@@ -124,6 +131,52 @@ def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
             share = totals[present].sum() / totals.sum()
             library = np.asarray(X @ np.ones(M)) / share
     return replace(inputs, X=X, var_names=estimator.feature_names_, library_size=library)
+
+
+# -- genes that are left out of the fit --------------------------------------------------------------------------------
+def left_out_genes(names: Iterable[str], *, keep_summary_rows: bool) -> tuple[np.ndarray | None, list[Message]]:
+    """The genes that no method is given but that stay in the result as they are: a mask, None for none; and messages.
+
+    These are the summary rows of read counters (`imputome.inspection.summary_rows`).
+    """
+    names = [str(name) for name in names]
+    mask = summary_rows(names)
+    if keep_summary_rows or not mask.any() or mask.all():
+        return None, []
+    rows = [name for name, is_summary in zip(names, mask, strict=True) if is_summary]
+    what = "1 name is that of a summary row, not of a gene" if len(rows) == 1 else f"{len(rows)} names are summary rows"
+    text = f"{what} ({some(rows)}): left out of the fit and of the library size, and kept as it is in the output"
+    return mask, [Message(f"{text}; {{keep_summary_rows}} fits it", code="summary-rows", keep_summary_rows=True)]
+
+
+def without_left_out(whole: Data, left_out: np.ndarray | None) -> tuple[Data, Data]:
+    """The data without the genes that are left out, and the whole data with the same library sizes."""
+    if left_out is None:
+        return whole, whole
+    data = whole.subset(columns=~left_out)
+    return data, whole if whole.kind == "real" else replace(whole, library_size=data.depth)
+
+
+def with_left_out(result: Imputation, whole: Data, left_out: np.ndarray | None) -> Imputation:
+    """A result for all genes: those that were left out keep their values; real missing ones get the feature's mean."""
+    if left_out is None:
+        return result
+    places = np.where(left_out, -1, np.cumsum(~left_out) - 1)
+    columns = {}
+    for name, values in result.gene_columns.items():
+        columns[name] = np.full(len(places), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+        columns[name][~left_out] = values
+    return Imputation(
+        OwnGenes(result.model, whole, result.data, places),
+        replace(whole, bounds=result.data.bounds),
+        scale=result.scale,
+        keeps_observed=result.keeps_observed,
+        status=result.status,
+        history=result.history.to_dict("list"),
+        latent=result.latent,
+        gene_columns=columns,
+        cell_columns=result.cell_columns,
+    )
 
 
 class OwnGenes:

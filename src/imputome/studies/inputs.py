@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from imputome.errors import InputError
 from imputome.inspection.state import inspect
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
+from imputome.result.genes import left_out_genes, without_left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,10 +152,11 @@ def to_dataset(
     layer: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    keep_summary_rows: bool = False,
 ) -> Dataset:
     """A dataset from AnnData: raw counts or real values, filtered as by `detected`.
 
-    ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
+    Summary rows of read counters are left out, with a warning, unless ``keep_summary_rows``. ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
     """
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
     report = inspect(adata, layer=layer)
@@ -165,6 +168,10 @@ def to_dataset(
     X = adata.X if layer is None else adata.layers[layer]
     kind: Kind = "counts" if report.state == "counts" else "real"
     data = as_data(X, kind=kind, obs_names=adata.obs_names, var_names=adata.var_names)
+    left_out, messages = left_out_genes(adata.var_names, keep_summary_rows=keep_summary_rows)
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    data, _ = without_left_out(data, left_out)
     data, cells = detected(data, min_genes, min_cells)
     return Dataset(name, data, None if classes is None else classes[cells])
 
