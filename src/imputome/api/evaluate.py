@@ -22,6 +22,7 @@ def evaluate(
     layer: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    keep_summary_rows: bool = False,
     **study: Any,
 ) -> pd.DataFrame:
     """Hide values, impute with several methods and the controls, and score them.
@@ -38,6 +39,8 @@ def evaluate(
         Layer with the values; None takes ``X``.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
+    keep_summary_rows : bool, default=False
+        As in `imputome.impute`.
     **study
         Scheme, fraction, trials, seed and so on, see `imputome.studies.runner.run_study`.
 
@@ -55,5 +58,13 @@ def evaluate(
     True
     """
     inputs = adata if isinstance(adata, dict) else {"data": adata}
-    plan = plan_evaluate(inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    plan = plan_evaluate(
+        inputs.items(),
+        methods,
+        labels=labels,
+        layer=layer,
+        min_genes=min_genes,
+        min_cells=min_cells,
+        keep_summary_rows=keep_summary_rows,
+    )
     return run_study(plan.datasets, plan.methods, **study)

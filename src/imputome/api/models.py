@@ -126,6 +126,7 @@ def apply_model(
     key_added: str | None = None,
     genes: Any = None,
     gene_column: str | None = None,
+    match_genes: str | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
@@ -151,6 +152,9 @@ def apply_model(
         A fitted estimator, or the folder of a saved one.
     gene_column : str, optional
         Column of ``var`` with the gene names; by default ``var_names``.
+    match_genes : {"version", "case", "r-names"}, optional
+        What the names of the input and of the model may differ by: the version after the point of an Ensembl
+        identifier, upper and lower case, or what R makes of names (``.`` for ``-``, ``X`` before a digit).
     layer, key_added, genes, keep_observed, scale, outputs, overwrite, copy
         As in `imputome.impute`. The covariates that the model was fitted with are taken from the columns of ``obs`` of
         the same names.
@@ -178,6 +182,7 @@ def apply_model(
         key_added=key_added,
         genes=genes,
         gene_column=gene_column,
+        match_genes=match_genes,
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs),

@@ -71,6 +71,7 @@ class Options:
     budget: float | None = None
     accept_control: bool = False
     keep_summary_rows: bool = False
+    match_genes: str | None = None  # of `imputome.apply_model`
 
     @property
     def automatic(self) -> bool:
@@ -345,7 +346,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     # a model that was fitted on summary rows knows them
     keep = options.keep_summary_rows or bool(summary_rows(estimator.feature_names_).any())
     left_out, remarks = left_out_genes(gene_names(adata, options.gene_column), keep_summary_rows=keep)
-    matched = match_genes(adata, estimator, column=options.gene_column, left_out=left_out)
+    matched = match_genes(adata, estimator, column=options.gene_column, left_out=left_out, how=options.match_genes)
     report, scale = inspect_layer(adata, options.layer), options.scale
     state = (estimator.provenance or {}).get("input", {}).get("state")
     if report.kind == "counts" == estimator.kind_ and state in ("counts", "log1p", "normalized"):

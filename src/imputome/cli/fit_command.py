@@ -52,6 +52,7 @@ class Arguments:
     gene_column: Annotated[
         str | None, typer.Option(help="With --from: column of var with the model's gene names (default: var_names).")
     ] = None
+    match_genes: opt.MatchGenes = None
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints: a fit that was killed continues (deep methods).")
     ] = None
@@ -84,6 +85,7 @@ def command(given: Arguments) -> None:
         transform=given.transform,
         gene_column=given.gene_column,
         keep_summary_rows=given.keep_summary_rows,
+        match_genes=given.match_genes,
     )
     estimator: Imputer | None
     if given.start is not None:
@@ -140,10 +142,11 @@ def _check_place(given: Arguments) -> None:
             f"the training starts from the model {model}, which is not replaced: give another path",
             code="model-path",
         )
-    if given.start is None and given.gene_column is not None:
-        raise InputError(
-            "the gene column is used with --from only: leave {gene_column} out", code="option-unused", gene_column=...
-        )
+    for name in ("gene_column", "match_genes") if given.start is None else ():
+        if getattr(given, name) is not None:
+            named: dict[str, Any] = {name: ...}
+            text = f"the names of a model's genes are used with --from only: leave {{{name}}} out"
+            raise InputError(text, code="option-unused", **named)
 
 
 def _configured(given: Arguments) -> tuple[str | None, dict[str, Any]]:

@@ -16,7 +16,7 @@ import typer
 from imputome.cli import options as opt
 from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
 from imputome.cli.options import parse_settings, split_names
-from imputome.cli.output import Writing
+from imputome.cli.output import Writing, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
 
 if TYPE_CHECKING:
@@ -104,8 +104,13 @@ def command(given: Arguments) -> None:
 
     With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
     written, if no method beats the controls. A table of real values comes back as the same text, in which only the
-    missing values have changed.
+    missing values have changed. The table IN can be -, which is stdin, and OUT can be -, which is stdout.
     """
+    with with_streams(given) as files:
+        _impute(files)
+
+
+def _impute(given: Arguments) -> None:
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, plan_impute
     from imputome.result.adapt import inspect_layer

@@ -41,6 +41,10 @@ Annotation = Annotated[
 KeepSummaryRows = Annotated[
     bool, typer.Option("--keep-summary-rows", help="Fit __no_feature, N_unmapped and the like as if they were genes.")
 ]
+MatchGenes = Annotated[
+    str | None,
+    typer.Option(metavar="version|case|r-names", help="What names of genes may differ by from those of the model."),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")]
 Posterior = Annotated[
     bool | None, typer.Option("--posterior/--no-posterior", help="Combine with each cell's own counts.")
@@ -70,7 +74,7 @@ _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
-    *("annotation", "decimal", "keep_summary_rows", "missing"),
+    *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {

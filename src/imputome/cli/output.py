@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from glob import escape
 from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
+_STREAMS = "imputome-streams-"  # folders of the files that stand for stdin and stdout
+W = TypeVar("W", bound="Writing")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
 
@@ -53,6 +58,44 @@ def write_store(adata: AnnData, output: Path) -> None:
             adata.write_h5ad(partial, compression="gzip")
         else:
             adata.write_zarr(str(partial))
+
+
+@contextmanager
+def with_streams(given: W) -> Iterator[W]:
+    """The options with files in the place of ``-``: stdin is read before the block, and stdout written after it.
+
+    What the block prints on stdout goes to stderr, so that stdout holds the table only.
+    """
+    from imputome.io.tables import table_suffix
+
+    source, output = given.source, given.output
+    if "-" not in (str(source), str(output)):
+        yield given
+        return
+    if str(output) == "-" and given.draws:
+        raise InputError("stdout holds one table: leave {draws} out, or give a path", code="draws-to-stdout", draws=...)
+    with tempfile.TemporaryDirectory(prefix=_STREAMS) as folder, ExitStack() as printed:
+        if str(source) == "-":
+            content = sys.stdin.buffer.read()
+            suffix = ".tsv" if b"\t" in content.partition(b"\n")[0] else ".csv"
+            if output.suffix and (table_suffix(output) or "").removesuffix(".gz") in (".csv", ".tsv", ".txt"):
+                suffix = (table_suffix(output) or "").removesuffix(".gz")  # so that the text can be kept
+            source = Path(folder, f"stdin{suffix}")
+            source.write_bytes(content)
+        if str(output) == "-":
+            suffix = (table_suffix(source) or ".csv").removesuffix(".gz").replace(".parquet", ".csv")
+            output = Path(folder, f"stdout{suffix}")
+            printed.enter_context(redirect_stdout(sys.stderr))
+        yield replace(given, source=source, output=output)
+        printed.close()
+        if output.parent == Path(folder):
+            with output.open("rb") as table:
+                shutil.copyfileobj(table, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+def _shown(path: Path) -> str:
+    return "stdout" if path.parent.name.startswith(_STREAMS) else str(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +411,7 @@ class Writing:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
             typer.echo(f"nothing is missing in {self.source} (zeros count as values): nothing was fitted")
-            typer.echo(f"wrote the same table to {self.output}")
+            typer.echo(f"wrote the same table to {_shown(self.output)}")
             for line in self._table_lines(""):
                 typer.echo(line)
 
@@ -389,7 +432,7 @@ class Writing:
             fallback = result.unusable.fallback
             lines.append(f"without an observed value: {cells:,} cells, {genes:,} genes (filled with {fallback})")
         place = f", layer {plan.key!r}" if self.is_store else ""
-        lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {self.output}{place}")
+        lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {_shown(self.output)}{place}")
         if run.outputs:
             lines.append(f"and the layers {', '.join(f'{plan.key}_{name}' for name in run.outputs)}")
         for line in (*lines, *self._table_lines(plan.key)):

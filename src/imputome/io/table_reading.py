@@ -232,7 +232,7 @@ def _not_a_number(bad: pd.Series, column: str, path: Path, options: TableOptions
         return Message(text, code=code, decimal=",")
     if marker and isinstance(value, str):
         text = f"{what}if it means missing, pass {{missing}}, write NA, or leave the cell empty"
-        return Message(text, code=code, missing=value)
+        return Message(text, code=code, missing=",".join(dict.fromkeys(texts)) if len(set(texts)) < 6 else value)
     text = (
         f"{what}if the column describes the rows, pass {{annotation}}; write missing values as NA, or leave them empty"
     )

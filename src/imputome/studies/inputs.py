@@ -156,7 +156,8 @@ def to_dataset(
 ) -> Dataset:
     """A dataset from AnnData: raw counts or real values, filtered as by `detected`.
 
-    Summary rows of read counters are left out, with a warning, unless ``keep_summary_rows``. ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
+    Summary rows of read counters are left out, with a warning, unless ``keep_summary_rows``.
+    ``labels`` is the column of ``obs`` with the class of each cell, and ``layer`` is used instead of ``X``.
     """
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
     report = inspect(adata, layer=layer)
