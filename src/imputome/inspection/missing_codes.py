@@ -55,7 +55,9 @@ def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[f
     top = next(iter(high), 0.0)
     nearest = next((value for value in low if not _named(LOW, value)), math.inf)
     for value, repeats in low.items():
-        if not _named(LOW, value) or not _low_code(value, repeats, nearest, top, whole):
+        # beside a floor of zeros, a second floor under it is a code
+        floor = nearest == 0 and low[nearest] > 1
+        if not _named(LOW, value) or not _low_code(value, repeats, nearest, top, whole, floor=floor):
             break
         codes[value] = repeats
     for value, repeats in high.items():
@@ -85,7 +87,7 @@ def _extremes(values: np.ndarray, known: dict[float, int], sign: int) -> dict[fl
     return dict(sorted(found.items(), key=lambda entry: sign * entry[0])[:EXTREMES])
 
 
-def _low_code(value: float, repeats: int, nearest: float, top: float, whole: bool) -> bool:
+def _low_code(value: float, repeats: int, nearest: float, top: float, whole: bool, *, floor: bool) -> bool:
     """Whether a smallest value is a code, ``nearest`` being the smallest that cannot be one."""
     if value <= -88:
         return value / 4 < nearest < math.inf
@@ -93,5 +95,5 @@ def _low_code(value: float, repeats: int, nearest: float, top: float, whole: boo
         return False
     # -1, 0 and 1 are losses and gains; and the log of a small number that was added to 0 may be -1
     signs = whole and value == -1 and top <= 1
-    logs = not whole and 1 < top <= MAX_LOG
+    logs = not whole and 1 < top <= MAX_LOG and not floor
     return not signs and (not logs or nearest - value >= MIN_GAP_OF_LOGS)

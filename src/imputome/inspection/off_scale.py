@@ -16,6 +16,7 @@ COMPRESSED = 20.0  # nine in ten values are under it if they are logs, fractions
 LIKE = 0.5  # rank correlation with the median of the others, above which a column is a sample
 UNLIKE = 0.25  # and under which it is none, if the others are alike (`ALIKE`)
 ALIKE = 0.6
+DISTINCT = 0.5  # share of distinct values, above which a column may be one of identifiers or lengths
 BY_CHANCE = 1e-6  # probability that a sample has integers only, by chance
 MAX_LEADING = 8  # columns at the start that are asked whether they are samples
 MIN_VALUES = 10  # of a sample, to say anything of it
@@ -25,15 +26,25 @@ def off_scale(X: Any) -> dict[int, float]:
     """Position of each sample whose values are far off the scale of all others, and how many times they are theirs.
 
     The scale of a sample is the median over genes of its values, each divided by the median of the gene. Far means
-    `FAR` times above or below every other sample, for values over many orders of magnitude `FAR_IF_WIDE` times.
+    `FAR` times above or below every other sample, for values over many orders of magnitude `FAR_IF_WIDE` times. Where
+    values are compressed, the largest values of a sample are compared too: one sample without a log differs in them.
     """
     part = _part(X)
     scales = _scales(part)
+    limit = _limit(part, scales)
+    far = _outside(scales, limit)
+    if limit == FAR:
+        largest = _medians(np.abs(part), 1, 0.95)
+        largest[np.isfinite(part).mean(axis=1) < 0.5] = np.nan  # of other genes, perhaps
+        far = {**_outside(largest, limit), **far}
+    return far
+
+
+def _outside(scales: np.ndarray, limit: float) -> dict[int, float]:
     known = np.flatnonzero(np.isfinite(scales))
     if len(known) < 3:
         return {}
     centre = np.median(scales[known])
-    limit = _limit(part, scales)
     near = [k for k in known if centre / limit < scales[k] < centre * limit]
     if not near:
         return {}
@@ -45,7 +56,8 @@ def not_like_others(X: Any) -> list[int]:
     """Positions of samples, from the first on, that seem to be none: identifiers, lengths or positions of the genes.
 
     Three signs, all of them in comparison with the samples that follow: integers among values that are none, a scale
-    far off, or ranks unrelated to theirs. A sample whose ranks are related is one, whatever its depth or unit.
+    far off, or ranks unrelated to theirs although the values are as distinct as those of identifiers. A sample whose
+    ranks are related is one, whatever its depth or unit.
     """
     part = _part(X)
     n = len(part)
@@ -54,9 +66,11 @@ def not_like_others(X: Any) -> list[int]:
         column, rest = part[k], part[k + 1 :]
         if np.isfinite(column).sum() < MIN_VALUES:
             break
-        related = _related(column, rest)
+        related, distinct = _related(column, rest), _distinct(column)
         if related > LIKE or not (
-            _integers_among_others(column, rest) or _far(column, rest) or (related < UNLIKE and _alike(rest))
+            _integers_among_others(column, rest)
+            or _far(column, rest, distinct)
+            or (related < UNLIKE and distinct > DISTINCT and _alike(rest))
         ):
             break
         found.append(k)
@@ -73,12 +87,12 @@ def _part(X: Any) -> np.ndarray:
     return part
 
 
-def _medians(values: np.ndarray, axis: int) -> np.ndarray:
+def _medians(values: np.ndarray, axis: int, quantile: float = 0.5) -> np.ndarray:
     import warnings
 
     with warnings.catch_warnings():  # of genes and samples without a value
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmedian(values, axis=axis)
+        return np.nanmedian(values, axis=axis) if quantile == 0.5 else np.nanquantile(values, quantile, axis=axis)
 
 
 def _scales(part: np.ndarray) -> np.ndarray:
@@ -111,14 +125,19 @@ def _integers_among_others(column: np.ndarray, rest: np.ndarray) -> bool:
     return whole_columns.mean() < 0.1 and (1 - share) ** len(known) < BY_CHANCE
 
 
-def _far(column: np.ndarray, rest: np.ndarray) -> bool:
+def _distinct(column: np.ndarray) -> float:
+    known = column[np.isfinite(column)]
+    return len(np.unique(known)) / len(known)
+
+
+def _far(column: np.ndarray, rest: np.ndarray, distinct: float) -> bool:
     if len(rest) < 2:
         return False
     both = np.vstack([column, rest])
     sizes = np.abs(both)
     scales = _medians(sizes / _medians(sizes[1:], 0), 1)
     others = scales[1:][np.isfinite(scales[1:])]
-    limit = _limit(rest, scales[1:])
+    limit = FAR if distinct > DISTINCT else _limit(rest, scales[1:])
     return bool(len(others)) and not others.min() / limit < scales[0] < others.max() * limit
 
 
