@@ -44,7 +44,7 @@ def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[f
     low: dict[float, int] = {}
     high: dict[float, int] = {}
     whole, number = True, 0
-    for block in [*blocks, *([np.zeros(1)] if zeros else [])]:
+    for block in [*blocks, *([np.zeros(2)] if zeros else [])]:
         values = np.asarray(block, dtype=np.float64).ravel()
         values = values[np.isfinite(values)]
         number += len(values)
@@ -57,9 +57,10 @@ def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[f
     for value, repeats in low.items():
         # beside a floor of zeros, a second floor under it is a code
         floor = nearest == 0 and low[nearest] > 1
-        if not _named(LOW, value) or not _low_code(value, repeats, nearest, top, whole, floor=floor):
+        if not _named(LOW, value):
             break
-        codes[value] = repeats
+        if _low_code(value, repeats, nearest, top, whole, floor=floor):
+            codes[value] = repeats
     for value, repeats in high.items():
         below = next((other for other in high if other < value), math.inf)
         if not _named(HIGH, value) or repeats < MIN_REPEATS_HIGH or not below < value / 4:

@@ -63,7 +63,8 @@ def not_like_others(X: Any) -> list[int]:
     n = len(part)
     found: list[int] = []
     for k in range(min(MAX_LEADING, n - 1)):
-        column, rest = part[k], part[k + 1 :]
+        # the others that may be none are not among those to compare with
+        column, rest = part[k], part[max(k + 1, min(MAX_LEADING, n // 2)) :]
         if np.isfinite(column).sum() < MIN_VALUES:
             break
         related, distinct = _related(column, rest), _distinct(column)

@@ -109,7 +109,7 @@ def read_table(
         # the first column stands for the names of the rows, which the frame does not hold
         kept = annotation_columns(["", *names], [[], *columns], transposed=transposed, given=options.annotation)
         described = [k - 1 for k in kept]
-        texts = [["" if text is None else text for text in frame.iloc[:, k].tolist()] for k in described]
+        texts = [frame.iloc[:, k].astype(object).where(frame.iloc[:, k].notna(), "").tolist() for k in described]
         annotation = frame_of_annotation([names[k] for k in described], texts)
         taken = [k for k in range(frame.shape[1]) if k not in described]
         frame, column_names = frame.iloc[:, taken], [names[k] for k in taken]
