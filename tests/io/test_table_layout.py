@@ -113,6 +113,24 @@ def test_columns_that_only_their_values_give_away_are_refused_by_name(tmp_path):
         np.testing.assert_array_equal(adata.var["wxyz"], column)
 
 
+def test_advice_keeps_the_columns_that_were_recognised(tmp_path):
+    """Following the advice once, or twice, must be enough."""
+    words = [f"w{k}" for k in range(G)]
+    frame = table(BETA, **{"words": words, "wxyz": IDS, "more": words})
+    annotation = None
+    for code in ("not-a-number", "annotation-column"):
+        with pytest.raises(InputError, check=has_code(code)) as caught:
+            read(tmp_path, frame.drop(columns="more") if code == "annotation-column" else frame, annotation=annotation)
+        assert caught.value.message.options["annotation"] == {"not-a-number": "words,more"}.get(code, "words,wxyz")
+    assert read(tmp_path, frame, annotation=("words", "wxyz", "more")).shape == (N, G)
+
+
+def test_gct(tmp_path):
+    text = f"#1.2\n{G}\t{N}\n" + table(COUNTS, Description=["a b"] * G).to_csv(sep="\t", index=False)
+    with warns("annotation-passed"):
+        np.testing.assert_array_equal(read(tmp_path, text).X, COUNTS.T)
+
+
 @pytest.mark.filterwarnings("ignore:1 sample of")
 def test_the_user_decides_in_the_end(tmp_path):
     assert read(tmp_path, table(BETA, Length=IDS), annotation=("none",)).shape == (N + 1, G)

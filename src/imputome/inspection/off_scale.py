@@ -31,6 +31,8 @@ def off_scale(X: Any) -> dict[int, float]:
     """
     part = _part(X)
     scales = _scales(part)
+    if np.isfinite(scales).sum() < 3:
+        return {}
     limit = _limit(part, scales)
     far = _outside(scales, limit)
     if limit == FAR:
@@ -138,8 +140,10 @@ def _far(column: np.ndarray, rest: np.ndarray, distinct: float) -> bool:
     sizes = np.abs(both)
     scales = _medians(sizes / _medians(sizes[1:], 0), 1)
     others = scales[1:][np.isfinite(scales[1:])]
+    if not len(others):
+        return False
     limit = FAR if distinct > DISTINCT else _limit(rest, scales[1:])
-    return bool(len(others)) and not others.min() / limit < scales[0] < others.max() * limit
+    return not others.min() / limit < scales[0] < others.max() * limit
 
 
 def _related(column: np.ndarray, rest: np.ndarray) -> float:

@@ -206,21 +206,26 @@ def warn_of_annotation(names: Iterable[str], path: Path, *, transposed: bool) ->
         warnings.warn(message, stacklevel=4)
 
 
-def check_samples(X: Any, names: Sequence[str], path: Path, *, transposed: bool, options: TableOptions) -> None:
+def check_samples(
+    X: Any, names: Sequence[str], described: Iterable[str], path: Path, *, transposed: bool, options: TableOptions
+) -> None:
     """Refuse a first column that is no sample, and warn of samples far off the scale of all others.
 
-    ``X`` is samples x genes. Only where the samples are the columns can a column among them be none.
+    ``X`` is samples x genes; the columns ``described`` are not in it. Only where the samples are the columns can a
+    column among them be none.
     """
     strange = not_like_others(X) if transposed and options.annotation is None else []
     if strange:
+        recognised = list(described)
         columns = ",".join(names[k] for k in strange)
         what = f"column {names[strange[0]]!r} of {path} is" if len(strange) == 1 else f"columns {columns} of {path} are"
         values = some((f"{value:g}" for value in _first_values(X, strange[0])), 3)
+        otherwise = "leave its name out there" if recognised else "pass the word none there instead"
         text = (
             f"{what} not like the other columns ({values}): if it holds identifiers, lengths or positions, pass "
-            "{annotation}; if it is a sample, pass the word none there instead"
+            f"{{annotation}}; if it is a sample, {otherwise}"
         )
-        raise InputError(text, code="annotation-column", annotation=columns)
+        raise InputError(text, code="annotation-column", annotation=",".join([*recognised, columns]))
     far = off_scale(X)
     if far:
         named = (f"{names[k]} about {ratio:.2g} times" for k, ratio in far.items())

@@ -6,6 +6,7 @@ import csv
 import itertools
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ def _gather(
         names += [str(name) for name in frame.pop(0)]
         for texts, position in zip(annotation, layout.annotation, strict=True):
             texts += frame.pop(position).tolist()
-        values = numbers(frame, columns, path, options=options)
+        described = [layout.names[k] for k in layout.annotation]
+        values = numbers(frame, columns, path, options=options, described=described)
         chunks.append(values)
         missing = missing or bool(np.isnan(values).any())
         narrow = narrow and _fits_float32(values)
@@ -187,8 +189,18 @@ def warn_of_codes(values: np.ndarray, path: Path) -> None:
         warnings.warn(Message(text, code="missing-as-number", missing=given), stacklevel=3)
 
 
-def numbers(frame: pd.DataFrame, names: list[str], path: Path, *, options: TableOptions = AS_IT_IS) -> np.ndarray:
-    """The float64 values of ``frame``, NaN for missing ones; an error names the first column that is not numeric."""
+def numbers(
+    frame: pd.DataFrame,
+    names: list[str],
+    path: Path,
+    *,
+    options: TableOptions = AS_IT_IS,
+    described: Iterable[str] = (),
+) -> np.ndarray:
+    """The float64 values of ``frame``, NaN for missing ones; an error names the first column that is not numeric.
+
+    The columns ``described``, which describe the rows, are not in the frame.
+    """
     import pandas as pd
 
     for position, dtype in enumerate(frame.dtypes):
@@ -202,7 +214,8 @@ def numbers(frame: pd.DataFrame, names: list[str], path: Path, *, options: Table
             bad &= ~number | (column.map(lambda value: isinstance(value, str)) & (options.decimal == ","))
         if bad.any():
             few = 2 * bad.sum() < column.notna().sum()
-            raise InputError(_not_a_number(column[bad], names[position], path, options, marker=few))
+            message = _not_a_number(column[bad], names[position], path, options, described, marker=few)
+            raise InputError(message)
     # numbers stored as objects (decimals, only nulls) are converted by pandas, all others at once
     if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         values = frame.to_numpy(dtype=np.float64)
@@ -215,7 +228,9 @@ def numbers(frame: pd.DataFrame, names: list[str], path: Path, *, options: Table
     return values
 
 
-def _not_a_number(bad: pd.Series, column: str, path: Path, options: TableOptions, *, marker: bool) -> Message:
+def _not_a_number(
+    bad: pd.Series, column: str, path: Path, options: TableOptions, described: Iterable[str], *, marker: bool
+) -> Message:
     """The message; ``marker`` is whether most of the column are numbers, so that a text may mean missing."""
     value = bad.iloc[0]
     what, code = f"column {column!r} of {path} holds {value!r}, not a number: ", "not-a-number"
@@ -236,4 +251,4 @@ def _not_a_number(bad: pd.Series, column: str, path: Path, options: TableOptions
     text = (
         f"{what}if the column describes the rows, pass {{annotation}}; write missing values as NA, or leave them empty"
     )
-    return Message(text, code=code, annotation=column)
+    return Message(text, code=code, annotation=",".join([*described, column]))

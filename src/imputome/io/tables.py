@@ -116,7 +116,7 @@ def read_table(
         if frame.size == 0:
             text = f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
             raise InputError(text, code="empty")
-        values = numbers(frame, column_names, path, options=options)
+        values = numbers(frame, column_names, path, options=options, described=annotation.columns)
         values = np.ascontiguousarray(values.T if transposed else values)
         row_names = whole_names(row_names)
     else:
@@ -126,7 +126,7 @@ def read_table(
     if options.annotation is None:
         warn_of_annotation(annotation.columns, path, transposed=transposed)
     sample_names = column_names if transposed else row_names
-    check_samples(values, sample_names, path, transposed=transposed, options=options)
+    check_samples(values, sample_names, annotation.columns, path, transposed=transposed, options=options)
     warn_of_codes(values, path)
     adata = _to_anndata(values, *((column_names, row_names) if transposed else (row_names, column_names)))
     described_axis = adata.var if transposed else adata.obs

@@ -28,6 +28,7 @@ MISSING = [" "]
 for _word in ("na", "nan", "n/a", "null"):
     MISSING += map("".join, itertools.product(*zip(_word, _word.upper(), strict=True)))
 BYTE_ORDER_MARK = "\ufeff"  # spreadsheets write it at the start of UTF-8
+_SIZES = re.compile(r"\d+(\t\d+)+\s*")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")  # bytes that Windows-1252 does not have
 
@@ -127,6 +128,11 @@ def _start(path: Path, separator: str) -> tuple[int, list[str], list[str]]:
     with open_text(path) as handle:
         while (line := handle.readline()).startswith("#"):
             comments.append(line)
+        if (
+            comments and comments[0].startswith("#1.") and _SIZES.fullmatch(line)
+        ):  # GCT: the numbers of rows and columns
+            comments.append(line)
+            line = handle.readline()
         rest = itertools.chain([line], handle) if line else iter(())
         texts = (record for record in records(rest, separator) if not is_blank(record, separator))
         first, second = (fields(record, separator) or [] for record in (next(texts, ""), next(texts, "")))
