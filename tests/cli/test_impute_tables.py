@@ -394,6 +394,14 @@ def test_columns_of_samples_are_joined_by_name(clinical, genes_in, capsys):
     assert "grade_WHO" in ad.read_h5ad("q.h5ad").obs
 
 
+def test_comments_and_whole_numbers_in_the_table_of_samples(folder):
+    (folder / "in.csv").write_text("id,a,b\n99990,1,2\n100000,,3\n100010,4,1\n")
+    lines = ("#Patient\tAge", "#who\tyears", "PATIENT\tAGE", "1e+05\t41", "99990\t50", "100010\t7")
+    (folder / "clinical.txt").write_text("".join(f"{line}\n" for line in lines))
+    assert columns("in.csv", "o.h5ad", "mean", "--samples", "clinical.txt") == 0
+    assert ad.read_h5ad("o.h5ad").obs["AGE"].tolist() == [50, 41, 7]
+
+
 def test_samples_that_cannot_be_joined_are_refused(clinical, capsys):
     def with_samples(*options):
         return columns("in.csv", "o.h5ad", "mean", "--samples", *options)

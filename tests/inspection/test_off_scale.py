@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.stats import spearmanr
 
-from imputome.inspection.off_scale import not_like_others, off_scale
+from imputome.inspection.off_scale import _related, not_like_others, off_scale
 
 RNG = np.random.default_rng(1)
 GENES, SAMPLES = 300, 30
@@ -78,6 +79,14 @@ def test_a_sample_in_another_unit_is_far_off():
     X = COUNTS.copy()
     X[2] *= 5000
     assert list(off_scale(X)) == [2]
+
+
+def test_the_relation_is_spearmans():
+    column = RNG.integers(1, 20, 80).astype(float)
+    rest = column + RNG.normal(0, 5, (3, 80)).round()
+    rest[0, :9] = np.nan
+    expected = spearmanr(column, np.nanmedian(rest, axis=0))[0]
+    assert _related(column, rest) == pytest.approx(expected, rel=1e-12)
 
 
 def test_too_little_to_say_anything():

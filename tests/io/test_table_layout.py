@@ -125,6 +125,16 @@ def test_advice_keeps_the_columns_that_were_recognised(tmp_path):
     assert read(tmp_path, frame, annotation=("words", "wxyz", "more")).shape == (N, G)
 
 
+def test_identifiers_keep_their_zeros_and_names_differ(tmp_path):
+    with warns("annotation-passed"):
+        adata = read(tmp_path, table(BETA, ID=[f"0{k}" for k in IDS]).assign(x=1.5))
+    assert list(adata.var["ID"]) == [f"0{k}" for k in IDS]
+    text = table(BETA).to_csv(sep="\t", index=False).replace("gene\t", "gene\tID\tID\t", 1)
+    text = text.replace("X\t", "X\t12\tab\t")
+    with warns("annotation-passed"):
+        assert list(read(tmp_path, text).var.columns) == ["ID", "ID_"]
+
+
 def test_gct(tmp_path):
     text = f"#1.2\n{G}\t{N}\n" + table(COUNTS, Description=["a b"] * G).to_csv(sep="\t", index=False)
     with warns("annotation-passed"):

@@ -247,10 +247,13 @@ def frame_of_annotation(names: Sequence[str], columns: Sequence[Sequence[Any]]) 
     frame = pd.DataFrame()
     for name, texts in zip(names, columns, strict=True):
         key = name.replace("/", "_").strip() or "annotation"
-        key = f"{key}_" if key in frame or key == "_index" else key
-        try:
-            frame[key] = np.array([int(text) for text in map(whole_number, map(str, texts))])
-        except ValueError:
+        while key in frame or key == "_index":
+            key += "_"
+        plain = [whole_number(str(text)) for text in texts]
+        # a leading zero belongs to an identifier
+        if all(re.fullmatch(r"0|[1-9]\d{0,17}", text) for text in plain):
+            frame[key] = np.array([int(text) for text in plain])
+        else:
             frame[key] = np.array([str(text) for text in texts], dtype=object)
     return frame
 
