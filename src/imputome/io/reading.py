@@ -13,12 +13,15 @@ from imputome.errors import ImputomeError, InputError, missing_extra
 from imputome.io.store import is_zarr
 from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
+from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .tsv, .txt (also .gz), .parquet"
+READABLE = (
+    ".h5ad, .zarr, 10x .h5, a 10x or Parse folder with a matrix (.mtx), .loom, .csv, .tsv, .txt (also .gz), .parquet"
+)
 
 
 def read(
@@ -143,7 +146,8 @@ def _folder_reader(path: Path) -> tuple[str, Callable[[], AnnData]] | None:
     plain = _part(folder, _MATRIX)
     found = [plain] if plain else sorted(each for each in folder.iterdir() if _is_matrix(each))
     if len(found) > 1:
-        text = f"{path} holds the matrices of {len(found)} samples: give the one to read, such as {found[0]}"
+        names = some((each.name for each in found), 3)
+        text = f"{path} holds {len(found)} samples ({names}): give the matrix of the one to read, such as {found[0]}"
         raise InputError(text, code="several-samples")
     return ("a 10x folder", lambda: _read_10x_folder(found[0])) if found else None
 

@@ -37,13 +37,13 @@ _OF_GENES = re.compile(
     r"(hgnc|hugo|official)?(gene)?(symbols?|names?|alias)|hgnc(id)?|(entrez|ncbi|locuslink)(gene)?(ids?)?|locusid"
     r"|(ensembl|ensg|refseq|unigene|uniprot|ilmn|illumina|agilent|affy|accession)(gene|transcript|protein)?(ids?|number)?"
     r"|(gene|transcript|tx|probe|probeset|protein|feature|exon|spot|array|tracking|tss|orf|loc|clone)(ids?|names?|type)"
-    r"|id|idref|ids|accession|description|definition|annotation|(gene|transcript)?biotype|class|classcode|geneclass"
+    r"|id|idref|ids|accession|description|definition|(gene|transcript)?biotype|classcode"
     r"|chr|chrom|chromosome(name)?|seqnames?|seqids?|contig|scaffold|cytobands?|karyotypeband|strand"
     r"|(tx|cds|gene|exon|feature|transcript|chrom|genome|probe)?(start|end|stop|begin)(position|site|bp|s)?|tss|tes"
     r"|pos|position|positions|mapinfo|coordinates?|location|loci?|locus|genomecoordinates?"
     r"|(gene|transcript|tx|exon|effective|eff|total|merged|union|coding|cds|sequence|median)?(exon)?(length|len|width|size)s?(bp|kb)?"
-    r"|(number|num|n)?(of)?exons?(count|number)?|gc|gccontent|percentgc(content)?|gcpercent|cpgs?|proteinids|majorityproteinids"
-    r"|genenames|molweightkda|mw|aveexpr|logfc|pvalue|adjpval(ue)?|padj"
+    r"|(number|num|n)?(of)?exons?(count|number)?|gccontent|percentgc(content)?|gcpercent|proteinids|majorityproteinids"
+    r"|genenames|molweightkda|aveexpr|logfc|pvalue|adjpval(ue)?|padj"
 )
 # and of columns that describe cells or samples
 _OF_SAMPLES = re.compile(
