@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-READABLE = (
-    ".h5ad, .zarr, 10x .h5, a 10x or Parse folder with a matrix (.mtx), .loom, .csv, .tsv, .txt (also .gz), .parquet"
-)
+READABLE = ".h5ad, .zarr, 10x .h5, a 10x or Parse folder, .loom, .csv, .tsv, .txt (also .gz), .parquet"
 
 
 def read(
