@@ -48,6 +48,7 @@ def impute(
     kind: Kind | None = None,
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
+    keep_summary_rows: bool = False,
     overwrite: bool = False,
     random_state: int = 0,
     copy: bool = False,
@@ -113,6 +114,10 @@ def impute(
         decimals. The record says so.
     accept_orientation : bool, default=False
         Impute although names say that genes are in the rows.
+    keep_summary_rows : bool, default=False
+        Whether to fit what read counters count beside the genes (``__no_feature``, ``N_unmapped``, ``Unassigned_...``).
+        By default they are left out of the fit and of the library size, with a warning, and keep the values of the
+        input in the result, on whatever scale; ``var["<key>_imputed"]`` marks the others.
     overwrite : bool, default=False
         Whether to replace an existing result of that name.
     random_state : int, default=0
@@ -166,6 +171,7 @@ def impute(
         kind=kind,
         round_counts=round_counts,
         accept_orientation=accept_orientation,
+        keep_summary_rows=keep_summary_rows,
     )
     estimator = checked_options(options)
     plan = plan_impute(checked_anndata(adata), options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -41,6 +41,10 @@ def command(
     genes_in: opt.GenesIn = None,
     transpose: opt.Transpose = False,
     accept_orientation: opt.AcceptOrientation = False,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -54,7 +58,12 @@ def command(
     check_path(output)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
-    inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in, transpose=transpose)) for source in sources]
+    reading = opt.table_options(decimal, missing, annotation)
+    with warnings_as_lines(quiet=quiet):
+        inputs = [
+            (source.name.split(".")[0], read(source, genes_in=genes_in, transpose=transpose, options=reading))
+            for source in sources
+        ]
     plan = plan_evaluate(
         inputs,
         names,
@@ -63,6 +72,7 @@ def command(
         min_cells=min_cells,
         layer=layer,
         feature_type=feature_type,
+        keep_summary_rows=keep_summary_rows,
         kind=kind,
         round_counts=round_counts,
         seed=seed,

@@ -16,7 +16,7 @@ import typer
 from imputome.cli import options as opt
 from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
 from imputome.cli.options import parse_settings, split_names
-from imputome.cli.output import Writing
+from imputome.cli.output import Writing, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Arguments(Writing):
     accept_control: Annotated[
         bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
+    keep_summary_rows: opt.KeepSummaryRows = False
     report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Report to write: one HTML file.")] = None
     seed: opt.Seed = 0
 
@@ -93,6 +94,7 @@ class Arguments(Writing):
             labels=() if unchecked_report else tuple(split_names(self.labels)),
             budget=self.budget,
             accept_control=self.accept_control,
+            keep_summary_rows=self.keep_summary_rows,
         )
 
 
@@ -102,18 +104,23 @@ def command(given: Arguments) -> None:
 
     With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
     written, if no method beats the controls. A table of real values comes back as the same text, in which only the
-    missing values have changed.
+    missing values have changed. The table IN can be -, which is stdin, and OUT can be -, which is stdout.
     """
+    with with_streams(given) as files:
+        _impute(files)
+
+
+def _impute(given: Arguments) -> None:
     from imputome.api.impute import run_plan
-    from imputome.api.plan import checked_options, plan_impute
-    from imputome.result.adapt import check_structure, inspect_layer, part_of
+    from imputome.api.plan import checked_options, inspect_input, plan_impute
+    from imputome.result.adapt import check_structure, part_of
 
     options = given.options()
     estimator = checked_options(options)
     _check_samples(given)
     given.check_paths()
     adata = given.read()
-    report = inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    report = inspect_input(adata, options)
     if given.keeps_text() and _is_complete(report, estimator):
         check_structure(report, "fit", options.allowed)
         if (options.checked or given.report) and not given.quiet:

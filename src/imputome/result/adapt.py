@@ -22,7 +22,6 @@ from imputome.core.scales import (
     undone,
 )
 from imputome.errors import InputError, Message
-from imputome.inspection.features import EXPRESSION, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
 from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
 from imputome.inspection.tails import heavy_tailed
@@ -44,12 +43,11 @@ def inspect_layer(
     adata: AnnData,
     layer: str | None,
     kind: Kind | None = None,
-    feature_type: str | None = None,
-    default_type: str = EXPRESSION,
+    **features: Any,
 ) -> InputReport:
-    """What is known of the matrix to impute."""
+    """What is known of the matrix to impute; ``features`` are further arguments of `imputome.inspect`."""
     checked_anndata(adata)
-    return inspect(adata, layer=layer, kind=kind, feature_type=feature_type, default_type=default_type)
+    return inspect(adata, layer=layer, kind=kind, **features)
 
 
 def checked_anndata(adata: Any) -> AnnData:
@@ -66,8 +64,7 @@ def checked_anndata(adata: Any) -> AnnData:
 
 def part_of(adata: AnnData, report: InputReport) -> AnnData:
     """The features that a report of `inspect_layer` is about."""
-    features = features_of(adata.var, report.feature_type) if report.left_out else None
-    return adata if features is None else adata[:, features.used]
+    return adata if report.used is None else adata[:, report.used]
 
 
 def checked_state(
@@ -222,6 +219,7 @@ def evaluated(
     *,
     layer: str | None,
     feature_type: str | None = None,
+    keep_summary_rows: bool = False,
     kind: Kind | None = None,
     round_counts: str | None = None,
     seed: int = 0,
@@ -232,7 +230,7 @@ def evaluated(
     The parameters are those of `checked_state` and of `imputome.impute`.
     """
     kind = "counts" if kind is None and round_counts is not None else kind
-    report = inspect_layer(adata, layer, kind, feature_type)
+    report = inspect_layer(adata, layer, kind, feature_type=feature_type, keep_summary_rows=keep_summary_rows)
     check_structure(report, "fit", allowed)
     if round_counts is not None:
         report = _to_round(report, round_counts, seed)
@@ -271,11 +269,19 @@ def covariate_columns(adata: AnnData, names: Iterable[str]) -> pd.DataFrame:
 
 
 def gene_names(adata: AnnData, column: str | None) -> pd.Index:
-    """Names of the genes as text: ``var_names``, or a column of ``var``."""
+    """Names of the genes as text: ``var_names``, or a column of ``var``; whole numbers have no decimals.
+
+    Entrez identifiers are floats in a column in which some are missing.
+    """
     import pandas as pd
 
     if column is not None:
         _check_column(adata.var, column, table="var", parameter="gene_column")
+        values = adata.var[column]
+        if values.dtype.kind == "f":
+            return pd.Index(
+                [f"{value:.0f}" if value == round(value, 0) else str(value) for value in values.astype(float)]
+            )
     return pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import InputError, Message
+from imputome.inspection.features import CODES
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import evaluated
@@ -160,7 +161,7 @@ def to_dataset(
     classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
     report, data = evaluated(adata, **{"layer": None, **source})
     data, cells = detected(data, min_genes, min_cells)
-    said = tuple(message for message in report.warnings if message.code == "feature-type-chosen")
+    said = tuple(message for message in report.warnings if message.code in CODES)
     return Dataset(name, data, None if classes is None else classes[cells], messages=said)
 
 
