@@ -180,7 +180,9 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
                 progress=progress,
             )
         estimator, further = chosen.estimator, chosen.record
-        plan = replace(plan, estimator=estimator, key=plan.key or default_key(estimator), link=estimator.link)
+        messages = (*plan.messages, *chosen.messages)
+        key = plan.key or default_key(estimator)
+        plan = replace(plan, estimator=estimator, key=key, link=estimator.link, messages=messages)
     estimator.link = plan.link
     with stage(f"fitting {estimator.name}", "") as progress:
         run = fit_run(

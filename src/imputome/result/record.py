@@ -134,7 +134,8 @@ class Race(_Stored):
     ``candidates`` has a row for each candidate, the best first: ``name``, ``method``, ``parameters`` (JSON),
     ``control``, ``score``, ``sd``, ``splits``, ``seconds``, ``outcome``. A score is the mean ratio of the candidate's
     error to that of the reference control on the same split, times the mean error of the reference: in this way
-    candidates that ran on one split only are compared fairly.
+    candidates that ran on one split only are compared fairly. ``in_time`` is False for a candidate that was not
+    compared, or not as often as others, because time was short.
     """
 
     candidates: pd.DataFrame
@@ -150,6 +151,13 @@ class Race(_Stored):
     budget_minutes: float = float("nan")  # what the user allowed for everything
     seed: int = 0
     instead: str = ""  # why a control was written although it did not win; usually empty
+
+    @property
+    def out_of_time(self) -> tuple[str, ...]:
+        """Names of the candidates for which time was too short; none in records of earlier versions."""
+        if "in_time" not in self.candidates:
+            return ()
+        return tuple(self.candidates.loc[~self.candidates["in_time"].astype(bool), "name"])
 
     @property
     def why_control(self) -> str:

@@ -156,6 +156,8 @@ def _race(content: Content) -> Section | None:
         drawn = (Chart("race", charts.race(scored[columns], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
+    if race.out_of_time:
+        text.append(f"Time was too short to compare all fully, and may have decided: {', '.join(race.out_of_time)}.")
     terms = [
         (words.rows, text_of(race.cells)),
         (words.columns, text_of(race.genes)),
