@@ -145,6 +145,20 @@ def run_race(
     entries = [_Entry(Candidate(name, name), True) for name in names]
     chosen = CANDIDATES[data.kind] if candidates is None else candidates
     entries += [_Entry(as_candidate(candidate), False) for candidate in chosen]
+    size = _times_larger(data, sample)
+    everything = seconds + seconds_after
+
+    def time_left() -> float:
+        """Seconds for the next fit: until the race ends, or until the best candidate needs all time that is left."""
+        end = seconds
+        scored = [entry for entry in entries if entry.scores and not entry.control]
+        if scored:
+            best = min(scored, key=lambda entry: entry.score)
+            needed = best.seconds * size * fits_after / FINAL_FIT_SHARE
+            if needed < FINAL_FIT_SHARE * everything:  # otherwise it will probably not be fitted to all data
+                end = min(seconds, everything - needed)
+        return end - (time.perf_counter() - begun)
+
     for number in range(n_splits):
         split = hold_out(sample, rng)
         best = min(entry.score for entry in entries)
@@ -155,7 +169,7 @@ def run_race(
             if progress is not None:
                 share = (number + place / len(entries)) / n_splits
                 progress(share, f"{entry.candidate.name}, split {number + 1} of {n_splits}")
-            left = seconds - (time.perf_counter() - begun)
+            left = time_left()
             try:
                 estimator = make(entry.candidate, seed, link)
                 if not entry.control and (left <= 0 or entry.seconds > left):
@@ -175,8 +189,6 @@ def run_race(
                     raise
                 entry.outcome = f"left out: {error}"
                 entry.scores.clear()
-    size = _times_larger(data, sample)
-    everything = seconds + seconds_after
     trial_seconds = TRIAL_SHARE * everything
 
     def longest() -> float:
