@@ -17,7 +17,7 @@ from imputome.core.scales import Scale
 from imputome.methods import Method, load
 from imputome.result.genes import OwnGenes, model_data
 from imputome.result.layout import store
-from imputome.result.run import Progress, Run, fit_run
+from imputome.result.run import Progress, Run, fit_run, replaced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -216,4 +216,5 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
         "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": fallback,
     }
-    return Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)
+    messages = (*plan.messages, *replaced(estimator))
+    return Run(result, estimator, plan.report, plan.scale, keeps, seconds, messages, plan.outputs, further=further)

@@ -54,6 +54,8 @@ class Imputer(ABC):
         the fit.
     provenance : dict or None
         Plain values to keep in a saved model.
+    replaced_by : str
+        What gave the values instead of the fitted method, in words; empty if the method itself gave them.
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -90,6 +92,7 @@ class Imputer(ABC):
     progress: Callable[[float, str], None] | None = None
     link: str = "identity"
     provenance: dict[str, Any] | None = None
+    replaced_by: str = ""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
 

@@ -94,5 +94,15 @@ def fit_run(
     status, messages = result.status, list(messages)
     if status.message and not status.converged:
         messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
+    messages += replaced(estimator)
     keeps = result.keeps_observed if keep_observed is None else keep_observed
     return Run(result, estimator, report, scale, keeps, seconds, tuple(messages), outputs, peak())
+
+
+def replaced(estimator: Imputer) -> list[Message]:
+    """A message if something simpler than the fitted method gives the values."""
+    if not estimator.replaced_by:
+        return []
+    why = "the method itself does not predict held-out molecules clearly better"
+    text = f"{estimator.name}: all values come from {estimator.replaced_by}, because {why}"
+    return [Message(text, code="method-replaced")]

@@ -70,7 +70,8 @@ def check(
     held out (`imputome.trust.evidence.check_possible`).
     """
     rng = np.random.default_rng(seed_for("check", base=seed))
-    controls = control_estimators(data.kind, seed, estimator.link)
+    # with the seed of the method, so that a method that falls back to a control is exactly equal to it
+    controls = control_estimators(data.kind, getattr(estimator, "random_state", seed), estimator.link)
     name = default_key(estimator)
     evidence = gather(
         data,

@@ -17,11 +17,12 @@ from imputome.core.data import Kind
 from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
 from imputome.result.record import Verdict
 from imputome.trust.evidence import LOSS, Evidence
+from imputome.trust.reliability import MIN_HELD_OUT, SMALLEST_GAIN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RULE = "5"  # version of the rule: a change of any criterion or number needs a new one
+RULE = "6"  # version of the rule: a change of any criterion or number needs a new one
 USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
 VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
@@ -71,10 +72,8 @@ def _below(gain: float) -> str:
 
 def _structure(f: Figures) -> str:
     return (
-        f"{'' if _learned(f) else 'there is no evidence that '}the method predicts genes from other genes: its error "
-        f"(deviance) on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior, which "
-        f"uses only the gene mean and the cell's own count (error reduction at the lower end of the 95 % interval: "
-        f"{_percent(f['explained_lower'])})"
+        f"the method's error on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior "
+        f"(95 % interval of the reduction: from {_percent(f['explained_lower'])})"
     )
 
 
@@ -248,10 +247,11 @@ def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
 
 def _further_reasons(evidence: Evidence) -> list[str]:
     reliability = evidence.reliability
-    columns = "genes" if evidence.kind == "counts" else "features"
+    columns, unit = ("genes", "molecules") if evidence.kind == "counts" else ("features", "values")
     reasons = [
-        f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with enough held-out values are "
-        f"predicted better by the method than by {evidence.reference} (false discovery rate 5 %)"
+        f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with at least {MIN_HELD_OUT} "
+        f"held-out {unit} are shown to be predicted better than by {evidence.reference} by more than "
+        f"{_percent(SMALLEST_GAIN)} (false discovery rate 5 %)"
     ]
     for name, mixing in evidence.mixing.items():
         change = 100 * (mixing.after - mixing.before)
