@@ -571,10 +571,10 @@ def test_types_of_parameters(hint, good, bad):
 
 def test_forms_of_a_method():
     cls = methods.get("knn")
-    assert [methods.form(method) for method in ("knn", cls, cls(k=3))] == ["name", "class", "instance"]
-    assert {methods.info(method).name for method in ("knn", cls, cls(k=3))} == {"knn"}
-    assert methods.create(cls(k=3), {"k": 4}).k == 4
-    assert methods.create(cls, {"k": 4}).k == 4
+    assert [methods.form(method) for method in ("knn", cls, cls(n_neighbors=3))] == ["name", "class", "instance"]
+    assert {methods.info(method).name for method in ("knn", cls, cls(n_neighbors=3))} == {"knn"}
+    assert methods.create(cls(n_neighbors=3), {"n_neighbors": 4}).n_neighbors == 4
+    assert methods.create(cls, {"n_neighbors": 4}).n_neighbors == 4
     for seed, method in ((5, "svd"), (5, methods.get("svd")), (5, methods.create("svd")), (2, _svd(random_state=2))):
         assert methods.create(method, random_state=5).random_state == seed
         assert methods.create(method, {"random_state": 3}, random_state=5).random_state == 3

@@ -209,8 +209,8 @@ class Halves(get("mean")):
 def test_classes_and_estimators_are_methods():
     knn = get("knn")
     assert MethodSpec(knn) == MethodSpec("knn")
-    assert MethodSpec(knn(k=3)) == MethodSpec("knn", {"k": 3})
-    assert MethodSpec(knn(k=3), {"k": 4}).parameters == '{"k": 4}'
+    assert MethodSpec(knn(n_neighbors=3)) == MethodSpec("knn", {"n_neighbors": 3})
+    assert MethodSpec(knn(n_neighbors=3), {"n_neighbors": 4}).parameters == '{"n_neighbors": 4}'
     spec = MethodSpec(Halves(share=0.25))
     assert (spec.method, spec.label, spec.parameters) == (Halves, "halves", '{"share": 0.25}')
 
@@ -219,7 +219,7 @@ def test_classes_and_estimators_are_methods():
 
     assert MethodSpec(Other).label != "knn"  # or it would share rows of results with the method of that name
     data = as_data(np.random.default_rng(0).standard_normal((30, 6)), kind="real")
-    table = run_study(Dataset("real", data), [Halves, knn(k=3), "knn:k=3"], scheme="mcar")
+    table = run_study(Dataset("real", data), [Halves, knn(n_neighbors=3), "knn:n_neighbors=3"], scheme="mcar")
     assert set(table["status"]) == {"ok"}
     assert set(table["method"]) == {*standard_controls("real"), "halves", "knn"}
     assert not table.duplicated(["method", "metric"]).any()

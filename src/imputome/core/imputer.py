@@ -75,10 +75,10 @@ class Imputer(ABC):
     >>> import numpy as np
     >>> import imputome
     >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
-    >>> estimator = imputome.methods.create("knn", {"k": 1})
-    >>> estimator.set_params(k=2)
-    KNN(k=2)
-    >>> estimator.set_params(k=1).fit_transform(X).to_array()
+    >>> estimator = imputome.methods.create("knn", {"n_neighbors": 1})
+    >>> estimator.set_params(n_neighbors=2)
+    KNN(n_neighbors=2)
+    >>> estimator.set_params(n_neighbors=1).fit_transform(X).to_array()
     array([[1., 2., 6.],
            [2., 4., 6.],
            [3., 4., 9.]])

@@ -33,9 +33,9 @@ class MethodSpec:
     --------
     >>> from imputome.methods import get
     >>> from imputome.studies.inputs import MethodSpec
-    >>> spec = MethodSpec(get("knn")(k=5))
+    >>> spec = MethodSpec(get("knn")(n_neighbors=5))
     >>> spec.label, spec.parameters
-    ('knn', '{"k": 5}')
+    ('knn', '{"n_neighbors": 5}')
     """
 
     method: Method

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
 COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
 TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
+NEEDS_INTEGERS = "needs integers"  # status of a method that cannot run on normalised counts
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (

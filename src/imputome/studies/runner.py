@@ -36,7 +36,7 @@ from imputome.methods import Method, create
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.run import Progress
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, with_controls
-from imputome.studies.results import Journal, key_of
+from imputome.studies.results import NEEDS_INTEGERS, Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def run_study(
     -------
     DataFrame
         One row per score, with the columns `imputome.studies.results.COLUMNS`. A method that fails gives one row with
-        the reason.
+        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where the protocol as_published gives
+        normalised values to a method that splits molecules (`gene_mean_posterior`, every posterior step).
 
     Raises
     ------
@@ -198,17 +199,20 @@ class _Step(NamedTuple):
     seconds: float
     peak: int
     reason: str
+    failure: str = "failed"  # status of a step with a reason
 
 
 def _attempt(work: Callable[[], Any]) -> _Step:
     start = time.perf_counter()
-    value, reason = None, ""
+    value, reason, failure = None, "", "failed"
     with peak_memory() as peak:
         try:
             value = work()
         except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
             reason = f"{type(error).__name__}: {error}"
-    return _Step(value, time.perf_counter() - start, peak(), reason)
+            if getattr(error, "code", "") == "not-integers":  # right method, other data
+                reason, failure = "it needs molecules (integers), and these values are normalised", NEEDS_INTEGERS
+    return _Step(value, time.perf_counter() - start, peak(), reason, failure)
 
 
 def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | None = None) -> Iterator[dict[str, Any]]:
@@ -216,7 +220,7 @@ def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | N
     last = scored or work[-1]
     cost = {"seconds": sum(step.seconds for step in work), "peak_bytes": max(step.peak for step in work)}
     if last.reason or status is None:
-        yield {"metric": "", "value": math.nan, **cost, "status": "failed", "reason": last.reason}
+        yield {"metric": "", "value": math.nan, **cost, "status": last.failure, "reason": last.reason}
         return
     reason = "" if status.converged else status.message
     for name, value in last.value.items():

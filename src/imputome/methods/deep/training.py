@@ -51,6 +51,7 @@ class Schedule:
     patience_from: int = 0  # epochs up to this one do not count for patience
     clip_value: float | None = None  # largest absolute value of each entry of the gradient
     restore_best: bool = True  # end with the weights of the lowest loss, not with the last ones
+    start_counts: bool = False  # the initial weights are a candidate for the best ones, if there are validation cells
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
@@ -237,6 +238,8 @@ def train(
         stored = read_checkpoint(checkpoint, identity) if checkpoint is not None else None
         if stored is None:
             snapshots.keep(improved=True)
+            if schedule.start_counts:
+                state.best_loss = math.inf if (start := loop.validate()) is None else start
         else:
             header, tensors = stored
             state = TrainingState(**header["course"])
