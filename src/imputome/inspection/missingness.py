@@ -19,7 +19,8 @@ MAX_WORST = 5  # features and samples named in the report
 SIGNIFICANCE = 1e-3  # of the tests that all features, all samples, have the same share missing
 MIN_SPREAD = 0.2  # SD of the true shares over their mean; below it they count as equal
 MIN_OVERLAP = 0.5  # Jaccard index from which two features are missing together
-MIN_OVERLAP_EXCESS = 0.25  # by which the Jaccard index must exceed that by chance
+MIN_OVERLAP_EXCESS = 0.25  # by which the Jaccard index must exceed that by chance, if it is not near 1 by chance
+MIN_OVERLAP_GAIN = 0.5  # share of the way from the Jaccard index by chance to 1 that is enough then
 MIN_MISSING_FOR_OVERLAP = 3  # missing values of a feature
 MAX_FEATURES_FOR_OVERLAP = 1000
 ENTRIES_PER_BLOCK = 2**21  # read at a time
@@ -204,13 +205,20 @@ def count_missing(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return by_row, by_column
 
 
+def in_blocks(X: np.ndarray) -> bool:
+    """Whether features are missing in the same samples (`pattern`), as where they were not measured there."""
+    by_sample, by_feature = count_missing(X)
+    return pattern(X, by_feature, by_sample).name == "blocks"
+
+
 def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pattern:
     """Find the pattern of the missing values, from the numbers missing of each feature, (G,), and each sample, (n,).
 
     Features differ if Cochran's Q test, which holds the numbers of missing values of the samples fixed, has
     p < `SIGNIFICANCE` and the spread of their shares is `MIN_SPREAD` or more. The same holds for samples, with the
     features fixed. The pattern is blocks if features are missing in the same samples, with an overlap of `MIN_OVERLAP`
-    or more that is `MIN_OVERLAP_EXCESS` above that by chance. The overlap uses a random part of at most 1,000 samples
+    or more that is `MIN_OVERLAP_EXCESS` above that by chance; where most values are missing, half of the way from
+    chance to 1 is enough. The overlap uses a random part of at most 1,000 samples
     and 1,000 features.
     """
     if by_feature.sum() == 0:
@@ -220,7 +228,7 @@ def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pat
     overlap, by_chance = _overlap(X, by_feature, by_sample)
     features_differ = feature_p < SIGNIFICANCE and feature_spread >= MIN_SPREAD
     samples_differ = sample_p < SIGNIFICANCE and sample_spread >= MIN_SPREAD
-    if overlap is not None and by_chance is not None and overlap >= max(MIN_OVERLAP, by_chance + MIN_OVERLAP_EXCESS):
+    if overlap is not None and by_chance is not None and overlap >= max(MIN_OVERLAP, _least_overlap(by_chance)):
         name: PatternName = "blocks"
     elif features_differ and samples_differ:
         name = "by feature and sample"
@@ -229,6 +237,10 @@ def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pat
     else:
         name = "random"
     return Pattern(name, feature_spread, feature_p, sample_spread, sample_p, overlap, by_chance)
+
+
+def _least_overlap(by_chance: float) -> float:
+    return by_chance + min(MIN_OVERLAP_EXCESS, MIN_OVERLAP_GAIN * (1 - by_chance))
 
 
 def cochran(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:

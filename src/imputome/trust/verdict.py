@@ -1,4 +1,5 @@
-"""The verdict on an imputation, from the evidence: ``use``, ``use for visualisation only`` or ``do not impute``.
+"""The verdict on an imputation, from the evidence: ``use``, ``use for visualisation only``, ``withheld`` or ``do not
+impute``.
 
 The rule is a list of criteria, `CRITERIA`. Each says which verdict is the best possible where it is not met; the worst
 of these is the verdict. docs/verdict.md says how the numbers were chosen, and tests the rule on other data.
@@ -21,9 +22,10 @@ from imputome.trust.evidence import LOSS, Evidence
 if TYPE_CHECKING:
     import pandas as pd
 
-RULE = "5"  # version of the rule: a change of any criterion or number needs a new one
+RULE = "6"  # version of the rule: a change of any criterion or number needs a new one
 USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
-VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
+WITHHELD = "withheld"  # values cannot be held out as they are missing, so that it is not known what imputing them gains
+VERDICTS = (USE, VISUALISE, WITHHELD, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
 NOTHING_MEASURED = "nothing could be measured: no held-out value allows a comparison of the method with the control"
 NULL_BINS = 40  # of the histogram of null correlations
@@ -53,6 +55,7 @@ TOTAL = 0.02  # share of the molecules, too many or too few, beyond twice their 
 COVERAGE_RANGE = (0.85, 0.95)  # of 90 % intervals
 MIXED = 0.05  # share of a cell's neighbours with its own label that is lost
 INFORMATION = 0.1  # share of the variance of held-out real values that the method explains
+UNLINKED = 0.05  # share of the missing values that cannot be imitated
 
 
 def _percent(share: float) -> str:
@@ -104,6 +107,18 @@ def _explained(f: Figures) -> str:
     return (
         f"the method explains {_percent(f['explained'])} of the variance of held-out values around the feature mean "
         f"(lower end of the 95 % interval: {_percent(f['explained_lower'])})"
+    )
+
+
+def _pattern(f: Figures) -> str:
+    if f["unlinked"] == 0:
+        return "the missing values can be imitated by hiding others"
+    share = f"{_percent(f['unlinked'])} of the missing values cannot be imitated by hiding others"
+    if f["unlinked"] <= UNLINKED:
+        return share
+    return (
+        f"{share}: too few samples have both such a feature and one that is known where it is missing, so the data do "
+        "not show how the two are related, and what was measured on other values says nothing about these"
     )
 
 
@@ -161,6 +176,14 @@ CRITERIA: tuple[Criterion, ...] = (
         ),
         f"at least {_percent(INFORMATION)} of the variance explained",
     ),
+    Criterion(
+        "pattern",
+        _REAL,
+        WITHHELD,
+        lambda f: not f["unlinked"] > UNLINKED,
+        _pattern,
+        f"at most {_percent(UNLINKED)}",
+    ),
     Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
     Criterion(
         "totals",
@@ -192,6 +215,7 @@ CRITERIA: tuple[Criterion, ...] = (
 )
 # criterion -> its figure, which a check may lack (no intervals, no labels): the criterion is then left out
 _MAY_BE_MISSING = {
+    "pattern": "unlinked",
     "null": "null_excess",
     "totals": "total_ratio",
     "intervals": "coverage_lowest",
@@ -209,7 +233,7 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
     worst = 0
     for criterion in CRITERIA:
         figure = _MAY_BE_MISSING.get(criterion.name)
-        unknown = math.isnan(figures[figure or "explained"])
+        unknown = math.isnan(figures.get(figure or "explained", math.nan))  # older figures lack those of new criteria
         if kind not in criterion.kinds or criterion.name in without or (unknown and figure):
             continue
         level = VERDICTS.index(criterion.at_best) if unknown or not criterion.met(figures) else 0
@@ -238,6 +262,7 @@ def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
         fits=evidence.fits,
         seconds=evidence.seconds,
         seed=seed,
+        held_out="thin" if evidence.kind == "counts" else str(evidence.imitation),
         scores=evidence.scores,
         null=_null_histogram(evidence),
         genes=_gene_table(evidence),
@@ -266,17 +291,15 @@ def _further_reasons(evidence: Evidence) -> list[str]:
         why = "the sampled cells all have one label" if evidence.kind == "counts" else "it needs counts"
         reasons.append(f"mixing of the labels in {', '.join(evidence.unmixed)} was not measured: {why}")
     if evidence.kind == "real":
-        reasons.append(
-            "values were held out at random; values that are missing because they are low may have larger errors"
-        )
+        reasons.append(evidence.imitation.sentence)
     return reasons
 
 
 def figures(evidence: Evidence) -> dict[str, float]:
     """The numbers that the rule looks at; NaN where one was not measured."""
     nan = float("nan")
-    gains = evidence.gains(LOSS[evidence.kind]).mean()
-    explained, lower, _ = evidence.reliability.overall
+    gains = evidence.gains(LOSS[evidence.kind]).loc[list(evidence.worst_splits)].mean()
+    explained, lower, _ = evidence.explained
     measured = evidence.reliability.measured
     scores = evidence.scores[evidence.scores["method"] == evidence.method]
     total = scores.loc[scores["metric"] == "total_ratio", "value"].mean()
@@ -289,11 +312,15 @@ def figures(evidence: Evidence) -> dict[str, float]:
         "total_ratio": float(total),
         "total_noise": _counting_noise(evidence),
         "confident_zeros": float(evidence.zeros.confident.sum()) if evidence.zeros is not None else nan,
+        "unlinked": evidence.imitation.unlinked,
         "raised": evidence.zeros.raised_share if evidence.zeros is not None else nan,
     }
     low = high = nan
     if evidence.calibration is not None:
-        coverage = evidence.calibration[evidence.calibration["entries"] >= MIN_ENTRIES_PER_STRATUM]["coverage"]
+        table = evidence.calibration
+        coverage = table.loc[table["entries"] >= MIN_ENTRIES_PER_STRATUM, "coverage"]
+        if evidence.kind == "real" and len(coverage) == 0 and table["entries"].sum() >= MIN_ENTRIES_PER_STRATUM:
+            coverage = (table["coverage"] * table["entries"]).sum(keepdims=True) / table["entries"].sum()
         if len(coverage):
             low, high = float(coverage.min()), float(coverage.max())
     changes = [np.average(mixing.after - mixing.before, weights=mixing.sizes) for mixing in evidence.mixing.values()]
