@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imputome.evaluation.patterns import MIN_SAMPLES_TO_LEARN, MOST_HIDDEN, repeated_gaps, repeated_holes, unlinked
+from imputome.evaluation.patterns import MOST_HIDDEN, repeated_gaps, repeated_holes
+from imputome.inspection.missingness import MIN_SAMPLES_TO_LEARN, missingness, unlinked
 
 
 def by_brute_force(known):
@@ -45,6 +46,16 @@ def test_arrays_without_a_shared_feature_are_not_linked():
     empty = np.ones((20, 5), dtype=bool)
     empty[0], empty[:, 0] = False, False
     assert unlinked(empty) == 0.0  # values without any neighbour do not count: every method falls back there
+
+
+def test_the_report_says_what_nothing_is_known_about():
+    X = np.random.default_rng(0).normal(size=(60, 40))
+    report = missingness(np.where(arrays(), X, np.nan))
+    assert report.unlinked == 1.0
+    assert report.advice.method == "mean"
+    assert report.advice.notes[0].code == "unlinked-values"
+    report = missingness(np.where(arrays(shared=10), X, np.nan))
+    assert (report.unlinked, report.advice.method) == (0.0, "gaussian_copula")
 
 
 def test_enough_is_left():

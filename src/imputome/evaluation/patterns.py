@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from imputome.inspection.missingness import COLUMNS_PER_PIECE, shared_columns
+
 MAX_DONORS = 200  # samples, or features, whose holes are repeated
 MOST_HIDDEN = 0.2  # of the samples from which a feature can be learned, and of the features that a sample is known by
 # A donor's known values that the recipient must keep, as a share. A sample that keeps less is no sample like the donor:
 # on two arrays that share 30 % of the probes, 36 % were explained by hiding samples, and 28 % of the missing values;
 # 20 % by hiding features. On a panel of the features that are related most, 20, 21 and 71 %.
 MIN_LEFT_OF_SAMPLE, MIN_LEFT_OF_FEATURE = 0.8, 0.5
-MIN_SAMPLES_TO_LEARN = 3  # samples that link a missing value with what is known of its sample
-COLUMNS_PER_PIECE = 2**14
 
 
 def repeated_holes(
@@ -55,7 +55,7 @@ def _repeated(
     if len(donors) == 0:
         return hidden
     donors = rng.permutation(donors)[:MAX_DONORS]
-    shared = _shared(known, known[donors])  # (n, D)
+    shared = shared_columns(known, known[donors])  # (n, D)
     fits = (shared < size[:, None]) & (shared >= np.maximum(1, left * size[donors]))
     able = fits.any(axis=1)
     room = np.maximum(1, MOST_HIDDEN * (known & able[:, None]).sum(axis=0)).astype(np.int64)
@@ -69,34 +69,6 @@ def _repeated(
             room[places] -= 1
             done += int(places.sum())
     return hidden
-
-
-def _shared(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n, D) number of columns in which both rows are True."""
-    total = np.zeros((len(rows), len(others)), dtype=np.float32)
-    for start in range(0, rows.shape[1], COLUMNS_PER_PIECE):
-        part = slice(start, start + COLUMNS_PER_PIECE)
-        total += rows[:, part].astype(np.float32) @ others[:, part].T.astype(np.float32)
-    return total
-
-
-def unlinked(known: np.ndarray) -> float:
-    """Share of the missing values about which the data say nothing.
-
-    A missing value is linked if `MIN_SAMPLES_TO_LEARN` other samples have the feature, and also a feature that is known
-    in the sample. Otherwise nothing shows how the feature depends on anything that is known of the sample. Samples and
-    features without any value do not count.
-    """
-    known = known[known.any(axis=1)][:, known.any(axis=0)]
-    missing = known.size - np.count_nonzero(known)
-    if missing == 0:
-        return 0.0
-    share_one = (_shared(known, known) > 0).astype(np.float32)
-    alone = 0
-    for start in range(0, known.shape[1], COLUMNS_PER_PIECE):
-        part = known[:, start : start + COLUMNS_PER_PIECE]
-        alone += int((~part & (share_one @ part.astype(np.float32) < MIN_SAMPLES_TO_LEARN)).sum())
-    return alone / missing
 
 
 def at_rates(
@@ -119,12 +91,15 @@ def at_rates(
     by_row[rows] = np.log(((~known[rows]).sum(axis=1) + 1) / (G + 1))
     with np.errstate(divide="ignore"):
         by_column = np.log((~known).sum(axis=0) / n)
-    key = rng.gumbel(size=known.shape) + by_row[:, None] + by_column
-    if lowness is not None:
-        key += lowness
-    key[~known] = -np.inf
-    place = np.argsort(np.argsort(-key, axis=0), axis=0)
-    key[place >= known.sum(axis=0) // 2] = -np.inf
+    key = np.empty(known.shape, dtype=np.float32)  # the largest of these are drawn
+    for start in range(0, G, COLUMNS_PER_PIECE):
+        part = np.s_[:, start : start + COLUMNS_PER_PIECE]
+        drawn = rng.gumbel(size=known[part].shape) + by_row[:, None] + by_column[part[1]]
+        if lowness is not None:
+            drawn += lowness[part]
+        drawn[~known[part]] = -np.inf
+        place = np.argsort(np.argsort(-drawn, axis=0), axis=0)
+        key[part] = np.where(place < known[part].sum(axis=0) // 2, drawn, -np.inf)
     size = min(round(number), int(np.isfinite(key).sum()))
     hidden = np.zeros(known.size, dtype=bool)
     if size:

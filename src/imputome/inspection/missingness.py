@@ -24,6 +24,9 @@ MIN_OVERLAP_GAIN = 0.5  # share of the way from the Jaccard index by chance to 1
 MIN_MISSING_FOR_OVERLAP = 3  # missing values of a feature
 MAX_FEATURES_FOR_OVERLAP = 1000
 ENTRIES_PER_BLOCK = 2**21  # read at a time
+COLUMNS_PER_PIECE = 2**14
+MIN_SAMPLES_TO_LEARN = 3  # samples that link a missing value with what is known of its sample
+MAX_SAMPLES_FOR_LINKS = 400
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class MissingnessReport:
     features: Shares
     samples: Shares
     pattern: Pattern
+    unlinked: float  # share of the missing values that nothing is known about, see `unlinked`; 0 unless in blocks
     low_values: LowValues
     advice: Advice
 
@@ -173,13 +177,16 @@ def missingness(
     feature_share = by_feature / n
     features, samples = Shares.of(feature_share, var_names), Shares.of(by_sample / G, obs_names)
     low = low_values(X, feature_share) if n_missing else LowValues(suspected=False, signs=())
+    found = pattern(X, by_feature, by_sample)
+    alone = unlinked(~np.isnan(X[random_positions(n, MAX_SAMPLES_FOR_LINKS)])) if found.name == "blocks" else 0.0
     return MissingnessReport(
         shape=(n, G),
         n_missing=n_missing,
         share=share,
         features=features,
         samples=samples,
-        pattern=pattern(X, by_feature, by_sample),
+        pattern=found,
+        unlinked=alone,
         low_values=low,
         advice=advise(
             n=n,
@@ -189,6 +196,7 @@ def missingness(
             empty_features=features.empty,
             empty_samples=samples.empty,
             low_values=low.suspected,
+            unlinked=alone,
         ),
     )
 
@@ -289,3 +297,32 @@ def _overlap_with_nearest(missing: np.ndarray) -> float | None:
     jaccard = both / (size[:, None] + size - both)
     np.fill_diagonal(jaccard, 0.0)
     return float(np.average(jaccard.max(axis=1), weights=size))
+
+
+# -- missing values that nothing is known about -----------------------------------------------------------------------
+def shared_columns(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, D) number of columns in which both rows are True."""
+    total = np.zeros((len(rows), len(others)), dtype=np.float32)
+    for start in range(0, rows.shape[1], COLUMNS_PER_PIECE):
+        part = slice(start, start + COLUMNS_PER_PIECE)
+        total += rows[:, part].astype(np.float32) @ others[:, part].T.astype(np.float32)
+    return total
+
+
+def unlinked(known: np.ndarray) -> float:
+    """Share of the missing values about which the data say nothing.
+
+    A missing value is linked if `MIN_SAMPLES_TO_LEARN` other samples have the feature, and also a feature that is known
+    in the sample. Otherwise nothing shows how the feature depends on anything that is known of the sample. Samples and
+    features without any value do not count.
+    """
+    known = known[known.any(axis=1)][:, known.any(axis=0)]
+    missing = known.size - np.count_nonzero(known)
+    if missing == 0:
+        return 0.0
+    share_one = (shared_columns(known, known) > 0).astype(np.float32)
+    alone = 0
+    for start in range(0, known.shape[1], COLUMNS_PER_PIECE):
+        part = known[:, start : start + COLUMNS_PER_PIECE]
+        alone += int((~part & (share_one @ part.astype(np.float32) < MIN_SAMPLES_TO_LEARN)).sum())
+    return alone / missing

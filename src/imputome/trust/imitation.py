@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.evaluation.patterns import repeated_gaps, repeated_holes, unlinked
+from imputome.evaluation.patterns import repeated_gaps, repeated_holes
 from imputome.evaluation.splits import Split, make_split
-from imputome.inspection.missingness import count_missing, pattern
+from imputome.inspection.missingness import count_missing, pattern, unlinked
 from imputome.inspection.tails import low_strength, low_values
 
 LIKE_THE_MISSING = "values were held out in the pattern of the missing ones"
@@ -67,7 +67,7 @@ def imitation_of(data: Data, sample: Data | None = None) -> Imitation:
             if repeated(known, 1, np.random.default_rng(0)).any()
         )
         if not ways:
-            return Imitation(unlinked=1.0)
+            return Imitation(sentence="values were held out at random, unlike the missing ones", unlinked=1.0)
         sides = " and ".join(str(way["by"]) for way in ways)
         how = f"whole blocks, made by repeating the holes of {sides} in other {sides}"
         if low:

@@ -16,6 +16,7 @@ import numpy as np
 
 from imputome.core.data import Kind
 from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
+from imputome.inspection.advice import MAX_UNLINKED
 from imputome.result.record import Verdict
 from imputome.trust.evidence import LOSS, Evidence
 
@@ -55,7 +56,6 @@ TOTAL = 0.02  # share of the molecules, too many or too few, beyond twice their 
 COVERAGE_RANGE = (0.85, 0.95)  # of 90 % intervals
 MIXED = 0.05  # share of a cell's neighbours with its own label that is lost
 INFORMATION = 0.1  # share of the variance of held-out real values that the method explains
-UNLINKED = 0.05  # share of the missing values that cannot be imitated
 
 
 def _percent(share: float) -> str:
@@ -114,7 +114,7 @@ def _pattern(f: Figures) -> str:
     if f["unlinked"] == 0:
         return "the missing values can be imitated by hiding others"
     share = f"{_percent(f['unlinked'])} of the missing values cannot be imitated by hiding others"
-    if f["unlinked"] <= UNLINKED:
+    if f["unlinked"] <= MAX_UNLINKED:
         return share
     return (
         f"{share}: too few samples have both such a feature and one that is known where it is missing, so the data do "
@@ -180,9 +180,9 @@ CRITERIA: tuple[Criterion, ...] = (
         "pattern",
         _REAL,
         WITHHELD,
-        lambda f: not f["unlinked"] > UNLINKED,
+        lambda f: not f["unlinked"] > MAX_UNLINKED,
         _pattern,
-        f"at most {_percent(UNLINKED)}",
+        f"at most {_percent(MAX_UNLINKED)}",
     ),
     Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
     Criterion(
@@ -320,7 +320,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
         table = evidence.calibration
         coverage = table.loc[table["entries"] >= MIN_ENTRIES_PER_STRATUM, "coverage"]
         if evidence.kind == "real" and len(coverage) == 0 and table["entries"].sum() >= MIN_ENTRIES_PER_STRATUM:
-            coverage = (table["coverage"] * table["entries"]).sum(keepdims=True) / table["entries"].sum()
+            coverage = np.array([(table["coverage"] * table["entries"]).sum() / table["entries"].sum()])
         if len(coverage):
             low, high = float(coverage.min()), float(coverage.max())
     changes = [np.average(mixing.after - mixing.before, weights=mixing.sizes) for mixing in evidence.mixing.values()]
