@@ -39,7 +39,7 @@ from imputome.result.genes import Matched, match_genes
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, to_dataset, with_controls
 from imputome.trust.auto import BUDGET, candidate_keys
-from imputome.trust.check import check_state, label_columns
+from imputome.trust.check import check_state, label_columns, warn_of_absent_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -257,7 +257,8 @@ def plan_impute(
         destination.check(adata, checked_key(adata, name), outputs, columns)
     plan = _with_data(adata, options, report, method, estimator, purpose="impute")
     _check_variance_scale(outputs, plan)
-    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels)
+    messages = (*plan.messages, *warn_of_absent_genes(plan.data, labels))
+    return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels, messages=messages)
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:

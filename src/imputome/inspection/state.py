@@ -33,6 +33,8 @@ FEW_OUTSIDE = 0.01  # share of values outside 0 to 1; up to it they are taken fo
 MIN_MAX_OF_PERCENTAGES = 90.0  # the maximum of percentages is near 100, that of log-transformed values never is
 FEW_NEGATIVES = 0.1  # share of the nonzero integers; above it these are differences and not damaged counts
 
+ROWS_FOR_BLOCKS = 200  # samples in which missing blocks are looked for
+
 _GENE = re.compile(
     r"ENS[A-Z]{0,4}G\d{8,}(\.\d+)?"
     r"|ACTB|GAPDH|MALAT1|B2M|EEF1A1|Actb|Gapdh|Malat1|B2m|Eef1a1"
@@ -166,6 +168,8 @@ def inspect(data: Any, *, layer: str | None = None) -> InputReport:
         return replace(report, errors=(not_numeric,), warnings=tuple(orientation))
     error = _error(report)
     warnings = [] if error else _state_warnings(report, base, data, layer, tally)
+    if not error and (blocks := _lacked_by_groups(report, matrix)):
+        warnings = [blocks] + [warning for warning in warnings if warning.code != "integers-with-nan"]
     warnings += orientation + _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if error else _empty_rows_and_columns(report)
     return replace(report, warnings=tuple(warnings), errors=(error,) if error else ())
@@ -302,6 +306,27 @@ def _warnings_with_nan(report: InputReport, tally: Tally) -> list[Message]:
         text = f"{where} holds integers and {report.n_nan:,} NaN: if these are counts, replace NaN with 0"
         return [Message(text, code="integers-with-nan")]
     return []
+
+
+def _lacked_by_groups(report: InputReport, matrix: Any) -> Message | None:
+    """The warning that integers are missing in blocks, where 0 would be a false measurement."""
+    from imputome.inspection.missingness import in_blocks
+    from imputome.inspection.tails import random_positions
+
+    if not report.n_nan or report.n_noninteger or report.n_negative:
+        return None
+    part = (matrix.iloc if hasattr(matrix, "iloc") else matrix)[random_positions(report.shape[0], ROWS_FOR_BLOCKS)]
+    if hasattr(part, "compute"):
+        part = part.compute()
+    part = part.toarray() if hasattr(part, "toarray") else np.asarray(part, dtype=np.float64)
+    if not in_blocks(part):
+        return None
+    text = (
+        f"{report.where} holds integers and {report.n_nan:,} NaN in blocks: groups of samples lack the same features, "
+        "as where these were not measured; do not put 0 for them, and if these are counts, leave out these features, "
+        "or impute each group by itself"
+    )
+    return Message(text, code="not-measured")
 
 
 def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str, Any]]:

@@ -33,7 +33,17 @@ KINDS = ("counts", "real")
 WITHOUT_LATENT = frozenset(
     ("no_imputation", "gene_mean", "gene_mean_posterior", "random", "mean", "median", "knn", "gaussian_copula")
 )
-BRIEF = ("verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds")  # of a verdict, in a summary
+BRIEF = (
+    "verdict",
+    "reasons",
+    "failed",
+    "rule",
+    "held_out",
+    "figures",
+    "cells",
+    "fits",
+    "seconds",
+)  # of a verdict, in a summary
 
 
 def _no_table() -> pd.DataFrame:
@@ -98,11 +108,12 @@ class Input(_Stored):
 class Verdict(_Stored):
     """Whether to use an imputation, the reasons, and the measurements; a table is empty where it was not measured."""
 
-    verdict: str  # "use", "use for visualisation only" or "do not impute"
+    verdict: str  # "use", "use for visualisation only", "withheld" (it is not known) or "do not impute"
     reasons: tuple[str, ...] = ()  # one sentence each; those that decided come first
     figures: dict[str, float] = field(default_factory=dict)  # numbers that the rule used; NaN where not measured
     failed: tuple[str, ...] = ()  # criteria that were not met
     rule: str = ""  # version of the rule
+    held_out: str = ""  # how values were held out: a scheme of `imputome.evaluation.splits.SCHEMES` and its options
     method: str = ""  # the method that was checked
     reference: str = ""  # the control that its genes were compared with
     kind: Kind = "counts"

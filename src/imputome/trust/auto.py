@@ -18,7 +18,7 @@ from imputome.result.record import Race, Verdict
 from imputome.trust.check import check
 from imputome.trust.evidence import MAX_CELLS, N_SPLITS
 from imputome.trust.race import CANDIDATES, Candidate, make, run_race
-from imputome.trust.verdict import DO_NOT
+from imputome.trust.verdict import DO_NOT, WITHHELD
 
 if TYPE_CHECKING:
     from imputome.core.data import Data
@@ -75,8 +75,8 @@ def choose(
 
     ``keep_observed`` says whether observed values are put back in what will be written (None: the method's default).
     Raises `ControlsWinError` if no method beats the controls (``controls-win``), none was finished or could be fitted
-    in time (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``). With
-    ``accept_control`` the best control is chosen instead.
+    in time (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``) or
+    withheld (``verdict-withheld``). With ``accept_control`` the best control is chosen instead.
     """
     begun = time.perf_counter()
 
@@ -111,7 +111,7 @@ def choose(
                 keep_observed=keep_observed,
                 progress=part(RACE_SHARE, 1.0),
             )
-        if verdict is None or verdict.verdict != DO_NOT:
+        if verdict is None or verdict.verdict not in (WITHHELD, DO_NOT):
             return Chosen(estimator, race, verdict, _time_decided(race))
     reason = _why_no_method(race, verdict)
     if not accept_control:
@@ -167,10 +167,10 @@ def _why_no_method(race: Race, verdict: Verdict | None) -> Message:
     """Why no method is chosen, in a sentence."""
     if verdict is not None:
         sample = f"{verdict.cells:,} {'cells' if verdict.kind == 'counts' else 'samples'}, {verdict.fits} fits"
-        return Message(
-            f"the best method is {race.winner}, but its verdict is {DO_NOT!r} ({sample}): {verdict.reasons[0]}",
-            code="verdict-do-not-impute",
+        text = (
+            f"the best method is {race.winner}, but its verdict is {verdict.verdict!r} ({sample}): {verdict.reasons[0]}"
         )
+        return Message(text, code=f"verdict-{verdict.verdict.replace(' ', '-')}")
     methods = race.candidates[~race.candidates["control"]]
     if not methods["splits"].any():
         text = "no method finished in the time available, pass a larger {budget}"

@@ -19,6 +19,7 @@ from imputome.errors import ImputomeError, InputError, MissingExtraError
 from imputome.methods import REFERENCE, Method, controls, create, info
 from imputome.result.record import Race
 from imputome.trust.evidence import LOSS, check_possible, hold_out, sample_cells, scores
+from imputome.trust.imitation import AT_RANDOM, imitation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +141,7 @@ def run_race(
     # all errors are divided by the first control's on the same split, since splits differ more than methods do
     reference: list[float] = []
     sample = sample_of(data, rng, max_cells, max_genes)
+    imitation = imitation_of(data, sample) if data.kind == "real" else AT_RANDOM
     metric = LOSS[data.kind]
     names = sorted(controls(data.kind), key=lambda name: name != REFERENCE[data.kind])  # the reference first
     entries = [_Entry(Candidate(name, name), True) for name in names]
@@ -160,7 +162,7 @@ def run_race(
         return end - (time.perf_counter() - begun)
 
     for number in range(n_splits):
-        split = hold_out(sample, rng)
+        split = hold_out(sample, rng, imitation, number)
         best = min(entry.score for entry in entries)
         for place, entry in enumerate(entries):
             near = number == 0 or entry.score <= best * (1 + RERUN_WITHIN)

@@ -55,6 +55,7 @@ def result_parts(content: Content) -> dict[str, Any]:
             ("seconds", text_of(verdict.seconds)),
             ("seed", str(verdict.seed)),
             ("version of the rule", verdict.rule),
+            ("held out by the scheme", verdict.held_out or "not recorded"),
             ("criteria not met", ", ".join(verdict.failed)),
         ]
         figures = [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SIGNS = {
     "use": ("\u2713", style.GREEN),
     "use for visualisation only": ("!", style.ORANGE),
+    "withheld": ("?", style.ORANGE),
     "do not impute": ("\u2717", style.VERMILLION),
 }
 # the metric that is shown first, and its name
