@@ -357,6 +357,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     data = to_data(adata, report, layer=options.layer)
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
+    matched = matched.without_unseen(data, estimator)
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
 
