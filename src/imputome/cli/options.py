@@ -56,6 +56,7 @@ _SAME_NAME = (
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+    *("min_genes", "min_cells"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {
     "labels": "--label",

@@ -19,10 +19,11 @@ from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-# the columns that identify a computation; `COLUMNS` adds what it gave
+# the columns that identify a computation; `COLUMNS` adds what it gave, and the transform that real values were imputed
+# on (empty for counts, and for data that were transformed before)
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
-COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
-TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
+COLUMNS = (*KEY, "transform", "metric", "value", "seconds", "peak_bytes", "status", "reason")
+TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "transform", "metric", "status", "reason")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
@@ -77,7 +78,8 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A long table with the columns `COLUMNS` from rows as mappings."""
     import pandas as pd
 
-    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return table.fillna({"transform": ""})
 
 
 def check_path(path: Path) -> None:
@@ -117,6 +119,8 @@ def read(path: Path) -> pd.DataFrame:
             dtype=dict.fromkeys(TEXT_COLUMNS, str),
             na_values={name: ["", "nan"] for name in ("fraction", "value", "seconds")},
         )
+    if "transform" not in table.columns:  # tables of the first version
+        table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
         raise InputError(
@@ -131,7 +135,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     ``mean``, ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row.
     ``control`` says whether the method is a control, and ``best`` whether it has the best mean of all methods and
     controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not
-    scores, such as the iterations of a fit, are never best and never lose.
+    scores, such as the iterations of a fit, are never best and never lose; no method loses by a metric that says
+    nothing of that (`imputome.evaluation.metrics.Metric.is_contest`).
 
     Examples
     --------
@@ -156,7 +161,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         scores["control"] = control
         scores["best"] = is_score & np.isfinite(cost) & (cost == cost.min())
         scores["loses_to"] = ""
-        if is_score and control.any():
+        is_contest = key[-1] in HIGHER or (key[-1] in METRICS and METRICS[key[-1]].is_contest)
+        if is_contest and control.any():
             best_control = min(np.flatnonzero(control), key=lambda place: cost[place])
             scores.loc[~control & (cost[best_control] <= cost), "loses_to"] = scores["method"][best_control]
         parts.append(scores.assign(**dict(zip(group, key, strict=True))))

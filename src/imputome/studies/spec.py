@@ -61,7 +61,8 @@ class Subset:
     min_cells: StrictInt = 0  # and genes detected in fewer cells
     n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
-    transform: Transform = "identity"
+    # what real values are transformed with first; None: methods impute on the transform that fits the training part
+    transform: Transform | None = None
     labels: str = ""  # column of ``obs`` with the class of each row
     clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
