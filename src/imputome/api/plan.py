@@ -31,6 +31,7 @@ from imputome.result.adapt import (
     checked_state,
     chosen_link,
     covariate_columns,
+    covariates_to_learn,
     gene_positions,
     inspect_layer,
     to_data,
@@ -327,7 +328,8 @@ def _with_data(
     data = to_data(adata, report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
-        data = replace(data, covariates=covariate_columns(adata, options.covariates))
+        covariates, notes = covariates_to_learn(adata, options.covariates)
+        data, messages = replace(data, covariates=covariates), [*messages, *notes]
     return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
 
 

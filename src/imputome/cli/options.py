@@ -44,7 +44,10 @@ Draws = Annotated[
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
 Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
-Covariates = Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")]
+Covariates = Annotated[
+    str | None,
+    typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

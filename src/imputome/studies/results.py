@@ -31,6 +31,18 @@ HIGHER = (
     *("spearman_concordance", "cox_concordance"),
 )
 
+# metrics of `imputome.studies.runner.run_trial`; the others it records, beside the numbers of a fit
+TRIAL_METRICS = ("rmse", "mae", "pearson")
+TRIAL_NUMBERS = ("share_hidden", "spearman_concordance", "cox_concordance", "fit_seconds", "apply_seconds")
+# the numbers that methods of this package report of a fit, in ``status.details``
+FIT_NUMBERS = (
+    *("iterations", "objective", "rank", "lam", "residual", "tol", "held_out_rmse", "held_out_mse"),
+    *("epochs", "best_epoch", "validation_loss", "train_seconds", "rate_cuts", "shift", "inflation"),
+    *("between_cell_sd", "data_between_cell_sd", "collapsed", "network_weight", "uses_gene_mean", "uses_factors"),
+    *("nll_validation", "mse_validation", "mean_dropout", "total_ratio_rate", "total_ratio_expected"),
+    "library_correlation",
+)
+
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The values of `KEY` as texts: the same before a row is written to a file and after it is read again."""
@@ -52,7 +64,11 @@ class Journal:
 
     def _stored(self) -> Iterator[dict[str, Any]]:
         if self.output is not None and self.output.exists():
-            yield from read(self.output).to_dict("records")
+            try:
+                yield from read(self.output).to_dict("records")
+            except InputError as error:
+                text = f"{self.output} exists, and is not a table of results: pass another {{output}}"
+                raise InputError(text, code=error.code, output=...) from error
         if self.path is not None and self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with suppress(json.JSONDecodeError):  # the process was killed while it wrote this line
@@ -123,9 +139,11 @@ def read(path: Path) -> pd.DataFrame:
         table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
-        raise InputError(
-            f"{path} is not a table of results: it has no column {missing[0]!r}", code="not-a-results-table"
-        )
+        # of a study there are tables of means, claims and tests beside it
+        beside = path.with_name("results.csv")
+        instead = beside if beside.exists() and beside != path else "the table with a row for each score"
+        text = f"{path} is not a table of results (it has no column {missing[0]!r}): pass {instead}"
+        raise InputError(text, code="not-a-results-table")
     return table
 
 

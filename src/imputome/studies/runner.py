@@ -38,7 +38,7 @@ from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import chosen_link
 from imputome.result.run import Progress
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, with_controls
-from imputome.studies.results import Journal, key_of
+from imputome.studies.results import TRIAL_METRICS, Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from imputome.evaluation.clustering import Clusterer
 
 DOWNSTREAM = ("clustering", "leiden", "de")
-TRIAL_METRICS = ("rmse", "mae", "pearson")
 Scale = Literal["counts", "log1p"]
 
 
