@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from codes import has_code
+from codes import has_code, warns
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputer import Imputer, check_parameters
@@ -716,6 +716,34 @@ def test_bounds_of_new_rows_are_those_of_the_training_data(variant):
     assert values[0, 0] == 0.5
     for j in (1, 2, 3, 6, 7):
         assert abs(values[0, j] - typical[j]) < 9
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_molecules_of_a_gene_that_training_lacked_are_kept(variant):
+    """The other genes are as if these molecules were not there: they are in no library size."""
+    unseen, others = [3, 17], np.setdiff1d(np.arange(40), [3, 17])
+    X, new = counts_matrix(), counts_matrix(seed=5)[:20]
+    X[:, unseen], X[:, 0] = 0, X[:, 0] + 1
+    new[:, unseen] += np.arange(40).reshape(20, 2)
+    estimator = make(variant).fit(as_data(X, kind="counts"))
+    without = new.copy()
+    without[:, unseen] = 0
+    expected = estimator.transform(as_data(without, kind="counts"))
+    with warns("genes-unseen"):
+        result = estimator.transform(as_data(new, kind="counts"))
+    assert result.status.details["unknown_genes"] == ["3", "17"]
+    assert "unknown_genes" not in expected.status.details
+    for keep in (True, False):
+        values = result.to_array(keep_observed=keep)
+        np.testing.assert_array_equal(values[:, unseen], new[:, unseen])
+        assert_close(values[:, others], expected.to_array(keep_observed=keep)[:, others], rtol=1e-5)
+    i, j = np.divmod(np.arange(800), 40)
+    for output in result.outputs:
+        assert_close(result.at(i, j, output=output), result.to_array(output=output).ravel(), rtol=1e-5)
+    per_cell = result.to_array(scale="normalized", keep_observed=False)[:, unseen]
+    np.testing.assert_allclose(per_cell, 1e4 * new[:, unseen] / new.sum(axis=1, keepdims=True), rtol=1e-5)
+    if "variance" in result.outputs:
+        assert not result.to_array(output="variance")[:, unseen].any()
 
 
 @every_variant

@@ -5,7 +5,7 @@ Each message has a code, which programs and tests read; no code in this package 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 
@@ -147,3 +147,9 @@ class ImputedLayerWarning(UserWarning):
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
     """The error for ``what``, which needs ``package`` from the optional dependency group ``extra``."""
     return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"', parameter=extra)
+
+
+def some(names: Iterable[str], number: int = 5) -> str:
+    """The first of some names, for a message."""
+    names = list(names)
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

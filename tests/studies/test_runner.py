@@ -83,11 +83,11 @@ def test_an_interrupted_study_goes_on(dataset, tmp_path, monkeypatch, suffix):
     computed = []
     original = runner._impute
 
-    def counted(spec, split, seed):
+    def counted(spec, split, seed, link):
         if len(computed) == 3:
             raise KeyboardInterrupt
         computed.append(spec.label)
-        return original(spec, split, seed)
+        return original(spec, split, seed, link)
 
     monkeypatch.setattr(runner, "_impute", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -238,7 +238,9 @@ def test_facade_and_command_line_agree(dataset, tmp_path, capsys):
     direct = imputome.evaluate({"made": adata}, methods=["poisson_nmf"], labels="type", downstream=["clustering"])
     np.testing.assert_allclose(table["value"].astype(float), direct["value"])
     assert {row["method"] for row in told["summary"]} == set(direct["method"])
-    assert run([*line, "-o", str(output)]) == 0
+    assert run([*line, "-o", str(output)]) == 1
+    assert " [option-unused]" in capsys.readouterr().err
+    assert run([*line[:-2], "-o", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "(control)" in printed
     assert "poisson_loss" in printed

@@ -26,6 +26,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Hide values, impute with several methods and the controls, and score them.
 
+    Real values are imputed on the transform that `imputome.impute` would take for the training part, by methods and
+    controls alike. Their first score, ``rmse_sd``, is the root mean squared error on it, in standard deviations of the
+    feature; the other scores are in the unit of the data.
+
     Parameters
     ----------
     adata : AnnData, or dict of str to AnnData
@@ -33,13 +37,13 @@ def evaluate(
     methods : iterable of str, class or Imputer
         Methods; a name can be followed by ``+posterior`` or ``:key=value``.
     labels : str, optional
-        Column of ``obs`` with cell types, for downstream analyses.
+        Column of ``obs`` with cell types, for downstream analyses; it also stratifies the test rows of real values.
     layer : str, optional
         Layer with the values; None takes ``X``.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
     **study
-        Scheme, fraction, trials, seed and so on, see `imputome.studies.runner.run_study`.
+        Scheme, fraction, trials, seed, transform and so on, see `imputome.studies.runner.run_study`.
 
     Returns
     -------
@@ -55,5 +59,8 @@ def evaluate(
     True
     """
     inputs = adata if isinstance(adata, dict) else {"data": adata}
-    plan = plan_evaluate(inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
+    used = {name: study[name] for name in ("scheme", "downstream", "options") if name in study}
+    plan = plan_evaluate(
+        inputs.items(), methods, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells, **used
+    )
     return run_study(plan.datasets, plan.methods, **study)

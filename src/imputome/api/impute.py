@@ -64,7 +64,9 @@ def impute(
         hold some genes only, so they go to ``obsm[key]`` as a DataFrame; with ``copy=True`` the copy has these genes
         only and they go to its layer.
     covariates : iterable of str, optional
-        Columns of ``obs``, for methods that use covariates.
+        Columns of ``obs``, for methods that use covariates. Whole numbers that repeat are categories if there are at
+        most 20 of them, and refused otherwise; floats are a quantity. ``"batch:category"`` and ``"age:number"`` say
+        which it is.
     keep_observed : bool, optional
         Whether observed values stay as they are; None means the default of the method.
     scale : {"counts", "normalized", "log1p", "input"}, optional

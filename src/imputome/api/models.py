@@ -14,8 +14,9 @@ from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_app
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
+from imputome.core.unknown_genes import OwnGenes
 from imputome.methods import Method, load
-from imputome.result.genes import OwnGenes, model_data
+from imputome.result.genes import model_data
 from imputome.result.layout import store
 from imputome.result.run import Progress, Run, fit_run, replaced
 
@@ -136,7 +137,8 @@ def apply_model(
 
     - Genes of the model that ``adata`` lacks are treated as not seen (zero counts, or NaN), with a warning.
     - Genes that the model does not know keep their counts (real values: missing ones get the mean of the feature). The
-      record lists them under ``unusable_genes``.
+      record lists them under ``unusable_genes``. A gene of the model that had no molecule in training and has some in
+      ``adata`` is one of them, with a warning.
     - The library size that the model is given is over the model's genes, as in training. If some of them are missing
       from ``adata``, the molecules of the others are divided by the share that these genes had in training. The scales
       ``"normalized"`` and ``"log1p"`` of the result are per 10,000 molecules of all genes of ``adata``.

@@ -31,6 +31,7 @@ from imputome.result.adapt import (
     checked_state,
     chosen_link,
     covariate_columns,
+    covariates_to_learn,
     gene_positions,
     inspect_layer,
     to_data,
@@ -38,6 +39,7 @@ from imputome.result.adapt import (
 from imputome.result.genes import Matched, match_genes
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, to_dataset, with_controls
+from imputome.studies.runner import stratifies
 from imputome.trust.auto import BUDGET, candidate_keys
 from imputome.trust.check import check_state, label_columns, warn_of_absent_genes
 
@@ -327,7 +329,8 @@ def _with_data(
     data = to_data(adata, report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
-        data = replace(data, covariates=covariate_columns(adata, options.covariates))
+        covariates, notes = covariates_to_learn(adata, options.covariates)
+        data, messages = replace(data, covariates=covariates), [*messages, *notes]
     return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
 
 
@@ -358,6 +361,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     data = to_data(adata, report, layer=options.layer)
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
+    matched = matched.without_unseen(data, estimator)
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
 
@@ -414,13 +418,22 @@ def plan_evaluate(
     layer: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    scheme: str = "thin",
+    downstream: str | Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> EvaluationPlan:
     """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`."""
     specs = [parse_method(method) for method in methods]
+    if not specs:
+        text = "there is no method to score: pass one or more {methods}"
+        raise InputError(text, code="no-methods", methods=...)
     datasets = [
         to_dataset(adata, name=name, labels=labels, layer=layer, min_genes=min_genes, min_cells=min_cells)
         for name, adata in inputs
     ]
+    if labels is not None and not tuple(downstream) and not stratifies(scheme, options or {}):
+        text = f"labels would not be used, since {scheme} has no test rows to stratify: pass {{downstream}}, or leave"
+        raise InputError(f"{text} {{labels}} out", code="option-unused", labels=..., downstream="clustering")
     for dataset in datasets:
         with_controls(specs, dataset.data.kind)  # refuses a method that does not take this kind of data
     return EvaluationPlan(tuple(datasets), tuple(specs))

@@ -44,7 +44,10 @@ Draws = Annotated[
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
 Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
-Covariates = Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")]
+Covariates = Annotated[
+    str | None,
+    typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -56,6 +59,7 @@ _SAME_NAME = (
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+    *("min_genes", "min_cells"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {
     "labels": "--label",

@@ -424,7 +424,7 @@ def make_split(
     [[5, 0, 3], [2, 8, 0]]
     """
     known = scheme_options(name)
-    _check_kind(name, data)
+    check_kind_of_scheme(name, data.kind)
     if fraction is not None:
         options["fraction"] = fraction
     for option in options:
@@ -486,19 +486,20 @@ def row_split(
 
 
 # -- steps that schemes share ------------------------------------------------------------------------------------------
-def _check_kind(scheme: str, data: Data) -> None:
+def check_kind_of_scheme(scheme: str, kind_of_data: Kind) -> None:
+    """Check that a scheme hides data of this kind."""
     kind = SCHEMES[scheme].kind
-    if data.kind != kind:
-        others = ", ".join(name for name, known in SCHEMES.items() if known.kind == data.kind)
+    if kind_of_data != kind:
+        others = ", ".join(name for name, known in SCHEMES.items() if known.kind == kind_of_data)
         raise InputError(
-            f"the scheme {scheme} is for {KIND_NAME[kind]}, but the data are {KIND_NAME[data.kind]}: use {others}",
+            f"the scheme {scheme} is for {KIND_NAME[kind]}, but the data are {KIND_NAME[kind_of_data]}: use {others}",
             code="scheme-of-other-kind",
             parameter="scheme",
         )
 
 
 def _counts(scheme: str, data: Data) -> sp.csr_array:
-    _check_kind(scheme, data)
+    check_kind_of_scheme(scheme, data.kind)
     if data.X.nnz == 0:
         raise InputError(f"the scheme {scheme} has nothing to hide: every count is zero", code="all-zero")
     return data.X
@@ -583,7 +584,7 @@ def _hide(
 
     With ``in_training_rows``, what the mask holds of them is taken out of the training rows too, and not scored.
     """
-    _check_kind(scheme, data)
+    check_kind_of_scheme(scheme, data.kind)
     check_choice("rows", rows, ("test", "all"))
     check_share("fraction", fraction, allow_one=scheme in ("features", "blocks", "rates"))
     every_row = np.arange(data.shape[0])

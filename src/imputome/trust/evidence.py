@@ -18,7 +18,7 @@ from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_length
 from imputome.evaluation.splits import Split, make_split
-from imputome.evaluation.streaming import Units, calibration, score_hidden, score_thinned
+from imputome.evaluation.streaming import calibration, score_hidden, score_thinned
 from imputome.trust.imitation import AT_RANDOM, Imitation, imitation_of
 from imputome.trust.mixing import Mixing, label_mixing
 from imputome.trust.null import NullCorrelation, null_correlation
@@ -240,18 +240,14 @@ def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> d
     if split.test is not None:
         interval = ["coverage_90"] if _has_intervals(imputation) else []
         return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
-    assert split.i is not None and split.j is not None and split.truth is not None  # noqa: S101, PT018
-    units = Units(split.train, link, (split.j, split.truth))
-    usable = units.usable[split.j]
-    if not usable.any():
+    error = score_hidden(imputation, split, metrics=["rmse_sd"], link_name=link)["rmse_sd"]
+    if np.isnan(error):
         raise InputError(
             "no feature with a hidden value varies in the training part: leave out the check, or pass {method}",
             code="no-feature-varies",
             method=...,
         )
-    i, j = split.i[usable], split.j[usable]
-    gap = units.of(imputation.at(i, j, keep_observed=False), j) - units.of(split.truth[usable], j)
-    values = {"rmse": float(np.sqrt(np.mean(np.square(gap))))}
+    values = {"rmse": error}
     if _has_intervals(imputation):
         values |= score_hidden(imputation, split, metrics=["coverage_90"])
     return values
