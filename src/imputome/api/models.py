@@ -127,6 +127,7 @@ def apply_model(
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
+    reproducible: bool = False,
     overwrite: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
@@ -149,7 +150,7 @@ def apply_model(
         A fitted estimator, or the folder of a saved one.
     gene_column : str, optional
         Column of ``var`` with the gene names; by default ``var_names``.
-    layer, key_added, genes, keep_observed, scale, outputs, overwrite, copy
+    layer, key_added, genes, keep_observed, scale, outputs, reproducible, overwrite, copy
         As in `imputome.impute`. The covariates that the model was fitted with are taken from the columns of ``obs`` of
         the same names.
 
@@ -179,6 +180,7 @@ def apply_model(
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs),
+        reproducible=reproducible,
     )
     plan = plan_apply(adata, estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))
@@ -210,6 +212,8 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     if len(unknown):
         fallback += "; genes that the model does not know: values of the input"
     further = {
+        "reproducible": plan.options.reproducible,
+        "options": plan.options.further,
         "model": source,
         "trained": estimator.provenance or {},
         "genes_missing_from_input": tuple(matched.missing.astype(str)),

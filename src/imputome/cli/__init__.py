@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli.console import error_line, failure, keeps_partial_work
+from imputome.cli.console import CONTROLS_WIN, error_line, failure, keeps_partial_work
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
@@ -24,7 +24,6 @@ COMMANDS = (
     *("mask", "methylation", "methods", "datasets", "demo", "report", "remove"),
 )
 INTERRUPTED = 130
-CONTROLS_WIN = 3
 
 app = typer.Typer(
     name="imputome",

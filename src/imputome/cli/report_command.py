@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imputome.cli.console import progress
+from imputome.api.progress import progress
 
 if TYPE_CHECKING:
     from imputome.report.before_after import Map
@@ -38,7 +38,7 @@ def command(
         raise typer.BadParameter(f"{map_!r} is neither umap nor pca", param_hint="--map")
     check_path(output, overwrite=force)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    with progress(f"reading {source.name}", quiet=quiet) as show:
+    with progress(f"reading {source.name}", quiet=quiet, counted=False) as show:
         show(0.0, "")
         if source.suffix.lower() in (".h5ad", ".zarr"):
             page: Content | Scoreboard = _result(source, key, label, "pca" if map_ == "pca" else "umap", made_by)

@@ -54,6 +54,8 @@ class Imputer(ABC):
         the fit.
     provenance : dict or None
         Plain values to keep in a saved model.
+    libraries : tuple of str
+        Packages whose versions the record of a result holds beside those of NumPy and SciPy.
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -91,6 +93,7 @@ class Imputer(ABC):
     link: str = "identity"
     provenance: dict[str, Any] | None = None
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
     learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
 
     def __init_subclass__(cls, **options: Any) -> None:
