@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
 from imputome.api.progress import is_live
 from imputome.api.progress import progress as show_progress
+from imputome.api.spelling import Spelling
 from imputome.core.scales import Scale
 from imputome.core.threads import limited_threads
 from imputome.methods import Method
@@ -23,10 +23,12 @@ from imputome.trust.check import check_run, cost
 if TYPE_CHECKING:
     from anndata import AnnData
 
+SPELLING = Spelling("params", ("genes_in",))
 # (what begins, what it will cost, whether the amount of work is known)
 Stage = Callable[[str, str, bool], AbstractContextManager[Progress | None]]
 
 
+@SPELLING.of
 def impute(
     adata: AnnData,
     *,
@@ -158,8 +160,7 @@ def impute(
     estimator = checked_options(options)
     plan = plan_impute(adata, options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
     plan, run = run_plan(plan, shown if (is_live() if progress is None else progress) else _silent)
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    SPELLING.warn(run.messages)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
+from imputome.api.spelling import Spelling
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_FIT, _APPLY = Spelling("params", ("genes_in",)), Spelling("params", ("genes_in", "posterior"))
+
+
 # -- learning ----------------------------------------------------------------------------------------------------------
+@_FIT.of
 def fit_model(
     adata: AnnData,
     *,
@@ -76,8 +80,7 @@ def fit_model(
         transform=transform,
     )
     run = run_fit(plan_fit(adata, options, estimator=checked_options(options)))
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    _FIT.warn(run.messages)
     return run.estimator
 
 
@@ -116,6 +119,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
+@_APPLY.of
 def apply_model(
     adata: AnnData,
     model: str | Path | Imputer,
@@ -184,8 +188,7 @@ def apply_model(
     )
     plan = plan_apply(adata, estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    _APPLY.warn(run.messages)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 

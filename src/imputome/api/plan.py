@@ -240,9 +240,10 @@ def _outputs(estimator: Imputer, options: Options) -> tuple[Output, ...]:
     """The outputs to write; checked together with those that draws and standard deviations need."""
     outputs = checked_outputs(estimator, options.outputs)
     if options.draws and not estimator.info.draws:
-        able = ", ".join(name for name in names() if info(name).draws) or "none here"
-        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out, or choose"
-        raise InputError(f"{text} one of {able}", code="no-draws", draws=...)
+        able = [name for name in names() if info(name).draws and info(name).kinds & estimator.info.kinds]
+        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out"
+        text += f", or choose one of {', '.join(able)}" if able else ""
+        raise InputError(text, code="no-draws", draws=...)
     if options.uncertainty:
         try:
             checked_outputs(estimator, ("variance",))

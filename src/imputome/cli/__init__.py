@@ -120,12 +120,8 @@ def run(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception) -> Message:
     if isinstance(error, MemoryError):
-        return Message(
-            "the machine's memory is full: pass {genes} to write fewer genes, or a smaller {max_rank}",
-            code="out-of-memory",
-            genes=...,
-            max_rank=...,
-        )
+        text = "the machine's memory is full: give an input of fewer cells or genes, or choose a simpler method"
+        return Message(text, code="out-of-memory")
     if isinstance(error, OSError):
         return Message(str(error), code="system")
     return Message(f"{type(error).__name__}: {error} (not expected; --debug shows where)", code="unexpected")
