@@ -54,6 +54,12 @@ class Message(str):
         """The sentence with each parameter written as another interface passes it."""
         return _filled(self.template, self.options, spell)
 
+    def respelled(self, spell: Callable[[str, Any], str]) -> Message:
+        """The message whose text is that of `spelled`; all else is the same."""
+        message = str.__new__(type(self), self.spelled(spell))
+        message.__dict__.update(self.__dict__)
+        return message
+
     def __reduce__(self) -> Any:
         return _message_again, (self.template, self.code, self.parameter, self.options)
 
@@ -95,6 +101,11 @@ class ImputomeError(Exception):
         self.message: Message = text
         self.code = text.code
         self.parameter = text.parameter
+
+    def respell(self, spell: Callable[[str, Any], str]) -> None:
+        """Write each parameter in the sentence as ``spell`` does."""
+        self.message = self.message.respelled(spell)
+        self.args = (self.message,)
 
 
 class InputError(ImputomeError, ValueError):

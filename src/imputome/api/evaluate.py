@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from imputome.api.plan import plan_evaluate
+from imputome.api.spelling import Spelling
 from imputome.methods import Method
 from imputome.studies.runner import run_study
 
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+_SPELLING = Spelling("options", signature(run_study).parameters)
 
+
+@_SPELLING.of
 def evaluate(
     adata: AnnData | dict[str, AnnData],
     *,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
+from imputome.api.spelling import Spelling
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_FIT, _APPLY = Spelling("params", ("genes_in",)), Spelling("params", ("genes_in", "posterior"))
+
+
 # -- learning ----------------------------------------------------------------------------------------------------------
+@_FIT.of
 def fit_model(
     adata: AnnData,
     *,
@@ -77,8 +81,7 @@ def fit_model(
         transform=transform,
     )
     run = run_fit(plan_fit(adata, options, estimator=checked_options(options)))
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    _FIT.warn(run.messages)
     return run.estimator
 
 
@@ -117,6 +120,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
+@_APPLY.of
 def apply_model(
     adata: AnnData,
     model: str | Path | Imputer,
@@ -128,6 +132,7 @@ def apply_model(
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
+    reproducible: bool = False,
     overwrite: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
@@ -151,7 +156,7 @@ def apply_model(
         A fitted estimator, or the folder of a saved one.
     gene_column : str, optional
         Column of ``var`` with the gene names; by default ``var_names``.
-    layer, key_added, genes, keep_observed, scale, outputs, overwrite, copy
+    layer, key_added, genes, keep_observed, scale, outputs, reproducible, overwrite, copy
         As in `imputome.impute`. The covariates that the model was fitted with are taken from the columns of ``obs`` of
         the same names.
 
@@ -181,11 +186,11 @@ def apply_model(
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs),
+        reproducible=reproducible,
     )
     plan = plan_apply(adata, estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    _APPLY.warn(run.messages)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 
@@ -212,6 +217,8 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     if len(unknown):
         fallback += "; genes that the model does not know: values of the input"
     further = {
+        "reproducible": plan.options.reproducible,
+        "options": plan.options.further,
         "model": source,
         "trained": estimator.provenance or {},
         "genes_missing_from_input": tuple(matched.missing.astype(str)),

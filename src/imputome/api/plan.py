@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,6 +47,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+# options that the record of a result holds in fields of its own, or that no longer matter when there is a result
+RECORDED = {
+    *("method", "params", "posterior", "random_state", "layer", "scale", "transform", "keep_observed", "outputs"),
+    *("draws", "uncertainty", "genes", "gene_column", "key_added", "check", "budget", "accept_control", "threads"),
+    "reproducible",
+}
+
+
 @dataclass(frozen=True)
 class Options:
     """What a user asks for; each field is described at the parameter of the same name of `imputome.impute`."""
@@ -70,6 +78,24 @@ class Options:
     labels: tuple[str, ...] = ()
     budget: float | None = None
     accept_control: bool = False
+    threads: int | None = None
+    reproducible: bool = False
+
+    def __post_init__(self) -> None:
+        """Read ``method="name+posterior"``."""
+        if isinstance(self.method, str) and self.method.endswith("+posterior"):
+            if self.posterior is False:
+                text = f"the method {self.method!r} asks for the posterior step: leave {{posterior}} out, or the ending"
+                raise InputError(text, code="given-twice", posterior=False)
+            object.__setattr__(self, "method", self.method.removesuffix("+posterior"))
+            object.__setattr__(self, "posterior", True)
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """What no other field of the record of the result says, by name."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
+        defaults = {each.name: each.default for each in fields(self)}
+        return {name: value for name, value in given.items() if value != defaults[name]}
 
     @property
     def automatic(self) -> bool:
@@ -147,7 +173,10 @@ def checked_options(options: Options) -> Imputer | None:
         text = "labels are for the check, which is not made: pass {check}, or leave {labels} out"
         raise InputError(text, code="option-unused", parameter="labels", check=True, labels=...)
     # a value of another type would be written into a record that cannot be read again
-    check_parameters(Options, {"keep_observed": options.keep_observed})
+    check_parameters(Options, {"keep_observed": options.keep_observed, "threads": options.threads})
+    if options.threads is not None and options.threads < 1:
+        text = f"threads={options.threads} must be at least 1"
+        raise InputError(text, code="parameter-value", parameter="threads")
     if options.checked or options.automatic:  # they draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
@@ -213,9 +242,10 @@ def _outputs(estimator: Imputer, options: Options) -> tuple[Output, ...]:
     """The outputs to write; checked together with those that draws and standard deviations need."""
     outputs = checked_outputs(estimator, options.outputs)
     if options.draws and not estimator.info.draws:
-        able = ", ".join(name for name in names() if info(name).draws) or "none here"
-        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out, or choose"
-        raise InputError(f"{text} one of {able}", code="no-draws", draws=...)
+        able = [name for name in names() if info(name).draws and info(name).kinds & estimator.info.kinds]
+        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out"
+        text += f", or choose one of {', '.join(able)}" if able else ""
+        raise InputError(text, code="no-draws", draws=...)
     if options.uncertainty:
         try:
             checked_outputs(estimator, ("variance",))

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import progress
 from imputome.cli.output import Writing
 
 
@@ -48,7 +48,7 @@ def command(given: Arguments) -> None:
             given.write_unchanged(adata)
             return
     plan = plan_apply(adata, estimator, options, given)
-    with progress(f"applying {estimator.name}", quiet=given.quiet) as show:
+    with progress(f"applying {estimator.name}", quiet=given.quiet, counted=False) as show:
         show(0.0, "")
         run = run_model(plan, source=str(given.model))
     given.print_result(plan, run, given.write(plan, run))

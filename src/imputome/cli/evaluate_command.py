@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, warning_line
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table

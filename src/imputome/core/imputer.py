@@ -58,6 +58,8 @@ class Imputer(ABC):
         Plain values to keep in a saved model.
     replaced_by : str
         What gave the values instead of the fitted method, in words; empty if the method itself gave them.
+    libraries : tuple of str
+        Packages whose versions the record of a result holds beside those of NumPy and SciPy.
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -96,6 +98,7 @@ class Imputer(ABC):
     provenance: dict[str, Any] | None = None
     replaced_by: str = ""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
     learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -193,8 +193,8 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
     if key in adata.layers:
         imputed = adata.layers[key]
         if record.genes is not None and record.input.state == "counts" and record.scale in ("normalized", "log1p"):
-            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
-            raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
+            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute again, "
+            raise InputError(message + "all genes or with {scale}", code="library-size-unknown", scale="counts")
     elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):  # some genes only
         imputed, names = adata.obsm[key].to_numpy(), adata.obsm[key].columns
         if not adata.var_names.is_unique or not names.isin(adata.var_names).all():

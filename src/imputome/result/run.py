@@ -19,6 +19,7 @@ from imputome.errors import Message
 from imputome.inspection.state import InputReport
 from imputome.result.record import Input, Record
 
+LIBRARIES = ("imputome", "numpy", "scipy", "anndata")  # whose versions each record holds
 Progress = Callable[[float, str], None]  # called with the share of work done (0 to 1) and a short text
 
 
@@ -52,7 +53,7 @@ class Run:
             scale=self.scale,
             params=self.estimator.get_params(),
             random_state=getattr(self.estimator, "random_state", 0),
-            versions={name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
+            versions={name: version(name) for name in (*LIBRARIES, *self.estimator.libraries)},
             transform=self.estimator.link,
             keep_observed=self.keep_observed,
             posterior=self.estimator.posterior,

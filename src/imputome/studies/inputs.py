@@ -132,7 +132,8 @@ def check_kind(spec: MethodSpec, kind: Kind, *, parameter: str) -> None:
     """Check that a method takes data of this kind."""
     kinds = ("counts",) if spec.method in REFERENCE_PREDICTIONS else info(spec.method).kinds
     if kind not in kinds:
-        text = f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes"
+        able = ", ".join(name for name in names() if kind in info(name).kinds)
+        text = f"{spec.name} does not take {kind} data: choose one of {able}"
         raise InputError(text, code="method-kind", parameter=parameter)
 
 

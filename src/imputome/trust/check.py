@@ -106,9 +106,10 @@ def check_state(report: InputReport) -> None:
     if report.kind == "counts" and report.state != "counts":
         raise InputError(
             f"the check needs raw counts, but {report.where} looks {report.state}: pass {{layer}} with raw counts, or "
-            "leave out the check",
+            "{check}",
             code="not-integers",
             layer=...,
+            check=False,
         )
 
 

@@ -86,9 +86,10 @@ def check_possible(data: Data) -> None:
     check_size(*data.shape)
     if data.kind == "counts" and not is_integer(data.X.data):
         raise InputError(
-            "the check needs raw counts (integers): pass {layer} with them, or leave out the check",
+            "the check needs raw counts (integers): pass {layer} with them, or {check}",
             code="not-integers",
             layer=...,
+            check=False,
         )
 
 
@@ -96,9 +97,10 @@ def check_size(n: int, G: int) -> None:
     """Check that a matrix is large enough to hold out part of it."""
     if n < MIN_CELLS or G < MIN_GENES:
         raise InputError(
-            f"the matrix is {n} x {G}; a check, or the choice of a method, needs {MIN_CELLS} x {MIN_GENES}: leave out "
-            "the check, or pass {method}",
+            f"the matrix is {n} x {G}; a check, or the choice of a method, needs {MIN_CELLS} x {MIN_GENES}: pass "
+            "{check}, and the name of a {method} instead of auto",
             code="too-small-to-check",
+            check=False,
             method=...,
         )
 
@@ -243,8 +245,10 @@ def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> d
     error = score_hidden(imputation, split, metrics=["rmse_sd"], link_name=link)["rmse_sd"]
     if np.isnan(error):
         raise InputError(
-            "no feature with a hidden value varies in the training part: leave out the check, or pass {method}",
+            "no feature with a hidden value varies in the training part: pass {check}, and the name of a {method} "
+            "instead of auto",
             code="no-feature-varies",
+            check=False,
             method=...,
         )
     values = {"rmse": error}

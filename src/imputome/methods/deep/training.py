@@ -264,7 +264,9 @@ def train(
                 header = {"epoch": number, "fingerprint": identity, "course": asdict(state)}
                 write_checkpoint(checkpoint, header, snapshots.tensors())
             if progress is not None:
-                progress(number / schedule.max_epochs, f"epoch {number}, loss {loss:.5g}, best {state.best_loss:.5g}")
+                best = f"best {state.best_loss:.5g} in epoch {state.best_epoch}"
+                text = f"epoch {number} of at most {schedule.max_epochs}, loss {loss:.5g}, {best}"
+                progress(number / schedule.max_epochs, text)
             if on_epoch is not None and on_epoch(number, loss) and not state.ended:
                 state.ended = "stopped"
     network.load_state_dict(snapshots.best if schedule.restore_best else snapshots.last)
