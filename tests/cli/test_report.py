@@ -160,11 +160,10 @@ def test_outputs_that_are_refused(tmp_path, result, capsys):
 
 def test_other_tables_of_a_study_name_the_one_to_pass(tmp_path, capsys):
     (tmp_path / "summary.csv").write_text("configuration,metric,mean\nbase,rmse,1\n")
-    refused(
-        capsys, run(["report", str(tmp_path / "summary.csv"), "-o", str(tmp_path / "o.html")]), "not-a-results-table"
-    )
+    results, page = tmp_path / "results.csv", str(tmp_path / "o.html")
+    refused(capsys, run(["report", str(tmp_path / "summary.csv"), "-o", page]), "not-a-results-table")
     row = {"dataset": "a", "method": "mean", "parameters": "{}", "scheme": "mcar", "options": "{}", "fraction": 0.1}
     row |= {"trial": 0, "seed": 1, "metric": "rmse", "value": 1.0, "seconds": 1.0, "peak_bytes": 1, "status": "ok"}
-    write(table_of([row]), results := tmp_path / "results.csv")
-    refused(capsys, run(line), "not-a-results-table", str(results))
-    assert run([line[0], str(results), *line[2:]]) == 0
+    write(table_of([row]), results)
+    refused(capsys, run(["report", str(tmp_path / "summary.csv"), "-o", page]), "not-a-results-table", str(results))
+    assert run(["report", str(results), "-o", page]) == 0
