@@ -24,6 +24,7 @@ from imputome.core.data import as_data
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.errors import InputError, MissingExtraError, ModelFormatError, NotFittedError
+from imputome.studies.results import FIT_NUMBERS
 
 # networks are small here and trained for moments: what they learn is for their own tests
 SMALL = {
@@ -280,6 +281,14 @@ def test_order_of_rows_and_columns_is_that_of_the_input(variant):
         assert np.corrcoef(moved.to_array().ravel(), expected.ravel())[0, 1] > ALIKE[name]
     else:
         assert_close(moved.to_array(), expected)
+
+
+@every_variant
+def test_claims_of_studies_know_the_numbers_of_a_fit(variant):
+    """A new number in ``status.details`` belongs in this list, or no study file can name it."""
+    details = fitted(variant)[2].status.details
+    numbers = {name for name, value in details.items() if isinstance(value, int | float | np.number)}
+    assert numbers <= set(FIT_NUMBERS)
 
 
 @every_variant

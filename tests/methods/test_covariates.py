@@ -119,6 +119,19 @@ def test_what_a_column_is_taken_for(column, expected):
     assert columns == (["batch"] if expected == "number" else [f"batch={level}" for level in levels])
 
 
+def test_a_quantity_is_advised_where_it_can_be_one():
+    for column, advised in (
+        (BATCHES, True),
+        (BATCHES > 2, False),
+        (BATCHES.astype(str), False),
+        (np.ones(200, int), False),
+    ):
+        coding = CovariateCoding.learn(pd.DataFrame({"batch": column}))
+        with pytest.raises(InputError, check=has_code("covariate-level")) as error:
+            coding.encode(pd.DataFrame({"batch": [7]}))
+        assert ("covariates" in error.value.message.options) == advised
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.int8, object, str, "category"])
 def test_batch_numbers_are_the_same_level_in_every_type(dtype):
     coding = CovariateCoding.learn(pd.DataFrame({"batch": BATCHES}))

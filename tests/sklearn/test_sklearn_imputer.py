@@ -286,3 +286,16 @@ def test_scikit_learn_is_imported_only_when_asked_for():
         "import imputome, sys; assert 'sklearn' not in sys.modules; imputome.sklearn.Imputer; 'sklearn' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_values_of_a_feature_that_was_empty_at_fit_are_never_changed(keep):
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
+    X[:, 2], X[0, 0], new[0, 0], new[1, 2] = np.nan, np.nan, np.nan, np.nan
+    filled = Imputer("knn", keep_empty_features=keep).fit(X).transform(new)
+    observed = ~np.isnan(new)
+    if keep:
+        np.testing.assert_array_equal(filled[observed], new[observed])
+    else:
+        np.testing.assert_array_equal(filled[1:], new[1:, [0, 1, 3]])

@@ -6,7 +6,6 @@ import json
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 
 import imputome
@@ -152,10 +151,17 @@ def test_what_takes_no_transform(values, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "imputed on asinh" in printed.out
     assert "--transform none" in printed.err
-    assert run([*line, "none"]) == 0  # what the warning advises; the rows of another transform are not taken over
+    assert run([*line, "none"]) == 0  # what the warning advises; rows of another transform are not averaged with it
     printed = capsys.readouterr()
-    assert "asinh" not in printed.out + printed.err
-    assert set(read(tmp_path / "out.csv")["transform"]) == {"asinh", "identity"}
+    assert "asinh-chosen" not in printed.err
+    both = read(tmp_path / "out.csv")
+    assert set(both["transform"]) == {"asinh", "identity"}
+    scores = summary(both)
+    assert (scores["n"] == 1).all()
+    assert scores["options"].nunique() == 2
+    for row in scores[scores["metric"] == "rmse_sd"].to_dict("records"):
+        same = both[(both["metric"] == "rmse_sd") & (both["options"] == row["options"])].set_index("method")["value"]
+        assert row["mean"] == pytest.approx(same[row["method"]])
 
 
 def test_tables_without_the_column_are_read(tmp_path):
@@ -180,5 +186,5 @@ def test_only_a_contest_is_lost(metric, marked):
         metric, (0.0, 1.0)
     )
     rows = [{**row, "method": "all_zeros", "value": good}, {**row, "method": "ialm", "value": bad}]
-    scores = summary(pd.DataFrame(rows)).set_index("method")
+    scores = summary(table_of(rows)).set_index("method")
     assert (scores.loc["ialm", "loses_to"] == "all_zeros") == marked

@@ -119,11 +119,16 @@ def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=200)
-    for key, part in scores.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
+    settings = ["dataset", "scheme", "fraction", "options"]
+    parts = list(scores.groupby(settings, sort=False, dropna=False))
+    for key, part in parts:
         metrics = list(dict.fromkeys(part["metric"]))
-        # one text, unless the training parts of two trials differ in this
-        transforms = sorted(set(table[table["dataset"] == key[0]]["transform"]) - {"", "identity"})
-        on = f", imputed on {' or '.join(transforms)}" if transforms else ""
+        rows_of = table[(table["dataset"] == key[0]) & (table["options"] == key[3])]
+        # one transform, unless the training parts of two trials call for different ones
+        transforms = sorted(set(rows_of["transform"]) - {""})
+        on = f", imputed on {' or '.join(transforms)}" if set(transforms) - {"identity"} else ""
+        # the file can hold results of other settings
+        on += f", {key[3]}" if sum(other[:3] == key[:3] for other, _ in parts) > 1 else ""
         for start in range(0, len(metrics), METRICS_PER_TABLE):
             shown = metrics[start : start + METRICS_PER_TABLE]
             grid = Table(box=None, pad_edge=False)

@@ -149,13 +149,15 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over trials: one row per dataset, scheme, fraction, metric, method and parameters.
+    """Mean and standard deviation over trials: one row per dataset, scheme, options, fraction, metric, method and
+    parameters.
 
-    ``mean``, ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row.
-    ``control`` says whether the method is a control, and ``best`` whether it has the best mean of all methods and
-    controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not
-    scores, such as the iterations of a fit, are never best and never lose; no method loses by a metric that says
-    nothing of that (`imputome.evaluation.metrics.Metric.is_contest`).
+    A table that was continued with other settings, such as another transform, has several ``options``. ``mean``,
+    ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row. ``control`` says
+    whether the method is a control, and ``best`` whether it has the best mean of all methods and controls.
+    ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not scores,
+    such as the iterations of a fit, are never best and never lose; no method loses by a metric that says nothing of
+    that (`imputome.evaluation.metrics.Metric.is_contest`).
 
     Examples
     --------
@@ -168,7 +170,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    group = ["dataset", "scheme", "fraction", "metric"]
+    group = ["dataset", "scheme", "options", "fraction", "metric"]
     parts = []
     for key, part in table[table["status"] == "ok"].groupby(group, sort=False, dropna=False):
         scores = part.groupby(["method", "parameters"], sort=False, as_index=False)["value"].agg(

@@ -27,6 +27,7 @@ class Covariate:
     mean: float = 0.0  # of a number, in the cells that it was learned from
     sd: float = 1.0  # likewise; an SD of 0 is stored as 1
     constant: bool = False  # of a number: whether all these cells had the same
+    of_numbers: bool = False  # of a category: whether its levels are numbers
 
     @property
     def columns(self) -> list[str]:
@@ -96,7 +97,8 @@ def _learn(name: str, column: pd.Series) -> Covariate:
         if np.ptp(values) == 0:
             return Covariate(name, None, float(values[0]), 1.0, constant=True)
         return Covariate(name, None, float(values.mean()), float(values.std()))
-    return Covariate(name, tuple(sorted(set(_texts(name, column)))))
+    levels = tuple(sorted(set(_texts(name, column))))
+    return Covariate(name, levels, of_numbers=all(_is_plain_number(value) for value in column))
 
 
 def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
@@ -119,7 +121,7 @@ def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
             f"covariate {covariate.name!r} has levels that the model was not fitted on: {some(map(repr, unknown), 3)}; "
             f"it knows {some(covariate.levels, 10)}: rename them, or fit the model on these cells too"
         )
-        if _is_number(column):
+        if covariate.of_numbers and len(covariate.levels) > 1:
             raise InputError(
                 f"{text}, or, if it is a quantity, fit it with {{covariates}}",
                 code="covariate-level",
@@ -127,6 +129,10 @@ def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
             )
         raise _fault("covariate-level", text)
     return (np.array(texts)[:, None] == np.array(covariate.levels)).astype(np.float32)
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _is_number(column: pd.Series) -> bool:
