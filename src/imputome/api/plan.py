@@ -357,7 +357,9 @@ def _with_data(
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
         data = replace(data, covariates=covariate_columns(adata, options.covariates))
-    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
+    consented = f"looks-{report.state}" if options.scale is not None else ""  # what was said there was followed
+    messages = [*(warning for warning in report.warnings if warning.code != consented), *messages]
+    return Plan(adata, options, report, data, estimator, link_name, scale, messages=tuple(messages))
 
 
 def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:
@@ -373,10 +375,11 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
             raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
+    if estimator.info.kinds == {estimator.kind_} != {report.kind} and report.n_nan:
+        raise _other_kind(report, estimator)
     report, scale = checked_state(report, estimator.info, scale=scale, purpose=purpose, kind=estimator.kind_)
     if report.kind != estimator.kind_:
-        text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
-        raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
+        raise _other_kind(report, estimator)
     if report.kind == "real":
         _check_range(report, estimator, state)
     covariates = estimator.covariate_names_
@@ -389,6 +392,11 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
         data = replace(data, covariates=covariate_columns(adata, covariates))
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+
+
+def _other_kind(report: InputReport, estimator: Imputer) -> ModelFormatError:
+    text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
+    return ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
 
 
 def _check_posterior(report: InputReport) -> None:
