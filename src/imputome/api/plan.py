@@ -173,8 +173,7 @@ def checked_options(options: Options) -> Imputer | None:
     # a value of another type would be written into a record that cannot be read again
     check_parameters(Options, {"keep_observed": options.keep_observed, "threads": options.threads})
     if options.threads is not None and options.threads < 1:
-        text = f"threads={options.threads} must be at least 1"
-        raise InputError(text, code="parameter-value", parameter="threads")
+        raise InputError("{threads} must be at least 1", code="parameter-value", threads=options.threads)
     if options.checked or options.automatic:  # they draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
@@ -201,8 +200,7 @@ def _check_race(options: Options) -> None:
             raise InputError(f"{text}, or name the method", code="not-with-auto", **named)
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
-        text = f"budget={budget!r} must be a positive number of minutes"
-        raise InputError(text, code="parameter-value", parameter="budget")
+        raise InputError("{budget} must be a positive number of minutes", code="parameter-value", budget=budget)
 
 
 def make_estimator(method: Method, options: Options) -> Imputer:

@@ -48,6 +48,7 @@ def command(
     from imputome.studies.runner import run_study
 
     check_path(output)
+    shares = None if fraction is None else _shares(fraction)
     keeps_partial_work()
     names = [name for name in methods.split(",") if name.strip()]
     inputs = [(source.name.split(".")[0], read(source, genes_in=genes_in)) for source in sources]
@@ -57,7 +58,7 @@ def command(
             plan.datasets,
             plan.methods,
             scheme=scheme,
-            fraction=[float(share) for share in fraction.split(",")] if fraction else None,
+            fraction=shares,
             trials=trials,
             seed=seed,
             downstream=downstream.split(",") if downstream else (),
@@ -76,6 +77,14 @@ def command(
         warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
     show_summary(scores)
     typer.echo(f"\nwrote {len(table):,} rows to {output}")
+
+
+def _shares(text: str) -> list[float]:
+    """``0.1,0.3`` as numbers."""
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a number, or several: 0.1,0.3", param_hint="--fraction") from error
 
 
 def show_summary(scores: pd.DataFrame) -> None:
