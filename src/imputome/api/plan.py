@@ -175,8 +175,7 @@ def checked_options(options: Options) -> Imputer | None:
     # a value of another type would be written into a record that cannot be read again
     check_parameters(Options, {"keep_observed": options.keep_observed, "threads": options.threads})
     if options.threads is not None and options.threads < 1:
-        text = f"threads={options.threads} must be at least 1"
-        raise InputError(text, code="parameter-value", parameter="threads")
+        raise InputError("{threads} must be at least 1", code="parameter-value", threads=options.threads)
     if options.checked or options.automatic:  # they draw random numbers even if the method does not
         check_parameters(Options, {"random_state": options.random_state})
     if options.automatic:
@@ -203,8 +202,7 @@ def _check_race(options: Options) -> None:
             raise InputError(f"{text}, or name the method", code="not-with-auto", **named)
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
-        text = f"budget={budget!r} must be a positive number of minutes"
-        raise InputError(text, code="parameter-value", parameter="budget")
+        raise InputError("{budget} must be a positive number of minutes", code="parameter-value", budget=budget)
 
 
 def make_estimator(method: Method, options: Options) -> Imputer:
@@ -361,7 +359,9 @@ def _with_data(
     if options.covariates is not None:
         covariates, notes = covariates_to_learn(adata, options.covariates)
         data, messages = replace(data, covariates=covariates), [*messages, *notes]
-    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
+    consented = f"looks-{report.state}" if options.scale is not None else ""  # what was said there was followed
+    messages = [*(warning for warning in report.warnings if warning.code != consented), *messages]
+    return Plan(adata, options, report, data, estimator, link_name, scale, messages=tuple(messages))
 
 
 def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:
@@ -377,10 +377,11 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
             raise InputError(f"{text}: pass {{layer}} with such values", code="other-state-than-model", layer=...)
         if scale is None and state != "counts":
             scale = state  # the consent was given when the model was fitted
+    if estimator.info.kinds == {estimator.kind_} != {report.kind} and report.n_nan:
+        raise _other_kind(report, estimator)
     report, scale = checked_state(report, estimator.info, scale=scale, purpose=purpose, kind=estimator.kind_)
     if report.kind != estimator.kind_:
-        text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
-        raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
+        raise _other_kind(report, estimator)
     if report.kind == "real":
         _check_range(report, estimator, state)
     covariates = estimator.covariate_names_
@@ -394,6 +395,11 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     matched = matched.without_unseen(data, estimator)
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
+
+
+def _other_kind(report: InputReport, estimator: Imputer) -> ModelFormatError:
+    text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
+    return ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
 
 
 def _check_posterior(report: InputReport) -> None:

@@ -96,7 +96,7 @@ class Arguments(Writing):
         params = {**self._configured(), **parse_settings(self.settings)}
         if self.shift is not None:
             if "shift" in params:
-                raise InputError("the shift correction is given twice: leave one out", code="given-twice", shift=...)
+                raise InputError("{shift} is in {params} too: leave one out", code="given-twice", shift=..., params=...)
             params["shift"] = _shift(self.shift)
         # labels colour the report, whether or not there is a check
         unchecked_report = self.report is not None and not (self.check_result or self.method == "auto")

@@ -60,19 +60,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 
 # -- the library's parameters on the command line ----------------------------------------------------------------------
 _SAME_NAME = (
-    *(
-        "accept_control",
-        "before",
-        "budget",
-        "check",
-        "checkpoint",
-        "config",
-        "covariates",
-        "downstream",
-        "draws",
-        "fraction",
-    ),
-    *("compression", "record", "reproducible", "strict", "threads"),
+    *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
+    *("before", "compression", "record", "reproducible", "strict", "threads"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -89,10 +90,17 @@ def fit_run(
         progress(0.0, "")
         estimator.progress = progress
     begun = time.perf_counter()
-    with peak_memory() as peak:
+    messages = list(messages)
+    with peak_memory() as peak, warnings.catch_warnings(record=True) as caught:
         result = (fit or estimator.fit_transform)(data)
     seconds = time.perf_counter() - begun
-    status, messages = result.status, list(messages)
+    for warning in caught:  # of the method: said with the others, where parameters are named as the user passes them
+        text = warning.message.args[0] if isinstance(warning.message, Warning) and warning.message.args else ""
+        if isinstance(text, Message):
+            messages.append(text)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    status = result.status
     if status.message and not status.converged:
         messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
     messages += replaced(estimator)

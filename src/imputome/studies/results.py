@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -108,6 +109,11 @@ def check_path(path: Path) -> None:
         raise InputError(
             f"the folder {path.parent} does not exist: create it first", code="no-folder", parameter="output"
         )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder", parameter="output")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        text = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
+        raise InputError(text, code="folder-not-writable", parameter="output")
     if path.suffix == ".parquet":
         _require_pyarrow()
 
