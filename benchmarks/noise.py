@@ -37,7 +37,7 @@ SOURCES = (
     "pbmc_citeseq_400",
 )
 KINDS = ("permuted", "poisson", "negative binomial", "one population")
-REAL = (("pbmc3k_raw", 500, 1500), ("zeisel_ercc_1000g", 500, 1000), ("scmix_celseq2_3cl", 274, 1500))
+REAL = (("pbmc3k_raw", 400, 800), ("zeisel_ercc_1000g", 400, 800), ("scmix_celseq2_3cl", 274, 800))
 MANY = (300, 2000)  # cells and genes of one set in ten
 
 

@@ -201,12 +201,13 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     begun = time.perf_counter()
     data = model_data(input_data, estimator, matched)
     inner = estimator.transform(data)
+    instead = {"values_from": estimator.replaced_by, "replaced": True} if estimator.replaced_by else {}
     result = Imputation(
         inner.model if matched.exact else OwnGenes(inner.model, input_data, data, matched.places),
         replace(input_data, bounds=estimator.bounds_, covariates=None),
         scale=inner.scale,
         keeps_observed=inner.keeps_observed,
-        status=Status("exact", "nothing was learned from these cells"),
+        status=Status("exact", "nothing was learned from these cells", instead),
         latent=inner.latent,
         cell_columns=inner.cell_columns,
     )

@@ -250,7 +250,7 @@ def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | N
     if last.reason or status is None:
         yield {"metric": "", "value": math.nan, **cost, "status": last.failure, "reason": last.reason}
         return
-    reason = "" if status.converged else status.message
+    reason = "" if status.converged and not status.details.get("replaced") else status.message
     for name, value in last.value.items():
         yield {"metric": name, "value": float(value), **cost, "status": "ok", "reason": reason}
 

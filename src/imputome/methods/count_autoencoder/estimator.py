@@ -190,7 +190,8 @@ class CountAutoencoder(CountFamily):
         why = f"all values come from {self.replaced_by}: the network does not predict held-out molecules clearly better"
         text = "; ".join(part for part in (status.message, why if self.replaced_by else "") if part)
         weight = {} if self.weight_ is None else {"network_weight": self.weight_}
-        details = {**status.details, "values_from": self.replaced_by or self._rate_in_words(), **weight}
+        source = {"values_from": self.replaced_by or self._rate_in_words(), "replaced": bool(self.replaced_by)}
+        details = {**status.details, **source, **weight}
         return model, {
             "status": Status(status.name, text, details),
             "history": training.history,
