@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Output
@@ -53,6 +55,7 @@ class Run:
             params=self.estimator.get_params(),
             random_state=getattr(self.estimator, "random_state", 0),
             versions={name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
+            threads=_threads(),
             transform=self.estimator.link,
             keep_observed=self.keep_observed,
             posterior=self.estimator.posterior,
@@ -65,6 +68,13 @@ class Run:
             history={name: np.asarray(values) for name, values in result.history.items()},
         )
         return replace(record.listing(result, outputs=self.outputs), **self.further)
+
+
+def _threads() -> int:
+    """Threads that torch uses, or the libraries for linear algebra."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
 
 def fit_run(

@@ -58,8 +58,8 @@ class LinearMaps:
 class Components:
     """Components of the encoder's input, and the values they fill in.
 
-    The completed input, (n, G), has the singular value decomposition U S V'. Each component c has a weight w_c from 0 to
-    1. z is the mean of the posterior of a factor model, ``z = n^(1/2) w^(1/2) / s V' x``, with variance 1 - w: so z
+    The completed input, (n, G), has the singular value decomposition U S V'. Each component c has a weight w_c from 0
+    to 1. z is the mean of the posterior of a factor model, ``z = n^(1/2) w^(1/2) / s V' x``, with variance 1 - w: so z
     has variance 1 over the samples, as the prior says. The decoder is the regression of x on z under this posterior,
     ``z' x / n``. Together they multiply each component by w. Two kinds of weights:
 
