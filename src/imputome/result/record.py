@@ -197,6 +197,7 @@ class Record(_Stored):
     params: dict[str, Any] = field(default_factory=dict)  # stored as JSON text, because values may be None or lists
     random_state: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    threads: int = 0  # that linear algebra and networks may use: sums in another order give other last digits
     transform: str = "identity"  # the link that real values were imputed on
     keep_observed: bool = False
     posterior: bool = False

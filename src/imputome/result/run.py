@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Output
@@ -55,6 +57,7 @@ class Run:
             params=self.estimator.get_params(),
             random_state=getattr(self.estimator, "random_state", 0),
             versions={name: version(name) for name in (*LIBRARIES, *self.estimator.libraries)},
+            threads=_threads(),
             transform=self.estimator.link,
             keep_observed=self.keep_observed,
             posterior=self.estimator.posterior,
@@ -67,6 +70,13 @@ class Run:
             history={name: np.asarray(values) for name, values in result.history.items()},
         )
         return replace(record.listing(result, outputs=self.outputs), **self.further)
+
+
+def _threads() -> int:
+    """Threads that torch uses, or the libraries for linear algebra."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
 
 def fit_run(

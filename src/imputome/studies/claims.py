@@ -60,9 +60,8 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     for row in table[table["status"] == "skipped"].to_dict("records"):
         lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
     for failed in table[table["status"].isin(["failed", NEEDS_INTEGERS])].to_dict("records"):
-        lines.append(
-            f"{failed['status'].capitalize()}: {failed['method']} {failed['parameters']} on {failed['dataset']}: {failed['reason']}"
-        )
+        method = f"{failed['method']} {failed['parameters']} on {failed['dataset']}"
+        lines.append(f"{failed['status'].capitalize()}: {method}: {failed['reason']}")
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ Letters: ``n`` samples, ``G`` features, ``L`` latent dimensions, ``k`` component
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,12 @@ from imputome.methods.deep.batches import DenseBatch
 from imputome.methods.factors import SMALL_SIDE, DenseOperator, WarmSVD, few_threads
 
 SHARES = tuple(0.7**step for step in range(1, 19))  # thresholds that are tried, relative to the largest singular value
-PATIENCE_THRESHOLDS = 2  # the path ends after this many thresholds without a lower error
-DEFAULT_DIVISOR = 4  # L over the number of components, if no threshold can be tried
+NUMBERS = (1, 2, 3, 5, 10, 20, 40, 80, 160)  # numbers of components that are tried
+PATIENCE_SETTINGS = 2  # each of the two paths ends after this many settings without a lower error
+DEFAULT_DIVISOR = 4  # L over the number of components, if none can be tried
 ROUNDS = 12  # most rounds of filling for a threshold
 CHANGE = 5e-3  # relative change of the missing entries at which filling ends
+SMALLEST = 1e-5  # singular value relative to the largest one, and weight; float32 has no digits below it
 MIN_VARIANCE = 0.01  # of a feature around its linear prediction, in z units
 
 
@@ -54,14 +56,19 @@ class LinearMaps:
 
 
 class Components:
-    """Components of the encoder's input with lowered singular values, and the values they fill in.
+    """Components of the encoder's input, and the values they fill in.
 
-    With the singular value decomposition U S V' of the completed input, (n, G), and a threshold t, z is the mean of the
-    posterior of a factor model: ``z = n^(1/2) (1 - t/s)^(1/2) / s V' x`` with variance t/s, so that z has variance 1 over
-    the samples, as the prior says. The decoder is the regression of x on z under this posterior, ``z' x / n``. Together
-    they multiply each component by (s - t) / s: the step of soft-impute (Mazumder, Hastie & Tibshirani 2010). Missing
-    values are filled with the prediction, and the components are computed again, until nothing changes. Filled with 0
-    only, as many components as samples would predict these zeros.
+    The completed input, (n, G), has the singular value decomposition U S V'. Each component c has a weight w_c from 0
+    to 1. z is the mean of the posterior of a factor model, ``z = n^(1/2) w^(1/2) / s V' x``, with variance 1 - w: so z
+    has variance 1 over the samples, as the prior says. The decoder is the regression of x on z under this posterior,
+    ``z' x / n``. Together they multiply each component by w. Two kinds of weights:
+
+    - `of_number`: k components with ``w = 1 - s2 / l``, where l = s^2 / n and s2 is the mean of the l left out:
+      probabilistic principal components (Tipping & Bishop 1999, eq. 6 and 7).
+    - `of_threshold`: ``w = 1 - t / s`` for all s above t: the step of soft-impute (Mazumder, Hastie & Tibshirani 2010).
+
+    Missing values are filled with the prediction, and the components are computed again, until nothing changes. Filled
+    with 0 only, as many components as samples would predict these zeros.
 
     ``Z`` are (n, G) z-scores with NaN for missing, ``largest`` is L. With ``compressed`` the components are those of
     asinh(Z), and Z is predicted. Cost: ``O(n G L)`` a round.
@@ -72,48 +79,74 @@ class Components:
         self._complete = not self._missing.any()
         self._known = np.maximum((~self._missing).sum(axis=0), 1)  # (G,)
         self._filled = np.nan_to_num(Z)
-        self._limit, self._compressed = min(largest, min(Z.shape) - 1), compressed
+        self._compressed = compressed
+        self.most = max(1, min(largest, min(Z.shape) - 1))  # components
         self._svd = WarmSVD(rng, passes=2)
-        self._triplets = self._decomposed()
-        self.singular = self._triplets.s  # of the input with missing values filled with 0
+        self._start()
+        self.largest_singular = float(self._triplets.s[0])
 
-    def _decomposed(self):  # type: ignore[no-untyped-def]
+    def of_number(self, numbers: Iterable[int]) -> Iterator[LinearMaps]:
+        """Maps of k components for each k, which should grow; each starts from what the one before has filled in."""
+        self._start()
+        G = self._filled.shape[1]
+        for k in numbers:
+
+            def weights(s: np.ndarray, total: float, k: int = k) -> np.ndarray:
+                kept = s[: min(k, G - 1, len(s))] ** 2
+                return 1 - (total - kept.sum()) / (G - len(kept)) / kept
+
+            yield self._fit(weights)
+
+    def of_threshold(self, thresholds: Iterable[float]) -> Iterator[LinearMaps]:
+        """Maps for each threshold on the singular values, which should fall."""
+        self._start()
+        for threshold in thresholds:
+
+            def weights(s: np.ndarray, total: float, threshold: float = threshold) -> np.ndarray:
+                lowest = max(threshold, float(s[-1]) if len(s) > self.most else 0.0)
+                return 1 - lowest / s[s > lowest]
+
+            yield self._fit(weights)
+
+    def _start(self) -> None:
+        self._filled[self._missing] = 0
+        self._decompose()
+
+    def _decompose(self) -> None:
         inputs = np.arcsinh(self._filled) if self._compressed else self._filled
+        self._total = float(np.sum(np.square(inputs), dtype=np.float64))
         with few_threads(min(inputs.shape) <= SMALL_SIDE):
-            return self._svd.top(DenseOperator(inputs), self._limit + 1)
+            self._triplets = self._svd.top(DenseOperator(inputs), self.most + 1)
 
-    def maps(self, threshold: float) -> LinearMaps:
-        """The maps for a threshold on the singular values; each call starts from what the call before has filled in."""
+    def _fit(self, weights_of: Callable[[np.ndarray, float], np.ndarray]) -> LinearMaps:
         n = len(self._filled)
         for _ in range(1 if self._complete else ROUNDS):
-            triplets = self._triplets
-            limit = max(threshold, triplets.s[-1], 1e-6 * triplets.s[0])
-            k = max(1, int((triplets.s > limit).sum()))
-            s = triplets.s[:k]
-            limit = min(limit, 0.999 * s[-1])
-            u, v = triplets.vectors(k)
-            root = np.sqrt(n * (1 - limit / s))
+            s = self._triplets.s
+            s = s[s > SMALLEST * s[0]]
+            weights = weights_of(s, self._total)
+            weights = np.clip(weights if len(weights) else np.zeros(1), SMALLEST, 1 - SMALLEST)
+            k = len(weights)
+            u, v = self._triplets.vectors(k)
+            root = np.sqrt(n * weights)
             z = u * root.astype(u.dtype)
             decoder = z.T @ self._filled / np.float32(n)
             prediction = z @ decoder
             if self._complete:
                 break
-            new = prediction[self._missing]
-            old = self._filled[self._missing]
+            new, old = prediction[self._missing], self._filled[self._missing]
             self._filled[self._missing] = new
-            self._triplets = self._decomposed()
+            self._decompose()
             if np.square(new - old).sum() <= CHANGE**2 * np.square(new).sum():
                 break
-        residual = np.where(self._missing, 0, self._filled - prediction)
-        noise = np.square(residual).sum(axis=0) / self._known
-        encoder = (v * (root / s).astype(v.dtype)).T
-        return LinearMaps(np.ascontiguousarray(encoder), decoder, (limit / s).astype(np.float32), noise)
+        noise = np.where(self._missing, 0, np.square(self._filled - prediction)).sum(axis=0) / self._known
+        encoder = np.ascontiguousarray((v * (root / s[:k]).astype(v.dtype)).T)
+        return LinearMaps(encoder, decoder, (1 - weights).astype(np.float32), noise)
 
 
 def start_at_components(
     network: VariationalAutoencoder, Z: np.ndarray, validation: Iterable[DenseBatch] | None, rng: np.random.Generator
 ) -> int:
-    """Set the linear maps of ``network`` to the components whose threshold imputes hidden values best.
+    """Set the linear maps of ``network`` to the components that impute hidden values best.
 
     The network has linear maps (``residual``), and ``Z`` are (n, G) z-scores of the training samples with NaN for
     missing. ``validation`` are samples with hidden values; None: L / `DEFAULT_DIVISOR` components. Returns the number
@@ -121,23 +154,29 @@ def start_at_components(
     """
     largest = network.latent_mean.out_features
     components = Components(Z, largest, compressed=network.design.compressed, rng=rng)
-    singular = components.singular
     if validation is None:
-        best = components.maps(float(singular[min(max(1, largest // DEFAULT_DIVISOR), len(singular) - 1)]))
+        best = next(components.of_number([max(1, largest // DEFAULT_DIVISOR)]))
         best.set(network)
         return len(best.variance)
     batches = list(validation)
     scored = max(1, sum(int(batch.scored.sum()) for batch in batches))
-    tried, errors = [], []
+
+    def lowest(path: Iterable[LinearMaps]) -> tuple[float, LinearMaps]:
+        errors, tried = [], []
+        for maps in path:
+            maps.set(network)
+            tried.append(maps)
+            with torch.no_grad():
+                errors.append(sum(float(network.validation_loss(batch)) for batch in batches) / scored)
+            if len(errors) - 1 - int(np.argmin(errors)) >= PATIENCE_SETTINGS:
+                break
+        return min(errors), tried[int(np.argmin(errors))]
+
     network.eval()  # without dropout
-    for share in SHARES:
-        tried.append(components.maps(share * float(singular[0])))
-        tried[-1].set(network)
-        with torch.no_grad():
-            errors.append(sum(float(network.validation_loss(batch)) for batch in batches) / scored)
-        if len(errors) - 1 - int(np.argmin(errors)) >= PATIENCE_THRESHOLDS:
-            break
+    error, best = lowest(components.of_number(k for k in NUMBERS if k <= components.most))
+    soft_error, soft = lowest(components.of_threshold(share * components.largest_singular for share in SHARES))
     network.train()
-    best = tried[int(np.argmin(errors))]
-    best.set(network, inflation=max(1.0, min(errors) / max(float(best.noise.mean()), 1e-12)))
+    if soft_error < error:
+        error, best = soft_error, soft
+    best.set(network, inflation=max(1.0, error / max(float(best.noise.mean()), MIN_VARIANCE)))
     return len(best.variance)

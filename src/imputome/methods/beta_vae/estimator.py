@@ -94,8 +94,8 @@ class BetaVAE(DeepImputer):
     max_epochs : int or None, default=None
         Largest number of epochs (80).
     patience : int or None, default=None
-        Epochs without improvement before training stops (15), measured by imputing hidden values in 10 % of the
-        samples, which are held out from training. 0: training on all samples for ``max_epochs``.
+        Epochs without improvement before training stops (15), measured by imputing hidden values. 0: training on all
+        samples for ``max_epochs``. See Notes for which values are hidden.
     iterations : int or None, default=None
         Rounds of imputation (3).
     start : {"mean", "random"} or None, default=None
@@ -123,8 +123,8 @@ class BetaVAE(DeepImputer):
     shift_ : float
         lambda in use.
     inflation_ : float
-        Ratio of the squared error to the predicted variance at the hidden values of the held-out samples, a factor of
-        variances and draws. 1 if no samples were held out.
+        Ratio of the squared error to the predicted variance at the hidden values, a factor of variances and draws. 1 if
+        no values were hidden.
 
     Raises
     ------
@@ -137,8 +137,21 @@ class BetaVAE(DeepImputer):
     over 20 draws of z ~ q. `Imputation.draw` gives multiple imputations: z ~ q, then x ~ N(mu, sigma). With
     ``keep_observed=False`` observed entries too have the value that is imputed in the last round.
 
-    Without a preset the network has linear maps besides its hidden layers, and training starts at the principal
-    components of the training samples, as many as impute the held-out samples best.
+    Without a preset the network has linear maps besides its hidden layers, and training starts at the components of the
+    completed training samples that impute hidden values best (`imputome.methods.beta_vae.components`); this start is
+    kept where training does not improve on it.
+
+    Hidden values: where at least 5 % of the training samples are incomplete, and without a preset, a tenth of the known
+    values of the training samples (of 200 of them, or a tenth, if there are more) is hidden. Else, and for
+    ``shift="auto"``, 10 % of the samples are held out from training, and a tenth of their values is hidden. A network
+    that is judged on other samples only can reproduce every sample of the fit, with the zeros that stand for its
+    missing values; this made it hardly better than the mean below about 200 samples.
+
+    Measured with 10 % of all values hidden, RMSE in SD (the version before; soft_impute; gaussian_copula). TCGA glioma
+    expression, 50 samples: 1.134 (1.271; 1.139; 1.107), 100: 0.823 (1.016; 0.824; 0.802), 200: 0.737 (0.785;
+    0.727; 0.696). Methylation, 50: 0.868 (1.031; 0.871; 0.910), 100: 0.779 (0.799; 0.789; 0.813), 200: 0.777 (0.798;
+    0.771; 0.760). Pooled cells, 50: 1.010 (1.110; 1.031;
+    1.083), 100: 0.939 (1.020; 0.946; 1.007).
 
     Cost: with P weights, 2 P operations per sample to encode or decode it, three times that to train on it; sigma is
     computed only if needed. Memory: the z-scores once, and nine times P numbers in training. Values are decoded from

@@ -54,7 +54,7 @@ class Design:
     200, 500, 0.2 / 0.3, all three       0.771 (0.452)  0.740 (0.511)
     ===================================  =============  =============
 
-    Then the same with linear maps that start at principal components (`PrincipalComponents`), means over three splits;
+    Then the same with linear maps that start at principal components (`Components.of_number`), means over three splits;
     iterative SVD is the registered method, which validates its rank:
 
     ===================================  =============  =============

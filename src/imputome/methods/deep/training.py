@@ -238,8 +238,8 @@ def train(
         stored = read_checkpoint(checkpoint, identity) if checkpoint is not None else None
         if stored is None:
             snapshots.keep(improved=True)
-            if schedule.start_counts:
-                state.best_loss = math.inf if (start := loop.validate()) is None else start
+            if schedule.start_counts and (start := loop.validate()) is not None:
+                state.best_loss = start
         else:
             header, tensors = stored
             state = TrainingState(**header["course"])

@@ -57,9 +57,10 @@ class KNN(Imputer):
 
     Notes
     -----
-    Measured, RMSE in standard deviations at hidden values (20 % of the first four, 10 % of the others; 10 seeds, 2 for
-    the last two; benchmarks/knn.md): iris 0.48 (scikit-learn's KNNImputer with 10 neighbours 0.54, with 5 0.60,
-    ``preset="paper"`` 0.75).
+    Measured: RMSE in standard deviations at 20 % hidden values, means of 10 seeds; in brackets scikit-learn's
+    KNNImputer on z-scores with 5 and with 10 neighbours, then ``preset="paper"``. Iris 0.485 (0.597, 0.539; 0.751),
+    wine 0.734 (0.755, 0.743; 0.741), breast cancer 0.591 (0.593, 0.600; 0.591), diabetes 0.799 (0.854, 0.809; 0.869).
+    With a thousand features or more, all agree to about 2 %.
 
     Cost for m rows: ``8 m n G`` flops (four float32 products, for sums of squares and counts over the common features)
     and a sort of n distances each. Nothing is computed before values are requested, and nothing is kept. Memory:
@@ -74,7 +75,7 @@ class KNN(Imputer):
     >>> import numpy as np
     >>> from imputome import methods
     >>> X = np.array([[1.0, 10.0], [2.0, 20.0], [9.0, 90.0], [2.0, np.nan]])
-    >>> methods.get("knn")(n_neighbors=1).fit_transform(X).to_array()[3]
+    >>> methods.get("knn")(n_neighbors=1).fit_transform(X).to_array()[3].round(3)
     array([ 2., 20.])
     """
 
