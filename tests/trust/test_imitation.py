@@ -53,7 +53,7 @@ def test_nothing_in_common_is_withheld():
     for holes in (missing, missing | (rng.random(missing.shape) < 0.05), three):
         verdict = judged(X, holes)
         assert verdict.verdict == WITHHELD
-        assert verdict.failed == ("pattern",)
+        assert "pattern" in verdict.failed
         assert verdict.figures["unlinked"] > 0.9
 
 

@@ -134,8 +134,8 @@ def gather(
     ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
     compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
     counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
-    are measured on ``link``. Values are held out ``n_splits`` times, or once
-    more for as many splits in each of two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
+    are measured on ``link``. Values are held out ``n_splits`` times, or two if
+    that is fewer and they are held out in two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
     and all genes. ``keep_observed`` says whether observed values are put back in the output (None: the method's
     default); held-out values are always scored without.
 
@@ -161,7 +161,7 @@ def gather(
     cells = sample_cells(data, max_cells or MAX_CELLS[data.kind], rng)
     whole, data = data, data.subset(rows=cells)
     imitation = imitation_of(whole, data) if data.kind == "real" else AT_RANDOM
-    n_splits += -n_splits % len(imitation.ways)  # as many in each way: one way alone may be too easy
+    n_splits = max(n_splits, len(imitation.ways))  # one way alone may be too easy
     fits = number_of_fits(data.kind, n_splits, len(controls))
     done = 0
 
