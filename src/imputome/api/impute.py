@@ -230,7 +230,9 @@ def _run_plan(plan: Plan, stage: Stage) -> tuple[Plan, Run]:
             messages=plan.messages,
             progress=progress,
         )
-    about = {"threads": options.threads, "reproducible": options.reproducible, "options": options.further}
+    about: dict[str, Any] = {"reproducible": options.reproducible, "options": options.further}
+    if options.threads is not None:
+        about["threads"] = options.threads
     run = replace(run, further={**further, **about})
     if options.checked and not options.automatic:
         with stage("checking", cost(plan.report, estimator), True) as progress:

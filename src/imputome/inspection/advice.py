@@ -48,9 +48,9 @@ def advise(
     notes = []
     if unlinked > MAX_UNLINKED:
         text = (
-            f"{100 * unlinked:.0f} % of the missing values are of features that were hardly measured together with what "
-            "is known of the sample, as on two arrays without a common probe: the data do not show how they are related, "
-            "so that no method can be expected to be closer to these values than the mean of the feature"
+            f"{100 * unlinked:.0f} % of the missing values are of features that were hardly measured with what is "
+            "known of the sample, as on two arrays without a common probe: the data do not show how they are "
+            "related, so no method can be expected to be closer to these values than the mean of the feature"
         )
         notes.append(Message(text, code="unlinked-values"))
         if unlinked > 0.5 and method is not None:  # most of what would be imputed

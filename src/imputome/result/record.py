@@ -221,7 +221,6 @@ class Record(_Stored):
     trained: dict[str, Any] | None = None  # what is known of the training of that model
     genes_missing_from_input: tuple[str, ...] = ()  # genes of that model
     command: str = ""  # the command line, if there was one
-    threads: int | None = None  # that were asked for
     # options of the call or of the command line that no other field holds, such as covariates
     options: dict[str, Any] = field(default_factory=dict)
     reproducible: bool = False  # whether what differs between equal runs is left out of what is stored

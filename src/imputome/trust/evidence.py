@@ -136,7 +136,8 @@ def gather(
     ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
     compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
     counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
-    are measured on ``link``. Values are held out ``n_splits`` times in at most ``max_cells`` cells (None: `MAX_CELLS`)
+    are measured on ``link``. Values are held out ``n_splits`` times, or two if
+    that is fewer and they are held out in two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
     and all genes. ``keep_observed`` says whether observed values are put back in the output (None: the method's
     default); held-out values are always scored without.
 
@@ -162,6 +163,7 @@ def gather(
     cells = sample_cells(data, max_cells or MAX_CELLS[data.kind], rng)
     whole, data = data, data.subset(rows=cells)
     imitation = imitation_of(whole, data) if data.kind == "real" else AT_RANDOM
+    n_splits = max(n_splits, len(imitation.ways))  # one way alone may be too easy
     fits = number_of_fits(data.kind, n_splits, len(controls))
     done = 0
 
@@ -200,7 +202,7 @@ def gather(
 
     reliability = gene_reliability(comparisons, rng=rng, link=link)
     explained, worst = reliability.overall, range(n_splits)
-    if min(n_splits, len(imitation.ways)) > 1:
+    if len(imitation.ways) > 1:
         by_way = [range(way, n_splits, len(imitation.ways)) for way in range(len(imitation.ways))]
         overall = [gene_reliability([comparisons[k] for k in ks], rng=rng, link=link).overall for ks in by_way]
         least = int(np.argmin([np.nan_to_num(one[0], nan=np.inf) for one in overall]))

@@ -30,6 +30,7 @@ WITHHELD = "withheld"  # values cannot be held out as they are missing, so that 
 VERDICTS = (USE, VISUALISE, WITHHELD, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
 NOTHING_MEASURED = "nothing could be measured: no held-out value allows a comparison of the method with the control"
+MIN_ENTRIES_TOGETHER = 300  # held out in a pattern, where no stratum has enough: then all strata are judged as one
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -319,7 +320,8 @@ def figures(evidence: Evidence) -> dict[str, float]:
     if evidence.calibration is not None:
         table = evidence.calibration
         coverage = table.loc[table["entries"] >= MIN_ENTRIES_PER_STRATUM, "coverage"]
-        if evidence.kind == "real" and len(coverage) == 0 and table["entries"].sum() >= MIN_ENTRIES_PER_STRATUM:
+        like_missing = evidence.imitation.scheme != "mcar"
+        if like_missing and len(coverage) == 0 and table["entries"].sum() >= MIN_ENTRIES_TOGETHER:
             coverage = np.array([(table["coverage"] * table["entries"]).sum() / table["entries"].sum()])
         if len(coverage):
             low, high = float(coverage.min()), float(coverage.max())
