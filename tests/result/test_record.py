@@ -99,6 +99,8 @@ def full():
         trained={"seconds": 2.0, "input": {"state": "counts"}},
         genes_missing_from_input=("g9",),
         command="imputome impute in.h5ad",
+        threads=2,
+        options={"covariates": ["batch"], "genes_in": "rows"},
         race=Race(table, "a", "b", "rmse", 10, 2, 1.0, 0.1, 3.0, 4.0, 5.0, 7, "because"),
         verdict=Verdict(
             "use",
@@ -126,7 +128,7 @@ def full():
 def test_every_field_of_the_full_record_is_not_its_default():
     plain, filled = Record("zipo", Input("counts", "counts"), "counts"), full().to_uns()
     missing = set(filled) - set(plain.to_uns())
-    assert missing == {"genes", "random_state", "model", "trained", "race", "verdict"}
+    assert missing == {"genes", "random_state", "model", "threads", "trained", "race", "verdict"}
     assert {each.name for each in fields(Record)} | {"schema"} == set(filled)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import progress
 from imputome.cli.output import Writing
 
 
@@ -50,7 +50,7 @@ def command(given: Arguments) -> None:
             return
     plan = plan_apply(adata, estimator, options, given)
     given.warn(plan.messages)
-    with progress(f"applying {estimator.name}", quiet=given.quiet) as show:
+    with progress(f"applying {estimator.name}", quiet=given.quiet, counted=False) as show:
         show(0.0, "")
         run = run_model(plan, source=str(given.model))
     given.print_result(plan, run, given.write(plan, run))

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from glob import escape
 from itertools import repeat
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, progress, warning_line
+from imputome.cli.console import print_check, print_json, warning_line
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
+# fields that the options of the library hold, that are not worth recording, or that say where results go
+RECORDED = {
+    *("source", "output", "layer", "key_added", "scale", "genes", "gene_column", "keep_observed", "outputs", "draws"),
+    *("uncertainty", "reproducible", "force", "quiet", "as_json", "method", "settings", "posterior", "transform"),
+    *("shift", "covariates", "check_result", "labels", "budget", "accept_control", "report", "record", "config"),
+    *("threads", "strict", "seed", "model"),
+}
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
 
@@ -77,6 +85,8 @@ class Writing:
     outputs: opt.Outputs = None
     uncertainty: opt.Uncertainty = None
     draws: opt.Draws = 0
+    compression: opt.Compression = None
+    reproducible: opt.Reproducible = False
     force: opt.Force = False
     quiet: opt.Quiet = False
     as_json: opt.AsJson = False
@@ -99,7 +109,21 @@ class Writing:
             outputs=tuple(opt.split_names(self.outputs)),
             uncertainty=self.uncertainty is not None,
             draws=self.draws,
+            reproducible=self.reproducible,
         )
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """Options of the command line alone that differ from their defaults, for the record."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
+        if self.draw_files:  # the record counts draws that are layers
+            given["draws"] = self.draws
+        defaults = {each.name: each.default for each in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in given.items()
+            if value != defaults[name]
+        }
 
     @property
     def is_store(self) -> bool:
@@ -130,7 +154,7 @@ class Writing:
     # -- before the work -----------------------------------------------------------------------------------------------
     def check_paths(self) -> None:
         """Check every path before anything is read."""
-        from imputome.io.store import check_output
+        from imputome.io.store import check_compression, check_output
         from imputome.io.tables import table_suffix
 
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
@@ -139,6 +163,8 @@ class Writing:
                 f"the table {self.output} has no layers to name: leave {{key_added}} out, or end it in .h5ad or .zarr"
             )
             raise InputError(text, code="table-without-layers", key_added=...)
+        if self.compression is not None:
+            check_compression(self.output, self.compression)
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
                 f"{self.uncertainty} is not a table: end it in .csv.gz or so, or pass {{outputs}} for a layer",
@@ -230,7 +256,8 @@ class Writing:
         from imputome.io.store import write_result
 
         self.warn(message for message in run.messages if message not in plan.messages)
-        record = replace(run.record(), draws=len(self.draw_layers))
+        record = run.record()
+        record = replace(record, draws=len(self.draw_layers), options={**record.options, **self.further})
         if plan.columns is not None:
             record = replace(record, genes=tuple(plan.adata.var_names[plan.columns].astype(str)))
         with ExitStack() as files:
@@ -261,6 +288,7 @@ class Writing:
                         genes_in=self.genes_in,
                         outputs=run.outputs,
                         draws=len(self.draw_layers),
+                        compression=self.compression,
                     )
         return record
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imputome.errors import InputError
+from imputome.errors import InputError, some
 from imputome.io.tables import read_parquet, suffix_of_file, suffix_separator
 from imputome.io.text import explained, misfit, open_text, separator_of
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

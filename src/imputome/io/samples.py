@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imputome.errors import InputError, Message
+from imputome.errors import InputError, Message, some
 from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import open_text, separator_of
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

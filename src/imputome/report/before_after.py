@@ -209,8 +209,8 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
             columns = used if columns is None else columns[used]
         partial = record.genes is not None and not is_raw(adata, layer) and holds_molecules(record.input.state)
         if partial and record.scale not in ("counts", "input", record.input.state):
-            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
-            raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
+            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute again, "
+            raise InputError(message + "all genes or with {scale}", code="library-size-unknown", scale="counts")
     elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):  # some genes only
         imputed, names = adata.obsm[key].to_numpy(), adata.obsm[key].columns
         if not adata.var_names.is_unique or not names.isin(adata.var_names).all():

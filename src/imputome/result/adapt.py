@@ -26,6 +26,7 @@ from imputome.inspection.features import EXPRESSION, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
 from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
 from imputome.inspection.tails import heavy_tailed
+from imputome.methods.deep.covariates import MAX_LEVELS, meaning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,6 +269,46 @@ def covariate_columns(adata: AnnData, names: Iterable[str]) -> pd.DataFrame:
     for name in names:
         _check_column(adata.obs, name, table="obs", parameter="covariates")
     return adata.obs[names]
+
+
+def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFrame, list[Message]]:
+    """Columns of ``obs`` that a model learns from, and what the user should know of them.
+
+    ``"<name>:number"`` and ``"<name>:category"`` say what a column of numbers is. Without it, whole numbers are what
+    `imputome.methods.deep.covariates.meaning` says; those that can be either are refused.
+    """
+    import pandas as pd
+
+    table: dict[str, pd.Series] = {}
+    messages = []
+    for name in names:
+        column, _, told = name.rpartition(":")
+        if name in adata.obs or told not in ("number", "category"):
+            column, told = name, ""
+        values = covariate_columns(adata, [column])[column]
+        if column in table:
+            text = f"the covariate {column!r} is given twice: give each column once"
+            raise InputError(text, code="covariate-duplicate", parameter="covariates")
+        is_number = values.dtype.kind in "iuf"
+        if told == "number" and not is_number:
+            text = f"obs[{column!r}] holds no numbers: pass {{covariates}}"
+            raise InputError(text, code="covariate-type", covariates=f"{column}:category")
+        taken_for = told or meaning(values)
+        levels = f"obs[{column!r}] has {values.nunique():,} different whole numbers"
+        if taken_for == "unclear":
+            text = f"{levels}: pass {{covariates}} if they are a quantity, or {column}:category if they are categories"
+            raise InputError(text, code="covariate-unclear", covariates=f"{column}:number")
+        if not told and is_number and 1 < values.nunique() <= MAX_LEVELS and (values.dropna() % 1 == 0).all():
+            other = "category" if taken_for == "number" else "number"
+            here = "a quantity" if taken_for == "number" else "categories"
+            text = f"{levels}, which are taken as {here}: pass {{covariates}} if they are not"
+            messages.append(Message(text, code="covariate-whole-numbers", covariates=f"{column}:{other}"))
+        if is_number:
+            # every method then takes them for the same: text is a category, and a float a quantity
+            numbers = pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
+            values = numbers if taken_for == "number" else values.astype(object)
+        table[column] = values
+    return pd.DataFrame(table, index=adata.obs.index), messages
 
 
 def gene_names(adata: AnnData, column: str | None) -> pd.Index:
