@@ -178,7 +178,8 @@ def test_parameters_that_are_no_json_become_text():
 
 def test_summaries_are_short_and_go_into_json():
     summary = full().brief()
-    assert set(summary["verdict"]) == {"verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds"}
+    brief = "verdict reasons failed rule held_out figures cells fits seconds"
+    assert set(summary["verdict"]) == set(brief.split())
     assert summary["race"]["candidates"][0]["name"] == "a"
     json.dumps(summary, default=lambda value: value.tolist())
 

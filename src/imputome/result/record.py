@@ -116,7 +116,6 @@ class Verdict(_Stored):
     figures: dict[str, float] = field(default_factory=dict)  # numbers that the rule used; NaN where not measured
     failed: tuple[str, ...] = ()  # criteria that were not met
     rule: str = ""  # version of the rule
-    held_out: str = ""  # how values were held out: a scheme of `imputome.evaluation.splits.SCHEMES` and its options
     method: str = ""  # the method that was checked
     reference: str = ""  # the control that its genes were compared with
     kind: Kind = "counts"
@@ -135,6 +134,7 @@ class Verdict(_Stored):
     calibration: pd.DataFrame = field(default_factory=_no_table)
     # for each column of labels, how the neighbours of the cells changed
     mixing: dict[str, pd.DataFrame] = field(default_factory=dict)
+    held_out: str = ""  # how values were held out: a scheme of `imputome.evaluation.splits.SCHEMES` and its options
 
     def brief(self) -> dict[str, Any]:
         """The verdict without its tables, for a summary in JSON."""
