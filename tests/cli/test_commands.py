@@ -431,11 +431,11 @@ def test_an_interruption_while_the_program_is_loaded(capsys, monkeypatch):
 
 
 def test_values_that_make_no_sense_end_in_one_line(counts, tmp_path, capsys):
-    line = ["evaluate", str(counts[0]), "--methods", "gene_mean", "-o"]
+    line = ["evaluate", str(counts), "--methods", "gene_mean", "-o"]
     for shares in ("x", "", "0.1,,0.2"):
         assert run([*line, str(tmp_path / "s.csv"), "--fraction", shares]) == 2
         assert "--fraction" in capsys.readouterr().err
     (tmp_path / "folder.csv").mkdir()
     refused(capsys, run([*line, str(tmp_path / "folder.csv")]), "output-is-folder")
-    line = ["impute", str(counts[0]), "-o", str(tmp_path / "o.h5ad"), "-m", "auto", "--budget", "nan"]
+    line = ["impute", str(counts), "-o", str(tmp_path / "o.h5ad"), "-m", "auto", "--budget", "nan"]
     refused(capsys, run(line), "parameter-value", "--budget nan")

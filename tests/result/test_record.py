@@ -128,7 +128,7 @@ def full():
 def test_every_field_of_the_full_record_is_not_its_default():
     plain, filled = Record("zipo", Input("counts", "counts"), "counts"), full().to_uns()
     missing = set(filled) - set(plain.to_uns())
-    assert missing == {"genes", "random_state", "model", "threads", "trained", "race", "verdict"}
+    assert missing == {"genes", "random_state", "model", "trained", "race", "verdict"}
     assert {each.name for each in fields(Record)} | {"schema"} == set(filled)
 
 

@@ -263,7 +263,7 @@ def test_seed():
         ({"method": KNNImputer()}, "not-a-method"),
         ({"method": "gene_mean"}, "wrong-kind"),
         ({"method": "knn", "params": {"neighbours": 3}}, "unknown-parameter"),
-        ({"method": "knn", "params": {"k": "many"}}, "parameter-value"),
+        ({"method": "knn", "params": {"n_neighbors": "many"}}, "parameter-value"),
         ({"params": [1]}, "parameter-value"),
         ({"link": "log"}, "parameter-value"),
         ({"add_indicator": 1}, "parameter-value"),

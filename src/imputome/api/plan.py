@@ -426,9 +426,7 @@ def _with_data(
     if options.covariates is not None:
         covariates, notes = covariates_to_learn(adata, options.covariates)
         data, messages = replace(data, covariates=covariates), [*messages, *notes]
-    consented = f"looks-{report.state}" if options.scale is not None else ""  # what was said there was followed
-    messages = [*(warning for warning in report.warnings if warning.code != consented), *messages]
-    return Plan(adata, options, report, data, estimator, link_name, scale, messages=tuple(messages))
+    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
 
 
 def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:

@@ -147,7 +147,7 @@ def _without_refusal(report: InputReport) -> InputReport:
 def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
     """The report of values on a scale of counts, without the refusal if the user has named the scale that they are on.
 
-    A warning of the same code takes the place of the refusal.
+    A warning takes the place of the refusal.
     """
     state = report.state
     answers = {
@@ -160,13 +160,12 @@ def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
             text = f"{report.where} looks like {DESCRIPTIONS[state]}, not {scale}: pass {{layer}} with counts, or "
             raise InputError(f"{text}{{scale}}", code=f"looks-{state}", layer=..., scale=answers[0])
         return report
-    code = "scale-unclear" if state == "unclear" else f"looks-{state}"
     if not report.certain and scale != "input":
         state = scale  # type: ignore[assignment]
     text = f"{report.where} is taken to be {DESCRIPTIONS[state]}, and the values come back on this scale"
     if not state.endswith("_counts"):
         text += ": raw counts would allow a check and the posterior step"
-    warnings = (Message(text, code=code), *report.warnings)
+    warnings = (Message(text, code="scale-taken"), *report.warnings)
     return replace(_without_refusal(report), state=state, warnings=warnings)
 
 
@@ -199,8 +198,15 @@ def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
     if not holds_molecules(report.state):
         library = np.full(adata.n_obs, TARGET)
     elif columns is not None:
-        library = np.asarray(X @ np.ones(X.shape[1]))
+        counted = counted_of_raw(adata, report.feature_type)
+        library = np.asarray((X if counted is None else X[:, counted]).sum(axis=1)).ravel()
     return as_data(X if columns is None else X[:, columns], kind="counts", library_size=library, **names)
+
+
+def counted_of_raw(adata: AnnData, feature_type: str) -> np.ndarray | None:
+    """Positions of the features of ``raw`` that count to the library sizes; None means all."""
+    features = features_of(adata.raw.var, default=feature_type) if feature_type else None
+    return None if features is None else np.flatnonzero(features.used)
 
 
 def to_molecules(X: Any, state: str, rounding: str | None, *, seed: int = 0, rows: np.ndarray | None = None) -> Any:
