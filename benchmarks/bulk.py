@@ -104,9 +104,11 @@ def copula(folder: Path) -> dict[str, float]:
 def neighbours(folder: Path, samples: int | None) -> dict[str, float]:
     train, X = np.load(folder / "train.npy")[:samples], np.load(folder / "new.npy")
     warm = np.where(np.arange(60).reshape(6, 10) % 7 == 0, np.nan, 1.0)
-    methods.get("knn")(k=2).fit_transform(as_data(warm, kind="real")).to_array()  # compiled kernels are no work
+    methods.get("knn")(n_neighbors=2).fit_transform(
+        as_data(warm, kind="real")
+    ).to_array()  # compiled kernels are no work
     begun = time.perf_counter()
-    estimator = methods.get("knn")(k=10).fit(as_data(train, kind="real"))
+    estimator = methods.get("knn")().fit(as_data(train, kind="real"))
     fitted = time.perf_counter()
     filled = estimator.transform(as_data(X, kind="real")).to_array()
     seconds = time.perf_counter() - fitted

@@ -18,13 +18,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from codes import has_code
+from codes import has_code, warns
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.core.info import MethodInfo
 from imputome.errors import InputError, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.result.layout import CELL_COLUMNS, GENE_COLUMNS
+from imputome.studies.results import FIT_NUMBERS
 
 # networks are small here and trained for moments: what they learn is for their own tests
 SMALL = {
@@ -288,6 +289,14 @@ def test_order_of_rows_and_columns_is_that_of_the_input(variant):
         assert np.corrcoef(moved.to_array().ravel(), expected.ravel())[0, 1] > ALIKE[name]
     else:
         assert_close(moved.to_array(), expected)
+
+
+@every_variant
+def test_claims_of_studies_know_the_numbers_of_a_fit(variant):
+    """A new number in ``status.details`` belongs in this list, or no study file can name it."""
+    details = fitted(variant)[2].status.details
+    numbers = {name for name, value in details.items() if isinstance(value, int | float | np.number)}
+    assert numbers <= set(FIT_NUMBERS)
 
 
 @every_variant
@@ -579,10 +588,10 @@ def test_types_of_parameters(hint, good, bad):
 
 def test_forms_of_a_method():
     cls = methods.get("knn")
-    assert [methods.form(method) for method in ("knn", cls, cls(k=3))] == ["name", "class", "instance"]
-    assert {methods.info(method).name for method in ("knn", cls, cls(k=3))} == {"knn"}
-    assert methods.create(cls(k=3), {"k": 4}).k == 4
-    assert methods.create(cls, {"k": 4}).k == 4
+    assert [methods.form(method) for method in ("knn", cls, cls(n_neighbors=3))] == ["name", "class", "instance"]
+    assert {methods.info(method).name for method in ("knn", cls, cls(n_neighbors=3))} == {"knn"}
+    assert methods.create(cls(n_neighbors=3), {"n_neighbors": 4}).n_neighbors == 4
+    assert methods.create(cls, {"n_neighbors": 4}).n_neighbors == 4
     for seed, method in ((5, "svd"), (5, methods.get("svd")), (5, methods.create("svd")), (2, _svd(random_state=2))):
         assert methods.create(method, random_state=5).random_state == seed
         assert methods.create(method, {"random_state": 3}, random_state=5).random_state == 3
@@ -724,6 +733,34 @@ def test_bounds_of_new_rows_are_those_of_the_training_data(variant):
     assert values[0, 0] == 0.5
     for j in (1, 2, 3, 6, 7):
         assert abs(values[0, j] - typical[j]) < 9
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_molecules_of_a_gene_that_training_lacked_are_kept(variant):
+    """The other genes are as if these molecules were not there: they are in no library size."""
+    unseen, others = [3, 17], np.setdiff1d(np.arange(40), [3, 17])
+    X, new = counts_matrix(), counts_matrix(seed=5)[:20]
+    X[:, unseen], X[:, 0] = 0, X[:, 0] + 1
+    new[:, unseen] += np.arange(40).reshape(20, 2)
+    estimator = make(variant).fit(as_data(X, kind="counts"))
+    without = new.copy()
+    without[:, unseen] = 0
+    expected = estimator.transform(as_data(without, kind="counts"))
+    with warns("genes-unseen"):
+        result = estimator.transform(as_data(new, kind="counts"))
+    assert result.status.details["unknown_genes"] == ["3", "17"]
+    assert "unknown_genes" not in expected.status.details
+    for keep in (True, False):
+        values = result.to_array(keep_observed=keep)
+        np.testing.assert_array_equal(values[:, unseen], new[:, unseen])
+        assert_close(values[:, others], expected.to_array(keep_observed=keep)[:, others], rtol=1e-5)
+    i, j = np.divmod(np.arange(800), 40)
+    for output in result.outputs:
+        assert_close(result.at(i, j, output=output), result.to_array(output=output).ravel(), rtol=1e-5)
+    per_cell = result.to_array(scale="normalized", keep_observed=False)[:, unseen]
+    np.testing.assert_allclose(per_cell, 1e4 * new[:, unseen] / new.sum(axis=1, keepdims=True), rtol=1e-5)
+    if "variance" in result.outputs:
+        assert not result.to_array(output="variance")[:, unseen].any()
 
 
 @every_variant

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ __all__ = [
     "pl",
     "sklearn",
 ]
-__version__ = version("imputome")
-
 # where each public name lives: imported on first use, so that `import imputome` stays fast
 _HOMES = {
     "Data": "imputome.core.data",
@@ -63,6 +60,10 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     if name in _MODULES:
         return import_module(_MODULES[name])
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("imputome")
     raise AttributeError(f"module 'imputome' has no attribute {name!r}")
 
 

@@ -5,7 +5,7 @@ Each message has a code, which programs and tests read; no code in this package 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 
@@ -54,6 +54,12 @@ class Message(str):
         """The sentence with each parameter written as another interface passes it."""
         return _filled(self.template, self.options, spell)
 
+    def respelled(self, spell: Callable[[str, Any], str]) -> Message:
+        """The message whose text is that of `spelled`; all else is the same."""
+        message = str.__new__(type(self), self.spelled(spell))
+        message.__dict__.update(self.__dict__)
+        return message
+
     def __reduce__(self) -> Any:
         return _message_again, (self.template, self.code, self.parameter, self.options)
 
@@ -95,6 +101,11 @@ class ImputomeError(Exception):
         self.message: Message = text
         self.code = text.code
         self.parameter = text.parameter
+
+    def respell(self, spell: Callable[[str, Any], str]) -> None:
+        """Write each parameter in the sentence as ``spell`` does."""
+        self.message = self.message.respelled(spell)
+        self.args = (self.message,)
 
 
 class InputError(ImputomeError, ValueError):
@@ -147,3 +158,9 @@ class ImputedLayerWarning(UserWarning):
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
     """The error for ``what``, which needs ``package`` from the optional dependency group ``extra``."""
     return MissingExtraError(f'{what} needs {package}: run pip install "imputome[{extra}]"', parameter=extra)
+
+
+def some(names: Iterable[str], number: int = 5) -> str:
+    """The first of some names, for a message."""
+    names = list(names)
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

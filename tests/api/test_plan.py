@@ -52,7 +52,7 @@ def planned(X, **options):
         (COUNTS, {"method": "auto", "random_state": -1}, "parameter-value"),
         (COUNTS, {"method": "gene_mean", "check": True, "random_state": 0.5}, "parameter-value"),
         (COUNTS, {"method": "no_imputation", "posterior": True}, "no-posterior"),
-        (REAL, {"method": create("knn", {"k": "many"})}, "parameter-value"),
+        (REAL, {"method": create("knn", {"n_neighbors": "many"})}, "parameter-value"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_fit(X, options, code):
@@ -66,10 +66,10 @@ def test_budgets_are_numbers_of_any_type(budget):
 
 
 def test_an_estimator_keeps_its_own_settings():
-    estimator = create("knn", {"k": 3})
+    estimator = create("knn", {"n_neighbors": 3})
     estimator.link = "clip"
     plan = planned(REAL, method=estimator, posterior=False)
-    assert (plan.estimator.k, plan.link) == (3, "clip")
+    assert (plan.estimator.n_neighbors, plan.link) == (3, "clip")
     assert planned(REAL, method=estimator, transform="none").link == "identity"
     assert planned(REAL, method=create("beta_vae", random_state=2), random_state=5).estimator.random_state == 2
     assert planned(REAL, method=get("beta_vae")(), random_state=np.int64(5)).estimator.random_state == 5

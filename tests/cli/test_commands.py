@@ -392,3 +392,50 @@ def test_numba_takes_the_threads_that_openmp_was_told(told, taken):
     environment["OMP_NUM_THREADS"] = told
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split()[-1] == taken, done.stderr
+
+
+# -- parameters of one method ------------------------------------------------------------------------------------------
+def test_methods_of_a_name_lists_its_parameters(capsys):
+    from imputome.methods import get
+
+    assert run(["methods", "svd", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["name"] == "svd"
+    defaults = get("svd").parameter_defaults()
+    assert {name: entry["default"] for name, entry in printed["parameters"].items()} == defaults
+    assert printed["parameters"]["rank"]["type"] == "int | Literal['validated'] | None"
+    assert {name: entry["search"] for name, entry in printed["parameters"].items() if "search" in entry} == {
+        name: list(space) for name, space in get("svd").search_space.items()
+    }
+    assert run(["methods", "svd"]) == 0
+    assert "  rank : int | Literal['validated'] | None = 'validated'; tuning: 2 to 128 (log)" in capsys.readouterr().out
+    assert run(["methods", "mean"]) == 0
+    assert "no parameters" in capsys.readouterr().out
+    refused(capsys, run(["methods", "wand"]), "unknown-method", "'wand'")
+
+
+def test_an_interruption_while_the_program_is_loaded(capsys, monkeypatch):
+    from imputome import __main__ as program
+
+    class Interrupted:
+        def find_spec(self, name, path, target=None):
+            if name == "imputome.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "imputome.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "error: interrupted: nothing was written [interrupted]\n")
+
+
+def test_values_that_make_no_sense_end_in_one_line(counts, tmp_path, capsys):
+    line = ["evaluate", str(counts), "--methods", "gene_mean", "-o"]
+    for shares in ("x", "", "0.1,,0.2"):
+        assert run([*line, str(tmp_path / "s.csv"), "--fraction", shares]) == 2
+        assert "--fraction" in capsys.readouterr().err
+    (tmp_path / "folder.csv").mkdir()
+    refused(capsys, run([*line, str(tmp_path / "folder.csv")]), "output-is-folder")
+    line = ["impute", str(counts), "-o", str(tmp_path / "o.h5ad"), "-m", "auto", "--budget", "nan"]
+    refused(capsys, run(line), "parameter-value", "--budget nan")

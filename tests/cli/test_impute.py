@@ -784,7 +784,7 @@ def test_full_memory(counts, tmp_path, capsys, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("imputome.api.impute.fit_run", fail)
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "out-of-memory", "--genes")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "ialm"), "out-of-memory")
 
 
 # -- the real program --------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_warnings_are_printed_before_the_fit(source, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("warning: ")
     assert lines.index("fitting gene_mean ...") > 0
-    assert sum("[looks-log1p]" in line for line in lines) == 1
+    assert sum("[scale-taken]" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("name", ["expected"], indirect=True)

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from codes import refused
 from imputome.cli import run
+from imputome.studies.results import table_of, write
 
 
 def save(folder, suffix=".h5ad"):
@@ -154,3 +156,14 @@ def test_outputs_that_are_refused(tmp_path, result, capsys):
     assert run(["report", str(result), "-o", str(tmp_path / "page.html"), "--key", "gene_mean", "--label", "no"]) == 1
     assert "[no-obs-column]" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_other_tables_of_a_study_name_the_one_to_pass(tmp_path, capsys):
+    (tmp_path / "summary.csv").write_text("configuration,metric,mean\nbase,rmse,1\n")
+    results, page = tmp_path / "results.csv", str(tmp_path / "o.html")
+    refused(capsys, run(["report", str(tmp_path / "summary.csv"), "-o", page]), "not-a-results-table")
+    row = {"dataset": "a", "method": "mean", "parameters": "{}", "scheme": "mcar", "options": "{}", "fraction": 0.1}
+    row |= {"trial": 0, "seed": 1, "metric": "rmse", "value": 1.0, "seconds": 1.0, "peak_bytes": 1, "status": "ok"}
+    write(table_of([row]), results)
+    refused(capsys, run(["report", str(tmp_path / "summary.csv"), "-o", page]), "not-a-results-table", str(results))
+    assert run(["report", str(results), "-o", page]) == 0

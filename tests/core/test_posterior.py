@@ -17,7 +17,6 @@ from imputome.core.posterior import (
     SHAPE_GRID,
     PosteriorModel,
     deal,
-    likelihood_at,
     pooled_shape,
     predictive_likelihood,
     split,
@@ -265,14 +264,14 @@ def test_almost_integers_are_dealt_as_integers():
 
 
 # -- likelihood between grid points ------------------------------------------------------------------------------------
-def test_likelihood_at_interpolates():
+def test_likelihoods_are_interpolated():
     rng = np.random.default_rng(0)
     likelihood = rng.normal(size=(9, len(SHAPE_GRID)))
     shape = np.array(
         [0.01, 0.05, 0.06, 1.0, 7.0, SHAPE_GRID[12], 999.0, 1e3, 1e9]
     )  # the first and last beyond the grid
-    expected = sum(np.interp(np.log(s), np.log(SHAPE_GRID), row) for s, row in zip(shape, likelihood, strict=True))
-    assert likelihood_at(likelihood, shape) == pytest.approx(expected, rel=1e-12)
+    expected = [np.interp(np.log(s), np.log(SHAPE_GRID), row) for s, row in zip(shape, likelihood, strict=True)]
+    np.testing.assert_allclose(posterior._likelihoods_at(likelihood, shape), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.75, 1.0, 1.6, 4.0])

@@ -440,7 +440,10 @@ def test_apply_and_hidden_make_the_test_rows(name, rows, real):
         masked = split.apply
         assert sorted([*split.train.obs_names, *masked.obs_names]) == sorted(real.obs_names)
         assert len(masked.obs_names) == round(0.2 * N)
-        np.testing.assert_array_equal(split.train.X, real.X[[at[row] for row in split.train.obs_names]])
+        left = real.X[[at[row] for row in split.train.obs_names]]
+        if name == "blocks":  # a feature is hidden in the whole group, in the training rows too
+            left = np.where(np.isnan(split.train.X), np.nan, left)
+        np.testing.assert_array_equal(split.train.X, left)
     original = real.X[[at[row] for row in masked.obs_names]]
     expected = original.copy()
     places = hidden_set(split)
@@ -495,6 +498,92 @@ def test_features(rows, real):
         assert len(test_rows) == round(0.2 * N)
         assert (~np.isnan(split.train.X)).any(axis=0).all()  # each feature can still be learned
     assert Counter(labels[test_rows].tolist()) == {"a": 4, "b": 8}
+
+
+# two arrays, and a third of the samples with a panel of features that both have; some values missing at random besides
+DESIGNS = {
+    "arrays": lambda i, j: j >= 8 if i < 30 else j < 8 or j >= 18,
+    "panel": lambda i, j: i < 40 or j < 10,
+    "batches": lambda i, j: (i // 15) != (j // 5),
+}
+
+
+@pytest.mark.parametrize("by", ["samples", "features", "both"])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_blocks_repeat_the_holes_of_others_and_hide_nothing_else(design, by, real):
+    rng = np.random.default_rng(0)
+    known = np.array([[DESIGNS[design](i, j) for j in range(G)] for i in range(N)])
+    X = np.where(known & (rng.random((N, G)) > 0.02), rng.normal(size=(N, G)), np.nan)
+    split = split_of("blocks", as_data(X, kind="real"), rows="all", by=by, fraction=0.3)
+    known = ~np.isnan(X)
+    hidden = np.zeros_like(known)
+    hidden[split.i, split.j] = True
+    np.testing.assert_array_equal(np.isnan(split.train.X), ~known | hidden)  # the holes there were, and the new ones
+    np.testing.assert_array_equal(split.train.X[known & ~hidden], X[known & ~hidden])
+
+    def repeats(hidden, known):
+        """Whether the row of each hidden value lost exactly what some other row lacks."""
+        rows = np.flatnonzero(hidden.any(axis=1))
+        return all(any(np.array_equal(hidden[k], known[k] & ~known[i]) for i in range(len(known))) for k in rows)
+
+    if by == "samples":
+        assert repeats(hidden, known)
+    if by == "features":
+        assert repeats(hidden.T, known.T)
+    assert (known & ~hidden).any(axis=0).all()  # each feature can still be learned
+    assert (known & ~hidden).any(axis=1).all()
+
+
+def test_blocks_in_test_rows_are_hidden_in_the_training_rows_of_the_group_too():
+    X = np.random.default_rng(0).normal(size=(N, G))
+    X[:30, :10] = np.nan
+    X[30:, 15:] = np.nan
+    data = as_data(X, kind="real", obs_names=[f"c{i}" for i in range(N)])
+    split = split_of("blocks", data, by="features")
+    first = np.array([int(name[1:]) < 30 for name in split.train.obs_names])
+    for j in set(split.j.tolist()):
+        assert 10 <= j < 15  # only these are on both arrays
+        lost = np.isnan(split.train.X[:, j])
+        assert lost[first].all() != lost[~first].all()
+
+
+def test_blocks_of_nothing(real):
+    with pytest.raises(InputError, check=has_code("nothing-to-hide")):
+        split_of("blocks", as_data(np.ones((20, 5)), kind="real"))
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        split_of("blocks", real, by="cells")
+
+
+def test_rates_follow_those_of_the_holes():
+    """One half of the samples lacks three times as much, one half of the features twice as much."""
+    rng = np.random.default_rng(0)
+    rate = np.outer(np.where(np.arange(400) < 200, 0.1, 0.3), np.where(np.arange(200) < 100, 0.5, 1.0))
+    known = rng.random((400, 200)) > rate
+    split = split_of("rates", as_data(np.where(known, rng.normal(size=known.shape), np.nan), kind="real"), rows="all")
+    hidden = np.zeros_like(known)
+    hidden[split.i, split.j] = True
+    assert hidden.sum() == round(0.1 * known.sum())
+    share = [
+        [(hidden & known)[a, b].sum() / known[a, b].sum() for b in (slice(100), slice(100, 200))]
+        for a in (slice(200), slice(200, 400))
+    ]
+    assert share[1][0] / share[0][0] == pytest.approx(3, rel=0.25)
+    assert share[0][1] / share[0][0] == pytest.approx(2, rel=0.25)
+
+
+@pytest.mark.parametrize("low", [1.0, 3.0])
+def test_rates_hide_low_values_with_the_odds_asked_for(low):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 20))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    split = split_of("rates", as_data(X, kind="real"), rows="all", fraction=0.02, low=low)
+    below = [np.mean(X[~np.isnan(X[:, j]), j] < x) for j, x in zip(split.j, split.truth, strict=True)]
+    scores = (np.array(below) - 0.5) * np.sqrt(12)
+    z = np.linspace(-np.sqrt(3), np.sqrt(3), 100_001)
+    expected = np.average(z, weights=np.exp(-low * z))
+    assert scores.mean() == pytest.approx(expected, abs=0.06)
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        split_of("rates", as_data(X, kind="real"), low=-1.0)
 
 
 def test_labels_without_test_rows(real):

@@ -167,6 +167,19 @@ def both_sides(rng, n, G):
     return rng.random((n, G)) < 1 / (1 + np.exp(2 - rng.normal(size=G) - rng.normal(size=(n, 1))))
 
 
+def panel(rng, n, G):
+    """Four in five samples were measured for a sixth of the features: 67 % are missing."""
+    missing = np.zeros((n, G), dtype=bool)
+    missing[np.ix_(rng.choice(n, 4 * n // 5, replace=False), rng.choice(G, 5 * G // 6, replace=False))] = True
+    return missing
+
+
+def two_arrays(rng, n, G):
+    """No feature is on both arrays."""
+    first = rng.random(n) < 0.5
+    return first[:, None] == (np.arange(G) < G // 2)
+
+
 PATTERNS = {
     "random, few": ("random", lambda rng, n, G: rng.random((n, G)) < 0.03),
     "random": ("random", lambda rng, n, G: rng.random((n, G)) < 0.1),
@@ -178,6 +191,9 @@ PATTERNS = {
     "both": ("by feature and sample", both_sides),
     "one block": ("blocks", one_block),
     "blocks everywhere": ("blocks", blocks),
+    "a panel": ("blocks", panel),
+    "two arrays": ("blocks", two_arrays),
+    "random, nearly all": ("random", lambda rng, n, G: rng.random((n, G)) < 0.85),
     "blocks and a few others": ("blocks", lambda rng, n, G: blocks(rng, n, G) | (rng.random((n, G)) < 0.02)),
 }
 

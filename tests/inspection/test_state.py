@@ -383,6 +383,19 @@ def test_nan_among_counts(counts):
     assert codes(inspect(counts)) == ["integers-with-nan"]
 
 
+@pytest.mark.parametrize("wrap", [np.asarray, pd.DataFrame, sp.csr_array, sp.csc_array])
+def test_integers_that_a_batch_lacks_are_no_zeros(wrap):
+    """Genes that a batch did not measure: the advice to put 0 would make false measurements of them."""
+    X = np.random.default_rng(0).poisson(3.0, size=(60, 40)).astype(float)
+    X[:20, :8] = np.nan
+    report = inspect(wrap(X))
+    assert "not-measured" in codes(report)
+    assert "integers-with-nan" not in codes(report)
+    X[:] = np.where(np.isnan(X), 3, X)
+    X[np.random.default_rng(1).random(X.shape) < 0.03] = np.nan
+    assert "not-measured" not in codes(inspect(wrap(X)))
+
+
 def test_duplicates(counts):
     adata = adata_of(counts)
     adata.var_names = ["a", "a", "a", *adata.var_names[3:]]

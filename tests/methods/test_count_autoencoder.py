@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from functools import cache
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,8 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
-from codes import has_code  # noqa: E402
+import imputome  # noqa: E402
+from codes import has_code, warns  # noqa: E402
 from imputome import methods  # noqa: E402
 from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError  # noqa: E402
@@ -36,6 +39,12 @@ def simulated(n=300, G=60, *, seed=0):
     share /= share.sum(axis=1, keepdims=True)
     rate = rng.lognormal(5, 0.4, size=(n, 1)) * share[rng.integers(3, size=n)]
     return rng.poisson(rate).astype(np.float32), rate
+
+
+def permuted(seed):
+    """The counts with each gene permuted across cells by itself."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(column) for column in simulated(seed=seed)[0].T], axis=1)
 
 
 def make(**params):
@@ -60,8 +69,10 @@ def test_structure_is_found():
     _, rate = simulated()
     X, estimator, result = fitted()
     assert not estimator.uses_gene_mean_
-    assert result.status.details["uses_gene_mean"] is False
-    assert 0 <= estimator.weight_ <= 1
+    assert estimator.replaced_by == ""
+    assert result.status.details["values_from"].startswith("the network")
+    assert result.status.details["network_weight"] == estimator.weight_
+    assert 0 < estimator.weight_ <= 1
     mean = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
     plain = free(methods.get("gene_mean")(posterior=True).fit_transform(X))
     error = np.abs(free(result) - rate).sum()
@@ -73,12 +84,10 @@ def test_structure_is_found():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_structure_is_claimed_where_none_is(seed, tmp_path):
     """Each gene permuted across cells: the gene mean, with the cell's own counts, is given, and it is said."""
-    rng = np.random.default_rng(seed)
-    X = np.stack([rng.permutation(column) for column in simulated(seed=seed)[0].T], axis=1)
+    X = permuted(seed)
     estimator = make(random_state=seed)
     result = estimator.fit_transform(X)
     assert estimator.uses_gene_mean_
-    assert result.status.details["uses_gene_mean"] is True
     shape = result.gene_columns["posterior_shape"]
     m = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
     expected = m * (shape + X) / (shape + m)
@@ -86,6 +95,69 @@ def test_no_structure_is_claimed_where_none_is(seed, tmp_path):
     np.testing.assert_array_equal(free(estimator.transform(X)), free(result))
     estimator.save(tmp_path / "model")
     np.testing.assert_array_equal(free(CountAutoencoder.load(tmp_path / "model").transform(X)), free(result))
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["own library", "given library"])
+def test_the_fall_back_is_the_posterior_of_the_gene_mean(library, tmp_path):
+    """Not a value differs, with the library of all genes too, of which these are some; and for new cells."""
+    X = permuted(2)
+    of_all_genes = X.sum(axis=1) * 1.7 + 3 if library else None
+    data = as_data(X, kind="counts", library_size=of_all_genes)
+    estimator, control = make(random_state=3), methods.get("gene_mean_posterior")(random_state=3)
+    result, expected = estimator.fit_transform(data), control.fit_transform(data)
+    assert estimator.uses_gene_mean_
+    np.testing.assert_array_equal(result.gene_columns["posterior_shape"], control.shape_)
+    estimator.save(tmp_path / "model")
+    loaded = CountAutoencoder.load(tmp_path / "model")
+    assert loaded.replaced_by == estimator.replaced_by
+    new = as_data(X[:40] + 1, kind="counts", library_size=None if of_all_genes is None else of_all_genes[:40] + 60)
+    for output in ("value", "variance", "lower", "upper"):
+        np.testing.assert_array_equal(free(result, output=output), free(expected, output=output))
+        for fitted_before in (estimator, loaded):
+            given, wanted = fitted_before.transform(new), control.transform(new)
+            np.testing.assert_array_equal(free(given, output=output), free(wanted, output=output))
+
+
+def test_a_fall_back_is_always_said():
+    """By a warning though the fit converged, for new cells too, and in the record, which names no weight."""
+    adata = ad.AnnData(permuted(0))
+    params = {name: value for name, value in SMALL.items() if name != "max_epochs"}
+    with warns("method-replaced"):
+        imputome.impute(adata, method=CountAutoencoder(**params))
+    convergence = adata.uns["imputome"]["count_autoencoder"]["convergence"]
+    assert convergence["converged"]
+    assert "gene_mean_posterior" in convergence["message"]
+    assert convergence["values_from"] == "the gene mean (as gene_mean_posterior)"
+    assert "network_weight" not in convergence
+    with warns("method-replaced"):
+        model = imputome.fit_model(adata, method=CountAutoencoder(**params))
+    with warns("method-replaced"):
+        applied = imputome.apply_model(adata[:30], model, key_added="new", copy=True)
+    assert applied.uns["imputome"]["new"]["convergence"]["values_from"] == convergence["values_from"]
+    structured = ad.AnnData(simulated()[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        imputome.impute(structured, method=CountAutoencoder(**params))
+    assert "method-replaced" not in [getattr(one.message.args[0], "code", "") for one in caught]
+
+
+def test_networks_without_weight_are_said():
+    _, estimator, _ = fitted(posterior=False)
+    other = make(posterior=False)
+    other.factors_, other.weight_ = estimator.factors_, 0.0
+    assert other.replaced_by == "3 Poisson factors"
+    other.weight_ = 0.2
+    assert other.replaced_by == ""
+
+
+def test_a_clear_gain_is_two_standard_errors():
+    gains = np.array([3.0, -1.0, 2.0, 4.0])
+    error = np.sqrt(9 + 1 + 4 + 16)
+    assert error < 8 < 2 * error
+    assert default._clear_gain(gains) == 0
+    assert default._clear_gain(np.tile(gains, 4)) == pytest.approx(32)  # twice the standard error
+    assert default._clear_gain(-np.tile(gains, 4)) == 0
+    assert default._clear_gain(np.zeros(3)) == 0
 
 
 @pytest.mark.parametrize("posterior", [True, False])
@@ -329,22 +401,28 @@ def test_cells_that_decide_the_weight_are_spread_evenly(n, sample, expected, mon
 
 
 def test_a_few_factors_alone_are_given_where_they_are_better_than_network_and_gene_mean(tmp_path):
-    """Two types, and much variation of every gene by itself: a network learns that too, two factors do not."""
+    """Two types; the network is hardly trained."""
     rng = np.random.default_rng(0)
-    n, G = 240, 150
+    n, G = 400, 150
     kind = rng.integers(2, size=n)
     rate = rng.gamma(1.0, 1.5, G) * np.where((np.arange(G) % 3 == kind[:, None]), 2.5, 1.0)
     X = rng.poisson(rate * rng.gamma(0.7, 1 / 0.7, (n, G))).astype(np.float32)
-    estimator = make()
+    estimator = make(max_epochs=1, n_factors=0)
     result = estimator.fit_transform(X)
     assert estimator.uses_factors_
     assert not estimator.uses_gene_mean_
-    assert result.status.details["uses_factors"] is True
+    assert estimator.weight_ is None
+    assert (
+        result.status.details["values_from"]
+        == estimator.replaced_by
+        == f"{estimator.factors_.shape[1]} Poisson factors"
+    )
     assert estimator.factors_.shape[0] == G
     assert estimator.factors_.shape[1] in (2, 4, 8)
     # closer to the truth than the gene mean with the cell's own counts
     plain = free(methods.get("gene_mean")(posterior=True).fit_transform(X))
-    ratio = np.log(free(result)[:, kind_genes(G)] / plain[:, kind_genes(G)])
+    genes = np.intersect1d(kind_genes(G), np.flatnonzero(X.sum(axis=0)))
+    ratio = np.log(free(result)[:, genes] / plain[:, genes])
     assert ratio[kind == 0].mean() > ratio[kind == 1].mean() + 0.05
     np.testing.assert_allclose(free(estimator.transform(X)), free(result), rtol=1e-5)
     estimator.save(tmp_path / "model")

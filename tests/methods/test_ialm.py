@@ -209,3 +209,19 @@ def test_library_sizes_are_checked(counts, bad):
     library[3] = bad
     with pytest.raises(InputError, match="library_size"):
         as_data(counts, kind="counts", library_size=library)
+
+
+def test_the_published_iteration_claims_no_minimum():
+    """The minimum of the nuclear norm is known: a low-rank matrix that is recovered exactly from its known entries."""
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 50))
+    X = np.where(rng.random(truth.shape) < 0.4, np.nan, truth)
+    smallest = np.linalg.norm(truth - np.nanmean(X, axis=0), "nuc")  # columns are centred by their known values
+    found = {inner: IALM(inner=inner, dtype="float64").fit_transform(X) for inner in ("inexact", "exact")}
+    norms = {inner: result.status.details["nuclear_norm"] for inner, result in found.items()}
+    assert norms["inexact"] > 1.05 * smallest
+    assert norms["exact"] == pytest.approx(smallest, rel=1e-3)
+    error = {inner: np.abs(result.to_array() - truth)[np.isnan(X)].mean() for inner, result in found.items()}
+    assert error["exact"] < 0.01 < 0.1 < error["inexact"]
+    assert "inner='exact'" in found["inexact"].status.message
+    assert "exact" not in found["exact"].status.message

@@ -214,13 +214,18 @@ def test_pipeline_and_cross_validation():
     assert np.isfinite(cross_val_score(make_pipeline(Imputer("svd"), Ridge()), X, y, cv=3)).all()
     pipeline = make_pipeline(Imputer("mean"), Ridge())
     grid = {"imputer__method": ["mean", "knn"], "imputer__params": [None]}
-    search = GridSearchCV(pipeline, [grid, {"imputer__method": ["knn"], "imputer__params": [{"k": 2}]}], cv=3)
+    search = GridSearchCV(pipeline, [grid, {"imputer__method": ["knn"], "imputer__params": [{"n_neighbors": 2}]}], cv=3)
     search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     chosen = search.best_estimator_[0]
     assert isinstance(chosen.estimator_, methods.get(search.best_params_["imputer__method"]))
-    nested = GridSearchCV(make_pipeline(Imputer(methods.create("knn")), Ridge()), {"imputer__method__k": [2, 9]}, cv=3)
-    assert nested.fit(X, y).best_estimator_[0].estimator_.k == nested.best_params_["imputer__method__k"]
+    nested = GridSearchCV(
+        make_pipeline(Imputer(methods.create("knn")), Ridge()), {"imputer__method__n_neighbors": [2, 9]}, cv=3
+    )
+    assert (
+        nested.fit(X, y).best_estimator_[0].estimator_.n_neighbors
+        == nested.best_params_["imputer__method__n_neighbors"]
+    )
 
 
 def test_part_of_the_columns():
@@ -232,10 +237,14 @@ def test_part_of_the_columns():
 def test_methods_as_names_classes_and_estimators():
     X = matrix()
     KNN = methods.get("knn")
-    expected = Imputer("knn", params={"k": 3}).fit_transform(X)
-    for imputer in (Imputer(KNN, params={"k": 3}), Imputer(KNN(k=3)), clone(Imputer(KNN(k=3)))):
+    expected = Imputer("knn", params={"n_neighbors": 3}).fit_transform(X)
+    for imputer in (
+        Imputer(KNN, params={"n_neighbors": 3}),
+        Imputer(KNN(n_neighbors=3)),
+        clone(Imputer(KNN(n_neighbors=3))),
+    ):
         np.testing.assert_array_equal(imputer.fit_transform(X), expected)
-    given = KNN(k=3)
+    given = KNN(n_neighbors=3)
     Imputer(given).fit(X)
     assert not hasattr(given, "feature_names_")  # a copy is fitted
 
@@ -254,7 +263,7 @@ def test_seed():
         ({"method": KNNImputer()}, "not-a-method"),
         ({"method": "gene_mean"}, "wrong-kind"),
         ({"method": "knn", "params": {"neighbours": 3}}, "unknown-parameter"),
-        ({"method": "knn", "params": {"k": "many"}}, "parameter-value"),
+        ({"method": "knn", "params": {"n_neighbors": "many"}}, "parameter-value"),
         ({"params": [1]}, "parameter-value"),
         ({"link": "log"}, "parameter-value"),
         ({"add_indicator": 1}, "parameter-value"),
@@ -277,3 +286,16 @@ def test_scikit_learn_is_imported_only_when_asked_for():
         "import imputome, sys; assert 'sklearn' not in sys.modules; imputome.sklearn.Imputer; 'sklearn' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_values_of_a_feature_that_was_empty_at_fit_are_never_changed(keep):
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
+    X[:, 2], X[0, 0], new[0, 0], new[1, 2] = np.nan, np.nan, np.nan, np.nan
+    filled = Imputer("knn", keep_empty_features=keep).fit(X).transform(new)
+    observed = ~np.isnan(new)
+    if keep:
+        np.testing.assert_array_equal(filled[observed], new[observed])
+    else:
+        np.testing.assert_array_equal(filled[1:], new[1:, [0, 1, 3]])

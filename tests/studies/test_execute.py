@@ -141,11 +141,11 @@ def test_an_interrupted_study_goes_on(done, tmp_path, monkeypatch):
     computed = []
     original = runner._impute
 
-    def counted(spec, split, seed):
+    def counted(spec, split, seed, link):
         if len(computed) == 9:
             raise KeyboardInterrupt
         computed.append(spec.label)
-        return original(spec, split, seed)
+        return original(spec, split, seed, link)
 
     monkeypatch.setattr(runner, "_impute", counted)
     with pytest.raises(KeyboardInterrupt):

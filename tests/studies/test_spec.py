@@ -94,6 +94,35 @@ def test_a_file_expands(write):
     assert study.datasets[0].label == "pbmc68k (at most 60 cells, 50 variable genes)"
 
 
+@pytest.mark.parametrize("metric", ["poisson_loss", "iterations", "rank"])
+def test_metrics_that_results_have(write, metric):
+    assert find_study(write(FILE.replace('"poisson_loss"', f'"{metric}"'))).claims[0].metric == metric
+
+
+AFTER = """
+title = "made"
+[[datasets]]
+name = "pbmc68k"
+[[splits]]
+scheme = "thin"
+[base]
+method = "zipo"
+after = "prune"
+[[claims]]
+text = "most weights are near zero"
+kind = "at_least"
+metric = "prune_sparsity"
+configurations = ["base"]
+"""
+
+
+def test_numbers_of_what_is_called_after_a_fit(write):
+    pytest.importorskip("torch")
+    assert find_study(write(AFTER)).claims
+    with pytest.raises(InputError, check=has_code("metric-unknown")):
+        find_study(write(AFTER.replace("prune_sparsity", "prune_weight")))
+
+
 def test_quick_changes_what_it_names(write):
     study = find_study(write(FILE), quick=True)
     assert study.trials == 1
@@ -135,6 +164,11 @@ def test_only_some_datasets(write):
         ("params = { n_components = 4, tol = 1e-3 }", "params = 4", "study-field", "params=4"),
         ("[common]", "[common", "study-file-unreadable", "made.toml"),
         ("[quick]", "[[claims]]", "study-field", "[[claims]]"),
+        ("fraction = 0.5", "fraction = 1.5", "study-field", "fraction=1.5"),
+        ('metric = "poisson_loss"', 'metric = "poison_loss"', "metric-unknown", "'poison_loss'"),
+        ('metric = "poisson_loss"', 'metric = "rmse_sd2"', "metric-unknown", "[[claims]]"),
+        ('metric = "poisson_loss"', 'metric = "nll"\nreference = "nl"', "metric-unknown", "'nl'"),
+        ("trials = 2", 'trials = 2\nshown = ["loss"]', "metric-unknown", "shown"),
     ],
 )
 def test_faults_of_a_file(write, old, new, code, fault):

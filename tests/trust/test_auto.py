@@ -202,7 +202,7 @@ def test_a_winner_with_the_verdict_not_to_impute_writes_nothing(monkeypatch):
 
 
 def test_a_better_method_that_takes_too_long_is_named(monkeypatch):
-    monkeypatch.setattr("imputome.trust.race.FINAL_FIT_SHARE", 0.0)
+    monkeypatch.setattr("imputome.trust.race.FINAL_FIT_SHARE", 1e-9)
     with pytest.raises(ControlsWinError, check=has_code("budget-too-small")):
         imputome.impute(structured(), method="auto", budget=2)
 

@@ -93,8 +93,9 @@ def test_no_time_leaves_candidates_out_and_runs_the_controls():
 
 def test_a_fit_that_goes_on_too_long_is_ended(monkeypatch):
     slow = Candidate("slow", "ialm", {"max_iter": 100_000, "tol": 1e-12})
-    real = module._stop_after
-    monkeypatch.setattr(module, "_stop_after", lambda seconds: real(0.0))  # as if all time were gone once it has begun
+    real = module._timer
+    # as if all time were gone once it has begun
+    monkeypatch.setattr(module, "_timer", lambda calls, seconds: real(calls, 0.0 if np.isfinite(seconds) else seconds))
     result = race(counts(), (slow,))
     assert outcomes(result)["slow"] not in ("won", "lost")
     assert result.candidates.set_index("name").loc["slow", "splits"] == 0
@@ -105,6 +106,66 @@ def test_what_would_take_too_long_on_all_data_does_not_win():
     assert result.winner != "factors"
     assert outcomes(result)["factors"] not in ("won", "lost")
     assert result.candidates.set_index("name").loc["factors", "splits"] == 2
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Paced(get("poisson_nmf")):
+    """Factors; a fit takes ten epochs of one length, and the posterior step ten more, whatever the size of the data."""
+
+    clock, seconds = Clock(), 1.0  # of an epoch
+
+    def _fit(self, data):
+        for epoch in range(10):
+            self.clock.now += self.seconds
+            if self.progress is not None:
+                self.progress(epoch / 500, f"epoch {epoch}")
+        self.progress = None
+        return super()._fit(data)
+
+
+PACED = Candidate("paced", Paced, {"n_components": 3, "posterior": True})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(module, "time", clock := Clock())
+    monkeypatch.setattr(Paced, "clock", clock)
+    return clock
+
+
+def test_a_slow_machine_chooses_the_same_winner_and_says_when_time_decided(clock, monkeypatch):
+    data = counts()
+    chosen = []
+    for seconds in (0.01, 1.0, 1e4):
+        monkeypatch.setattr(Paced, "seconds", seconds)
+        result = race(data, [PACED, POOR], seconds=200, seconds_after=200)
+        chosen.append((result.winner, result.out_of_time))
+    assert chosen == [("paced", ()), ("paced", ()), (result.control, ("paced", "poor"))]
+
+
+@pytest.mark.parametrize(("seconds", "wins"), [(0.1, True), (1.5, True), (12.0, False)])
+def test_a_trial_on_all_data_corrects_the_estimate(clock, monkeypatch, seconds, wins):
+    """By the size of the data, the fit to all would take 300 s; the trial shows the true 20 epochs of ``seconds``."""
+    real = module._trial
+
+    def trial(*arguments):
+        monkeypatch.setattr(Paced, "seconds", seconds)  # of all data
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_trial", trial)
+    result = race(counts(n=1000), [PACED], max_cells=100, seconds=50, seconds_after=50)
+    assert (result.winner == "paced") == wins
+    assert (result.out_of_time == ()) == wins
+    if wins:
+        assert result.seconds_for_all == pytest.approx(20 * seconds)
 
 
 def test_a_candidate_that_fails_says_why():

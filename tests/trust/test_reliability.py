@@ -14,7 +14,9 @@ from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.evaluation.splits import make_split
-from imputome.trust.reliability import N_BLOCKS, gene_reliability
+from imputome.trust.check import check
+from imputome.trust.reliability import N_BLOCKS, SMALLEST_GAIN, gene_reliability
+from imputome.trust.verdict import DO_NOT
 
 
 class Given:
@@ -122,17 +124,52 @@ def test_evident_genes_are_those_of_benjamini_and_hochberg():
     reliability = gene_reliability(
         [(split, given(rate * 0.9, split.train), gene_mean(split))], rng=np.random.default_rng(0)
     )
-    p = t.sf(
-        reliability.explained / ((reliability.upper - reliability.explained) / t.ppf(0.975, N_BLOCKS - 1)), N_BLOCKS - 1
-    )
+    error = (reliability.upper - reliability.explained) / t.ppf(0.975, N_BLOCKS - 1)
+    p = t.sf((reliability.explained - SMALLEST_GAIN) / error, N_BLOCKS - 1)
     np.testing.assert_allclose(reliability.p_value, p, rtol=1e-6)
     measured = np.flatnonzero(reliability.measured)
     order = measured[np.argsort(p[measured])]
     passing = [k for k in range(1, len(order) + 1) if p[order[k - 1]] <= 0.05 * k / len(order)]
     expected = np.zeros(len(p), dtype=bool)
     expected[order[: max(passing, default=0)]] = True
-    np.testing.assert_array_equal(reliability.evident, expected & (reliability.lower > 0))
+    np.testing.assert_array_equal(reliability.evident, expected & (reliability.lower > SMALLEST_GAIN))
     assert 0 < reliability.evident.sum() < len(p)
+
+
+@pytest.mark.parametrize(("share", "evident"), [(0.02, False), (0.5, True)])
+def test_a_gain_that_is_certain_but_tiny_is_no_evidence(share, evident):
+    """A prediction that lies a little nearer to the truth in every cell: its gain has almost no error."""
+    rate, split = thinned(n=600, depth=10.0)
+    reference = gene_mean(split)
+    mean = reference.to_array(scale="counts").astype(np.float64)
+    nearer = mean + share * (0.9 * rate - mean) * np.where(np.arange(52) < 26, 0.05, 0.0)
+    reliability = gene_reliability([(split, given(nearer, split.train), reference)], rng=np.random.default_rng(0))
+    assert (reliability.lower[:26] > 0).mean() > 0.9
+    assert (reliability.explained[:26] > SMALLEST_GAIN).any() == evident
+    assert reliability.evident[:26].any() == evident
+    assert not reliability.evident[26:].any()
+
+
+def noise(seed):
+    """Counts without any relation between genes, of cells of various depths; in set 2 each gene varies by itself."""
+    rng = np.random.default_rng(seed)
+    rate = rng.lognormal(0, 0.4, (120, 1)) * rng.gamma(0.6, 4.0, 90)
+    if seed == 2:
+        rate = rate * rng.gamma(1.0, 1.0, rate.shape)
+    return as_data(sp.csr_array(rng.poisson(rate).astype(np.float32)), kind="counts")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_gene_of_noise_is_evident_by_the_default_method(seed):
+    """The default falls back to the control, so it gains nothing over it, in any gene; and no correlation is made."""
+    pytest.importorskip("torch")
+    small = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 20, "learning_rate": 0.01}
+    verdict = check(noise(seed), methods.create("count_autoencoder", small, random_state=7), seed=seed)
+    assert verdict.verdict == DO_NOT
+    assert not verdict.genes["evident"].any()
+    assert (verdict.genes["explained"].dropna() == 0).all()
+    assert len(verdict.genes["explained"].dropna()) > 50
+    assert abs(verdict.figures["null_excess"]) < 0.005
 
 
 def test_genes_without_a_training_molecule_do_not_count():

@@ -23,6 +23,7 @@ from imputome.trust.verdict import (
     USE,
     VERDICTS,
     VISUALISE,
+    WITHHELD,
     decide,
     figures,
     verdict_of,
@@ -55,6 +56,7 @@ GOOD = {
         "evident_genes": 0.8,
         "null_excess": 0.0,
         "null_strong": 0.0,
+        "unlinked": 0.02,
         "total_ratio": np.nan,
         "confident_zeros": np.nan,
         "raised": np.nan,
@@ -98,6 +100,7 @@ def test_all_met_is_use(kind):
         ("real", {"explained": 0.09, "explained_lower": 0.05}, "information", VISUALISE),
         ("real", {"null_excess": 0.2}, "null", VISUALISE),
         ("real", {"coverage_lowest": 0.8}, "intervals", VISUALISE),
+        ("real", {"unlinked": 0.051}, "pattern", WITHHELD),
     ],
 )
 def test_one_criterion_not_met_decides(kind, change, criterion, expected):

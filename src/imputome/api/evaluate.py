@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.impute import names_of
 from imputome.api.plan import Options, plan_evaluate
+from imputome.api.spelling import Spelling
 from imputome.core.data import Kind
 from imputome.methods import Method
 from imputome.studies.runner import run_study
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+_SPELLING = Spelling("options", signature(run_study).parameters)
 
+
+@_SPELLING.of
 def evaluate(
     adata: AnnData | dict[str, AnnData],
     *,
@@ -34,6 +39,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Hide values, impute with several methods and the controls, and score them.
 
+    Real values are imputed on the transform that `imputome.impute` would take for the training part, by methods and
+    controls alike. Their first score, ``rmse_sd``, is the root mean squared error on it, in standard deviations of the
+    feature; the other scores are in the unit of the data.
+
     Parameters
     ----------
     adata : AnnData, or dict of str to AnnData
@@ -41,7 +50,7 @@ def evaluate(
     methods : str, class or Imputer, or iterable of these
         Methods; a name can be followed by ``+posterior`` or ``:key=value``.
     labels : str, optional
-        Column of ``obs`` with cell types, for downstream analyses.
+        Column of ``obs`` with cell types, for downstream analyses; it also stratifies the test rows of real values.
     layer : str, optional
         Layer with the values, or ``"raw"``; None takes ``X``.
     feature_type : str, optional
@@ -53,7 +62,7 @@ def evaluate(
     keep_summary_rows : bool, default=False
         As in `imputome.impute`.
     **study
-        Scheme, fraction, trials, seed and so on, see `imputome.studies.runner.run_study`.
+        Scheme, fraction, trials, seed, transform and so on, see `imputome.studies.runner.run_study`.
 
     Returns
     -------
@@ -72,6 +81,7 @@ def evaluate(
     if isinstance(methods, str) or not isinstance(methods, Iterable):
         methods = [methods]
     inputs = adata if isinstance(adata, dict) else {"data": adata}
+    used = {name: study[name] for name in ("scheme", "downstream", "options") if name in study}
     plan = plan_evaluate(
         inputs.items(),
         methods,
@@ -85,6 +95,7 @@ def evaluate(
         round_counts=round_counts,
         seed=study.get("seed", 0),
         allowed=("genes-in-rows",) if accept_orientation else (),
+        **used,
     )
     for message in plan.messages:
         warnings.warn(message, stacklevel=2)

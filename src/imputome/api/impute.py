@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
+from imputome.api.progress import is_live
+from imputome.api.progress import progress as show_progress
+from imputome.api.spelling import Spelling
 from imputome.core.data import Kind
 from imputome.core.scales import Scale
+from imputome.core.threads import limited_threads
 from imputome.errors import InputError
 from imputome.methods import Method
 from imputome.result.adapt import checked_anndata
@@ -23,9 +27,12 @@ from imputome.trust.check import check_run, cost
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Stage = Callable[[str, str], AbstractContextManager[Progress | None]]  # (what begins, what it will cost)
+SPELLING = Spelling("params", ("genes_in",))
+# (what begins, what it will cost, whether the amount of work is known)
+Stage = Callable[[str, str, bool], AbstractContextManager[Progress | None]]
 
 
+@SPELLING.of
 def impute(
     adata: AnnData,
     *,
@@ -49,6 +56,9 @@ def impute(
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
     keep_summary_rows: bool = False,
+    threads: int | None = None,
+    reproducible: bool = False,
+    progress: bool | None = None,
     overwrite: bool = False,
     random_state: int = 0,
     copy: bool = False,
@@ -61,10 +71,10 @@ def impute(
         Counts (a zero may be a dropout), or real values with NaN for missing. Masked entries (``numpy.ma``), None and
         pandas.NA are missing too.
     method : str, class or estimator, optional
-        A name from ``imputome.methods.names()``, a class derived from `imputome.core.imputer.Imputer`, or an unfitted
-        estimator. The default depends on the kind of data (``imputome.methods.DEFAULT``); it is the mean for real
-        values that are too few to learn from. ``"auto"`` compares methods and controls on held-out values of a sample
-        and takes the best (`imputome.trust.auto.choose`).
+        A name from ``imputome.methods.names()`` (``"name+posterior"`` adds the posterior step), a class derived from
+        `imputome.core.imputer.Imputer`, or an unfitted estimator. The default depends on the kind of data
+        (``imputome.methods.DEFAULT``); it is the mean for real values that are too few to learn from. ``"auto"``
+        compares methods and controls on held-out values of a sample and takes the best (`imputome.trust.auto.choose`).
     layer : str, optional
         Layer to impute; by default ``X``. ``"raw"`` means ``adata.raw`` unless a layer has that name: the genes of
         ``X`` are taken from it by name and imputed, and library sizes are over all its genes.
@@ -79,7 +89,9 @@ def impute(
         ``type``), or ``"all"``; by default gene expression. Library sizes are over features of this type. The others
         keep their values in the result, and ``var["<key>_imputed"]`` marks those that were imputed.
     covariates : iterable of str, optional
-        Columns of ``obs``, for methods that use covariates.
+        Columns of ``obs``, for methods that use covariates. Whole numbers that repeat are categories if there are at
+        most 20 of them, and refused otherwise; floats are a quantity. ``"batch:category"`` and ``"age:number"`` say
+        which it is.
     keep_observed : bool, optional
         Whether observed values stay as they are; None means the default of the method.
     scale : {"counts", "normalized", "log1p", "log2p1", "log10p1", "sqrt", "input"}, optional
@@ -118,6 +130,12 @@ def impute(
         Whether to fit what read counters count beside the genes (``__no_feature``, ``N_unmapped``, ``Unassigned_...``).
         By default they are left out of the fit and of the library size, with a warning, and keep the values of the
         input in the result, on whatever scale; ``var["<key>_imputed"]`` marks the others.
+    threads : int, optional
+        Number of threads for numba, torch and linear algebra; by default each decides. It is recorded.
+    reproducible : bool, default=False
+        Whether the record leaves out times and memory, so that equal runs give equal files.
+    progress : bool, optional
+        Whether to show progress on stderr; by default if it is a terminal or a notebook.
     overwrite : bool, default=False
         Whether to replace an existing result of that name.
     random_state : int, default=0
@@ -172,16 +190,15 @@ def impute(
         round_counts=round_counts,
         accept_orientation=accept_orientation,
         keep_summary_rows=keep_summary_rows,
+        threads=threads,
+        reproducible=reproducible,
     )
     estimator = checked_options(options)
     plan = plan_impute(checked_anndata(adata), options, InMemory(overwrite=overwrite, copy=copy), estimator=estimator)
-    for message in plan.messages:  # before the fit, which may take long
-        warnings.warn(message, stacklevel=2)
+    SPELLING.warn(plan.messages)  # before the fit, which may take long
     said = set(plan.messages)
-    plan, run = run_plan(plan)
-    for message in run.messages:
-        if message not in said:
-            warnings.warn(message, stacklevel=2)
+    plan, run = run_plan(plan, shown if (is_live() if progress is None else progress) else _silent)
+    SPELLING.warn(message for message in run.messages if message not in said)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 
@@ -198,19 +215,35 @@ def names_of(names: str | Iterable[str] | None, parameter: str) -> tuple[str, ..
 
 
 @contextmanager
-def _silent(what: str, cost: str) -> Iterator[None]:
+def _silent(what: str, cost: str, counted: bool) -> Iterator[None]:
     yield None
 
 
+@contextmanager
+def shown(what: str, cost: str, counted: bool) -> Iterator[Progress]:
+    """A stage whose cost and progress are shown on stderr."""
+    if cost:
+        print(cost, file=sys.stderr)
+    with show_progress(what, counted=counted) as show:
+        yield show
+
+
 def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
+    """`_run_plan` with the number of threads that the user asked for."""
+    with limited_threads(plan.options.threads):
+        return _run_plan(plan, stage)
+
+
+def _run_plan(plan: Plan, stage: Stage) -> tuple[Plan, Run]:
     """Carry out `imputome.api.plan.plan_impute`: choose the method if asked to, fit, check. Nothing is written.
 
-    ``stage`` is opened as a context for each stage, with its name and a sentence on its cost; it yields the callable
-    that receives the progress, or None. Returns the plan with the chosen method and key, and the lazy result.
+    ``stage`` is opened as a context for each stage, with its name, a sentence on its cost, and whether the amount of
+    work is known; it yields the callable that receives the progress, or None. Returns the plan with the chosen method
+    and key, and the lazy result.
     """
     options, estimator, further = plan.options, plan.estimator, {}
     if estimator is None:
-        with stage("choosing a method", budget_sentence(plan.report.kind, plan.budget)) as progress:
+        with stage("choosing a method", budget_sentence(plan.report.kind, plan.budget), False) as progress:
             chosen = choose(
                 plan.data,
                 labels=plan.labels,
@@ -223,9 +256,11 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
                 progress=progress,
             )
         estimator, further = chosen.estimator, chosen.record
-        plan = replace(plan, estimator=estimator, key=plan.key or default_key(estimator), link=estimator.link)
+        messages = (*plan.messages, *chosen.messages)
+        key = plan.key or default_key(estimator)
+        plan = replace(plan, estimator=estimator, key=key, link=estimator.link, messages=messages)
     estimator.link = plan.link
-    with stage(f"fitting {estimator.name}", "") as progress:
+    with stage(f"fitting {estimator.name}", "", False) as progress:
         run = fit_run(
             estimator,
             plan.data,
@@ -236,8 +271,11 @@ def run_plan(plan: Plan, stage: Stage = _silent) -> tuple[Plan, Run]:
             messages=plan.messages,
             progress=progress,
         )
-    run = replace(run, further=further)
+    about: dict[str, Any] = {"reproducible": options.reproducible, "options": options.further}
+    if options.threads is not None:
+        about["threads"] = options.threads
+    run = replace(run, further={**further, **about})
     if options.checked and not options.automatic:
-        with stage("checking", cost(plan.report, estimator)) as progress:
+        with stage("checking", cost(plan.report, estimator), True) as progress:
             run = check_run(run, plan.data, labels=plan.labels, seed=options.random_state, progress=progress)
     return plan, replace(run, imputation=with_others(run.imputation, plan.adata, plan.report))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +10,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
+from imputome.api.spelling import Spelling
 from imputome.core.data import Kind
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
+from imputome.core.unknown_genes import OwnGenes
 from imputome.methods import Method, load
 from imputome.result.adapt import checked_anndata
-from imputome.result.genes import OwnGenes, model_data, with_others
+from imputome.result.genes import model_data, with_others
 from imputome.result.layout import store
-from imputome.result.run import Progress, Run, fit_run
+from imputome.result.run import Progress, Run, fit_run, replaced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_FIT, _APPLY = Spelling("params", ("genes_in",)), Spelling("params", ("genes_in", "posterior"))
+
+
 # -- learning ----------------------------------------------------------------------------------------------------------
+@_FIT.of
 def fit_model(
     adata: AnnData,
     *,
@@ -90,12 +95,9 @@ def fit_model(
         keep_summary_rows=keep_summary_rows,
     )
     plan = plan_fit(checked_anndata(adata), options, estimator=checked_options(options))
-    for message in plan.messages:  # before the fit, which may take long
-        warnings.warn(message, stacklevel=2)
+    _FIT.warn(plan.messages)  # before the fit, which may take long
     run = run_fit(plan)
-    for message in run.messages:
-        if message not in plan.messages:
-            warnings.warn(message, stacklevel=2)
+    _FIT.warn(message for message in run.messages if message not in plan.messages)
     return run.estimator
 
 
@@ -134,6 +136,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
+@_APPLY.of
 def apply_model(
     adata: AnnData,
     model: str | Path | Imputer,
@@ -150,6 +153,7 @@ def apply_model(
     kind: Kind | None = None,
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
+    reproducible: bool = False,
     overwrite: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
@@ -159,7 +163,8 @@ def apply_model(
 
     - Genes of the model that ``adata`` lacks are treated as not seen (zero counts, or NaN), with a warning.
     - Genes that the model does not know keep their counts (real values: missing ones get the mean of the feature). The
-      record lists them under ``unusable_genes``.
+      record lists them under ``unusable_genes``. A gene of the model that had no molecule in training and has some in
+      ``adata`` is one of them, with a warning.
     - The library size that the model is given is over the model's genes, as in training. If some of them are missing
       from ``adata``, the molecules of the others are divided by the share that these genes had in training. The scales
       ``"normalized"`` and ``"log1p"`` of the result are per 10,000 molecules of all genes of ``adata``.
@@ -177,9 +182,11 @@ def apply_model(
         identifier, upper and lower case, or what R makes of names (``.`` for ``-``, ``X`` before a digit).
     feature_type : str, optional
         As in `imputome.impute`; by default the type that the model was fitted on.
-    layer, key_added, genes, keep_observed, scale, outputs, kind, round_counts, accept_orientation, overwrite, copy
+    layer, key_added, genes, keep_observed, scale, outputs, kind, round_counts, accept_orientation, reproducible
         As in `imputome.impute`; expected counts are rounded as in the training. The covariates that the model was
         fitted with are taken from the columns of ``obs`` of the same names.
+    overwrite, copy
+        As in `imputome.impute`.
 
     Returns
     -------
@@ -212,11 +219,11 @@ def apply_model(
         kind=kind,
         round_counts=round_counts,
         accept_orientation=accept_orientation,
+        reproducible=reproducible,
     )
     plan = plan_apply(checked_anndata(adata), estimator, options, InMemory(overwrite=overwrite, copy=copy))
     run = run_model(plan, source="" if isinstance(model, Imputer) else str(model))
-    for message in run.messages:
-        warnings.warn(message, stacklevel=2)
+    _APPLY.warn(run.messages)
     return store(adata, run, plan.key, genes=plan.columns, keep_observed=keep_observed, copy=copy)
 
 
@@ -227,12 +234,13 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     begun = time.perf_counter()
     data = model_data(input_data, estimator, matched)
     inner = estimator.transform(data)
+    instead = {"values_from": estimator.replaced_by, "replaced": True} if estimator.replaced_by else {}
     result = Imputation(
         inner.model if matched.exact else OwnGenes(inner.model, input_data, data, matched.places),
         replace(input_data, bounds=estimator.bounds_, covariates=None),
         scale=inner.scale,
         keeps_observed=inner.keeps_observed,
-        status=Status("exact", "nothing was learned from these cells"),
+        status=Status("exact", "nothing was learned from these cells", instead),
         latent=inner.latent,
         cell_columns=inner.cell_columns,
     )
@@ -243,11 +251,14 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     if len(unknown):
         fallback += "; genes that the model does not know: values of the input"
     further = {
+        "reproducible": plan.options.reproducible,
+        "options": plan.options.further,
         "model": source,
         "trained": estimator.provenance or {},
         "genes_missing_from_input": tuple(matched.missing.astype(str)),
         "unusable_genes": tuple(result.unusable.var_names.union(unknown, sort=False).astype(str)),
         "unusable_filled_with": fallback,
     }
+    messages = (*plan.messages, *replaced(estimator))
     result = with_others(result, plan.adata, plan.report)
-    return Run(result, estimator, plan.report, plan.scale, keeps, seconds, plan.messages, plan.outputs, further=further)
+    return Run(result, estimator, plan.report, plan.scale, keeps, seconds, messages, plan.outputs, further=further)

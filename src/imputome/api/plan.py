@@ -36,6 +36,7 @@ from imputome.result.adapt import (
     checked_state,
     chosen_link,
     covariate_columns,
+    covariates_to_learn,
     gene_names,
     gene_positions,
     inspect_layer,
@@ -45,11 +46,20 @@ from imputome.result.adapt import (
 from imputome.result.genes import Matched, match_genes
 from imputome.result.layout import check_free, checked_key, checked_outputs, default_key
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, to_dataset, with_controls
+from imputome.studies.runner import stratifies
 from imputome.trust.auto import BUDGET, candidate_keys
-from imputome.trust.check import check_state, label_columns
+from imputome.trust.check import check_state, label_columns, warn_of_absent_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+# options that the record of a result holds in fields of its own, or that no longer matter when there is a result
+RECORDED = {
+    *("method", "params", "posterior", "random_state", "layer", "scale", "transform", "keep_observed", "outputs"),
+    *("draws", "uncertainty", "genes", "gene_column", "key_added", "check", "budget", "accept_control", "threads"),
+    "reproducible",
+}
 
 
 @dataclass(frozen=True)
@@ -81,15 +91,33 @@ class Options:
     accept_orientation: bool = False
     keep_summary_rows: bool = False
     match_genes: str | None = None  # of `imputome.apply_model`
+    threads: int | None = None
+    reproducible: bool = False
 
     name: ClassVar[str] = "imputome"  # what messages call the options
 
     def __post_init__(self) -> None:
+        """Check the types of the options, and read ``method="name+posterior"``."""
         checked = {each.name for each in fields(self)} - {"method", "scale", "transform", "genes"}  # checked elsewhere
         check_parameters(Options, {name: getattr(self, name) for name in checked})
         if self.draws < 0:
             text = f"draws={self.draws} must be 0 or more"
             raise InputError(text, code="parameter-value", parameter="draws")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("{threads} must be at least 1", code="parameter-value", threads=self.threads)
+        if isinstance(self.method, str) and self.method.endswith("+posterior"):
+            if self.posterior is False:
+                text = f"the method {self.method!r} asks for the posterior step: leave {{posterior}} out, or the ending"
+                raise InputError(text, code="given-twice", posterior=False)
+            object.__setattr__(self, "method", self.method.removesuffix("+posterior"))
+            object.__setattr__(self, "posterior", True)
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """What no other field of the record of the result says, by name."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
+        defaults = {each.name: each.default for each in fields(self)}
+        return {name: value for name, value in given.items() if value != defaults[name]}
 
     @property
     def automatic(self) -> bool:
@@ -207,8 +235,7 @@ def _check_race(options: Options) -> None:
             raise InputError(f"{text}, or name the method", code="not-with-auto", **named)
     budget = options.budget
     if budget is not None and not (isinstance(budget, Real) and 0 < budget < math.inf):
-        text = f"budget={budget!r} must be a positive number of minutes"
-        raise InputError(text, code="parameter-value", parameter="budget")
+        raise InputError("{budget} must be a positive number of minutes", code="parameter-value", budget=budget)
 
 
 def make_estimator(method: Method, options: Options) -> Imputer:
@@ -244,9 +271,10 @@ def _outputs(estimator: Imputer, options: Options) -> tuple[Output, ...]:
     """The outputs to write; checked together with those that draws and standard deviations need."""
     outputs = checked_outputs(estimator, options.outputs)
     if options.draws and not estimator.info.draws:
-        able = ", ".join(name for name in names() if info(name).draws) or "none here"
-        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out, or choose"
-        raise InputError(f"{text} one of {able}", code="no-draws", draws=...)
+        able = [name for name in names() if info(name).draws and info(name).kinds & estimator.info.kinds]
+        text = f"{estimator.name} has no distribution to draw multiple imputations from: leave {{draws}} out"
+        text += f", or choose one of {', '.join(able)}" if able else ""
+        raise InputError(text, code="no-draws", draws=...)
     if options.uncertainty:
         try:
             checked_outputs(estimator, ("variance",))
@@ -320,7 +348,7 @@ def plan_impute(
     if options.checked or options.automatic:  # both hold values out
         check_state(plan.report, automatic=options.automatic)
     _check_variance_scale(outputs, plan)
-    messages = (*plan.messages, *notes, *said)
+    messages = (*plan.messages, *notes, *said, *warn_of_absent_genes(plan.data, labels))
     return replace(plan, key=key, columns=columns, outputs=outputs, labels=labels, messages=messages)
 
 
@@ -421,9 +449,9 @@ def _with_data(
     data = to_data(part_of(adata, report), report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
-        data = replace(data, covariates=covariate_columns(adata, options.covariates))
-    messages = [*report.warnings, *messages]
-    return Plan(adata, options, report, data, estimator, link_name, scale, messages=tuple(messages))
+        covariates, notes = covariates_to_learn(adata, options.covariates)
+        data, messages = replace(data, covariates=covariates), [*messages, *notes]
+    return Plan(adata, options, report, data, estimator, link_name, scale, messages=(*report.warnings, *messages))
 
 
 def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose: Purpose) -> Plan:
@@ -443,6 +471,8 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
             _check_same_state(report, state)
         if scale is None and state != "counts":  # the consent was given when the model was fitted
             scale = "counts" if state == "expected" else state
+    if estimator.info.kinds == {estimator.kind_} != {report.kind} and report.n_nan:
+        raise _other_kind(report, estimator)
     report, scale = checked_state(
         report,
         estimator.info,
@@ -456,8 +486,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
         _check_same_state(report, state)
     if report.kind != estimator.kind_:
-        text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
-        raise ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
+        raise _other_kind(report, estimator)
     if report.kind == "real":
         _check_range(report, estimator, state)
     covariates = estimator.covariate_names_
@@ -468,6 +497,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     data = _with_library(to_data(part, report, layer=options.layer), report, trained.get("library_genes"))
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
+    matched = matched.without_unseen(data, estimator)
     messages = (*report.warnings, *matched.messages)
     return Plan(adata, options, report, data, estimator, estimator.link, scale, matched=matched, messages=messages)
 
@@ -493,6 +523,11 @@ def _with_library(data: Data, report: InputReport, library_genes: int | None) ->
         text = f"the model's library sizes are over {library_genes:,} genes, and {report.where} has {genes:,}: pass "
         raise InputError(f"{text}{{layer}} with all genes", code="library-of-fewer-genes", layer="raw")
     return replace(data, library_size=data.depth)
+
+
+def _other_kind(report: InputReport, estimator: Imputer) -> ModelFormatError:
+    text = f"{report.where} has {report.kind} values, but the model was fitted on {estimator.kind_} values"
+    return ModelFormatError(f"{text}: pass {{layer}} with such values", code="model-kind", layer=...)
 
 
 def _check_posterior(report: InputReport) -> None:
@@ -551,6 +586,9 @@ def plan_evaluate(
     labels: str | None = None,
     min_genes: int = 0,
     min_cells: int = 0,
+    scheme: str = "thin",
+    downstream: str | Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
     **source: Any,
 ) -> EvaluationPlan:
     """Check data sets (pairs of name and AnnData) and methods before any is fitted; see `imputome.evaluate`.
@@ -558,10 +596,16 @@ def plan_evaluate(
     ``source`` are the parameters of `imputome.result.adapt.evaluated`.
     """
     specs = [parse_method(method) for method in methods]
+    if not specs:
+        text = "there is no method to score: pass one or more {methods}"
+        raise InputError(text, code="no-methods", methods=...)
     datasets = [
         to_dataset(checked_anndata(adata), name=name, labels=labels, min_genes=min_genes, min_cells=min_cells, **source)
         for name, adata in inputs
     ]
+    if labels is not None and not tuple(downstream) and not stratifies(scheme, options or {}):
+        text = f"labels would not be used, since {scheme} has no test rows to stratify: pass {{downstream}}, or leave"
+        raise InputError(f"{text} {{labels}} out", code="option-unused", labels=..., downstream="clustering")
     for dataset in datasets:
         with_controls(specs, dataset.data.kind)  # refuses a method that does not take this kind of data
     return EvaluationPlan(tuple(datasets), tuple(specs))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli.console import error_line, failure, keeps_partial_work
+from imputome.cli.console import CONTROLS_WIN, error_line, failure, keeps_partial_work
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
@@ -24,7 +24,6 @@ COMMANDS = (
     *("mask", "methylation", "methods", "datasets", "demo", "report", "remove"),
 )
 INTERRUPTED = 130
-CONTROLS_WIN = 3
 
 app = typer.Typer(
     name="imputome",
@@ -121,12 +120,8 @@ def run(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception) -> Message:
     if isinstance(error, MemoryError):
-        return Message(
-            "the machine's memory is full: pass {genes} to write fewer genes, or a smaller {max_rank}",
-            code="out-of-memory",
-            genes=...,
-            max_rank=...,
-        )
+        text = "the machine's memory is full: give an input of fewer cells or genes, or choose a simpler method"
+        return Message(text, code="out-of-memory")
     if isinstance(error, OSError):
         return Message(str(error), code="system")
     return Message(f"{type(error).__name__}: {error} (not expected; --debug shows where)", code="unexpected")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import progress
 from imputome.cli.output import Writing, with_streams
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _apply(given: Arguments) -> None:
             return
     plan = plan_apply(adata, estimator, options, given)
     given.warn(plan.messages)
-    with progress(f"applying {estimator.name}", quiet=given.quiet) as show:
+    with progress(f"applying {estimator.name}", quiet=given.quiet, counted=False) as show:
         show(0.0, "")
         run = run_model(plan, source=str(given.model))
     given.print_result(plan, run, given.write(plan, run))

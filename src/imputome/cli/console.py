@@ -1,13 +1,11 @@
-"""What the command line prints: results on stdout, progress, warnings and errors on stderr."""
+"""What the command line prints: results on stdout, warnings and errors on stderr."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from imputome.errors import Message
 if TYPE_CHECKING:
     from imputome.result.record import Race, Verdict
 
-SECONDS_BETWEEN_LINES = 10.0  # of progress, if the output is not a terminal
+CONTROLS_WIN = 3  # exit code if nothing is worth imputing with
 RACE_ROWS = 8  # candidates of a race that are printed
 
 
@@ -47,7 +45,12 @@ def _coded_line(kind: str, text: str) -> None:
 
 def print_json(summary: dict[str, Any]) -> None:
     """A machine-readable summary on stdout."""
-    typer.echo(json.dumps(_finite(json.loads(json.dumps(summary, default=_plain))), allow_nan=False))
+    typer.echo(json_text(summary))
+
+
+def json_text(summary: dict[str, Any]) -> str:
+    """A summary in JSON; NaN and infinity, which JSON does not have, are null."""
+    return json.dumps(_finite(json.loads(json.dumps(summary, default=_plain))), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -99,46 +102,6 @@ failure = Failure()
 def keeps_partial_work(yes: bool = True) -> None:
     """Called by a command: whether an interruption keeps what was done so far."""
     failure.interruption = PARTIAL_WORK if yes else NOTHING_WRITTEN
-
-
-# -- progress ----------------------------------------------------------------------------------------------------------
-@contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """Yield a callable (share done, short text): a bar on a terminal, a plain line now and then elsewhere."""
-    if quiet:
-        yield lambda share, text: None
-    elif sys.stderr is not None and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(what, total=1.0, text="")
-            yield lambda share, text: bars.update(task, completed=share, text=text)
-    else:
-        yield _plain_lines(what)
-
-
-def _plain_lines(what: str) -> Callable[[float, str], None]:
-    last = None
-
-    def show(share: float, text: str) -> None:
-        nonlocal last
-        if last is None:  # printed when the work begins, not while the input is still being looked at
-            typer.echo(f"{what} ...", err=True)
-            last = time.monotonic()
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            typer.echo(f"{what}: {share:.0%} {text}", err=True)
-
-    return show
 
 
 # -- race and verdict --------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from imputome.cli.console import print_json, progress, verdict_lines
+from imputome.api.progress import progress
+from imputome.cli.console import print_json, verdict_lines
 
 
 def command(
@@ -45,7 +46,7 @@ def command(
         scores, truth, predicted = run_demo(adata.X, seed=seed, progress=show)
     impute(adata, method="ialm", random_state=seed)
     impute(adata, method="gene_mean_posterior", random_state=seed)
-    with progress("verdict", quiet=quiet) as show:
+    with progress("verdict", quiet=quiet, counted=False) as show:
         show(0.0, "")
         # the best on held-out molecules of the methods in the base installation
         impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -32,6 +33,7 @@ def command(
     downstream: Annotated[str | None, typer.Option(help="Analyses to score too: clustering, leiden, de.")] = None,
     protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky: normalised first).")] = "honest",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
+    transform: opt.Transform = "auto",
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
@@ -53,23 +55,28 @@ def command(
     from imputome.api.plan import plan_evaluate
     from imputome.io.reading import read
     from imputome.studies.results import check_path, summary
-    from imputome.studies.runner import run_study
+    from imputome.studies.runner import check_settings, run_study
 
     check_path(output)
+    shares, analyses, options = _shares(fraction), opt.split_names(downstream), parse_settings(settings)
+    wanted = None if transform == "auto" else transform
+    check_settings(scheme, shares, analyses, protocol, wanted)
     keeps_partial_work()
-    names = [name for name in methods.split(",") if name.strip()]
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
         inputs = [
-            (source.name.split(".")[0], read(source, genes_in=genes_in, transpose=transpose, options=reading))
-            for source in sources
+            (name, read(source, genes_in=genes_in, transpose=transpose, options=reading))
+            for name, source in _named(sources)
         ]
     plan = plan_evaluate(
         inputs,
-        names,
+        opt.split_names(methods),
         labels=labels,
         min_genes=min_genes,
         min_cells=min_cells,
+        scheme=scheme,
+        downstream=analyses,
+        options=options,
         layer=layer,
         feature_type=feature_type,
         keep_summary_rows=keep_summary_rows,
@@ -86,14 +93,16 @@ def command(
             plan.datasets,
             plan.methods,
             scheme=scheme,
-            fraction=[float(share) for share in fraction.split(",")] if fraction else None,
+            fraction=shares,
             trials=trials,
             seed=seed,
-            downstream=downstream.split(",") if downstream else (),
+            downstream=analyses,
             protocol=protocol,
+            transform=wanted,
             output=output,
-            options=parse_settings(settings),
+            options=options,
             progress=show,
+            tell=(lambda _: None) if quiet else warning_line,
         )
     scores = summary(table)
     if as_json:
@@ -103,19 +112,46 @@ def command(
         return
     for failed in table[table["status"] != "ok"].to_dict("records"):
         warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
-    show_summary(scores)
+    show_summary(scores, table)
     typer.echo(f"\nwrote {len(table):,} rows to {output}")
 
 
-def show_summary(scores: pd.DataFrame) -> None:
+def _shares(text: str | None) -> list[float] | None:
+    """``0.1,0.3`` as numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number, or several as 0.1,0.3", param_hint="--fraction") from None
+
+
+def _named(sources: list[Path]) -> list[tuple[str, Path]]:
+    """A name for each file: the first part of its own name; where two are alike, the whole name, or else the path."""
+    for name_of in (lambda path: path.name.split(".")[0], lambda path: path.name, str):
+        names = [name_of(source) for source in sources]
+        if len(set(names)) == len(names):
+            break
+    return list(zip(names, sources, strict=True))
+
+
+def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
     from rich.console import Console
     from rich.table import Table
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=200)
-    for key, part in scores.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
+    settings = ["dataset", "scheme", "fraction", "options"]
+    parts = list(scores.groupby(settings, sort=False, dropna=False))
+    for key, part in parts:
         metrics = list(dict.fromkeys(part["metric"]))
+        rows_of = table[(table["dataset"] == key[0]) & (table["options"] == key[3])]
+        # one transform, unless the training parts of two trials call for different ones
+        transforms = sorted(set(rows_of["transform"]) - {""})
+        on = f", imputed on {' or '.join(transforms)}" if set(transforms) - {"identity"} else ""
+        # the file can hold results of other settings
+        on += f", {key[3]}" if sum(other[:3] == key[:3] for other, _ in parts) > 1 else ""
         for start in range(0, len(metrics), METRICS_PER_TABLE):
             shown = metrics[start : start + METRICS_PER_TABLE]
             grid = Table(box=None, pad_edge=False)
@@ -127,7 +163,7 @@ def show_summary(scores: pd.DataFrame) -> None:
                 label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
                 label += " (control)" if rows["control"].iloc[0] else ""
                 grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
-            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden", highlight=False)
+            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}", highlight=False)
             console.print(grid)
             console.print()
     console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")

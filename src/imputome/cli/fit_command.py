@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings, split_names, takes_options
 from imputome.cli.output import ending
 from imputome.errors import InputError
@@ -124,7 +125,7 @@ def command(given: Arguments) -> None:
         for message in plan.messages:  # before the fit, which may take long
             warning_line(message)
     keeps_partial_work(given.checkpoint is not None)
-    with progress(f"fitting {estimator.name}", quiet=given.quiet) as show:
+    with progress(f"fitting {estimator.name}", quiet=given.quiet, counted=False) as show:
         run = fit(plan, show)
     estimator.save(given.model, overwrite=given.force)
     if not given.quiet:

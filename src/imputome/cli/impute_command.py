@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, progress, spelled, warning_line
+from imputome.cli.console import CONTROLS_WIN, error_line, json_text, print_check, print_json, spelled, warning_line
 from imputome.cli.options import parse_settings, split_names
 from imputome.cli.output import Writing, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
@@ -36,7 +38,10 @@ class Arguments(Writing):
     source: opt.Source
     output: opt.Output
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="A name from `imputome methods`, or auto (default: by data).")
+        str | None,
+        typer.Option(
+            "--method", "-m", help="A name from `imputome methods`, also name+posterior, or auto (default: by data)."
+        ),
     ] = None
     settings: opt.Settings = None
     posterior: opt.Posterior = None
@@ -65,6 +70,20 @@ class Arguments(Writing):
         bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
     keep_summary_rows: opt.KeepSummaryRows = False
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="With a check: exit code 3 if the verdict is not to impute; OUT is written too."),
+    ] = False
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: each library decides).")] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=opt.take_config,
+            help="Options as TOML (`imputome tune` writes it) or .json (a record, from --record or --json).",
+        ),
+    ] = None
+    record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Record to write, for --config.")] = None
     report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Report to write: one HTML file.")] = None
     seed: opt.Seed = 0
 
@@ -75,10 +94,10 @@ class Arguments(Writing):
 
     def options(self) -> Options:
         """The options for the library."""
-        params = parse_settings(self.settings)
+        params = {**self._configured(), **parse_settings(self.settings)}
         if self.shift is not None:
             if "shift" in params:
-                raise InputError("the shift correction is given twice: leave one out", code="given-twice", shift=...)
+                raise InputError("{shift} is in {params} too: leave one out", code="given-twice", shift=..., params=...)
             params["shift"] = _shift(self.shift)
         # labels colour the report, whether or not there is a check
         unchecked_report = self.report is not None and not (self.check_result or self.method == "auto")
@@ -95,30 +114,59 @@ class Arguments(Writing):
             budget=self.budget,
             accept_control=self.accept_control,
             keep_summary_rows=self.keep_summary_rows,
+            threads=self.threads,
         )
+
+    def _configured(self) -> dict[str, Any]:
+        """The parameters of the method in the config file."""
+        if self.config is None:
+            return {}
+        from imputome.io.config import read_options
+
+        content = read_options(self.config)
+        method = None if self.method is None else self.method.removesuffix("+posterior")
+        if content.get("params") and content.get("method") not in (None, method, self.method):
+            raise InputError(
+                f"{self.config} has parameters of the method {content['method']}, and {{method}} was passed: leave one "
+                "out",
+                code="given-twice",
+                method=self.method,
+            )
+        return content.get("params", {})
 
 
 @opt.takes_options
-def command(given: Arguments) -> None:
+def command(given: Arguments) -> int:
     """Impute IN with a method and write the result to OUT.
 
     With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
-    written, if no method beats the controls. A table of real values comes back as the same text, in which only the
-    missing values have changed. The table IN can be -, which is stdin, and OUT can be -, which is stdout.
+    written, if no method beats the controls. With --check OUT is written whatever the verdict, and the exit code is 0,
+    or 3 with --strict if the verdict is not to impute. A table of real values comes back as the same text, in which
+    only the missing values have changed. The table IN can be -, which is stdin, and OUT can be -, which is stdout.
     """
     with with_streams(given) as files:
-        _impute(files)
+        return _impute(files)
 
 
-def _impute(given: Arguments) -> None:
+def _impute(given: Arguments) -> int:
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, inspect_input, plan_impute
+    from imputome.core.atomic import atomic_path, check_file
     from imputome.result.adapt import check_structure, part_of
+    from imputome.trust.verdict import VERDICTS
 
+    if given.threads is not None and "numpy" not in sys.modules:
+        for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # for libraries that are loaded later
+            os.environ[f"{name}_NUM_THREADS"] = str(given.threads)
     options = given.options()
+    if given.strict and not options.checked:
+        text = "{strict} is about the verdict of the check: pass {check} too, or leave {strict} out"
+        raise InputError(text, code="option-unused", strict=True, check=True)
     estimator = checked_options(options)
     _check_samples(given)
     given.check_paths()
+    if given.record is not None:
+        check_file(given.record, (".json",), "record", overwrite=given.force)
     adata = given.read()
     report = inspect_input(adata, options)
     if given.keeps_text() and _is_complete(report, estimator):
@@ -127,7 +175,7 @@ def _impute(given: Arguments) -> None:
             text = "nothing is missing, so there is nothing to check or to report"
             warning_line(Message(text, code="nothing-missing"))
         given.write_unchanged(adata)
-        return
+        return 0
     summary: dict[str, Any] = {}
     if given.samples is not None:
         summary["samples"] = _join_samples(adata, given.samples, given)
@@ -145,10 +193,10 @@ def _impute(given: Arguments) -> None:
         summary |= _missingness(part_of(adata, plan.report), given.layer, as_json=given.as_json)
 
     @contextmanager
-    def stage(what: str, cost: str) -> Iterator[Progress]:
+    def stage(what: str, cost: str, counted: bool) -> Iterator[Progress]:
         if cost and not given.quiet:
             typer.echo(cost, err=True)
-        with progress(what, quiet=given.quiet) as show:
+        with progress(what, quiet=given.quiet, counted=counted) as show:
             yield show
 
     try:
@@ -158,11 +206,19 @@ def _impute(given: Arguments) -> None:
         raise
     run = replace(run, further={**run.further, "command": shlex.join(["imputome", *sys.argv[1:]])})
     record = given.write(plan, run, joined=given.samples is not None)
+    if given.record is not None:
+        with atomic_path(given.record) as partial:
+            partial.write_text(json_text({"key": plan.key, **record.brief()}) + "\n", encoding="utf-8")
     if given.report is not None:
         _write_report(given.report, given, plan, run, record)
     given.print_result(plan, run, record, summary)
     if given.report is not None and not (given.as_json or given.quiet):
         typer.echo(f"report: {given.report}")
+    if given.strict and record.verdict is not None and record.verdict.verdict == VERDICTS[-1]:
+        text = f"the verdict is {record.verdict.verdict!r}: {given.output} was written, but do not use it"
+        error_line(Message(text, code="verdict-do-not-impute"))
+        return CONTROLS_WIN
+    return 0
 
 
 def _check_samples(given: Arguments) -> None:
@@ -240,7 +296,7 @@ def _write_report(page: Path, given: Arguments, plan: Plan, run: Run, record: Re
     from imputome.report.html.content import of_imputation
     from imputome.report.html.page import write_report
 
-    with progress(f"writing {page.name}", quiet=given.quiet) as show:
+    with progress(f"writing {page.name}", quiet=given.quiet, counted=False) as show:
         show(0.0, "")
         imputation, genes = run.imputation.fitted(plan.columns)
         content = of_imputation(

@@ -21,7 +21,7 @@ def command(
         str,
         typer.Option(
             help="Counts: random, double_exponential, median, thin, thin_nb. "
-            "Real values: mcar, features, high_gc, low_values, low_coverage."
+            "Real values: mcar, features, high_gc, low_values, low_coverage, blocks, rates."
         ),
     ],
     fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imputome.io.table_layout import TableOptions
 
 MAX_DRAWS = 999
+NOT_IN_CONFIG = ("settings", "config", "debug", "help")  # parameters of the method are in the table params
 
 # -- shared options ----------------------------------------------------------------------------------------------------
 Source = Annotated[
@@ -80,9 +81,16 @@ Draws = Annotated[
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
 Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
-Covariates = Annotated[str | None, typer.Option(help="Columns of obs, A,B,C, for methods that use them.")]
+Covariates = Annotated[
+    str | None,
+    typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
+Compression = Annotated[str | None, typer.Option(help="For .h5ad: gzip (default), lzf, zstd or none.")]
+Reproducible = Annotated[
+    bool, typer.Option("--reproducible", help="Leave times, memory and the command line out of the record.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary.")]
 
@@ -90,11 +98,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
+    *("before", "compression", "record", "reproducible", "strict", "threads"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
     *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+    *("min_genes", "min_cells"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {
     "labels": "--label",
@@ -144,6 +154,37 @@ def takes_options(function: Callable[[Any], Any]) -> Callable[..., Any]:
     command.__annotations__ = hints
     command.__doc__ = function.__doc__
     return command
+
+
+# -- options from a file -----------------------------------------------------------------------------------------------
+def take_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of ``--config``: what the file says holds where the command line says nothing."""
+    if path is not None:
+        from imputome.io.config import read_options
+
+        given = {name: value for name, value in read_options(path).items() if name != "params" and value is not None}
+        context.default_map = {_parameter(context, name, path): _as_typed(value) for name, value in given.items()}
+    return path
+
+
+def _parameter(context: typer.Context, name: str, path: Path) -> str:
+    """The parameter of the command for an option, which may be named as in the library or as the flag."""
+    wanted = FLAGS.get(name, f"--{name.replace('_', '-')}")
+    for entry in context.command.params:
+        if wanted in entry.opts and entry.name not in NOT_IN_CONFIG:
+            return str(entry.name)
+    known = ", ".join(
+        entry.opts[0].removeprefix("--")
+        for entry in context.command.params
+        if entry.opts[0].startswith("--") and entry.name not in NOT_IN_CONFIG
+    )
+    text = f"the config file {path} has {name!r}, which is not one of its options: {known}, params"
+    raise InputError(text, code="config-field", parameter="config")
+
+
+def _as_typed(value: Any) -> Any:
+    """A value as it would be typed; the parser checks it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 # -- values of options -------------------------------------------------------------------------------------------------

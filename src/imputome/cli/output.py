@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from glob import escape
 from itertools import repeat
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, progress, warning_line, warnings_as_lines
+from imputome.cli.console import print_check, print_json, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 STORES = (".h5ad", ".zarr")
 _STREAMS = "imputome-streams-"  # folders of the files that stand for stdin and stdout
 W = TypeVar("W", bound="Writing")
+# fields that the options of the library hold, that are not worth recording, or that say where results go
+RECORDED = {
+    *("source", "output", "layer", "key_added", "scale", "genes", "gene_column", "keep_observed", "outputs", "draws"),
+    *("uncertainty", "reproducible", "force", "quiet", "as_json", "method", "settings", "posterior", "transform"),
+    *("shift", "covariates", "check_result", "labels", "budget", "accept_control", "report", "record", "config"),
+    *("threads", "strict", "seed", "model"),
+}
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
 
@@ -125,6 +133,8 @@ class Writing:
     outputs: opt.Outputs = None
     uncertainty: opt.Uncertainty = None
     draws: opt.Draws = 0
+    compression: opt.Compression = None
+    reproducible: opt.Reproducible = False
     force: opt.Force = False
     quiet: opt.Quiet = False
     as_json: opt.AsJson = False
@@ -147,12 +157,26 @@ class Writing:
             outputs=tuple(opt.split_names(self.outputs)),
             uncertainty=self.uncertainty is not None,
             draws=self.draws,
+            reproducible=self.reproducible,
         )
 
     @property
     def table_options(self) -> TableOptions:
         """How the input is to be read if it is a table."""
         return opt.table_options(self.decimal, self.missing, self.annotation)
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """Options of the command line alone that differ from their defaults, for the record."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
+        if self.draw_files:  # the record counts draws that are layers
+            given["draws"] = self.draws
+        defaults = {each.name: each.default for each in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in given.items()
+            if value != defaults[name]
+        }
 
     @property
     def is_store(self) -> bool:
@@ -183,7 +207,7 @@ class Writing:
     # -- before the work -----------------------------------------------------------------------------------------------
     def check_paths(self) -> None:
         """Check every path before anything is read."""
-        from imputome.io.store import check_output
+        from imputome.io.store import check_compression, check_output
         from imputome.io.tables import table_suffix
 
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
@@ -192,6 +216,8 @@ class Writing:
                 f"the table {self.output} has no layers to name: leave {{key_added}} out, or end it in .h5ad or .zarr"
             )
             raise InputError(text, code="table-without-layers", key_added=...)
+        if self.compression is not None:
+            check_compression(self.output, self.compression)
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
                 f"{self.uncertainty} is not a table: end it in .csv.gz or so, or pass {{outputs}} for a layer",
@@ -278,7 +304,8 @@ class Writing:
         from imputome.io.store import write_result
 
         self.warn(message for message in run.messages if message not in plan.messages)
-        record = replace(run.record(), draws=len(self.draw_layers))
+        record = run.record()
+        record = replace(record, draws=len(self.draw_layers), options={**record.options, **self.further})
         if plan.columns is not None:
             record = replace(record, genes=tuple(plan.adata.var_names[plan.columns].astype(str)))
         with ExitStack() as files:
@@ -305,6 +332,7 @@ class Writing:
                         overwrite=self.force,
                         outputs=run.outputs,
                         draws=len(self.draw_layers),
+                        compression=self.compression,
                     )
                 else:
                     partial = files.enter_context(atomic_path(self.output))

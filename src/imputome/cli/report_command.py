@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imputome.cli.console import progress
+from imputome.api.progress import progress
 
 if TYPE_CHECKING:
     from imputome.report.before_after import Map
@@ -27,6 +27,9 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write (.html).")],
     key: Annotated[str | None, typer.Option(help="Key of the result, if IN has several.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of obs that cells are coloured by.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Layer with the values before imputing, if they are no longer where they were.")
+    ] = None,
     map_: Annotated[str, typer.Option("--map", help="Kind of map of the cells: umap or pca.")] = "umap",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -38,26 +41,28 @@ def command(
         raise typer.BadParameter(f"{map_!r} is neither umap nor pca", param_hint="--map")
     check_path(output, overwrite=force)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    with progress(f"reading {source.name}", quiet=quiet) as show:
+    with progress(f"reading {source.name}", quiet=quiet, counted=False) as show:
         show(0.0, "")
         if source.suffix.lower() in (".h5ad", ".zarr"):
-            page: Content | Scoreboard = _result(source, key, label, "pca" if map_ == "pca" else "umap", made_by)
+            page: Content | Scoreboard = _result(
+                source, key, label, "pca" if map_ == "pca" else "umap", made_by, before
+            )
         else:
-            page = _scores(source, key, label, made_by)
+            page = _scores(source, made_by, key=key, label=label, before=before)
     write_report(output, page, overwrite=force)
     if not quiet:
         typer.echo(f"wrote {output}")
 
 
-def _result(source: Path, key: str | None, label: str | None, map: Map, made_by: str) -> Content:
+def _result(source: Path, key: str | None, label: str | None, map: Map, made_by: str, before: str | None) -> Content:
     from imputome.io.store import open_result
     from imputome.report.html.content import of_result
 
     with open_result(source) as adata:
-        return of_result(adata, key=key, label=label, source=source.name, made_by=made_by, map=map)
+        return of_result(adata, key=key, label=label, source=source.name, made_by=made_by, map=map, before=before)
 
 
-def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> Scoreboard:
+def _scores(source: Path, made_by: str, **given: str | None) -> Scoreboard:
     from imputome.errors import InputError
     from imputome.report.html.scoreboard import of_file
     from imputome.studies.results import SUFFIXES
@@ -65,7 +70,7 @@ def _scores(source: Path, key: str | None, label: str | None, made_by: str) -> S
     if not source.name.lower().endswith(SUFFIXES):
         message = f"{source} is neither a result (.h5ad, .zarr) nor a table of scores ({', '.join(SUFFIXES)})"
         raise InputError(message, code="not-a-result")
-    for name, value in (("key", key), ("label", label)):
+    for name, value in given.items():
         if value is not None:
             option: dict[str, Any] = {name: ...}
             message = f"{source} is a table of scores, which has no results or cells: leave out {{{name}}}"

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, progress, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 
 
 def command(

@@ -36,6 +36,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def check_file(path: Path, suffixes: tuple[str, ...], what: str, *, overwrite: bool) -> None:
+    """Check, before any computation, that the file ``path`` can be written; ``what`` it is, in a word."""
+    if not path.name.lower().endswith(suffixes):
+        raise InputError(f"{path} is not the name of a {what}: end it in {' or '.join(suffixes)}", code="output-suffix")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        text = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
+        raise InputError(text, code="folder-not-writable")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
+        )
+
+
 def _move(partial: Path, path: Path) -> None:
     if partial.is_file():
         # the data must be on the disk before the name, or a power cut could leave an empty file

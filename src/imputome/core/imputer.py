@@ -8,6 +8,7 @@ scikit-learn, numba or pydantic, so that listing methods stays fast.
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,10 +19,11 @@ from typing import Any, ClassVar, Self, get_type_hints
 import numpy as np
 
 from imputome.core.data import Data, Kind, as_data
-from imputome.core.imputation import Imputation, LinkedModel, Model
+from imputome.core.imputation import Imputation, LinkedModel, Model, Status
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import Scale, is_integer
+from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError
 
 LARGEST_SEED = 2**32 - 1
@@ -54,6 +56,10 @@ class Imputer(ABC):
         the fit.
     provenance : dict or None
         Plain values to keep in a saved model.
+    replaced_by : str
+        What gave the values instead of the fitted method, in words; empty if the method itself gave them.
+    libraries : tuple of str
+        Packages whose versions the record of a result holds beside those of NumPy and SciPy.
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -73,10 +79,10 @@ class Imputer(ABC):
     >>> import numpy as np
     >>> import imputome
     >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
-    >>> estimator = imputome.methods.create("knn", {"k": 1})
-    >>> estimator.set_params(k=2)
-    KNN(k=2)
-    >>> estimator.set_params(k=1).fit_transform(X).to_array()
+    >>> estimator = imputome.methods.create("knn", {"n_neighbors": 1})
+    >>> estimator.set_params(n_neighbors=2)
+    KNN(n_neighbors=2)
+    >>> estimator.set_params(n_neighbors=1).fit_transform(X).to_array()
     array([[1., 2., 6.],
            [2., 4., 6.],
            [3., 4., 9.]])
@@ -90,7 +96,9 @@ class Imputer(ABC):
     progress: Callable[[float, str], None] | None = None
     link: str = "identity"
     provenance: dict[str, Any] | None = None
+    replaced_by: str = ""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
     learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -253,6 +261,13 @@ class Imputer(ABC):
             The number of features, their names or the kind of data differ from the training data.
         InputError
             The method cannot impute new rows.
+
+        Warns
+        -----
+        UserWarning
+            Genes that had no molecule in training have some here. The model does not know them: they stay as they are,
+            their molecules are left out of the library sizes that the model is given, and
+            ``status.details["unknown_genes"]`` lists them.
         """
         if not hasattr(self, "feature_names_"):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit first")
@@ -267,8 +282,19 @@ class Imputer(ABC):
                 f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
-        model = self._new_rows(self._linked(data))
-        return self._imputation(model, data, latent=getattr(model, "latent", None))
+        known, status = self._without_unseen(data)
+        model = self._new_rows(self._linked(known))
+        return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), status=status)
+
+    def _without_unseen(self, data: Data) -> tuple[Data, Status]:
+        """New rows without the molecules of genes that had none in training, with a warning if there are any."""
+        unseen = unseen_genes(data, self.training_totals_)
+        if not len(unseen):
+            return data, Status()
+        message = unseen_message(data, unseen)
+        warnings.warn(message, stacklevel=3)
+        status = Status("exact", message, {"unknown_genes": data.var_names[unseen].tolist()})
+        return without_genes(data, unseen), status
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted estimator to a directory: JSON and arrays, no pickle. `imputome.methods.load` reads it.
@@ -397,11 +423,14 @@ class Imputer(ABC):
             raise InputError(text, code="transform-needs-real", parameter="transform")
         return replace(data, X=link(self.link).forward(data.X), bounds=(-np.inf, np.inf))
 
-    def _imputation(self, model: Model, data: Data, *, training: bool = False, **result: Any) -> Imputation:
+    def _imputation(
+        self, model: Model, data: Data, *, training: bool = False, inputs: Data | None = None, **result: Any
+    ) -> Imputation:
         """The result of a method's model: with the posterior step and the link around it, where they are used.
 
         With ``training``, the factor of the posterior step (see `PosteriorModel.matched_to_total`) is learned from
-        ``data``; otherwise the learned one is used.
+        ``data``; otherwise the learned one is used. ``inputs`` are the rows with the molecules that `_without_unseen`
+        took out of ``data``; these stay as they are.
         """
         if self.posterior:
             from imputome.core.posterior import PosteriorModel
@@ -414,6 +443,10 @@ class Imputer(ABC):
                 model = PosteriorModel(model, data, self.shape_, factor=self.total_factor_)
         if self.link != "identity":
             model = LinkedModel(model, link(self.link))
+        if inputs is not None and inputs is not data:
+            places = np.arange(data.shape[1])
+            places[unseen_genes(inputs, self.training_totals_)] = -1
+            model, data = OwnGenes(model, inputs, data, places), inputs
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
         return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
@@ -511,5 +544,5 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
     parts = deal(data, np.random.default_rng(random_state))
     fitted = estimator.fit_transform(split(data, parts[0])[0])
     if estimator.info.new_rows == "exact":
-        return pooled_shape(data, parts, lambda seen: estimator.transform(seen).model)[0]
+        return pooled_shape(data, parts, estimator._new_rows)[0]
     return pooled_shape(data, parts[:1], lambda seen: fitted.model)[0]

@@ -143,20 +143,29 @@ def pooled_shape(
     return shape, first
 
 
-def likelihood_at(likelihood: np.ndarray, shape: np.ndarray) -> float:
-    """Sum over genes of a (G, K) log-likelihood on `SHAPE_GRID` at given phi, (G,); interpolated between them."""
+def likelihoods_of_part(likelihood: np.ndarray, data: Data, part: np.ndarray) -> np.ndarray:
+    """(G,) log-likelihoods of one ``part``, from its (G, K) of `pooled_shape`, at phi that are fitted to it alone.
+
+    So the rates of methods can be compared: each has as many phi, fitted to the same molecules.
+    """
+    molecules = np.bincount(data.X.indices, weights=part, minlength=data.shape[1])
+    return _likelihoods_at(likelihood, _shared_shape(likelihood, data.gene_totals, molecules))
+
+
+def _likelihoods_at(likelihood: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """(G,) values of a (G, K) log-likelihood on `SHAPE_GRID` at given phi, (G,); interpolated between them."""
     place = np.clip(np.log(shape / SHAPE_GRID[0]) / np.log(SHAPE_GRID[1] / SHAPE_GRID[0]), 0, len(SHAPE_GRID) - 1)
     low = np.minimum(place.astype(np.intp), len(SHAPE_GRID) - 2)
     part = place - low
     genes = np.arange(len(shape))
-    return float(((1 - part) * likelihood[genes, low] + part * likelihood[genes, low + 1]).sum())
+    return (1 - part) * likelihood[genes, low] + part * likelihood[genes, low + 1]
 
 
 def _common_factor(likelihood: np.ndarray, shape: np.ndarray) -> float:
     """The factor of all shapes that maximises the likelihood: the best number of grid steps, refined by a parabola."""
     step = np.log(SHAPE_GRID[1] / SHAPE_GRID[0])
     shifts = np.arange(-6, 7)
-    values = np.array([likelihood_at(likelihood, shape * np.exp(step * shift)) for shift in shifts])
+    values = np.array([_likelihoods_at(likelihood, shape * np.exp(step * shift)).sum() for shift in shifts])
     top = int(np.argmax(values))
     offset = 0.0
     if 0 < top < len(shifts) - 1:

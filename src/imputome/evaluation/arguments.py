@@ -14,14 +14,15 @@ def check_share(name: str, value: Any, *, allow_one: bool = False) -> None:
     """Check that a parameter is a number between 0 and 1, both excluded (1 is allowed with ``allow_one``)."""
     number = isinstance(value, int | float | np.number)
     if not number or not (0 < value < 1 or (allow_one and value == 1)):
-        raise InputError(f"{name}={value!r} must be a number between 0 and 1", code="parameter-value", parameter=name)
+        raise InputError(f"{{{name}}} must be a number between 0 and 1", code="parameter-value", **{name: value})
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], *, code: str = "parameter-value") -> None:
     """Check that a parameter is one of a few texts."""
     choices = list(choices)
     if value not in choices:
-        raise InputError(f"{name}={value!r} is not valid: choose from {', '.join(choices)}", code=code, parameter=name)
+        text = f"{{{name}}} is not valid: choose from {', '.join(choices)}"
+        raise InputError(text, code=code, **{name: value})
 
 
 def check_length(name: str, values: Any, n: int, rows: str = "cells") -> None:

@@ -44,6 +44,12 @@ class Metric:
     description: str
     terms: Terms | None = None  # (x, mu, **needs) -> numerator, denominator per entry; the metric is the ratio of sums
     needs: tuple[str, ...] = ()  # further arguments: arrays that broadcast to the shape of the truth
+    zeros_win: bool = False  # whether a prediction of all zeros can win, so that to lose says nothing
+
+    @property
+    def is_contest(self) -> bool:
+        """Whether to be worse than a control says something: no figure with a target is one, such as a total of 1."""
+        return self.better in ("lower", "higher") and not self.zeros_win
 
 
 # --- real values and hidden entries -----------------------------------------------------------------------------------
@@ -72,6 +78,22 @@ def rmse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | No
     2.0
     """
     return float(np.sqrt(mse(truth=truth, prediction=prediction, held_out=held_out)))
+
+
+def rmse_sd(*, truth: np.ndarray, prediction: np.ndarray, sd: Any = 1.0, held_out: np.ndarray | None = None) -> float:
+    """`rmse` in standard deviations of the feature: root of the mean of ((x - mu) / sd)^2.
+
+    For real values: features of large variance, and on a transform also far values, do not decide it alone. 1 is about
+    the error of the mean of the feature. ``sd`` broadcasts to the shape of the truth;
+    `imputome.evaluation.streaming.Units` gives it, and the transform.
+
+    Examples
+    --------
+    >>> rmse_sd(truth=[2.0, 60.0], prediction=[4.0, 80.0], sd=[1.0, 10.0])
+    2.0
+    """
+    x, mu, unit = _entries(held_out, truth=truth, prediction=prediction, sd=sd)
+    return float(np.sqrt(np.mean(((x - mu) / unit) ** 2)))
 
 
 def nrmse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
@@ -386,6 +408,9 @@ def worst_coverage(inside: np.ndarray, entries: np.ndarray) -> float:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 METRICS: dict[str, Metric] = {
+    "rmse_sd": Metric(
+        rmse_sd, "hidden", "lower", "root mean squared error in standard deviations of the feature", None, ("sd",)
+    ),
     "mse": Metric(mse, "hidden", "lower", "mean squared error"),
     "rmse": Metric(rmse, "hidden", "lower", "root mean squared error"),
     "nrmse": Metric(nrmse, "hidden", "lower", "root mean squared error over the mean of the hidden truths"),
@@ -396,11 +421,22 @@ METRICS: dict[str, Metric] = {
     "poisson_deviance": Metric(poisson_deviance, "all", "lower", "Poisson deviance, 0 is perfect", _poisson_deviance),
     "nll": Metric(nll, "all", "lower", "negative log-likelihood of the fitted distribution", _nll, ("size",)),
     "mse_log1p": Metric(
-        mse_log1p, "all", "lower", "mean squared error of log-normalised values (biased)", _mse_log1p, ("library",)
+        mse_log1p,
+        "all",
+        "lower",
+        "mean squared error of log-normalised values (biased)",
+        _mse_log1p,
+        ("library",),
+        zeros_win=True,
     ),
     "total_ratio": Metric(total_ratio, "both", "one", "total predicted over total true", _total_ratio),
     "share_of_zeros_raised": Metric(
-        share_of_zeros_raised, "both", "lower", "share of true zeros raised above one count", _share_of_zeros_raised
+        share_of_zeros_raised,
+        "both",
+        "lower",
+        "share of true zeros raised above one count",
+        _share_of_zeros_raised,
+        zeros_win=True,
     ),
     "coverage_90": Metric(coverage_90, "both", "nominal", "coverage of 90 % intervals", None, ("size",)),
 }
@@ -458,12 +494,12 @@ def _dense(block: Any) -> np.ndarray:
 
 
 def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any) -> list[np.ndarray]:
-    """The arrays at the held-out entries, flat, in float64; only ``library`` and ``size`` broadcast."""
+    """The arrays at the held-out entries, flat, in float64; only ``library``, ``size`` and ``sd`` broadcast."""
     shape = np.shape(arrays["truth"])
     flat = []
     for name, array in arrays.items():
         values = np.asarray(array, dtype=np.float64)
-        if name in ("library", "size"):
+        if name in ("library", "size", "sd"):
             with suppress(ValueError):
                 values = np.broadcast_to(values, shape)
         if values.shape != shape:

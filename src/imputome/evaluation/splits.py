@@ -26,6 +26,8 @@ from imputome.core.holdout import hide_entries, hide_values, take_out, thin, thi
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_choice, check_length, check_share
+from imputome.evaluation.patterns import at_rates, repeated_gaps, repeated_holes
+from imputome.inspection.tails import rank_scores
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -299,6 +301,58 @@ def low_coverage(
     return _hide("low_coverage", data, rng, lambda _: depth < reads, fraction, **rows)
 
 
+def blocks(
+    data: Data,
+    rng: np.random.Generator,
+    *,
+    fraction: float = 0.1,
+    by: Literal["samples", "features", "both"] = "both",
+    **rows: Any,
+) -> Split:
+    """Hide values in the pattern of those that are missing, where whole blocks are missing.
+
+    For merged arrays, panels, and proteins that a batch did not measure. By "features", the holes of a random feature
+    are repeated in another one, which then is missing in whole groups of samples, training rows too (`repeated_gaps`).
+    By "samples", the holes of a random sample are repeated in another one (`repeated_holes`), where other samples have
+    most of what it has. "both" hides half of the values in each way, or all in the one that is possible. Fewer values
+    than the share ``fraction`` are hidden if too little would be left to learn from.
+    """
+    check_share("fraction", fraction)
+    check_choice("by", by, ("samples", "features", "both"))
+
+    def candidates(test_rows: np.ndarray) -> np.ndarray:
+        known = _known(data)
+        number = fraction * known.sum()
+        by_samples = by_features = np.zeros(known.shape, dtype=bool)
+        if by != "features":
+            wanted = number * len(test_rows) / len(known)
+            by_samples = repeated_holes(known, wanted / (1 + (by == "both")), rng, recipients=test_rows)
+        if by != "samples":
+            by_features = repeated_gaps(known, number / (1 + by_samples.any()), rng)
+        return by_samples | by_features
+
+    return _hide("blocks", data, rng, candidates, 1.0, True, **rows)
+
+
+def rates(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, low: float = 0.0, **rows: Any) -> Split:
+    """Hide a share of the values, most in the samples and features that lack most (`at_rates`).
+
+    With ``low`` above 0, low values are hidden more often: the odds of a value are multiplied by exp(-low * z), z the
+    rank of the value in its feature, scaled to mean 0 and variance 1. `imputome.inspection.tails.low_strength` finds
+    the number for data in which values seem to be missing because they are low.
+    """
+    check_share("fraction", fraction)
+    if not (np.isfinite(low) and low >= 0):
+        raise InputError(f"low={low!r} must be 0 or more", code="parameter-value", parameter="low")
+
+    def candidates(test_rows: np.ndarray) -> np.ndarray:
+        known = _known(data)
+        lowness = -low * rank_scores(data.X, known) if low else None
+        return at_rates(known, fraction * known[test_rows].sum(), rng, rows=test_rows, lowness=lowness)
+
+    return _hide("rates", data, rng, candidates, 1.0, **rows)
+
+
 # -- the table, and splits by name -------------------------------------------------------------------------------------
 SCHEMES: dict[str, Scheme] = {
     "random": Scheme(random, "counts", "a share of the nonzeros, or of each gene's (per_gene)"),
@@ -311,6 +365,8 @@ SCHEMES: dict[str, Scheme] = {
     "high_gc": Scheme(high_gc, "real", "half of the values of the genes with the highest GC content"),
     "low_values": Scheme(low_values, "real", "half of the values under a low quantile"),
     "low_coverage": Scheme(low_coverage, "real", "half of the values that rest on few reads"),
+    "blocks": Scheme(blocks, "real", "values in the pattern of missing blocks: what other samples, or features, lack"),
+    "rates": Scheme(rates, "real", "values, most in the samples and features that lack most"),
 }
 
 
@@ -368,7 +424,7 @@ def make_split(
     [[5, 0, 3], [2, 8, 0]]
     """
     known = scheme_options(name)
-    _check_kind(name, data)
+    check_kind_of_scheme(name, data.kind)
     if fraction is not None:
         options["fraction"] = fraction
     for option in options:
@@ -430,19 +486,20 @@ def row_split(
 
 
 # -- steps that schemes share ------------------------------------------------------------------------------------------
-def _check_kind(scheme: str, data: Data) -> None:
+def check_kind_of_scheme(scheme: str, kind_of_data: Kind) -> None:
+    """Check that a scheme hides data of this kind."""
     kind = SCHEMES[scheme].kind
-    if data.kind != kind:
-        others = ", ".join(name for name, known in SCHEMES.items() if known.kind == data.kind)
+    if kind_of_data != kind:
+        others = ", ".join(name for name, known in SCHEMES.items() if known.kind == kind_of_data)
         raise InputError(
-            f"the scheme {scheme} is for {KIND_NAME[kind]}, but the data are {KIND_NAME[data.kind]}: use {others}",
+            f"the scheme {scheme} is for {KIND_NAME[kind]}, but the data are {KIND_NAME[kind_of_data]}: use {others}",
             code="scheme-of-other-kind",
             parameter="scheme",
         )
 
 
 def _counts(scheme: str, data: Data) -> sp.csr_array:
-    _check_kind(scheme, data)
+    check_kind_of_scheme(scheme, data.kind)
     if data.X.nnz == 0:
         raise InputError(f"the scheme {scheme} has nothing to hide: every count is zero", code="all-zero")
     return data.X
@@ -517,15 +574,19 @@ def _hide(
     rng: np.random.Generator,
     candidates: Callable[[np.ndarray], np.ndarray],
     fraction: float,
+    in_training_rows: bool = False,
     *,
     rows: Literal["test", "all"] = "test",
     test: float = 0.2,
     labels: Any = None,
 ) -> Split:
-    """Hide ``fraction`` of the known values in ``candidates(test rows)``, a mask of shape (n, G)."""
-    _check_kind(scheme, data)
+    """Hide ``fraction`` of the known values in ``candidates(test rows)``, a mask of shape (n, G).
+
+    With ``in_training_rows``, what the mask holds of them is taken out of the training rows too, and not scored.
+    """
+    check_kind_of_scheme(scheme, data.kind)
     check_choice("rows", rows, ("test", "all"))
-    check_share("fraction", fraction, allow_one=scheme == "features")
+    check_share("fraction", fraction, allow_one=scheme in ("features", "blocks", "rates"))
     every_row = np.arange(data.shape[0])
     train_rows, test_rows = every_row, every_row
     if rows == "test" or scheme == "features":
@@ -539,7 +600,8 @@ def _hide(
     where = test_rows if rows == "test" else every_row
     target = data if rows == "all" else data.subset(rows=where)
     known = _known(target)
-    X, i, j, truth = hide_values(target.X, fraction, rng, among=candidates(test_rows)[where] & known)
+    chosen = candidates(test_rows)
+    X, i, j, truth = hide_values(target.X, fraction, rng, among=chosen[where] & known)
     if len(i) == 0:
         raise InputError(
             f"{scheme} would hide none of {known.sum():,} values: pass a larger {{fraction}} or threshold",
@@ -551,9 +613,12 @@ def _hide(
         observed = np.array(observed, dtype=bool)
         observed[i, j] = False
     masked = replace(target, X=X, observed=observed)
+    train = masked if rows == "all" else data.subset(rows=train_rows)
+    if in_training_rows and rows == "test":
+        train = replace(train, X=np.where(chosen[train_rows], np.nan, train.X).astype(train.X.dtype, copy=False))
     return Split(
         scheme=scheme,
-        train=masked if rows == "all" else data.subset(rows=train_rows),
+        train=train,
         apply=None if rows == "all" else masked,
         i=i,
         j=j,

@@ -90,12 +90,18 @@ def score_hidden(
     *,
     metrics: Sequence[str] | None = None,
     scale: Literal["counts", "log1p"] = "counts",
+    link_name: str = "identity",
 ) -> dict[str, float]:
     """Scores over the hidden entries, from single entries of the imputation; observed values are not put back.
 
     The imputation must be of ``split.apply``, or of ``split.train`` if that is None, with its names in the same order.
     ``metrics`` are names in `METRICS` with entries ``"hidden"`` or ``"both"``; by default all that fit: ``total_ratio``
-    and ``share_of_zeros_raised`` for counts, ``coverage_90`` for real values with intervals.
+    and ``share_of_zeros_raised`` for counts, ``rmse_sd`` for real values and ``coverage_90`` for those with intervals.
+    ``nrmse`` is for counts.
+
+    ``rmse_sd`` of real values is measured in the unit of `Units`: on the transform ``link_name``, in standard
+    deviations of the feature over all its known values, hidden or not. It leaves out features that are not usable, and
+    is NaN if no hidden value is in another. All other scores are in the unit of the data.
 
     ``scale`` is that of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the
     library size of the training part, because that of all counts would give away what is hidden. It has no
@@ -127,11 +133,12 @@ def score_hidden(
         unavailable["coverage_90"] = (
             "hidden nonzeros are a selection that no interval accounts for; use the scheme thin"
         )
+        unavailable["rmse_sd"] = "it is for real values, and this split holds counts"
         if scale != "counts":
             unavailable["total_ratio"] = "a total of logarithms has no meaning; score it on the scale counts"
     else:
         reason = "it is for counts, and this split holds real values"
-        unavailable = {"total_ratio": reason, "share_of_zeros_raised": reason}
+        unavailable = dict.fromkeys(("nrmse", "total_ratio", "share_of_zeros_raised"), reason)
         if not {"lower", "upper"} <= imputation.outputs:
             unavailable["coverage_90"] = NO_INTERVAL
     names = _chosen(metrics, "hidden", unavailable)
@@ -151,6 +158,9 @@ def score_hidden(
         else:
             if prediction is None:
                 prediction = _at(imputation, split.i, split.j, **options)
+            if name == "rmse_sd":
+                scores[name] = _in_units(prediction, split, link_name)
+                continue
             scores[name] = METRICS[name].function(truth=truth, prediction=prediction)
     return scores
 
@@ -230,6 +240,21 @@ class Units:
         """Values (n, G) or (m,) of the data as z-scores; ``features`` is the feature of each column, or value."""
         transformed = self.link.forward(np.asarray(values, dtype=np.float64))
         return np.asarray((transformed - self.mean[features]) / self.sd[features])
+
+
+def _in_units(prediction: np.ndarray, split: Split, link_name: str) -> float:
+    """``rmse_sd`` of the predicted hidden entries."""
+    assert split.j is not None and split.truth is not None  # noqa: S101, PT018
+    units = Units(split.train, link_name, (split.j, split.truth))
+    usable = units.usable[split.j]
+    if not usable.any():
+        return float("nan")
+    j = split.j[usable]
+    on_link = {
+        name: units.link.forward(np.asarray(values[usable], dtype=np.float64))
+        for name, values in (("truth", split.truth), ("prediction", prediction))
+    }
+    return METRICS["rmse_sd"].function(**on_link, sd=units.sd[j])
 
 
 def _stream(

@@ -9,6 +9,7 @@ from imputome.errors import Message
 MIN_SAMPLES_TO_LEARN = 10
 MIN_FEATURES_TO_LEARN = 3
 MOSTLY_MISSING = 0.8  # share of missing values
+MAX_UNLINKED = 0.05  # share of the missing values that nothing is known about; with more, no verdict is possible
 COPULA_SECONDS_PER_VALUE = 1e-5  # of one core, for each value of the matrix (benchmarks/bulk.md)
 MAX_COPULA_SECONDS = 3600.0
 
@@ -27,15 +28,33 @@ class Advice:
 
 
 def advise(
-    *, n: int, G: int, share: float, mostly_missing: int, empty_features: int, empty_samples: int, low_values: bool
+    *,
+    n: int,
+    G: int,
+    share: float,
+    mostly_missing: int,
+    empty_features: int,
+    empty_samples: int,
+    low_values: bool,
+    unlinked: float = 0.0,
 ) -> Advice:
     """Choose a method for n samples x G features of real values; ``share`` of them is missing.
 
     ``mostly_missing`` is the number of features with more than a share `MOSTLY_MISSING` missing, also those without
-    values; ``low_values`` tells whether values may be missing because they are low.
+    values; ``low_values`` tells whether values may be missing because they are low; ``unlinked`` is the share of the
+    missing values that nothing is known about (`imputome.inspection.missingness.unlinked`).
     """
     method, reason = advised_method(n, G, share)
     notes = []
+    if unlinked > MAX_UNLINKED:
+        text = (
+            f"{100 * unlinked:.0f} % of the missing values are of features that were hardly measured with what is "
+            "known of the sample, as on two arrays without a common probe: the data do not show how they are "
+            "related, so no method can be expected to be closer to these values than the mean of the feature"
+        )
+        notes.append(Message(text, code="unlinked-values"))
+        if unlinked > 0.5 and method is not None:  # most of what would be imputed
+            method, reason = "mean", Message("most missing values cannot be learned from the others", code="unlinked")
     if mostly_missing:
         text = (
             f"{mostly_missing:,} features are missing in over {100 * MOSTLY_MISSING:.0f} % of the samples: consider "

@@ -19,10 +19,14 @@ MAX_WORST = 5  # features and samples named in the report
 SIGNIFICANCE = 1e-3  # of the tests that all features, all samples, have the same share missing
 MIN_SPREAD = 0.2  # SD of the true shares over their mean; below it they count as equal
 MIN_OVERLAP = 0.5  # Jaccard index from which two features are missing together
-MIN_OVERLAP_EXCESS = 0.25  # by which the Jaccard index must exceed that by chance
+MIN_OVERLAP_EXCESS = 0.25  # by which the Jaccard index must exceed that by chance, if it is not near 1 by chance
+MIN_OVERLAP_GAIN = 0.5  # share of the way from the Jaccard index by chance to 1 that is enough then
 MIN_MISSING_FOR_OVERLAP = 3  # missing values of a feature
 MAX_FEATURES_FOR_OVERLAP = 1000
 ENTRIES_PER_BLOCK = 2**21  # read at a time
+COLUMNS_PER_PIECE = 2**14
+MIN_SAMPLES_TO_LEARN = 3  # samples that link a missing value with what is known of its sample
+MAX_SAMPLES_FOR_LINKS = 400
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class MissingnessReport:
     features: Shares
     samples: Shares
     pattern: Pattern
+    unlinked: float  # share of the missing values that nothing is known about, see `unlinked`; 0 unless in blocks
     low_values: LowValues
     advice: Advice
 
@@ -172,13 +177,16 @@ def missingness(
     feature_share = by_feature / n
     features, samples = Shares.of(feature_share, var_names), Shares.of(by_sample / G, obs_names)
     low = low_values(X, feature_share) if n_missing else LowValues(suspected=False, signs=())
+    found = pattern(X, by_feature, by_sample)
+    alone = unlinked(~np.isnan(X[random_positions(n, MAX_SAMPLES_FOR_LINKS)])) if found.name == "blocks" else 0.0
     return MissingnessReport(
         shape=(n, G),
         n_missing=n_missing,
         share=share,
         features=features,
         samples=samples,
-        pattern=pattern(X, by_feature, by_sample),
+        pattern=found,
+        unlinked=alone,
         low_values=low,
         advice=advise(
             n=n,
@@ -188,6 +196,7 @@ def missingness(
             empty_features=features.empty,
             empty_samples=samples.empty,
             low_values=low.suspected,
+            unlinked=alone,
         ),
     )
 
@@ -204,13 +213,20 @@ def count_missing(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return by_row, by_column
 
 
+def in_blocks(X: np.ndarray) -> bool:
+    """Whether features are missing in the same samples (`pattern`), as where they were not measured there."""
+    by_sample, by_feature = count_missing(X)
+    return pattern(X, by_feature, by_sample).name == "blocks"
+
+
 def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pattern:
     """Find the pattern of the missing values, from the numbers missing of each feature, (G,), and each sample, (n,).
 
     Features differ if Cochran's Q test, which holds the numbers of missing values of the samples fixed, has
     p < `SIGNIFICANCE` and the spread of their shares is `MIN_SPREAD` or more. The same holds for samples, with the
     features fixed. The pattern is blocks if features are missing in the same samples, with an overlap of `MIN_OVERLAP`
-    or more that is `MIN_OVERLAP_EXCESS` above that by chance. The overlap uses a random part of at most 1,000 samples
+    or more that is `MIN_OVERLAP_EXCESS` above that by chance; where most values are missing, half of the way from
+    chance to 1 is enough. The overlap uses a random part of at most 1,000 samples
     and 1,000 features.
     """
     if by_feature.sum() == 0:
@@ -220,7 +236,7 @@ def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pat
     overlap, by_chance = _overlap(X, by_feature, by_sample)
     features_differ = feature_p < SIGNIFICANCE and feature_spread >= MIN_SPREAD
     samples_differ = sample_p < SIGNIFICANCE and sample_spread >= MIN_SPREAD
-    if overlap is not None and by_chance is not None and overlap >= max(MIN_OVERLAP, by_chance + MIN_OVERLAP_EXCESS):
+    if overlap is not None and by_chance is not None and overlap >= max(MIN_OVERLAP, _least_overlap(by_chance)):
         name: PatternName = "blocks"
     elif features_differ and samples_differ:
         name = "by feature and sample"
@@ -229,6 +245,10 @@ def pattern(X: np.ndarray, by_feature: np.ndarray, by_sample: np.ndarray) -> Pat
     else:
         name = "random"
     return Pattern(name, feature_spread, feature_p, sample_spread, sample_p, overlap, by_chance)
+
+
+def _least_overlap(by_chance: float) -> float:
+    return by_chance + min(MIN_OVERLAP_EXCESS, MIN_OVERLAP_GAIN * (1 - by_chance))
 
 
 def cochran(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:
@@ -277,3 +297,32 @@ def _overlap_with_nearest(missing: np.ndarray) -> float | None:
     jaccard = both / (size[:, None] + size - both)
     np.fill_diagonal(jaccard, 0.0)
     return float(np.average(jaccard.max(axis=1), weights=size))
+
+
+# -- missing values that nothing is known about -----------------------------------------------------------------------
+def shared_columns(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, D) number of columns in which both rows are True."""
+    total = np.zeros((len(rows), len(others)), dtype=np.float32)
+    for start in range(0, rows.shape[1], COLUMNS_PER_PIECE):
+        part = slice(start, start + COLUMNS_PER_PIECE)
+        total += rows[:, part].astype(np.float32) @ others[:, part].T.astype(np.float32)
+    return total
+
+
+def unlinked(known: np.ndarray) -> float:
+    """Share of the missing values about which the data say nothing.
+
+    A missing value is linked if `MIN_SAMPLES_TO_LEARN` other samples have the feature, and also a feature that is known
+    in the sample. Otherwise nothing shows how the feature depends on anything that is known of the sample. Samples and
+    features without any value do not count.
+    """
+    known = known[known.any(axis=1)][:, known.any(axis=0)]
+    missing = known.size - np.count_nonzero(known)
+    if missing == 0:
+        return 0.0
+    share_one = (shared_columns(known, known) > 0).astype(np.float32)
+    alone = 0
+    for start in range(0, known.shape[1], COLUMNS_PER_PIECE):
+        part = known[:, start : start + COLUMNS_PER_PIECE]
+        alone += int((~part & (share_one @ part.astype(np.float32) < MIN_SAMPLES_TO_LEARN)).sum())
+    return alone / missing

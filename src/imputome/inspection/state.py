@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; molecules of a cell are fewer
 
+ROWS_FOR_BLOCKS = 200  # samples in which missing blocks are looked for
+
 DESCRIPTIONS: dict[State, str] = {
     "counts": "integers",
     "expected": "expected counts, of reads divided among transcripts",
@@ -169,6 +171,10 @@ def inspect(
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
     guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
+    if (
+        features is not None and features.chosen and guess.doubt == "no-small-counts"
+    ):  # as of proteins: types are those of counted features
+        guess = replace(guess, doubt=None)
     library_genes = None
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
         columns = raw_columns(data)
@@ -214,6 +220,8 @@ def inspect(
         refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
         errors += [refusal] if refusal else []
         warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
+        if blocks := _lacked_by_groups(report, matrix):
+            warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
     warnings += _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if fatal else _empty_rows_and_columns(report)
     said = features.messages if features else ()
@@ -370,6 +378,27 @@ def _state_warnings(report: InputReport, tally: Tally, kind: Kind | None) -> lis
         text = f"{where} holds integers and {report.n_nan:,} NaN, which alone are missing: if these are counts, pass "
         return [Message(f"{text}{{kind}}", code="integers-with-nan", kind="counts")]
     return []
+
+
+def _lacked_by_groups(report: InputReport, matrix: Any) -> Message | None:
+    """The warning that integers are missing in blocks, where 0 would be a false measurement."""
+    from imputome.inspection.missingness import in_blocks
+    from imputome.inspection.tails import random_positions
+
+    if not report.n_nan or report.n_noninteger or report.n_negative:
+        return None
+    part = (matrix.iloc if hasattr(matrix, "iloc") else matrix)[random_positions(report.shape[0], ROWS_FOR_BLOCKS)]
+    if hasattr(part, "compute"):
+        part = part.compute()
+    part = part.toarray() if hasattr(part, "toarray") else np.asarray(part, dtype=np.float64)
+    if not in_blocks(part):
+        return None
+    text = (
+        f"{report.where} holds integers and {report.n_nan:,} NaN in blocks: groups of samples lack the same features, "
+        "as where these were not measured; do not put 0 for them, and if these are counts, leave out these features, "
+        "or impute each group by itself"
+    )
+    return Message(text, code="not-measured")
 
 
 def _where_counts_are(data: Any, layer: str | None) -> tuple[str, str, dict[str, Any]]:

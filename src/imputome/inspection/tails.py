@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ MIN_KNOWN = 10  # known values of a feature, and number of features, that a sign
 MIN_SAMPLES_FOR_RELATED = 20  # samples that the sign of the related features needs
 N_RELATED = 5  # related features per feature
 MAX_TARGETS = 500  # features whose related features are searched
+MAX_LOW_STRENGTH = 10.0  # the odds of the lowest value of a feature are then 10^15 times those of the highest
 
 
 def check_real_matrix(X: np.ndarray) -> None:
@@ -218,36 +219,81 @@ def _related_features(part: np.ndarray) -> list[tuple[SignName, float, float]]:
     """Name, effect and p-value of the third sign: a score test with the samples as clusters."""
     from scipy.stats import t
 
+    related = _related(part)
+    if related is None:
+        return []
+    n = len(part)
+    missing = (~related.known).astype(np.float64)
+    rate = missing.mean(axis=0)
+    by_sample = ((missing - rate) * (related.predictor - related.predictor.mean(axis=0))).sum(axis=1)
+    total, spread_of_total = by_sample.sum(), np.sqrt((by_sample**2).sum())
+    effect = total / (n * rate * (1 - rate)).sum()
+    return [("related features", float(effect), float(t.cdf(total / spread_of_total, df=n - 1)))]
+
+
+class _Related(NamedTuple):
+    """Features with missing values, and what their related features say of them."""
+
+    known: np.ndarray  # (n, T)
+    scores: np.ndarray  # (n, T) ranks of the known values, see `rank_scores`
+    predictor: np.ndarray  # (n, T) mean score of the related features, with standard deviation 1
+
+
+def _related(part: np.ndarray) -> _Related | None:
+    """At most `MAX_TARGETS` features with missing values; None if there is too little to compare."""
     n = part.shape[0]
     known = ~np.isnan(part)
     n_known = known.sum(axis=0)
     known, part = known[:, n_known >= MIN_KNOWN], part[:, n_known >= MIN_KNOWN]
     targets = np.flatnonzero((~known).any(axis=0))
     if n < MIN_SAMPLES_FOR_RELATED or len(targets) == 0 or known.shape[1] < 2:
-        return []
+        return None
     targets = targets[random_positions(len(targets), MAX_TARGETS)]
-    scores = _rank_scores(part, known)
+    scores = rank_scores(part, known)
     predictor = _related_mean(scores, known, targets)  # (n, T)
     spread = predictor.std(axis=0)
     targets, predictor = targets[spread > 0], predictor[:, spread > 0] / spread[spread > 0]
-    if len(targets) == 0:
-        return []
-    missing = (~known[:, targets]).astype(np.float64)
-    rate = missing.mean(axis=0)
-    by_sample = ((missing - rate) * (predictor - predictor.mean(axis=0))).sum(axis=1)
-    total, spread_of_total = by_sample.sum(), np.sqrt((by_sample**2).sum())
-    effect = total / (n * rate * (1 - rate)).sum()
-    return [("related features", float(effect), float(t.cdf(total / spread_of_total, df=n - 1)))]
+    return _Related(known[:, targets], scores[:, targets], predictor) if len(targets) else None
 
 
-def _rank_scores(part: np.ndarray, known: np.ndarray) -> np.ndarray:
+def low_strength(X: np.ndarray) -> float:
+    """How strongly low values are missing: the odds of a value are multiplied by exp(-strength * z), z its rank score.
+
+    The related features show it: known values that are drawn with these weights are related to values as low as those
+    of the missing ones are. The result is 0 if the missing values do not seem low, and at most `MAX_LOW_STRENGTH`,
+    where only the lowest values are drawn.
+    """
+    part = X[np.ix_(random_positions(X.shape[0], MAX_SAMPLES), random_positions(X.shape[1], MAX_FEATURES))]
+    related = _related(part.astype(np.float64))
+    if related is None:
+        return 0.0
+    missing = ~related.known
+    number = missing.sum(axis=0)
+    by_row = np.isnan(part).mean(axis=1)[:, None] * related.known
+    seen = (related.predictor * missing).sum() / number.sum()
+
+    def excess(strength: float) -> float:
+        weights = by_row * np.exp(-strength * related.scores)
+        drawn = (weights * related.predictor).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-300)
+        return float(drawn @ number / number.sum() - seen)
+
+    if excess(0.0) <= 0:
+        return 0.0
+    if excess(MAX_LOW_STRENGTH) >= 0:
+        return MAX_LOW_STRENGTH
+    from scipy.optimize import brentq
+
+    return float(brentq(excess, 0.0, MAX_LOW_STRENGTH, xtol=1e-3))
+
+
+def rank_scores(part: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(n, G) float32 ranks of the known values of each column, with mean 0 and variance 1; 0 where missing."""
     from scipy.stats import rankdata
 
     ranks = rankdata(np.where(known, part, np.inf), axis=0)
     ranks -= (known.sum(axis=0) + 1) / 2
     ranks[~known] = 0.0
-    spread = np.sqrt((ranks**2).sum(axis=0) / known.sum(axis=0))
+    spread = np.sqrt((ranks**2).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
     return (ranks / np.where(spread > 0, spread, 1.0)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""A method and its parameters as TOML: ``imputome tune`` writes it, ``imputome fit --config`` reads it.
+"""Options in a file: TOML, as ``imputome tune`` writes it, or JSON, such as the record of a result.
 
 TOML has no None: the text "none" is written for it, as on the command line.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError
+from imputome.result.record import options_of
 
 MARK = "# written by imputome tune"  # first line of the files that may be overwritten
 
@@ -29,9 +30,39 @@ class Config:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Options by name, with those of the method in ``params``; of a record in JSON, those to do the same again."""
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        content = read_toml(path, "config file", code="config", parameter="config")
+        convert = from_toml
+    else:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError as error:
+            text = f"there is no config file {path}"
+            raise InputError(text, code="config-missing", parameter="config") from error
+        except (OSError, ValueError) as error:
+            text = f"the config file {path} is not valid JSON: {error}"
+            raise InputError(text, code="config-unreadable", parameter="config") from error
+        if isinstance(content, dict) and "schema" in content:
+            if content.get("model") is not None:
+                text = f"{path} is the record of a saved model that was applied: use imputome apply with that model"
+                raise InputError(text, code="config-field", parameter="config")
+            content = options_of(content)
+        convert = as_tuples
+    if not isinstance(content, dict) or not isinstance(content.get("params", {}), dict):
+        text = f"the config file {path} must hold options by name, those of the method in a table params"
+        raise InputError(text, code="config-field", parameter="config")
+    params = {name: convert(value) for name, value in content.get("params", {}).items()}
+    return {**content, "params": params} if "params" in content else content
+
+
 def read_config(path: str | Path) -> Config:
-    """Read ``method = "name"`` and the table ``[params]``; lists become tuples."""
-    content = read_toml(Path(path), "config file", code="config", parameter="config")
+    """Read a method and its parameters only, which is all that a file may hold, unless it is a record."""
+    content = read_options(path)
+    if "random_state" in content:  # of a record
+        content = {"method": content["method"], "params": content["params"]}
     try:
         config = TypeAdapter(Config).validate_python(content)
     except ValidationError as error:
@@ -42,7 +73,7 @@ def read_config(path: str | Path) -> Config:
             code="config-field",
             parameter="config",
         ) from error
-    return replace(config, params={name: from_toml(value) for name, value in config.params.items()})
+    return config
 
 
 def read_toml(path: Path, what: str, *, code: str, parameter: str | None = None) -> dict[str, Any]:
@@ -62,6 +93,11 @@ def from_toml(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(from_toml(part) for part in value)
     return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+def as_tuples(value: Any) -> Any:
+    """The value of a parameter in JSON: lists are tuples."""
+    return tuple(as_tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def check_config_path(path: Path) -> None:

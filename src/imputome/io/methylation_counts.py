@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imputome.errors import InputError
+from imputome.errors import InputError, some
 from imputome.io.table_layout import whole_number
 from imputome.io.tables import read_parquet, suffix_of_file, suffix_separator
 from imputome.io.text import comment_lines, explained, misfit, open_text, separator_of, skip_lines
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

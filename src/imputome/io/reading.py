@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import ImputomeError, InputError, missing_extra
+from imputome.errors import ImputomeError, InputError, missing_extra, some
 from imputome.io.store import has_half_precision, is_zarr
 from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imputome.errors import InputError, Message
+from imputome.errors import InputError, Message, some
 from imputome.io.table_layout import whole_names
 from imputome.io.tables import suffix_separator, table_suffix
 from imputome.io.text import comment_lines, open_text, separator_of, skip_lines
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imputome.core.atomic import atomic_path
-from imputome.errors import InputError
+from imputome.errors import InputError, MissingExtraError
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
 from imputome.result.layout import checked_key
 from imputome.result.matrices import Drawn, draw_names
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from imputome.core.scales import Scale
 
 WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
+# 2700 x 32738 float32, 2 cores, gzip: 5.5 s and 221 MB of 354 MB if half are zeros, 5.2 s and 309 MB for dense rates.
+# lzf takes 2 s, but 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "lzf": {"compression": "lzf", "shuffle": True},
+    "zstd": {},  # of the package hdf5plugin
+    "none": {},
+}
 MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
 # h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
 _CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
@@ -144,6 +152,26 @@ def _check_writable(folder: Path) -> None:
         raise InputError(text, code="folder-not-writable")
 
 
+def check_compression(path: str | Path, compression: str | None) -> Mapping[str, Any]:
+    """What HDF5 calls a compression of an ``.h5ad``; refused where there is none of this name, or not for ``path``."""
+    if compression is not None and Path(path).suffix.lower() != ".h5ad":
+        text = f"{path} is no .h5ad, and only these can be compressed in several ways: leave {{compression}} out"
+        raise InputError(text, code="option-unused", compression=...)
+    if compression not in (None, *COMPRESSIONS):
+        text = f"there is no compression {compression!r}: choose one of {', '.join(COMPRESSIONS)}"
+        raise InputError(text, code="unknown-compression", parameter="compression")
+    if compression != "zstd":
+        return COMPRESSIONS[compression or "gzip"]
+    try:
+        import hdf5plugin
+    except ImportError as error:
+        text = (
+            "zstd in .h5ad, which readers need too, is not in HDF5: run pip install hdf5plugin, or pass {compression}"
+        )
+        raise MissingExtraError(text, parameter="compression", compression="gzip") from error
+    return {**hdf5plugin.Zstd(), "shuffle": True}
+
+
 def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int = 4) -> None:
     """Check that n x n_genes values fit on the disk of ``path``, without compression."""
     needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
@@ -172,6 +200,7 @@ def write_result(
     genes_in: str | None = None,
     outputs: Sequence[Output] = (),
     draws: int = 0,
+    compression: str | None = None,
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
@@ -183,12 +212,14 @@ def write_result(
     With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
     read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
     everything else stays as it is, bit by bit. ``genes_in`` is the orientation of a table. ``progress`` is called with
-    (rows written, number of rows) after each block.
+    (rows written, number of rows) after each block. ``compression`` (see `COMPRESSIONS`) is that of the new layers of
+    an ``.h5ad``, and of all else that is not copied; None compresses the layers with gzip, and nothing else.
     """
     path = Path(path)
     drawn = {name: Drawn(imputation, number) for number, name in draw_names(draws).items()}
     names = layer_names(key, [*outputs, *drawn])
     check_output(path, source, overwrite=overwrite, outputs=[*outputs, *drawn])
+    filters = check_compression(path, compression)
     if imputation.shape != adata.shape:
         text = f"the imputation is {imputation.shape} and the data {adata.shape} (cells x genes)"
         raise InputError(text, code="shape")
@@ -212,14 +243,15 @@ def write_result(
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     with atomic_path(path) as partial:
         if source is None:
-            _write_anndata(partial, adata if genes is None else adata[:, genes], key, set(names.values()))
+            part = adata if genes is None else adata[:, genes]
+            _write_anndata(partial, part, key, set(names.values()), filters if compression else {})
         elif taken or key in earlier:
             _copy_without(Path(source), partial, key, set(names.values()))
         else:
             _copy(Path(source), partial)
         with opened(partial, "r+") as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
-            _stream_layers(root, imputation, names, drawn, options, progress)
+            _stream_layers(root, imputation, names, drawn, options, filters, progress)
 
 
 def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
@@ -249,6 +281,7 @@ def _stream_layers(
     names: dict[Any, str],
     drawn: Mapping[str, Drawn],
     options: dict[str, Any],
+    filters: Mapping[str, Any],
     progress: Callable[[int, int], object] | None,
 ) -> None:
     import h5py
@@ -262,9 +295,7 @@ def _stream_layers(
     layout: dict[str, Any] = {"shape": (n, n_genes), "dtype": np.float32, "chunks": (chunk, max(1, n_genes))}
     create = getattr(layers, "create_array", layers.create_dataset)  # the latter in zarr-python 2 too
     if hdf5:
-        # 2700 x 32738 float32, 2 cores: 5.5 s and 221 MB of 354 MB if half are zeros, 5.2 s and 309 MB for dense
-        # rates. lzf takes 2 s, but 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
-        layout |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        layout |= filters
     made = {output: create(name, **layout) for output, name in names.items()}
     for layer in made.values():
         layer.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
@@ -289,7 +320,9 @@ def _mapping(parent: Any, name: str) -> Any:
     return parent[name]
 
 
-def _write_anndata(path: Path, adata: AnnData, key: str, layers: set[str]) -> None:
+def _write_anndata(
+    path: Path, adata: AnnData, key: str, layers: set[str], filters: Mapping[str, Any] | None = None
+) -> None:
     """Write ``adata`` without ``layers``; unlike ``write_h5ad`` this does not change the caller's text columns."""
     from anndata.experimental import write_dispatched
 
@@ -304,7 +337,7 @@ def _write_anndata(path: Path, adata: AnnData, key: str, layers: set[str]) -> No
     if adata.isbacked:
         adata = adata.to_memory()
     with opened(path, "w") as root:
-        write_dispatched(root, "/", adata, callback=callback)
+        write_dispatched(root, "/", adata, callback=callback, dataset_kwargs=filters or {})
         _drop(root, key, layers)
 
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import InputError, Message
+from imputome.errors import InputError, Message, some
 from imputome.inspection.off_scale import not_like_others, off_scale
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
-from imputome.result.genes import some
 
 if TYPE_CHECKING:
     import pandas as pd

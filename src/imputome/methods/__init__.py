@@ -158,8 +158,8 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     Examples
     --------
     >>> import imputome
-    >>> imputome.methods.create("knn", {"k": 5})
-    KNN(k=5)
+    >>> imputome.methods.create("knn", {"n_neighbors": 5})
+    KNN(n_neighbors=5)
     >>> imputome.methods.create(imputome.methods.create("svd", {"rank": 3}), {"tol": 0.01})
     IterativeSVD(rank=3, tol=0.01)
     """

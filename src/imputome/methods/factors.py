@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from numba import get_num_threads, njit, prange, set_num_threads
 from threadpoolctl import threadpool_limits
 
+from imputome.core.data import Data
 from imputome.core.imputation import Output
 
 SMALL_SIDE = 400  # if min(n, G) is at most this, the exact Gram matrix costs almost nothing
@@ -84,6 +85,17 @@ class LowRank:
         for start in range(0, n, step):
             total += self.rows(np.arange(start, min(n, start + step)), None).sum(axis=0, dtype=np.float64)
         return total
+
+
+def gene_shares(data: Data) -> np.ndarray:
+    """(G,) share of each gene in all libraries together."""
+    return data.gene_totals / data.depth.sum()
+
+
+def gene_mean_rates(data: Data, share: np.ndarray) -> LowRank:
+    """The rates of the gene mean: the library size of the cell times the ``share`` of the gene, from `gene_shares`."""
+    dtype = data.X.dtype
+    return LowRank(data.depth[:, None].astype(dtype), share[:, None].astype(dtype))
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------

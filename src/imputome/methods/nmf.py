@@ -64,7 +64,7 @@ def poisson_nmf(
                 if objectives[-2] - objectives[-1] < tol * CHECK_EVERY * decrease:
                     return Factorization(W, H, iteration, objectives[-1], True)
             if progress is not None:
-                progress(iteration / max_iter, f"update {iteration} of {max_iter} at most")
+                progress(iteration / max_iter, f"update {iteration} of at most {max_iter}")
         _update(*rows, W, H, _sums(H))
         _update(*columns, H, W, _sums(W))
     return Factorization(W, H, max_iter, _objective(rows, W, H), False)

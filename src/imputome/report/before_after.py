@@ -18,7 +18,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates, expression_components
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.inspection.source import find_matrix, is_raw, raw_columns
-from imputome.result.adapt import to_molecules
+from imputome.result.adapt import counted_of_raw, to_molecules
 from imputome.result.record import Record, find_record, meant
 from imputome.trust.null import STRONG
 from imputome.trust.zeros import Zeros, zeros_before_and_after
@@ -199,18 +199,17 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         message += f"or impute again; layers here: {', '.join(adata.layers) or 'none'}"
         raise InputError(message, code="layer-missing", before=...) from error
     names, columns = adata.var_names, raw_columns(adata) if is_raw(adata, layer) else None
-    counted, used = None, np.flatnonzero(adata.var[f"{key}_imputed"]) if record.left_out else None
-    if used is not None and columns is None:
-        counted = used
+    used = np.flatnonzero(adata.var[f"{key}_imputed"]) if record.left_out else None  # of the genes of ``adata``
+    imputed_names = names if used is None else names[used]
+    counted = used if columns is None else counted_of_raw(adata, record.feature_type, imputed_names)
     if key in adata.layers:
         imputed = adata.layers[key]
         if used is not None:
-            imputed, names = imputed[:, used], names[used]
-            columns = used if columns is None else columns[used]
+            names, columns = names[used], used if columns is None else columns[used]
         partial = record.genes is not None and not is_raw(adata, layer) and holds_molecules(record.input.state)
         if partial and record.scale not in ("counts", "input", record.input.state):
-            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute all genes, "
-            raise InputError(message + "or pass {scale}", code="library-size-unknown", scale="counts")
+            message = f"only the imputed genes of {key!r} were kept, so library sizes are not known: impute again, "
+            raise InputError(message + "all genes or with {scale}", code="library-size-unknown", scale="counts")
     elif key in adata.obsm and hasattr(adata.obsm[key], "columns"):  # some genes only
         imputed, names = adata.obsm[key].to_numpy(), adata.obsm[key].columns
         if not adata.var_names.is_unique or not names.isin(adata.var_names).all():
@@ -219,15 +218,15 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         places = adata.var_names.get_indexer(names)
         if used is not None:
             kept = np.isin(places, used)
-            imputed, names, places = imputed.loc[:, kept], names[kept], places[kept]
+            imputed, names, places = imputed[:, kept], names[kept], places[kept]
         columns = places if columns is None else columns[places]
     else:
         message = f"the values of {key!r} are neither in layers nor in obsm: impute again"
         raise InputError(message, code="result-values-missing")
 
     def read_imputed(cells: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
-        if key in adata.layers and columns is not None:
-            genes = columns if genes is None else columns[genes]
+        if key in adata.layers and used is not None:
+            genes = used if genes is None else used[genes]
         return _dense(imputed, cells, genes)
 
     values = BeforeAfter(

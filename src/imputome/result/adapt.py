@@ -22,9 +22,12 @@ from imputome.core.scales import (
     undone,
 )
 from imputome.errors import InputError, Message
+from imputome.inspection.features import ALL, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
 from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
+from imputome.inspection.summary_rows import summary_rows
 from imputome.inspection.tails import heavy_tailed
+from imputome.methods.deep.covariates import MAX_LEVELS, meaning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +146,7 @@ def _without_refusal(report: InputReport) -> InputReport:
 def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
     """The report of values on a scale of counts, without the refusal if the user has named the scale that they are on.
 
-    A warning of the same code takes the place of the refusal.
+    A warning takes the place of the refusal.
     """
     state = report.state
     answers = {
@@ -156,13 +159,12 @@ def _with_consent(report: InputReport, scale: Scale | None) -> InputReport:
             text = f"{report.where} looks like {DESCRIPTIONS[state]}, not {scale}: pass {{layer}} with counts, or "
             raise InputError(f"{text}{{scale}}", code=f"looks-{state}", layer=..., scale=answers[0])
         return report
-    code = "scale-unclear" if state == "unclear" else f"looks-{state}"
     if not report.certain and scale != "input":
         state = scale  # type: ignore[assignment]
     text = f"{report.where} is taken to be {DESCRIPTIONS[state]}, and the values come back on this scale"
     if not state.endswith("_counts"):
         text += ": raw counts would allow a check and the posterior step"
-    warnings = (Message(text, code=code), *report.warnings)
+    warnings = (Message(text, code="scale-taken"), *report.warnings)
     return replace(_without_refusal(report), state=state, warnings=warnings)
 
 
@@ -195,8 +197,20 @@ def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
     if not holds_molecules(report.state):
         library = np.full(adata.n_obs, TARGET)
     elif columns is not None:
-        library = np.asarray(X @ np.ones(X.shape[1]))
+        counted = counted_of_raw(adata, report.feature_type, adata.var_names)
+        library = np.asarray((X if counted is None else X[:, counted]).sum(axis=1)).ravel()
     return as_data(X if columns is None else X[:, columns], kind="counts", library_size=library, **names)
+
+
+def counted_of_raw(adata: AnnData, feature_type: str, imputed: Iterable[object]) -> np.ndarray | None:
+    """Positions of the features of ``raw`` that count to the library sizes; None means all.
+
+    Summary rows count if some are among the names of the ``imputed`` features.
+    """
+    keep = bool(summary_rows(imputed).any())
+    given = {"default": feature_type} if feature_type else {"feature_type": ALL}
+    features = features_of(adata.raw.var, keep_summary_rows=keep, **given)
+    return None if features is None else np.flatnonzero(features.used)
 
 
 def to_molecules(X: Any, state: str, rounding: str | None, *, seed: int = 0, rows: np.ndarray | None = None) -> Any:
@@ -268,6 +282,46 @@ def covariate_columns(adata: AnnData, names: Iterable[str]) -> pd.DataFrame:
     return adata.obs[names]
 
 
+def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFrame, list[Message]]:
+    """Columns of ``obs`` that a model learns from, and what the user should know of them.
+
+    ``"<name>:number"`` and ``"<name>:category"`` say what a column of numbers is. Without it, whole numbers are what
+    `imputome.methods.deep.covariates.meaning` says; those that can be either are refused.
+    """
+    import pandas as pd
+
+    table: dict[str, pd.Series] = {}
+    messages = []
+    for name in names:
+        column, _, told = name.rpartition(":")
+        if name in adata.obs or told not in ("number", "category"):
+            column, told = name, ""
+        values = covariate_columns(adata, [column])[column]
+        if column in table:
+            text = f"the covariate {column!r} is given twice: give each column once"
+            raise InputError(text, code="covariate-duplicate", parameter="covariates")
+        is_number = values.dtype.kind in "iuf"
+        if told == "number" and not is_number:
+            text = f"obs[{column!r}] holds no numbers: pass {{covariates}}"
+            raise InputError(text, code="covariate-type", covariates=f"{column}:category")
+        taken_for = told or meaning(values)
+        levels = f"obs[{column!r}] has {values.nunique():,} different whole numbers"
+        if taken_for == "unclear":
+            text = f"{levels}: pass {{covariates}} if they are a quantity, or {column}:category if they are categories"
+            raise InputError(text, code="covariate-unclear", covariates=f"{column}:number")
+        if not told and is_number and 1 < values.nunique() <= MAX_LEVELS and (values.dropna() % 1 == 0).all():
+            other = "category" if taken_for == "number" else "number"
+            here = "a quantity" if taken_for == "number" else "categories"
+            text = f"{levels}, which are taken as {here}: pass {{covariates}} if they are not"
+            messages.append(Message(text, code="covariate-whole-numbers", covariates=f"{column}:{other}"))
+        if is_number:
+            # every method then takes them for the same: text is a category, and a float a quantity
+            numbers = pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
+            values = numbers if taken_for == "number" else values.astype(object)
+        table[column] = values
+    return pd.DataFrame(table, index=adata.obs.index), messages
+
+
 def gene_names(adata: AnnData, column: str | None) -> pd.Index:
     """Names of the genes as text: ``var_names``, or a column of ``var``; whole numbers have no decimals.
 
@@ -277,12 +331,10 @@ def gene_names(adata: AnnData, column: str | None) -> pd.Index:
 
     if column is not None:
         _check_column(adata.var, column, table="var", parameter="gene_column")
-        values = adata.var[column]
-        if values.dtype.kind == "f":
-            return pd.Index(
-                [f"{value:.0f}" if value == round(value, 0) else str(value) for value in values.astype(float)]
-            )
-    return pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
+    values = pd.Index(adata.var_names if column is None else adata.var[column])
+    if values.dtype.kind in "fO":
+        values = values.map(lambda each: f"{each:.0f}" if isinstance(each, float) and each.is_integer() else each)
+    return values.astype(str)
 
 
 def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: str) -> None:

@@ -7,18 +7,17 @@ A method is always given exactly its own genes; what the input and the model do 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.core.imputation import Imputation, Model, Output
+from imputome.core.imputation import Imputation, Output
 from imputome.core.imputer import Imputer
-from imputome.core.scales import counts_to_scale
-from imputome.errors import InputError, Message, ModelFormatError
+from imputome.core.unknown_genes import unseen_genes, unseen_message, without_genes
+from imputome.errors import InputError, Message, ModelFormatError, some
 from imputome.inspection.source import layer_in_memory
 from imputome.inspection.state import InputReport
 from imputome.result.adapt import gene_names
@@ -40,6 +39,24 @@ class Matched:
     exact: bool  # both have the same genes in the same order
     fallback: str = ""  # what missing values of genes unknown to the model become; empty for counts
     difference: str | None = None  # the one of `SPELLINGS` by which many names of both sides differ
+    # positions of the genes of the input that had no molecule in training: the model does not know them
+    unseen: tuple[int, ...] = ()
+    unseen_message: Message | None = None
+
+    def without_unseen(self, inputs: Data, estimator: Imputer) -> Matched:
+        """The same, genes without a molecule in training being unknown to the model if ``inputs`` has some."""
+        totals = estimator.training_totals_
+        known = self.places >= 0
+        if totals is not None:
+            totals = np.where(known, totals[self.places], 1.0)
+        unseen = unseen_genes(inputs, totals)
+        if not len(unseen):
+            return self
+        places = self.places.copy()
+        places[unseen] = -1
+        return replace(
+            self, places=places, exact=False, unseen=tuple(unseen), unseen_message=unseen_message(inputs, unseen)
+        )
 
     @property
     def messages(self) -> list[Message]:
@@ -53,7 +70,9 @@ class Matched:
                 text += f"; many names differ only by {SPELLINGS[self.difference]}: pass {{match_genes}}"
                 options = {"match_genes": self.difference}
             messages.append(Message(text, code="genes-missing", **options))
-        unknown = int((self.places < 0).sum())
+        if self.unseen_message is not None:
+            messages.append(self.unseen_message)
+        unknown = int((self.places < 0).sum()) - len(self.unseen)
         if unknown:
             fallback = f", and their missing values become {self.fallback}" if self.fallback else ""
             text = f"{unknown:,} genes of the input are unknown to the model: they stay as they are{fallback}"
@@ -162,16 +181,12 @@ def _kind_of_names(names: pd.Index) -> str:
     return "symbols or other names"
 
 
-def some(names: Iterable[str], number: int = 5) -> str:
-    """The first of some names, for a message."""
-    names = list(names)
-    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
-
-
 def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
     """The same cells with the model's M genes in its order, as `apply_model` describes."""
     if matched.exact:
         return replace(inputs, var_names=estimator.feature_names_)
+    if matched.unseen:
+        inputs = without_genes(inputs, np.asarray(matched.unseen))
     n, M = inputs.shape[0], len(estimator.feature_names_)
     columns = np.flatnonzero(matched.places >= 0)
     columns = columns[np.argsort(matched.places[columns])]
@@ -271,84 +286,3 @@ class WithOthers(Imputation):
 def _as_measured(values: np.ndarray, output: Output) -> np.ndarray:
     """An output of values that were measured: they have no variance and are no dropouts."""
     return np.where(np.isnan(values), values, 0) if output in ("variance", "dropout_probability") else values
-
-
-class OwnGenes:
-    """A fitted model's values for the genes of the input (a `Model`); genes that it does not know keep their values."""
-
-    def __init__(self, inner: Model, inputs: Data, data: Data, places: np.ndarray) -> None:
-        self.inner, self.inputs, self.data, self.places = inner, inputs, data, places
-        if hasattr(inner, "draw"):
-            self.draw = self._draw
-
-    @property
-    def outputs(self) -> frozenset[Output]:
-        return self.inner.outputs
-
-    def _draw(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """A draw from the model for the genes that it knows; the other genes have one value only."""
-        known_values = self.inner.draw(rows, number)  # type: ignore[attr-defined]
-        values = np.empty((len(rows), len(self.places)), known_values.dtype)
-        unknown = np.flatnonzero(self.places < 0)
-        values[:, self.places >= 0] = known_values[:, self.places[self.places >= 0]]
-        values[:, unknown] = self._unknown_values(self.inputs.block(rows, unknown), rows[:, None], unknown, "value")
-        return values
-
-    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
-        genes = np.arange(len(self.places)) if genes is None else genes
-        places = self.places[genes]
-        known = places >= 0
-        unknown_values = self._unknown_values(
-            self.inputs.block(rows, genes[~known]), rows[:, None], genes[~known], output
-        )
-        if not known.any():
-            return unknown_values
-        known_values = self._scaled(self.inner.rows(rows, places[known], output), rows[:, None], output)
-        if known.all():
-            return known_values
-        values = np.empty((len(rows), len(genes)), known_values.dtype)
-        values[:, known] = known_values
-        values[:, ~known] = unknown_values
-        return values
-
-    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        places = self.places[j]
-        known = places >= 0
-        values = np.empty(len(i))
-        values[known] = self._scaled(self.inner.at(i[known], places[known], output), i[known], output)
-        values[~known] = self._unknown_values(self.inputs.entries(i[~known], j[~known]), i[~known], j[~known], output)
-        return values
-
-    def _unknown_values(self, values: np.ndarray, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
-        """Values of genes that the model does not know; their observed values have no uncertainty."""
-        if self.inputs.kind == "real":
-            filled = self._variances if output == "variance" else self._means
-            return np.where(np.isnan(values), filled[j], 0 if output == "variance" else values)
-        if output in ("variance", "dropout_probability"):
-            return np.zeros_like(values)
-        return counts_to_scale(values, self.inputs.depth[i], "normalized") if output == "normalized" else values
-
-    def _scaled(self, values: np.ndarray, i: np.ndarray, output: Output) -> np.ndarray:
-        """Rescale "normalized": the model's is per 10,000 molecules of its genes, the result's of all genes."""
-        return values * self._share[i].astype(values.dtype) if output == "normalized" else values
-
-    @cached_property
-    def _share(self) -> np.ndarray:
-        depth = self.inputs.depth
-        return np.divide(self.data.depth, depth, out=np.zeros(len(depth)), where=depth > 0)
-
-    @cached_property
-    def _means(self) -> np.ndarray:
-        """(G,) mean of each feature, or of all observed values where there is none."""
-        X = self.inputs.X
-        known = ~np.isnan(X)
-        number = known.sum(axis=0)
-        means = np.full(len(number), float(np.nanmean(X, dtype=np.float64)))
-        return np.divide(np.nansum(X, axis=0, dtype=np.float64), number, out=means, where=number > 0)
-
-    @cached_property
-    def _variances(self) -> np.ndarray:
-        """(G,) mean squared deviation of the observed values of each feature from `_means`."""
-        gaps = self.inputs.X - self._means
-        number = np.maximum((~np.isnan(gaps)).sum(axis=0), 1)
-        return np.asarray(np.nansum(np.square(gaps), axis=0, dtype=np.float64) / number)

@@ -33,7 +33,17 @@ KINDS = ("counts", "real")
 WITHOUT_LATENT = frozenset(
     ("no_imputation", "gene_mean", "gene_mean_posterior", "random", "mean", "median", "knn", "gaussian_copula")
 )
-BRIEF = ("verdict", "reasons", "failed", "rule", "figures", "cells", "fits", "seconds")  # of a verdict, in a summary
+BRIEF = (
+    "verdict",
+    "reasons",
+    "failed",
+    "rule",
+    "held_out",
+    "figures",
+    "cells",
+    "fits",
+    "seconds",
+)  # of a verdict, in a summary
 
 
 def _no_table() -> pd.DataFrame:
@@ -101,7 +111,7 @@ class Input(_Stored):
 class Verdict(_Stored):
     """Whether to use an imputation, the reasons, and the measurements; a table is empty where it was not measured."""
 
-    verdict: str  # "use", "use for visualisation only" or "do not impute"
+    verdict: str  # "use", "use for visualisation only", "withheld" (it is not known) or "do not impute"
     reasons: tuple[str, ...] = ()  # one sentence each; those that decided come first
     figures: dict[str, float] = field(default_factory=dict)  # numbers that the rule used; NaN where not measured
     failed: tuple[str, ...] = ()  # criteria that were not met
@@ -124,6 +134,7 @@ class Verdict(_Stored):
     calibration: pd.DataFrame = field(default_factory=_no_table)
     # for each column of labels, how the neighbours of the cells changed
     mixing: dict[str, pd.DataFrame] = field(default_factory=dict)
+    held_out: str = ""  # how values were held out: a scheme of `imputome.evaluation.splits.SCHEMES` and its options
 
     def brief(self) -> dict[str, Any]:
         """The verdict without its tables, for a summary in JSON."""
@@ -137,7 +148,8 @@ class Race(_Stored):
     ``candidates`` has a row for each candidate, the best first: ``name``, ``method``, ``parameters`` (JSON),
     ``control``, ``score``, ``sd``, ``splits``, ``seconds``, ``outcome``. A score is the mean ratio of the candidate's
     error to that of the reference control on the same split, times the mean error of the reference: in this way
-    candidates that ran on one split only are compared fairly.
+    candidates that ran on one split only are compared fairly. ``in_time`` is False for a candidate that was not
+    compared, or not as often as others, because time was short.
     """
 
     candidates: pd.DataFrame
@@ -155,6 +167,13 @@ class Race(_Stored):
     instead: str = ""  # why a control was written although it did not win; usually empty
 
     @property
+    def out_of_time(self) -> tuple[str, ...]:
+        """Names of the candidates for which time was too short; none in records of earlier versions."""
+        if "in_time" not in self.candidates:
+            return ()
+        return tuple(self.candidates.loc[~self.candidates["in_time"].astype(bool), "name"])
+
+    @property
     def why_control(self) -> str:
         """Why a control was written; empty where a method was."""
         row = self.candidates[self.candidates["name"] == self.winner]
@@ -164,7 +183,10 @@ class Race(_Stored):
 
     def brief(self) -> dict[str, Any]:
         """The race with its table as a list of rows, for a summary in JSON."""
-        return {**self.to_uns(), "candidates": self.candidates.to_dict("records")}
+        rows: list[dict[str, Any]] = self.candidates.to_dict("records")
+        for row in rows:
+            row["parameters"] = _params(row.get("parameters") or "{}")
+        return {**self.to_uns(), "candidates": rows}
 
 
 # -- the record --------------------------------------------------------------------------------------------------------
@@ -178,6 +200,7 @@ class Record(_Stored):
     params: dict[str, Any] = field(default_factory=dict)  # stored as JSON text, because values may be None or lists
     random_state: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    threads: int = 0  # that linear algebra and networks may use: sums in another order give other last digits
     transform: str = "identity"  # the link that real values were imputed on
     keep_observed: bool = False
     posterior: bool = False
@@ -203,11 +226,16 @@ class Record(_Stored):
     trained: dict[str, Any] | None = None  # what is known of the training of that model
     genes_missing_from_input: tuple[str, ...] = ()  # genes of that model
     command: str = ""  # the command line, if there was one
+    # options of the call or of the command line that no other field holds, such as covariates
+    options: dict[str, Any] = field(default_factory=dict)
+    reproducible: bool = False  # whether what differs between equal runs is left out of what is stored
     race: Race | None = None
     verdict: Verdict | None = None
 
     def to_uns(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **super().to_uns(), "params": json.dumps(self.params, default=_plain)}
+        texts = {name: json.dumps(getattr(self, name), default=_plain) for name in ("params", "options")}
+        stored = {"schema": SCHEMA, **super().to_uns(), **texts}
+        return _without_times(stored) if self.reproducible else stored
 
     @classmethod
     def from_uns(cls, values: Any, *, where: str = "uns['imputome']") -> Self:
@@ -238,7 +266,9 @@ class Record(_Stored):
     def brief(self) -> dict[str, Any]:
         """The record without long tables, for a summary in JSON."""
         parts = {"race": self.race, "verdict": self.verdict}
-        return self.to_uns() | {name: part.brief() for name, part in parts.items() if part is not None}
+        texts = {"params": _plain(self.params), "options": _plain(self.options)}
+        brief = self.to_uns() | texts | {name: part.brief() for name, part in parts.items() if part is not None}
+        return _without_times(brief) if self.reproducible else brief
 
 
 def _from_first(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,6 +287,41 @@ def _from_first(values: Mapping[str, Any]) -> dict[str, Any]:
     record["stored_in"] = ("layers",) if record.get("genes") is None else ("layers", "obsm")
     record["latent"] = str(record.get("method")) not in WITHOUT_LATENT
     return record
+
+
+# -- the same again ----------------------------------------------------------------------------------------------------
+def options_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which ``imputome impute`` does again what a record in JSON tells of, by name.
+
+    ``method="auto"`` becomes the method that was chosen. Where the result was written is not an option.
+    """
+    params, verdict = dict(record.get("params") or {}), record.get("verdict") or {}
+    source, options = record.get("input") or {}, dict(record.get("options") or {})
+    seed = verdict.get("seed", record.get("random_state"))
+    if params.get("random_state", seed) == seed:  # so that another seed can be given
+        params.pop("random_state", None)
+    if verdict:
+        options["check"] = True
+    else:
+        options.pop("labels", None)
+    if source.get("kind") == "real":
+        options["transform"] = {"identity": "none"}.get(record["transform"], record["transform"])
+    same = ("method", "scale", "keep_observed", "outputs", "draws", "genes", "threads", "reproducible")
+    other = {"params": params, "random_state": seed, "layer": source.get("layer"), "key_added": record.get("key")}
+    return {**{name: record.get(name) for name in same}, **other, **options}
+
+
+def _without_times(values: Any) -> Any:
+    """Without times, memory and the command line, which differ between runs that are equal otherwise."""
+
+    def kept(name: Any) -> bool:
+        return "seconds" not in str(name) and name not in ("peak_memory_bytes", "command")
+
+    if isinstance(values, Mapping):
+        return {name: _without_times(inner) for name, inner in values.items() if kept(name)}
+    if isinstance(values, list):
+        return [_without_times(inner) for inner in values]
+    return values[[name for name in values.columns if kept(name)]] if hasattr(values, "columns") else values
 
 
 # -- how fields are stored ---------------------------------------------------------------------------------------------

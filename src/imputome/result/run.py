@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Imputation, Output
@@ -19,6 +22,7 @@ from imputome.errors import Message
 from imputome.inspection.state import InputReport
 from imputome.result.record import Input, Record
 
+LIBRARIES = ("imputome", "numpy", "scipy", "anndata")  # whose versions each record holds
 Progress = Callable[[float, str], None]  # called with the share of work done (0 to 1) and a short text
 
 
@@ -52,7 +56,8 @@ class Run:
             scale=self.scale,
             params=self.estimator.get_params(),
             random_state=getattr(self.estimator, "random_state", 0),
-            versions={name: version(name) for name in ("imputome", "numpy", "scipy", "anndata")},
+            versions={name: version(name) for name in (*LIBRARIES, *self.estimator.libraries)},
+            threads=_threads(),
             transform=self.estimator.link,
             keep_observed=self.keep_observed,
             posterior=self.estimator.posterior,
@@ -72,6 +77,13 @@ class Run:
 def _input(report: InputReport, kind: Kind) -> Input:
     seed = report.rounding_seed if report.rounding else None
     return Input(report.state, kind, report.layer, report.where, report.rounding, seed, report.library_genes)
+
+
+def _threads() -> int:
+    """Threads that torch uses, or the libraries for linear algebra."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
 
 def fit_run(
@@ -95,11 +107,28 @@ def fit_run(
         progress(0.0, "")
         estimator.progress = progress
     begun = time.perf_counter()
-    with peak_memory() as peak:
+    messages = list(messages)
+    with peak_memory() as peak, warnings.catch_warnings(record=True) as caught:
         result = (fit or estimator.fit_transform)(data)
     seconds = time.perf_counter() - begun
-    status, messages = result.status, list(messages)
+    for warning in caught:  # of the method: said with the others, where parameters are named as the user passes them
+        text = warning.message.args[0] if isinstance(warning.message, Warning) and warning.message.args else ""
+        if isinstance(text, Message):
+            messages.append(text)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    status = result.status
     if status.message and not status.converged:
         messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
+    messages += replaced(estimator)
     keeps = result.keeps_observed if keep_observed is None else keep_observed
     return Run(result, estimator, report, scale, keeps, seconds, tuple(messages), outputs, peak())
+
+
+def replaced(estimator: Imputer) -> list[Message]:
+    """A message if something simpler than the fitted method gives the values."""
+    if not estimator.replaced_by:
+        return []
+    why = "the method itself does not predict held-out molecules clearly better"
+    text = f"{estimator.name}: all values come from {estimator.replaced_by}, because {why}"
+    return [Message(text, code="method-replaced")]

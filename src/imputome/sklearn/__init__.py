@@ -74,7 +74,7 @@ class Imputer(TransformerMixin, BaseEstimator):
     >>> import numpy as np
     >>> from imputome.sklearn import Imputer
     >>> X = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0], [3.0, np.nan, 9.0]])
-    >>> Imputer("knn", params={"k": 1}).fit_transform(X)
+    >>> Imputer("knn", params={"n_neighbors": 1}).fit_transform(X)
     array([[1., 2., 6.],
            [2., 4., 6.],
            [3., 4., 9.]])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from imputome.studies.results import costs, summary
+from imputome.studies.results import NEEDS_INTEGERS, costs, summary
 from imputome.studies.spec import Claim, Published, Study
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -59,8 +59,9 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
         lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
-    for failed in table[table["status"] == "failed"].to_dict("records"):
-        lines.append(f"Failed: {failed['method']} {failed['parameters']} on {failed['dataset']}: {failed['reason']}")
+    for failed in table[table["status"].isin(["failed", NEEDS_INTEGERS])].to_dict("records"):
+        method = f"{failed['method']} {failed['parameters']} on {failed['dataset']}"
+        lines.append(f"{failed['status'].capitalize()}: {method}: {failed['reason']}")
     return "\n".join(lines) + "\n"
 
 

@@ -211,7 +211,7 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
     n, G = data.shape
     if min(n, G) < 2:
         raise InputError(f"{subset.label}: only {n} cells x {G} genes are left", code="too-little-data")
-    if subset.transform != "identity":
+    if subset.transform not in (None, "identity"):
         if data.kind == "counts":
             raise InputError(f"{subset.name}: leave out transform, which is for real values", code="transform-kind")
         data = replace(data, X=link(subset.transform).forward(data.X), bounds=(-np.inf, np.inf))
@@ -258,6 +258,7 @@ def _run_units(study: Study, folder: Path, load: Loader, units: list[Unit], prog
         split = unit.splits[0]
         methods = [*(MethodSpec(name) for name in study.controls), *study.specs(split).values()]
         common: dict[str, Any] = {"seed": study.seed, "output": unit.path(study, folder)}
+        common["transform"] = None if unit.subset.transform is None else "none"
         common["progress"] = None if progress is None else _part_of(progress, unit, place, len(units))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the numbers of a fit include what it warns about

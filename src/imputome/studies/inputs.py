@@ -16,6 +16,7 @@ from imputome.inspection.features import CODES
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import evaluated
+from imputome.trust.check import label_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,15 +29,15 @@ class MethodSpec:
 
     Of an estimator the class is kept, and the parameters that differ from their defaults are added to ``params``; so
     each trial has its own seed unless the estimator has another ``random_state`` than the default. A registered class
-    is replaced by its name.
+    is replaced by its name. The ``link`` of an estimator is kept too.
 
     Examples
     --------
     >>> from imputome.methods import get
     >>> from imputome.studies.inputs import MethodSpec
-    >>> spec = MethodSpec(get("knn")(k=5))
+    >>> spec = MethodSpec(get("knn")(n_neighbors=5))
     >>> spec.label, spec.parameters
-    ('knn', '{"k": 5}')
+    ('knn', '{"n_neighbors": 5}')
     """
 
     method: Method
@@ -44,6 +45,7 @@ class MethodSpec:
     # a method of the estimator, such as "prune", that is called with the training data after the fit; the numbers of
     # the dataclass that it returns are recorded as <after>_<name>
     after: str = ""
+    link: str | None = None  # transform of real values; None takes the one that the study chooses
 
     def __post_init__(self) -> None:
         if isinstance(self.method, str):
@@ -51,6 +53,8 @@ class MethodSpec:
         cls = get(self.method)
         if isinstance(self.method, Imputer):
             object.__setattr__(self, "params", {**self.method.changed_params(), **self.params})
+            if self.method.link != "identity":
+                object.__setattr__(self, "link", self.method.link)
         registered = cls.name in names() and get(cls.name) is cls
         object.__setattr__(self, "method", cls.name if registered else cls)
 
@@ -71,7 +75,8 @@ class MethodSpec:
     @property
     def parameters(self) -> str:
         """The parameters as JSON, as they are in tables of results."""
-        return json.dumps(self.params, sort_keys=True, default=str)
+        link = {} if self.link is None else {"link": self.link}
+        return json.dumps({**self.params, **link}, sort_keys=True, default=str)
 
 
 def parse_method(method: Method | MethodSpec) -> MethodSpec:
@@ -128,7 +133,8 @@ def check_kind(spec: MethodSpec, kind: Kind, *, parameter: str) -> None:
     """Check that a method takes data of this kind."""
     kinds = ("counts",) if spec.method in REFERENCE_PREDICTIONS else info(spec.method).kinds
     if kind not in kinds:
-        text = f"{spec.name} does not take {kind} data: `imputome methods` lists the data that each method takes"
+        able = ", ".join(name for name in names() if kind in info(name).kinds)
+        text = f"{spec.name} does not take {kind} data: choose one of {able}"
         raise InputError(text, code="method-kind", parameter=parameter)
 
 
@@ -158,11 +164,29 @@ def to_dataset(
     ``labels`` is the column of ``obs`` with the class of each cell; ``source`` are the parameters of
     `imputome.result.adapt.evaluated`.
     """
-    classes = None if labels is None else obs_column(adata, labels).astype(str).to_numpy()
+    classes = None if labels is None else label_columns(adata, labels)[labels]
     report, data = evaluated(adata, **{"layer": None, **source})
+    whole = data
     data, cells = detected(data, min_genes, min_cells)
+    if min(data.shape) < min(2, *whole.shape):
+        raise _too_little(whole, data, min_genes, min_cells)
     said = tuple(message for message in report.warnings if message.code in CODES)
     return Dataset(name, data, None if classes is None else classes[cells], messages=said)
+
+
+def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> InputError:
+    """The error for filters that leave too little; it says how much each of them could ask for."""
+    (cells, genes), (n, G) = whole.shape, left.shape
+    per_cell, per_gene = whole.observed_counts()
+    text = f"{n:,} of {cells:,} cells and {G:,} of {genes:,} genes are left: "
+    given: dict[str, Any] = {}
+    if min_genes:
+        text += f"pass a smaller {{min_genes}} (the most genes of a cell are {per_cell.max():,})"
+        given["min_genes"] = ...
+    if min_cells:
+        text += f"{', ' if given else ''}pass a smaller {{min_cells}} (the most cells of a gene are {per_gene.max():,})"
+        given["min_cells"] = ...
+    return InputError(text, code="too-little-data", **given)
 
 
 def detected(data: Data, min_genes: int, min_cells: int) -> tuple[Data, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,15 +20,29 @@ from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-# the columns that identify a computation; `COLUMNS` adds what it gave
+# the columns that identify a computation; `COLUMNS` adds what it gave, and the transform that real values were imputed
+# on (empty for counts, and for data that were transformed before)
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
-COLUMNS = (*KEY, "metric", "value", "seconds", "peak_bytes", "status", "reason")
-TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "metric", "status", "reason")
+COLUMNS = (*KEY, "transform", "metric", "value", "seconds", "peak_bytes", "status", "reason")
+TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "transform", "metric", "status", "reason")
+NEEDS_INTEGERS = "needs integers"  # status of a method that cannot run on normalised counts
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
     *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
     *("spearman_concordance", "cox_concordance"),
+)
+
+# metrics of `imputome.studies.runner.run_trial`; the others it records, beside the numbers of a fit
+TRIAL_METRICS = ("rmse", "mae", "pearson")
+TRIAL_NUMBERS = ("share_hidden", "spearman_concordance", "cox_concordance", "fit_seconds", "apply_seconds")
+# the numbers that methods of this package report of a fit, in ``status.details``
+FIT_NUMBERS = (
+    *("iterations", "objective", "rank", "lam", "residual", "tol", "held_out_rmse", "held_out_mse"),
+    *("epochs", "best_epoch", "validation_loss", "train_seconds", "rate_cuts", "shift", "inflation"),
+    *("between_cell_sd", "data_between_cell_sd", "collapsed", "network_weight", "uses_gene_mean", "uses_factors"),
+    *("nll_validation", "mse_validation", "mean_dropout", "total_ratio_rate", "total_ratio_expected"),
+    "library_correlation",
 )
 
 
@@ -51,7 +66,11 @@ class Journal:
 
     def _stored(self) -> Iterator[dict[str, Any]]:
         if self.output is not None and self.output.exists():
-            yield from read(self.output).to_dict("records")
+            try:
+                yield from read(self.output).to_dict("records")
+            except InputError as error:
+                text = f"{self.output} exists, and is not a table of results: pass another {{output}}"
+                raise InputError(text, code=error.code, output=...) from error
         if self.path is not None and self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with suppress(json.JSONDecodeError):  # the process was killed while it wrote this line
@@ -77,7 +96,8 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A long table with the columns `COLUMNS` from rows as mappings."""
     import pandas as pd
 
-    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return table.fillna({"transform": ""})
 
 
 def check_path(path: Path) -> None:
@@ -89,6 +109,11 @@ def check_path(path: Path) -> None:
         raise InputError(
             f"the folder {path.parent} does not exist: create it first", code="no-folder", parameter="output"
         )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder", parameter="output")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        text = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
+        raise InputError(text, code="folder-not-writable", parameter="output")
     if path.suffix == ".parquet":
         _require_pyarrow()
 
@@ -117,21 +142,28 @@ def read(path: Path) -> pd.DataFrame:
             dtype=dict.fromkeys(TEXT_COLUMNS, str),
             na_values={name: ["", "nan"] for name in ("fraction", "value", "seconds")},
         )
+    if "transform" not in table.columns:  # tables of the first version
+        table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
-        raise InputError(
-            f"{path} is not a table of results: it has no column {missing[0]!r}", code="not-a-results-table"
-        )
+        # of a study there are tables of means, claims and tests beside it
+        beside = path.with_name("results.csv")
+        instead = beside if beside.exists() and beside != path else "the table with a row for each score"
+        text = f"{path} is not a table of results (it has no column {missing[0]!r}): pass {instead}"
+        raise InputError(text, code="not-a-results-table")
     return table
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over trials: one row per dataset, scheme, fraction, metric, method and parameters.
+    """Mean and standard deviation over trials: one row per dataset, scheme, options, fraction, metric, method and
+    parameters.
 
-    ``mean``, ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row.
-    ``control`` says whether the method is a control, and ``best`` whether it has the best mean of all methods and
-    controls. ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not
-    scores, such as the iterations of a fit, are never best and never lose.
+    A table that was continued with other settings, such as another transform, has several ``options``. ``mean``,
+    ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row. ``control`` says
+    whether the method is a control, and ``best`` whether it has the best mean of all methods and controls.
+    ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not scores,
+    such as the iterations of a fit, are never best and never lose; no method loses by a metric that says nothing of
+    that (`imputome.evaluation.metrics.Metric.is_contest`).
 
     Examples
     --------
@@ -144,7 +176,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    group = ["dataset", "scheme", "fraction", "metric"]
+    group = ["dataset", "scheme", "options", "fraction", "metric"]
     parts = []
     for key, part in table[table["status"] == "ok"].groupby(group, sort=False, dropna=False):
         scores = part.groupby(["method", "parameters"], sort=False, as_index=False)["value"].agg(
@@ -156,7 +188,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         scores["control"] = control
         scores["best"] = is_score & np.isfinite(cost) & (cost == cost.min())
         scores["loses_to"] = ""
-        if is_score and control.any():
+        is_contest = key[-1] in HIGHER or (key[-1] in METRICS and METRICS[key[-1]].is_contest)
+        if is_contest and control.any():
             best_control = min(np.flatnonzero(control), key=lambda place: cost[place])
             scores.loc[~control & (cost[best_control] <= cost), "loses_to"] = scores["method"][best_control]
         parts.append(scores.assign(**dict(zip(group, key, strict=True))))

@@ -13,7 +13,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,19 +24,21 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
+from imputome.core.links import link as link_of
 from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
-from imputome.errors import InputError
-from imputome.evaluation.arguments import check_choice
+from imputome.errors import InputError, Message
+from imputome.evaluation.arguments import check_choice, check_share
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS
-from imputome.evaluation.splits import SCHEMES, Split, make_split, scheme_options, seed_for
+from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
-from imputome.methods import Method, create
+from imputome.methods import DEFAULT, Method, create, info
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
+from imputome.result.adapt import chosen_link
 from imputome.result.run import Progress
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, with_controls
-from imputome.studies.results import Journal, key_of
+from imputome.studies.results import NEEDS_INTEGERS, TRIAL_METRICS, Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from imputome.evaluation.clustering import Clusterer
 
 DOWNSTREAM = ("clustering", "leiden", "de")
-TRIAL_METRICS = ("rmse", "mae", "pearson")
 Scale = Literal["counts", "log1p"]
 
 
@@ -58,13 +59,15 @@ def run_study(
     fraction: float | Sequence[float] | None = None,
     trials: int | Sequence[int] = 1,
     seed: int = 0,
-    downstream: Iterable[str] = (),
+    downstream: str | Iterable[str] = (),
     protocol: str = "honest",
     scale: Scale = "counts",
+    transform: str | None = None,
     details: bool = False,
     output: str | Path | None = None,
     options: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    tell: Callable[[Message], None] | None = None,
 ) -> pd.DataFrame:
     """Hide values, impute them with each method and the controls, and score the imputed values.
 
@@ -83,7 +86,7 @@ def run_study(
         the names of the dataset, the scheme and the fraction.
     seed : int, default=0
         See ``trials``.
-    downstream : iterable of {"clustering", "leiden", "de"}, optional
+    downstream : str or iterable of {"clustering", "leiden", "de"}, optional
         Analyses of the imputed matrix: clusters of k-means and of Leiden against the labels, and genes called
         differential between the first label and the rest, against the same test before values were hidden.
     protocol : {"honest", "as_published"}, default="honest"
@@ -91,6 +94,9 @@ def run_study(
         The training part then contains information about the hidden values, so the scheme is labelled leaky.
     scale : {"counts", "log1p"}, default="counts"
         Scale of the scores of hidden entries, see `imputome.evaluation.streaming.score_hidden`.
+    transform : {"asinh", "clip", "logit", "none"}, optional
+        Transform on which real values are imputed, by methods and controls alike, and on which ``rmse_sd`` is measured.
+        By default the one that `imputome.impute` would take for the training part; the column ``transform`` says which.
     details : bool, default=False
         Also record the numbers of ``status.details`` of each fit, under their names.
     output : str or Path, optional
@@ -100,12 +106,15 @@ def run_study(
         Options of the scheme.
     progress : callable, optional
         Called with the share of work done (0 to 1) and a short text.
+    tell : callable, optional
+        Called with what the user should know; by default it becomes a warning.
 
     Returns
     -------
     DataFrame
         One row per score, with the columns `imputome.studies.results.COLUMNS`. A method that fails gives one row with
-        the reason.
+        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where the protocol as_published gives
+        normalised values to a method that splits molecules (`gene_mean_posterior`, every posterior step).
 
     Raises
     ------
@@ -127,19 +136,19 @@ def run_study(
     1
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
-    downstream, options = tuple(downstream), dict(options or {})
+    downstream = (downstream,) if isinstance(downstream, str) else tuple(downstream)
+    options = dict(options or {})
     trials = range(trials) if isinstance(trials, int) else list(dict.fromkeys(trials))
     if not trials or seed < 0:
         raise InputError(
             f"trials={len(trials)} must be at least 1, and seed={seed} must not be negative", code="parameter-value"
         )
-    _check(datasets, scheme, downstream, protocol, scale)
-    if fraction is None:
-        fraction = scheme_options(scheme).get("fraction")  # None for a scheme that has no choice
-    fractions = [fraction] if fraction is None or isinstance(fraction, int | float) else list(dict.fromkeys(fraction))
+    fractions = check_settings(scheme, fraction, downstream, protocol, transform)
+    _check(datasets, scheme, downstream, protocol, scale, transform)
     specs = [parse_method(method) for method in methods]
     journal = Journal(output)
     report = _with_time_left(progress)
+    told: set[str] = set()  # names of datasets
     parts, part = len(datasets) * len(fractions) * len(trials), 0
     leaky = protocol == "as_published"
     for dataset in datasets:
@@ -151,10 +160,11 @@ def run_study(
             "downstream": downstream,
             **({} if scale == "counts" else {"scale": scale}),
             **({"details": True} if details else {}),
+            **({"transform": transform or "auto"} if data.kind == "real" else {}),
             **options,
         }
         split_options = dict(options)
-        if "labels" in scheme_options(scheme) and dataset.labels is not None:
+        if dataset.labels is not None and stratifies(scheme, options):
             split_options.setdefault("labels", dataset.labels)
         for share, trial in itertools.product(fractions, trials):
             trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
@@ -172,11 +182,30 @@ def run_study(
                 continue
             rng = np.random.default_rng(trial_seed)
             split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            link, messages = chosen_transform(split.train, transform)
+            if messages and dataset.name not in told:
+                told.add(dataset.name)
+                for message in messages:
+                    (tell or _warn)(message)
             for place, (spec, key) in enumerate(todo):
                 report((part - 1 + place / len(todo)) / parts, f"{dataset.name}, {spec.label}, trial {trial + 1}")
-                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, details)
-                journal.append([{**key, **row} for row in rows])
+                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, link, details)
+                used = {"transform": spec.link or link if data.kind == "real" else ""}
+                journal.append([{**key, **used, **row} for row in rows])
     return journal.finish()
+
+
+def chosen_transform(train: Data, transform: str | None) -> tuple[str, list[Message]]:
+    """The transform that `imputome.impute` would take for a training part, and what the user should know of it.
+
+    It is the one of methods that are no controls. Controls are given the same: errors on one transform, of values that
+    were imputed on another, would differ for this reason alone.
+    """
+    return chosen_link(train, info(DEFAULT[train.kind]), transform)
+
+
+def _warn(message: Message) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def _with_time_left(progress: Progress | None) -> Progress:
@@ -198,17 +227,20 @@ class _Step(NamedTuple):
     seconds: float
     peak: int
     reason: str
+    failure: str = "failed"  # status of a step with a reason
 
 
 def _attempt(work: Callable[[], Any]) -> _Step:
     start = time.perf_counter()
-    value, reason = None, ""
+    value, reason, failure = None, "", "failed"
     with peak_memory() as peak:
         try:
             value = work()
         except Exception as error:  # a method may fail in any way: the study continues, and the table has the reason
             reason = f"{type(error).__name__}: {error}"
-    return _Step(value, time.perf_counter() - start, peak(), reason)
+            if getattr(error, "code", "") == "not-integers":  # right method, other data
+                reason, failure = "it needs molecules (integers), and these values are normalised", NEEDS_INTEGERS
+    return _Step(value, time.perf_counter() - start, peak(), reason, failure)
 
 
 def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | None = None) -> Iterator[dict[str, Any]]:
@@ -216,34 +248,44 @@ def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | N
     last = scored or work[-1]
     cost = {"seconds": sum(step.seconds for step in work), "peak_bytes": max(step.peak for step in work)}
     if last.reason or status is None:
-        yield {"metric": "", "value": math.nan, **cost, "status": "failed", "reason": last.reason}
+        yield {"metric": "", "value": math.nan, **cost, "status": last.failure, "reason": last.reason}
         return
-    reason = "" if status.converged else status.message
+    reason = "" if status.converged and not status.details.get("replaced") else status.message
     for name, value in last.value.items():
         yield {"metric": name, "value": float(value), **cost, "status": "ok", "reason": reason}
 
 
 def _score_method(
-    spec: MethodSpec, split: Split, dataset: Dataset, analyses: tuple[str, ...], seed: int, scale: Scale, details: bool
+    spec: MethodSpec,
+    split: Split,
+    dataset: Dataset,
+    analyses: tuple[str, ...],
+    seed: int,
+    scale: Scale,
+    link: str,
+    details: bool,
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method."""
 
     def score() -> dict[str, float]:
-        scores = score_thinned(result, split) if split.test is not None else score_hidden(result, split, scale=scale)
+        if split.test is not None:
+            scores = score_thinned(result, split)
+        else:
+            scores = score_hidden(result, split, scale=scale, link_name=link)
         scores |= _downstream_scores(result, dataset, analyses, seed)
         return scores | (_numbers_in(result.status.details) if details else {})
 
-    imputed = _attempt(lambda: _impute(spec, split, seed))
+    imputed = _attempt(lambda: _impute(spec, split, seed, link))
     if imputed.reason:
         return _rows([imputed])
     result: Imputation = imputed.value
     return _rows([imputed], _attempt(score), result.status)
 
 
-def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
+def _impute(spec: MethodSpec, split: Split, seed: int, link: str) -> Imputation:
     if isinstance(spec.method, str) and spec.method in REFERENCE_PREDICTIONS:
         return REFERENCE_PREDICTIONS[spec.method](split.train)
-    estimator = create(spec.method, spec.params, random_state=seed % 2**31)
+    estimator = _estimator(spec, seed, link)
     if split.apply is None:
         result = estimator.fit_transform(split.train)
     else:
@@ -254,6 +296,12 @@ def _impute(spec: MethodSpec, split: Split, seed: int) -> Imputation:
     return result
 
 
+def _estimator(spec: MethodSpec, seed: int, link: str) -> Imputer:
+    estimator = create(spec.method, spec.params, random_state=seed % 2**31)
+    estimator.link = spec.link or link
+    return estimator
+
+
 def _numbers_in(details: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in details.items() if isinstance(value, int | float | np.number)}
 
@@ -262,6 +310,8 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
     """Scores of analyses of the imputed matrix, which is made dense for them."""
     if not analyses or dataset.labels is None:
         return {}
+    import pandas as pd
+
     from imputome.evaluation.clustering import cluster_scores, expression_components
     from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
 
@@ -281,44 +331,81 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
             )
         scores |= {prefix + name: agreement[name] for name in ("ari", "ami", "nmi")}
     if "de" in analyses:
-        groups = labels == np.unique(labels)[0]
+        labelled = np.flatnonzero(~pd.isna(labels))
+        texts = labels[labelled].astype(str)
+        groups = texts == np.unique(texts)[0]
         whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
-        tables = [wilcoxon(np.log1p(part), groups) for part in (whole, values)]
+        tables = [wilcoxon(np.log1p(part[labelled]), groups) for part in (whole, values)]
         called = [(table["p_adjusted"] < 0.05).to_numpy() for table in tables]
         scores |= precision_recall_tnr(truth=called[0], called=called[1])
     return scores
 
 
-def _check(datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str) -> None:
-    check_choice("scheme", scheme, SCHEMES, code="unknown-scheme")
+def check_settings(
+    scheme: str,
+    fraction: float | Sequence[float] | None = None,
+    downstream: Iterable[str] = (),
+    protocol: str = "honest",
+    transform: str | None = None,
+) -> list[float | None]:
+    """Check the settings of `run_study` that need no data; returns the shares to hide, None if there is no choice."""
+    known = scheme_options(scheme)
+    if fraction is None:
+        fraction = known.get("fraction")
+    one = fraction is None or isinstance(fraction, int | float)
+    fractions: list[float | None] = [fraction] if one else list(dict.fromkeys(fraction))  # type: ignore[list-item,arg-type]
+    for share in fractions:
+        if share is not None:
+            check_share("fraction", share)
+    if fractions != [None] and "fraction" not in known:
+        text = f"the scheme {scheme} has no share to choose: leave {{fraction}} out"
+        raise InputError(text, code="unknown-option", fraction=...)
     for analysis in downstream:
         check_choice("downstream", analysis, DOWNSTREAM)
     check_choice("protocol", protocol, ("honest", "as_published"))
+    if protocol == "as_published" and scheme.startswith("thin"):
+        text = "{protocol} gives no counts to thin: pass {scheme}"
+        raise InputError(text, code="protocol-scheme", protocol=protocol, scheme="random")
+    if transform not in (None, "none"):
+        link_of(str(transform))
+    return fractions
+
+
+def stratifies(scheme: str, options: Mapping[str, Any]) -> bool:
+    """Whether a scheme with these options has test rows that labels stratify."""
+    return "labels" in scheme_options(scheme) and (options.get("rows", "test") == "test" or scheme == "features")
+
+
+def _check(
+    datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str, transform: str | None
+) -> None:
     if downstream and any(dataset.labels is None for dataset in datasets):
         raise InputError("downstream analyses need known classes: pass {labels}", code="labels-needed", labels=...)
-    if protocol == "as_published" and scheme.startswith("thin"):
-        raise InputError(
-            "protocol='as_published' gives no counts to thin: pass {scheme}", code="protocol-scheme", scheme="random"
-        )
+    for dataset in datasets:
+        check_kind_of_scheme(scheme, dataset.data.kind)
+        if protocol == "as_published" and dataset.data.kind != "counts":
+            raise InputError("{protocol} is for counts", code="protocol-kind", protocol=protocol)
+        if transform not in (None, "none") and dataset.data.kind == "counts":
+            text = f"the transform {transform} is for real values, and these are counts: leave {{transform}} out"
+            raise InputError(text, code="transform-needs-real", transform=...)
     if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
         text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' if single entries are hidden"
         raise InputError(text, code="scale-scheme", parameter="scale")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise InputError(
-            f"two datasets have the name {max(names, key=names.count)!r}: give each its own", code="dataset-twice"
+            f"two datasets are called {max(names, key=names.count)!r}: give each once, under its own name",
+            code="dataset-twice",
         )
     if downstream and not all(dataset.data.obs_names.is_unique for dataset in datasets):
         raise InputError("downstream analyses find cells by name: make the names unique", code="names-not-unique")
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
-        text = "the downstream analysis 'de' is for counts: leave it out for real values"
-        raise InputError(text, code="downstream-kind", parameter="downstream")
+        text = "{downstream} is for counts: leave it out for real values"
+        raise InputError(text, code="downstream-kind", downstream="de")
 
 
 def _published(data: Data) -> Data:
     """Counts times the median library size over their own, computed with the values that will be hidden."""
-    if data.kind != "counts":
-        raise InputError("protocol='as_published' is for counts", code="protocol-kind", parameter="protocol")
     depth = data.depth
     scale = np.divide(np.median(depth[depth > 0]), depth, out=np.ones_like(depth), where=depth > 0)
     return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
@@ -374,6 +461,7 @@ def run_trial(
     trial: int,
     seed: int = 0,
     tables: Tables | None = None,
+    transform: str | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -381,9 +469,9 @@ def run_trial(
 
     Fits take most of the time, and all schemes leave the training rows complete, so one fit serves all splits. The
     splits have the same rows, stratified by the labels if there are any; the seed is derived from the trial, ``seed``
-    and the name of the dataset. Errors are in units of the standard deviation of the feature in the training rows; test
-    rows do not enter the unit. An interrupted trial, or one with new splits, continues from ``output``: a method is
-    fitted again only if one of its rows is missing.
+    and the name of the dataset. Values are imputed on ``transform``, as in `run_study`, and errors on it are in units
+    of the SD of the feature in the training rows; test rows do not enter the unit. An interrupted trial,
+    or one with new splits, continues from ``output``: a method is fitted again only if one of its rows is missing.
 
     Gives rows as `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
     entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
@@ -413,9 +501,10 @@ def run_trial(
             continue
         if progress is not None:
             progress(place / len(specs), f"{dataset.name}, {spec.label}, trial {trial + 1}")
-        hidden = hidden or _HiddenValues(dataset, splits, tables, trial_seed)
-        fit = _fit(spec, hidden.train, trial_seed)
-        journal.append([{**keys[label], **row} for label in todo for row in _score_fit(fit, hidden, label)])
+        hidden = hidden or _HiddenValues(dataset, splits, tables, trial_seed, transform)
+        fit = _fit(spec, hidden.train, trial_seed, hidden.units.link.name)
+        used = {"transform": spec.link or hidden.units.link.name}
+        journal.append([{**keys[label], **used, **row} for label in todo for row in _score_fit(fit, hidden, label)])
     return journal.finish()
 
 
@@ -426,7 +515,9 @@ def _fraction(split: Hiding) -> float:
 class _HiddenValues:
     """The splits of one trial and the truth for their scores, computed once for all methods."""
 
-    def __init__(self, dataset: Dataset, splits: Sequence[Hiding], tables: Tables, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, splits: Sequence[Hiding], tables: Tables, seed: int, transform: str | None
+    ) -> None:
         self.splits: dict[str, Split] = {}  # by label
         for split in splits:
             # each scheme draws the rows first, so with the same seed all have the same test rows
@@ -440,7 +531,7 @@ class _HiddenValues:
             assert made.apply is not None  # noqa: S101  (types)
             self.splits[split.label] = made
             self.train, names = made.train, made.apply.obs_names
-        self.units = Units(self.train)
+        self.units = Units(self.train, chosen_transform(self.train, transform)[0])
         places = dataset.data.obs_names.get_indexer(names)
         self.truth = self.units.of(dataset.data.X[places])  # (n test, G)
         self.clinical = {name: column[places] for name, column in dataset.clinical.items()}
@@ -473,11 +564,11 @@ def _scheme_inputs(dataset: Dataset, split: Hiding, tables: Tables, seed: int) -
     return {}
 
 
-def _fit(spec: MethodSpec, train: Data, seed: int) -> _Step:
+def _fit(spec: MethodSpec, train: Data, seed: int, link: str) -> _Step:
     """Fit a method; the value is the estimator and the status of its fit."""
 
     def fit() -> tuple[Imputer, Status]:
-        estimator = create(spec.method, spec.params, random_state=seed % 2**31)
+        estimator = _estimator(spec, seed, link)
         return estimator, estimator.fit_transform(train).status
 
     return _attempt(fit)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import field, fields, replace
+from dataclasses import field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -34,7 +34,9 @@ from imputome.evaluation.splits import SCHEMES, scheme_options
 from imputome.io.config import from_toml, read_toml
 from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
+from imputome.methods.registry import METHODS
 from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
+from imputome.studies.results import FIT_NUMBERS, TRIAL_METRICS, TRIAL_NUMBERS
 
 CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
@@ -49,6 +51,7 @@ SET_BY_TRIAL = ("fraction", "rows", "test", "labels", "gc", "coverage")
 Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and two genes
 Transform = Annotated[str, AfterValidator(lambda name: link(name).name)]  # of `imputome.core.links`, for real values
 Params = dict[str, Any]
+Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
 
 
 @validated(frozen=True, config=CLOSED)
@@ -61,7 +64,8 @@ class Subset:
     min_cells: StrictInt = 0  # and genes detected in fewer cells
     n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
-    transform: Transform = "identity"
+    # what real values are transformed with first; None: methods impute on the transform that fits the training part
+    transform: Transform | None = None
     labels: str = ""  # column of ``obs`` with the class of each row
     clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
@@ -93,7 +97,9 @@ class Hiding:
     """
 
     scheme: str  # one of ``imputome.evaluation.splits.SCHEMES``
-    fraction: StrictFloat | None = None  # share of values to hide; by default that of the scheme
+    fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = (
+        None  # share of values to hide; by default that of the scheme
+    )
     scale: Literal["counts", "log1p", "zscore"] = "counts"  # of the scores
     params: Params = field(default_factory=dict)  # of the method of [base] under this split
     name: str = ""  # in tables of results; by default the scheme
@@ -248,7 +254,27 @@ class Study:
                     raise _within(f"configuration {name!r}", error) from error
                 if spec.after and (self.shares_fits or not callable(getattr(get(spec.method), spec.after, None))):
                     raise _wrong(f"configuration {name!r}: {spec.name} has nothing to run called {spec.after!r}")
+        named = {
+            "[[claims]]: ": [name for claim in self.claims for name in (claim.metric, claim.reference) if name],
+            "[[comparisons]]: ": [comparison.metric for comparison in self.comparisons],
+            "[[published]]: ": [table.metric for table in self.published],
+            "shown: ": self.shown,
+        }
+        for where, metrics in named.items():
+            _check_known("metric", metrics, self._recorded() or metrics, where=where)
         return self
+
+    def _recorded(self) -> list[str]:
+        """Names of the metrics that the results will have; empty if a method from elsewhere may report others."""
+        specs = [configuration.spec for configuration in self.configurations]
+        if not {spec.method for spec in specs} <= set(METHODS):
+            return []
+        scores = (*TRIAL_METRICS, *TRIAL_NUMBERS) if self.shares_fits else METRICS
+        return [
+            *scores,
+            *FIT_NUMBERS,
+            *(f"{spec.after}_{name}" for spec in specs if spec.after for name in _after(spec)),
+        ]
 
     @property
     def shares_fits(self) -> bool:
@@ -308,6 +334,12 @@ def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
 
 def _wrong(text: str, code: str = "study-field") -> InputError:
     return InputError(text, code=code)
+
+
+def _after(spec: MethodSpec) -> list[str]:
+    """The numbers that are recorded of what is called after a fit: the fields of what it returns."""
+    returned = get_type_hints(getattr(get(spec.method), spec.after)).get("return")
+    return [each.name for each in fields(returned)] if is_dataclass(returned) else []
 
 
 def _within(where: str, error: InputError) -> InputError:

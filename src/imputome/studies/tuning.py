@@ -154,7 +154,7 @@ def tune(
 
 def _check(task: _Task, workers: int, timeout: float | None) -> None:
     check_choice("objective", task.objective, get_args(Objective))
-    if task.trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
+    if task.trials < 1 or workers < 1 or (timeout is not None and not timeout > 0):
         text = f"trials={task.trials}, workers={workers} and timeout={timeout} must be positive"
         raise InputError(text, code="parameter-value")
     check_kind(MethodSpec(task.method), task.data.kind, parameter="method")

@@ -18,7 +18,7 @@ from imputome.result.record import Race, Verdict
 from imputome.trust.check import check
 from imputome.trust.evidence import MAX_CELLS, N_SPLITS
 from imputome.trust.race import CANDIDATES, Candidate, make, run_race
-from imputome.trust.verdict import DO_NOT
+from imputome.trust.verdict import DO_NOT, WITHHELD
 
 if TYPE_CHECKING:
     from imputome.core.data import Data
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 BUDGET = 5.0  # minutes
 CLEAR_GAIN = 0.002  # share by which an error must be lower to be called lower
-RACE_SHARE = 0.3  # of the budget
-RESERVE_SHARE = 0.25  # of the budget: left for reading, writing, a report, and fits that take longer than expected
+RACE_SHARE = 0.45  # of the budget
+RESERVE_SHARE = 0.1  # of the budget: left for reading, writing and a report
+LEAST_CELLS = 200  # of a check
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Chosen:
     estimator: Imputer  # unfitted, its link set
     race: Race  # if a control is written although it did not win, ``race.instead`` says why
     verdict: Verdict | None  # on the chosen method; None for a control, or without a check
+    messages: tuple[Message, ...] = ()  # what the user should know
 
     @property
     def record(self) -> dict[str, Any]:
@@ -63,15 +65,18 @@ def choose(
 ) -> Chosen:
     """Choose a method to impute with, by its error on held-out molecules (counts) or values (real values).
 
-    The methods of `CANDIDATES` and the controls compete on a sample (`run_race`, at most three tenths of the ``budget``
-    in minutes). Only a method that can be fitted to all data in the time left can win. The winner is checked on other
+    The methods of `CANDIDATES` and the controls compete on a sample (`run_race`, in at most 45 % of the ``budget`` in
+    minutes). Only a method that can be fitted to all data in the time left can win. The winner is checked on other
     splits, unless ``checked`` is False, with as many splits and cells as the rest of the time allows. A fit that does
     not report its progress cannot be stopped, so the budget may be exceeded by one such fit of the sample.
 
+    The choice depends on the data and the seed alone, unless time is short: then the last candidates are left out, or
+    run on fewer splits, and a message says so (``time-decided``).
+
     ``keep_observed`` says whether observed values are put back in what will be written (None: the method's default).
     Raises `ControlsWinError` if no method beats the controls (``controls-win``), none was finished or could be fitted
-    in time (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``). With
-    ``accept_control`` the best control is chosen instead.
+    in time (``budget-too-small``), or the verdict on the winner is not to impute (``verdict-do-not-impute``) or
+    withheld (``verdict-withheld``). With ``accept_control`` the best control is chosen instead.
     """
     begun = time.perf_counter()
 
@@ -82,6 +87,7 @@ def choose(
         data,
         seconds=60 * budget * RACE_SHARE,
         seconds_after=60 * budget * (1 - RACE_SHARE - RESERVE_SHARE),
+        fits_after=1 + (3 * min(LEAST_CELLS, data.shape[0]) / data.shape[0] if checked else 0),  # see `affordable`
         rng=np.random.default_rng(seed_for("auto", base=seed)),
         seed=seed,
         link=link,
@@ -105,8 +111,8 @@ def choose(
                 keep_observed=keep_observed,
                 progress=part(RACE_SHARE, 1.0),
             )
-        if verdict is None or verdict.verdict != DO_NOT:
-            return Chosen(estimator, race, verdict)
+        if verdict is None or verdict.verdict not in (WITHHELD, DO_NOT):
+            return Chosen(estimator, race, verdict, _time_decided(race))
     reason = _why_no_method(race, verdict)
     if not accept_control:
         raise ControlsWinError(
@@ -118,11 +124,20 @@ def choose(
         )
     if verdict is not None:  # the verdict is on a method that is not written
         race = replace(race, instead=f"the control {race.control} was written instead: {reason}")
-    return Chosen(make(Candidate(race.control, race.control), seed), race, None)
+    return Chosen(make(Candidate(race.control, race.control), seed), race, None, _time_decided(race))
+
+
+def _time_decided(race: Race) -> tuple[Message, ...]:
+    """A message if time was too short to compare all candidates."""
+    if not race.out_of_time:
+        return ()
+    names = ", ".join(race.out_of_time)
+    text = f"time was too short to compare all methods fully, and may have decided ({names}): pass a larger {{budget}}"
+    return (Message(text, code="time-decided", budget=...),)
 
 
 def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
-    """Splits (at least 1) and cells (at least 200, or all) of a check of ``seconds``, by the times of the race."""
+    """Splits (at least 1) and cells (at least `LEAST_CELLS`, or all) of a check of ``seconds``, by the race's times."""
     n = data.shape[0]
     cells = min(MAX_CELLS[data.kind], n)
 
@@ -132,7 +147,7 @@ def affordable(seconds: float, data: Data, race: Race) -> tuple[int, int]:
     for splits in range(N_SPLITS, 0, -1):
         if per_cell(splits) * cells <= seconds:
             return splits, cells
-    return 1, int(np.clip(seconds / per_cell(1), min(200, n), cells))
+    return 1, int(np.clip(seconds / per_cell(1), min(LEAST_CELLS, n), cells))
 
 
 def candidate_keys(kind: Kind) -> list[str]:
@@ -152,10 +167,10 @@ def _why_no_method(race: Race, verdict: Verdict | None) -> Message:
     """Why no method is chosen, in a sentence."""
     if verdict is not None:
         sample = f"{verdict.cells:,} {'cells' if verdict.kind == 'counts' else 'samples'}, {verdict.fits} fits"
-        return Message(
-            f"the best method is {race.winner}, but its verdict is {DO_NOT!r} ({sample}): {verdict.reasons[0]}",
-            code="verdict-do-not-impute",
+        text = (
+            f"the best method is {race.winner}, but its verdict is {verdict.verdict!r} ({sample}): {verdict.reasons[0]}"
         )
+        return Message(text, code=f"verdict-{verdict.verdict.replace(' ', '-')}")
     methods = race.candidates[~race.candidates["control"]]
     if not methods["splits"].any():
         text = "no method finished in the time available, pass a larger {budget}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
 from imputome.result.layout import default_key
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from imputome.result.run import Progress, Run
 
 MIN_CELLS_PER_LABEL = 3  # on average
+MIN_EXPECTED = 100  # molecules of a gene that a label without any should have, and that each of the others has
 THIS_IMPUTATION = "this imputation"  # name of the method in the tables where a control has the same name
 
 
@@ -70,7 +71,8 @@ def check(
     held out (`imputome.trust.evidence.check_possible`).
     """
     rng = np.random.default_rng(seed_for("check", base=seed))
-    controls = control_estimators(data.kind, seed, estimator.link)
+    # with the seed of the method, so that a method that falls back to a control is exactly equal to it
+    controls = control_estimators(data.kind, getattr(estimator, "random_state", seed), estimator.link)
     name = default_key(estimator)
     evidence = gather(
         data,
@@ -110,7 +112,7 @@ def check_state(report: InputReport, *, automatic: bool = False) -> None:
             f"{remedy}",
             code="not-integers",
             layer=...,
-            **({"method": "auto"} if automatic else {"check": True}),
+            **({"method": "auto"} if automatic else {"check": False}),
         )
 
 
@@ -124,6 +126,45 @@ def cost(report: InputReport, estimator: Imputer) -> str:
         f"the check fits {estimator.name} {fits} more times, and each of {n_controls} controls {N_SPLITS} times, on "
         f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}"
     )
+
+
+def warn_of_absent_genes(data: Data, labels: Mapping[str, Any]) -> list[Message]:
+    """A warning for each column of labels in which genes have no molecule in one label and many in all others.
+
+    Such a gene may not have been measured in that batch. Then its zeros are no counts, and imputing them says nothing.
+    A label is judged if it should have `MIN_EXPECTED` molecules at the lowest share that the gene has in the others.
+    """
+    if data.kind != "counts":
+        return []
+    import pandas as pd
+    import scipy.sparse as sp
+
+    messages = []
+    for name, values in labels.items():
+        codes, categories = pd.factorize(values)  # -1 where there is no label
+        cells = np.flatnonzero(codes >= 0)
+        shape = (len(categories), data.shape[0])
+        total = (sp.csr_array((np.ones(len(cells)), (codes[cells], cells)), shape=shape) @ data.X).toarray()
+        library = total.sum(axis=1, keepdims=True)
+        share = np.divide(total, library, out=np.zeros_like(total), where=library > 0)
+        least = np.where(total >= MIN_EXPECTED, share, np.inf).min(axis=0)
+        judged = (library * np.where(np.isfinite(least), least, 0)) >= MIN_EXPECTED
+        absent = judged & (total == 0) & (~judged | (total == 0) | (total >= MIN_EXPECTED)).all(axis=0)
+        genes = np.flatnonzero(absent.any(axis=0))
+        if len(genes):
+            where = [str(categories[code]) for code in np.flatnonzero(absent.any(axis=1))]
+            text = (
+                f"{len(genes):,} genes ({_some(data.var_names[genes])}) have no molecule in some labels of {name} "
+                f"({_some(where)}) and {MIN_EXPECTED} or more in the others: if they were not measured there, "
+                "their zeros are no counts, so leave these genes out"
+            )
+            messages.append(Message(text, code="absent-in-label"))
+    return messages
+
+
+def _some(names: Iterable[Any]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def label_columns(adata: AnnData, names: str | Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_length
 from imputome.evaluation.splits import Split, make_split
-from imputome.evaluation.streaming import Units, calibration, score_hidden, score_thinned
+from imputome.evaluation.streaming import calibration, score_hidden, score_thinned
+from imputome.trust.imitation import AT_RANDOM, Imitation, imitation_of
 from imputome.trust.mixing import Mixing, label_mixing
 from imputome.trust.null import NullCorrelation, null_correlation
 from imputome.trust.reliability import Reliability, gene_reliability
@@ -39,6 +40,9 @@ HELD_OUT_SHARE = 0.1  # of the molecules, or of the values
 LOSS: dict[Kind, str] = {"counts": "poisson_deviance", "real": "rmse"}
 
 
+NOT_MEASURED = (float("nan"), float("nan"), float("nan"))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Measurements on a sample of the cells."""
@@ -57,10 +61,13 @@ class Evidence:
         str, Mixing
     ]  # by name of the labels; counts only, and only columns with two or more labels in the sample
     unmixed: tuple[str, ...]  # labels that were passed but could not be measured
-    calibration: pd.DataFrame | None  # coverage of the intervals per stratum, all splits together
+    calibration: pd.DataFrame | None  # coverage of the intervals per stratum, all `worst_splits` together
     cells: int
     fits: int
     seconds: float
+    imitation: Imitation = AT_RANDOM  # how real values were held out
+    explained: tuple[float, float, float] = NOT_MEASURED  # `Reliability.overall` of the `worst_splits` alone
+    worst_splits: tuple[int, ...] = ()  # if values are held out in two ways: those of the way that explains least
 
     def gains(self, metric: str) -> pd.DataFrame:
         """1 - (the method's error) / (a control's error): a row per split, a column per control; above 0 the method is
@@ -79,9 +86,10 @@ def check_possible(data: Data) -> None:
     check_size(*data.shape)
     if data.kind == "counts" and not is_integer(data.X.data):
         raise InputError(
-            "the check needs raw counts (integers): pass {layer} with them, or leave out the check",
+            "the check needs raw counts (integers): pass {layer} with them, or {check}",
             code="not-integers",
             layer=...,
+            check=False,
         )
 
 
@@ -89,9 +97,10 @@ def check_size(n: int, G: int) -> None:
     """Check that a matrix is large enough to hold out part of it."""
     if n < MIN_CELLS or G < MIN_GENES:
         raise InputError(
-            f"the matrix is {n} x {G}; a check, or the choice of a method, needs {MIN_CELLS} x {MIN_GENES}: leave out "
-            "the check, or pass {method}",
+            f"the matrix is {n} x {G}; a check, or the choice of a method, needs {MIN_CELLS} x {MIN_GENES}: pass "
+            "{check}, and the name of a {method} instead of auto",
             code="too-small-to-check",
+            check=False,
             method=...,
         )
 
@@ -127,7 +136,8 @@ def gather(
     ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
     compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
     counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
-    are measured on ``link``. Values are held out ``n_splits`` times in at most ``max_cells`` cells (None: `MAX_CELLS`)
+    are measured on ``link``. Values are held out ``n_splits`` times, or two if
+    that is fewer and they are held out in two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
     and all genes. ``keep_observed`` says whether observed values are put back in the output (None: the method's
     default); held-out values are always scored without.
 
@@ -151,7 +161,9 @@ def gather(
         check_length("labels", values, data.shape[0])
     start = time.perf_counter()
     cells = sample_cells(data, max_cells or MAX_CELLS[data.kind], rng)
-    data = data.subset(rows=cells)
+    whole, data = data, data.subset(rows=cells)
+    imitation = imitation_of(whole, data) if data.kind == "real" else AT_RANDOM
+    n_splits = max(n_splits, len(imitation.ways))  # one way alone may be too easy
     fits = number_of_fits(data.kind, n_splits, len(controls))
     done = 0
 
@@ -164,7 +176,7 @@ def gather(
     rows: list[dict[str, Any]] = []
     comparisons, coverage = [], []
     for number in range(n_splits):
-        split = hold_out(data, rng)
+        split = hold_out(data, rng, imitation, number)
         imputations = {}
         for name, fit_predict in {method: predict, **controls}.items():
             report(f"{name}, split {number + 1} of {n_splits}")
@@ -188,29 +200,39 @@ def gather(
         mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()}, keep_observed)
     import pandas as pd
 
+    reliability = gene_reliability(comparisons, rng=rng, link=link)
+    explained, worst = reliability.overall, range(n_splits)
+    if len(imitation.ways) > 1:
+        by_way = [range(way, n_splits, len(imitation.ways)) for way in range(len(imitation.ways))]
+        overall = [gene_reliability([comparisons[k] for k in ks], rng=rng, link=link).overall for ks in by_way]
+        least = int(np.argmin([np.nan_to_num(one[0], nan=np.inf) for one in overall]))
+        explained, worst = overall[least], by_way[least]
     return Evidence(
         method=method,
         kind=data.kind,
         scores=pd.DataFrame(rows),
         null=null,
-        reliability=gene_reliability(comparisons, rng=rng, link=link),
+        reliability=reliability,
         genes=data.var_names,
         reference=reference,
         zeros=zeros,
         mixing=mixing,
         unmixed=tuple(name for name in labels if name not in mixing),
-        calibration=_pooled(coverage) if coverage else None,
+        calibration=_pooled([coverage[k] for k in worst]) if coverage else None,
         cells=len(cells),
         fits=done,
         seconds=time.perf_counter() - start,
+        imitation=imitation,
+        explained=explained,
+        worst_splits=tuple(worst),
     )
 
 
-def hold_out(data: Data, rng: np.random.Generator) -> Split:
-    """Hold out a tenth of the molecules, or of the values in all rows."""
+def hold_out(data: Data, rng: np.random.Generator, imitation: Imitation = AT_RANDOM, number: int = 0) -> Split:
+    """Hold out a tenth of the molecules, or of the values in all rows: the split ``number`` of ``imitation``."""
     if data.kind == "counts":
         return make_split("thin", data, rng=rng, fraction=HELD_OUT_SHARE)
-    return make_split("mcar", data, rng=rng, fraction=HELD_OUT_SHARE, rows="all")
+    return imitation.split(data, rng, HELD_OUT_SHARE, number)
 
 
 def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> dict[str, float]:
@@ -222,18 +244,16 @@ def scores(imputation: Imputation, split: Split, *, link: str = "identity") -> d
     if split.test is not None:
         interval = ["coverage_90"] if _has_intervals(imputation) else []
         return score_thinned(imputation, split, metrics=["poisson_deviance", "poisson_loss", "total_ratio", *interval])
-    assert split.i is not None and split.j is not None and split.truth is not None  # noqa: S101, PT018
-    units = Units(split.train, link, (split.j, split.truth))
-    usable = units.usable[split.j]
-    if not usable.any():
+    error = score_hidden(imputation, split, metrics=["rmse_sd"], link_name=link)["rmse_sd"]
+    if np.isnan(error):
         raise InputError(
-            "no feature with a hidden value varies in the training part: leave out the check, or pass {method}",
+            "no feature with a hidden value varies in the training part: pass {check}, and the name of a {method} "
+            "instead of auto",
             code="no-feature-varies",
+            check=False,
             method=...,
         )
-    i, j = split.i[usable], split.j[usable]
-    gap = units.of(imputation.at(i, j, keep_observed=False), j) - units.of(split.truth[usable], j)
-    values = {"rmse": float(np.sqrt(np.mean(np.square(gap))))}
+    values = {"rmse": error}
     if _has_intervals(imputation):
         values |= score_hidden(imputation, split, metrics=["coverage_90"])
     return values

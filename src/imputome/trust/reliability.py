@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit, xlogy
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 N_BLOCKS = 20  # blocks of cells, left out one at a time
 MIN_HELD_OUT = 10  # held-out molecules, or entries, that a gene needs for a statement about it
 FALSE_DISCOVERY_RATE = 0.05  # expected share of false ones among the evident genes
+SMALLEST_GAIN = 0.002  # share of the reference's error: a gene whose gain may be as small as this is not evident
 VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 
 
@@ -40,7 +41,7 @@ class Reliability:
     explained: np.ndarray
     lower: np.ndarray  # (G,) ends of its interval, for each gene by itself
     upper: np.ndarray
-    p_value: np.ndarray  # (G,) one-sided, of explaining nothing, from the same jackknife
+    p_value: np.ndarray  # (G,) one-sided, of explaining `SMALLEST_GAIN` or less, from the same jackknife
     # (G,) number of held-out molecules, or entries; 0 for genes without a molecule in the training part, and for
     # features that do not vary there
     held_out: np.ndarray
@@ -48,18 +49,20 @@ class Reliability:
 
     @property
     def evident(self) -> np.ndarray:
-        """(G,) True where the interval is above 0, at a false discovery rate of 5 % (Benjamini and Hochberg) among
-        the `measured` genes: without this correction, 2.5 % of the genes would have such an interval by chance.
+        """(G,) True where the interval is above `SMALLEST_GAIN`, at a false discovery rate of 5 % (Benjamini and
+        Hochberg) among the `measured` genes: without this correction, 2.5 % of the genes would have such an interval by
+        chance. A gain that is certain but smaller than `SMALLEST_GAIN` is no evidence: it can come from details of the
+        two fits.
         """
         evident = np.zeros(len(self.explained), dtype=bool)
         if self.measured.any():
             evident[self.measured] = false_discovery_control(self.p_value[self.measured]) <= FALSE_DISCOVERY_RATE
-        return evident & (np.nan_to_num(self.lower) > 0)
+        return evident & (np.nan_to_num(self.lower) > SMALLEST_GAIN)
 
     @property
     def measured(self) -> np.ndarray:
         """(G,) True for genes with at least 10 held-out molecules, or entries."""
-        return (self.held_out >= MIN_HELD_OUT) & np.isfinite(self.p_value)
+        return judged(self.held_out, self.lower)
 
     def to_frame(self, names: pd.Index) -> pd.DataFrame:
         """A table with a row for each gene."""
@@ -67,6 +70,11 @@ class Reliability:
 
         columns = ("explained", "lower", "upper", "p_value", "held_out", "evident")
         return pd.DataFrame({name: getattr(self, name) for name in columns}, index=names)
+
+
+def judged(held_out: Any, lower: Any) -> Any:
+    """Which genes a statement is made about, of columns of `Reliability.to_frame` too: a mask."""
+    return (held_out >= MIN_HELD_OUT) & np.isfinite(lower)
 
 
 def gene_reliability(
@@ -151,7 +159,7 @@ def _jackknife(sums: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndar
     with np.errstate(invalid="ignore"):
         spread = np.square(left_out - left_out.mean(axis=0)).sum(axis=0)
         error = np.sqrt((number - 1) / number * spread)
-        p_value = stdtr(number - 1, -explained / np.maximum(error, np.finfo(float).tiny))
+        p_value = stdtr(number - 1, (SMALLEST_GAIN - explained) / np.maximum(error, np.finfo(float).tiny))
     half = stdtrit(number - 1, (1 + confidence) / 2) * error
     return explained, explained - half, np.minimum(explained + half, 1.0), p_value
 

@@ -1,4 +1,5 @@
-"""The verdict on an imputation, from the evidence: ``use``, ``use for visualisation only`` or ``do not impute``.
+"""The verdict on an imputation, from the evidence: ``use``, ``use for visualisation only``, ``withheld`` or ``do not
+impute``.
 
 The rule is a list of criteria, `CRITERIA`. Each says which verdict is the best possible where it is not met; the worst
 of these is the verdict. docs/verdict.md says how the numbers were chosen, and tests the rule on other data.
@@ -15,17 +16,21 @@ import numpy as np
 
 from imputome.core.data import Kind
 from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
+from imputome.inspection.advice import MAX_UNLINKED
 from imputome.result.record import Verdict
 from imputome.trust.evidence import LOSS, Evidence
+from imputome.trust.reliability import MIN_HELD_OUT, SMALLEST_GAIN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RULE = "5"  # version of the rule: a change of any criterion or number needs a new one
+RULE = "6"  # version of the rule: a change of any criterion or number needs a new one
 USE, VISUALISE, DO_NOT = "use", "use for visualisation only", "do not impute"
-VERDICTS = (USE, VISUALISE, DO_NOT)  # from the best to the worst
+WITHHELD = "withheld"  # values cannot be held out as they are missing, so that it is not known what imputing them gains
+VERDICTS = (USE, VISUALISE, WITHHELD, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
 NOTHING_MEASURED = "nothing could be measured: no held-out value allows a comparison of the method with the control"
+MIN_ENTRIES_TOGETHER = 300  # held out in a pattern, where no stratum has enough: then all strata are judged as one
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -71,10 +76,8 @@ def _below(gain: float) -> str:
 
 def _structure(f: Figures) -> str:
     return (
-        f"{'' if _learned(f) else 'there is no evidence that '}the method predicts genes from other genes: its error "
-        f"(deviance) on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior, which "
-        f"uses only the gene mean and the cell's own count (error reduction at the lower end of the 95 % interval: "
-        f"{_percent(f['explained_lower'])})"
+        f"the method's error on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior "
+        f"(95 % interval of the reduction: from {_percent(f['explained_lower'])})"
     )
 
 
@@ -104,6 +107,18 @@ def _explained(f: Figures) -> str:
     return (
         f"the method explains {_percent(f['explained'])} of the variance of held-out values around the feature mean "
         f"(lower end of the 95 % interval: {_percent(f['explained_lower'])})"
+    )
+
+
+def _pattern(f: Figures) -> str:
+    if f["unlinked"] == 0:
+        return "the missing values can be imitated by hiding others"
+    share = f"{_percent(f['unlinked'])} of the missing values cannot be imitated by hiding others"
+    if f["unlinked"] <= MAX_UNLINKED:
+        return share
+    return (
+        f"{share}: too few samples have both such a feature and one that is known where it is missing, so the data do "
+        "not show how the two are related, and what was measured on other values says nothing about these"
     )
 
 
@@ -161,6 +176,14 @@ CRITERIA: tuple[Criterion, ...] = (
         ),
         f"at least {_percent(INFORMATION)} of the variance explained",
     ),
+    Criterion(
+        "pattern",
+        _REAL,
+        WITHHELD,
+        lambda f: not f["unlinked"] > MAX_UNLINKED,
+        _pattern,
+        f"at most {_percent(MAX_UNLINKED)}",
+    ),
     Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
     Criterion(
         "totals",
@@ -192,6 +215,7 @@ CRITERIA: tuple[Criterion, ...] = (
 )
 # criterion -> its figure, which a check may lack (no intervals, no labels): the criterion is then left out
 _MAY_BE_MISSING = {
+    "pattern": "unlinked",
     "null": "null_excess",
     "totals": "total_ratio",
     "intervals": "coverage_lowest",
@@ -209,7 +233,7 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
     worst = 0
     for criterion in CRITERIA:
         figure = _MAY_BE_MISSING.get(criterion.name)
-        unknown = math.isnan(figures[figure or "explained"])
+        unknown = math.isnan(figures.get(figure or "explained", math.nan))  # older figures lack those of new criteria
         if kind not in criterion.kinds or criterion.name in without or (unknown and figure):
             continue
         level = VERDICTS.index(criterion.at_best) if unknown or not criterion.met(figures) else 0
@@ -238,6 +262,7 @@ def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
         fits=evidence.fits,
         seconds=evidence.seconds,
         seed=seed,
+        held_out="thin" if evidence.kind == "counts" else str(evidence.imitation),
         scores=evidence.scores,
         null=_null_histogram(evidence),
         genes=_gene_table(evidence),
@@ -248,10 +273,11 @@ def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
 
 def _further_reasons(evidence: Evidence) -> list[str]:
     reliability = evidence.reliability
-    columns = "genes" if evidence.kind == "counts" else "features"
+    columns, unit = ("genes", "molecules") if evidence.kind == "counts" else ("features", "values")
     reasons = [
-        f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with enough held-out values are "
-        f"predicted better by the method than by {evidence.reference} (false discovery rate 5 %)"
+        f"{reliability.evident.sum():,} of {reliability.measured.sum():,} {columns} with at least {MIN_HELD_OUT} "
+        f"held-out {unit} are shown to be predicted better than by {evidence.reference} by more than "
+        f"{_percent(SMALLEST_GAIN)} (false discovery rate 5 %)"
     ]
     for name, mixing in evidence.mixing.items():
         change = 100 * (mixing.after - mixing.before)
@@ -266,17 +292,15 @@ def _further_reasons(evidence: Evidence) -> list[str]:
         why = "the sampled cells all have one label" if evidence.kind == "counts" else "it needs counts"
         reasons.append(f"mixing of the labels in {', '.join(evidence.unmixed)} was not measured: {why}")
     if evidence.kind == "real":
-        reasons.append(
-            "values were held out at random; values that are missing because they are low may have larger errors"
-        )
+        reasons.append(evidence.imitation.sentence)
     return reasons
 
 
 def figures(evidence: Evidence) -> dict[str, float]:
     """The numbers that the rule looks at; NaN where one was not measured."""
     nan = float("nan")
-    gains = evidence.gains(LOSS[evidence.kind]).mean()
-    explained, lower, _ = evidence.reliability.overall
+    gains = evidence.gains(LOSS[evidence.kind]).loc[list(evidence.worst_splits)].mean()
+    explained, lower, _ = evidence.explained
     measured = evidence.reliability.measured
     scores = evidence.scores[evidence.scores["method"] == evidence.method]
     total = scores.loc[scores["metric"] == "total_ratio", "value"].mean()
@@ -289,11 +313,16 @@ def figures(evidence: Evidence) -> dict[str, float]:
         "total_ratio": float(total),
         "total_noise": _counting_noise(evidence),
         "confident_zeros": float(evidence.zeros.confident.sum()) if evidence.zeros is not None else nan,
+        "unlinked": evidence.imitation.unlinked,
         "raised": evidence.zeros.raised_share if evidence.zeros is not None else nan,
     }
     low = high = nan
     if evidence.calibration is not None:
-        coverage = evidence.calibration[evidence.calibration["entries"] >= MIN_ENTRIES_PER_STRATUM]["coverage"]
+        table = evidence.calibration
+        coverage = table.loc[table["entries"] >= MIN_ENTRIES_PER_STRATUM, "coverage"]
+        like_missing = evidence.imitation.scheme != "mcar"
+        if like_missing and len(coverage) == 0 and table["entries"].sum() >= MIN_ENTRIES_TOGETHER:
+            coverage = np.array([(table["coverage"] * table["entries"]).sum() / table["entries"].sum()])
         if len(coverage):
             low, high = float(coverage.min()), float(coverage.max())
     changes = [np.average(mixing.after - mixing.before, weights=mixing.sizes) for mixing in evidence.mixing.values()]

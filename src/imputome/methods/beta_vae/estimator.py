@@ -19,6 +19,7 @@ from imputome.core.imputation import Status
 from imputome.core.scales import Standard, varying
 from imputome.errors import InputError
 from imputome.methods.beta_vae import BETA_VAE_INFO
+from imputome.methods.beta_vae.components import start_at_components
 from imputome.methods.beta_vae.decoder import DecodedSamples
 from imputome.methods.beta_vae.network import (
     PRESETS,
@@ -29,15 +30,16 @@ from imputome.methods.beta_vae.network import (
     Start,
     VariationalAutoencoder,
     no_sigma,
-    start_at_components,
 )
 from imputome.methods.deep.batches import DenseBatches
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.rates import row_blocks
-from imputome.methods.deep.training import Training, seeded, wrong_parameter
+from imputome.methods.deep.training import Training, wrong_parameter
 
 VALIDATION_SHARE = 0.1  # share of the samples that is held out from training, if settings are chosen on samples
-HIDDEN_SHARE = 0.1  # share of the known values of the held-out samples that is hidden, to be imputed
+HIDDEN_SHARE = 0.1  # share of the known values of the watched samples that is hidden, to be imputed
+INCOMPLETE_SHARE = 0.05  # with a smaller share of incomplete samples, settings are chosen on samples held out
+MAX_WATCHED = 200  # samples with hidden values, or a tenth of all if that is more
 LOW_QUANTILE = 0.1  # values below it count as low; half of them are hidden (section "Missing data simulations")
 LAMBDAS = tuple(np.arange(0, 3.01, 0.25).tolist())
 VALUES_PER_ENCODING = 2**21  # values encoded at once
@@ -92,8 +94,8 @@ class BetaVAE(DeepImputer):
     max_epochs : int or None, default=None
         Largest number of epochs (80).
     patience : int or None, default=None
-        Epochs without improvement before training stops (15), measured by imputing hidden values in 10 % of the
-        samples, which are held out from training. 0: training on all samples for ``max_epochs``.
+        Epochs without improvement before training stops (15), measured by imputing hidden values. 0: training on all
+        samples for ``max_epochs``. See Notes for which values are hidden.
     iterations : int or None, default=None
         Rounds of imputation (3).
     start : {"mean", "random"} or None, default=None
@@ -121,8 +123,8 @@ class BetaVAE(DeepImputer):
     shift_ : float
         lambda in use.
     inflation_ : float
-        Ratio of the squared error to the predicted variance at the hidden values of the held-out samples, a factor of
-        variances and draws. 1 if no samples were held out.
+        Ratio of the squared error to the predicted variance at the hidden values, a factor of variances and draws. 1 if
+        no values were hidden.
 
     Raises
     ------
@@ -135,8 +137,21 @@ class BetaVAE(DeepImputer):
     over 20 draws of z ~ q. `Imputation.draw` gives multiple imputations: z ~ q, then x ~ N(mu, sigma). With
     ``keep_observed=False`` observed entries too have the value that is imputed in the last round.
 
-    Without a preset the network has linear maps besides its hidden layers, and training starts at the principal
-    components of the training samples, as many as impute the held-out samples best.
+    Without a preset the network has linear maps besides its hidden layers, and training starts at the components of the
+    completed training samples that impute hidden values best (`imputome.methods.beta_vae.components`); this start is
+    kept where training does not improve on it.
+
+    Hidden values: where at least 5 % of the training samples are incomplete, and without a preset, a tenth of the known
+    values of the training samples (of 200 of them, or a tenth, if there are more) is hidden. Else, and for
+    ``shift="auto"``, 10 % of the samples are held out from training, and a tenth of their values is hidden. A network
+    that is judged on other samples only can reproduce every sample of the fit, with the zeros that stand for its
+    missing values; this made it hardly better than the mean below about 200 samples.
+
+    Measured with 10 % of all values hidden, RMSE in SD (the version before; soft_impute; gaussian_copula). TCGA glioma
+    expression, 50 samples: 1.134 (1.271; 1.139; 1.107), 100: 0.823 (1.016; 0.824; 0.802), 200: 0.737 (0.785;
+    0.727; 0.696). Methylation, 50: 0.868 (1.031; 0.871; 0.910), 100: 0.779 (0.799; 0.789; 0.813), 200: 0.777 (0.798;
+    0.771; 0.760). Pooled cells, 50: 1.010 (1.110; 1.031;
+    1.083), 100: 0.939 (1.020; 0.946; 1.007).
 
     Cost: with P weights, 2 P operations per sample to encode or decode it, three times that to train on it; sigma is
     computed only if needed. Memory: the z-scores once, and nine times P numbers in training. Values are decoded from
@@ -248,23 +263,30 @@ class BetaVAE(DeepImputer):
         self.center_, self.scale_ = standard.center, np.where(varying(Z), standard.scale, 0.0)
         self._set_constant_features(Z)
         usable = np.flatnonzero(known.any(axis=1))
-        train, held_out = usable, None
+        train, held_out, watched = usable, None, None
         auto = design.shift == "auto"
-        if design.patience or auto:
+        # where the samples to impute are those of the fit, settings are chosen on these: a network that can fit every
+        # sample imputes new ones well and its own not at all
+        inside = design.residual and bool(design.patience) and (~known[usable].all(axis=1)).mean() >= INCOMPLETE_SHARE
+        if auto or (design.patience and not inside):
             train, held_out = (usable[part] for part in split_cells(len(usable), VALIDATION_SHARE, self.random_state))
+            watched = held_out
+        if inside:
+            number = min(len(train), max(MAX_WATCHED, len(train) // 10))
+            watched = np.sort(np.random.default_rng([self.random_state, 3]).permutation(train)[:number])
         self.noise_, self.inflation_ = np.zeros(Z.shape[1]), 1.0
         self.shift_ = 0.0 if isinstance(design.shift, str) else float(design.shift)
         self.trained_shift_ = self.shift_ if design.shift_mode == "train" else 0.0
-        training = self._train_network(Z, data, train, held_out)
+        training = self._train_network(Z, data, train, watched)
         if auto and held_out is not None:
             self.shift_ = self._choose_shift(Z[held_out])
             if design.shift_mode == "train" and self.shift_:
                 self.trained_shift_ = self.shift_
-                training = self._train_network(Z, data, train, held_out, member=1)
+                training = self._train_network(Z, data, train, watched, member=1)
         if design.likelihood == "mse":
             self.noise_ = self._residual_variance(Z[train])
-        if held_out is not None:
-            self.inflation_ = self._measure_inflation(Z[held_out])
+        if watched is not None:
+            self.inflation_ = self._measure_inflation(Z[watched])
         model = self._model(Z)
         details = {**training.status.details, "shift": self.shift_, "inflation": self.inflation_}
         return model, {
@@ -274,21 +296,23 @@ class BetaVAE(DeepImputer):
         }
 
     def _train_network(
-        self, Z: np.ndarray, data: Data, train: np.ndarray, held_out: np.ndarray | None, *, member: int = 0
+        self, Z: np.ndarray, data: Data, train: np.ndarray, watched: np.ndarray | None, *, member: int = 0
     ) -> Training:
+        """Train on the rows ``train`` of Z; the values hidden in the rows ``watched`` decide when to stop."""
         design, device = self.design, self._device()
-        batches = DenseBatches(Z, batch_size=design.batch_size, device=device)
-        validation, rows = None, None
-        if held_out is not None:
-            visible, truth = self._hide(Z[held_out])
+        validation, rows, whole = None, None, None
+        if watched is not None:
+            visible, truth = self._hide(Z[watched])
             validation = DenseBatches(visible, target=truth, batch_size=design.batch_size, device=device)
-            rows = np.arange(len(visible))
+            rows, whole = np.arange(len(visible)), Z[watched]
+            Z[watched] = visible  # rows that are trained on must not show what is hidden
+        batches = DenseBatches(Z, batch_size=design.batch_size, device=device)
         network = cast(VariationalAutoencoder, self._new_network())
         if design.residual:
-            with seeded(self.random_state):
-                held_out_batches = None if validation is None else validation.epoch(rows)
-                start_at_components(network.to(device), Z[train], held_out_batches)
-        return self._train(
+            batches_to_impute = None if validation is None else validation.epoch(rows)
+            rng = np.random.default_rng(self.random_state)
+            start_at_components(network.to(device), Z[train], batches_to_impute, rng)
+        training = self._train(
             network,
             batches,
             data,
@@ -298,6 +322,9 @@ class BetaVAE(DeepImputer):
             validation_batches=validation,
             member=member,
         )
+        if whole is not None:
+            Z[watched] = whole
+        return training
 
     def _hide(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, G) z-scores with some known values hidden at random, and the (n, G) hidden values; NaN elsewhere."""

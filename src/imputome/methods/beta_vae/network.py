@@ -6,12 +6,10 @@ Letters: ``n`` samples, ``B`` samples of a batch, ``G`` features, ``L`` latent d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,13 +26,6 @@ HIDDEN_FACTORS = (30, 10)  # widths of the encoder's layers relative to the late
 LARGEST_SHIFT = 10.0  # in SD
 MIN_FEATURES_PER_LATENT = 5
 MAX_LOG_VARIANCE = 10.0  # largest absolute value of the logarithm of a variance
-
-# principal components
-FIRST_NUMBER = 10  # components that are tried first, then twice as many, and so on up to L
-DEFAULT_DIVISOR = 4  # L over the number of components, if no number can be tried
-EXTRA_COMPONENTS = 10  # found by the randomised decomposition in addition to those needed
-POWER_ITERATIONS = 4
-MIN_VARIANCE = 0.01  # of a feature around its linear prediction, in z units
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Design:
     200, 500, 0.2 / 0.3, all three       0.771 (0.452)  0.740 (0.511)
     ===================================  =============  =============
 
-    Then the same with linear maps that start at principal components (`PrincipalComponents`), means over three splits;
+    Then the same with linear maps that start at principal components (`Components.of_number`), means over three splits;
     iterative SVD is the registered method, which validates its rank:
 
     ===================================  =============  =============
@@ -138,6 +129,7 @@ class Design:
             decay_epochs=self.max_epochs,
             patience=self.patience or None,
             restore_best=bool(self.patience),
+            start_counts=self.residual,
         )
 
 
@@ -320,73 +312,3 @@ def _hidden(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
         if dropout:
             layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
-
-
-class PrincipalComponents:
-    """Probabilistic principal components (Tipping & Bishop 1999) of the encoder's input, and a linear decoder.
-
-    With eigenvalues l_1 >= l_2 >= ... of the covariance, eigenvectors V, and s2 the mean of the eigenvalues left out,
-    the loadings are W = V (l - s2)^(1/2). The posterior of z given x has mean (l - s2)^(1/2) / l V' x and variance
-    s2 / l (their eq. 6 and 7). The decoder is the regression of x on z under this posterior. Missing values count as 0,
-    the mean.
-
-    ``Z`` are (n, G) z-scores with NaN for missing, ``largest`` is L. With ``compressed`` the components are those of
-    asinh(Z), and Z is predicted. Cost: ``O(n G L)``.
-    """
-
-    def __init__(self, Z: np.ndarray, largest: int, *, compressed: bool) -> None:
-        self.target = torch.from_numpy(np.nan_to_num(Z))  # (n, G)
-        self.inputs = torch.asinh(self.target) if compressed else self.target
-        n, G = self.inputs.shape
-        _, singular, self.directions = torch.svd_lowrank(
-            self.inputs, q=min(n, G, largest + EXTRA_COMPONENTS), niter=POWER_ITERATIONS
-        )
-        self.eigenvalues = singular.square() / n
-        self.total = float(self.inputs.square().sum()) / n
-
-    def set_linear_maps(self, network: VariationalAutoencoder, k: int) -> None:
-        """Set the linear maps of ``network`` to ``k`` components, and the outputs of its hidden layers to 0."""
-        n, G = self.inputs.shape
-        k = min(k, len(self.eigenvalues), G - 1)
-        top = self.eigenvalues[:k].clamp_min(1e-12)
-        left_out = torch.clamp((self.total - top.sum()) / (G - k), min=1e-12)
-        variance = (left_out / top).clamp(max=1.0)  # (k,) of z given x
-        encoder = ((1 - variance) / top).sqrt()[:, None] * self.directions[:, :k].T  # (k, G)
-        z = self.inputs @ encoder.T
-        decoder = torch.linalg.solve(z.T @ z + n * torch.diag(variance), z.T @ self.target)  # (k, G)
-        noise = (self.target - z @ decoder).var(dim=0).clamp_min(MIN_VARIANCE)
-        assert network.linear_encoder is not None and network.linear_decoder is not None  # noqa: S101, PT018  (types)
-        with torch.no_grad():
-            for layer in (network.latent_mean, network.mean, network.latent_spread, network.spread):
-                if layer is not None:
-                    layer.weight.zero_()
-                    layer.bias.zero_()
-            network.linear_encoder.weight.zero_()[:k] = encoder
-            network.linear_decoder.weight.zero_()[:, :k] = decoder.T
-            if network.latent_spread is not None:
-                network.latent_spread.bias[:k] = variance.log()
-            if network.spread is not None:
-                network.spread.bias[:] = noise.log()
-
-
-def start_at_components(network: VariationalAutoencoder, Z: np.ndarray, validation: Iterable[DenseBatch] | None) -> int:
-    """Set the linear maps of ``network`` to the number of principal components that imputes hidden values best.
-
-    The network has linear maps (``residual``), and ``Z`` are (n, G) z-scores of the training samples with NaN for
-    missing. ``validation`` are samples with hidden values; None: L / `DEFAULT_DIVISOR` components. Returns the number.
-    """
-    largest = network.latent_mean.out_features
-    components = PrincipalComponents(Z, largest, compressed=network.design.compressed)
-    best = max(1, largest // DEFAULT_DIVISOR)
-    if validation is not None:
-        numbers = [FIRST_NUMBER * 2**k for k in range(20) if FIRST_NUMBER * 2**k <= largest] or [largest]
-        batches, errors = list(validation), []
-        network.eval()  # without dropout
-        for number in numbers:
-            components.set_linear_maps(network, number)
-            with torch.no_grad():
-                errors.append(sum(float(network.validation_loss(batch)) for batch in batches))
-        network.train()
-        best = numbers[int(np.argmin(errors))]
-    components.set_linear_maps(network, best)
-    return best

@@ -24,7 +24,7 @@ from imputome.methods.controls import (
     POISSON_NMF_INFO,
     RANDOM_INFO,
 )
-from imputome.methods.factors import LowRank, few_threads
+from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
 from imputome.methods.nmf import poisson_nmf, project
 
 FEATURE_BLOCK_VALUES = 2**22  # values in a block of features
@@ -99,12 +99,11 @@ class GeneMean(Imputer):
         self.random_state = random_state
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
-        self.share_ = data.gene_totals / data.depth.sum()
+        self.share_ = gene_shares(data)
         return self._new_rows(data), {"gene_columns": {"share": self.share_}}
 
     def _new_rows(self, data: Data) -> Model:
-        dtype = data.X.dtype
-        return LowRank(data.depth[:, None].astype(dtype), self.share_[:, None].astype(dtype))
+        return gene_mean_rates(data, self.share_)
 
 
 class GeneMeanPosterior(GeneMean):

@@ -6,6 +6,7 @@ tenth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -15,7 +16,7 @@ from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output, Status
-from imputome.core.posterior import deal, likelihood_at, pooled_shape, split
+from imputome.core.posterior import deal, likelihoods_of_part, pooled_shape, split
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
@@ -24,7 +25,7 @@ from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
-from imputome.methods.factors import LowRank, few_threads
+from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
 from imputome.methods.nmf import poisson_nmf, project
 
 NETWORK_WEIGHTS = np.linspace(0, 1, 6)  # tried weights of the networks' log rate; the factors have the rest
@@ -33,6 +34,7 @@ ENTRIES_FOR_WEIGHT = 2**24  # largest number of entries on which the weight is c
 SMALLEST_RATE = np.float32(1e-12)
 MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
 FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the networks are no better than the gene mean
+CLEARLY_BETTER = 2.0  # standard errors of the gain over the gene mean, summed over genes, that a rate must reach
 PROJECTION_UPDATES = 15  # updates of a cell's factors; more of them fit the noise of the cell
 
 
@@ -47,9 +49,10 @@ class CountAutoencoder(CountFamily):
     longer predicted better. The rate is averaged, on the log scale, with that of a Poisson factorisation of x1; the
     weight is the one that predicts x2 best.
 
-    The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is predicted no
-    better than by the posterior of the gene mean, a few Poisson factors alone are tried too. What predicts x2 best is
-    returned: networks, factors, or, if there is no structure in the data, the gene mean. ``status`` says which.
+    The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is not predicted
+    clearly better (by two standard errors) than by the posterior of the gene mean, 2, 4 and 8 Poisson factors alone are
+    tried, and if these are not better either, the gene mean gives the rate. The result is then exactly that of
+    ``gene_mean_posterior`` with the same ``random_state``. ``status`` and ``replaced_by`` say what gives the values.
 
     Counts that are not integers (a normalised matrix) cannot be split into molecules. Then a fifth of the cells is held
     out instead, and the weight of the networks is 0.6.
@@ -91,10 +94,12 @@ class CountAutoencoder(CountFamily):
         The trained networks.
     factors_ : ndarray of shape (G, k) or None
         Gene factors.
-    weight_ : float
-        Weight of the networks' log rate.
+    weight_ : float or None
+        Weight of the networks' log rate; None if the gene mean, or a few factors, give the rate.
     uses_gene_mean_, uses_factors_ : bool
-        Whether the gene mean, or factors alone, give the rate.
+        Whether the gene mean, or a few factors, give the rate.
+    replaced_by : str
+        What gives the rate if it is not the networks, in words.
 
     Raises
     ------
@@ -172,21 +177,21 @@ class CountAutoencoder(CountFamily):
             )
         training = self._train_networks(x1, x2)
         self.factors_ = self._factors(x1, self.n_factors) if self.n_factors else None
-        self.weight_ = 1.0 if self.factors_ is None else DEFAULT_NETWORK_WEIGHT
+        self.weight_: float | None = 1.0 if self.factors_ is None else DEFAULT_NETWORK_WEIGHT
         if x2 is not None and self.factors_ is not None:
             rows = _evenly_spaced(*data.shape)
             self.weight_ = _best_weight(self._averaged(x1.subset(rows=rows)), x2[rows])
         self.uses_gene_mean_ = self.uses_factors_ = False
-        message = self._choose_rate(data, x1, parts) if self.posterior else ""
+        self.mean_share_ = gene_shares(data)
+        if self.posterior:
+            self._choose_rate(data, x1, parts)
         model = self._new_rows(data)
         status = training.status
-        text = "; ".join(part for part in (status.message, message) if part)
-        details = {
-            **status.details,
-            "network_weight": self.weight_,
-            "uses_gene_mean": self.uses_gene_mean_,
-            "uses_factors": self.uses_factors_,
-        }
+        why = f"all values come from {self.replaced_by}: the network does not predict held-out molecules clearly better"
+        text = "; ".join(part for part in (status.message, why if self.replaced_by else "") if part)
+        weight = {} if self.weight_ is None else {"network_weight": self.weight_}
+        source = {"values_from": self.replaced_by or self._rate_in_words(), "replaced": bool(self.replaced_by)}
+        details = {**status.details, **source, **weight}
         return model, {
             "status": Status(status.name, text, details),
             "history": training.history,
@@ -222,30 +227,46 @@ class CountAutoencoder(CountFamily):
         networks.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         return trainings[0]
 
-    def _choose_rate(self, data: Data, x1: Data, parts: list[np.ndarray]) -> str:
-        """Choose networks, factors or gene mean, and learn the shapes of the posterior step for it.
+    def _choose_rate(self, data: Data, x1: Data, parts: list[np.ndarray]) -> None:
+        """Choose networks, factors or gene mean, all learned from x1, and fit the shapes of the posterior step for it.
 
-        Returns a message if the networks are not chosen, else an empty text.
+        All are compared on x2, which chose the networks' epoch and weight too: a small gain there is chance. For the
+        gene mean the steps are those of ``gene_mean_posterior``, with the same result.
         """
+
+        def likelihoods(rate: Callable[[Data], Model]) -> np.ndarray:
+            return likelihoods_of_part(pooled_shape(data, parts[:1], rate)[1], data, parts[0])
+
+        rate: Callable[[Data], Model] = partial(gene_mean_rates, share=gene_shares(x1))
+        by_gene_mean = likelihoods(rate)
         self._shape, by_networks = pooled_shape(data, parts, self._averaged)
-        shape, by_gene_mean = pooled_shape(data, parts[:1], self._gene_mean)
-        best = likelihood_at(by_gene_mean, shape)
-        if likelihood_at(by_networks, self._shape) > best:
-            return ""
-        chosen = None
+        if _clear_gain(likelihoods_of_part(by_networks, data, parts[0]) - by_gene_mean):
+            return
+        self.factors_, self.weight_, self.uses_gene_mean_ = None, None, True
+        best = 0.0
         for rank in FALLBACK_RANKS:
             factors = self._factors(x1, rank)
-            shape, by_factors = pooled_shape(data, parts[:1], partial(_factor_rates, factors=factors))
-            if likelihood_at(by_factors, shape) > best:
-                best, chosen = likelihood_at(by_factors, shape), factors
-        if chosen is not None:
-            self.factors_, self.uses_factors_ = chosen, True
-            used = f"{chosen.shape[1]} Poisson factors, which are used instead"
-        else:
-            self.uses_gene_mean_ = True
-            used = "the gene mean, which is used instead"
-        self._shape = pooled_shape(data, parts, self._new_rows)[0]
-        return f"with each cell's own counts, the network predicts held-out molecules no better than {used}"
+            by_factors = partial(_factor_rates, factors=factors)
+            if (gain := _clear_gain(likelihoods(by_factors) - by_gene_mean)) > best:
+                best, rate, self.factors_ = gain, by_factors, factors
+                self.uses_gene_mean_, self.uses_factors_ = False, True
+        self._shape = pooled_shape(data, parts, rate)[0]
+
+    @property
+    def replaced_by(self) -> str:  # type: ignore[override]
+        """What gives the rate if it is not the networks, in words; else, and before the fit, an empty text."""
+        if getattr(self, "uses_gene_mean_", False):
+            return "the gene mean (as gene_mean_posterior)"
+        if getattr(self, "uses_factors_", False) or getattr(self, "weight_", None) == 0:
+            assert self.factors_ is not None  # noqa: S101
+            return f"{self.factors_.shape[1]} Poisson factors"
+        return ""
+
+    def _rate_in_words(self) -> str:
+        networks = "the network" if self.n_networks == 1 else f"{self.n_networks} networks"
+        if self.factors_ is None or self.weight_ == 1:
+            return networks
+        return f"{networks} and {self.factors_.shape[1]} Poisson factors"
 
     def _posterior_shape(self, data: Data) -> np.ndarray:
         return self._shape
@@ -267,15 +288,11 @@ class CountAutoencoder(CountFamily):
     # -- the fitted model ----------------------------------------------------------------------------------------------
     def _new_rows(self, data: Data) -> Model:
         if self.uses_gene_mean_:
-            return self._gene_mean(data)
+            return gene_mean_rates(data, self.mean_share_)
         if self.uses_factors_:
             assert self.factors_ is not None  # noqa: S101
             return _factor_rates(data, self.factors_)
         return self._averaged(data)
-
-    def _gene_mean(self, data: Data) -> Model:
-        library = np.asarray(data.X.sum(axis=1), dtype=np.float32)
-        return LowRank(library[:, None], self.share_[:, None].astype(np.float32))
 
     def _averaged(self, data: Data) -> AveragedRates:
         """The rates of some cells by networks and factors, from the counts of these cells."""
@@ -285,22 +302,33 @@ class CountAutoencoder(CountFamily):
         ]
         factors = None if self.factors_ is None else _factor_rates(data, self.factors_)
         model = _geometric_mean([model for model, _ in encoded])
+        assert self.weight_ is not None  # noqa: S101
         return AveragedRates(model, factors, weight=self.weight_, library=encoded[0][1])
 
     def _state(self) -> dict[str, np.ndarray]:
         arrays = {
             **super()._state(),
-            "weight": np.array(self.weight_),
             "uses_gene_mean": np.array(self.uses_gene_mean_),
             "uses_factors": np.array(self.uses_factors_),
+            "mean_share": self.mean_share_,
         }
-        return arrays if self.factors_ is None else {**arrays, "factors": self.factors_}
+        used = {"weight": self.weight_, "factors": self.factors_}
+        return arrays | {name: np.asarray(value) for name, value in used.items() if value is not None}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.factors_ = arrays.get("factors")
-        self.weight_, self.uses_gene_mean_ = float(arrays["weight"]), bool(arrays["uses_gene_mean"])
-        self.uses_factors_ = bool(arrays.get("uses_factors", False))  # not in models of the first versions
+        self.uses_gene_mean_ = bool(arrays["uses_gene_mean"])
+        # models of the first versions lack the next two, and have a weight that may not be used
+        self.uses_factors_ = bool(arrays.get("uses_factors", False))
+        self.mean_share_ = arrays.get("mean_share", arrays["share"])
+        self.weight_ = None if self.uses_gene_mean_ or self.uses_factors_ else float(arrays["weight"])
         super()._restore(arrays)
+
+
+def _clear_gain(gains: np.ndarray) -> float:
+    """The sum of the genes' gains in log-likelihood, if it is `CLEARLY_BETTER` than 0; else 0."""
+    total = float(gains.sum())
+    return total if total > CLEARLY_BETTER * np.sqrt(np.square(gains).sum()) else 0.0
 
 
 def _factor_rates(data: Data, factors: np.ndarray) -> LowRank:

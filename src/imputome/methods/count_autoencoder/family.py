@@ -15,6 +15,7 @@ from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Status
+from imputome.core.unknown_genes import unseen_genes, without_genes
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.count_autoencoder.fitted import FitTotals, Pruning, encode, fit_details, scale_warning
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
@@ -225,13 +226,14 @@ class SingleNetworkImputer(CountFamily):
         """
         data = self._accept(data, kind=getattr(self, "kind_", None))
         self.transform(data)  # checks that it is fitted, and for these genes and covariates
+        inputs, data = data, without_genes(data, unseen_genes(data, self.training_totals_))
         before = FitTotals.of(self.network_, self._batches(data).epoch(self._split(data)[1])).mean_nll
         schedule = replace(
             self._schedule(), max_epochs=max_epochs, learning_rate=learning_rate, decay_epochs=0, patience_from=0
         )
         model, result = self._fit_network(self.network_, data, schedule)
         result["status"].details["nll_before"] = before
-        return self._imputation(model, data, training=True, **result)
+        return self._imputation(model, data, training=True, inputs=inputs, **result)
 
     def _fit_network(self, network: CountNetwork, data: Data, schedule: Schedule) -> tuple[Model, dict[str, Any]]:
         """Train ``network`` on ``data``; returns its model and the further arguments of `Imputation`."""

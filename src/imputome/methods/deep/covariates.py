@@ -6,11 +6,13 @@ Letters: ``n`` cells, ``C`` columns of the coded table.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from imputome.errors import InputError
+from imputome.errors import InputError, some
+
+MAX_LEVELS = 20  # with more different values, whole numbers can be categories or a quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,8 @@ class Covariate:
     levels: tuple[str, ...] | None = None  # the sorted levels of a category; None for a number
     mean: float = 0.0  # of a number, in the cells that it was learned from
     sd: float = 1.0  # likewise; an SD of 0 is stored as 1
+    constant: bool = False  # of a number: whether all these cells had the same
+    of_numbers: bool = False  # of a category: whether its levels are numbers
 
     @property
     def columns(self) -> list[str]:
@@ -35,8 +39,9 @@ class Covariate:
 class CovariateCoding:
     """The coding of a table of covariates, learned once and applied to any cells.
 
-    Columns of numbers are continuous; text, categories and booleans are categorical. A batch key that is stored as
-    numbers must be turned into text first, or its numbers are taken as quantities.
+    Text, categories and booleans are categorical, floats are quantities. Whole numbers that repeat are categories if
+    there are at most 20 of them, as batch numbers are; with more they are refused until they are stored as text or as
+    floats. Those that hardly repeat are a quantity. See `meaning`.
     """
 
     covariates: tuple[Covariate, ...]
@@ -72,12 +77,28 @@ class CovariateCoding:
         return cls(tuple(Covariate(**{**c, "levels": c["levels"] and tuple(c["levels"])}) for c in stored))
 
 
+def meaning(column: pd.Series) -> Literal["category", "number", "unclear"]:
+    """What a column is taken for: a category, a quantity, or whole numbers that can be either."""
+    if not _is_number(column):
+        return "category"
+    levels = int(column.nunique())
+    if column.dtype.kind == "f" or 2 * levels > len(column):
+        return "number"
+    return "category" if levels <= MAX_LEVELS else "unclear"
+
+
 def _learn(name: str, column: pd.Series) -> Covariate:
-    if _is_number(column):
+    taken_for = meaning(column)
+    if taken_for == "unclear":
+        text = f"covariate {name!r} has {column.nunique():,} different whole numbers: store them as text if they are"
+        raise _fault("covariate-unclear", f"{text} categories, or as floats if they are a quantity")
+    if taken_for == "number":
         values = _numbers(name, column)
-        sd = float(values.std())
-        return Covariate(name, None, float(values.mean()), sd if sd > 0 else 1.0)
-    return Covariate(name, tuple(sorted(set(_texts(name, column)))))
+        if np.ptp(values) == 0:
+            return Covariate(name, None, float(values[0]), 1.0, constant=True)
+        return Covariate(name, None, float(values.mean()), float(values.std()))
+    levels = tuple(sorted(set(_texts(name, column))))
+    return Covariate(name, levels, of_numbers=all(_is_plain_number(value) for value in column))
 
 
 def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
@@ -85,18 +106,33 @@ def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
     if covariate.levels is None:
         if not _is_number(column):
             raise _fault("covariate-type", f"covariate {covariate.name!r} was a number in the fit: give numbers")
-        values = (_numbers(covariate.name, column) - covariate.mean) / covariate.sd
+        numbers = _numbers(covariate.name, column)
+        if covariate.constant and (numbers != covariate.mean).any():  # the model has learned nothing of such a change
+            text = (
+                f"covariate {covariate.name!r} was {covariate.mean:g} in all cells that the model was fitted on: give"
+            )
+            raise _fault("covariate-level", f"{text} this value, or fit a model on cells that differ in it")
+        values = (numbers - covariate.mean) / covariate.sd
         return values.astype(np.float32)[:, None]
     texts = _texts(covariate.name, column)
     unknown = sorted(set(texts) - set(covariate.levels))
     if unknown:
-        shown = ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
-        raise _fault(
-            "covariate-level",
-            f"covariate {covariate.name!r} has levels that the model was not fitted on: {shown}; it knows "
-            f"{', '.join(covariate.levels[:10])}: rename them, or fit the model on these cells too",
+        text = (
+            f"covariate {covariate.name!r} has levels that the model was not fitted on: {some(map(repr, unknown), 3)}; "
+            f"it knows {some(covariate.levels, 10)}: rename them, or fit the model on these cells too"
         )
+        if covariate.of_numbers and len(covariate.levels) > 1:
+            raise InputError(
+                f"{text}, or, if it is a quantity, fit it with {{covariates}}",
+                code="covariate-level",
+                covariates=f"{covariate.name}:number",
+            )
+        raise _fault("covariate-level", text)
     return (np.array(texts)[:, None] == np.array(covariate.levels)).astype(np.float32)
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _is_number(column: pd.Series) -> bool:
@@ -111,7 +147,8 @@ def _numbers(name: str, column: pd.Series) -> np.ndarray:
 
 def _texts(name: str, column: pd.Series) -> list[str]:
     _check_known(name, not column.isna().any())
-    return [str(value) for value in column]
+    # a whole number is the same level whether it is stored as an integer or as a float
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
 
 
 def _check_known(name: str, is_known: bool) -> None:

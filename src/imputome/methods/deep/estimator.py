@@ -44,6 +44,7 @@ class DeepImputer(Imputer):
         The trained network, in eval mode.
     """
 
+    libraries = ("torch",)
     checkpoint: Path | None = None
     on_epoch: Callable[[int, float], bool] | None = None
     device: str

@@ -51,6 +51,7 @@ class Schedule:
     patience_from: int = 0  # epochs up to this one do not count for patience
     clip_value: float | None = None  # largest absolute value of each entry of the gradient
     restore_best: bool = True  # end with the weights of the lowest loss, not with the last ones
+    start_counts: bool = False  # the initial weights are a candidate for the best ones, if there are validation cells
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
@@ -237,6 +238,8 @@ def train(
         stored = read_checkpoint(checkpoint, identity) if checkpoint is not None else None
         if stored is None:
             snapshots.keep(improved=True)
+            if schedule.start_counts and (start := loop.validate()) is not None:
+                state.best_loss = start
         else:
             header, tensors = stored
             state = TrainingState(**header["course"])
@@ -261,7 +264,9 @@ def train(
                 header = {"epoch": number, "fingerprint": identity, "course": asdict(state)}
                 write_checkpoint(checkpoint, header, snapshots.tensors())
             if progress is not None:
-                progress(number / schedule.max_epochs, f"epoch {number}, loss {loss:.5g}, best {state.best_loss:.5g}")
+                best = f"best {state.best_loss:.5g} in epoch {state.best_epoch}"
+                text = f"epoch {number} of at most {schedule.max_epochs}, loss {loss:.5g}, {best}"
+                progress(number / schedule.max_epochs, text)
             if on_epoch is not None and on_epoch(number, loss) and not state.ended:
                 state.ended = "stopped"
     network.load_state_dict(snapshots.best if schedule.restore_best else snapshots.last)

@@ -26,9 +26,16 @@ COLUMN_BLOCK_VALUES = 2**23  # values in a block of columns of A
 class IALM(Imputer):
     """scIALM: nuclear-norm matrix completion by an inexact augmented Lagrangian (Liu, Wang & Gao 2024).
 
-    Minimises the nuclear norm of A subject to A = D on the observed entries (eq. 7, Algorithm 3). For counts the
-    observed entries are the nonzeros. A filled value therefore estimates the expression *given that it is not zero*:
-    totals become larger than in the data, and expression appears where there is none.
+    The problem is to minimise the nuclear norm of A subject to A = D on the observed entries (eq. 7). The published
+    iteration (Algorithm 3, the default) ends at a matrix that matches the observed entries, but not at the minimum: it
+    raises mu before the multiplier has converged. On a noiseless 60 x 50 matrix of rank 3 with 60 % known (values of
+    SD 1.7) it ends at a nuclear norm of 190.8, rank 50 and a mean absolute error of 0.29 at the missing entries.
+    ``inner="exact"`` reaches the minimum: 164.9, rank 5 and 0.0001. On noisy data the minimum is not always the better
+    imputation: RMSE in SD with 10 % hidden is 0.814 (exact: 0.819) on 100 samples of TCGA glioma expression and 0.773
+    (0.787) on methylation.
+
+    For counts the observed entries are the nonzeros. A filled value therefore estimates the expression *given that it
+    is not zero*: totals become larger than in the data, and expression appears where there is none.
 
     Parameters
     ----------
@@ -45,7 +52,8 @@ class IALM(Imputer):
     max_rank : int, optional
         Largest rank; by default there is no bound.
     inner : {"inexact", "exact"}, default="inexact"
-        Algorithm 3, or Algorithm 2, which solves the sub-problem before each update of Y.
+        Algorithm 3 as published; or Algorithm 2, which solves the sub-problem before each update of Y and so reaches
+        the minimum, but takes several times longer.
     stop : {"residual", "validated"}, default="residual"
         ``"residual"`` stops by ``tol``. ``"validated"`` holds out 5 % of the observed entries, finds the iteration with
         the lowest error on them (it waits 3 iterations for a lower one), and fits all entries up to that iteration.

@@ -179,6 +179,7 @@ def complete(
             inner=inner,
             # the exact variant needs converged vectors, for which one pass is not enough
             svd=WarmSVD(rng, method=svd, passes=1 if inner == "inexact" else 2),
+            minimal=inner == "exact",
             callback=callback,
         )
 
@@ -222,6 +223,7 @@ def robust_pca(
         max_rank=None,
         inner=inner,
         svd=WarmSVD(np.random.default_rng(0), method="full"),
+        minimal=True,
     )
     return solution.left @ solution.right.T, problem.E, solution
 
@@ -237,9 +239,13 @@ def solve(
     max_rank: int | None,
     inner: Inner,
     svd: WarmSVD,
+    minimal: bool,
     callback: Callable[[Solution], bool] | None = None,
 ) -> Solution:
-    """The loop of Algorithms 2 and 3: threshold the singular values, update E, then Y and mu, until A + E matches D."""
+    """The loop of Algorithms 2 and 3: threshold the singular values, update E, then Y and mu, until A + E matches D.
+
+    ``minimal`` tells whether the solution that matches D is the minimum; it is only for the status.
+    """
     W = problem.W
     limit = min(W.shape) if max_rank is None else min(max_rank, *W.shape)
     sv = min(5, limit) if rank_step != limit else limit
@@ -262,7 +268,10 @@ def solve(
         mu *= rho
         solution.history = history
         if residual < tol:
-            status = Status("converged", f"converged in {iteration} iterations to rank {solution.rank}")
+            text = f"observed values are matched after {iteration} iterations at rank {solution.rank}"
+            if not minimal:
+                text += "; the nuclear norm is not the smallest one, which inner='exact' finds"
+            status = Status("converged", text)
             break
         reason = _unreachable(history["residual"], history["rank"], limit, mu * rho)
         if reason:
@@ -274,6 +283,7 @@ def solve(
             break
         sv = _next_rank(triplets.s, solution.rank, sv, limit, rank_step, 1 / mu)
     details = {"iterations": iteration, "rank": solution.rank, "residual": residual, "tol": tol}
+    details["nuclear_norm"] = float(solution.singular_values.sum())
     solution.status = Status(status.name, status.message, details)
     return solution
 

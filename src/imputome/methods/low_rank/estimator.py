@@ -227,6 +227,27 @@ def choose(
     return Choice(int(np.argmin(squares)), [float(np.sqrt(s / max(1, n_scored))) for s in squares])
 
 
+class Momentum:
+    """Nesterov's sequence; it starts again when the change grows, because the fit then oscillates."""
+
+    def __init__(self) -> None:
+        self._pace, self._change = 1.0, np.inf
+
+    @property
+    def weight(self) -> float:
+        """Weight of the last step in the next one."""
+        return (self._pace - 1) / self._next
+
+    @property
+    def _next(self) -> float:
+        return float(1 + np.sqrt(1 + 4 * self._pace**2)) / 2
+
+    def step(self, change: float) -> None:
+        """Go on, after the fit has changed by ``change``."""
+        self._pace = 1.0 if change > self._change else self._next
+        self._change = change
+
+
 # -- the solvers ------------------------------------------------------------------------------------------------------
 def svd_fill(
     Z: np.ndarray, ranks: Iterable[int], *, tol: float, max_iter: int, rng: np.random.Generator
@@ -239,6 +260,7 @@ def svd_fill(
             filled.restart()
         svd = WarmSVD(rng, passes=2)
         history: dict[str, list[float]] = {"rank": [], "change": []}
+        momentum = Momentum()
         for iteration in range(max_iter):
             rank = full_rank if filled.complete else min(full_rank, 2**iteration)
             triplets = exact or svd.top(filled.W, rank)
@@ -247,7 +269,8 @@ def svd_fill(
             u, right = triplets.vectors(rank)
             left = u * triplets.s[:rank].astype(Z.dtype)
             history["rank"].append(rank)
-            history["change"].append(filled.update(left, right))
+            history["change"].append(filled.update(left, right, momentum=momentum.weight))
+            momentum.step(history["change"][-1])
             if history["change"][-1] < tol and (filled.complete or 2**iteration >= full_rank):
                 break
         right = np.ascontiguousarray(right)
@@ -271,15 +294,12 @@ class SoftImputePath:
     def fit(self, lams: Iterable[float]) -> Iterator[LowRankFit]:
         """A fit for each lambda."""
         for lam in lams:
-            iteration, previous_change, pace = 0, np.inf, 1.0
+            iteration, momentum = 0, Momentum()
             while True:
                 iteration += 1
                 left, right, penalty = self._shrink(lam)
-                # Nesterov's sequence; it restarts when the change grows, because the fit then oscillates
-                next_pace = (1 + np.sqrt(1 + 4 * pace * pace)) / 2
-                change = self._filled.update(left, right, momentum=(pace - 1) / next_pace)
-                pace = 1.0 if change > previous_change else next_pace
-                previous_change = change
+                change = self._filled.update(left, right, momentum=momentum.weight)
+                momentum.step(change)
                 if change < self._tol**2 or iteration >= self._max_iter:
                     break
             record = {"lam": lam, "rank": len(penalty), "iterations": iteration, "change": change}
@@ -354,9 +374,9 @@ class IterativeSVD(LowRankImputer):
     rank : int, "validated" or None, default="validated"
         Number of singular vectors, at most the number the matrix has (then nothing is smoothed: the full rank of the
         paper). ``"validated"`` or None chooses among up to 17 ranks from 1 to 300 on hidden entries (`choose`).
-    tol : float, default=5e-4
+    tol : float, default=1e-4
         Stop when the squared change of the missing entries, relative to their sum of squares, is below it.
-    max_iter : int, default=16
+    max_iter : int, default=100
         Largest number of iterations.
     random_state : int, default=0
         Seed of the hidden entries and the SVD.
@@ -383,7 +403,7 @@ class IterativeSVD(LowRankImputer):
     >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
     >>> X[2, 1] = np.nan
     >>> methods.get("svd")(rank=1).fit_transform(X).to_array()[2].round(1)
-    array([ 3. ,  6.5,  9. , 12. ])
+    array([ 3. ,  6.4,  9. , 12. ])
     """
 
     info = SVD_INFO
@@ -394,8 +414,8 @@ class IterativeSVD(LowRankImputer):
         self,
         *,
         rank: int | Literal["validated"] | None = "validated",
-        tol: float = 5e-4,
-        max_iter: int = 16,
+        tol: float = 1e-4,
+        max_iter: int = 100,
         random_state: int = 0,
     ) -> None:
         self.rank = rank

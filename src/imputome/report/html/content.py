@@ -66,13 +66,15 @@ def of_result(
     command: str = "",
     made_by: str = "",
     map: Map = "umap",
+    before: str | None = None,
 ) -> Content:
     """The page of a result that an AnnData, in memory or backed by a file, holds.
 
     Without ``key`` the only result is taken, without ``label`` a column of ``obs`` that looks like labels, if there is
-    one, and without ``command`` the one in the record.
+    one, and without ``command`` the one in the record. ``before`` is the layer with the values before imputing, if they
+    are no longer where they were.
     """
-    key, record, values = stored_result(adata, key)
+    key, record, values = stored_result(adata, key, before)
     command = command or record.command
     return _content(values, key, record, adata.obs, label, map, source=source, command=command, made_by=made_by)
 

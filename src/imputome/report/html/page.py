@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from imputome.core.atomic import atomic_path
-from imputome.errors import InputError, missing_extra
+from imputome.core.atomic import atomic_path, check_file
+from imputome.errors import missing_extra
 from imputome.report.html.content import Content
 from imputome.report.html.parts import sentence
 from imputome.report.html.scoreboard import Scoreboard
@@ -32,19 +31,7 @@ def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: 
 
 def check_path(path: str | Path, *, overwrite: bool = False) -> None:
     """Check, before any computation, that a page can be written to ``path``."""
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{path} is not a page: end its name in .html", code="output-suffix")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist: create it first", code="no-folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        message = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
-        raise InputError(message, code="folder-not-writable")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
-    if path.exists() and not overwrite:
-        message = f"{path} exists already: pass {{overwrite}} to replace it"
-        raise InputError(message, code="output-exists", overwrite=True)
+    check_file(Path(path), (".html", ".htm"), "page", overwrite=overwrite)
     check_installed()
 
 

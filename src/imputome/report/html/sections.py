@@ -28,7 +28,7 @@ from imputome.report.html.parts import (
     terms_table,
     text_of,
 )
-from imputome.trust.reliability import MIN_HELD_OUT
+from imputome.trust.reliability import MIN_HELD_OUT, SMALLEST_GAIN, judged
 
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
@@ -57,11 +57,12 @@ def result_parts(content: Content) -> dict[str, Any]:
             ("method checked", verdict.method),
             (f"control that {words.columns} are compared with", verdict.reference),
             (f"{words.rows} in the sample", text_of(verdict.cells)),
-            (words.columns, text_of(verdict.genes_used)),
+            (f"{words.columns} in the sample", text_of(verdict.genes_used)),
             ("number of fits", text_of(verdict.fits)),
             ("seconds", text_of(verdict.seconds)),
             ("seed", str(verdict.seed)),
             ("version of the rule", verdict.rule),
+            ("held out by the scheme", verdict.held_out or "not recorded"),
             ("criteria not met", ", ".join(verdict.failed)),
         ]
         figures = [(name.replace("_", " "), text_of(value)) for name, value in verdict.figures.items()]
@@ -167,6 +168,8 @@ def _race(content: Content) -> Section | None:
         drawn = (Chart("race", charts.race(scored[columns], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
+    if race.out_of_time:
+        text.append(f"Time was too short to compare all fully, and may have decided: {', '.join(race.out_of_time)}.")
     terms = [
         (words.rows, text_of(race.cells)),
         (words.columns, text_of(race.genes)),
@@ -224,12 +227,17 @@ def _genes(content: Content) -> Section:
     unit = "molecules" if content.values.kind == "counts" else "values"
     checked = "explained" in table
     reference = content.record.verdict.reference if content.record.verdict else "the reference"
+    smallest, rate = f"{100 * SMALLEST_GAIN:g} %", "false discovery rate 5 %"
     columns = {  # column: title, kind, meaning
         "explained": ("error reduction", "percent", f"how much smaller the held-out error is than that of {reference}"),
         "lower": ("interval from", "percent", "lower end of its 95 % interval"),
         "upper": ("interval to", "percent", "upper end of its 95 % interval"),
         "held_out": (f"held-out {unit}", "number", f"number of held-out {unit} that the error is measured on"),
-        "evident": ("shown to be better", "flag", "the interval is above 0, at a false discovery rate of 5 %"),
+        "evident": (
+            "shown to be better",
+            "flag",
+            f"the interval is above {smallest}; {rate}",
+        ),
         "mean_before": ("mean before", "number", ""),
         "mean_after": ("mean after", "number", ""),
         "zeros_before": ("zeros before", "percent", f"share of the {words.rows}"),
@@ -242,12 +250,12 @@ def _genes(content: Content) -> Section:
     text, drawn = [f"Each {words.column} before and after imputing."], []
     if checked:
         better = int(table["evident"].eq(True).sum())
-        tested = int((table["held_out"].ge(MIN_HELD_OUT) & table["explained"].notna()).sum())
+        tested = int(judged(table["held_out"], table["lower"]).sum())
         text = [
             f"The error reduction says how much smaller the held-out error of the method is than that of the control "
             f"{reference}. Above 0, the method predicts the {words.column} better than this control.",
             f"{better:,} of {tested:,} {words.columns} with at least {MIN_HELD_OUT} held-out {unit} are shown to be "
-            "predicted better, at a false discovery rate of 5 %. For the others there is no such evidence.",
+            f"predicted better by more than {smallest} ({rate}). For the others there is no such evidence.",
         ]
         if (table["held_out"] > 0).any() and table["explained"].notna().any():
             sample = f" A sample of {charts.MAX_POINTS:,} is drawn." if len(table) > charts.MAX_POINTS else ""

@@ -13,6 +13,7 @@ from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.report.before_after import STRONG, WORDS, direction, stored_result, strong_shares
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
+from imputome.trust.reliability import MIN_HELD_OUT, judged
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SIGNS = {
     "use": ("\u2713", style.GREEN),
     "use for visualisation only": ("!", style.ORANGE),
+    "withheld": ("?", style.ORANGE),
     "do not impute": ("\u2717", style.VERMILLION),
 }
 # the metric that is shown first, and its name
@@ -138,7 +140,7 @@ def _main_scores(checked: Verdict) -> list[str]:
         lines.append(f"Held-out {metric_name} (lower is better): {score:.4g}; controls: {', '.join(controls)}")
     genes = checked.genes
     if len(genes):
-        tested = int(np.isfinite(genes["explained"]).sum())
+        tested = int(judged(genes["held_out"], genes["lower"]).sum())
         lines.append(
             f"{WORDS[checked.kind].columns.capitalize()} shown to be predicted better than by {checked.reference}: "
             f"{int(genes['evident'].sum()):,} of {tested:,}"
@@ -307,7 +309,8 @@ def reliability(
     """Plot how much of the held-out error of each gene the method removes, with 95 % intervals, the best genes first.
 
     The error is compared with that of a simple reference method: above 0 the method predicts the gene better. A gene is
-    shown to be better if its whole interval is above 0, at a false discovery rate of 5 % over all genes.
+    shown to be better if its whole interval is above 0.2 %, at a false discovery rate of 5 % over all genes. Genes with
+    fewer than 10 held-out molecules (features with fewer than 10 values) are not judged, and not drawn.
 
     Parameters
     ----------
@@ -327,7 +330,7 @@ def reliability(
     Raises
     ------
     InputError
-        The result was not checked, or a gene is unknown or has no held-out values.
+        The result was not checked, or a gene is unknown or has too few held-out values.
 
     Examples
     --------
@@ -341,16 +344,17 @@ def reliability(
     key, record = find_record(adata, key)
     checked = find_verdict(key, record)
     table = checked.genes
-    tested = table[np.isfinite(table["explained"])].sort_values("explained", ascending=False, kind="stable")
+    tested = table[judged(table["held_out"], table["lower"])].sort_values("explained", ascending=False, kind="stable")
     if tested.empty:
-        raise InputError(f"no gene of {key!r} has held-out values: check it on more cells", code="nothing-held-out")
+        text = f"no gene of {key!r} has {MIN_HELD_OUT} held-out values: check it on more cells"
+        raise InputError(text, code="nothing-held-out")
     names = [genes] if isinstance(genes, str) else list(genes or ())
     for name in names:
         if name not in table.index:
             message = f"there is no gene {name!r} in the check of {key!r}{meant(name, table.index)}"
             raise InputError(message, code="unknown-gene", parameter="genes")
         if name not in tested.index:
-            message = f"{name!r} has no held-out values: leave it out"
+            message = f"{name!r} has too few held-out values: leave it out"
             raise InputError(message, code="nothing-held-out", parameter="genes")
     y, lower, upper = (tested[column].to_numpy(dtype=float) for column in ("explained", "lower", "upper"))
     better = tested["evident"].to_numpy(dtype=bool)
@@ -378,7 +382,7 @@ def reliability(
     ax.set_xlabel(f"{columns}, the largest reduction first")
     ax.set_ylabel(f"reduction of the held-out error\nof {checked.reference}, 95 % interval")
     untested = len(table) - len(tested)
-    note = f"\n{untested:,} without held-out values are not shown" if untested else ""
+    note = f"\n{untested:,} with fewer than {MIN_HELD_OUT} held-out values are not shown" if untested else ""
     ax.set_title(f"{checked.method}: {int(better.sum()):,} of {len(tested):,} {columns} shown to be better{note}")
     ax.legend(frameon=False, markerscale=max(1.0, (40 / size) ** 0.5), loc="upper right")
     style.percent_axis(ax, "y")
