@@ -428,3 +428,20 @@ def test_complete_values_can_be_fitted_and_evaluated():
     assert plan_fit(AnnData(X), Options(method="mean")).messages == ()
     with pytest.raises(ModelFormatError, check=has_code("model-kind")):
         imputome.apply_model(AnnData(COUNTS[:, :12]), imputome.fit_model(AnnData(X), method="ialm"))
+
+
+@pytest.mark.parametrize("code", [-9, -1, 999])
+def test_a_code_for_missing_is_refused_also_of_new_data(code):
+    rng = np.random.default_rng(5)
+    X = rng.normal(20, 2, (30, 20))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    new = np.where(rng.random(X.shape) < 0.1, code, X)
+    model = imputome.fit_model(AnnData(X), method="knn")
+    for call in (imputome.impute, imputome.apply_model):
+        given = (model,) if call is imputome.apply_model else ()
+        with pytest.raises(InputError, check=has_code("missing-code")) as caught:
+            call(AnnData(new), *given)
+        assert f"missing='{code}'" in str(caught.value)
+        assert "params" not in str(caught.value)
+    filled = np.where(new == code, np.nan, new)  # as the message says
+    assert np.isfinite(imputome.apply_model(AnnData(filled), model, copy=True).layers["knn"]).all()

@@ -212,3 +212,20 @@ def test_the_table_comes_from_stdin(folder, capfd, monkeypatch, separator, outpu
 @pytest.mark.parametrize("path", ["missing.h5ad", "no/folder/missing.h5ad", "missing.zarr"])
 def test_removing_from_a_file_that_is_not_there(folder, capsys, path):
     refused(capsys, run(["remove", path, "x"]), "no-file", path)
+
+
+def test_a_model_does_not_take_codes_for_values(folder, capsys):
+    values = np.random.default_rng(2).normal(20, 2, (12, 5)).round(3)
+    values[0, 0] = np.nan
+    names = {"index": [f"s{k}" for k in range(12)], "columns": list("abcde")}
+    pd.DataFrame(values, **names).to_csv("old.csv")
+    values[:3, 1] = -9
+    pd.DataFrame(values, **names).iloc[1:].to_csv("new.csv")  # as if nothing were missing
+    options = ["--genes-in", "columns", "--quiet"]
+    assert run(["fit", "old.csv", "-m", "model", "--method", "knn", *options]) == 0
+    command = ["apply", "model", "new.csv", "-o", "out.csv", *options]
+    refused(capsys, run(command), "missing-code", "--missing -9")
+    assert run([*command, "--missing", "-9"]) == 0
+    assert (pd.read_csv("out.csv", index_col=0) > 10).all(axis=None)
+    assert run([*command, "--kind", "real", "--force"]) == 0
+    assert (folder / "out.csv").read_text() == (folder / "new.csv").read_text()

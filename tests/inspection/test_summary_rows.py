@@ -105,6 +105,14 @@ def test_beside_feature_types(counts, feature_type):
         assert imputome.inspect(full, feature_type="all", keep_summary_rows=True).left_out == {}
 
 
+def test_library_sizes_of_raw_are_without_them(counts):
+    part, plain = counts[:, :25].copy(), counts[:, :25].copy()
+    part.raw, plain.raw = with_summary(counts), counts
+    for adata in (part, plain):
+        imputome.impute(adata, method="gene_mean", key_added="x", layer="raw")
+    np.testing.assert_array_equal(part.layers["x"], plain.layers["x"])
+
+
 def test_nothing_but_summary_rows_is_left_alone(counts):
     counts.var_names = [f"Unassigned_{k}" for k in range(40)]
     assert imputome.inspect(counts).left_out == {}
@@ -152,7 +160,7 @@ def test_they_are_fitted_if_asked(counts):
     full = with_summary(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        imputome.impute(full, method="gene_mean", key_added="x", keep_summary_rows=True)
+        imputome.impute(full, method="gene_mean", key_added="x", keep_summary_rows=True, kind="counts")
     assert not np.allclose(full[:, "N_unmapped"].layers["x"], full[:, "N_unmapped"].X, rtol=1e-7)
 
 
@@ -166,7 +174,9 @@ def test_a_model_is_fitted_and_applied_without_them(counts):
     np.testing.assert_allclose(applied[:, counts.var_names].layers["x"], expected.layers["x"], rtol=1e-6)
     kept = imputome.fit_model(full, method="gene_mean", keep_summary_rows=True)
     assert len(kept.feature_names_) == full.n_vars
-    assert imputome.apply_model(full, kept, copy=True, key_added="y").layers["y"].shape == full.shape
+    known = imputome.apply_model(full, kept, copy=True, key_added="y")
+    assert known.layers["y"].shape == full.shape
+    assert "y_imputed" not in known.var
 
 
 @pytest.mark.filterwarnings("ignore:3 names")

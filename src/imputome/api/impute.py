@@ -27,7 +27,7 @@ from imputome.trust.check import check_run, cost
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SPELLING = Spelling("params", ("genes_in",))
+SPELLING = Spelling("params")
 # (what begins, what it will cost, whether the amount of work is known)
 Stage = Callable[[str, str, bool], AbstractContextManager[Progress | None]]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-_FIT, _APPLY = Spelling("params", ("genes_in",)), Spelling("params", ("genes_in", "posterior"))
+_FIT, _APPLY = Spelling("params"), Spelling("params", ("keep_summary_rows", "posterior"))
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

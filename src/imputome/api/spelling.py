@@ -14,6 +14,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+OF_FILES = ("genes_in", "missing", "transpose")  # options of the command line that say how a file is read
+
+
 class Spelling:
     """How errors and warnings of a function name parameters: its own as they are, all others as entries of ``holder``.
 
@@ -28,7 +31,7 @@ class Spelling:
     """
 
     def __init__(self, holder: str, own: Iterable[str] = ()) -> None:
-        self.holder, self.own = holder, set(own)
+        self.holder, self.own = holder, {*OF_FILES, *own}
 
     def __call__(self, name: str, value: Any) -> str:
         """A parameter as it is passed."""

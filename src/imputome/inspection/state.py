@@ -171,9 +171,8 @@ def inspect(
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
     guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
-    if (
-        features is not None and features.chosen and guess.doubt == "no-small-counts"
-    ):  # as of proteins: types are those of counted features
+    if features is not None and features.chosen and guess.doubt == "no-small-counts":
+        # as of proteins: types are those of counted features
         guess = replace(guess, doubt=None)
     library_genes = None
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
