@@ -286,7 +286,7 @@ def test_remove_refuses_what_is_not_ours(counts, tmp_path, capsys):
     for arguments, code in (
         ([str(counts), "raw"], "no-such-result"),
         ([str(counts), ""], "no-such-result"),
-        ([str(tmp_path / "no.h5ad"), "ialm"], "unreadable"),
+        ([str(tmp_path / "no.h5ad"), "ialm"], "no-file"),
         ([str(tmp_path / "no.csv"), "ialm"], "unknown-format"),
         ([str(tmp_path), "ialm"], "unknown-format"),
     ):

@@ -177,12 +177,12 @@ def test_a_table_without_names_is_refused_and_one_of_another_format_said(folder,
 
 def test_numbers_that_stand_for_missing_values_are_said(folder, capsys):
     (folder / "c.csv").write_text("id,a,b\ns,1,-999\nt,-999,3\nu,5,6\n")
-    assert columns("c.csv", "out.csv", "mean") == 0
-    found = capsys.readouterr()
-    assert "[missing-as-number]" in found.err
-    assert "UserWarning" not in found.err
-    assert columns("c.csv", "out2.csv", "mean", "--quiet") == 0
-    assert capsys.readouterr() == ("", "")
+    for quiet in ((), ("--quiet",)):
+        refused(capsys, columns("c.csv", "out.csv", "mean", *quiet), "missing-code", "--missing -999", "--kind real")
+    assert columns("c.csv", "out.csv", "mean", "--missing", "-999", "--quiet") == 0
+    assert (folder / "out.csv").read_text() == "id,a,b\ns,1,4.5\nt,3,3\nu,5,6\n"
+    assert columns("c.csv", "out2.csv", "mean", "--kind", "real", "--quiet") == 0
+    assert (folder / "out2.csv").read_text() == (folder / "c.csv").read_text()
 
 
 # -- nothing missing ---------------------------------------------------------------------------------------------------
@@ -392,6 +392,14 @@ def test_columns_of_samples_are_joined_by_name(clinical, genes_in, capsys):
     assert impute("plain.h5ad", "q.h5ad", "median", *options[2:], "--json") == 0
     assert json.loads(capsys.readouterr().out)["samples"]["without"] == ["s4"]
     assert "grade_WHO" in ad.read_h5ad("q.h5ad").obs
+
+
+def test_comments_and_whole_numbers_in_the_table_of_samples(folder):
+    (folder / "in.csv").write_text("id,a,b\n99990,1,2\n100000,,3\n100010,4,1\n")
+    lines = ("#Patient\tAge", "#who\tyears", "PATIENT\tAGE", "1e+05\t41", "99990\t50", "100010\t7")
+    (folder / "clinical.txt").write_text("".join(f"{line}\n" for line in lines))
+    assert columns("in.csv", "o.h5ad", "mean", "--samples", "clinical.txt") == 0
+    assert ad.read_h5ad("o.h5ad").obs["AGE"].tolist() == [50, 41, 7]
 
 
 def test_samples_that_cannot_be_joined_are_refused(clinical, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,60 @@ def test_files_that_cannot_be_read(tmp_path, name, code):
     with pytest.raises(InputError, check=has_code(code)) as caught:
         read_counts(tmp_path / name)
     assert name in str(caught.value)
+
+
+# -- positions as text -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", [".tsv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize(
+    "positions",
+    [
+        ["99990", "1e+05", "100005", "2.5e+06"],  # R
+        ["99990", "1E5", "100005", "2500000"],
+        ["99990.0", "100000.0", "100005.0", "2500000.0"],  # pandas, where one position was missing
+        ["99990", "100000", "100005", "2500000"],
+    ],
+)
+def test_positions_are_whole_numbers_whatever_wrote_them(tmp_path, suffix, positions):
+    path = tmp_path / f"t{suffix}"
+    frame = pd.DataFrame({"chr": ["1", "1", "X", "2"], "pos": positions, "M.a": [1, 2, 3, 4], "Cov.a": [9, 9, 9, 9]})
+    if suffix == ".parquet":
+        frame.astype({"pos": float}).to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="," if "csv" in suffix else "\t")
+    adata = read_counts(path, position=("chr", "pos"))
+    assert list(adata.var_names) == ["1:99990", "1:100000", "X:100005", "2:2500000"]
+    assert adata.var["pos"].tolist() == [99990, 100000, 100005, 2500000]
+
+
+def test_quoted_positions_and_comments(tmp_path):
+    (tmp_path / "t.tsv").write_text(
+        '# bismark\n"chr"\t"pos"\t"M.a"\t"Cov.a"\n"chr1"\t"1e+05"\t1\t2\n"chr1"\t"7"\t1\t2\n'
+    )
+    assert list(read_counts(tmp_path / "t.tsv", position=("chr", "pos")).var_names) == ["chr1:100000", "chr1:7"]
+
+
+@pytest.mark.parametrize(
+    ("positions", "code"),
+    [
+        (["1,000,000", "1,000,005"], "thousands"),
+        (["1 000 000", "5"], "thousands"),
+        (["1.23E+08", "1.23E+08"], "rounded-positions"),  # a spreadsheet, which has lost the last digits
+        (["1.23457e+08", "1.23458e+08"], "rounded-positions"),
+        (["1.5", "2.5"], "rounded-positions"),
+        (["", "5"], "missing-position"),
+    ],
+)
+def test_positions_that_cannot_be_read_are_refused(tmp_path, positions, code):
+    frame = pd.DataFrame({"pos": positions, "M.a": [1, 2], "Cov.a": [9, 9]})
+    frame.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    with pytest.raises(InputError, check=has_code(code)):
+        read_counts(tmp_path / "t.tsv")
+
+
+def test_the_row_of_the_faults():
+    path = Path(__file__).resolve().parents[3] / "shared" / "faults" / "bismark_positions.tsv"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    names = list(read_counts(path, position=("chr", "pos")).var_names)
+    assert names[:3] == ["1:99990", "1:99995", "1:100000"]
+    assert all(name.replace(":", "").isdecimal() for name in names)

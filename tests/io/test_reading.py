@@ -17,6 +17,7 @@ from codes import has_code
 from imputome.cli import run
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.reading import read
+from imputome.io.table_layout import TableOptions
 
 COUNTS = np.array([[0, 3, 0, 1], [2, 0, 0, 0], [0, 0, 7, 0]], dtype=np.float32)  # cells x genes
 CELLS = ["AAAC-1", "AAAG-1", "AACT-1"]
@@ -212,3 +213,89 @@ def test_sparse_half_precision_in_a_file(tmp_path, name, convert):
     written = anndata.read_h5ad(tmp_path / "b.h5ad")  # everything in it can be read
     assert (written.X != adata.X).nnz == 0
     assert written.layers["gene_mean"].shape == adata.shape
+
+
+# -- folders of matrix, genes and cells --------------------------------------------------------------------------------
+CELLS_BY_GENES = np.random.default_rng(3).poisson(0.7, (5, 7))  # cells x genes
+
+
+def put(path, text):
+    path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
+
+
+def market(path, values):
+    scipy.io.mmwrite(path.with_suffix(".tmp.mtx"), sp.coo_matrix(values))
+    put(path, path.with_suffix(".tmp.mtx").read_text())
+    path.with_suffix(".tmp.mtx").unlink()
+
+
+def ten_x(folder, prefix="", packed=".gz", features="features.tsv"):
+    folder.mkdir(exist_ok=True)
+    market(folder / f"{prefix}matrix.mtx{packed}", CELLS_BY_GENES.T)
+    put(folder / f"{prefix}{features}{packed}", "".join(f"ENSG{k}\tG{k}\tGene Expression\n" for k in range(7)))
+    put(folder / f"{prefix}barcodes.tsv{packed}", "".join(f"{prefix}C{k}-1\n" for k in range(5)))
+
+
+@pytest.mark.parametrize("prefix", ["", "GSM1234_", "GSM1234_S1.", "a-b_"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("features", ["features.tsv", "genes.tsv"])
+def test_10x_folders_with_and_without_a_prefix(tmp_path, prefix, packed, features):
+    ten_x(tmp_path / "run", prefix, packed, features)
+    for path in (tmp_path / "run", tmp_path / "run" / f"{prefix}matrix.mtx{packed}"):
+        adata = read(path)
+        np.testing.assert_array_equal(adata.X.toarray(), CELLS_BY_GENES)
+        assert adata.var_names[3] == "G3"
+        assert adata.var["gene_ids"].iloc[3] == "ENSG3"
+        assert adata.obs_names[1] == f"{prefix}C1-1"
+
+
+def test_several_samples_in_one_folder(tmp_path):
+    for prefix in ("GSM1_", "GSM2_"):
+        ten_x(tmp_path / "geo", prefix)
+    with pytest.raises(InputError, check=has_code("several-samples")) as caught:
+        read(tmp_path / "geo")
+    named = str(caught.value).rpartition(" ")[2]  # following the advice works
+    assert read(named).obs_names[0] == "GSM1_C0-1"
+    assert read(tmp_path / "geo" / "GSM2_matrix.mtx.gz").obs_names[0] == "GSM2_C0-1"
+    (tmp_path / "geo" / "GSM1_barcodes.tsv.gz").unlink()
+    with pytest.raises(InputError, check=has_code("incomplete-10x-folder")) as caught:
+        read(named)
+    assert "GSM1_barcodes.tsv" in str(caught.value)
+
+
+@pytest.mark.parametrize("matrix", ["DGE.mtx", "count_matrix.mtx", "DGE.mtx.gz"])
+@pytest.mark.parametrize("genes", ["all_genes.csv", "genes.csv"])
+def test_parse_folders_are_cells_by_genes(tmp_path, matrix, genes):
+    market(tmp_path / matrix, CELLS_BY_GENES)
+    put(tmp_path / genes, "gene_id,gene_name,genome\n" + "".join(f"ENSG{k},G{k},hg38\n" for k in range(7)))
+    rows = "".join(f"01_01_{k:02d},s1,{k * 10}\n" for k in range(5))
+    put(tmp_path / "cell_metadata.csv", "bc_wells,sample,tscp_count\n" + rows)
+    adata = read(tmp_path)
+    np.testing.assert_array_equal(adata.X.toarray(), CELLS_BY_GENES)
+    assert (adata.var_names[6], adata.var["gene_ids"].iloc[6], adata.obs_names[4]) == ("G6", "ENSG6", "01_01_04")
+    assert adata.obs["tscp_count"].tolist() == [0, 10, 20, 30, 40]
+    market(tmp_path / matrix, CELLS_BY_GENES.T)
+    with pytest.raises(InputError, check=has_code("inconsistent-parse-folder")):
+        read(tmp_path)
+
+
+# -- codes of missing values -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sparse", [False, True])
+def test_codes_become_nan_in_every_matrix(tmp_path, sparse):
+    X = np.array([[1.5, -1.0, 0], [-9.0, 0.25, -1.0]], dtype=np.float32)
+    matrix = sp.csr_matrix(X) if sparse else X
+    anndata.AnnData(matrix, layers={"raw": matrix, "whole": np.array([[1, -1, 2], [3, 4, 5]])}).write_h5ad(
+        tmp_path / "a.h5ad"
+    )
+    adata = read(tmp_path / "a.h5ad", options=TableOptions(missing=("-1", "-9")))
+    for found in (adata.X, adata.layers["raw"]):
+        dense = found.toarray() if sparse else found
+        np.testing.assert_array_equal(dense, np.where(X < 0, np.nan, X))
+    np.testing.assert_array_equal(adata.layers["whole"], [[1, np.nan, 2], [3, 4, 5]])
+
+
+def test_options_of_tables_are_refused_elsewhere(tmp_path):
+    anndata.AnnData(np.eye(3, dtype=np.float32)).write_h5ad(tmp_path / "a.h5ad")
+    for options in ({"decimal": ","}, {"annotation": ("none",)}, {"missing": ("ND",)}):
+        with pytest.raises(InputError, check=has_code("option-unused")):
+            read(tmp_path / "a.h5ad", options=TableOptions(**options))

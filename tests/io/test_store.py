@@ -736,7 +736,7 @@ def test_remove_what_is_not_there(tmp_path, adata):
     assert out.read_bytes() == before
     with pytest.raises(InputError, check=has_code("unknown-format")):
         remove_key(tmp_path / "o.csv", "k")
-    with pytest.raises(InputError, check=has_code("unreadable")):
+    with pytest.raises(InputError, check=has_code("no-file")):
         remove_key(tmp_path / "none.h5ad", "k")
     (tmp_path / "bad.h5ad").write_bytes(b"nothing")
     with pytest.raises(InputError, check=has_code("unreadable")):

@@ -54,7 +54,7 @@ def rewritten(tmp_path, text, values, *, genes_in="columns", name="t.csv", dtype
     result = imputation(adata.X, np.broadcast_to(values, adata.shape).astype(np.float64))
     shown = result if view is None else view(result)
     shape = adata.shape[::-1] if genes_in == "rows" else adata.shape
-    rewrite(source, out, missing(result, shown, genes_in=genes_in), shape=shape, observed=observed)
+    rewrite(source, out, missing(result, shown, genes_in=genes_in), genes_in=genes_in, shape=shape, observed=observed)
     written = out.read_bytes()
     return (gzip.decompress(written) if name.endswith(".gz") else written).decode()
 
@@ -106,7 +106,7 @@ def test_every_spelling_of_missing_is_replaced_in_its_quotes(tmp_path, spelling)
 def test_each_value_goes_to_its_place(tmp_path, genes_in, monkeypatch):
     """Random tables against the csv module, in several blocks."""
     monkeypatch.setattr("imputome.io.table_patch.BLOCK_BYTES", 4 * 7 * 3)
-    monkeypatch.setattr("imputome.io.text.CHUNK_VALUES", 20)
+    monkeypatch.setattr("imputome.io.table_reading.CHUNK_VALUES", 20)
     rng = np.random.default_rng(5)
     X = rng.normal(size=(23, 7)).round(3)
     X[rng.random(X.shape) < 0.4] = np.nan
@@ -181,7 +181,13 @@ def test_a_table_that_changed_meanwhile_is_refused(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(InputError, check=has_code("input-changed")):
-            rewrite(path, tmp_path / "out.csv", missing(result, result, genes_in="columns"), shape=(2, 2))
+            rewrite(
+                path,
+                tmp_path / "out.csv",
+                missing(result, result, genes_in="columns"),
+                genes_in="columns",
+                shape=(2, 2),
+            )
 
 
 # -- what stands beside ------------------------------------------------------------------------------------------------

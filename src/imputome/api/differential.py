@@ -29,6 +29,7 @@ def de(
     *,
     layer: str | None = None,
     feature_type: str | None = None,
+    keep_summary_rows: bool = False,
     test: Test = "wilcoxon",
     tested: Any = None,
     detection_rate: bool = True,
@@ -53,6 +54,8 @@ def de(
         Layer to test; None takes ``X``. An imputed layer is tested with a warning.
     feature_type : str, optional
         Type of the features to test, as in `imputome.impute`; library sizes are over these.
+    keep_summary_rows : bool, default=False
+        Whether to test what read counters count beside the genes too, as in `imputome.impute`.
     test : {"wilcoxon", "hurdle"}, default="wilcoxon"
         See `imputome.evaluation.expression`.
     tested : object, optional
@@ -103,9 +106,10 @@ def de(
     """
     if test not in ("wilcoxon", "hurdle"):
         raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")
-    whole, features = checked_anndata(adata), features_of(adata.var, feature_type)
+    whole, features = checked_anndata(adata), features_of(adata.var, feature_type, keep_summary_rows=keep_summary_rows)
     if features is not None:
-        warnings.warn(features.message, stacklevel=2)
+        for message in features.messages:
+            warnings.warn(message, stacklevel=2)
         adata = adata[:, features.used]
         if overdispersion is not None and np.shape(overdispersion) == (whole.n_vars,):
             overdispersion = np.asarray(overdispersion)[features.used]
@@ -115,7 +119,7 @@ def de(
         if source is not None:
             text = f"layers[{layer!r}] was imputed, and only counts can be split: {_origin(source[0])}"
             raise InputError(text, code="imputed-layer", layer=source[0].input.layer or ...)
-        report = inspect_layer(adata, layer, feature_type=ALL)
+        report = inspect_layer(adata, layer, feature_type=ALL, keep_summary_rows=True)
         if report.state != "counts":
             text = f"{report.where} looks {report.state}, and only counts can be split: pass {{layer}} with counts"
             raise InputError(text, code="not-counts", layer=...)
@@ -173,7 +177,7 @@ def _values(adata: AnnData, layer: str | None, source: tuple[Record, str] | None
     """The matrix on the scale that is tested."""
     scale: str | None = None
     if source is None:
-        report = inspect_layer(adata, layer, feature_type=ALL)
+        report = inspect_layer(adata, layer, feature_type=ALL, keep_summary_rows=True)
         scale = {"expected": "counts"}.get(report.state, report.state) if report.kind == "counts" else None
     elif source[0].input.kind == "counts" and source[1] not in NOT_EXPRESSION:
         scale = "counts" if source[0].scale == "input" else source[0].scale

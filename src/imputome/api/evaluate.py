@@ -34,6 +34,7 @@ def evaluate(
     accept_orientation: bool = False,
     min_genes: int = 0,
     min_cells: int = 0,
+    keep_summary_rows: bool = False,
     **study: Any,
 ) -> pd.DataFrame:
     """Hide values, impute with several methods and the controls, and score them.
@@ -58,6 +59,8 @@ def evaluate(
         As in `imputome.impute`.
     min_genes, min_cells : int, default=0
         Leave out cells with fewer genes, and then genes in fewer cells.
+    keep_summary_rows : bool, default=False
+        As in `imputome.impute`.
     **study
         Scheme, fraction, trials, seed, transform and so on, see `imputome.studies.runner.run_study`.
 
@@ -87,6 +90,7 @@ def evaluate(
         min_cells=min_cells,
         layer=layer,
         feature_type=feature_type,
+        keep_summary_rows=keep_summary_rows,
         kind=kind,
         round_counts=round_counts,
         seed=study.get("seed", 0),

@@ -55,6 +55,7 @@ def impute(
     kind: Kind | None = None,
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
+    keep_summary_rows: bool = False,
     threads: int | None = None,
     reproducible: bool = False,
     progress: bool | None = None,
@@ -125,6 +126,10 @@ def impute(
         decimals. The record says so.
     accept_orientation : bool, default=False
         Impute although names say that genes are in the rows.
+    keep_summary_rows : bool, default=False
+        Whether to fit what read counters count beside the genes (``__no_feature``, ``N_unmapped``, ``Unassigned_...``).
+        By default they are left out of the fit and of the library size, with a warning, and keep the values of the
+        input in the result, on whatever scale; ``var["<key>_imputed"]`` marks the others.
     threads : int, optional
         Number of threads for numba, torch and linear algebra; by default each decides. It is recorded.
     reproducible : bool, default=False
@@ -184,6 +189,7 @@ def impute(
         kind=kind,
         round_counts=round_counts,
         accept_orientation=accept_orientation,
+        keep_summary_rows=keep_summary_rows,
         threads=threads,
         reproducible=reproducible,
     )

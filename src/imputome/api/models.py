@@ -45,6 +45,7 @@ def fit_model(
     kind: Kind | None = None,
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
+    keep_summary_rows: bool = False,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
@@ -55,7 +56,7 @@ def fit_model(
         Training data, which is not changed; it need not have missing values.
     method, layer, feature_type, covariates, scale, transform, params, posterior, kind, round_counts
         As in `imputome.impute`.
-    accept_orientation, random_state
+    accept_orientation, keep_summary_rows, random_state
         As in `imputome.impute`.
 
     Returns
@@ -91,6 +92,7 @@ def fit_model(
         kind=kind,
         round_counts=round_counts,
         accept_orientation=accept_orientation,
+        keep_summary_rows=keep_summary_rows,
     )
     plan = plan_fit(checked_anndata(adata), options, estimator=checked_options(options))
     _FIT.warn(plan.messages)  # before the fit, which may take long
@@ -144,6 +146,7 @@ def apply_model(
     genes: Any = None,
     gene_column: str | None = None,
     feature_type: str | None = None,
+    match_genes: str | None = None,
     keep_observed: bool | None = None,
     scale: Scale | None = None,
     outputs: str | Iterable[str] = (),
@@ -174,6 +177,9 @@ def apply_model(
         A fitted estimator, or the folder of a saved one.
     gene_column : str, optional
         Column of ``var`` with the gene names; by default ``var_names``.
+    match_genes : {"version", "case", "r-names"}, optional
+        What the names of the input and of the model may differ by: the version after the point of an Ensembl
+        identifier, upper and lower case, or what R makes of names (``.`` for ``-``, ``X`` before a digit).
     feature_type : str, optional
         As in `imputome.impute`; by default the type that the model was fitted on.
     layer, key_added, genes, keep_observed, scale, outputs, kind, round_counts, accept_orientation, reproducible
@@ -206,6 +212,7 @@ def apply_model(
         genes=genes,
         gene_column=gene_column,
         feature_type=feature_type,
+        match_genes=match_genes,
         keep_observed=keep_observed,
         scale=scale,
         outputs=names_of(outputs, "outputs"),

@@ -27,6 +27,7 @@ from imputome.inspection.advice import advised_method
 from imputome.inspection.classify import CountState
 from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
+from imputome.inspection.summary_rows import summary_rows
 from imputome.methods import DEFAULT, WITHOUT_EXTRAS, Method, create, get, info, names
 from imputome.result.adapt import (
     Purpose,
@@ -36,6 +37,7 @@ from imputome.result.adapt import (
     chosen_link,
     covariate_columns,
     covariates_to_learn,
+    gene_names,
     gene_positions,
     inspect_layer,
     part_of,
@@ -87,6 +89,8 @@ class Options:
     kind: Kind | None = None
     round_counts: str | None = None
     accept_orientation: bool = False
+    keep_summary_rows: bool = False
+    match_genes: str | None = None  # of `imputome.apply_model`
     threads: int | None = None
     reproducible: bool = False
 
@@ -282,6 +286,27 @@ def _outputs(estimator: Imputer, options: Options) -> tuple[Output, ...]:
 
 
 # -- with the data -----------------------------------------------------------------------------------------------------
+def inspect_input(adata: AnnData, options: Options, estimator: Imputer | None = None) -> InputReport:
+    """What is known of the matrix that the options name, and which of its features are used.
+
+    A fitted model says which feature type that is, and whether these are counts if the values leave it in doubt. A
+    model that was fitted on summary rows knows them.
+    """
+    checked_anndata(adata)
+    how: dict[str, Any] = {"feature_type": options.feature_type, "keep_summary_rows": options.keep_summary_rows}
+    if estimator is not None:
+        how |= {
+            "default_type": (estimator.provenance or {}).get("feature_type") or EXPRESSION,
+            "keep_summary_rows": options.keep_summary_rows or bool(summary_rows(estimator.feature_names_).any()),
+            "names": gene_names(adata, options.gene_column),
+        }
+    report = inspect_layer(adata, options.layer, options.stated_kind, **how)
+    in_doubt = options.stated_kind is None and any(error.code == "kind-unclear" for error in report.errors)
+    if estimator is None or not in_doubt:
+        return report
+    return inspect_layer(adata, options.layer, estimator.kind_, **how)
+
+
 def plan_impute(
     adata: AnnData,
     options: Options,
@@ -294,7 +319,7 @@ def plan_impute(
 
     ``estimator`` is what `checked_options` returned, ``report`` the state of the input, if it is known already.
     """
-    report = report or inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    report = report or inspect_input(adata, options)
     check_structure(report, "impute", options.allowed)
     columns, said = _columns(adata, options)
     labels = label_columns(adata, options.labels)
@@ -345,7 +370,7 @@ def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = No
     if options.automatic:
         text = "method 'auto' chooses a method for one data set, but a model is applied to others too: name the method"
         raise InputError(text, code="not-with-auto", parameter="method")
-    report = inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    report = inspect_input(adata, options)
     check_structure(report, "fit", options.allowed)
     estimator, notes = _estimator(estimator, report, options)
     check_reusable(estimator)
@@ -433,16 +458,11 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     """The plan of a fitted model: genes matched by name, and values in the state that the model was fitted on."""
     if not hasattr(estimator, "feature_names_"):
         raise NotFittedError(f"{estimator.name} is not fitted yet: call fit first, or use imputome.fit_model")
-    provenance = estimator.provenance or {}
-    types = (options.feature_type, provenance.get("feature_type") or EXPRESSION)
-    report = inspect_layer(adata, options.layer, options.stated_kind, *types)
+    trained = (estimator.provenance or {}).get("input", {})
+    report = inspect_input(adata, options, estimator)
     part = part_of(adata, report)
-    matched = match_genes(part, estimator, column=options.gene_column)
+    matched = match_genes(part, estimator, column=options.gene_column, how=options.match_genes)
     scale, round_counts = options.scale, options.round_counts
-    # the model says of which kind they are
-    if options.stated_kind is None and any(error.code in ("kind-unclear", "missing-code") for error in report.errors):
-        report = inspect_layer(adata, options.layer, estimator.kind_, *types)
-    trained = provenance.get("input", {})
     state = trained.get("state")
     if report.kind == "counts" == estimator.kind_ and state in get_args(CountState):
         if round_counts is None and (report.state == "expected" or not report.certain):

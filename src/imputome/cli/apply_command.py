@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.output import Writing
+from imputome.cli.output import Writing, with_streams
+
+if TYPE_CHECKING:
+    from imputome.api.plan import Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +22,31 @@ class Arguments(Writing):
 
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `imputome fit` wrote.")]
     source: opt.Source
+    match_genes: opt.MatchGenes = None
+
+    def options(self) -> Options:
+        """The options for the library."""
+        return replace(super().options(), match_genes=self.match_genes)
 
 
 @opt.takes_options
 def command(given: Arguments) -> None:
     """Impute new cells IN with a saved MODEL and write the result to OUT; genes are matched by name.
 
-    A table of real values comes back as the same text, in which only the missing values have changed.
+    A table of real values comes back as the same text, in which only the missing values have changed. The table IN can
+    be -, which is stdin, and OUT can be -, which is stdout.
     """
+    with with_streams(given) as files:
+        _apply(files)
+
+
+def _apply(given: Arguments) -> None:
     from imputome.api.models import run_model
-    from imputome.api.plan import plan_apply
+    from imputome.api.plan import inspect_input, plan_apply
     from imputome.core.saved import is_model
     from imputome.errors import InputError
     from imputome.methods import load
-    from imputome.result.adapt import check_structure, inspect_layer
+    from imputome.result.adapt import check_structure
 
     if is_model(given.source) and not is_model(given.model):
         raise InputError(
@@ -43,9 +57,10 @@ def command(given: Arguments) -> None:
     estimator = load(given.model)
     adata = given.read()
     if given.keeps_text() and estimator.kind_ == "real":
-        report = inspect_layer(adata, given.layer, estimator.kind_, given.feature_type)
+        report = inspect_input(adata, options, estimator)
         if report.n_nan == report.n_infinite == 0:
-            check_structure(report, "apply", options.allowed)
+            # the values of the model are real, whatever these look like
+            check_structure(report, "apply", (*options.allowed, "negative-counts"))
             given.write_unchanged(adata)
             return
     plan = plan_apply(adata, estimator, options, given)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +66,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, frozenset):
         return sorted(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+@contextmanager
+def warnings_as_lines(*, quiet: bool) -> Iterator[None]:
+    """Print the warnings of the library, once the block is done, as lines on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught if not quiet else ():
+        if warning.category is UserWarning:
+            message = warning.message
+            warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
 
 
 # -- what happens if the command fails ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -43,6 +43,10 @@ def command(
     genes_in: opt.GenesIn = None,
     transpose: opt.Transpose = False,
     accept_orientation: opt.AcceptOrientation = False,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -58,7 +62,12 @@ def command(
     wanted = None if transform == "auto" else transform
     check_settings(scheme, shares, analyses, protocol, wanted)
     keeps_partial_work()
-    inputs = [(name, read(source, genes_in=genes_in, transpose=transpose)) for name, source in _named(sources)]
+    reading = opt.table_options(decimal, missing, annotation)
+    with warnings_as_lines(quiet=quiet):
+        inputs = [
+            (name, read(source, genes_in=genes_in, transpose=transpose, options=reading))
+            for name, source in _named(sources)
+        ]
     plan = plan_evaluate(
         inputs,
         opt.split_names(methods),
@@ -70,6 +79,7 @@ def command(
         options=options,
         layer=layer,
         feature_type=feature_type,
+        keep_summary_rows=keep_summary_rows,
         kind=kind,
         round_counts=round_counts,
         seed=seed,

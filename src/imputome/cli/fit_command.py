@@ -10,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings, split_names, takes_options
 from imputome.cli.output import ending
 from imputome.errors import InputError
@@ -44,6 +44,10 @@ class Arguments:
     genes_in: opt.GenesIn = None
     transpose: opt.Transpose = False
     accept_orientation: opt.AcceptOrientation = False
+    decimal: opt.Decimal = "."
+    missing: opt.Missing = None
+    annotation: opt.Annotation = None
+    keep_summary_rows: opt.KeepSummaryRows = False
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -56,6 +60,7 @@ class Arguments:
     gene_column: Annotated[
         str | None, typer.Option(help="With --from: column of var with the model's gene names (default: var_names).")
     ] = None
+    match_genes: opt.MatchGenes = None
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints: a fit that was killed continues (deep methods).")
     ] = None
@@ -91,6 +96,8 @@ def command(given: Arguments) -> None:
         kind=given.kind,  # type: ignore[arg-type]
         round_counts=given.round_counts,
         accept_orientation=given.accept_orientation,
+        keep_summary_rows=given.keep_summary_rows,
+        match_genes=given.match_genes,
     )
     estimator: Imputer | None
     if given.start is not None:
@@ -103,7 +110,9 @@ def command(given: Arguments) -> None:
             check_reusable(estimator)
     if estimator is not None:
         _set_checkpoint(estimator, given.checkpoint)
-    adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose)
+    reading = opt.table_options(given.decimal, given.missing, given.annotation)
+    with warnings_as_lines(quiet=given.quiet):
+        adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune
@@ -149,10 +158,11 @@ def _check_place(given: Arguments) -> None:
             f"the training starts from the model {model}, which is not replaced: give another path",
             code="model-path",
         )
-    if given.start is None and given.gene_column is not None:
-        raise InputError(
-            "the gene column is used with --from only: leave {gene_column} out", code="option-unused", gene_column=...
-        )
+    for name in ("gene_column", "match_genes") if given.start is None else ():
+        if getattr(given, name) is not None:
+            named: dict[str, Any] = {name: ...}
+            text = f"the names of a model's genes are used with --from only: leave {{{name}}} out"
+            raise InputError(text, code="option-unused", **named)
 
 
 def _configured(given: Arguments) -> tuple[str | None, dict[str, Any]]:

@@ -18,7 +18,7 @@ from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import CONTROLS_WIN, error_line, json_text, print_check, print_json, spelled, warning_line
 from imputome.cli.options import parse_settings, split_names
-from imputome.cli.output import Writing
+from imputome.cli.output import Writing, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Arguments(Writing):
     accept_control: Annotated[
         bool, typer.Option("--accept-control", help="With auto: take the best control if no method is better.")
     ] = False
+    keep_summary_rows: opt.KeepSummaryRows = False
     strict: Annotated[
         bool,
         typer.Option("--strict", help="With a check: exit code 3 if the verdict is not to impute; OUT is written too."),
@@ -112,6 +113,7 @@ class Arguments(Writing):
             labels=() if unchecked_report else tuple(split_names(self.labels)),
             budget=self.budget,
             accept_control=self.accept_control,
+            keep_summary_rows=self.keep_summary_rows,
             threads=self.threads,
         )
 
@@ -140,12 +142,17 @@ def command(given: Arguments) -> int:
     With --method auto, methods and controls race on a sample, and the winner is checked: exit code 3, and nothing
     written, if no method beats the controls. With --check OUT is written whatever the verdict, and the exit code is 0,
     or 3 with --strict if the verdict is not to impute. A table of real values comes back as the same text, in which
-    only the missing values have changed.
+    only the missing values have changed. The table IN can be -, which is stdin, and OUT can be -, which is stdout.
     """
+    with with_streams(given) as files:
+        return _impute(files)
+
+
+def _impute(given: Arguments) -> int:
     from imputome.api.impute import run_plan
-    from imputome.api.plan import checked_options, plan_impute
+    from imputome.api.plan import checked_options, inspect_input, plan_impute
     from imputome.core.atomic import atomic_path, check_file
-    from imputome.result.adapt import check_structure, inspect_layer, part_of
+    from imputome.result.adapt import check_structure, part_of
     from imputome.trust.verdict import VERDICTS
 
     if given.threads is not None and "numpy" not in sys.modules:
@@ -161,7 +168,7 @@ def command(given: Arguments) -> int:
     if given.record is not None:
         check_file(given.record, (".json",), "record", overwrite=given.force)
     adata = given.read()
-    report = inspect_layer(adata, options.layer, options.stated_kind, options.feature_type)
+    report = inspect_input(adata, options)
     if given.keeps_text() and _is_complete(report, estimator):
         check_structure(report, "fit", options.allowed)
         if (options.checked or given.report) and not given.quiet:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, spelled, warning_line
+from imputome.cli.console import error_line, print_json, spelled, warning_line, warnings_as_lines
 
 
 def command(
@@ -13,16 +15,23 @@ def command(
     layer: opt.Layer = None,
     kind: opt.Kind = None,
     feature_type: opt.FeatureType = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     genes_in: opt.GenesIn = None,
     transpose: opt.Transpose = False,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
     as_json: opt.AsJson = False,
 ) -> int:
     """Print the state of the input, and what would prevent an imputation."""
     from imputome.inspection.state import inspect
     from imputome.io.reading import read
 
-    adata = read(source, genes_in=genes_in, transpose=transpose)
-    report = inspect(adata, layer=layer, kind=kind, feature_type=feature_type)  # type: ignore[arg-type]
+    options = opt.table_options(decimal, missing, annotation)
+    with warnings_as_lines(quiet=False):
+        adata = read(source, genes_in=genes_in, transpose=transpose, options=options)
+    features: dict[str, Any] = {"feature_type": feature_type, "keep_summary_rows": keep_summary_rows}
+    report = inspect(adata, layer=layer, kind=kind, **features)  # type: ignore[arg-type]
     if as_json:
         print_json(report.to_dict())
     else:

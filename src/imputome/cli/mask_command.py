@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json, warning_line
+from imputome.cli.console import print_json, warnings_as_lines
 from imputome.cli.options import parse_settings
 from imputome.cli.output import check_store, write_store
 
@@ -33,6 +33,10 @@ def command(
     genes_in: opt.GenesIn = None,
     transpose: opt.Transpose = False,
     accept_orientation: opt.AcceptOrientation = False,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     label: Annotated[
         str | None, typer.Option(help="Column of obs that stratifies the rows in which features are hidden.")
     ] = None,
@@ -52,17 +56,16 @@ def command(
     scheme_options(scheme)
     options = parse_settings(settings)
     check_store(output, source, "the truth beside the data", force=force)
-    adata = read(source, genes_in=genes_in, transpose=transpose)
     matrix: dict[str, Any] = {"layer": layer, "kind": kind, "round_counts": round_counts, "feature_type": feature_type}
-    matrix["allowed"] = ("genes-in-rows",) if accept_orientation else ()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    matrix |= {
+        "keep_summary_rows": keep_summary_rows,
+        "allowed": ("genes-in-rows",) if accept_orientation else (),
+    }
+    reading = opt.table_options(decimal, missing, annotation)
+    with warnings_as_lines(quiet=quiet):
         warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
+        adata = read(source, genes_in=genes_in, transpose=transpose, options=reading)
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
-    if not quiet:
-        for warning in caught:
-            if isinstance(warning.message, UserWarning):
-                warning_line(warning.message.args[0])
     write_store(masked, output)
     record = masked.uns[MASK_KEY]
     if as_json:

@@ -7,11 +7,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from imputome.errors import InputError
+
+if TYPE_CHECKING:
+    from imputome.io.table_layout import TableOptions
 
 MAX_DRAWS = 999
 NOT_IN_CONFIG = ("settings", "config", "debug", "help")  # parameters of the method are in the table params
@@ -44,6 +47,22 @@ Scale = Annotated[
 Genes = Annotated[str | None, typer.Option(help="Write only these genes: A,B,C or a file with one per line.")]
 GeneColumn = Annotated[str | None, typer.Option(help="Column of var with the gene names (default: var_names).")]
 GenesIn = Annotated[str | None, typer.Option(help="For tables: where the genes are, rows or columns.")]
+Decimal = Annotated[str, typer.Option(metavar="[.|,]", help="For tables: the decimal sign.")]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(help="What stands for a missing value, beside NA and empty cells: -1 or several, -1,-9."),
+]
+Annotation = Annotated[
+    str | None,
+    typer.Option(metavar="A,B|none", help="For tables: columns to pass through, not values (default: recognised)."),
+]
+KeepSummaryRows = Annotated[
+    bool, typer.Option("--keep-summary-rows", help="Fit __no_feature, N_unmapped and the like as if they were genes.")
+]
+MatchGenes = Annotated[
+    str | None,
+    typer.Option(metavar="version|case|r-names", help="What names of genes may differ by from those of the model."),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")]
 Posterior = Annotated[
     bool | None, typer.Option("--posterior/--no-posterior", help="Combine with each cell's own counts.")
@@ -83,6 +102,7 @@ _SAME_NAME = (
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
+    *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
     *("min_genes", "min_cells"),
 )
@@ -171,6 +191,15 @@ def _as_typed(value: Any) -> Any:
 def split_names(text: str | None) -> list[str]:
     """``A,B,C`` as a list."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def table_options(decimal: str, missing: list[str] | None, annotation: str | None) -> TableOptions:
+    """How a table is to be read."""
+    from imputome.io.table_layout import TableOptions
+
+    # a comma in a number with a decimal comma separates no values
+    texts = [text for given in missing or [] for text in (split_names(given) if decimal != "," else [given])]
+    return TableOptions(decimal, tuple(texts), None if annotation is None else tuple(split_names(annotation)))
 
 
 def gene_list(text: str) -> list[str]:

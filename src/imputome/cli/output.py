@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, fields, replace
 from glob import escape
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, warning_line
+from imputome.cli.console import print_check, print_json, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -24,11 +28,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.api.plan import Options, Plan
+    from imputome.io.table_layout import TableOptions
     from imputome.result.matrices import Matrix
     from imputome.result.record import Record
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
+_STREAMS = "imputome-streams-"  # folders of the files that stand for stdin and stdout
+W = TypeVar("W", bound="Writing")
 # fields that the options of the library hold, that are not worth recording, or that say where results go
 RECORDED = {
     *("source", "output", "layer", "key_added", "scale", "genes", "gene_column", "keep_observed", "outputs", "draws"),
@@ -61,6 +68,44 @@ def write_store(adata: AnnData, output: Path) -> None:
             adata.write_zarr(str(partial))
 
 
+@contextmanager
+def with_streams(given: W) -> Iterator[W]:
+    """The options with files in the place of ``-``: stdin is read before the block, and stdout written after it.
+
+    What the block prints on stdout goes to stderr, so that stdout holds the table only.
+    """
+    from imputome.io.tables import table_suffix
+
+    source, output = given.source, given.output
+    if "-" not in (str(source), str(output)):
+        yield given
+        return
+    if str(output) == "-" and given.draws:
+        raise InputError("stdout holds one table: leave {draws} out, or give a path", code="draws-to-stdout", draws=...)
+    with tempfile.TemporaryDirectory(prefix=_STREAMS) as folder, ExitStack() as printed:
+        if str(source) == "-":
+            content = sys.stdin.buffer.read()
+            suffix = ".tsv" if b"\t" in content.partition(b"\n")[0] else ".csv"
+            if output.suffix and (table_suffix(output) or "").removesuffix(".gz") in (".csv", ".tsv", ".txt"):
+                suffix = (table_suffix(output) or "").removesuffix(".gz")  # so that the text can be kept
+            source = Path(folder, f"stdin{suffix}")
+            source.write_bytes(content)
+        if str(output) == "-":
+            suffix = (table_suffix(source) or ".csv").removesuffix(".gz").replace(".parquet", ".csv")
+            output = Path(folder, f"stdout{suffix}")
+            printed.enter_context(redirect_stdout(sys.stderr))
+        yield replace(given, source=source, output=output)
+        printed.close()
+        if output.parent == Path(folder):
+            with output.open("rb") as table:
+                shutil.copyfileobj(table, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+def _shown(path: Path) -> str:
+    return "stdout" if path.parent.name.startswith(_STREAMS) else str(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Writing:
     """The options of both commands; a `imputome.api.plan.Destination`.
@@ -81,6 +126,9 @@ class Writing:
     genes_in: opt.GenesIn = None
     transpose: opt.Transpose = False
     accept_orientation: opt.AcceptOrientation = False
+    decimal: opt.Decimal = "."
+    missing: opt.Missing = None
+    annotation: opt.Annotation = None
     keep_observed: opt.KeepObserved = None
     outputs: opt.Outputs = None
     uncertainty: opt.Uncertainty = None
@@ -111,6 +159,11 @@ class Writing:
             draws=self.draws,
             reproducible=self.reproducible,
         )
+
+    @property
+    def table_options(self) -> TableOptions:
+        """How the input is to be read if it is a table."""
+        return opt.table_options(self.decimal, self.missing, self.annotation)
 
     @property
     def further(self) -> dict[str, Any]:
@@ -220,24 +273,19 @@ class Writing:
         from imputome.io.reading import read
         from imputome.io.tables import check_genes_in, read_table, table_suffix
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with warnings_as_lines(quiet=self.quiet):
             if self.keeps_text() and self.source.is_file() and not self.transpose:
                 check_genes_in(self.genes_in)
-                adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32)
+                adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32, options=self.table_options)
             else:
                 tables = [path for path in (self.output, self.uncertainty) if path and table_suffix(path)]
                 only_written = tables and table_suffix(self.source) is None
                 genes_in = None if only_written else self.genes_in
-                adata = read(self.source, genes_in=genes_in, transpose=self.transpose)
+                adata = read(self.source, genes_in=genes_in, transpose=self.transpose, options=self.table_options)
         if self.quiet:
             return adata
-        for warning in caught:
-            if warning.category is UserWarning:
-                message = warning.message
-                warning_line(message.args[0] if isinstance(message, Warning) and message.args else str(message))
         names = adata.var_names if self.genes_in == "rows" else adata.obs_names
-        if table_suffix(self.source) is not None and all(_DECIMAL.fullmatch(name) for name in names):
+        if table_suffix(self.source) == ".parquet" and all(_DECIMAL.fullmatch(name) for name in names):
             text = f"the first column of {self.source} ({', '.join(names[:3])}, ...) was read as names but looks like "
             text += "values: if the table has no names, add a first column of names"
             warning_line(Message(text, code="names-like-values"))
@@ -263,16 +311,13 @@ class Writing:
         with ExitStack() as files:
             if self.tables:
                 with progress("writing tables", quiet=self.quiet) as show:
-                    self._write_tables(run, plan.columns, files, show)
+                    self._write_tables(run, plan, files, show)
             with progress(f"writing {self.output.name}", quiet=self.quiet) as show:
 
                 def advance(done: int, total: int) -> None:
                     show(done / total, "")
 
-                if self._text_kept(self.output, run, plan.columns):
-                    partial = files.enter_context(atomic_path(self.output))
-                    self._fill(partial, self.output, run, run.imputation, plan.columns, progress=advance)
-                else:
+                if self.is_store:
                     write_result(
                         self.output,
                         plan.adata,
@@ -285,16 +330,17 @@ class Writing:
                         source=None if joined or self.transpose else self.source,
                         progress=advance,
                         overwrite=self.force,
-                        genes_in=self.genes_in,
                         outputs=run.outputs,
                         draws=len(self.draw_layers),
                         compression=self.compression,
                     )
+                else:
+                    partial = files.enter_context(atomic_path(self.output))
+                    how = {"scale": run.scale, "keep_observed": plan.options.keep_observed}
+                    self._fill(partial, self.output, run, run.imputation, plan, options=how, progress=advance)
         return record
 
-    def _write_tables(
-        self, run: Run, columns: np.ndarray | None, files: ExitStack, show: Callable[[float, str], None]
-    ) -> None:
+    def _write_tables(self, run: Run, plan: Plan, files: ExitStack, show: Callable[[float, str], None]) -> None:
         """Write the tables beside the output, to be moved into place together with it."""
         from imputome.core.atomic import atomic_path
         from imputome.result.matrices import Drawn, Spread
@@ -309,7 +355,7 @@ class Writing:
             def advance(done: int, total: int, k: int = k) -> None:
                 show((k + done / total) / len(tasks), "")
 
-            self._fill(partials[k], path, run, matrix, columns, observed=observed, progress=advance)
+            self._fill(partials[k], path, run, matrix, plan, observed=observed, progress=advance)
 
     # -- tables as text ------------------------------------------------------------------------------------------------
     def keeps_text(self) -> bool:
@@ -318,17 +364,6 @@ class Writing:
 
         asked = self.genes is None and self.keep_observed is not False and self.scale in (None, "input")
         return asked and keeps_text(self.source, self.output)
-
-    def _text_kept(self, path: Path, run: Run, columns: np.ndarray | None) -> bool:
-        """Whether ``path`` is the text of the input with these values filled in."""
-        from imputome.io.table_patch import keeps_text
-
-        return (
-            columns is None
-            and keeps_text(self.source, path)
-            and run.imputation.data.kind == "real"
-            and run.keep_observed
-        )
 
     def _text_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the table of a matrix of cells x genes."""
@@ -340,21 +375,53 @@ class Writing:
         path: Path,
         run: Run,
         matrix: Matrix,
-        columns: np.ndarray | None,
+        plan: Plan,
         *,
+        options: Mapping[str, Any] = MappingProxyType({}),
         observed: str | None = None,
         progress: Callable[[int, int], object],
     ) -> None:
-        """Write one table; ``observed`` replaces observed values in a text that is kept, None keeps their text."""
-        from imputome.io.table_patch import missing, rewrite
-        from imputome.io.tables import fill_table
+        """Write one table, as the text of the input with other values if it is a text table of the same kind.
+
+        ``options`` go to the ``rows`` of the matrix. Of real values, only the missing ones are replaced; ``observed``
+        replaces the others, None keeps their text. Counts have zeros that may be missing, so all are written.
+        """
+        from imputome.io.table_patch import every, keeps_text, missing, rewrite
+        from imputome.io.tables import fill_table, table_suffix
 
         result, genes_in = run.imputation, self.genes_in or "columns"
-        if self._text_kept(path, run, columns):
-            lines, shape = missing(result, matrix, genes_in=genes_in), self._text_shape(result.shape)
-            rewrite(self.source, partial, lines, shape=shape, observed=observed, progress=progress)
-        else:
-            fill_table(partial, matrix, genes=columns, genes_in=genes_in, progress=progress)
+        counts = result.data.kind == "counts"
+        if plan.columns is None and keeps_text(self.source, path) and (counts or run.keep_observed):
+            if counts:
+                lines, observed = every(matrix, genes_in=genes_in, options=options), None
+            else:
+                lines = missing(result, matrix, genes_in=genes_in)
+            rewrite(
+                self.source,
+                partial,
+                lines,
+                genes_in=genes_in,
+                shape=self._text_shape(result.shape),
+                whole=counts,
+                observed=observed,
+                options=self.table_options,
+                progress=progress,
+            )
+            return
+        annotation = None
+        if table_suffix(self.source) is not None:
+            by_gene = genes_in == "rows"
+            annotation = plan.adata.var if by_gene else plan.adata.obs
+            annotation = annotation.iloc[plan.columns] if by_gene and plan.columns is not None else annotation
+        fill_table(
+            partial,
+            matrix,
+            genes=plan.columns,
+            genes_in=genes_in,
+            options=options,
+            annotation=annotation,
+            progress=progress,
+        )
 
     def write_unchanged(self, adata: AnnData) -> None:
         """Write the source again because nothing is missing: as the output and as each draw; every deviation is 0."""
@@ -371,7 +438,15 @@ class Writing:
                 if keeps_text(self.source, self.uncertainty):
                     shape = self._text_shape(adata.shape)
                     nothing = (np.empty(0, dtype=np.intp), np.empty(0))
-                    rewrite(self.source, partial, repeat(nothing, shape[0]), shape=shape, observed="0")
+                    rewrite(
+                        self.source,
+                        partial,
+                        repeat(nothing, shape[0]),
+                        genes_in=self.genes_in or "columns",
+                        shape=shape,
+                        observed="0",
+                        options=self.table_options,
+                    )
                 else:
                     fill_table(
                         partial, ZeroDeviations(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns"
@@ -382,7 +457,7 @@ class Writing:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
             typer.echo(f"nothing is missing in {self.source} (zeros count as values): nothing was fitted")
-            typer.echo(f"wrote the same table to {self.output}")
+            typer.echo(f"wrote the same table to {_shown(self.output)}")
             for line in self._table_lines(""):
                 typer.echo(line)
 
@@ -403,7 +478,7 @@ class Writing:
             fallback = result.unusable.fallback
             lines.append(f"without an observed value: {cells:,} cells, {genes:,} genes (filled with {fallback})")
         place = f", layer {plan.key!r}" if self.is_store else ""
-        lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {self.output}{place}")
+        lines.append(f"wrote {n:,} x {n_genes:,} values on scale {run.scale} to {_shown(self.output)}{place}")
         if run.outputs:
             lines.append(f"and the layers {', '.join(f'{plan.key}_{name}' for name in run.outputs)}")
         for line in (*lines, *self._table_lines(plan.key)):

@@ -10,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 
 
 def command(
@@ -30,6 +30,10 @@ def command(
     genes_in: opt.GenesIn = None,
     transpose: opt.Transpose = False,
     accept_orientation: opt.AcceptOrientation = False,
+    decimal: opt.Decimal = ".",
+    missing: opt.Missing = None,
+    annotation: opt.Annotation = None,
+    keep_summary_rows: opt.KeepSummaryRows = False,
     seed: opt.Seed = 0,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
@@ -46,11 +50,15 @@ def command(
     check_config_path(output)
     params = opt.parse_settings(settings)
     keeps_partial_work()
+    reading = opt.table_options(decimal, missing, annotation)
+    with warnings_as_lines(quiet=quiet):
+        adata = read(source, genes_in=genes_in, transpose=transpose, options=reading)
     dataset = to_dataset(
-        read(source, genes_in=genes_in, transpose=transpose),
+        adata,
         name=source.name,
         layer=layer,
         feature_type=feature_type,
+        keep_summary_rows=keep_summary_rows,
         kind=kind,
         round_counts=round_counts,
         seed=seed,

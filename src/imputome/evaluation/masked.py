@@ -17,7 +17,7 @@ import numpy as np
 from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.errors import InputError
 from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
-from imputome.inspection.features import features_of
+from imputome.inspection.features import ALL, CODES, features_of
 from imputome.inspection.state import InputReport
 from imputome.result.adapt import evaluated, part_of
 
@@ -36,6 +36,7 @@ def mask(
     layer: str | None = None,
     label: str | None = None,
     feature_type: str | None = None,
+    keep_summary_rows: bool = False,
     options: dict[str, Any] | None = None,
     kind: Kind | None = None,
     round_counts: str | None = None,
@@ -45,10 +46,10 @@ def mask(
 
     Real values are hidden in all rows, except that ``features`` hides them in its test rows; ``label`` is the column of
     ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
-    of ``var`` and ``coverage`` a layer. Only features of one ``feature_type`` are hidden, as `imputome.impute` chooses
-    it; the others stay in ``X``. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may
-    contain what is now hidden, so they are left out. ``kind``, ``round_counts`` and ``allowed`` are as in
-    `imputome.result.adapt.evaluated`.
+    of ``var`` and ``coverage`` a layer. Only features of one ``feature_type`` are hidden, and no summary rows unless
+    ``keep_summary_rows``, as `imputome.impute` chooses them; the others stay in ``X``. Layers, ``raw``, ``obsm``,
+    ``varm``, ``obsp`` and ``varp`` of the input may contain what is now hidden, so they are left out. ``kind``,
+    ``round_counts`` and ``allowed`` are as in `imputome.result.adapt.evaluated`.
     """
     from anndata import AnnData
 
@@ -57,13 +58,14 @@ def mask(
         adata,
         layer=layer,
         feature_type=feature_type,
+        keep_summary_rows=keep_summary_rows,
         kind=kind,
         round_counts=round_counts,
         seed=seed,
         allowed=allowed,
     )
     for message in report.warnings:
-        if message.code == "feature-type-chosen":
+        if message.code in CODES:
             warnings.warn(message, stacklevel=2)
     part = part_of(adata, report)
     scheme_values = _resolved(part, scheme, label, dict(options or {}))
@@ -84,7 +86,7 @@ def mask(
         record["fraction_asked"] = fraction
     X, layers = split.train.X, _truth_layers(split)
     if report.left_out:
-        record["feature_type"] = report.feature_type
+        record |= {"feature_type": report.feature_type or ALL, "keep_summary_rows": keep_summary_rows}
         X, layers = _with_others(adata, report, X, layers)
     return AnnData(
         X,
@@ -104,7 +106,8 @@ def read_mask(adata: AnnData) -> Split:
     record = adata.uns[MASK_KEY]
     scheme, kind = str(record["scheme"]), str(record["kind"])
     if "feature_type" in record:
-        features = features_of(adata.var, str(record["feature_type"]))
+        keep = bool(record.get("keep_summary_rows", True))
+        features = features_of(adata.var, str(record["feature_type"]), keep_summary_rows=keep)
         adata = adata if features is None else adata[:, features.used]
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
     train = as_data(in_memory(adata.X), kind=kind, **names)  # type: ignore[arg-type]
@@ -135,11 +138,11 @@ def _with_others(adata: AnnData, report: InputReport, X: Any, layers: dict[str, 
     """``X`` with the features in which nothing was hidden, and the layers with nothing there."""
     import scipy.sparse as sp
 
-    features = features_of(adata.var, report.feature_type)
-    assert features is not None  # noqa: S101
-    rest = adata[:, ~features.used]
+    used = report.used
+    assert used is not None  # noqa: S101
+    rest = adata[:, ~used]
     others = in_memory(rest.X if report.layer is None else rest.layers[report.layer])
-    places = np.argsort(np.r_[np.flatnonzero(features.used), np.flatnonzero(~features.used)])
+    places = np.argsort(np.r_[np.flatnonzero(used), np.flatnonzero(~used)])
     nothing = sp.csr_array(others.shape)
     if isinstance(X, np.ndarray):
         X = np.hstack([X, others if isinstance(others, np.ndarray) else others.toarray()])

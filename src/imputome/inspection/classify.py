@@ -9,7 +9,7 @@ import numpy as np
 
 from imputome.core.data import Kind
 from imputome.core.scales import TRANSFORMS
-from imputome.inspection.tally import FEW_MOLECULES, MAX_LOG, Tally, first_block
+from imputome.inspection.tally import MAX_LOG, Tally, first_block
 
 # in the first ones a zero may be a dropout
 CountState = Literal[
@@ -41,7 +41,6 @@ FEW_NEGATIVES = 0.1  # share of the nonzero integers; above it these are differe
 # genes (fewer are a table of measurements, some of which are integers), and the spread of the row totals
 EXPECTED = {"integers": 0.2, "values": 50, "genes": 50, "spread": 0.02}
 FEW_SMALL = 0.01  # small counts for each zero: where there are fewer, zeros are not the low end of counts
-MISSING_CODES = (-1, -9, -99, -999, -9999)
 ENOUGH_VALUES = 100  # that are not zero, to tell a gap below them
 
 
@@ -66,7 +65,7 @@ def classify(tally: Tally, matrix: Any, kind: Kind | None) -> Guess:
         return _real(tally)
     if kind == "counts":
         return _counts(tally, matrix) or _unclear(tally)
-    if _missing_code(tally):
+    if tally.missing_codes:
         return Guess("real", doubt="missing-code")
     if tally.n_nan:
         guess = _real(tally)
@@ -188,15 +187,6 @@ def _zeros_beside_nan(tally: Tally) -> bool:
         return share > SOME_ZEROS
     methylation = tally.maximum == 1 or MIN_MAX_OF_PERCENTAGES < tally.maximum <= 100
     return share > MANY_ZEROS and not methylation
-
-
-def _missing_code(tally: Tally) -> bool:
-    """Whether the only negative value, which is repeated, stands for missing in values that are 0 or more."""
-    if tally.n_lowest < 2 or tally.highest_negative != tally.minimum:
-        return False
-    if tally.n_noninteger == 0 and tally.maximum < FEW_MOLECULES:  # calls such as -1, 0 and 1
-        return False
-    return tally.minimum in MISSING_CODES or -tally.minimum > tally.maximum
 
 
 def _no_small(tally: Tally) -> bool:

@@ -1,18 +1,22 @@
-"""Which features of an input are imputed: those of one feature type, such as the genes beside surface proteins.
+"""Which features of an input are imputed: those of one feature type, and no summary rows of read counters.
 
-Proteins, guides or peaks beside genes have another scale. Counted into the library size of a cell they shift every
-imputed gene, so one type is imputed at a time and the others stay as they are.
+Proteins, guides or peaks beside genes have another scale, and summary rows (`imputome.inspection.summary_rows`) are no
+genes. Counted into the library size of a cell they shift every imputed gene, so one type is imputed at a time, without
+these rows, and the others stay as they are.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imputome.errors import InputError, Message
+from imputome.inspection.orientation import first_three
+from imputome.inspection.summary_rows import summary_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +38,8 @@ NAMES = {
     "Custom": ("custom",),
 }
 ALL = "all"
+SUMMARY_ROWS = "summary rows"  # why features are left out, beside their type
+CODES = ("feature-type-chosen", "summary-rows")  # of the messages
 
 
 @dataclass(frozen=True)
@@ -41,54 +47,75 @@ class Features:
     """The features of an input that are imputed, and the others."""
 
     used: np.ndarray  # bool (G,)
-    chosen: str  # feature type of those that are imputed; empty where the input has no types
+    chosen: str  # feature type of those that are imputed; empty where types leave none out
     left_out: dict[str, int]  # why others are left out, such as their type -> their number
-
-    @property
-    def message(self) -> Message:
-        """What the user should know."""
-        others = ", ".join(f"{number:,} of type {name}" for name, number in self.left_out.items())
-        text = f"only the {int(self.used.sum()):,} features of type {self.chosen} are used; left as they are: {others}"
-        return Message(f"{text}; {{feature_type}} chooses others", code="feature-type-chosen", feature_type=...)
+    messages: tuple[Message, ...]  # what the user should know
 
 
-def features_of(var: pd.DataFrame, feature_type: str | None = None, *, default: str = EXPRESSION) -> Features | None:
-    """The features to impute, from the table of the features; None if all are of one type, or no type is known.
+def features_of(
+    var: pd.DataFrame,
+    feature_type: str | None = None,
+    *,
+    default: str = EXPRESSION,
+    keep_summary_rows: bool = False,
+    names: Iterable[object] | None = None,
+) -> Features | None:
+    """The features to impute, from the table of the features; None if these are all.
 
     ``feature_type`` is the name of a type in any case, or ``"all"``; None takes ``default``. Features without a type
-    count as gene expression.
+    count as gene expression. ``names`` are those that summary rows have, by default the index of ``var``; they are used
+    if ``keep_summary_rows``, or if there is nothing else.
     """
     types = _types(var)
+    chosen = _chosen(types, feature_type, default)
+    used, left_out, messages = np.ones(len(var), dtype=bool), {}, []
+    if types is not None and chosen:
+        used = (types == chosen).to_numpy()
+        left_out = {str(name): int(number) for name, number in types[~used].value_counts().items()}
+        others = ", ".join(f"{number:,} of type {name}" for name, number in left_out.items())
+        text = f"only the {int(used.sum()):,} features of type {chosen} are used; left as they are: {others}; "
+        text += "{feature_type} chooses others"
+        messages.append(Message(text, code=CODES[0], feature_type=...))
+    names = list(var.index if names is None else names)
+    summary = used & (np.zeros(len(var), dtype=bool) if keep_summary_rows else summary_rows(names))
+    if summary.any() and (used & ~summary).any():
+        used &= ~summary
+        rows = [names[place] for place in np.flatnonzero(summary)]
+        left_out[SUMMARY_ROWS] = len(rows)
+        text = (
+            f"{len(rows)} names are those of summary rows, not of genes ({first_three(rows)}): they are left out of "
+            "the fit and of the library size, and keep the values of the input; a fit with {keep_summary_rows} takes "
+            "them as genes"
+        )
+        messages.append(Message(text, code=CODES[1], keep_summary_rows=True))
+    return Features(used, chosen, left_out, tuple(messages)) if left_out else None
+
+
+def _chosen(types: pd.Series | None, feature_type: str | None, default: str) -> str:
+    """The type to impute; empty if features of all types are, or are of one type only."""
     if feature_type is not None and not isinstance(feature_type, str):
         text = f"feature_type={feature_type!r} is not valid: pass the name of one feature type, or 'all'"
         raise InputError(text, code="parameter-value", parameter="feature_type")
     if types is None:
         if feature_type in (None, ALL):
-            return None
+            return ""
         text = "the input has no feature types, as var['feature_types'] has them: leave {feature_type} out"
         raise InputError(text, code="no-feature-types", feature_type=...)
     numbers = types.value_counts().to_dict()
-    chosen = _chosen(numbers, feature_type, default)
-    if chosen == ALL or len(numbers) == 1:
-        return None
-    others = {str(name): int(number) for name, number in numbers.items() if name != chosen}
-    return Features((types == chosen).to_numpy(), chosen, others)
-
-
-def _chosen(numbers: dict[str, int], feature_type: str | None, default: str) -> str:
-    """The type to impute."""
     known = ", ".join(f"{name} ({number:,})" for name, number in numbers.items())
     if feature_type is None:
-        if len(numbers) == 1 or default in numbers:
-            return default if default in numbers else next(iter(numbers))
+        if len(numbers) == 1:
+            return ""
+        if default in numbers:
+            return default
         text = f"the features are of several types, and none is {default}: {known}; pass {{feature_type}}"
         raise InputError(text, code="several-feature-types", feature_type=next(iter(numbers)))
     asked = _plain(feature_type)
     if asked == ALL:
-        return ALL
+        return ""
     for name in numbers:
         if asked == _plain(name) or asked in NAMES.get(name, ()):
-            return name
+            return name if len(numbers) > 1 else ""
     text = f"there are no features of type {feature_type!r}: pass {{feature_type}} with one of {known}"
     raise InputError(text, code="unknown-feature-type", feature_type=...)
 

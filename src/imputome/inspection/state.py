@@ -6,6 +6,7 @@ It only describes the matrix; `imputome.result.adapt` decides what a method acce
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ class InputReport:
     errors: tuple[Message, ...]  # why `imputome.impute` refuses the matrix, each with what to correct or to pass
     layer: str | None = None  # None for X and other matrices
     feature_type: str = ""  # of the features in this report, if the input has several types
-    left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: type -> number
+    left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: why -> number
+    used: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, of all features; None for all
     certain: bool = True  # whether the scale of the values can be told from them
     rounding: str | None = None  # how expected counts are rounded, "nearest" or "stochastic"; None: they are not
     rounding_seed: int = 0
@@ -86,7 +88,7 @@ class InputReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(replace(self, used=None)).items() if name != "used"}
 
     def lines(self) -> list[str]:
         """Size and state as two sentences, without the warnings and errors."""
@@ -108,7 +110,9 @@ def inspect(
     layer: str | None = None,
     kind: Kind | None = None,
     feature_type: str | None = None,
+    keep_summary_rows: bool = False,
     default_type: str = EXPRESSION,
+    names: Iterable[object] | None = None,
 ) -> InputReport:
     """Describe the state of a matrix, and the problems to solve before it is imputed.
 
@@ -123,6 +127,12 @@ def inspect(
         missing (``"real"``). By default it is told from the values, and asked for where they leave it in doubt.
     feature_type : str, optional
         Type of the features to look at, or ``"all"``, as in `imputome.impute`; None means ``default_type``.
+    keep_summary_rows : bool, default=False
+        Whether to look at what read counters count beside the genes too, as in `imputome.impute`.
+    default_type : str, default="Gene Expression"
+        The feature type if none is asked for.
+    names : iterable of str, optional
+        Names of the features, from which summary rows are told; by default ``var_names``.
 
     Returns
     -------
@@ -150,7 +160,10 @@ def inspect(
         raise InputError(f"kind={kind!r} is not valid: give counts or real", code="unknown-kind", parameter="kind")
     check_container(data)
     is_anndata = hasattr(data, "obs_names")
-    features = features_of(data.var, feature_type, default=default_type) if is_anndata else None
+    features = None
+    if is_anndata:
+        how: dict[str, Any] = {"default": default_type, "keep_summary_rows": keep_summary_rows, "names": names}
+        features = features_of(data.var, feature_type, **how)
     if features is not None:
         data = data[:, features.used]
     matrix, where = find_matrix(data, layer)
@@ -158,7 +171,9 @@ def inspect(
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
     guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
-    if features is not None and guess.doubt == "no-small-counts":  # as of proteins: types are those of counted features
+    if (
+        features is not None and features.chosen and guess.doubt == "no-small-counts"
+    ):  # as of proteins: types are those of counted features
         guess = replace(guess, doubt=None)
     library_genes = None
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
@@ -189,6 +204,7 @@ def inspect(
         where=where,
         feature_type=features.chosen if features else "",
         left_out=features.left_out if features else {},
+        used=features.used if features else None,
         warnings=(),
         errors=(),
         layer=layer,
@@ -208,7 +224,7 @@ def inspect(
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
     warnings += _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if fatal else _empty_rows_and_columns(report)
-    said = [features.message] if features else []
+    said = features.messages if features else ()
     return replace(report, warnings=(*said, *warnings), errors=tuple(errors))
 
 
@@ -269,11 +285,15 @@ def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
     where = report.where
     share = 100 * tally.n_zeros / max(tally.n_zeros + tally.n_nonzero, 1)
     if doubt == "missing-code":
+        codes = tally.missing_codes
+        named = " and ".join(f"{number:,} values are {code:g}" for code, number in codes.items())
+        given = ",".join(f"{code:g}" for code in codes)
         text = (
-            f"{tally.n_lowest:,} values in {where} are {tally.minimum:g} and no other value is negative, as if it "
-            "stood for missing: put NaN for it (0 in counts), or pass {kind} if it was measured"
+            f"in {where}, {named}, far from all others, as if that meant missing: put NaN for it in Python, or pass "
+            "{missing} for a file, or pass {kind} if it was measured"
         )
-        return Message(text, code="missing-code", kind="real")
+        kind = "real" if min(codes) < 0 else ...
+        return Message(text, code="missing-code", missing=given, kind=kind)
     if doubt == "zeros-and-nan":
         text = (
             f"{where} holds {report.n_nan:,} NaN and {share:.0f} % zeros, and it is not clear which are missing: pass "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 from imputome.core.data import in_memory
 from imputome.core.scales import TRANSFORMS
+from imputome.inspection.missing_codes import Extremes
 
 ENTRIES_PER_PIECE = 2**21  # read at a time: 16 MiB if all of them are stored
 TOLERANCE = 1e-6  # largest distance of an integer from the nearest whole number
@@ -57,7 +59,7 @@ class Tally:
         self.n_small = 0  # above 0 and below FEW_MOLECULES
         self.n_middle = self.n_middle_integers = 0  # within MIDDLE
         self.minimum, self.maximum = np.inf, -np.inf
-        self.highest_negative, self.n_lowest = -np.inf, 0  # and how often the minimum occurs
+        self.extremes = Extremes()  # of the values that are stored
         self.totals = np.zeros(n)
         self.transformed = True  # whether the values may be on one of the transforms
         self.totals_before = {name: np.zeros(n) for name in TRANSFORMS}  # of the values before a transform
@@ -82,6 +84,14 @@ class Tally:
         """Known entries that are zero."""
         return self.n * self.G - self.n_nonzero - self.n_nan
 
+    @property
+    def missing_codes(self) -> dict[float, int]:
+        """Numbers that probably stand for a missing value, and how often each is there (see `missing_codes`)."""
+        extremes = deepcopy(self.extremes)
+        if self.n_zeros:
+            extremes.add(np.zeros(1), times=self.n_zeros)
+        return extremes.codes()
+
     def add(self, block: Any, row: int, column: int) -> None:
         """Add a block from `pieces`."""
         n, G = block.shape
@@ -104,10 +114,11 @@ class Tally:
         self.n_middle += int(middle.sum())
         self.n_middle_integers += int((middle & integer).sum())
         finite = coo.data[~(nan | infinite)]
+        self.extremes.add(finite[finite != 0])
         self.n_outside += int(((finite < 0) | (finite > 1)).sum())
         if n * G > len(values):  # there are zeros that are not stored
             self.minimum, self.maximum = min(self.minimum, 0.0), max(self.maximum, 0.0)
-        self._add_lowest(values)
+        self.n_negative += int((values < 0).sum())
         if len(finite):
             self.minimum = min(self.minimum, float(finite.min()))
             self.maximum = max(self.maximum, float(finite.max()))
@@ -118,14 +129,6 @@ class Tally:
             self.transformed = False
         if self.transformed:
             self._add_before(values, integer, coo.row, rows, n)
-
-    def _add_lowest(self, values: np.ndarray) -> None:
-        negative = values[values < 0]
-        self.n_negative += len(negative)
-        if len(negative):
-            lowest, before = float(negative.min()), min(self.minimum, 0.0)
-            self.highest_negative = max(self.highest_negative, float(negative.max()))
-            self.n_lowest = (0 if lowest < before else self.n_lowest) + int((negative == min(lowest, before)).sum())
 
     def _add_before(self, values: np.ndarray, integer: np.ndarray, row: np.ndarray, rows: slice, n: int) -> None:
         """Totals and whole numbers of the values before each transform."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imputome.errors import InputError, some
+from imputome.io.table_layout import whole_number
 from imputome.io.tables import read_parquet, suffix_of_file, suffix_separator
-from imputome.io.text import explained, misfit, open_text, separator_of
+from imputome.io.text import comment_lines, explained, misfit, open_text, separator_of, skip_lines
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+_GROUPED = re.compile(r"\d{1,3}([,' ]\d{3})+")
+_CUT = re.compile(r"\d\.\d{2,}[eE]\+?\d+")  # 1.23E+08 of a spreadsheet
 
 
 def read_counts(
@@ -28,7 +33,7 @@ def read_counts(
     """
     path = Path(path)
     suffix = suffix_of_file(path)
-    frame = read_parquet(path) if suffix == ".parquet" else _text_frame(path, suffix_separator(suffix))
+    frame = read_parquet(path) if suffix == ".parquet" else _text_frame(path, suffix_separator(suffix), position)
     return counts_from_frame(frame, methylated=methylated, coverage=coverage, position=position)
 
 
@@ -62,14 +67,40 @@ def counts_from_frame(
         for layer, prefix in (("methylated", methylated), ("coverage", coverage))
     }
     taken = {prefix + sample for sample in samples for prefix in (methylated, coverage)}
-    var = frame[[name for name in columns if name not in taken]]
-    names = var[position[0]].astype(str)
-    for name in position[1:]:
-        names = names + ":" + var[name].astype(str)
+    var = frame[[name for name in columns if name not in taken]].copy()
+    texts = []
+    for name in position:
+        texts.append(_position_texts(var[name], name))
+        if all(text.isdecimal() for text in texts[-1]):
+            var[name] = [int(text) for text in texts[-1]]
+    names = pd.Series([":".join(parts) for parts in zip(*texts, strict=True)])
     var = var.set_axis(pd.Index(names.to_numpy(dtype=object)), axis="index")
     with warnings.catch_warnings():  # the inspection of the input reports duplicated names
         warnings.filterwarnings("ignore", message=".*names are not unique")
         return AnnData(obs=pd.DataFrame(index=pd.Index(samples, dtype=object)), var=var, layers=layers)
+
+
+def _position_texts(column: pd.Series, name: str) -> list[str]:
+    """A column of positions as text: whole numbers without a point or an exponent, other texts as they are."""
+    if column.isna().any():
+        row = int(column.isna().to_numpy().argmax()) + 1
+        text = f"column {name!r} has no position in row {row} of the table: add it, or remove the row"
+        raise InputError(text, code="missing-position", parameter="position")
+    texts = [str(value).strip() for value in column]
+    plain = [whole_number(text) for text in texts]
+    grouped = [text for text in plain if _GROUPED.fullmatch(text)]
+    if grouped:
+        text = f"column {name!r} holds {grouped[0]!r}: write positions without separators of thousands"
+        raise InputError(text, code="thousands", parameter="position")
+    cut = [text for text in texts if _CUT.fullmatch(text) or _is_fraction(text)]
+    if 10 * len(cut) > len(texts):
+        text = f"column {name!r} holds {cut[0]!r}, a rounded number: write positions as whole numbers, such as 123456"
+        raise InputError(text, code="rounded-positions", parameter="position")
+    return plain
+
+
+def _is_fraction(text: str) -> bool:
+    return re.fullmatch(r"\d+\.\d*[1-9]\d*", text) is not None
 
 
 def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:
@@ -104,13 +135,15 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
     return np.ascontiguousarray(frame[columns].to_numpy().T)
 
 
-def _text_frame(path: Path, expected: str) -> pd.DataFrame:
+def _text_frame(path: Path, expected: str, position: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     with explained(path, expected):
         separator = separator_of(path, expected)
         with open_text(path) as handle:
-            frame = pd.read_csv(handle, sep=separator, low_memory=False)
+            skip_lines(handle, comment_lines(path, separator))
+            # read as numbers, 1e+05 among whole numbers would make all of them decimals
+            frame = pd.read_csv(handle, sep=separator, low_memory=False, dtype=dict.fromkeys(position, str))
         # pandas fills short lines up with NaN, which would turn a truncated file into sites without reads
         if frame.iloc[:, -1].isna().any() and (reason := misfit(path, separator)):
             raise InputError(reason, code="ragged")

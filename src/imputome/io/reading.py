@@ -7,24 +7,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imputome.errors import ImputomeError, InputError, missing_extra
+import numpy as np
+
+from imputome.errors import ImputomeError, InputError, missing_extra, some
 from imputome.io.store import has_half_precision, is_zarr
+from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-READABLE = ".h5ad, .zarr, 10x .h5, a 10x folder with matrix.mtx, .loom, .csv, .tsv, .txt (also .gz), .parquet"
+READABLE = ".h5ad, .zarr, 10x .h5, a 10x or Parse folder, .loom, .csv, .tsv, .txt (also .gz), .parquet"
 
 
-def read(path: str | Path, *, genes_in: str | None = None, transpose: bool = False, backed: bool = False) -> AnnData:
+def read(
+    path: str | Path,
+    *,
+    genes_in: str | None = None,
+    transpose: bool = False,
+    backed: bool = False,
+    options: TableOptions = AS_IT_IS,
+) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format.
 
     Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.zarr``, 10x ``.h5``, a 10x folder
-    (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not), ``.loom``, and tables (see
-    `imputome.io.tables.read_table`), which need ``genes_in``. ``transpose`` is for the others, if their genes are in
-    the rows.
+    (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not, all with the same prefix or without one), a
+    Parse folder (``DGE.mtx`` or ``count_matrix.mtx``), ``.loom``, and tables (see
+    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``options``. ``transpose`` is for the others, if
+    their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format, in ``X``, in
+    the layers and in ``raw``.
     """
     path = Path(path)
     if not path.exists():
@@ -37,15 +49,23 @@ def read(path: str | Path, *, genes_in: str | None = None, transpose: bool = Fal
         if transpose:
             text = "{transpose} is not for tables: leave it out, and say with {genes_in} where the genes are"
             raise InputError(text, code="option-unused", transpose=..., genes_in=...)
-        return read_table(path, genes_in=genes_in)
+        return read_table(path, genes_in=genes_in, options=options)
     if genes_in is not None:
         text = f"{{genes_in}} is for tables only, and {path} is not a table: leave it out"
         raise InputError(text, code="option-unused", genes_in=...)
+    for name, given in (("decimal", options.decimal != "."), ("annotation", options.annotation is not None)):
+        if given:
+            text = f"{{{name}}} is for tables only, and {path} is not a table: leave it out"
+            raise InputError(text, code="option-unused", parameter=name, **{name: ...})
+    if options.missing and (backed or options.markers):
+        text = f"in {path}, {{missing}} can only be numbers, of a matrix in memory: leave other values out"
+        raise InputError(text, code="option-unused", missing=...)
     what, reader = _reader(path, backed)
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
-            return reader().T if transpose else reader()
+            adata = _with_missing(reader(), options.codes)
+            return adata.T if transpose else adata
     except (ImputomeError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
@@ -54,17 +74,42 @@ def read(path: str | Path, *, genes_in: str | None = None, transpose: bool = Fal
         raise InputError(text, code="unreadable") from error
 
 
+def _with_missing(adata: AnnData, codes: list[float]) -> AnnData:
+    """The AnnData with NaN for these numbers, in ``X``, in the layers and in ``raw``."""
+    if not codes:
+        return adata
+    if adata.X is not None:
+        adata.X = _without_codes(adata.X, codes)
+    for name in adata.layers:
+        adata.layers[name] = _without_codes(adata.layers[name], codes)
+    if adata.raw is not None:
+        raw = adata.raw.to_adata()
+        raw.X = _without_codes(raw.X, codes)
+        adata.raw = raw
+    return adata
+
+
+def _without_codes(matrix: Any, codes: list[float]) -> Any:
+    if 0 in codes and not isinstance(matrix, np.ndarray):  # zeros are not stored
+        matrix = matrix.toarray()
+    changed = matrix.astype(np.result_type(matrix.dtype, np.float32))
+    values = changed if isinstance(changed, np.ndarray) else changed.data
+    values[np.isin(values, np.asarray(codes, values.dtype))] = np.nan
+    return changed
+
+
 def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     """The format of ``path``, by its name, and the call that reads it."""
     import anndata
 
-    if path.is_dir():
-        if is_zarr(path):
-            return "a .zarr store", lambda: anndata.read_zarr(str(path))
-        if _part(path, "matrix.mtx") is not None:
-            return "a 10x folder", lambda: _read_10x_folder(path)
-        text = f"the folder {path} is neither a .zarr store nor a 10x folder with matrix.mtx(.gz)"
-        raise InputError(text, code="unknown-format")
+    if path.is_dir() and is_zarr(path):
+        return "a .zarr store", lambda: anndata.read_zarr(str(path))
+    if path.is_dir() or _is_matrix(path):
+        reader = _folder_reader(path)
+        if reader is None:
+            text = f"the folder {path} is neither a .zarr store nor a 10x or Parse folder with a matrix (.mtx)"
+            raise InputError(text, code="unknown-format")
+        return reader
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
         return "an .h5ad file", lambda: _read_h5ad(path, backed)
@@ -116,32 +161,82 @@ def _read_loom(path: Path) -> AnnData:
     return read_loom(path, X_name="")
 
 
+# -- folders of matrix, genes and cells --------------------------------------------------------------------------------
+_MATRIX = "matrix.mtx"
+_PARSE = ("DGE.mtx", "count_matrix.mtx", "DGE_filtered.mtx", "DGE_unfiltered.mtx")
+
+
 def _part(folder: Path, *names: str) -> Path | None:
     """The first of ``names``, plain or gzipped, that is in ``folder``."""
     candidates = (folder / (name + packed) for name in names for packed in ("", ".gz"))
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read_10x_folder(folder: Path) -> AnnData:
+def _is_matrix(path: Path) -> bool:
+    name = path.name.removesuffix(".gz")
+    return (name.endswith(_MATRIX) or name in _PARSE) and path.is_file()
+
+
+def _folder_reader(path: Path) -> tuple[str, Callable[[], AnnData]] | None:
+    """The format and the reader of a folder, or of one matrix of several in a folder; None if there is no matrix."""
+    folder = path if path.is_dir() else path.parent
+    cells, genes = _part(folder, "cell_metadata.csv"), _part(folder, "all_genes.csv", "genes.csv")
+    matrix = _part(folder, *_PARSE) if path.is_dir() else path
+    if cells is not None and genes is not None and matrix is not None:
+        return "a Parse folder", lambda: _read_parse_folder(matrix, genes, cells)
+    if not path.is_dir():
+        return "a 10x folder", lambda: _read_10x_folder(path)
+    plain = _part(folder, _MATRIX)
+    found = [plain] if plain else sorted(each for each in folder.iterdir() if _is_matrix(each))
+    if len(found) > 1:
+        names = some((each.name for each in found), 3)
+        text = f"{path} holds {len(found)} samples ({names}): give the matrix of the one to read, such as {found[0]}"
+        raise InputError(text, code="several-samples")
+    return ("a 10x folder", lambda: _read_10x_folder(found[0])) if found else None
+
+
+def _read_parse_folder(matrix: Path, genes: Path, cells: Path) -> AnnData:
+    """The output of Parse Biosciences' pipeline: a matrix of cells x genes, and tables about both."""
+    import pandas as pd
+    import scipy.io
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    var = pd.read_csv(genes, dtype=str, keep_default_na=False)
+    obs = pd.read_csv(cells, index_col=0, converters={0: str}, low_memory=False)
+    X = sp.csr_matrix(scipy.io.mmread(matrix), dtype="float32")
+    if X.shape != (len(obs), len(var)):
+        text = f"{matrix} is {X.shape[0]} x {X.shape[1]}, but {cells.name} and {genes.name} have {len(obs)} cells and "
+        raise InputError(f"{text}{len(var)} genes: take files of one output", code="inconsistent-parse-folder")
+    var = var.rename(columns={"gene_id": "gene_ids"})
+    symbol = var["gene_name"] if "gene_name" in var else var.iloc[:, 0]
+    var.index = pd.Index(symbol.to_numpy(), dtype=object)
+    obs.index = pd.Index(obs.index.astype(str).to_numpy(), dtype=object)
+    return AnnData(X, obs=obs, var=var)
+
+
+def _read_10x_folder(matrix: Path) -> AnnData:
     """A 10x folder of any version, with all its feature types, each file gzipped or not.
 
-    `scanpy.read_10x_mtx` is not used: it needs gzipped files with ``features.tsv`` and plain ones with ``genes.tsv``
-    (STARsolo, kallisto and GEO mix them), and reads a gene called NA as missing.
+    Files may have a prefix, as in GEO (``GSM1234_matrix.mtx.gz``). `scanpy.read_10x_mtx` is not used: it needs gzipped
+    files with ``features.tsv`` and plain ones with ``genes.tsv`` (STARsolo, kallisto and GEO mix them), and reads a
+    gene called NA as missing.
     """
     import pandas as pd
     import scipy.io
     import scipy.sparse as sp
     from anndata import AnnData
 
-    matrix = _part(folder, "matrix.mtx")
-    features, barcodes = _part(folder, "features.tsv", "genes.tsv"), _part(folder, "barcodes.tsv")
-    if matrix is None or features is None or barcodes is None:
-        lacking = "barcodes.tsv" if features is not None else "features.tsv or genes.tsv"
-        raise InputError(f"the 10x folder {folder} lacks {lacking} (plain or .gz)", code="incomplete-10x-folder")
+    folder, prefix = matrix.parent, matrix.name.removesuffix(".gz").removesuffix(_MATRIX)
+    features = _part(folder, f"{prefix}features.tsv", f"{prefix}genes.tsv")
+    barcodes = _part(folder, f"{prefix}barcodes.tsv")
+    if features is None or barcodes is None:
+        first = f"{prefix}barcodes.tsv" if features is not None else f"{prefix}features.tsv or {prefix}genes.tsv"
+        raise InputError(f"the 10x folder {folder} lacks {first} (plain or .gz)", code="incomplete-10x-folder")
     genes, cells = _columns(features), _columns(barcodes)
     X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
     if X.shape != (len(cells), len(genes)):
-        text = f"{folder}: matrix.mtx is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
+        text = f"{matrix} is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
         raise InputError(text, code="inconsistent-10x-folder")
     symbol = genes[1] if 1 in genes else genes[0]
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imputome.errors import InputError, Message, some
+from imputome.io.table_layout import whole_names
 from imputome.io.tables import suffix_separator, table_suffix
-from imputome.io.text import open_text, separator_of
+from imputome.io.text import comment_lines, open_text, separator_of, skip_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,7 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
         separator = separator_of(path, suffix_separator(suffix))
         with open_text(path) as handle, warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
+            skip_lines(handle, comment_lines(path, separator))
             # names that look like numbers, or like a missing value, stay as they are
             name = 0 if column is None else column
             table = pd.read_csv(handle, sep=separator, index_col=False, converters={name: str})
@@ -96,5 +98,5 @@ def _read(path: Path, column: str | None) -> pd.DataFrame:
         text = f"{path} has no column {column!r}; columns: {', '.join(map(str, table.columns))}"
         raise InputError(text, code="no-column", parameter="sample_id")
     table = table.set_index(table.columns[0] if column is None else column)
-    table.index = table.index.str.strip()
+    table.index = pd.Index(whole_names(table.index.str.strip().tolist()), name=table.index.name, dtype=object)
     return table[table.index != ""]

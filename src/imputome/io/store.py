@@ -76,7 +76,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        reason = "it does not exist" if not path.exists() else (str(error) or type(error).__name__).splitlines()[0]
+        if not path.exists():
+            raise InputError(f"{path} does not exist", code="no-file") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be opened as {path.suffix}: {reason}", code="unreadable") from error
 
 
@@ -353,6 +355,8 @@ def remove_key(path: str | Path, key: str) -> None:
     if path.suffix.lower() not in _CHUNK_BYTES:
         text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"
         raise InputError(text, code="unknown-format")
+    if not path.exists():
+        raise InputError(f"{path} does not exist", code="no-file")
     _check_writable(path.resolve().parent)
     with opened(path, "r") as root:
         records = _records(root)

@@ -1,27 +1,30 @@
-"""Write a text table again with only its missing values replaced.
+"""Write a text table again with only some values replaced: the missing ones, or all of them.
 
-Header, order, separator, quotes, line ends and all other cells are copied byte by byte, record by record, so the text
-is never in memory as a whole. This is written by hand because no library keeps the text of a table.
+Comments, header, columns that describe the rows, order, separator, quotes, line ends and all other cells are copied
+byte by byte, record by record, so the text is never in memory as a whole. This is written by hand because no library
+keeps the text of a table.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.io.tables import BLOCK_BYTES, suffix_separator, table_suffix
-from imputome.io.text import fields, is_blank, open_text, records, separator_of, text_writer
+from imputome.io.table_layout import AS_IT_IS, TableOptions, layout_of
+from imputome.io.tables import BLOCK_BYTES, suffix_separator, table_blocks, table_suffix
+from imputome.io.text import fields, is_blank, is_number, open_text, records, skip_lines, text_writer
 
 if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
     from imputome.result.matrices import Matrix
 
-Line = tuple[np.ndarray, np.ndarray]  # positions of the missing values in a row of the table, and their values
+Line = tuple[np.ndarray, np.ndarray]  # positions of the values to replace in a row of the table, and their values
 
 
 def keeps_text(source: Path, path: Path) -> bool:
@@ -44,23 +47,33 @@ def rewrite(
     partial: Path,
     lines: Iterable[Line],
     *,
+    genes_in: str,
     shape: tuple[int, int],
+    whole: bool = False,
     observed: str | None = None,
+    options: TableOptions = AS_IT_IS,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Write the table ``source``, of ``shape`` rows x columns without its names, with its missing values replaced.
+    """Write the table ``source``, of ``shape`` rows x columns of values, with its missing values replaced.
 
-    ``lines`` are those of `missing`; values get 7 significant digits. ``observed`` is the text to write for each
-    observed value, by default its own. ``progress`` is called with (rows written, number of rows) after each row. An
-    error if ``source`` has changed since it was read.
+    ``lines`` are those of `missing`, whose values get 7 significant digits; or, if the ``whole`` table is replaced,
+    those of `every`, whose values get the fewest digits that read back as the same number. ``observed`` is the text to
+    write for each observed value, by default its own. ``options`` are those that the table was read with. ``progress``
+    is called with (rows written, number of rows) after each row. An error if ``source`` has changed since it was read.
     """
     rows, width = shape
     lines = iter(lines)
+    texts_of = _shortest if whole else _texts
     changed = InputError(f"{source} changed while it was imputed: run this again", code="input-changed")
-    separator = separator_of(source, suffix_separator(table_suffix(source) or ""))
-    missing_texts: set[str] = set()  # texts that mean a missing value in this table
+    expected = suffix_separator(table_suffix(source) or "")
+    layout = layout_of(source, expected, transposed=genes_in == "rows", options=options)
+    separator, places = layout.separator, np.array(layout.values)
+    replaceable: set[str] = set()  # texts that mean a missing value in this table
+    if len(places) != width:
+        raise changed
     done = 0
     with open_text(source, with_mark=True) as handle, text_writer(partial) as out:
+        out.write(skip_lines(handle, layout.comments))
         text = records(handle, separator)
         out.write(next(text))
         for record in text:
@@ -74,17 +87,19 @@ def rewrite(
                 out.write(record)
             else:
                 cells = fields(record, separator)
-                if cells is None or len(cells) != width + 1:
+                if cells is None or len(cells) != len(layout.names):
                     raise changed
                 if observed is not None:
-                    cells[1:] = [observed] * width
-                for position, value in zip((positions + 1).tolist(), _texts(values), strict=True):
+                    for position in layout.values:
+                        cells[position] = observed
+                for position, value in zip(places[positions].tolist(), texts_of(values), strict=True):
                     old = cells[position]
-                    if observed is None and old not in missing_texts:
-                        if _is_number(old):
+                    if not whole and observed is None and old not in replaceable:
+                        if is_number(old) and not options.is_code(old):
                             raise changed
-                        missing_texts.add(old)
-                    cells[position] = f'"{value}"' if old.startswith('"') else value
+                        replaceable.add(old)
+                    new = value.replace(".", ",") if options.decimal == "," else value
+                    cells[position] = f'"{new}"' if old.startswith('"') or separator in new else new
                 out.write(separator.join(cells) + record[len(record.rstrip("\r\n")) :])
             done += 1
             if progress is not None:
@@ -93,17 +108,20 @@ def rewrite(
         raise changed
 
 
+def every(matrix: Matrix, *, genes_in: str, options: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Line]:
+    """For each row of the table, all positions and the values of ``matrix``; ``options`` go to its ``rows``."""
+    for _, block in table_blocks(matrix, genes_in=genes_in, options=options):
+        for values in block:
+            yield np.arange(len(values)), values
+
+
+def _shortest(values: np.ndarray) -> list[str]:
+    return [text.removesuffix(".0") for text in values.astype(str).tolist()]
+
+
 def _texts(values: np.ndarray) -> list[str]:
     # + 0.0 turns -0 into 0; one format for all values is three times as fast as one for each
     return ("%.7g " * len(values) % tuple((values + 0.0).tolist())).split()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        value = float(text.strip('"'))
-    except ValueError:
-        return False
-    return value == value
 
 
 def missing(imputation: Imputation, matrix: Matrix, *, genes_in: str) -> Iterator[Line]:

@@ -16,7 +16,18 @@ import numpy as np
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
-from imputome.io.text import numbers, read_text, text_writer, warn_of_codes
+from imputome.io.table_layout import (
+    AS_IT_IS,
+    LOOKED_AT,
+    TableOptions,
+    annotation_columns,
+    check_samples,
+    frame_of_annotation,
+    warn_of_annotation,
+    whole_names,
+)
+from imputome.io.table_reading import numbers, read_text
+from imputome.io.text import text_writer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +77,13 @@ def suffix_of_file(path: Path) -> str:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floating[Any]] = np.float64) -> AnnData:
+def read_table(
+    path: str | Path,
+    *,
+    genes_in: str | None,
+    dtype: type[np.floating[Any]] = np.float64,
+    options: TableOptions = AS_IT_IS,
+) -> AnnData:
     """Read a table of numbers with names on both sides.
 
     ``.csv``, ``.tsv`` and ``.txt`` (tabs), each also ``.gz``, have the row names in the first column; ``.parquet`` in
@@ -76,23 +93,45 @@ def read_table(path: str | Path, *, genes_in: str | None, dtype: type[np.floatin
 
     The result is cells x genes, names as in the file. ``X`` is CSR for non-negative integers of which more than half
     are zero (float32 below 2**24, where it is exact, else float64), and dense float64 otherwise. Empty cells, single
-    blanks, and NA, NaN, N/A and null in any case are NaN. A number like -999, far below all others, gives a warning.
+    blanks, NA, NaN, N/A and null in any case, and what ``options`` name are NaN. Columns that describe the rows go to
+    ``var`` (genes in rows) or ``obs``, with a warning; ``options.annotation`` names them, else they are recognised.
+    Warnings say too where numbers like -1 or -999 seem to mean missing, and which samples are far off the scale of all
+    others. A first column that seems to be no sample is refused.
     """
     path = Path(path)
     check_genes_in(genes_in)
     suffix = suffix_of_file(path)
     transposed = genes_in == "rows"
     if suffix == ".parquet":
-        row_names, column_names, frame = _parquet_frame(path)
+        row_names, frame = _parquet_frame(path)
+        names = [str(name) for name in frame.columns]
+        columns = [frame.iloc[:LOOKED_AT, k].dropna().tolist() for k in range(frame.shape[1])]
+        # the first column stands for the names of the rows, which the frame does not hold
+        kept = annotation_columns(["", *names], [[], *columns], transposed=transposed, given=options.annotation)
+        described = [k - 1 for k in kept]
+        texts = [frame.iloc[:, k].astype(object).where(frame.iloc[:, k].notna(), "").tolist() for k in described]
+        annotation = frame_of_annotation([names[k] for k in described], texts)
+        taken = [k for k in range(frame.shape[1]) if k not in described]
+        frame, column_names = frame.iloc[:, taken], [names[k] for k in taken]
         if frame.size == 0:
             text = f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
             raise InputError(text, code="empty")
-        values = numbers(frame, column_names, path)
+        values = numbers(frame, column_names, path, options=options, described=annotation.columns)
         values = np.ascontiguousarray(values.T if transposed else values)
+        row_names = whole_names(row_names)
     else:
-        row_names, column_names, values = read_text(path, suffix_separator(suffix), transposed=transposed, dtype=dtype)
-    warn_of_codes(values, path)
-    return _to_anndata(values, *((column_names, row_names) if transposed else (row_names, column_names)))
+        row_names, column_names, values, annotation = read_text(
+            path, suffix_separator(suffix), transposed=transposed, dtype=dtype, options=options
+        )
+    if options.annotation is None:
+        warn_of_annotation(annotation.columns, path, transposed=transposed)
+    sample_names = column_names if transposed else row_names
+    check_samples(values, sample_names, annotation.columns, path, transposed=transposed, options=options)
+    adata = _to_anndata(values, *((column_names, row_names) if transposed else (row_names, column_names)))
+    described_axis = adata.var if transposed else adata.obs
+    for name in annotation:
+        described_axis[name] = annotation[name].to_numpy()
+    return adata
 
 
 def suffix_separator(suffix: str) -> str:
@@ -125,8 +164,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
         raise InputError(text, code="unreadable") from error
 
 
-def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
-    """Row names, column names and the columns of numbers."""
+def _parquet_frame(path: Path) -> tuple[list[str], pd.DataFrame]:
+    """Row names and the other columns."""
     import pandas as pd
 
     frame = read_parquet(path)
@@ -139,7 +178,7 @@ def _parquet_frame(path: Path) -> tuple[list[str], list[str], pd.DataFrame]:
             raise InputError(text, code="no-row-names")
         names = frame.iloc[:, strings[0]]
         frame = frame.iloc[:, [k for k in range(frame.shape[1]) if k != strings[0]]]
-    return [str(name) for name in names], [str(name) for name in frame.columns], frame
+    return [str(name) for name in names], frame
 
 
 def require_pyarrow(what: str) -> tuple[Any, Any]:
@@ -177,6 +216,27 @@ def write_table(
         fill_table(partial, imputation, genes=genes, genes_in=genes_in, options=options, progress=progress)
 
 
+def table_blocks(
+    matrix: Matrix,
+    *,
+    genes: Any = None,
+    genes_in: str = "columns",
+    options: Mapping[str, Any] = MappingProxyType({}),
+    block_bytes: int | None = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The rows of the table of a matrix, and their values, in blocks; ``options`` go to its ``rows``."""
+    genes = np.arange(matrix.shape[1]) if genes is None else np.asarray(genes)
+    by_gene = genes_in == "rows"
+    n, width = (len(genes), matrix.shape[0]) if by_gene else (matrix.shape[0], len(genes))
+    step = max(1, (block_bytes or BLOCK_BYTES) // (4 * max(1, width)))
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        if by_gene:
+            yield part, matrix.rows(slice(None), genes=genes[part], **options).T
+        else:
+            yield part, matrix.rows(part, genes=genes, **options)
+
+
 def fill_table(
     partial: Path,
     matrix: Matrix,
@@ -184,35 +244,36 @@ def fill_table(
     genes: Any = None,
     genes_in: str = "columns",
     options: Mapping[str, Any] = MappingProxyType({}),
+    annotation: pd.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write any matrix that is made in blocks; ``options`` go to its ``rows``. The caller moves the file into place."""
-    suffix = table_suffix(partial) or ""
-    genes = np.arange(matrix.shape[1]) if genes is None else np.asarray(genes)
-    cells, gene_names = [str(name) for name in matrix.obs_names], [str(n) for n in matrix.var_names[genes]]
-    by_gene = genes_in == "rows"
-    row_names, column_names = (gene_names, cells) if by_gene else (cells, gene_names)
-    block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES
-    step = max(1, block_bytes // (4 * max(1, len(column_names))))
+    """Write any matrix that is made in blocks; ``options`` go to its ``rows``. The caller moves the file into place.
 
-    def blocks() -> Iterator[tuple[list[str], np.ndarray]]:
-        for start in range(0, len(row_names), step):
-            stop = min(start + step, len(row_names))
-            if by_gene:
-                values = matrix.rows(slice(None), genes=genes[start:stop], **options).T
-            else:
-                values = matrix.rows(slice(start, stop), genes=genes, **options)
-            yield row_names[start:stop], values
+    ``annotation`` has columns that describe the rows of the table; they come after the names.
+    """
+    suffix = table_suffix(partial) or ""
+    cells = [str(name) for name in matrix.obs_names]
+    gene_names = [str(name) for name in (matrix.var_names if genes is None else matrix.var_names[np.asarray(genes)])]
+    row_names, column_names = (gene_names, cells) if genes_in == "rows" else (cells, gene_names)
+    described = {} if annotation is None else {str(name): annotation[name].astype(str).tolist() for name in annotation}
+
+    def blocks() -> Iterator[tuple[list[list[str]], np.ndarray]]:
+        block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES
+        parts = table_blocks(matrix, genes=genes, genes_in=genes_in, options=options, block_bytes=block_bytes)
+        for part, values in parts:
+            yield [texts[part] for texts in (row_names, *described.values())], values
             if progress is not None:
-                progress(stop, len(row_names))
+                progress(part.stop, len(row_names))
 
     if suffix == ".parquet":
-        _write_parquet(partial, column_names, blocks())
+        _write_parquet(partial, list(described), column_names, blocks())
     else:
-        _write_text(partial, suffix_separator(suffix), column_names, blocks())
+        _write_text(partial, suffix_separator(suffix), [*described, *column_names], blocks())
 
 
-def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
+def _write_text(
+    path: Path, separator: str, columns: list[str], blocks: Iterator[tuple[list[list[str]], np.ndarray]]
+) -> None:
     with text_writer(path) as handle:
         writer = csv.writer(handle, delimiter=separator, lineterminator="\n")
         writer.writerow(["index", *columns])
@@ -220,9 +281,10 @@ def _write_text(path: Path, separator: str, columns: list[str], blocks: Iterator
         for names, values in blocks:
             # NumPy prints the fewest digits that round-trip in the precision of the array; Python would print a
             # float32 with the 17 digits of a float64. Few values at a time, because each text takes 128 bytes.
-            for k in range(0, len(names), rows):
+            for k in range(0, len(values), rows):
                 texts = values[k : k + rows].astype(str).tolist()
-                writer.writerows([name, *row] for name, row in zip(names[k : k + rows], texts, strict=True))
+                first = zip(*(each[k : k + rows] for each in names), strict=True)
+                writer.writerows([*name, *row] for name, row in zip(first, texts, strict=True))
 
 
 def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None) -> None:
@@ -237,15 +299,19 @@ def _check_unique(columns: list[str]) -> None:
         raise InputError(text, code="names-not-unique")
 
 
-def _write_parquet(path: Path, columns: list[str], blocks: Iterator[tuple[list[str], np.ndarray]]) -> None:
+def _write_parquet(
+    path: Path, described: list[str], columns: list[str], blocks: Iterator[tuple[list[list[str]], np.ndarray]]
+) -> None:
     pa, pq = require_pyarrow("writing .parquet")
+    columns = [*described, *columns]
     _check_unique(columns)
     writer = None
     # pandas uses the name "__index_level_0__" if a gene is called "index"
     fields = ["__index_level_0__" if "index" in columns else "index", *columns]
     try:
         for names, values in blocks:
-            arrays = [pa.array(names, pa.string()), *map(pa.array, np.ascontiguousarray(values.T))]
+            texts = [pa.array(each, pa.string()) for each in names]
+            arrays = [*texts, *map(pa.array, np.ascontiguousarray(values.T))]
             table = pa.Table.from_arrays(arrays, names=fields)
             if writer is None:
                 # dictionaries only cost time on columns of distinct floats

@@ -1,4 +1,4 @@
-"""Delimited text: its separator, records and fields, its numbers and names, and why a text cannot be read.
+"""Delimited text: its separator, records and fields, and why a text cannot be read.
 
 A record is the text of one row with its line end; a field is the text between separators, with its quotes. Records and
 fields are those that pandas finds, so that the field of a value can be found by its position.
@@ -11,36 +11,34 @@ import gzip
 import io
 import itertools
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-CHUNK_VALUES = 2**22  # numbers read at a time
 # texts for missing values beside those that pandas knows: these words in any case, and a single blank
 MISSING = [" "]
 for _word in ("na", "nan", "n/a", "null"):
     MISSING += map("".join, itertools.product(*zip(_word, _word.upper(), strict=True)))
-_DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
-_MISSING_CODES = (-99, -999, -9999)  # some programs write these numbers for missing values
 BYTE_ORDER_MARK = "\ufeff"  # spreadsheets write it at the start of UTF-8
+_SIZES = re.compile(r"\d+(\t\d+)+\s*")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")  # bytes that Windows-1252 does not have
 
 
 def open_text(path: Path, *, with_mark: bool = False) -> io.TextIOWrapper:
-    """The text of ``path`` with its line ends; without the byte-order mark, unless asked for."""
+    """The text of ``path``, UTF-8 or UTF-16 with its mark, with its line ends; without the mark, unless asked for."""
+    with _bytes(path) as content:
+        wide = content.read(2) in _UTF16_MARKS
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8" if with_mark else "utf-8-sig", newline="")
+    return opener(path, "rt", encoding="utf-16" if wide else "utf-8" if with_mark else "utf-8-sig", newline="")
 
 
 @contextmanager
@@ -79,7 +77,7 @@ def fields(record: str, separator: str) -> list[str] | None:
     return None
 
 
-def records(handle: io.TextIOBase, separator: str) -> Iterator[str]:
+def records(handle: Iterable[str], separator: str) -> Iterator[str]:
     """The records of a text with their line ends; a quoted name may contain line ends."""
     pending: list[str] = []
     for line in handle:
@@ -101,23 +99,62 @@ def is_blank(record: str, separator: str) -> bool:
     return not record.strip(" \r\n" if separator == "\t" else " \t\r\n")
 
 
-def separator_of(path: Path, expected: str) -> str:
-    """The separator that gives the first two lines of ``path`` equally many fields; ``expected`` is tried first."""
-    for separator in dict.fromkeys((expected, ",", ";", "\t")):
-        with open_text(path) as handle:
-            lines = (record for record in records(handle, separator) if not is_blank(record, separator))
-            header, first = (len(fields(record, separator) or ()) for record in (next(lines, ""), next(lines, "")))
-        if header > 1 and header in (first, first - 1):
+def separator_of(path: Path, expected: str, *, decimal: str = ".") -> str:
+    """The separator that gives the first two lines of a table equally many fields; ``expected`` is tried first.
+
+    With commas as decimal signs, a comma is tried last.
+    """
+    candidates = (expected, ",", ";", "\t") if decimal == "." else (";", "\t", ",")
+    for separator in dict.fromkeys(candidates):
+        _, header, first = _start(path, separator)
+        if len(header) > 1 and len(header) in (len(first), len(first) - 1):
             return separator
     return expected
+
+
+def comment_lines(path: Path, separator: str) -> int:
+    """The number of lines before the header that begin with ``#``; a header may begin with it too."""
+    return _start(path, separator)[0]
+
+
+def skip_lines(handle: io.TextIOBase, number: int) -> str:
+    """Read some lines; their text."""
+    return "".join(handle.readline() for _ in range(number))
+
+
+def _start(path: Path, separator: str) -> tuple[int, list[str], list[str]]:
+    """The number of lines of comment, the fields of the header, and those of the first line of values."""
+    comments: list[str] = []
+    with open_text(path) as handle:
+        while (line := handle.readline()).startswith("#"):
+            comments.append(line)
+        if (
+            comments and comments[0].startswith("#1.") and _SIZES.fullmatch(line)
+        ):  # GCT: the numbers of rows and columns
+            comments.append(line)
+            line = handle.readline()
+        rest = itertools.chain([line], handle) if line else iter(())
+        texts = (record for record in records(rest, separator) if not is_blank(record, separator))
+        first, second = (fields(record, separator) or [] for record in (next(texts, ""), next(texts, "")))
+    header = (fields(comments[-1], separator) or []) if comments else []
+    if len(header) > 1 and len(header) in (len(first), len(first) - 1) and any(is_number(text) for text in first[1:]):
+        return len(comments) - 1, header, first
+    return len(comments), first, second
+
+
+def is_number(text: str) -> bool:
+    """Whether a field holds a number; quoted or not, NaN is none."""
+    try:
+        value = float(text.strip('"'))
+    except ValueError:
+        return False
+    return value == value
 
 
 # -- why a text cannot be read -----------------------------------------------------------------------------------------
 _STARTS = (
     (b"PK\x03\x04", "an Excel workbook or another zip archive"),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook"),
-    (b"\xff\xfe", "text in UTF-16"),
-    (b"\xfe\xff", "text in UTF-16"),
 )
 _SAVE = "save it as CSV in UTF-8"
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -167,8 +204,11 @@ def _check_kind(path: Path) -> None:
     for first, kind in _STARTS:
         if start.startswith(first):
             raise InputError(f"{path} is {kind}, whatever its name: {_SAVE}", code="not-text")
-    if b"\0" in start:
-        raise InputError(f"{path} is binary data or text in UTF-16: {_SAVE}", code="not-text")
+    if b"\0" in start and not start.startswith(_UTF16_MARKS):
+        # every second byte of letters and digits in UTF-16 is 0
+        order = next((name for k, name in ((1, "UTF-16LE"), (0, "UTF-16BE")) if not any(start[k:64:2])), "")
+        text = f"{path} is text in {order} without its mark: {_convert(path, order)}" if order else ""
+        raise InputError(text or f"{path} is binary data, whatever its name: {_SAVE}", code="not-text")
 
 
 def _bytes(path: Path) -> Any:
@@ -176,14 +216,28 @@ def _bytes(path: Path) -> Any:
 
 
 def _not_utf8(path: Path) -> Message:
+    number, bad = 0, b""
+    others: set[int] = set()
     with _bytes(path) as content:
-        for number, line in enumerate(content, 1):
+        for line_number, line in enumerate(content, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                byte = f"byte 0x{line[error.start]:02x}"
-                return Message(f"line {number} of {path} is not in UTF-8 ({byte}): {_SAVE}", code="not-utf8")
-    return Message(f"{path} is not in UTF-8: {_SAVE}", code="not-utf8")
+                number, bad = number or line_number, bad or line[error.start : error.start + 1]
+                others.update(line)
+    encoding = "ISO-8859-1" if others & _UNDEFINED else "WINDOWS-1252"
+    text = f"line {number} of {path} is not in UTF-8 (byte 0x{bad.hex()}), but probably in Latin-1"
+    return Message(f"{text}: {_convert(path, encoding)}", code="not-utf8")
+
+
+def _convert(path: Path, encoding: str) -> str:
+    """The command that makes the file UTF-8."""
+    from shlex import quote
+
+    out = quote(str(path.with_name(f"utf8_{path.name}")))
+    if path.name.lower().endswith(".gz"):
+        return f"convert it with `gunzip -c {quote(str(path))} | iconv -f {encoding} -t UTF-8 | gzip > {out}`"
+    return f"convert it with `iconv -f {encoding} -t UTF-8 {quote(str(path))} > {out}`"
 
 
 def no_header(path: Path) -> Message:
@@ -197,31 +251,24 @@ def no_header(path: Path) -> Message:
 
 def one_column(path: Path, header: str, first: str) -> Message:
     """The message for a table with one column, whose lines begin with ``header`` and ``first``."""
-    if header.startswith("#"):
-        return _comment(path)
     if len(header.split()) > 1 and len(first.split()) > 1:
         return Message(f"the values of {path} are separated by blanks: use commas or tabs", code="separator")
     text = f"{path} has one column only when split at ',', ';' or tabs: separate its values by one of these"
     return Message(text, code="separator")
 
 
-def _comment(path: Path) -> Message:
-    text = f"line 1 of {path} is a comment, not the header: remove it, so that the header is first"
-    return Message(text, code="no-header")
-
-
 def misfit(path: Path, separator: str) -> Message | None:
     """The message on the first line of ``path`` with another number of fields than the other lines, or None."""
     lines: dict[int, int] = {}  # number of fields -> the first line with so many
     number: Counter[int] = Counter()
-    header, commented = 0, False
+    header = 0
     for line, record in _numbered(path, separator):
         texts = [""] * (record.count(separator) + 1) if '"' not in record else fields(record, separator)
         if texts is None:
             text = f"a quote is opened in line {line} of {path} and never closed: remove it, or close it"
             return Message(text, code="open-quote")
         if not header:
-            header, commented = len(texts), record.startswith("#")
+            header = len(texts)
             continue
         lines.setdefault(len(texts), line)
         number[len(texts)] += 1
@@ -230,8 +277,6 @@ def misfit(path: Path, separator: str) -> Message | None:
     odd = [k for k in lines if k != width]
     if not odd:
         return None
-    if commented:
-        return _comment(path)
     if len(lines) == 1:
         text = f"the first line of {path} has {header} fields, all others {odd[0]}: correct it, or remove it"
         return Message(text, code="ragged")
@@ -249,188 +294,10 @@ def line_of(path: Path, separator: str, row: int) -> int:
 
 def _numbered(path: Path, separator: str) -> Iterator[tuple[int, str]]:
     """The header and the rows of the table, with the numbers of their first lines."""
-    line = 1
+    line = 1 + comment_lines(path, separator)
     with open_text(path) as handle:
+        skip_lines(handle, line - 1)
         for record in records(handle, separator):
             if not is_blank(record, separator):
                 yield line, record
             line += len(_LINE_END.findall(record))
-
-
-# -- the numbers and names of a table ----------------------------------------------------------------------------------
-def read_text(
-    path: Path, expected: str, *, transposed: bool, dtype: type[np.floating[Any]] = np.float64
-) -> tuple[list[str], list[str], np.ndarray]:
-    """Row names, column names and values of a text table, read in chunks.
-
-    ``expected`` is the separator that its name promises (`imputome.io.text.separator_of`); ``transposed`` returns the
-    values as columns x rows. ``dtype`` float32 halves the memory of a table with missing values. A table without
-    missing values, or with values outside 1e-30 to 1e30, is float64 in any case. Cost: for a moment the matrix is in
-    memory twice, in the dtype.
-    """
-    import pandas as pd
-
-    with explained(path, expected):
-        separator = separator_of(path, expected)
-        with open_text(path) as handle:
-            # the header is read separately because pandas would rename duplicated columns
-            header = next(csv.reader(handle, delimiter=separator), None)
-            if not header or (len(header) == 1 and not header[0].strip()):
-                raise InputError(no_header(path))
-            reader = pd.read_csv(
-                handle,
-                sep=separator,
-                header=None,
-                low_memory=False,
-                converters={0: str},
-                na_values=MISSING,
-                # the default parser of floats is faster, but wrong in the last digit
-                float_precision="round_trip",
-                chunksize=max(1, CHUNK_VALUES // len(header)),
-            )
-            with reader:
-                names, columns, chunks = _gather(reader, header, path, separator, narrow=dtype is np.float32)
-        last_missing = any(np.isnan(chunk[:, -1]).any() for chunk in chunks)
-        # pandas fills short lines up with NaN, which would turn a truncated file into missing values
-        if last_missing and (reason := misfit(path, separator)):
-            raise InputError(reason)
-        if all(np.isnan(chunk[:, -1]).all() for chunk in chunks):
-            _check_last_column(path, separator, named=len(header) > len(columns) and bool(columns[-1].strip()))
-        _check_header(header, columns, path, "samples" if transposed else "genes")
-        _check_row_names(names, chunks, header, path, separator, "genes" if transposed else "samples")
-    return names, columns, _stack(chunks, transposed)
-
-
-def _gather(
-    frames: Any, header: list[str], path: Path, separator: str, *, narrow: bool
-) -> tuple[list[str], list[str], list[np.ndarray]]:
-    """Row names, column names and the values of each chunk."""
-    names: list[str] = []
-    columns: list[str] = []
-    chunks: list[np.ndarray] = []
-    missing = False
-    for frame in frames:
-        width = frame.shape[1]
-        if width < 2:
-            raise InputError(one_column(path, header[0], frame.iat[0, 0]))
-        if len(header) not in (width, width - 1):
-            ragged = Message(f"{path} has lines with different numbers of fields", code="ragged")
-            raise InputError(misfit(path, separator) or ragged)
-        # R's write.table gives the first column no name, so the header is one field shorter than the lines
-        columns = header[1:] if len(header) == width else header
-        names += [str(name) for name in frame.pop(0)]
-        values = numbers(frame, columns, path)
-        chunks.append(values)
-        missing = missing or bool(np.isnan(values).any())
-        narrow = narrow and _fits_float32(values)
-        if narrow and missing:
-            chunks = [chunk.astype(np.float32, copy=False) for chunk in chunks]
-    return names, columns, chunks
-
-
-def _fits_float32(values: np.ndarray) -> bool:
-    size = np.abs(values)
-    largest = np.max(size, initial=0.0, where=~np.isnan(size))
-    return largest < 1e30 and np.min(size, initial=1.0, where=size > 0) > 1e-30
-
-
-def _stack(chunks: list[np.ndarray], transposed: bool) -> np.ndarray:
-    """One matrix of the chunks of rows; the list is emptied to free their memory."""
-    if len(chunks) == 1 and not transposed:
-        return chunks[0]
-    n, width = sum(len(chunk) for chunk in chunks), chunks[0].shape[1]
-    out = np.empty((width, n) if transposed else (n, width), np.result_type(*chunks))
-    rows = out.T if transposed else out
-    while chunks:
-        chunk = chunks.pop()
-        rows[n - len(chunk) : n] = chunk
-        n -= len(chunk)
-    return out
-
-
-def _check_last_column(path: Path, separator: str, *, named: bool) -> None:
-    """Check that lines do not end in a separator, which looks like one more column without values."""
-    with open_text(path) as handle:
-        lines = records(handle, separator)
-        next(lines)
-        first = next(record for record in lines if not is_blank(record, separator))
-    if not named and first.rstrip("\r\n").endswith(separator):
-        text = f"the lines of {path} end in a separator, which adds an empty last column: remove it"
-        raise InputError(text, code="empty-last-column")
-
-
-def _check_header(header: list[str], columns: list[str], path: Path, what: str) -> None:
-    """Check that the first line has names of ``what``, all of them."""
-    if _are_values(columns):
-        text = f"the first line of {path} holds values, not names of {what}: add a header line"
-        raise InputError(text, code="no-header")
-    for position, name in enumerate(columns, 1 + len(header) - len(columns)):
-        if not name.strip():
-            text = f"the header of {path} has no name in field {position}: give all {what} a name"
-            raise InputError(text, code="empty-name")
-
-
-def _check_row_names(
-    names: list[str], chunks: list[np.ndarray], header: list[str], path: Path, separator: str, what: str
-) -> None:
-    """Check that the first column has names of ``what``, all of them."""
-    if _are_values(names):
-        text = f"the first column of {path} ({header[0]!r}) holds values: add a column with the names of {what}"
-        raise InputError(text, code="no-row-names")
-    row = next((row for row, name in enumerate(names) if not name.strip()), None)
-    if row is None:
-        return
-    line = line_of(path, separator, row)
-    values = next(itertools.islice(itertools.chain.from_iterable(chunks), row, None))
-    if np.isnan(values).all():
-        raise InputError(f"line {line} of {path} has no name and no value: remove it", code="empty-line")
-    raise InputError(f"line {line} of {path} has no name: give all {what} a name", code="empty-name")
-
-
-def _are_values(names: list[str]) -> bool:
-    """Whether most names are numbers with a point or an exponent; integers may be names."""
-    present = [name.strip() for name in names if name.strip() and name not in MISSING]
-    return 2 * sum(_DECIMAL.fullmatch(name) is not None for name in present) > len(present)
-
-
-def warn_of_codes(values: np.ndarray, path: Path) -> None:
-    """Warn of a number like -999 far below all others: it probably means missing."""
-    lowest = float(np.fmin.reduce(values, axis=None, initial=np.inf))
-    if lowest not in _MISSING_CODES:
-        return
-    others = float(np.fmin.reduce(values, axis=None, initial=np.inf, where=values != lowest))
-    if lowest / 4 < others < np.inf:
-        number = int((values == lowest).sum())
-        text = f"{number:,} values of {path} are {lowest:g}, far below all others: replace it by NA if it means missing"
-        warnings.warn(Message(text, code="missing-as-number"), stacklevel=3)
-
-
-def numbers(frame: pd.DataFrame, names: list[str], path: Path) -> np.ndarray:
-    """The float64 values of ``frame``; an error names the first column that is not numeric."""
-    import pandas as pd
-
-    for position, dtype in enumerate(frame.dtypes):
-        if dtype.kind in "iuf":
-            continue
-        column = frame.iloc[:, position].astype(object)
-        bad = column.notna()
-        if dtype.kind != "b":
-            bad &= pd.to_numeric(column, errors="coerce").isna()
-        if bad.any():
-            few = 2 * bad.sum() < column.notna().sum()
-            raise InputError(_not_a_number(column[bad].iloc[0], names[position], path, marker=few))
-    # numbers stored as objects (decimals, only nulls) are converted by pandas, all others at once
-    if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
-        return frame.to_numpy(dtype=np.float64)
-    return frame.apply(pd.to_numeric).to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _not_a_number(value: object, column: str, path: Path, *, marker: bool) -> Message:
-    """The message; ``marker`` is whether most of the column are numbers, so that ``value`` may mean missing."""
-    what, code = f"column {column!r} of {path} holds {value!r}, not a number: ", "not-a-number"
-    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
-        text = "write decimals with a point, not a comma (in R: write.csv, not write.csv2)"
-        return Message(what + text, code="decimal-comma")
-    if marker:
-        return Message(f"{what}replace {value!r} by NA (or leave the cell empty) where it means missing", code=code)
-    return Message(f"{what}remove the column, or write missing values as NA or leave them empty", code=code)

@@ -200,7 +200,8 @@ def stored_result(adata: AnnData, key: str | None, before: str | None = None) ->
         raise InputError(message, code="layer-missing", before=...) from error
     names, columns = adata.var_names, raw_columns(adata) if is_raw(adata, layer) else None
     used = np.flatnonzero(adata.var[f"{key}_imputed"]) if record.left_out else None  # of the genes of ``adata``
-    counted = used if columns is None else counted_of_raw(adata, record.feature_type)
+    imputed_names = names if used is None else names[used]
+    counted = used if columns is None else counted_of_raw(adata, record.feature_type, imputed_names)
     if key in adata.layers:
         imputed = adata.layers[key]
         if used is not None:

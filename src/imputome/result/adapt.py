@@ -22,9 +22,10 @@ from imputome.core.scales import (
     undone,
 )
 from imputome.errors import InputError, Message
-from imputome.inspection.features import EXPRESSION, features_of
+from imputome.inspection.features import ALL, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
 from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
+from imputome.inspection.summary_rows import summary_rows
 from imputome.inspection.tails import heavy_tailed
 from imputome.methods.deep.covariates import MAX_LEVELS, meaning
 
@@ -45,12 +46,11 @@ def inspect_layer(
     adata: AnnData,
     layer: str | None,
     kind: Kind | None = None,
-    feature_type: str | None = None,
-    default_type: str = EXPRESSION,
+    **features: Any,
 ) -> InputReport:
-    """What is known of the matrix to impute."""
+    """What is known of the matrix to impute; ``features`` are further arguments of `imputome.inspect`."""
     checked_anndata(adata)
-    return inspect(adata, layer=layer, kind=kind, feature_type=feature_type, default_type=default_type)
+    return inspect(adata, layer=layer, kind=kind, **features)
 
 
 def checked_anndata(adata: Any) -> AnnData:
@@ -67,8 +67,7 @@ def checked_anndata(adata: Any) -> AnnData:
 
 def part_of(adata: AnnData, report: InputReport) -> AnnData:
     """The features that a report of `inspect_layer` is about."""
-    features = features_of(adata.var, report.feature_type) if report.left_out else None
-    return adata if features is None else adata[:, features.used]
+    return adata if report.used is None else adata[:, report.used]
 
 
 def checked_state(
@@ -198,14 +197,19 @@ def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
     if not holds_molecules(report.state):
         library = np.full(adata.n_obs, TARGET)
     elif columns is not None:
-        counted = counted_of_raw(adata, report.feature_type)
+        counted = counted_of_raw(adata, report.feature_type, adata.var_names)
         library = np.asarray((X if counted is None else X[:, counted]).sum(axis=1)).ravel()
     return as_data(X if columns is None else X[:, columns], kind="counts", library_size=library, **names)
 
 
-def counted_of_raw(adata: AnnData, feature_type: str) -> np.ndarray | None:
-    """Positions of the features of ``raw`` that count to the library sizes; None means all."""
-    features = features_of(adata.raw.var, default=feature_type) if feature_type else None
+def counted_of_raw(adata: AnnData, feature_type: str, imputed: Iterable[object]) -> np.ndarray | None:
+    """Positions of the features of ``raw`` that count to the library sizes; None means all.
+
+    Summary rows count if some are among the names of the ``imputed`` features.
+    """
+    keep = bool(summary_rows(imputed).any())
+    given = {"default": feature_type} if feature_type else {"feature_type": ALL}
+    features = features_of(adata.raw.var, keep_summary_rows=keep, **given)
     return None if features is None else np.flatnonzero(features.used)
 
 
@@ -229,6 +233,7 @@ def evaluated(
     *,
     layer: str | None,
     feature_type: str | None = None,
+    keep_summary_rows: bool = False,
     kind: Kind | None = None,
     round_counts: str | None = None,
     seed: int = 0,
@@ -239,7 +244,7 @@ def evaluated(
     The parameters are those of `checked_state` and of `imputome.impute`.
     """
     kind = "counts" if kind is None and round_counts is not None else kind
-    report = inspect_layer(adata, layer, kind, feature_type)
+    report = inspect_layer(adata, layer, kind, feature_type=feature_type, keep_summary_rows=keep_summary_rows)
     check_structure(report, "fit", allowed)
     if round_counts is not None:
         report = _to_round(report, round_counts, seed)
@@ -318,12 +323,18 @@ def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFr
 
 
 def gene_names(adata: AnnData, column: str | None) -> pd.Index:
-    """Names of the genes as text: ``var_names``, or a column of ``var``."""
+    """Names of the genes as text: ``var_names``, or a column of ``var``; whole numbers have no decimals.
+
+    Entrez identifiers are floats in a column in which some are missing.
+    """
     import pandas as pd
 
     if column is not None:
         _check_column(adata.var, column, table="var", parameter="gene_column")
-    return pd.Index(adata.var_names if column is None else adata.var[column]).astype(str)
+    values = pd.Index(adata.var_names if column is None else adata.var[column])
+    if values.dtype.kind in "fO":
+        values = values.map(lambda each: f"{each:.0f}" if isinstance(each, float) and each.is_integer() else each)
+    return values.astype(str)
 
 
 def _check_column(columns: pd.DataFrame, name: str, *, table: str, parameter: str) -> None:

@@ -6,6 +6,7 @@ A method is always given exactly its own genes; what the input and the model do 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from imputome.core.imputation import Imputation, Output
 from imputome.core.imputer import Imputer
 from imputome.core.unknown_genes import unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, Message, ModelFormatError, some
-from imputome.inspection.features import features_of
 from imputome.inspection.source import layer_in_memory
 from imputome.inspection.state import InputReport
 from imputome.result.adapt import gene_names
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_SHARE = 0.5  # of the model's genes that the input must have
+MIN_GAIN = 0.05  # share of the model's genes that another spelling must find in addition, to be advised
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Matched:
     missing: pd.Index  # genes of the model that the input lacks
     exact: bool  # both have the same genes in the same order
     fallback: str = ""  # what missing values of genes unknown to the model become; empty for counts
+    difference: str | None = None  # the one of `SPELLINGS` by which many names of both sides differ
     # positions of the genes of the input that had no molecule in training: the model does not know them
     unseen: tuple[int, ...] = ()
     unseen_message: Message | None = None
@@ -62,7 +64,12 @@ class Matched:
         messages = []
         if len(self.missing):
             text = f"{len(self.missing):,} genes of the model are not in the input ({some(self.missing)}): they are "
-            messages.append(Message(f"{text}treated as not seen in any cell", code="genes-missing"))
+            text += "treated as not seen in any cell"
+            options: dict[str, Any] = {}
+            if self.difference is not None:
+                text += f"; many names differ only by {SPELLINGS[self.difference]}: pass {{match_genes}}"
+                options = {"match_genes": self.difference}
+            messages.append(Message(text, code="genes-missing", **options))
         if self.unseen_message is not None:
             messages.append(self.unseen_message)
         unknown = int((self.places < 0).sum()) - len(self.unseen)
@@ -73,30 +80,41 @@ class Matched:
         return messages
 
 
-def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None) -> Matched:
-    """Find the genes of ``adata`` (``var_names``, or a column of ``var``) in a fitted model, by name."""
+def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None, how: str | None = None) -> Matched:
+    """Find the genes of ``adata`` (``var_names``, or a column of ``var``) in a fitted model, by name.
+
+    ``how``, one of `SPELLINGS`, says what may differ in the names.
+    """
+    if how is not None and how not in SPELLINGS:
+        text = f"{{match_genes}} is not one of {', '.join(SPELLINGS)}"
+        raise InputError(text, code="match-genes", match_genes=how)
     names = gene_names(adata, column)
     model_names = estimator.feature_names_
+    if how is not None:
+        names, model_names = _spelled(names, how), _spelled(model_names, how)
     if names.equals(model_names):
         return Matched(np.arange(len(names)), model_names[:0], exact=True)
     if not model_names.is_unique:
         twice = model_names[model_names.duplicated()][0]
         text = f"the model has several genes called {twice!r}: it takes only the same genes in the same order"
-        raise ModelFormatError(text, code="model-genes-not-unique")
+        text += "" if how is None else ", or {match_genes} left out"
+        raise ModelFormatError(text, code="model-genes-not-unique", **({} if how is None else {"match_genes": how}))
     places = model_names.get_indexer(names)
     present = np.zeros(len(model_names), dtype=bool)
     present[places[places >= 0]] = True
     if present.mean() < MIN_SHARE:
-        raise _too_few_genes(adata, model_names, names, int(present.sum()), column)
+        raise _too_few_genes(adata, model_names, names, int(present.sum()), column, _difference(names, model_names))
     twice = names[(places >= 0) & names.duplicated()].unique()
     if len(twice):
         text = f"{len(twice):,} genes of the model are in the input more than once ({some(twice)}): keep one of each"
         raise InputError(text, code="genes-not-unique")
-    return Matched(places, model_names[~present], False, "the mean of the feature" if estimator.kind_ == "real" else "")
+    fallback = "the mean of the feature" if estimator.kind_ == "real" else ""
+    difference = _difference(names, model_names)
+    return Matched(places, estimator.feature_names_[~present], False, fallback, difference)
 
 
 def _too_few_genes(
-    adata: AnnData, model_names: pd.Index, names: pd.Index, present: int, column: str | None
+    adata: AnnData, model_names: pd.Index, names: pd.Index, present: int, column: str | None, difference: str | None
 ) -> InputError:
     """The error for an input with fewer than half of the model's genes; it says where these genes seem to be."""
     text = (
@@ -107,13 +125,60 @@ def _too_few_genes(
     if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
         return InputError(f"{text}: var_names has them, so leave {{gene_column}} out", code=code, gene_column=...)
     for name in adata.var.columns:
-        values = adata.var[name]
-        if name != column and values.dtype.kind == "O" and model_names.isin(values.astype(str)).mean() >= MIN_SHARE:
+        text_or_ids = name != column and adata.var[name].dtype.kind in "Oiuf"
+        if text_or_ids and model_names.isin(gene_names(adata, name)).mean() >= MIN_SHARE:
             return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, gene_column=str(name))
     if model_names.isin(adata.obs_names).mean() >= MIN_SHARE:
         text += ": obs_names has them, so the input is genes x cells: transpose it (for a table change {genes_in})"
         return InputError(text, code=code, genes_in=...)
+    if difference is not None:
+        text += f": the names differ by {SPELLINGS[difference]}, pass {{match_genes}}"
+        return InputError(text, code=code, match_genes=difference)
+    kinds = [_kind_of_names(each) for each in (names, model_names)]
+    if kinds[0] != kinds[1]:
+        text += f": the input has {kinds[0]} and the model {kinds[1]}, so convert the names of the input, or pass the "
+        return InputError(f"{text}column of var that has the others as {{gene_column}}", code=code, gene_column=...)
     return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
+
+
+# -- names that differ by a known pattern ------------------------------------------------------------------------------
+SPELLINGS = {  # what `match_genes` can be, and what it does not look at
+    "version": "the version after the point (ENSG00000141510.18)",
+    "case": "upper and lower case (as symbols of human and mouse do: is it the same organism?)",
+    "r-names": "the signs that R writes into names ('.' for '-', X before a digit)",
+}
+_ENSEMBL = re.compile(r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?")
+
+
+def _spelled(names: pd.Index, how: str) -> pd.Index:
+    """The names without what ``how`` does not look at."""
+    import pandas as pd
+
+    def plain(name: str) -> str:
+        if how == "version":
+            return re.sub(r"^(ENS[A-Z]*\d{6,}|[NX][MR]_\d+)\.\d+", r"\1", name)
+        if how == "case":
+            return name.upper()
+        dotted = re.sub(r"[^A-Za-z0-9._]", ".", name)
+        return f"X{dotted}" if re.match(r"\.?\d|_", dotted) else dotted
+
+    return pd.Index([plain(str(name)) for name in names])
+
+
+def _difference(names: pd.Index, model_names: pd.Index) -> str | None:
+    """The one of `SPELLINGS` with which clearly more of the model's genes are found, if there is one."""
+    found = model_names.isin(names).mean()
+    shares = {how: _spelled(model_names, how).isin(_spelled(names, how)).mean() for how in SPELLINGS}
+    best = max(shares, key=lambda how: shares[how])
+    return best if shares[best] >= max(MIN_SHARE, found + MIN_GAIN) else None
+
+
+def _kind_of_names(names: pd.Index) -> str:
+    """What kind of names most of these are."""
+    for pattern, kind in ((_ENSEMBL, "Ensembl identifiers"), (re.compile(r"\d+"), "numbers")):
+        if sum(pattern.fullmatch(str(name)) is not None for name in names) > len(names) / 2:
+            return kind
+    return "symbols or other names"
 
 
 def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
@@ -146,12 +211,10 @@ def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
 
 def with_others(part: Imputation, adata: AnnData, report: InputReport) -> Imputation:
     """The imputation of the features of a report as one of all features of ``adata``."""
-    features = features_of(adata.var, report.feature_type) if report.left_out else None
-    if features is None:
+    if report.used is None:
         return part
-    rest = adata[:, ~features.used]
-    others = layer_in_memory(rest, report.layer)
-    return WithOthers(part, used=features.used, others=others, var_names=adata.var_names.astype(str))
+    others = layer_in_memory(adata[:, ~report.used], report.layer)
+    return WithOthers(part, used=report.used, others=others, var_names=adata.var_names.astype(str))
 
 
 class WithOthers(Imputation):

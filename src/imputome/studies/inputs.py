@@ -12,6 +12,7 @@ import numpy as np
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer, check_parameters
 from imputome.errors import InputError, Message
+from imputome.inspection.features import CODES
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import evaluated
@@ -169,7 +170,7 @@ def to_dataset(
     data, cells = detected(data, min_genes, min_cells)
     if min(data.shape) < min(2, *whole.shape):
         raise _too_little(whole, data, min_genes, min_cells)
-    said = tuple(message for message in report.warnings if message.code == "feature-type-chosen")
+    said = tuple(message for message in report.warnings if message.code in CODES)
     return Dataset(name, data, None if classes is None else classes[cells], messages=said)
 
 
