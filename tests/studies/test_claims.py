@@ -122,16 +122,16 @@ def test_monotone(middle, last, expected):
 
 
 def test_close_is_relative():
-    claim = Claim("kept", "close", "after", ("A",), value=0.005, reference="before")
-    assert held(claim, {"after": {"A": [1004.0, 99.6]}, "before": {"A": [1000.0, 100.0]}})["held"] == "yes"
-    assert held(claim, {"after": {"A": [1006.0, 99.4]}, "before": {"A": [1000.0, 100.0]}})["held"] == "no"
+    claim = Claim("kept", "close", "mae", ("A",), value=0.005, reference="rmse")
+    assert held(claim, {"mae": {"A": [1004.0, 99.6]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "yes"
+    assert held(claim, {"mae": {"A": [1006.0, 99.4]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "no"
 
 
 def test_what_is_missing_is_said():
     row = held(BETTER, {"poisson_loss": {"A": [1.0, 2.0]}})
     assert row["held"] == "unclear"
     assert "no result of B" in row["evidence"]
-    row = held(Claim("kept", "close", "after", ("A",), reference="before"), {"after": {"A": [1.0]}})
+    row = held(Claim("kept", "close", "mae", ("A",), reference="rmse"), {"mae": {"A": [1.0]}})
     assert "no result of A" in row["evidence"]
     assert check_claims(study(BETTER), table({"nrmse": {"A": [1.0], "B": [2.0]}})).empty
 

@@ -123,11 +123,11 @@ def test_trials_that_share_their_fits_choose_alike(values):
 
 
 def test_the_transform_of_an_estimator_is_kept():
-    estimator = get("knn")(k=3)
+    estimator = get("knn")(n_neighbors=3)
     estimator.link = "asinh"
     spec = MethodSpec(estimator)
     assert spec.link == "asinh"
-    assert json.loads(spec.parameters) == {"k": 3, "link": "asinh"}
+    assert json.loads(spec.parameters) == {"n_neighbors": 3, "link": "asinh"}
     data = Dataset("made", as_data(heavy(), kind="real"))
     table = run_study(data, [estimator], scheme="mcar", transform="none")
     assert table.groupby("method")["transform"].first().to_dict() == {
