@@ -32,6 +32,14 @@ def test_two_codes_and_a_large_one():
     X = TABLES["beta"].copy()
     X[0, :5], X[1, :3], X[2, :4] = -9, -1, 999
     assert missing_code([X]) == {-9.0: 5, -1.0: 3, 999.0: 4}
+    X[0, :4], X[2, :4] = 0.5, 0.5
+    assert missing_code([X]) == {-9.0: 1, -1.0: 3}
+
+
+def test_a_number_of_other_digits_far_below():
+    X = 2 ** RNG.normal(4, 1, (40, 30))
+    X[:2, 0] = -32768
+    assert missing_code([X]) == {-32768.0: 2}
 
 
 @pytest.mark.parametrize(
