@@ -79,9 +79,8 @@ class Extremes:
             if _low_code(value, repeats, nearest, top, self.whole, floor=floor):
                 codes[value] = repeats
         # beside one code, a lower number of nines is a code too, even if it is there once
-        codes = {
-            value: n for value, n in self.low.items() if _named(LOW, value) and value <= max(codes, default=-math.inf)
-        }
+        highest = max(codes, default=-math.inf)
+        codes = {value: n for value, n in self.low.items() if _named(LOW, value) and value <= highest}
         codes = codes or self._far_below(top)
         for value, repeats in self.high.items():
             below = next((other for other in self.high if other < value), math.inf)
