@@ -150,6 +150,7 @@ def test_codes_of_missing_values_are_filled(folder, capsys):
         assert (folder / "o.csv").read_text() == "id,a,b,c\ns1,0.5,0.15,0.3\ns2,0.45,0.2,0.5\ns3,0.4,0.1,0.70\n"
     pd.read_csv("in.csv", index_col=0).to_parquet("in.parquet")
     ad.AnnData(pd.read_csv("in.csv", index_col=0)).write_h5ad("in.h5ad")
+    capsys.readouterr()
     refused(capsys, impute("in.h5ad", "-o", "o.h5ad", "-m", "mean"), "missing-code", "--missing -9,-1")
     assert impute("in.h5ad", "-o", "o.h5ad", "-m", "mean", "--missing", "-1,-9") == 0
     np.testing.assert_allclose(ad.read_h5ad("o.h5ad").layers["mean"][1], [0.45, 0.2, 0.5])
