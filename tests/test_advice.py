@@ -25,7 +25,7 @@ import scipy.sparse as sp
 import imputome
 from imputome import errors
 from imputome.cli import run
-from imputome.cli.options import flag
+from imputome.cli.options import flag, split_names
 from imputome.errors import ImputomeError, Message
 from imputome.evaluation.masked import mask
 from imputome.io.reading import read
@@ -123,10 +123,55 @@ def write_inputs(folder: Path) -> None:
     for name in ("a", "b"):
         reads |= {f"M.{name}": [1, 2, 3, 1, 2, 3], f"Cov.{name}": [4, 4, 4, 4, 4, 4]}
     pd.DataFrame(reads).to_csv(folder / "reads.csv", index=False)
+    write_everyday_inputs(folder)
     for name in ("old.h5ad", "old.html", "old.json", "mine.toml", "no_study.db"):
         (folder / name).write_text("mine")
     (folder / "best.toml").write_text('method = "poisson_nmf"\n[params]\nn_components = 3\n')
     imputome.evaluate(counts(), methods=["gene_mean"], scheme="thin").to_csv(folder / "scores.csv", index=False)
+
+
+def write_everyday_inputs(folder: Path) -> None:
+    """Those about the kind of the values, the types of the features, ``raw`` and covariates."""
+    plain, rng = counts(), np.random.default_rng(3)
+    dense = plain.X.toarray()
+    hidden = rng.random(dense.shape) < 0.1
+    matrices = {
+        "bulk": np.where(dense > 1, dense * 1e5, dense),
+        "integers": np.where(hidden, np.nan, dense + 1),
+        "zeros_and_nan": np.where(hidden, np.nan, dense),
+        "intensities": np.where(dense > 0, dense * 1000 + rng.integers(0, 999, dense.shape), 0),
+        "coded": np.where(hidden, np.nan, np.where(rng.random(dense.shape) < 0.1, -9, rng.gamma(3, size=dense.shape))),
+        "negative": np.where(hidden, np.nan, rng.normal(size=dense.shape)),
+        "unclear": np.log1p(dense * rng.gamma(2, size=dense.shape)),
+    }
+    for name, X in matrices.items():
+        adata = ad.AnnData(X.astype(np.float32), obs=plain.obs, var=plain.var, layers={"counts": plain.X})
+        adata.write_h5ad(folder / f"{name}.h5ad")
+    wide = counts(genes=80)
+    shared = rng.random(wide.shape) < 0.3
+    wide.X = (wide.X.toarray() * 10 + np.where(shared, rng.random(wide.shape), 0)).astype(np.float32)
+    wide.write_h5ad(folder / "expected.h5ad")
+    for name, types in (("cite", ["Gene Expression", "Antibody Capture"]), ("multi", ["Peaks", "Antibody Capture"])):
+        adata = counts()
+        adata.var["feature_types"] = np.repeat(types, 20)
+        adata.write_h5ad(folder / f"{name}.h5ad")
+    taken = counts()
+    taken.layers["gene_mean"] = taken.X.copy()
+    taken.write_h5ad(folder / "not_mine.h5ad")
+    few = counts()
+    few.raw = few.copy()
+    few = few[:, :15].copy()
+    few.write_h5ad(folder / "few_genes.h5ad")
+    imputome.fit_model(few, method="gene_mean", layer="raw").save(folder / "model_of_raw")
+    lacking = counts()
+    lacking.raw = lacking[:, :30].copy()
+    lacking.layers["counts"] = lacking.X.copy()
+    lacking.write_h5ad(folder / "raw_lacks.h5ad")
+    known = counts()
+    known.obs["plate"] = np.arange(60) % 4
+    known.obs["donor"] = np.arange(60) % 30
+    known.obs["year"] = np.where(np.arange(60) < 30, 2000, 2005) + np.arange(60) % 2
+    known.write_h5ad(folder / "covariates.h5ad")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +206,12 @@ class Row:
         return f"{self.code}: {self.command} {self.source}, {', '.join(self.then)}"
 
 
+def with_covariates(names: str) -> dict[str, Any]:
+    return {"method": "zipo", "covariates": names, "params": {"max_epochs": 1, "encoder": "8"}}
+
+
+# of the default method for counts, which has the posterior step where it can
+NO_POSTERIOR = {"method": OUT, "scale": "log1p", "outputs": "variance", "params": {"max_epochs": 1}}
 ROWS = [
     # options that go together, or do not
     Row("option-unused", "impute", "counts.h5ad", {"gene_column": "symbol"}, {"genes": "S3"}, only=LINE),
@@ -260,7 +311,7 @@ ROWS = [
     ),
     Row("scale-needs-counts", "impute", "real.h5ad", {"method": "mean", "scale": "log1p"}, {"scale": OUT}),
     Row("transform-needs-real", "impute", "counts.h5ad", {"transform": "asinh"}, {"transform": OUT}),
-    Row("asinh-chosen", "impute", "heavy.h5ad", {"method": "svd", "overwrite": True}, {"transform": "none"}),
+    Row("asinh-chosen", "impute", "heavy.h5ad", {"method": "svd"}, {"transform": "none"}),
     Row("counts-only", "impute", "real.h5ad", {"method": "ialm", "params": {"zeros": "preserve"}}, {"zeros": "impute"}),
     Row(
         "parameter-conflict",
@@ -423,6 +474,104 @@ ROWS = [
         {"layer": "counts"},
         only=PYTHON,
     ),
+    # of which kind the values are
+    Row("bulk-counts", "fit", "bulk.h5ad", {"method": "ialm"}, {"kind": "real"}),
+    Row("integers-with-nan", "impute", "integers.h5ad", {"method": "ialm"}, {"kind": "counts"}),
+    *(
+        Row("kind-unclear", "impute", "zeros_and_nan.h5ad", {"method": "ialm"}, {"kind": kind})
+        for kind in ("counts", "real")
+    ),
+    Row("kind-unclear", "impute", "intensities.h5ad", {"method": "ialm"}, {"kind": "counts"}),
+    Row("kind-unclear", "fit", "intensities.h5ad", {"method": "mean"}, {"kind": "real"}),
+    Row("missing-code", "impute", "coded.h5ad", {"method": "mean"}, {"kind": "real"}),
+    Row("negative-counts", "impute", "negative.h5ad", {"method": "ialm", "kind": "counts"}, {"kind": "real"}),
+    Row("missing-code", "fit", "coded.h5ad", {"method": "mean"}, {"kind": "real"}),
+    Row("wrong-kind", "impute", "real.h5ad", {"method": "gene_mean"}, {"method": "mean"}),
+    Row("wrong-kind", "impute", "zeros_and_nan.h5ad", {"method": "mean", "kind": "counts"}, {"kind": "real"}),
+    Row("wrong-kind", "fit", "counts.h5ad", {"method": "mean"}, {"kind": "real"}),
+    Row("looks-expected", "impute", "expected.h5ad", {}, {"round_counts": "nearest"}),
+    Row("looks-expected", "impute", "expected.h5ad", {}, {"scale": "counts"}),
+    Row("looks-expected", "fit", "expected.h5ad", {"method": "ialm"}, {"kind": "real"}),
+    Row(
+        "not-expected-counts",
+        "impute",
+        "logged.h5ad",
+        {"scale": "log1p", "round_counts": "nearest"},
+        {"round_counts": OUT},
+    ),
+    Row("scale-unclear", "impute", "unclear.h5ad", {}, {"scale": "log1p"}),
+    Row("scale-unclear", "impute", "unclear.h5ad", {}, {"layer": "counts"}),
+    Row("no-output", "impute", "logged.h5ad", NO_POSTERIOR, {"outputs": OUT}),
+    Row("no-output", "impute", "logged.h5ad", NO_POSTERIOR, {"layer": "counts", "scale": OUT}),
+    # features and raw
+    Row("feature-type-chosen", "impute", "cite.h5ad", {}, {"feature_type": "Antibody Capture"}),
+    Row("feature-type-chosen", "mask", "cite.h5ad", {"scheme": "thin"}, {"feature_type": "all"}),
+    Row("feature-type-chosen", "evaluate", "cite.h5ad", {"methods": "gene_mean"}, {"feature_type": "all"}),
+    Row("several-feature-types", "impute", "multi.h5ad", {}, {"feature_type": "Peaks"}),
+    Row(
+        "unknown-feature-type", "impute", "cite.h5ad", {"feature_type": "guides"}, {"feature_type": "Antibody Capture"}
+    ),
+    Row("no-feature-types", "impute", "counts.h5ad", {"feature_type": "proteins"}, {"feature_type": OUT}),
+    Row(
+        "genes-repeated", "impute", "counts.h5ad", {"genes": ["gene1", "gene2", "gene1"]}, {"genes": ["gene1", "gene2"]}
+    ),
+    Row("raw-genes-missing", "impute", "raw_lacks.h5ad", {"layer": "raw"}, {"layer": "counts"}),
+    Row("library-of-fewer-genes", "apply", "few_genes.h5ad", {"model": "model_of_raw"}, {"layer": "raw"}),
+    Row("not-a-result", "impute", "not_mine.h5ad", {}, {"key_added": "other"}),
+    Row("table-without-layers", "impute", "counts.h5ad", {"key_added": "k"}, {"key_added": OUT}, "out.csv", only=LINE),
+    # covariates
+    Row(
+        "covariate-type", "impute", "covariates.h5ad", with_covariates("batch:number"), {"covariates": "batch:category"}
+    ),
+    Row("covariate-unclear", "impute", "covariates.h5ad", with_covariates("donor"), {"covariates": "donor:number"}),
+    Row(
+        "covariate-unclear",
+        "impute",
+        "covariates.h5ad",
+        with_covariates("donor"),
+        {"covariates": "donor:category"},
+        only=LINE,
+    ),
+    Row(
+        "covariate-whole-numbers",
+        "impute",
+        "covariates.h5ad",
+        with_covariates("plate"),
+        {"covariates": "plate:number"},
+    ),
+    Row(
+        "covariate-level",
+        "fit and apply",
+        "covariates.h5ad",
+        with_covariates("year"),
+        {"covariates": "year:number"},
+        only=PYTHON,
+    ),
+    # settings of an evaluation
+    Row("no-methods", "evaluate", "counts.h5ad", {"methods": ""}, {"methods": "gene_mean"}),
+    Row(
+        "protocol-kind",
+        "evaluate",
+        "real.h5ad",
+        {"methods": "mean", "scheme": "features", "protocol": "as_published"},
+        {"protocol": OUT},
+    ),
+    Row(
+        "downstream-kind",
+        "evaluate",
+        "real.h5ad",
+        {"methods": "mean", "scheme": "features", "labels": "batch", "downstream": "de"},
+        {"downstream": OUT},
+    ),
+    Row("too-little-data", "evaluate", "counts.h5ad", {"methods": "gene_mean", "min_genes": 99}, {"min_genes": 3}),
+    Row("too-little-data", "evaluate", "counts.h5ad", {"methods": "gene_mean", "min_cells": 99}, {"min_cells": 3}),
+    Row(
+        "unknown-option",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "scheme": "median", "fraction": 0.2},
+        {"fraction": OUT},
+    ),
 ]
 
 # codes with options that have no row, and why
@@ -431,6 +580,7 @@ EXCEPTIONS = {
     "disk-too-small": "needs a full disk; tests/cli/test_impute.py has it with a small one",
     "not-a-folder": "of the demo, which takes a minute; tests/cli/test_commands.py has it",
     "budget-too-small": "depends on the speed of the machine; tests/trust/test_auto.py",
+    "time-decided": "depends on the speed of the machine; tests/trust/test_auto.py",
     "fraction-out-of-reach": "needs stored zeros; tests/evaluation/test_splits.py",
     "genes-in-rows": "tests/inspection/test_state.py",
     "low-values": "of a report on what is missing, and no remedy; tests/inspection/test_missingness.py",
@@ -465,13 +615,18 @@ HOLDER = {"evaluate": "options", "mask": "options"}  # what holds options of a s
 def evaluate(adata: ad.AnnData, *, methods: str, **options: Any) -> object:
     if "downstream" in options:
         options["downstream"] = options["downstream"].split(",")
-    return imputome.evaluate(adata, methods=methods.split(","), **options)
+    return imputome.evaluate(adata, methods=split_names(methods), **options)
+
+
+def fit_and_apply(adata: ad.AnnData, **options: Any) -> object:
+    return imputome.apply_model(adata, imputome.fit_model(adata[:30].copy(), **options))
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "impute": imputome.impute,
     "fit": imputome.fit_model,
-    "apply": lambda adata, **options: imputome.apply_model(adata, "model", **options),
+    "apply": lambda adata, model="model", **options: imputome.apply_model(adata, model, **options),
+    "fit and apply": fit_and_apply,
     "evaluate": evaluate,
     "mask": mask,
     "de": imputome.de,
@@ -480,7 +635,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def options_of(row: Row) -> dict[str, Any]:
     method = {} if {"config", "start"} & set(row.given) else METHOD.get(row.command, {})
-    return {**method, **row.given}
+    return {name: value for name, value in {**method, **row.given}.items() if value is not OUT}
 
 
 def followed(row: Row, options: dict[str, Any], in_holder: Callable[[str], bool]) -> dict[str, Any]:
@@ -510,11 +665,16 @@ def in_python(row: Row, options: dict[str, Any]) -> dict[str, Message]:
     return {message.code: message for message in said if isinstance(message, Message)}
 
 
+def typed(value: Any) -> Any:
+    """A value as it is typed."""
+    return ",".join(value) if isinstance(value, list) else value
+
+
 def on_the_line(row: Row, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """Run the command; code -> line of its error and warnings."""
-    options = dict(options)
+    options = {name: typed(value) for name, value in options.items()}
     output = options.pop("output", row.output or OUTPUTS[row.command])
-    line = [row.command, *(["model"] if row.command == "apply" else []), row.source]
+    line = [row.command, *([options.pop("model", "model")] if row.command == "apply" else []), row.source]
     line += ["--model" if row.command == "fit" else "-o", output]
     for name, value in options.items():
         if name in ("params", "options"):
@@ -564,7 +724,10 @@ def test_advice_on_the_command_line(row, here, capsys):
     for name, value in row.then.items():
         spellings = {flag(name, each) for each in (..., value, row.given.get(name, ...))}
         assert [spelling for spelling in spellings if spelling.removesuffix("=...") in text]
-    after = on_the_line(row, followed(row, options, lambda name: f"--set {name}=" in text), capsys)
+    then = followed(row, options, lambda name: f"--set {name}=" in text)
+    if text.startswith("warning"):  # the output was written, and is not replaced
+        then.setdefault("output", f"again_{row.output or OUTPUTS[row.command]}")
+    after = on_the_line(row, then, capsys)
     assert row.code not in after
     assert not [line for line in after.values() if line.startswith("error")]
 

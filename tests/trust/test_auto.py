@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import anndata as ad
@@ -11,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 import imputome
-from codes import has_code
+from codes import has_code, warns
 from imputome import methods
 from imputome.cli import run
 from imputome.core.data import as_data
@@ -219,6 +220,18 @@ def test_auto_for_real_values():
 def test_no_time_is_said_to_be_no_time():
     with pytest.raises(ControlsWinError, check=has_code("budget-too-small")):
         imputome.impute(structured(), method="auto", budget=1e-6)
+
+
+def test_it_is_said_that_time_decided_until_there_is_more():
+    adata = structured()
+    with warns("time-decided") as caught:
+        imputome.impute(adata, method="auto", budget=1e-6, accept_control=True)
+    options = [warning.message.args[0].options for warning in caught if hasattr(warning.message.args[0], "options")]
+    assert {"budget": ...} in options
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        imputome.impute(adata, method="auto", budget=2, accept_control=True)
+    assert "time-decided" not in [getattr(warning.message.args[0], "code", "") for warning in caught]
 
 
 @pytest.mark.parametrize("budget", [0, -1, np.nan, np.inf, "ten"])

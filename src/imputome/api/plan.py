@@ -340,8 +340,8 @@ def plan_impute(
             if not notes:
                 raise
             text = f"{{outputs}} come from the posterior step, which needs raw counts, but {report.where} holds none: "
-            text += "leave them out, or pass {layer} with counts"
-            raise InputError(text, code="no-output", outputs=..., layer=...) from error
+            text += "leave them out, or pass {layer} with counts and leave {scale} out"
+            raise InputError(text, code="no-output", outputs=..., layer=..., scale=...) from error
     for name in keys:
         destination.check(adata, checked_key(adata, name), outputs, columns)
     plan = _with_data(adata, options, report, method, estimator, purpose="impute")
@@ -521,7 +521,8 @@ def _with_library(data: Data, report: InputReport, library_genes: int | None) ->
     genes = report.library_genes or report.shape[1]
     if genes < library_genes / 2:
         text = f"the model's library sizes are over {library_genes:,} genes, and {report.where} has {genes:,}: pass "
-        raise InputError(f"{text}{{layer}} with all genes", code="library-of-fewer-genes", layer="raw")
+        text += "{layer} if raw has them all, or else an input with all of them in X"
+        raise InputError(text, code="library-of-fewer-genes", layer="raw")
     return replace(data, library_size=data.depth)
 
 

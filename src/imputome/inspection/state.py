@@ -24,6 +24,7 @@ from imputome.inspection.tally import Tally, first_block
 if TYPE_CHECKING:
     import pandas as pd
 
+AS_REAL = "(then a missing value is NaN and not 0)"  # what kind="real" means, in messages
 BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; molecules of a cell are fewer
 
 ROWS_FOR_BLOCKS = 200  # samples in which missing blocks are looked for
@@ -223,7 +224,8 @@ def inspect(
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
     warnings += _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if fatal else _empty_rows_and_columns(report)
-    said = features.messages if features else ()
+    quiet = ("feature-type-chosen",) if feature_type is not None else ()
+    said = [message for message in features.messages if message.code not in quiet] if features else []
     return replace(report, warnings=(*said, *warnings), errors=tuple(errors))
 
 
@@ -259,7 +261,7 @@ def _error(report: InputReport) -> Message | None:
         return Message(f"{text}{missing}, for them", code="infinite-values")
     if report.kind == "counts" and report.n_negative:
         text = f"{where} holds {report.n_negative:,} negative values (minimum {report.minimum:g}), which counts cannot "
-        return Message(f"{text}have: pass the raw counts, or {{kind}}", code="negative-counts", kind="real")
+        return Message(f"{text}have: pass the raw counts, or {{kind}} {AS_REAL}", code="negative-counts", kind="real")
     if report.n_nan == n * G:
         text = f"{where} holds only NaN: pass {{layer}}, the layer with the values"
         return Message(text, code="no-values", layer=...)
@@ -289,7 +291,7 @@ def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
         given = ",".join(f"{code:g}" for code in codes)
         text = (
             f"in {where}, {named}, far from all others, as if that meant missing: put NaN for it in Python, or pass "
-            "{missing} for a file, or pass {kind} if it was measured"
+            f"{{missing}} for a file, or pass {{kind}} if it was measured {AS_REAL}"
         )
         kind = "real" if min(codes) < 0 else ...
         return Message(text, code="missing-code", missing=given, kind=kind)
@@ -302,8 +304,8 @@ def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
     else:
         text = (
             f"{where} holds {share:.0f} % zeros but hardly any small number above 0, as intensities do and counts do "
-            "not: pass {kind}, either counts if these are counts, or real if these are intensities (then a missing "
-            "value is NaN and not 0)"
+            "not: pass {kind}, either counts if these are counts, or real if these are intensities "
+            f"{AS_REAL}"
         )
     return Message(text, code="kind-unclear", kind=...)
 
@@ -328,7 +330,8 @@ def _refusal(report: InputReport, data: Any, layer: str | None) -> Message | Non
     if state == "expected":
         text = (
             f"{where} looks like expected counts (max {high:.6g}, some integers, some not), as RSEM and salmon give: "
-            "pass {round_counts} to round them, {scale} to impute them as they are, or {kind} if only NaN is missing"
+            "pass {round_counts} to round them, {scale} to impute them as they are, or {kind} if zeros were measured "
+            f"{AS_REAL}"
         )
         return Message(text, code="looks-expected", round_counts="nearest", scale="counts", kind="real")
     if state == "unclear":
@@ -358,7 +361,8 @@ def _state_warnings(report: InputReport, tally: Tally, kind: Kind | None) -> lis
         if report.state == "counts" and kind is None and np.median(tally.totals) >= BULK_TOTAL:
             text = (
                 f"the rows of {where} sum to {np.median(tally.totals):,.0f}, as bulk samples do, in which most zeros "
-                "are true: all zeros are imputed here; pass {kind} if only NaN is missing"
+                "are true: all zeros are imputed here; pass {kind} if zeros were measured "
+                f"{AS_REAL}"
             )
             messages.append(Message(text, code="bulk-counts", kind="real"))
         return messages

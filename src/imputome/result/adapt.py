@@ -24,7 +24,7 @@ from imputome.core.scales import (
 from imputome.errors import InputError, Message
 from imputome.inspection.features import ALL, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
-from imputome.inspection.state import DESCRIPTIONS, InputReport, inspect
+from imputome.inspection.state import AS_REAL, DESCRIPTIONS, InputReport, inspect
 from imputome.inspection.summary_rows import summary_rows
 from imputome.inspection.tails import heavy_tailed
 from imputome.methods.deep.covariates import MAX_LEVELS, meaning
@@ -101,7 +101,8 @@ def checked_state(
         text = (
             f"{report.where} holds counts ({report.state}), but {method.name} imputes NaN: choose a method for counts"
         )
-        raise InputError(f"{text}, or pass {{kind}} if zeros were measured", code="wrong-kind", kind="real")
+        text += f", or pass {{kind}} if zeros were measured {AS_REAL}"
+        raise InputError(text, code="wrong-kind", kind="real")
     if report.kind == "counts" and report.state != "counts":
         report = _with_consent(report, scale)
     report.check(*allowed, *NOT_REFUSED[purpose])

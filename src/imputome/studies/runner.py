@@ -384,7 +384,9 @@ def _check(
     for dataset in datasets:
         check_kind_of_scheme(scheme, dataset.data.kind)
         if protocol == "as_published" and dataset.data.kind != "counts":
-            raise InputError("{protocol} is for counts", code="protocol-kind", protocol=protocol)
+            raise InputError(
+                "{protocol} is for counts: leave it out for real values", code="protocol-kind", protocol=protocol
+            )
         if transform not in (None, "none") and dataset.data.kind == "counts":
             text = f"the transform {transform} is for real values, and these are counts: leave {{transform}} out"
             raise InputError(text, code="transform-needs-real", transform=...)
