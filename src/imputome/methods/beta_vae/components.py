@@ -119,9 +119,12 @@ class Components:
             self._triplets = self._svd.top(DenseOperator(inputs), self.most + 1)
 
     def _fit(self, weights_of: Callable[[np.ndarray, float], np.ndarray]) -> LinearMaps:
-        n = len(self._filled)
+        n, G = self._filled.shape
         for _ in range(1 if self._complete else ROUNDS):
             s = self._triplets.s
+            if s[0] == 0:  # constant features have no components
+                nothing = np.zeros((1, G), dtype=np.float32)
+                return LinearMaps(nothing, nothing.copy(), np.ones(1, dtype=np.float32), np.zeros(G))
             s = s[s > SMALLEST * s[0]]
             weights = weights_of(s, self._total)
             weights = np.clip(weights if len(weights) else np.zeros(1), SMALLEST, 1 - SMALLEST)
