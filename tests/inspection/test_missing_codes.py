@@ -55,3 +55,15 @@ def test_two_codes_and_a_large_one():
 )
 def test_no_false_alarm(X):
     assert missing_code([X]) == {}
+
+
+def test_a_code_below_a_few_negative_logs():
+    X = np.maximum(RNG.normal(8, 3, (40, 30)), -1.6)
+    X[0, 0] = -1.7
+    X[RNG.random(X.shape) < 0.05] = -9
+    assert missing_code([X]) == {-9.0: int((X == -9).sum())}
+    X[X == -9] = 5
+    X[0, :2] = -9  # twice may be by chance
+    assert missing_code([X]) == {}
+    X[0, :5], X[1, 1] = -9, -4  # not far from the next value
+    assert missing_code([X]) == {}
