@@ -276,3 +276,45 @@ def test_the_command_that_converts_works(tmp_path, encoding, letter, name):
     command = str(caught.value).split("`")[1]
     subprocess.run(["bash", "-c", command], check=True)
     assert list(read_table(tmp_path / f"utf8_{name}", genes_in="rows").obs_names) == [letter, "b"]
+
+
+# -- tables that are no table of samples -------------------------------------------------------------------------------
+def headerless(names, values):
+    return "".join("\t".join([name, *map(str, row)]) + "\n" for name, row in zip(names, values, strict=True))
+
+
+def test_counts_without_a_header_are_refused(tmp_path):
+    # STAR writes ReadsPerGene.out.tab so: the reads that are no gene's first, three columns, no header
+    genes = [f"ENSG{k:05d}" for k in range(G)]
+    star = headerless(["N_unmapped", "N_noFeature", *genes], [[9, 7, 8], [1, 2, 3], *COUNTS[:, :3]])
+    plain = headerless(genes, COUNTS[:, :3])
+    repeated = headerless([f"gene{k}" for k in range(G)], np.minimum(COUNTS, 2))
+    for text in (star, plain, repeated):
+        with pytest.raises(InputError, check=has_code("no-header")):
+            read(tmp_path, text)
+
+
+@pytest.mark.parametrize("corner", ["", "gene", "rn", "Geneid", "entrez"])
+def test_samples_may_be_called_by_numbers(tmp_path, corner):
+    names = ["TP53", "MYC2", "ACTB"]
+    text = headerless([corner, *names], [[3, 1, 2], *COUNTS[:3, :3]])
+    assert read(tmp_path, text).obs_names.tolist() == ["3", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["length", "effective_length", "expected_count", "TPM", "FPKM"],
+        ["Length", "EffectiveLength", "TPM", "NumReads"],
+        ["length", "eff_length", "est_counts", "tpm"],
+    ],
+    ids=["RSEM", "salmon", "kallisto"],
+)
+def test_measures_of_one_sample_are_no_samples(tmp_path, columns):
+    frame = pd.DataFrame(RNG.gamma(1, 50, (G, len(columns))).round(2), columns=columns)
+    frame.insert(0, "gene_id", [f"ENSG{k:05d}" for k in range(G)])
+    with warns("annotation-passed"), pytest.raises(InputError, check=has_code("one-sample")):
+        read(tmp_path, frame)
+    # one of the measures for each sample is a table
+    wide = table(COUNTS + 0.5, [f"s{k}.FPKM" for k in range(N)])
+    assert read(tmp_path, wide).n_obs == N

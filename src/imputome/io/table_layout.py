@@ -19,6 +19,7 @@ import numpy as np
 
 from imputome.errors import InputError, Message, some
 from imputome.inspection.off_scale import not_like_others, off_scale
+from imputome.inspection.summary_rows import summary_rows
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ _OF_SAMPLES = re.compile(
     r"ncounts?(rna)?|ncountrna|nfeatures?(rna)?|ngenes?(bycounts)?|numis?|totalcounts|librarysize|sizefactors?"
     r"|(percent|pct|pctcounts)(mt|mito|ribo)|batch|clusters?|seuratclusters|leiden|louvain|plate"
     r"|(patient|sample|subject|donor|cell|case|barcode|participant)?(ids?|names?|number)"
+)
+
+# and of the measures that a quantifier (RSEM, salmon, kallisto, StringTie) gives for one sample
+_MEASURES = re.compile(
+    r"(expected|est|posteriormean|read|raw)?counts?|numreads|isopct|coverage|posteriorstandarddeviationofcount"
+    r"|(pme)?(tpm|fpkm|rpkm|cpm)((ci|conf)(lo|hi|lowerbound|upperbound)|coefficientofquartilevariation)?"
 )
 
 
@@ -177,7 +184,7 @@ def annotation_columns(
     known = _OF_GENES if transposed else _OF_SAMPLES
     found = []
     for k in range(1, len(names)):
-        if known.fullmatch(re.sub(r"[^a-z0-9]", "", names[k].lower())) is None and not _is_text(columns[k]):
+        if known.fullmatch(_letters(names[k])) is None and not _is_text(columns[k]):
             break
         found.append(k)
     # if nothing would be left, these are values that cannot be read; the reader says why
@@ -213,6 +220,8 @@ def check_samples(
     ``X`` is samples x genes; the columns ``described`` are not in it. Only where the samples are the columns can a
     column among them be none.
     """
+    if transposed:
+        _check_not_measures(names, path)
     strange = not_like_others(X) if transposed and options.annotation is None else []
     if strange:
         recognised = list(described)
@@ -232,6 +241,21 @@ def check_samples(
         text = f"{what} of {path} far off the scale of all others ({some(named, 3)})"
         message = Message(f"{text}: are they samples, in the same unit?", code="sample-off-scale")
         warnings.warn(message, stacklevel=4)
+
+
+def _check_not_measures(names: Sequence[str], path: Path) -> None:
+    """Check that the columns are not several measures of one sample, as RSEM, salmon and kallisto write them."""
+    if len(names) > 1 and all(_MEASURES.fullmatch(_letters(name)) for name in names):
+        text = (
+            f"{path} holds one sample, and its columns ({some(names)}) are measures of this sample in different units: "
+            f"make a table that has one of these columns from the file of each sample"
+        )
+        raise InputError(text, code="one-sample")
+
+
+def _letters(name: str) -> str:
+    """A name in lower case, without other signs than letters and digits."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _first_values(X: Any, row: int) -> np.ndarray:
@@ -315,6 +339,21 @@ def are_values(names: Sequence[str], corner: str, others: Sequence[str], values:
     short = np.abs(known * 100 - np.rint(known * 100)) < 1e-6
     # values with one or two decimals are what the names could be too; integers and longer decimals are not
     return bool((short & (known != np.rint(known))).mean() > 0.1) if len(known) else True
+
+
+def are_counts(names: Sequence[str], corner: str, others: Sequence[str]) -> bool:
+    """Whether a header of whole numbers is in truth a line of counts: what stands before them is the name of a gene.
+
+    It is the name of a summary row, or it has the form of the names in the other lines, and no word for names or
+    numbers that repeat. Samples may be called 1, 2 and 3.
+    """
+    if not all(re.fullmatch(r"\s*\d+\s*", name) for name in names):
+        return False
+    if summary_rows([corner])[0]:
+        return True
+    shape = _shape(corner)
+    like = {"a", "0"} <= set(shape) and shape in {_shape(name) for name in others[:LOOKED_AT]}
+    return like and (len(set(names)) < len(names) or _CORNERS.fullmatch(corner.strip().lower()) is None)
 
 
 def _shape(text: str) -> str:
