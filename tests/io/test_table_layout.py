@@ -318,3 +318,29 @@ def test_measures_of_one_sample_are_no_samples(tmp_path, columns):
     # one of the measures for each sample is a table
     wide = table(COUNTS + 0.5, [f"s{k}.FPKM" for k in range(N)])
     assert read(tmp_path, wide).n_obs == N
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("how", ["sum", "mean"])
+def test_a_column_of_totals_is_no_sample(tmp_path, place, how):
+    for values in (COUNTS, np.where(RNG.random(BETA.shape) < 0.1, np.nan, BETA)):
+        frame = table(values)
+        total = getattr(frame.drop(columns="gene"), how)(axis=1).round(4)
+        frame.insert(1 if place == "first" else N + 1, "all of them", total)
+        frame.insert(1, "Length", IDS)
+        with warns("annotation-passed"), pytest.raises(InputError, check=has_code("sum-column")) as refusal:
+            read(tmp_path, frame)
+        advised = tuple(refusal.value.message.options["annotation"].split(","))
+        adata = read(tmp_path, frame, annotation=advised)
+        assert adata.obs_names.tolist() == SAMPLES
+        assert adata.var["all of them"].astype(float).tolist() == total.tolist()
+
+
+def test_series_matrix_of_geo(tmp_path):
+    frame = table(BETA)
+    text = '!Series_title\t"A"\n\n!Sample_title\t"a"\t"b"\n!series_matrix_table_begin\n'
+    text += frame.to_csv(sep="\t", index=False) + "!series_matrix_table_end\n"
+    with pytest.raises(InputError, check=has_code("series-matrix")) as refusal:
+        read(tmp_path, text)
+    subprocess.run(str(refusal.value).split("`")[1], shell=True, check=True)  # noqa: S602
+    np.testing.assert_array_equal(read_table(tmp_path / "table_t.tsv", genes_in="rows").X, BETA.T)

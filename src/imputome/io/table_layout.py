@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, Message, some
-from imputome.inspection.off_scale import not_like_others, off_scale
+from imputome.inspection.off_scale import not_like_others, off_scale, sum_of_others
 from imputome.inspection.summary_rows import summary_rows
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
 
@@ -234,6 +234,13 @@ def check_samples(
             f"{{annotation}}; if it is a sample, {otherwise}"
         )
         raise InputError(text, code="annotation-column", annotation=",".join([*recognised, columns]))
+    total = sum_of_others(X) if transposed and options.annotation is None else None
+    if total is not None:
+        text = (
+            f"column {names[total]!r} of {path} is the sum or the mean of all others, and no sample: pass "
+            "{annotation} to leave it as it is, or the word none there to take it as a sample"
+        )
+        raise InputError(text, code="sum-column", annotation=",".join([*described, names[total]]))
     far = off_scale(X)
     if far:
         named = (f"{names[k]} about {ratio:.2g} times" for k, ratio in far.items())
