@@ -344,3 +344,14 @@ def test_series_matrix_of_geo(tmp_path):
         read(tmp_path, text)
     subprocess.run(str(refusal.value).split("`")[1], shell=True, check=True)  # noqa: S602
     np.testing.assert_array_equal(read_table(tmp_path / "table_t.tsv", genes_in="rows").X, BETA.T)
+
+
+def test_results_of_tests_after_the_samples_are_passed_through(tmp_path):
+    limma = ["logFC", "AveExpr", "t", "P.Value", "adj.P.Val", "B"]
+    deseq = ["baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue", "padj"]
+    for results in (limma, deseq, ["FDR"]):
+        with warns("annotation-passed"):
+            adata = read(tmp_path, table(BETA).assign(**dict.fromkeys(results, BETA[:, 0])))
+        assert list(adata.var) == results
+        assert adata.obs_names.tolist() == SAMPLES
+    assert read(tmp_path, table(BETA, [*SAMPLES[:-2], "t", "B"])).n_obs == N

@@ -52,6 +52,12 @@ _OF_SAMPLES = re.compile(
     r"|(patient|sample|subject|donor|cell|case|barcode|participant)?(ids?|names?|number)"
 )
 
+# of results of tests beside the samples, after them too; the short ones only between others
+_RESULTS = re.compile(
+    r"(avg|mean)?log2?(fc|foldchange)|lfcse|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
+    r"|pval(ue)?adj|fdr|qval(ue)?"
+)
+_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic"))
 # and of the measures that a quantifier (RSEM, salmon, kallisto, StringTie) gives for one sample
 _MEASURES = re.compile(
     r"(expected|est|posteriormean|read|raw)?counts?|numreads|isopct|coverage|posteriorstandarddeviationofcount"
@@ -172,7 +178,7 @@ def annotation_columns(
     """Positions of the columns that describe the rows.
 
     Those that are ``given`` by name; else those after the first that their name or their text gives away, up to the
-    first column that may hold values.
+    first column that may hold values, and results of tests at the end.
     """
     if given is not None:
         asked = [name for name in given if name != "none"]
@@ -187,8 +193,22 @@ def annotation_columns(
         if known.fullmatch(_letters(names[k])) is None and not _is_text(columns[k]):
             break
         found.append(k)
+    after = _results_after(names) if transposed else []
+    found += [k for k in after if k > max([0, *found])]
     # if nothing would be left, these are values that cannot be read; the reader says why
     return tuple(found) if len(found) < len(names) - 1 else ()
+
+
+def _results_after(names: Sequence[str]) -> list[int]:
+    """Positions of the last columns if they are results of tests (log fold changes, p values), by name."""
+    first = last = len(names)
+    for k in range(len(names) - 1, 0, -1):
+        word = _letters(names[k])
+        if _RESULTS.fullmatch(word):
+            first = k
+        elif word not in _SHORT_RESULTS:
+            break
+    return list(range(first, last))
 
 
 def _is_text(column: Sequence[Any]) -> bool:
