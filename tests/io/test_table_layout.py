@@ -355,3 +355,15 @@ def test_results_of_tests_after_the_samples_are_passed_through(tmp_path):
         assert list(adata.var) == results
         assert adata.obs_names.tolist() == SAMPLES
     assert read(tmp_path, table(BETA, [*SAMPLES[:-2], "t", "B"])).n_obs == N
+
+
+def test_clinical_columns_before_one_of_words_are_passed_through(tmp_path):
+    frame = pd.DataFrame(BETA.T, columns=[f"g{k}" for k in range(G)])
+    frame.insert(0, "grade", ["G2", "G3"] * (N // 2))
+    frame.insert(0, "sex", [0, 1] * (N // 2))
+    frame.insert(0, "age", range(40, 40 + N))
+    frame.insert(0, "sample", SAMPLES)
+    with warns("annotation-passed"):
+        adata = read(tmp_path, frame, genes_in="columns")
+    assert adata.shape == (N, G)
+    assert list(adata.obs) == ["age", "sex", "grade"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, Message, some
-from imputome.inspection.off_scale import not_like_others, off_scale, sum_of_others
+from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others
 from imputome.inspection.summary_rows import summary_rows
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
 
@@ -193,6 +193,9 @@ def annotation_columns(
         if known.fullmatch(_letters(names[k])) is None and not _is_text(columns[k]):
             break
         found.append(k)
+    if not transposed:  # clinical columns: those before one of words, such as age and sex, are no features either
+        words = [k for k in range(1, min(MAX_LEADING + 1, len(names))) if _is_text(columns[k])]
+        found += range(len(found) + 1, max([0, *words]) + 1)
     after = _results_after(names) if transposed else []
     found += [k for k in after if k > max([0, *found])]
     # if nothing would be left, these are values that cannot be read; the reader says why
