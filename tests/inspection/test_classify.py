@@ -275,3 +275,16 @@ def test_genes_that_raw_lacks_or_repeats():
     adata.raw = None
     with pytest.raises(InputError, check=has_code("layer-missing")):
         inspect(adata, layer="raw")
+
+
+@pytest.mark.parametrize("name", ["identity", "log1p", "log2p1", "log10p1"])
+def test_few_nan_in_normalised_bulk_values_are_asked_about(name):
+    deep = np.random.default_rng(5).poisson(rng.gamma(0.6, 300, (1, 200)) * rng.lognormal(0, 0.7, (30, 200)))
+    tpm = deep * 1e6 / deep.sum(axis=1, keepdims=True)
+    assert 0.01 < np.mean(tpm == 0) < 0.25  # fewer zeros than those that are dropouts for sure
+    X = FORWARD.get(name, np.array)(tpm)
+    X[3, 4] = X[7, 9] = np.nan
+    assert refused(inspect(X)) == ["kind-unclear"]
+    assert refused(inspect(X, kind="real")) == []
+    X *= np.random.default_rng(6).uniform(0.5, 2, (30, 1))  # no constant totals
+    assert "kind-unclear" not in refused(inspect(X))

@@ -63,3 +63,15 @@ def test_a_number_of_other_digits_far_below():
 )
 def test_no_false_alarm(X):
     assert missing_code([X]) == {}
+
+
+def test_a_code_below_a_few_negative_logs():
+    X = np.maximum(RNG.normal(8, 3, (40, 30)), -1.6)
+    X[0, :2] = -1.7, -4.2
+    X[RNG.random(X.shape) < 0.05] = -9
+    assert missing_code([X]) == {-9.0: int((X == -9).sum())}
+    X[X == -9] = 5
+    X[0, :2] = -9  # twice may be by chance
+    assert missing_code([X]) == {}
+    X[0, :20], X[1, 1] = -9, -7.5  # not far from the next value, as where values are limited
+    assert missing_code([X]) == {}

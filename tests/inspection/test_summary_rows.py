@@ -28,6 +28,11 @@ SUMMARY += (
     "Total",
     "UNMAPPED",
     "not_aligned",
+    "nCount_RNA",
+    "nFeature_ADT",
+    "percent.mt",
+    "pct_counts_mt",
+    "n_genes_by_counts",
 )
 GENES = (
     "ACTB",

@@ -276,3 +276,94 @@ def test_the_command_that_converts_works(tmp_path, encoding, letter, name):
     command = str(caught.value).split("`")[1]
     subprocess.run(["bash", "-c", command], check=True)
     assert list(read_table(tmp_path / f"utf8_{name}", genes_in="rows").obs_names) == [letter, "b"]
+
+
+# -- tables that are no table of samples -------------------------------------------------------------------------------
+def headerless(names, values):
+    return "".join("\t".join([name, *map(str, row)]) + "\n" for name, row in zip(names, values, strict=True))
+
+
+def test_counts_without_a_header_are_refused(tmp_path):
+    # STAR writes ReadsPerGene.out.tab so: the reads that are no gene's first, three columns, no header
+    genes = [f"ENSG{k:05d}" for k in range(G)]
+    star = headerless(["N_unmapped", "N_noFeature", *genes], [[9, 7, 8], [1, 2, 3], *COUNTS[:, :3]])
+    plain = headerless(genes, COUNTS[:, :3])
+    repeated = headerless([f"gene{k}" for k in range(G)], np.minimum(COUNTS, 2))
+    for text in (star, plain, repeated):
+        with pytest.raises(InputError, check=has_code("no-header")):
+            read(tmp_path, text)
+
+
+@pytest.mark.parametrize("corner", ["", "gene", "rn", "Geneid", "entrez"])
+def test_samples_may_be_called_by_numbers(tmp_path, corner):
+    names = ["TP53", "MYC2", "ACTB"]
+    text = headerless([corner, *names], [[3, 1, 2], *COUNTS[:3, :3]])
+    assert read(tmp_path, text).obs_names.tolist() == ["3", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["length", "effective_length", "expected_count", "TPM", "FPKM"],
+        ["Length", "EffectiveLength", "TPM", "NumReads"],
+        ["length", "eff_length", "est_counts", "tpm"],
+    ],
+    ids=["RSEM", "salmon", "kallisto"],
+)
+def test_measures_of_one_sample_are_no_samples(tmp_path, columns):
+    frame = pd.DataFrame(RNG.gamma(1, 50, (G, len(columns))).round(2), columns=columns)
+    frame.insert(0, "gene_id", [f"ENSG{k:05d}" for k in range(G)])
+    with warns("annotation-passed"), pytest.raises(InputError, check=has_code("one-sample")):
+        read(tmp_path, frame)
+    # one of the measures for each sample is a table
+    wide = table(COUNTS + 0.5, [f"s{k}.FPKM" for k in range(N)])
+    assert read(tmp_path, wide).n_obs == N
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("how", ["sum", "mean"])
+def test_a_column_of_totals_is_no_sample(tmp_path, place, how):
+    for values in (COUNTS, np.where(RNG.random(BETA.shape) < 0.1, np.nan, BETA)):
+        frame = table(values)
+        total = getattr(frame.drop(columns="gene"), how)(axis=1).round(4)
+        frame.insert(1 if place == "first" else N + 1, "all of them", total)
+        frame.insert(1, "Length", IDS)
+        with warns("annotation-passed"), pytest.raises(InputError, check=has_code("sum-column")) as refusal:
+            read(tmp_path, frame)
+        advised = tuple(refusal.value.message.options["annotation"].split(","))
+        adata = read(tmp_path, frame, annotation=advised)
+        assert adata.obs_names.tolist() == SAMPLES
+        assert adata.var["all of them"].astype(float).tolist() == total.tolist()
+
+
+def test_series_matrix_of_geo(tmp_path):
+    frame = table(BETA)
+    text = '!Series_title\t"A"\n\n!Sample_title\t"a"\t"b"\n!series_matrix_table_begin\n'
+    text += frame.to_csv(sep="\t", index=False) + "!series_matrix_table_end\n"
+    with pytest.raises(InputError, check=has_code("series-matrix")) as refusal:
+        read(tmp_path, text)
+    subprocess.run(str(refusal.value).split("`")[1], shell=True, check=True)  # noqa: S602
+    np.testing.assert_array_equal(read_table(tmp_path / "table_t.tsv", genes_in="rows").X, BETA.T)
+
+
+def test_results_of_tests_after_the_samples_are_passed_through(tmp_path):
+    limma = ["logFC", "AveExpr", "t", "P.Value", "adj.P.Val", "B"]
+    deseq = ["baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue", "padj"]
+    for results in (limma, deseq, ["FDR"]):
+        with warns("annotation-passed"):
+            adata = read(tmp_path, table(BETA).assign(**dict.fromkeys(results, BETA[:, 0])))
+        assert list(adata.var) == results
+        assert adata.obs_names.tolist() == SAMPLES
+    assert read(tmp_path, table(BETA, [*SAMPLES[:-2], "t", "B"])).n_obs == N
+
+
+def test_clinical_columns_before_one_of_words_are_passed_through(tmp_path):
+    frame = pd.DataFrame(BETA.T, columns=[f"g{k}" for k in range(G)])
+    frame.insert(0, "grade", ["G2", "G3"] * (N // 2))
+    frame.insert(0, "sex", [0, 1] * (N // 2))
+    frame.insert(0, "age", range(40, 40 + N))
+    frame.insert(0, "sample", SAMPLES)
+    with warns("annotation-passed"):
+        adata = read(tmp_path, frame, genes_in="columns")
+    assert adata.shape == (N, G)
+    assert list(adata.obs) == ["age", "sex", "grade"]

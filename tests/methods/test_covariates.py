@@ -151,6 +151,7 @@ def adata():
             "as_float": BATCHES.astype(float),
             "age": np.random.default_rng(1).integers(20, 80, 200),
             "weight": rng.normal(size=200),
+            "many_floats": np.random.default_rng(1).integers(20, 80, 200).astype(float),
             "text": pd.Categorical(BATCHES.astype(str)),
             "a:number": BATCHES,
             "gaps": pd.array([None, *BATCHES[1:]], dtype="Int64"),
@@ -166,8 +167,10 @@ def adata():
         ("batch", False, ["covariate-whole-numbers"]),
         ("batch:number", True, []),
         ("batch:category", False, []),
-        ("as_float", True, ["covariate-whole-numbers"]),
+        ("as_float", False, ["covariate-whole-numbers"]),
         ("as_float:category", False, []),
+        ("as_float:number", True, []),
+        ("many_floats", True, []),
         ("age:number", True, []),
         ("age:category", False, []),
         ("weight", True, []),
@@ -200,8 +203,10 @@ def test_names_that_cannot_be_used(adata, names, code):
         covariates_to_learn(adata, names)
 
 
-def test_an_unseen_batch_number_is_refused(adata):
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_an_unseen_batch_number_is_refused(adata, dtype):
     pytest.importorskip("torch")
+    adata.obs["batch"] = adata.obs["batch"].astype(dtype)
     params = {"encoder": "4", "max_epochs": 2, "device": "cpu"}
     with warns("covariate-whole-numbers"):
         model = imputome.fit_model(adata, method="zipo", covariates=["batch"], params=params)

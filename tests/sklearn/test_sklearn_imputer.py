@@ -299,3 +299,13 @@ def test_values_of_a_feature_that_was_empty_at_fit_are_never_changed(keep):
         np.testing.assert_array_equal(filled[observed], new[observed])
     else:
         np.testing.assert_array_equal(filled[1:], new[1:, [0, 1, 3]])
+
+
+@pytest.mark.parametrize("marker", [np.nan, None, -1.0])
+def test_masked_values_are_missing(marker):
+    X = matrix()
+    masked = np.ma.masked_array(np.where(np.isnan(X), -999, X), np.isnan(X))
+    expected = Imputer("knn").fit_transform(X)
+    np.testing.assert_array_equal(Imputer("knn", missing_values=marker).fit_transform(masked), expected)
+    whole = np.ma.masked_array(np.rint(masked.data).astype(int), masked.mask)
+    assert Imputer("knn").fit_transform(whole).min() > -999

@@ -90,8 +90,8 @@ def impute(
         keep their values in the result, and ``var["<key>_imputed"]`` marks those that were imputed.
     covariates : iterable of str, optional
         Columns of ``obs``, for methods that use covariates. Whole numbers that repeat are categories if there are at
-        most 20 of them, and refused otherwise; floats are a quantity. ``"batch:category"`` and ``"age:number"`` say
-        which it is.
+        most 20 of them, also where they are stored as floats; more of them are refused as integers and a quantity as
+        floats. ``"batch:category"`` and ``"age:number"`` say which it is.
     keep_observed : bool, optional
         Whether observed values stay as they are; None means the default of the method.
     scale : {"counts", "normalized", "log1p", "log2p1", "log10p1", "sqrt", "input"}, optional

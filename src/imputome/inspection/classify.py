@@ -185,8 +185,19 @@ def _zeros_beside_nan(tally: Tally) -> bool:
     share = tally.n_zeros / max(tally.n_zeros + tally.n_nonzero, 1)
     if tally.n_noninteger == 0 and tally.maximum not in (1, 100):
         return share > SOME_ZEROS
+    if share > SOME_ZEROS and tally.maximum > 1 and _normalised_but_for_few(tally):
+        return True
     methylation = tally.maximum == 1 or MIN_MAX_OF_PERCENTAGES < tally.maximum <= 100
     return share > MANY_ZEROS and not methylation
+
+
+def _normalised_but_for_few(tally: Tally) -> bool:
+    """Whether rows have constant totals, as TPM and CPM and their logs have, although a few values are NaN."""
+    logs = [name for name in TRANSFORMS if name != "sqrt" and tally.transformed and tally.maximum <= MAX_LOG]
+    return any(
+        _spread(totals) < MAX_SPREAD_OF_TOTALS
+        for totals in (tally.totals, *(tally.totals_before[name] for name in logs))
+    )
 
 
 def _no_small(tally: Tally) -> bool:

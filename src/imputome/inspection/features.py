@@ -82,10 +82,10 @@ def features_of(
         used &= ~summary
         rows = [names[place] for place in np.flatnonzero(summary)]
         left_out[SUMMARY_ROWS] = len(rows)
+        what = "1 name is that of a summary row" if len(rows) == 1 else f"{len(rows)} names are those of summary rows"
         text = (
-            f"{len(rows)} names are those of summary rows, not of genes ({first_three(rows)}): they are left out of "
-            "the fit and of the library size, and keep the values of the input; a fit with {keep_summary_rows} takes "
-            "them as genes"
+            f"{what}, not of genes ({first_three(rows)}), and left out of the fit and of the library size; the values "
+            "of the input stay; a fit with {keep_summary_rows} takes such rows as genes"
         )
         messages.append(Message(text, code=CODES[1], keep_summary_rows=True))
     return Features(used, chosen, left_out, tuple(messages)) if left_out else None

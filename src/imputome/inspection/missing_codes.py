@@ -12,6 +12,7 @@ LOW = re.compile(r"-1|-9+|-8+")
 HIGH = re.compile(r"99+|88+")
 EXTREMES = 4  # smallest and largest distinct values that are kept
 MIN_REPEATS_HIGH = 3  # a large number may be a value; a repeated one of only nines hardly
+MIN_REPEATS_BELOW = 10  # of -8 or -9 below other negative values
 MAX_LOG = 20.0  # logs of expression are not larger; log2(x + 0.5) of 0 is -1, with the next value 1.6 above it
 MIN_GAP_OF_LOGS = 2.0
 MAX_UNNAMED = 50.0  # the log of a small number that was added to 0 is never so far below 0
@@ -119,6 +120,8 @@ def _low_code(value: float, repeats: int, nearest: float, top: float, whole: boo
     """Whether a smallest value is a code, ``nearest`` being the smallest that cannot be one."""
     if value <= -88:
         return value / 4 < nearest < math.inf
+    if nearest < 0:  # as among logs: then the code must repeat, far from values that do not
+        return value <= -8 and repeats >= MIN_REPEATS_BELOW and nearest - value >= MIN_GAP_OF_LOGS
     if repeats < 2 or not 0 <= nearest < math.inf or top <= 0:
         return False
     # -1, 0 and 1 are losses and gains; and the log of a small number that was added to 0 may be -1

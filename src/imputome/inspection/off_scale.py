@@ -19,6 +19,8 @@ ALIKE = 0.6
 DISTINCT = 0.5  # share of distinct values, above which a column may be one of identifiers or lengths
 BY_CHANCE = 1e-6  # probability that a sample has integers only, by chance
 MAX_LEADING = 8  # columns at the start that are asked whether they are samples
+MIN_SUMMED = 3  # samples of which another one may be the sum
+ROUNDED = 1e-3  # error of a sum of rounded values
 MIN_VALUES = 10  # of a sample, to say anything of it
 
 
@@ -80,13 +82,31 @@ def not_like_others(X: Any) -> list[int]:
     return found
 
 
-def _part(X: Any) -> np.ndarray:
-    """Some genes of all samples, dense, with NaN for zeros and for what is not finite."""
+def sum_of_others(X: Any) -> int | None:
+    """The first or last sample if it is the sum or the mean of all others, else None."""
+    n = X.shape[0]
+    if n < MIN_SUMMED + 1:
+        return None
+    part = _part(X, zeros=True)
+    known = np.isfinite(part)
+    part[~known] = 0.0
+    whole, number = part.sum(axis=0), np.maximum(known.sum(axis=0) - 1, 1)
+    for k in (0, n - 1):
+        others = whole - part[k]
+        size = 1e-6 * np.abs(others) + ROUNDED
+        varied = len(np.unique(part[k])) >= MIN_VALUES
+        if varied and any((np.abs(part[k] - each) <= size).all() for each in (others, others / number)):
+            return k
+    return None
+
+
+def _part(X: Any, *, zeros: bool = False) -> np.ndarray:
+    """Some genes of all samples, dense, with NaN for what is not finite, and for zeros unless they are asked for."""
     n, G = X.shape
     step = -(-G // max(50, min(G, ENTRIES // max(n, 1))))
     block = X[:, ::step]
     part = np.array(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64)
-    part[~np.isfinite(part) | (part == 0)] = np.nan
+    part[~np.isfinite(part) | ((part == 0) & (not zeros))] = np.nan
     return part
 
 

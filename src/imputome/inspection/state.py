@@ -257,8 +257,9 @@ def _error(report: InputReport) -> Message | None:
         return Message(f"{where} is empty ({n} cells x {G} genes)", code="empty-matrix")
     if report.n_infinite:
         missing = "0, which is missing here" if report.kind == "counts" else "NaN, which is missing"
-        text = f"{where} holds {report.n_infinite:,} infinite values, as a division by 0 makes: put finite values, or "
-        return Message(f"{text}{missing}, for them", code="infinite-values")
+        text = f"{where} holds {report.n_infinite:,} infinite values, as a division by 0 or the log of 0 makes: put "
+        text += "finite values for them (for logs, take the log of x + 1), or "
+        return Message(f"{text}{missing}", code="infinite-values")
     if report.kind == "counts" and report.n_negative:
         text = f"{where} holds {report.n_negative:,} negative values (minimum {report.minimum:g}), which counts cannot "
         return Message(f"{text}have: pass the raw counts, or {{kind}} {AS_REAL}", code="negative-counts", kind="real")

@@ -14,6 +14,8 @@ _SUMMARY = re.compile(
     r"|n_(unmapped|multimapping|nofeature|ambiguous)"  # STAR
     r"|unassigned(_\w+)?|assigned"  # featureCounts
     r"|_*(unmapped|unaligned|multi_?mapp(ed|ing|ers)|unmapped_reads|unmapped_barcode)"
+    r"|(ncount|nfeature)_\w+|(percent|pct)_(mt|mito|ribo)"  # Seurat
+    r"|n_genes_by_counts|(pct|total)_counts_(mt|mito|ribo)"  # scanpy
     r"|(sum|totals?|grand_total|total_(reads|counts?|umis?))"
 )
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, Message, some
-from imputome.inspection.off_scale import not_like_others, off_scale
+from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others
+from imputome.inspection.summary_rows import summary_rows
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
 
 if TYPE_CHECKING:
@@ -49,6 +50,18 @@ _OF_SAMPLES = re.compile(
     r"ncounts?(rna)?|ncountrna|nfeatures?(rna)?|ngenes?(bycounts)?|numis?|totalcounts|librarysize|sizefactors?"
     r"|(percent|pct|pctcounts)(mt|mito|ribo)|batch|clusters?|seuratclusters|leiden|louvain|plate"
     r"|(patient|sample|subject|donor|cell|case|barcode|participant)?(ids?|names?|number)"
+)
+
+# of results of tests beside the samples, after them too; the short ones only between others
+_RESULTS = re.compile(
+    r"(avg|mean)?log2?(fc|foldchange)|lfcse|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
+    r"|pval(ue)?adj|fdr|qval(ue)?"
+)
+_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic"))
+# and of the measures that a quantifier (RSEM, salmon, kallisto, StringTie) gives for one sample
+_MEASURES = re.compile(
+    r"(expected|est|posteriormean|read|raw)?counts?|numreads|isopct|coverage|posteriorstandarddeviationofcount"
+    r"|(pme)?(tpm|fpkm|rpkm|cpm)((ci|conf)(lo|hi|lowerbound|upperbound)|coefficientofquartilevariation)?"
 )
 
 
@@ -165,7 +178,7 @@ def annotation_columns(
     """Positions of the columns that describe the rows.
 
     Those that are ``given`` by name; else those after the first that their name or their text gives away, up to the
-    first column that may hold values.
+    first column that may hold values, and results of tests at the end.
     """
     if given is not None:
         asked = [name for name in given if name != "none"]
@@ -177,11 +190,28 @@ def annotation_columns(
     known = _OF_GENES if transposed else _OF_SAMPLES
     found = []
     for k in range(1, len(names)):
-        if known.fullmatch(re.sub(r"[^a-z0-9]", "", names[k].lower())) is None and not _is_text(columns[k]):
+        if known.fullmatch(_letters(names[k])) is None and not _is_text(columns[k]):
             break
         found.append(k)
+    if not transposed:  # clinical columns: those before one of words, such as age and sex, are no features either
+        words = [k for k in range(1, min(MAX_LEADING + 1, len(names))) if _is_text(columns[k])]
+        found += range(len(found) + 1, max([0, *words]) + 1)
+    after = _results_after(names) if transposed else []
+    found += [k for k in after if k > max([0, *found])]
     # if nothing would be left, these are values that cannot be read; the reader says why
     return tuple(found) if len(found) < len(names) - 1 else ()
+
+
+def _results_after(names: Sequence[str]) -> list[int]:
+    """Positions of the last columns if they are results of tests (log fold changes, p values), by name."""
+    first = last = len(names)
+    for k in range(len(names) - 1, 0, -1):
+        word = _letters(names[k])
+        if _RESULTS.fullmatch(word):
+            first = k
+        elif word not in _SHORT_RESULTS:
+            break
+    return list(range(first, last))
 
 
 def _is_text(column: Sequence[Any]) -> bool:
@@ -213,6 +243,8 @@ def check_samples(
     ``X`` is samples x genes; the columns ``described`` are not in it. Only where the samples are the columns can a
     column among them be none.
     """
+    if transposed:
+        _check_not_measures(names, path)
     strange = not_like_others(X) if transposed and options.annotation is None else []
     if strange:
         recognised = list(described)
@@ -225,6 +257,13 @@ def check_samples(
             f"{{annotation}}; if it is a sample, {otherwise}"
         )
         raise InputError(text, code="annotation-column", annotation=",".join([*recognised, columns]))
+    total = sum_of_others(X) if transposed and options.annotation is None else None
+    if total is not None:
+        text = (
+            f"column {names[total]!r} of {path} is the sum or the mean of all others, and no sample: pass "
+            "{annotation} to leave it as it is, or the word none there to take it as a sample"
+        )
+        raise InputError(text, code="sum-column", annotation=",".join([*described, names[total]]))
     far = off_scale(X)
     if far:
         named = (f"{names[k]} about {ratio:.2g} times" for k, ratio in far.items())
@@ -232,6 +271,21 @@ def check_samples(
         text = f"{what} of {path} far off the scale of all others ({some(named, 3)})"
         message = Message(f"{text}: are they samples, in the same unit?", code="sample-off-scale")
         warnings.warn(message, stacklevel=4)
+
+
+def _check_not_measures(names: Sequence[str], path: Path) -> None:
+    """Check that the columns are not several measures of one sample, as RSEM, salmon and kallisto write them."""
+    if len(names) > 1 and all(_MEASURES.fullmatch(_letters(name)) for name in names):
+        text = (
+            f"{path} holds one sample, and its columns ({some(names)}) are measures of this sample in different units: "
+            f"make a table that has one of these columns from the file of each sample"
+        )
+        raise InputError(text, code="one-sample")
+
+
+def _letters(name: str) -> str:
+    """A name in lower case, without other signs than letters and digits."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _first_values(X: Any, row: int) -> np.ndarray:
@@ -315,6 +369,21 @@ def are_values(names: Sequence[str], corner: str, others: Sequence[str], values:
     short = np.abs(known * 100 - np.rint(known * 100)) < 1e-6
     # values with one or two decimals are what the names could be too; integers and longer decimals are not
     return bool((short & (known != np.rint(known))).mean() > 0.1) if len(known) else True
+
+
+def are_counts(names: Sequence[str], corner: str, others: Sequence[str]) -> bool:
+    """Whether a header of whole numbers is in truth a line of counts: what stands before them is the name of a gene.
+
+    It is the name of a summary row, or it has the form of the names in the other lines, and no word for names or
+    numbers that repeat. Samples may be called 1, 2 and 3.
+    """
+    if not all(re.fullmatch(r"\s*\d+\s*", name) for name in names):
+        return False
+    if summary_rows([corner])[0]:
+        return True
+    shape = _shape(corner)
+    like = {"a", "0"} <= set(shape) and shape in {_shape(name) for name in others[:LOOKED_AT]}
+    return like and (len(set(names)) < len(names) or _CORNERS.fullmatch(corner.strip().lower()) is None)
 
 
 def _shape(text: str) -> str:

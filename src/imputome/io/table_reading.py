@@ -18,6 +18,7 @@ from imputome.io.table_layout import (
     MISSING,
     Layout,
     TableOptions,
+    are_counts,
     are_values,
     frame_of_annotation,
     layout_of,
@@ -149,7 +150,8 @@ def _check_header(
     layout: Layout, columns: list[str], names: list[str], values: np.ndarray, path: Path, what: str
 ) -> None:
     """Check that the first line has names of ``what``, all of them."""
-    if are_values(columns, layout.names[0], names, values):
+    corner = layout.names[0]
+    if are_values(columns, corner, names, values) or are_counts(columns, corner, names):
         text = f"the first line of {path} holds values, not names of {what}: add a header line, or begin names of "
         raise InputError(f"{text}{what} with a letter", code="no-header")
     for position, name in zip(layout.values, columns, strict=True):

@@ -157,6 +157,7 @@ _STARTS = (
     (b"\xd0\xcf\x11\xe0", "an Excel workbook"),
 )
 _SAVE = "save it as CSV in UTF-8"
+_ONLY_TABLE = "grep -v -e '^!' -e '^\"!' -e '^[[:space:]]*$'"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -204,6 +205,9 @@ def _check_kind(path: Path) -> None:
     for first, kind in _STARTS:
         if start.startswith(first):
             raise InputError(f"{path} is {kind}, whatever its name: {_SAVE}", code="not-text")
+    if start.startswith((b"!", b'"!')):
+        text = f"{path} has lines that begin with '!' before the table, as series matrices of GEO have: "
+        raise InputError(text + f"remove them with {_piped(path, 'table', _ONLY_TABLE)}", code="series-matrix")
     if b"\0" in start and not start.startswith(_UTF16_MARKS):
         # every second byte of letters and digits in UTF-16 is 0
         order = next((name for k, name in ((1, "UTF-16LE"), (0, "UTF-16BE")) if not any(start[k:64:2])), "")
@@ -231,13 +235,18 @@ def _not_utf8(path: Path) -> Message:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    """The command that makes the file UTF-8."""
+    """How to make the file UTF-8."""
+    return f"convert it with {_piped(path, 'utf8', f'iconv -f {encoding} -t UTF-8')}"
+
+
+def _piped(path: Path, prefix: str, command: str) -> str:
+    """The command line that writes ``path``, changed by ``command``, beside it."""
     from shlex import quote
 
-    out = quote(str(path.with_name(f"utf8_{path.name}")))
+    out = quote(str(path.with_name(f"{prefix}_{path.name}")))
     if path.name.lower().endswith(".gz"):
-        return f"convert it with `gunzip -c {quote(str(path))} | iconv -f {encoding} -t UTF-8 | gzip > {out}`"
-    return f"convert it with `iconv -f {encoding} -t UTF-8 {quote(str(path))} > {out}`"
+        return f"`gunzip -c {quote(str(path))} | {command} | gzip > {out}`"
+    return f"`{command} {quote(str(path))} > {out}`"
 
 
 def no_header(path: Path) -> Message:

@@ -305,12 +305,14 @@ def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFr
         if told == "number" and not is_number:
             text = f"obs[{column!r}] holds no numbers: pass {{covariates}}"
             raise InputError(text, code="covariate-type", covariates=f"{column}:category")
-        taken_for = told or meaning(values)
+        few_whole = is_number and 1 < values.nunique() <= MAX_LEVELS and bool((values.dropna() % 1 == 0).all())
+        # a column of integers becomes one of floats where tables are joined; that makes no quantity of a batch
+        taken_for = told or meaning(values.dropna().astype(np.int64) if few_whole else values)
         levels = f"obs[{column!r}] has {values.nunique():,} different whole numbers"
         if taken_for == "unclear":
             text = f"{levels}: pass {{covariates}} if they are a quantity, or {column}:category if they are categories"
             raise InputError(text, code="covariate-unclear", covariates=f"{column}:number")
-        if not told and is_number and 1 < values.nunique() <= MAX_LEVELS and (values.dropna() % 1 == 0).all():
+        if not told and few_whole:
             other = "category" if taken_for == "number" else "number"
             here = "a quantity" if taken_for == "number" else "categories"
             text = f"{levels}, which are taken as {here}: pass {{covariates}} if they are not"

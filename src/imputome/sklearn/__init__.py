@@ -195,6 +195,9 @@ class Imputer(TransformerMixin, BaseEstimator):
         elif not isinstance(marker, int | float | np.number) or isinstance(marker, bool) or np.isinf(marker):
             text = f"missing_values={marker!r} is not valid, it must be a finite number, NaN, None or pandas.NA"
             raise InputError(text, code="parameter-value", parameter="missing_values")
+        if isinstance(X, np.ma.MaskedArray):  # scikit-learn would take what is under the mask for values
+            fill = np.nan if self._missing_is_nan else marker
+            X = np.ma.filled(X.astype(np.result_type(X.dtype, np.float32)), fill)
         values = validate_data(
             self,
             X,
