@@ -173,6 +173,16 @@ def write_everyday_inputs(folder: Path) -> None:
     known.obs["year"] = np.where(np.arange(60) < 30, 2000, 2005) + np.arange(60) % 2
     known.write_h5ad(folder / "covariates.h5ad")
 
+    values = np.round(rng.random((40, 12)), 4).astype(str)
+    values[rng.random(values.shape) < 0.1] = "NA"
+    for name, extra in (("entrez", "Entrez_Gene_Id"), ("unknown_numbers", "probe_set")):
+        lines = ["\t".join(["gene", extra, *(f"s{k}" for k in range(12))])]
+        lines += ["\t".join([f"g{j}", str(1000 + 37 * j), *row]) for j, row in enumerate(values)]
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    lines = [";".join(["gene", *(f"s{k}" for k in range(12))])]
+    lines += [";".join([f"g{j}", *(text.replace(".", ",") for text in row)]) for j, row in enumerate(values)]
+    (folder / "commas.csv").write_text("\n".join(lines) + "\n")
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
@@ -212,7 +222,15 @@ def with_covariates(names: str) -> dict[str, Any]:
 
 # of the default method for counts, which has the posterior step where it can
 NO_POSTERIOR = {"method": OUT, "scale": "log1p", "outputs": "variance", "params": {"max_epochs": 1}}
+# of a table of real values
+TABLE = {"method": "mean", "genes_in": "rows"}
 ROWS = [
+    # text tables
+    Row("annotation-passed", "impute", "entrez.tsv", TABLE, {"annotation": "none"}, "out.tsv", LINE),
+    Row("annotation-column", "impute", "unknown_numbers.tsv", TABLE, {"annotation": "probe_set"}, "out.tsv", LINE),
+    Row("no-column", "impute", "entrez.tsv", {**TABLE, "annotation": "Length"}, {"annotation": OUT}, "out.tsv", LINE),
+    Row("decimal", "impute", "entrez.tsv", {**TABLE, "decimal": ";"}, {"decimal": "."}, "out.tsv", LINE),
+    Row("decimal-comma", "impute", "commas.csv", TABLE, {"decimal": ","}, "out.csv", LINE),
     # options that go together, or do not
     Row("option-unused", "impute", "counts.h5ad", {"gene_column": "symbol"}, {"genes": "S3"}, only=LINE),
     Row("option-unused", "impute", "counts.h5ad", {"labels": "batch"}, {"check": True}),
@@ -576,6 +594,10 @@ ROWS = [
 
 # codes with options that have no row, and why
 EXCEPTIONS = {
+    "draws-to-stdout": "stdout is no file; tests/cli/test_table_dialects.py",
+    "genes-missing": "names the rule by which names differ; tests/result/test_gene_names.py follows each",
+    "match-genes": "tests/result/test_gene_names.py",
+    "model-genes-not-unique": "needs a model with names that the rule makes equal; tests/cli/test_apply.py",
     "too-large-for-memory": "needs a matrix of half of the machine's memory; tests/api has it with a small machine",
     "disk-too-small": "needs a full disk; tests/cli/test_impute.py has it with a small one",
     "not-a-folder": "of the demo, which takes a minute; tests/cli/test_commands.py has it",
