@@ -31,14 +31,18 @@ def panel(n, G, size):
     return (np.arange(n) >= n // 3)[:, None] & (np.arange(G) >= size)
 
 
-def judged(X, missing, method="gaussian_copula"):
-    return check(as_data(np.where(missing, np.nan, X), kind="real"), create(method, random_state=0))
+def copula():
+    return create("gaussian_copula", {"mode": "fast"}, random_state=0)
 
 
-def explained(X, missing, method="gaussian_copula"):
+def judged(X, missing):
+    return check(as_data(np.where(missing, np.nan, X), kind="real"), copula())
+
+
+def explained(X, missing):
     """The truth: 1 - squared error of the method over that of the mean, in standard deviations of the feature."""
     holes = np.where(missing, np.nan, X)
-    imputed = create(method, random_state=0).fit_transform(as_data(holes, kind="real")).to_array()
+    imputed = copula().fit_transform(as_data(holes, kind="real")).to_array()
     gap = ((imputed - X) / X.std(axis=0))[missing]
     reference = ((np.nanmean(holes, axis=0) - X) / X.std(axis=0))[missing]
     return 1 - np.square(gap).sum() / np.square(reference).sum()
@@ -120,9 +124,7 @@ def test_intervals_are_judged_on_low_values_too():
     missing = (np.quantile(X, 0.25, axis=0) > X) & (rng.random(X.shape) < 0.8)
     verdict = judged(X, missing)
     assert verdict.held_out.startswith("rates (low=")
-    imputation = create("gaussian_copula", random_state=0).fit_transform(
-        as_data(np.where(missing, np.nan, X), kind="real")
-    )
+    imputation = copula().fit_transform(as_data(np.where(missing, np.nan, X), kind="real"))
     i, j = np.nonzero(missing)
     lower, upper = (imputation.at(i, j, output=end) for end in ("lower", "upper"))
     truth = np.mean((lower <= X[i, j]) & (X[i, j] <= upper))
@@ -136,7 +138,7 @@ def test_the_file_that_was_called_use():
     if not path.is_file():
         pytest.skip(f"{path} not found")
     X = pd.read_csv(path, index_col=0).T.to_numpy()
-    verdict = check(as_data(X, kind="real"), create("gaussian_copula", random_state=0))
+    verdict = check(as_data(X, kind="real"), copula())
     assert verdict.verdict == WITHHELD
     assert verdict.failed == ("pattern",)
 

@@ -208,7 +208,9 @@ def _impute(given: Arguments) -> int:
     record = given.write(plan, run, joined=given.samples is not None)
     if given.record is not None:
         with atomic_path(given.record) as partial:
-            partial.write_text(json_text({"key": plan.key, **record.brief()}) + "\n", encoding="utf-8")
+            partial.write_text(
+                json_text({"key": plan.key if given.is_store else None, **record.brief()}) + "\n", encoding="utf-8"
+            )
     if given.report is not None:
         _write_report(given.report, given, plan, run, record)
     given.print_result(plan, run, record, summary)

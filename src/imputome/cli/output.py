@@ -467,7 +467,8 @@ class Writing:
         result = run.imputation
         n, n_genes = result.shape[0], result.shape[1] if plan.columns is None else len(plan.columns)
         if self.as_json:
-            first = {"output": str(self.output), "key": plan.key, "shape": [n, n_genes]}
+            key = plan.key if self.is_store else None  # a table has no layer to name
+            first = {"output": str(self.output), "key": key, "shape": [n, n_genes]}
             print_json({**first, **record.brief(), **self._beside(), **(summary or {})})
         if self.as_json or self.quiet:
             return
