@@ -123,6 +123,23 @@ def test_other_columns_and_single_types_are_no_choice(column, types):
     assert features_of(pd.DataFrame({column: types})) is None
 
 
+@pytest.mark.parametrize(
+    "name", ["ADT_CD{}", "CD{}_TotalSeqB", "CD{}-TotalSeq-C", "CD{}.protein", "HTO_{}", "CD{}:U|CD3E|AHS|pAbO"]
+)
+def test_marks_in_names_are_types_where_no_column_has_them(mixed, name):
+    expected = only(mixed, is_gene(mixed))
+    used = is_gene(mixed)
+    mixed.var_names = [f"g{k}" if gene else name.format(k) for k, gene in enumerate(used)]
+    del mixed.var["feature_types"]
+    with warns("feature-type-chosen"):
+        imputome.impute(mixed, method="gene_mean", key_added="k")
+    imputome.impute(expected, method="gene_mean", key_added="k")
+    np.testing.assert_array_equal(mixed.layers["k"][:, used], expected.layers["k"])
+    genes = ad.AnnData(mixed.X, var=pd.DataFrame(index=[f"ADTRP{k}" if k else "HTR1A" for k in range(mixed.n_vars)]))
+    imputome.impute(genes, method="gene_mean", key_added="k")
+    assert "k_imputed" not in genes.var
+
+
 def test_unclear_and_unknown_types_are_refused(mixed):
     with pytest.raises(InputError, check=has_code("unknown-feature-type")):
         imputome.impute(mixed, method="gene_mean", feature_type="Peaks")

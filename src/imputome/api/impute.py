@@ -86,7 +86,7 @@ def impute(
         with ``copy=True`` the copy has these genes only and they go to its layer. A boolean Series is aligned by name.
     feature_type : str, optional
         Feature type to impute if ``var`` has several (in ``feature_types``, ``feature_type``, ``modality`` or
-        ``type``), or ``"all"``; by default gene expression. Library sizes are over features of this type. The others
+        ``type``, or in names such as ``CD3_TotalSeqB``), or ``"all"``; by default gene expression. Library sizes are over features of this type. The others
         keep their values in the result, and ``var["<key>_imputed"]`` marks those that were imputed.
     covariates : iterable of str, optional
         Columns of ``obs``, for methods that use covariates. Whole numbers that repeat are categories if there are at

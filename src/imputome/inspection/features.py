@@ -37,6 +37,13 @@ NAMES = {
     "Peaks": ("peaks", "peak", "atac", "chromatinaccessibility"),
     "Custom": ("custom",),
 }
+# marks in the names of features that are no genes
+MARKS = {
+    "Antibody Capture": re.compile(
+        r"(?i)(adt|cite|prot|protein)[_:-].+|.+[_.-](adt|totalseq[-_]?[abcd]?|total_?seq[abcd]?|prot|protein)|.+\|pabo"
+    ),
+    "Multiplexing Capture": re.compile(r"(?i)(hto|hashtag)[_:-]?.*|.+[_.-](hto|hashtag)"),
+}
 ALL = "all"
 SUMMARY_ROWS = "summary rows"  # why features are left out, beside their type
 CODES = ("feature-type-chosen", "summary-rows")  # of the messages
@@ -121,7 +128,7 @@ def _chosen(types: pd.Series | None, feature_type: str | None, default: str) -> 
 
 
 def _types(var: pd.DataFrame) -> pd.Series | None:
-    """The type of each feature, the known ones under the name that 10x uses; None if no column holds types."""
+    """The type of each feature, known ones under the name that 10x uses; None if neither a column nor names tell."""
     names = {_plain(column): column for column in reversed(var.columns) if isinstance(column, str)}
     meaning = {word: name for name, words in NAMES.items() for word in words}
     for column in (names[name] for name in COLUMNS if name in names):
@@ -133,7 +140,17 @@ def _types(var: pd.DataFrame) -> pd.Series | None:
         spelled_out = any(_plain(value) == _plain(EXPRESSION) for value in var[column].dropna().unique())
         if spelled_out or None not in written.values() or (EXPRESSION in known and len(known) > 1):
             return values.map(lambda value, written=written: written[value] or str(value))
-    return None
+    return _types_in_names(var.index)
+
+
+def _types_in_names(names: pd.Index) -> pd.Series | None:
+    """Types by the marks that antibodies and hashtags have in their names beside genes, such as ``CD3_TotalSeqB``."""
+    import pandas as pd
+
+    types = pd.Series(EXPRESSION, index=names, dtype=object)
+    for name, pattern in MARKS.items():
+        types[[pattern.fullmatch(str(each)) is not None for each in names]] = name
+    return types if types.nunique() > 1 and (types == EXPRESSION).any() else None
 
 
 def _plain(text: object) -> str:
