@@ -86,8 +86,9 @@ def impute(
         with ``copy=True`` the copy has these genes only and they go to its layer. A boolean Series is aligned by name.
     feature_type : str, optional
         Feature type to impute if ``var`` has several (in ``feature_types``, ``feature_type``, ``modality`` or
-        ``type``, or in names such as ``CD3_TotalSeqB``), or ``"all"``; by default gene expression. Library sizes are over features of this type. The others
-        keep their values in the result, and ``var["<key>_imputed"]`` marks those that were imputed.
+        ``type``, or in names such as ``CD3_TotalSeqB``), or ``"all"``; by default gene expression. Library sizes are
+        over features of this type. The others keep their values in the result, and ``var["<key>_imputed"]`` marks those
+        that were imputed.
     covariates : iterable of str, optional
         Columns of ``obs``, for methods that use covariates. Whole numbers that repeat are categories if there are at
         most 20 of them, also where they are stored as floats; more of them are refused as integers and a quantity as
