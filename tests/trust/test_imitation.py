@@ -61,11 +61,11 @@ def test_nothing_in_common_is_withheld():
         assert verdict.figures["unlinked"] > 0.9
 
 
-@pytest.mark.parametrize("make", [lambda: arrays(200, 60, 20), lambda: panel(200, 60, 12)])
+@pytest.mark.parametrize("make", [lambda: arrays(120, 40, 14), lambda: panel(120, 40, 10)])
 def test_merged_arrays_and_panels_are_judged_as_they_are_missing(make):
     """Explained is predicted within 10 points; with values hidden at random it would be 0.6."""
     rng = np.random.default_rng(1)
-    X, missing = factors(rng, noise=1.0), make()
+    X, missing = factors(rng, 120, 40, noise=1.0), make()
     verdict = judged(X, missing)
     assert verdict.held_out.startswith("blocks")
     assert verdict.figures["explained"] == pytest.approx(explained(X, missing), abs=0.1)
@@ -120,7 +120,7 @@ def test_strength_of_missing_low_values_is_found(strength):
 
 def test_intervals_are_judged_on_low_values_too():
     rng = np.random.default_rng(3)
-    X = factors(rng, n=300, noise=1.0)
+    X = factors(rng, n=160, G=40, noise=1.0)
     missing = (np.quantile(X, 0.25, axis=0) > X) & (rng.random(X.shape) < 0.8)
     verdict = judged(X, missing)
     assert verdict.held_out.startswith("rates (low=")
