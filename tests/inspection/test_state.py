@@ -541,3 +541,15 @@ def test_other_real_values_are_not_taken_for_beta_values(values):
     X = X if values == "z" else 20 * np.abs(X) / np.abs(X).max()
     X[3, 4] = np.nan
     assert not inspect(adata_of(X)).warnings
+
+
+@pytest.mark.parametrize("form", ["masked", "nullable", "objects"])
+def test_integers_missing_in_blocks_are_seen_in_every_form_of_missing(form):
+    """The warning looks at the values by itself, so it must read what is masked, None or NA as the rest does."""
+    values = np.random.default_rng(0).integers(1, 50, size=(60, 20))
+    lacking = (np.arange(60) < 30)[:, None] & (np.arange(20) < 10)
+    frame = pd.DataFrame(values).astype("Int64").mask(lacking)
+    X = {"masked": np.ma.masked_array(values, lacking), "nullable": frame, "objects": frame.to_numpy(dtype=object)}[
+        form
+    ]
+    assert "not-measured" in [warning.code for warning in inspect(X).warnings]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Kind, check_container, not_numbers
+from imputome.core.data import Kind, check_container, in_memory, not_numbers
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
@@ -391,11 +391,9 @@ def _lacked_by_groups(report: InputReport, matrix: Any) -> Message | None:
 
     if not report.n_nan or report.n_noninteger or report.n_negative:
         return None
-    part = (matrix.iloc if hasattr(matrix, "iloc") else matrix)[random_positions(report.shape[0], ROWS_FOR_BLOCKS)]
-    if hasattr(part, "compute"):
-        part = part.compute()
-    part = part.toarray() if hasattr(part, "toarray") else np.asarray(part, dtype=np.float64)
-    if not in_blocks(part):
+    rows = random_positions(report.shape[0], ROWS_FOR_BLOCKS)
+    part = in_memory((matrix.iloc if hasattr(matrix, "iloc") else matrix)[rows])
+    if not in_blocks(part if isinstance(part, np.ndarray) else part.toarray()):
         return None
     text = (
         f"{report.where} holds integers and {report.n_nan:,} NaN in blocks: groups of samples lack the same features, "
