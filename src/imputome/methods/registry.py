@@ -27,5 +27,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "dca_paper001": ("count_autoencoder:DCA_PAPER001_INFO", "count_autoencoder.dca:DCAPaper001"),
     "zip_dca": ("count_autoencoder:ZIP_DCA_INFO", "count_autoencoder.dca:ZipDCA"),
     "tuned_dca": ("count_autoencoder:TUNED_DCA_INFO", "count_autoencoder.dca:TunedDCA"),
+    "alra": ("low_rank:ALRA_INFO", "low_rank.alra:ALRA"),
+    "magic": ("smoothing:MAGIC_INFO", "smoothing.magic:Magic"),
+    "knn_smoothing": ("smoothing:KNN_SMOOTHING_INFO", "smoothing.knn_smoothing:KNNSmoothing"),
     "beta_vae": ("beta_vae:BETA_VAE_INFO", "beta_vae.estimator:BetaVAE"),
 }

@@ -1,4 +1,4 @@
-"""Low-rank completion of real values: iterative SVD and soft-impute."""
+"""Low-rank methods: iterative SVD and soft-impute for real values, ALRA for counts."""
 
 from __future__ import annotations
 
@@ -22,5 +22,13 @@ SOFT_IMPUTE_INFO = MethodInfo(
     scale="input",
     keeps_observed=True,
     new_rows="projection",
+    stochastic=True,
+)
+ALRA_INFO = MethodInfo(
+    "alra",
+    "low rank of log counts, small values back to zero (ALRA)",
+    frozenset({"counts"}),
+    source="doi:10.1038/s41467-021-27729-z",
+    outputs=frozenset({"value", "rate"}),
     stochastic=True,
 )
