@@ -131,9 +131,10 @@ class ScImpute(Imputer):
             part = _shifted(logs[cells])
             dropout[cells] = dropout_probabilities(part, mixtures) * (np.diff(logs.indptr)[cells, None] > 0)
             distances, near = nearest(scores[cells], self.scores_[others], self.max_neighbors, skip_self=training)
-            # a training cell that is given again must not predict itself: its dropouts are its zeros
-            same = (distances[:, :1] < 1e-4 * np.abs(scores[cells]).max(axis=1, keepdims=True)) & (not training)
-            near = np.where(same, np.roll(near, -1, axis=1), near)[:, : max(1, near.shape[1] - 1)]
+            if not training and near.shape[1] > 1:
+                # a training cell that is given again must not predict itself: its dropouts are its zeros
+                same = distances[:, :1] < 1e-4 * np.abs(scores[cells]).max(axis=1, keepdims=True)
+                near = np.where(same, np.roll(near, -1, axis=1), near)[:, :-1]
             values[cells] = _predicted(
                 part, dropout[cells] > self.threshold, np.isfinite(mixtures[0]), near, _shifted(self.training_[others])
             )
