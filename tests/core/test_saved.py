@@ -133,7 +133,7 @@ DAMAGES = {
     "nan-array": lambda model: change(model, components=np.full((G, 2), np.nan)),
     "infinite": lambda model: change(model, center=np.full(G, np.inf)),
     "zero-scale": lambda model: change(model, scale=np.zeros(G)),
-    "negative-penalty": lambda model: change(model, penalty=np.array([0.1, -0.1])),
+    "zero-penalty": lambda model: change(model, penalty=np.array([0.1, 0.0])),
     "float-rank": lambda model: change(model, rank=np.array(2.5)),
 }
 

@@ -288,9 +288,10 @@ class Imputer(ABC):
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
+            here, known = (str(names[wrong[0]])[:40] for names in (data.var_names, self.feature_names_))
             text = (
                 f"{len(wrong)} feature names differ from those of the model, the first at position {wrong[0]} "
-                f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model)"
+                f"({here!r} here, {known!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
         known, status = self._without_unseen(data)

@@ -42,7 +42,7 @@ class Learned:
     >>> declared = {"components": Learned("G r"), "singular_values": Learned("r", values="not negative")}
     >>> arrays = {"components": np.ones((5, 2)), "singular_values": np.array([2.0, -1.0])}
     >>> array_fault(declared, arrays, n_features=5)
-    ('model-array-values', "the array 'singular_values' has values that are negative, NaN or infinite")
+    ('model-array-values', "the array 'singular_values' has values that are negative, NaN, infinite or too large")
     """
 
     shape: str = ""
@@ -53,10 +53,10 @@ class Learned:
 
 
 WRONG = {
-    "any": "infinite",
-    "finite": "NaN or infinite",
-    "not negative": "negative, NaN or infinite",
-    "positive": "0, negative, NaN or infinite",
+    "any": "infinite or too large",
+    "finite": "NaN, infinite or too large",
+    "not negative": "negative, NaN, infinite or too large",
+    "positive": "0, negative, NaN, infinite or too large",
     "a share": "not from 0 to 1",
 }
 
@@ -71,15 +71,12 @@ def array_fault(
             if expected.optional:
                 continue
             return "model-array-missing", f"the array {name!r} is missing"
-        array = arrays[name]
-        letters = expected.shape.split()
-        shape = tuple(int(letter) if letter.isdecimal() else sizes.get(letter) for letter in letters)
-        pairs = list(zip(shape, array.shape, strict=False))
-        empty = any(
-            size == 0 and letter.isalpha() and letter != "r" for size, letter in zip(array.shape, letters, strict=False)
-        )
-        if len(shape) != array.ndim or empty or any(size not in (None, found) for size, found in pairs):
-            wanted = ", ".join(str(letters[k] if size is None else size) for k, size in enumerate(shape))
+        array, letters = arrays[name], expected.shape.split()
+        shape = [int(letter) if letter.isdecimal() else sizes.get(letter) for letter in letters]
+        if array.ndim != len(letters) or not all(map(_fits, letters, shape, array.shape)):
+            wanted = ", ".join(
+                str(letter if size is None else size) for letter, size in zip(letters, shape, strict=True)
+            )
             return "model-array-shape", f"the array {name!r} has shape {array.shape}, not ({wanted})"
         sizes.update(zip(letters, array.shape, strict=True))
         right = array.dtype.kind in KINDS[expected.kind] if expected.kind in KINDS else array.dtype == expected.kind
@@ -87,20 +84,27 @@ def array_fault(
             return "model-array-type", f"the array {name!r} holds {array.dtype}, not {expected.kind}"
         if not _allowed(array, expected.values):
             return "model-array-values", f"the array {name!r} has values that are {WRONG[expected.values]}"
-        if expected.below and array.size and not 0 <= array.min() <= array.max() < sizes[expected.below]:
+        if expected.below and not 0 <= array.min() <= array.max() < sizes[expected.below]:
             text = f"the array {name!r} has positions that are not from 0 to {sizes[expected.below] - 1}"
             return "model-array-values", text
     return None
 
 
+def _fits(letter: str, expected: int | None, found: int) -> bool:
+    """Whether a size is the one that its letter or number stands for."""
+    return found == expected if expected is not None else found > 0 or letter == "r"
+
+
 def _allowed(array: np.ndarray, values: Values) -> bool:
     if array.dtype.kind not in "fiu" or not array.size:
         return True
+    # a value whose square is infinite makes sums infinite, and differences of them NaN
+    limit = float(np.sqrt(np.finfo(array.dtype).max)) if array.dtype.kind == "f" else np.inf
     if values == "any":
-        return not np.isinf(array).any()
+        return not (np.abs(array) > limit).any()
     low, high = float(array.min()), float(array.max())  # NaN if there is one
     inside = {"finite": True, "not negative": low >= 0, "positive": low > 0, "a share": 0 <= low <= high <= 1}
-    return inside[values] and bool(np.isfinite(low) and np.isfinite(high))
+    return inside[values] and -limit <= low <= high <= limit
 
 
 def damaged(what: str, *, code: str) -> ModelFormatError:

@@ -147,7 +147,7 @@ class PlainAutoencoder(DeepImputer):
     learned: ClassVar[dict[str, Learned]] = {
         "selected": Learned("m", "int", below="G"),
         "factor": Learned("G", values="not negative"),
-        "share": Learned("G", values="not negative"),
+        "share": Learned("G", values="a share"),
     }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "depth": (1, 2, 3, 5, 10),

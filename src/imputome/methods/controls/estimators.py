@@ -93,7 +93,7 @@ class GeneMean(Imputer):
     """
 
     info = GENE_MEAN_INFO
-    learned: ClassVar[dict[str, Learned]] = {"share": Learned("G", values="not negative")}
+    learned: ClassVar[dict[str, Learned]] = {"share": Learned("G", values="a share")}
 
     def __init__(self, *, posterior: bool = False, random_state: int = 0) -> None:
         self.posterior = posterior

@@ -51,6 +51,8 @@ RESIDUAL_ARRAYS = {
 }
 RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
+# of a saved model; every fit gives larger ones, and with smaller ones the systems of `conditional` can be singular
+SMALLEST_NOISE, SMALLEST_RIDGE = 1e-5, 0.1
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
 
@@ -252,6 +254,8 @@ class GaussianCopula(Imputer):
             raise damaged("the array 'noise' is not of the features that vary", code="model-array-shape")
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
+        if gaussian.noise.min() < SMALLEST_NOISE or gaussian.ridge < SMALLEST_RIDGE:
+            raise damaged("the arrays 'noise' and 'ridge' have values that are too small", code="model-array-values")
         # early models have no calibration
         calibration = QuantileCalibration.none()
         if "levels" in arrays:

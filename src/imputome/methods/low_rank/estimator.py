@@ -21,7 +21,7 @@ from imputome.core.data import Data
 from imputome.core.holdout import hide_values
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
-from imputome.core.learned import Learned
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard
 from imputome.methods.factors import (
     LATENT_COLUMNS,
@@ -332,7 +332,7 @@ class LowRankImputer(Imputer):
     random_state: int
     learned: ClassVar[dict[str, Learned]] = {
         "components": Learned("G r"),
-        "penalty": Learned("r", values="not negative"),
+        "penalty": Learned("r", values="positive"),
         "center": Learned("G"),
         "scale": Learned("G", values="positive"),
     }
@@ -361,6 +361,12 @@ class LowRankImputer(Imputer):
     def _model(self, left: np.ndarray) -> LowRank:
         right = self.components_ * self.scale_[:, None].astype(np.float32)
         return LowRank(left, right, offset=self.center_, floor=None)
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        products = self.components_.T @ self.components_
+        if not np.allclose(products, np.eye(len(products)), atol=0.01):  # `regress` relies on it
+            raise damaged("the columns of the array 'components' are not orthonormal", code="model-array-values")
 
 
 class IterativeSVD(LowRankImputer):
