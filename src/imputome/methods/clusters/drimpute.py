@@ -10,9 +10,10 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Model
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.core.scales import TARGET
 from imputome.methods.clusters import DRIMPUTE_INFO
-from imputome.methods.rescaled import Rescaled, restored_counts, saved_counts
+from imputome.methods.rescaled import TRAINING, Rescaled, restored_counts, saved_counts
 
 COMPONENT_SHARE = 0.05  # of the number of cells: as many components of the distances go to k-means
 
@@ -61,7 +62,12 @@ class DrImpute(Imputer):
     """
 
     info = DRIMPUTE_INFO
-    learned = ("labels", "median_library", "gene_scale")
+    learned: ClassVar[dict[str, Learned]] = {
+        "labels": Learned("n c", kind="int", values="not negative"),
+        "median_library": Learned(values="positive"),
+        "gene_scale": Learned("G", values="not negative"),
+    }
+    stored: ClassVar[dict[str, Learned]] = TRAINING
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"min_clusters": (2, 15, "linear")}
 
     def __init__(
@@ -77,11 +83,13 @@ class DrImpute(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
+    def _check_values(self) -> None:
+        self._require("min_clusters", self.min_clusters >= 1, "at least 1")
+        self._require("max_clusters", self.max_clusters >= self.min_clusters, "at least min_clusters")
+
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         from sklearn.cluster import KMeans
 
-        self._require("min_clusters", self.min_clusters >= 1, "at least 1")
-        self._require("max_clusters", self.max_clusters >= self.min_clusters, "at least min_clusters")
         self.median_library_ = float(np.median(data.depth[data.depth > 0]))
         self.training_ = logs = self._logs(data)
         most = max(1, data.shape[0] // 2)

@@ -11,9 +11,10 @@ from scipy.special import digamma, gammaln, polygamma
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.core.scales import TARGET
 from imputome.methods.clusters import SCIMPUTE_INFO
-from imputome.methods.rescaled import Rescaled, at_from_rows, restored_counts, row_blocks, saved_counts
+from imputome.methods.rescaled import TRAINING, Rescaled, at_from_rows, restored_counts, row_blocks, saved_counts
 from imputome.methods.smoothing.components import Components, nearest
 
 PER_MILLION = 1e6
@@ -78,7 +79,14 @@ class ScImpute(Imputer):
     """
 
     info = SCIMPUTE_INFO
-    learned = ("mean", "loadings", "labels", "mixtures", "gene_scale")
+    learned: ClassVar[dict[str, Learned]] = {
+        "mean": Learned("G"),
+        "loadings": Learned("G k"),
+        "labels": Learned("n", kind="int"),
+        "mixtures": Learned("c 5 G", values="any"),
+        "gene_scale": Learned("G", values="not negative"),
+    }
+    stored: ClassVar[dict[str, Learned]] = TRAINING
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "n_clusters": (2, 15, "linear"),
         "threshold": (0.3, 0.9, "linear"),
@@ -99,10 +107,12 @@ class ScImpute(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_clusters", self.n_clusters >= 1, "at least 1")
         self._require("threshold", 0 < self.threshold < 1, "between 0 and 1")
         self._require("max_neighbors", self.max_neighbors >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self.training_ = _log_values(data)
         components = Components.of(self.training_, COMPONENTS, self.random_state)
         self.mean_, self.loadings_ = components.mean, components.loadings
