@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.disk import room_for
 from imputome.errors import InputError
 
 
@@ -29,8 +30,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
     _remove(partial)
     try:
-        yield partial
-        _move(partial, path)
+        with room_for(path):
+            yield partial
+            _move(partial, path)
     except BaseException:
         _remove_interrupted(partial)
         raise
