@@ -190,14 +190,15 @@ def test_a_killed_trial_is_not_counted(folder, monkeypatch):
 FORK = multiprocessing.get_context("fork")  # starts fast
 
 
-def begin(start, task, done, hold):
+def begin(start, task, done, go_on):
     start.wait(10)
     with tuning._at_work(task.storage) as process:
         study = tuning._open_study(task, process)
         trial = study.ask()
         trial.set_user_attr(tuning.PROCESS, [socket.gethostname(), process])
         done.put(trial.number)
-        hold.wait(20)
+        while not go_on.exists():  # an event would wait for the one that is killed
+            time.sleep(0.02)
         study.tell(trial, 1.0)
 
 
@@ -215,11 +216,13 @@ def some_task(folder, **other):
 
 def test_several_processes_begin_with_one_new_file(folder):
     """Of four that make the same file at the same moment none fails, and no trial is lost."""
-    start, hold, done = FORK.Barrier(4), FORK.Event(), FORK.Queue()
-    processes = [FORK.Process(target=begin, args=(start, some_task(folder), done, hold)) for _ in range(4)]
+    start, done, go_on = FORK.Barrier(4), FORK.Queue(), folder / "go on"
+    processes = [
+        FORK.Process(target=begin, args=(start, some_task(folder), done, go_on), daemon=True) for _ in range(4)
+    ]
     for process in processes:
         process.start()
-    assert sorted(done.get(timeout=20) for _ in processes) == [0, 1, 2, 3]
+    assert sorted(done.get(timeout=60) for _ in processes) == [0, 1, 2, 3]
     # a fifth, with other parameters, does not take the study over, though no trial has finished
     with pytest.raises(InputError, check=has_code("study-differs")):
         tuning._open_study(some_task(folder, params={"max_iter": 3}))
@@ -228,12 +231,12 @@ def test_several_processes_begin_with_one_new_file(folder):
     processes[0].join()
     tuning._open_study(some_task(folder))
     assert sorted(trial.state.name for trial in trials_of()) == ["FAIL", *["RUNNING"] * 3]
-    hold.set()
+    go_on.touch()
     for process in processes[1:]:
         process.join(20)
         assert process.exitcode == 0
     assert sorted(trial.state.name for trial in trials_of()) == [*["COMPLETE"] * 3, "FAIL"]
-    assert {path.name for path in folder.iterdir()} == {"in.h5ad", "s.db"}
+    assert {path.name for path in folder.iterdir()} == {"in.h5ad", "s.db", "go on"}
 
 
 def test_a_trial_on_another_machine_is_not_judged(folder):

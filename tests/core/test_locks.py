@@ -32,7 +32,7 @@ def test_one_holder_at_a_time(tmp_path):
     path = tmp_path / "number"
     path.write_text("0")
     start = FORK.Event()
-    processes = [FORK.Process(target=add_one, args=(path, 50, start)) for _ in range(4)]
+    processes = [FORK.Process(target=add_one, args=(path, 50, start), daemon=True) for _ in range(4)]
     for process in processes:
         process.start()
     start.set()
@@ -50,7 +50,7 @@ def hold(path, held):
 
 def test_a_killed_holder_holds_nothing(tmp_path):
     path, held = tmp_path / "a.csv", FORK.Event()
-    process = FORK.Process(target=hold, args=(path, held))
+    process = FORK.Process(target=hold, args=(path, held), daemon=True)
     process.start()
     assert held.wait(10)
     assert is_locked(path)

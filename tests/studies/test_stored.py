@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 
 import anndata as ad
@@ -72,7 +73,7 @@ def test_four_processes_end_with_what_serial_runs_give(tmp_path, suffix):
     write(table_of(computation("from before")), output)
     write(table_of(computation("from before")), serial)
     start = FORK.Barrier(4)
-    processes = [FORK.Process(target=work, args=(output, number, start)) for number in range(4)]
+    processes = [FORK.Process(target=work, args=(output, number, start), daemon=True) for number in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -102,7 +103,7 @@ def killed_in_a_line(output):
 def test_a_process_killed_in_a_line_costs_that_line_only(tmp_path):
     output = tmp_path / "out.csv"
     for _ in range(2):  # the second begins behind the half line of the first
-        process = FORK.Process(target=killed_in_a_line, args=(output,))
+        process = FORK.Process(target=killed_in_a_line, args=(output,), daemon=True)
         process.start()
         process.join(30)
     journal = Journal(output)
@@ -274,7 +275,7 @@ def test_scores_of_evaluate_in_the_table_of_a_study_are_kept(tmp_path):
 def test_the_table_is_written_under_its_lock(tmp_path):
     """A study waits while `imputome evaluate` adds its scores."""
     table = execute(STUDY, tmp_path, load=load)
-    process = FORK.Process(target=write_results, args=(STUDY, table, tmp_path))
+    process = threading.Thread(target=write_results, args=(STUDY, table, tmp_path))
     with locked(tmp_path / "results.csv"):
         process.start()
         process.join(0.5)

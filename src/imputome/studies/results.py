@@ -31,6 +31,7 @@ COLUMNS = (*KEY, "transform", "metric", "value", "seconds", "peak_bytes", "statu
 TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "transform", "metric", "status", "reason")
 INTEGERS, NUMBERS = ("trial", "seed"), ("fraction", "value", "seconds", "peak_bytes")
 NEEDS_INTEGERS = "needs integers"  # status of a method that cannot run on normalised counts
+STATUSES = {"ok", "failed", NEEDS_INTEGERS, "skipped"}
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 RESULTS = "results.csv"  # of a study, in its folder
 LINE_START = b'[{"dataset": '  # of each line of a journal
@@ -157,10 +158,11 @@ def _journal_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _is_row(row: Any) -> bool:
     """Whether a row of a journal has the columns of a table, with values of their types."""
-    return isinstance(row, dict) and all(
+    right = isinstance(row, dict) and all(
         isinstance(row.get(name), str if name in TEXT_COLUMNS else int if name in INTEGERS else int | float)
         for name in COLUMNS
     )
+    return right and row["status"] in STATUSES
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -258,6 +260,7 @@ def _of_text(stream: BinaryIO, path: Path) -> pd.DataFrame:
         io.BytesIO(content),
         sep=_separator(path),
         keep_default_na=False,
+        float_precision="round_trip",
         dtype=dict.fromkeys(TEXT_COLUMNS, str),
         na_values={name: ["", "nan"] for name in NUMBERS},
     )
@@ -285,6 +288,9 @@ def _check_types(table: pd.DataFrame) -> None:
     if wrong:
         kind = "text" if wrong[0] in TEXT_COLUMNS else "integers" if wrong[0] in INTEGERS else "numbers"
         raise _NoTableError(f"its column {wrong[0]!r} does not hold {kind} only")
+    unknown = set(table["status"]) - STATUSES
+    if unknown:  # a row that was cut has none
+        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)))}")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -368,7 +368,7 @@ def _at_work(storage: Path) -> Iterator[str]:
 
 def _processes(storage: Path) -> set[str]:
     """The processes that work on a study now, on this machine or on one that shares its locks."""
-    pattern = re.compile(rf"\.{re.escape(storage.name)}\.(\d+-[0-9a-f]{8})\.lock")
+    pattern = re.compile(rf"\.{re.escape(storage.name)}\.(\d+-[0-9a-f]+)\.lock")
     names = [match[1] for entry in storage.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
     return {name for name in names if is_locked(storage.with_name(f"{storage.name}.{name}"))}
 
