@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import field
@@ -22,8 +23,10 @@ from imputome.errors import InputError, printable
 from imputome.result.record import options_of
 
 MARK = "# written by imputome tune"  # first line of the files that may be overwritten
-MAX_TOML_BYTES = 2**18  # ten times the largest study; the time that parsing takes can grow with the square
+MAX_TOML_BYTES = 2**20  # a study has some kilobytes, a list of all genes half of this
 MAX_DEPTH = 32  # of tables and lists in each other
+# a name of more parts: tomllib takes memory with the square of their number, 68 GB for 256 KiB of "a.a.a"
+LONG_NAME = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -71,7 +74,13 @@ def read_config(path: str | Path) -> Config:
 def read_toml(path: Path, what: str, *, code: str, parameter: str | None = None) -> dict[str, Any]:
     """The content of a TOML file; the codes of errors are ``<code>-missing`` and ``<code>-unreadable``."""
     text = read_small_text(path, what, code=code, parameter=parameter, max_bytes=MAX_TOML_BYTES)
-    return _parsed(text, tomllib.loads, f"the {what} {path} is not valid TOML", code=code, parameter=parameter)
+    return _parsed(text, _loads_toml, f"the {what} {path} is not valid TOML", code=code, parameter=parameter)
+
+
+def _loads_toml(text: str) -> dict[str, Any]:
+    if LONG_NAME.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
 
 
 def _options_of_json(path: Path) -> Any:
@@ -97,9 +106,11 @@ def _parsed(text: str, parse: Callable[[str], Any], wrong: str, *, code: str, pa
             return content
         reason = f"it has more than {MAX_DEPTH} brackets in each other"
     except RecursionError:
-        reason = "it has too many brackets in each other"
-    except ValueError as error:
+        reason = "it has too many brackets in each other, or too many dots in a name"
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         reason = str(error)
+    except ValueError:
+        reason = "a number in it has too many digits"
     raise InputError(f"{wrong} ({reason}): correct it there", code=f"{code}-unreadable", parameter=parameter)
 
 
@@ -161,4 +172,5 @@ def write_config(path: Path, config: Config, *, notes: str = "") -> None:
 
 def _toml(value: Any) -> str:
     """A plain value in TOML, whose notation for texts, numbers, truth values and lists of them is that of JSON."""
-    return json.dumps("none" if value is None else value, allow_nan=False, ensure_ascii=False)
+    text = json.dumps("none" if value is None else value, allow_nan=False, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # which JSON allows

@@ -338,6 +338,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def told_apart(table: pd.DataFrame) -> pd.Series:
     """For each row, in which settings it differs from others of its dataset, scheme and fraction, as a short text."""
+    table = table.reset_index(drop=True)
     texts = table["options"].map(lambda _: "")
     for _, part in table.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
         settings = {options: _settings(str(options)) for options in part["options"].unique()}

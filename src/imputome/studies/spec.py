@@ -43,6 +43,7 @@ CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
 MAX_COMBINATIONS = 1000  # of the values of one table of factors
+MAX_TEXT = 1000  # characters
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
@@ -507,7 +508,7 @@ def _first_fault(error: ValidationError) -> InputError:
 
 
 def _check_texts(content: Any, where: str = "") -> None:
-    """Check that a text or name has no control characters, which a terminal would obey."""
+    """Check that names and texts are not long, and have no control characters, which a terminal would obey."""
     if isinstance(content, dict):
         for name, value in content.items():
             _check_texts(name, "a name")
@@ -515,8 +516,11 @@ def _check_texts(content: Any, where: str = "") -> None:
     elif isinstance(content, list):
         for value in content:
             _check_texts(value, where)
-    elif isinstance(content, str) and not "".join(content.split()).isprintable():
-        raise _wrong(f"{where}={printable(content)} has a character that cannot be printed: leave it out")
+    elif isinstance(content, str):
+        if len(content) > MAX_TEXT:
+            raise _wrong(f"{where}={printable(content)} is longer than {MAX_TEXT} characters: give a shorter text")
+        if not "".join(content.split()).isprintable():
+            raise _wrong(f"{where}={printable(content)} has a character that cannot be printed: leave it out")
 
 
 def _plain(value: Any) -> str:
