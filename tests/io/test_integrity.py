@@ -149,6 +149,16 @@ def test_each_matrix_is_looked_at(tmp_path):
         refused(path, "damaged-matrix")
 
 
+@pytest.mark.parametrize("part", ["data", "indices", "indptr"])
+def test_a_part_of_a_sparse_matrix_is_not_there(tmp_path, part):
+    """Its shape alone could ask for any memory."""
+    counts().write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        del file["X"][part]
+        file["X"].attrs["shape"] = np.array([N, 2**40])
+    refused(tmp_path / "a.h5ad", "damaged-matrix", part)
+
+
 def test_a_report_looks_before_it_reads_in_parts(tmp_path):
     write_lying(tmp_path / "a.h5ad", LIES["index far out"])
     with pytest.raises(InputError, check=has_code("damaged-matrix")), open_result(tmp_path / "a.h5ad"):
@@ -475,3 +485,15 @@ def test_an_input_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ad, "read_h5ad", slow)
     refused(path, "input-changed")
+
+
+@pytest.mark.parametrize("place", ["obs/_index", "var/_index", "obs/word", "obs/batch/categories"])
+def test_damaged_texts_are_not_carried_on(tmp_path, place):
+    adata = counts()
+    adata.obs["word"], adata.obs["batch"] = [f"w{i}" for i in range(N)], pd.Categorical(["a", "b"] * (N // 2))
+    adata.strings_to_categoricals = lambda *_: None  # so that a column of text stays one
+    adata.write_zarr(tmp_path / "a.zarr")
+    array = zarr.open_group(str(tmp_path / "a.zarr"), mode="r+", use_consolidated=False)[place]
+    assert read(tmp_path / "a.zarr").shape == (N, G)
+    array[1] = "a\0b"
+    refused(tmp_path / "a.zarr", "damaged-text")

@@ -33,6 +33,7 @@ _MAX_CHUNKS = 10**7  # of an array of zarr, each of which is a file
 _ENOUGH = 20.0  # expected nonzero values in a chunk, of which at least one would be there
 _BLOCK = 2**22  # indices read at a time
 _SMALL = 2**20  # bytes of a file, or of a folder, whose contents are compared
+_PARTS = ("data", "indices", "indptr")  # of a sparse matrix
 
 Place = tuple[int, ...]  # of a chunk in the grid of chunks
 
@@ -101,7 +102,7 @@ def check_store(root: Any, path: Path, *, lazy: bool = False) -> None:
             continue
         form = _sparse_form(group)
         if form is not None:
-            parts = {part: f"{name}/{part}".lstrip("/") for part in ("data", "indices", "indptr")}
+            parts = {part: f"{name}/{part}".lstrip("/") for part in _PARTS}
             compressed |= set(parts.values())
             lost = {part: absent.get(full, []) for part, full in parts.items()}
             _check_sparse_group(group, form, name, path, lost, lazy=lazy)
@@ -179,14 +180,13 @@ def _hdf5_ratio(dataset: Any) -> int:
 # -- sparse matrices and names of a store ------------------------------------------------------------------------------
 def _sparse_form(group: Any) -> str | None:
     """``"csr"`` or ``"csc"`` for a group that is a sparse matrix, of anndata (also old ones) or Cell Ranger."""
-    if any(name not in group for name in ("data", "indices", "indptr")):
-        return None
     attrs = group.attrs
     kind = attrs.get("encoding-type", attrs.get("h5sparse_format", b""))
     kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
     if kind[:3] in ("csr", "csc"):
         return kind[:3]
-    return "csc" if "shape" in group and not kind else None  # Cell Ranger: genes x cells
+    ranger = not kind and all(name in group for name in ("shape", *_PARTS))
+    return "csc" if ranger else None  # genes x cells
 
 
 def _check_sparse_group(
@@ -194,6 +194,9 @@ def _check_sparse_group(
 ) -> None:
     """Check a sparse matrix of a store; ``lost`` are the chunks of its parts that are not there."""
     where = f"{name or 'the matrix'} of {path}"
+    lacking = [part for part in _PARTS if part not in group]
+    if lacking:
+        raise contradiction(where, f"it has no {lacking[0]}")
     shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     shape = group["shape"][()] if shape is None and "shape" in group else shape
     try:
@@ -223,6 +226,18 @@ def _rows_increase(indptr: np.ndarray, indices: np.ndarray) -> bool:
     starts = indptr[(indptr > 0) & (indptr < len(indices))].astype(np.intp)
     increase[starts - 1] = True
     return bool(increase.all())
+
+
+def check_texts(adata: Any, path: Path) -> None:
+    """Refuse texts with a zero byte, which no format of a result can hold: where they are read, bytes are damaged."""
+    for axis in ("obs", "var"):
+        table = getattr(adata, axis)
+        for name, column in ((f"{axis}_names", table.index), *table.items()):
+            texts = column.cat.categories if hasattr(column, "cat") else column
+            if texts.dtype == object and any("\0" in text for text in texts if isinstance(text, str)):
+                problem = f"{axis}[{str(name)!r}]" if name in table else name
+                text = f"{problem} of {path} has a text with a zero byte, so it is damaged: get it, or write it, again"
+                raise InputError(text, code="damaged-text")
 
 
 def _check_names(group: Any, name: str, path: Path, absent: dict[str, list[Place]]) -> None:

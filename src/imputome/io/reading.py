@@ -17,6 +17,7 @@ from imputome.io.integrity import (
     check_declared,
     check_memory,
     check_store,
+    check_texts,
     is_zarr,
 )
 from imputome.io.store import has_half_precision
@@ -95,6 +96,7 @@ def _read(
             warnings.filterwarnings("ignore", message=".*names are not unique")
             adata = reader()
             check_sparse(adata, f" of {path}")
+            check_texts(adata, path)
             adata = _with_missing(adata, options.codes)
             return adata.T if transpose else adata
     except (ImputomeError, MemoryError):
