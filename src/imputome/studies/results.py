@@ -238,7 +238,7 @@ def _table(path: Path) -> pd.DataFrame:
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        raise _NoTableError(printable(reason.splitlines()[0]), "unreadable") from error
+        raise _NoTableError(printable(reason.splitlines()[0], 200), "unreadable") from error
     if "transform" not in table.columns:  # tables of the first version
         table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
@@ -290,7 +290,7 @@ def _check_types(table: pd.DataFrame) -> None:
         raise _NoTableError(f"its column {wrong[0]!r} does not hold {kind} only")
     unknown = set(table["status"]) - STATUSES
     if unknown:  # a row that was cut has none
-        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)))}")
+        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)), 200)}")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -347,7 +347,7 @@ def told_apart(table: pd.DataFrame) -> pd.Series:
         for options, values in settings.items():
             text = ", ".join(f"{name}={values[name]}" for name in varied if name in values)
             rows = part.index[part["options"] == options]
-            texts[rows] = printable(text or f"no {varied[0]}") if varied else ""
+            texts[rows] = printable(text or f"no {varied[0]}", 200) if varied else ""
     return texts
 
 
