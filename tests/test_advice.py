@@ -446,6 +446,13 @@ ROWS = [
         only=PYTHON,
     ),
     Row("nothing-to-hide", "mask", "counts.h5ad", {"scheme": "random", "fraction": 0.0001}, {"fraction": 0.2}),
+    Row(
+        "not-a-results-table",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "output": "samples.csv"},
+        {"output": "new.csv"},
+    ),
     # tuning
     Row(
         "objective-not-reported",
@@ -612,6 +619,8 @@ EXCEPTIONS = {
     "not-finite": "depends on the course of a training; tests/methods/test_training.py",
     "study-differs": "needs a study that was begun; tests/cli/test_tune.py",
     "storage-not-optuna": "needs another database; tests/cli/test_tune.py",
+    "storage-unreadable": "needs a damaged database; tests/cli/test_tune.py",
+    "not-a-study-folder": "of studies, which take a while; tests/studies/test_stored.py",
     "not-checked": "of plots, and the remedy is another call; tests/report/test_plots.py",
     "library-size-unknown": "of reports of some genes, and the remedy is another call; tests/report",
     "method-not-registered": "of studies run from Python with a class; tests/studies/test_execute.py",

@@ -166,14 +166,19 @@ def some(names: Iterable[str], number: int = 5) -> str:
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
 
 
-def printable(text: str, length: int = 200) -> str:
-    r"""A name from a file, as it can be printed anywhere: escapes for control characters and line ends, and not long.
+def printable(text: str, length: int | None = None) -> str:
+    r"""The text on one line of a terminal: control characters, line ends and signs of no width as escapes.
+
+    Of a text that is longer than ``length`` only the beginning is given.
 
     Examples
     --------
     >>> from imputome.errors import printable
-    >>> print(printable("two\nlines"))
-    two\nlines
+    >>> print(printable("a\x1b[2Jb β"))
+    a\x1b[2Jb β
     """
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: length + 1])
-    return shown if len(shown) <= length else f"{shown[: length - 3]}..."
+    if length is not None and len(text) > length:
+        text = text[: length - 3] + "..."
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -404,7 +404,7 @@ def test_tables_that_are_no_files(tmp_path, capsys):
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     for name in ("out.csv", "zero.csv"):
         assert run([*line, str(tmp_path / name)]) == 1
-        assert "[output-not-a-file]" in capsys.readouterr().err
+        assert "[special-file]" in capsys.readouterr().err
         with pytest.raises(InputError, match=name):
             read(tmp_path / name)
     assert (tmp_path / "zero.csv").is_symlink()

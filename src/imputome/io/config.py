@@ -164,7 +164,12 @@ def _is_free(path: Path) -> bool:
 def write_config(path: Path, config: Config, *, notes: str = "") -> None:
     """Write a config, with ``notes`` in its first line."""
     check_config_path(path)
-    lines = [f"{MARK}{': ' if notes else ''}{printable(notes)}", f"method = {_toml(config.method)}", "", "[params]"]
+    lines = [
+        f"{MARK}{': ' if notes else ''}{printable(notes, 200)}",
+        f"method = {_toml(config.method)}",
+        "",
+        "[params]",
+    ]
     lines += [f"{name} = {_toml(value)}" for name, value in config.params.items()]
     with atomic_path(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -155,7 +155,7 @@ class Dataset:
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", printable(self.name))  # it can be the name of a file
+        object.__setattr__(self, "name", printable(self.name, 200))  # it can be the name of a file
 
     def identity(self) -> dict[str, Any]:
         """What results are stored under beside its name, so that they are never taken for those of other data."""

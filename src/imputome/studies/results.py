@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from imputome.core.atomic import atomic_path
+from imputome.core.atomic import atomic_path, destination
+from imputome.core.disk import room_for
 from imputome.core.locks import locked
 from imputome.core.small_files import open_regular
 from imputome.errors import InputError, missing_extra, printable
@@ -70,7 +71,7 @@ class Journal:
     """
 
     def __init__(self, output: str | Path | None) -> None:
-        self.output = None if output is None else Path(output)
+        self.output = None if output is None else destination(output)
         self.path = None if self.output is None else self.output.with_name(f".{self.output.name}.journal")
         self.rows: list[list[dict[str, Any]]] = []  # of this process, by computation
         with nullcontext() if self.output is None else locked(self.output):
@@ -88,7 +89,8 @@ class Journal:
         self.rows.append(rows)
         if self.output is None or self.path is None:
             return
-        with locked(self.output), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as stream:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        with locked(self.output), room_for(self.path), _opened(self.path, flags) as stream:
             if stream.seek(0, os.SEEK_END):
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":  # a process was killed while it wrote its line
@@ -180,6 +182,7 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def check_path(path: Path) -> None:
     """Check, before any computation, that a table can be written to ``path``."""
+    path = destination(path)
     if not path.name.lower().endswith(SUFFIXES):
         text = f"{path} is not the name of a table: use one of the endings {', '.join(SUFFIXES)}"
         raise InputError(text, code="table-suffix", parameter="output")
@@ -189,9 +192,6 @@ def check_path(path: Path) -> None:
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder", parameter="output")
-    if path.exists() and not path.is_file():
-        text = f"{path} is a device or a pipe, to which nothing can be added: give the name of a file"
-        raise InputError(text, code="output-not-a-file", parameter="output")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         text = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
         raise InputError(text, code="folder-not-writable", parameter="output")
@@ -238,7 +238,7 @@ def _table(path: Path) -> pd.DataFrame:
         raise
     except Exception as error:  # damaged files make the libraries fail in too many ways to list
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        raise _NoTableError(printable(reason.splitlines()[0]), "unreadable") from error
+        raise _NoTableError(printable(reason.splitlines()[0], 200), "unreadable") from error
     if "transform" not in table.columns:  # tables of the first version
         table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
@@ -290,7 +290,7 @@ def _check_types(table: pd.DataFrame) -> None:
         raise _NoTableError(f"its column {wrong[0]!r} does not hold {kind} only")
     unknown = set(table["status"]) - STATUSES
     if unknown:  # a row that was cut has none
-        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)))}")
+        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)), 200)}")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -347,7 +347,7 @@ def told_apart(table: pd.DataFrame) -> pd.Series:
         for options, values in settings.items():
             text = ", ".join(f"{name}={values[name]}" for name in varied if name in values)
             rows = part.index[part["options"] == options]
-            texts[rows] = printable(text or f"no {varied[0]}") if varied else ""
+            texts[rows] = printable(text or f"no {varied[0]}", 200) if varied else ""
     return texts
 
 

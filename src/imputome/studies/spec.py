@@ -467,7 +467,7 @@ def find_study(name: str, *, quick: bool = False) -> Study:
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
         _check_texts(content)
-        return _study(printable(path.stem), content, quick)
+        return _study(printable(path.stem, 200), content, quick)
     except (ValidationError, InputError) as error:
         raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
 
@@ -503,7 +503,7 @@ def _first_fault(error: ValidationError) -> InputError:
     if fault["type"] == "unexpected_keyword_argument":
         known = ", ".join(entry.name for entry in fields(TABLES.get(table, Study)))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
-    given, expected = printable(repr(fault["input"])), EXPECTED.get(fault["type"], fault["msg"])
+    given, expected = printable(repr(fault["input"]), 200), EXPECTED.get(fault["type"], fault["msg"])
     return _wrong(f"{where}{name}={given} is not valid: {expected}")
 
 
@@ -518,9 +518,9 @@ def _check_texts(content: Any, where: str = "") -> None:
             _check_texts(value, where)
     elif isinstance(content, str):
         if len(content) > MAX_TEXT:
-            raise _wrong(f"{where}={printable(content)} is longer than {MAX_TEXT} characters: give a shorter text")
+            raise _wrong(f"{where}={printable(content, 200)} is longer than {MAX_TEXT} characters: give a shorter text")
         if not "".join(content.split()).isprintable():
-            raise _wrong(f"{where}={printable(content)} has a character that cannot be printed: leave it out")
+            raise _wrong(f"{where}={printable(content, 200)} has a character that cannot be printed: leave it out")
 
 
 def _plain(value: Any) -> str:

@@ -385,7 +385,7 @@ def _storage_errors(storage: Path) -> Iterator[None]:
 
 
 def _unusable(storage: Path, error: Exception) -> InputError:
-    reason = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+    reason = printable((str(error).strip() or type(error).__name__).splitlines()[0], 200)
     text = f"the study in {storage} cannot be used ({reason}): move the file away, or pass another {{storage}}"
     return InputError(text, code="storage-unreadable", storage=...)
 
