@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -216,7 +217,7 @@ class Row:
         return f"{self.code}: {self.command} {self.source}, {', '.join(self.then)}"
 
 
-def with_covariates(names: str) -> dict[str, Any]:
+def with_covariates(names: str | list[str]) -> dict[str, Any]:
     return {"method": "zipo", "covariates": names, "params": {"max_epochs": 1, "encoder": "8"}}
 
 
@@ -546,6 +547,13 @@ ROWS = [
         "covariate-unclear",
         "impute",
         "covariates.h5ad",
+        with_covariates(["plate", "donor"]),
+        {"covariates": ["plate", "donor:number"]},
+    ),
+    Row(
+        "covariate-unclear",
+        "impute",
+        "covariates.h5ad",
         with_covariates("donor"),
         {"covariates": "donor:category"},
         only=LINE,
@@ -703,7 +711,7 @@ def on_the_line(row: Row, options: dict[str, Any], capsys: pytest.CaptureFixture
         if name in ("params", "options"):
             line += [text for key, entry in value.items() for text in ("--set", f"{key}={entry}")]
         else:
-            line += ["--from", value] if name == "start" else flag(name, value).split(" ", 1)
+            line += ["--from", value] if name == "start" else shlex.split(flag(name, value))
     status = run(line)
     printed = capsys.readouterr()
     found = (re.fullmatch(r"(?:error|warning): (.*) \[([\w-]+)\]", text) for text in printed.err.splitlines())

@@ -54,6 +54,8 @@ def evaluate(*more, source="made.h5ad"):
         (["--set", "share=1"], "unknown-option", "share"),
         (["--methods", ""], "no-methods", "--methods"),
         (["--methods", " , "], "no-methods", "--methods"),
+        (["--methods", "poisson_nmf:n_components=0"], "parameter-value", "n_components=0"),
+        (["--methods", "count_autoencoder:dropout=1"], "parameter-value", "dropout=1"),
         (["--label", "type"], "option-unused", "--downstream clustering"),
         (["--label", "cell", "--downstream", "clustering"], "too-many-labels", "40"),
         (["--label", "one", "--downstream", "clustering"], "too-few-labels", "'one'"),

@@ -51,6 +51,14 @@ def test_small_integers_among_decimals(name):
     assert not_like_others(first(RNG.integers(1, 23, GENES), TABLES[name])) == [0]
 
 
+@pytest.mark.parametrize("name", ["counts", "z-scores", "one cell each"])
+def test_columns_on_the_scale_of_the_samples(name):
+    """GC contents and chromosomes, which differ from samples in zeros, signs and decimals."""
+    chromosomes = RNG.integers(1, 23, GENES)
+    for column in (RNG.uniform(0.3, 0.7, GENES).round(2), *([] if name == "counts" else [chromosomes])):
+        assert not_like_others(first(column, TABLES[name])) == [0]
+
+
 def test_odd_samples_are_samples():
     """Deep and shallow ones, one of zeros and ones among fractions, rounded logs, an empty one, one of few values."""
     for k, factor in ((0, 20), (5, 20), (0, 1 / 50)):

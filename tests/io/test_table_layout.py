@@ -320,6 +320,63 @@ def test_measures_of_one_sample_are_no_samples(tmp_path, columns):
     assert read(tmp_path, wide).n_obs == N
 
 
+def groups_of_proteins():
+    """A table as MaxQuant writes it: a few columns of values among many others."""
+    words = [f"P{k:05d};Q{k:05d}" for k in range(G)]
+    parts = {
+        "Protein IDs": words,
+        "Peptide counts (all)": [f"{k};{k + 1}" for k in range(G)],
+        "Fasta headers": [f">sp|a protein, {k}" for k in range(G)],
+        "Number of proteins": 2,
+        "Peptides": IDS % 50,
+        **{f"Peptides {name}": IDS % 20 for name in SAMPLES},
+        "Sequence coverage [%]": 12.5,
+        **{f"Sequence coverage {name} [%]": 7.5 for name in SAMPLES},
+        "Score": RNG.gamma(2, 30, G).round(2),
+        **{f"Identification type {name}": "By MS/MS" for name in SAMPLES},
+        **{f"LFQ intensity {name}": COUNTS[:, k] * 1000 for k, name in enumerate(SAMPLES)},
+        "Only identified by site": ["+", *[None] * (G - 1)],
+        "Reverse": None,
+        "Potential contaminant": ["+", *[None] * (G - 1)],
+        "id": range(G),
+        "Oxidation (M), site IDs": words,
+    }
+    return pd.DataFrame(parts)
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_one_of_several_measures_is_taken(tmp_path, suffix):
+    """Following the advice once is enough, with one measure in the table too, and with columns in any place."""
+    frame = groups_of_proteins()
+    one = frame.loc[:, [name for name in frame if not name.startswith(("Peptides ", "Sequence", "Identification"))]]
+    for given, code in ((frame, "several-measures"), (one, "not-a-number")):
+        path = tmp_path / f"t.{suffix}"
+        given.to_parquet(path) if suffix == "parquet" else given.to_csv(path, sep="\t", index=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(InputError, check=has_code(code)) as refusal:
+                read_table(path, genes_in="rows")
+            advised = tuple(refusal.value.message.options["annotation"].split(","))
+            adata = read_table(path, genes_in="rows", options=TableOptions(annotation=advised))
+        assert adata.obs_names.tolist() == [f"LFQ intensity {name}" for name in SAMPLES]
+        np.testing.assert_array_equal(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, 1000 * COUNTS.T)
+        assert list(adata.var["id"]) == list(range(G))
+
+
+def test_p_values_of_detection_are_passed_through(tmp_path):
+    frame = table(BETA)
+    for k in range(N, 0, -1):
+        frame.insert(k + 1, "Detection Pval", 0.01, allow_duplicates=True)
+    with warns("annotation-passed"):
+        adata = read(tmp_path, frame)
+    np.testing.assert_array_equal(adata.X, BETA.T)
+
+
+def test_conditions_are_no_measures(tmp_path):
+    names = [f"{condition}_{k}" for condition in ("signal", "liver", "total") for k in range(4)]
+    assert read(tmp_path, table(BETA, names)).obs_names.tolist() == names
+
+
 @pytest.mark.parametrize("place", ["first", "last"])
 @pytest.mark.parametrize("how", ["sum", "mean"])
 def test_a_column_of_totals_is_no_sample(tmp_path, place, how):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -119,13 +120,14 @@ OPPOSITES = {"--check": "--no-check", "--keep-observed": "--replace-observed", "
 
 def flag(name: str, value: Any) -> str:
     """A parameter of the library as it is passed on the command line; one of a method alone goes through ``--set``."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else "..." if value is ... else str(value)
     if name not in FLAGS:
-        return f"--set {name}={'...' if value is ... else value}"
+        return f"--set {shlex.quote(f'{name}={text}')}"
     if value is ... or value is True:
         return FLAGS[name]
     if value is False:
         return OPPOSITES.get(FLAGS[name], FLAGS[name])
-    return f"{FLAGS[name]} {value}"
+    return f"{FLAGS[name]} {shlex.quote(text)}"
 
 
 # -- commands from dataclasses -----------------------------------------------------------------------------------------

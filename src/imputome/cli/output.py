@@ -508,6 +508,8 @@ class Writing:
 
 def ending(run: Run) -> str:
     """How the fit ended, in a few words."""
+    if run.estimator.replaced_by:
+        return "replaced (see the warning)"
     status = run.imputation.status
     text = status.message if status.converged else f"did not converge ({status.name})"
     return text or "no iteration needed"

@@ -178,7 +178,15 @@ class Imputer(ABC):
             array = arrays[name]
             setattr(self, f"{name}_", array.item() if array is not None and array.ndim == 0 else array)
 
+    def _check_values(self) -> None:  # noqa: B027  (most methods need none)
+        """Refuse values of parameters that no data could make valid; their types were checked before."""
+
     # -- what users call -------------------------------------------------------------------------------------------
+    def check_params(self) -> None:
+        """Check types and values of the parameters as far as that needs no data; a fit begins with it."""
+        check_parameters(type(self), self.get_params())
+        self._check_values()
+
     def _tell(self, share: float, text: str) -> None:
         """Report the progress of a fit; the callback can raise to end the fit."""
         if self.progress is not None:
@@ -222,7 +230,7 @@ class Imputer(ABC):
             A parameter has a wrong type, the method does not take this kind of data, or fewer than 2 rows or 2 columns
             have observed values.
         """
-        check_parameters(type(self), self.get_params())
+        self.check_params()
         data = self._accept(data, kind)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ MIN_REPEATS_BELOW = 10  # of -8 or -9 below other negative values
 MAX_LOG = 20.0  # logs of expression are not larger; log2(x + 0.5) of 0 is -1, with the next value 1.6 above it
 MIN_GAP_OF_LOGS = 2.0
 MAX_UNNAMED = 50.0  # the log of a small number that was added to 0 is never so far below 0
+FAR = 1000.0  # times all other values: a number of any digits that is so far off and repeated is a code
 
 
 def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[float, int]:
@@ -33,7 +35,7 @@ def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[f
     dict of float to int
         Empty where nothing looks like a code. A code is a number of only nines or eights, or -1; it is the smallest
         or largest of all values, and far from the next one. A repeated number far below zero is one too, where no other
-        value is negative.
+        value is negative, and one that is a thousand times all others.
 
     Examples
     --------
@@ -67,6 +69,17 @@ class Extremes:
         self.low = _extremes(values, self.low, 1, times)
         self.high = _extremes(values, self.high, -1, times)
 
+    def far(self, factor: float) -> dict[float, int]:
+        """The values whose size is more than ``factor`` times that of all others, with their numbers; often empty."""
+        known = {**self.low, **self.high}
+        # the values between the smallest and the largest ones are not known, but they are not larger than this
+        between = max((abs(list(part)[-1]) for part in (self.low, self.high) if part), default=0.0)
+        values = sorted((value for value in known if abs(value) >= between), key=abs, reverse=True)
+        for place, (value, other) in enumerate(itertools.pairwise(values), start=1):
+            if abs(value) > factor * abs(other) > 0:
+                return {value: known[value] for value in values[:place]}
+        return {}
+
     def codes(self) -> dict[float, int]:
         """The result of `missing_code`."""
         codes: dict[float, int] = {}
@@ -88,6 +101,7 @@ class Extremes:
             if not _named(HIGH, value) or repeats < MIN_REPEATS_HIGH or not below < value / 4:
                 break
             codes[value] = repeats
+        codes |= {value: n for value, n in self.far(FAR).items() if n >= MIN_REPEATS_HIGH}
         return codes if sum(codes.values()) < self.number else {}
 
     def _far_below(self, top: float) -> dict[float, int]:

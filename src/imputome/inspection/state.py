@@ -16,7 +16,8 @@ from imputome.core.data import Kind, check_container, in_memory, not_numbers
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
-from imputome.inspection.features import EXPRESSION, features_of
+from imputome.inspection.far_values import far_values
+from imputome.inspection.features import ALL, EXPRESSION, asks_for_all, features_of
 from imputome.inspection.orientation import first_three, orientation
 from imputome.inspection.source import RAW, find_matrix, is_raw, raw_columns
 from imputome.inspection.tally import Tally, first_block
@@ -73,7 +74,7 @@ class InputReport:
     warnings: tuple[Message, ...]  # problems of the matrix, each with the remedy
     errors: tuple[Message, ...]  # why `imputome.impute` refuses the matrix, each with what to correct or to pass
     layer: str | None = None  # None for X and other matrices
-    feature_type: str = ""  # of the features in this report, if the input has several types
+    feature_type: str = ""  # of the features in this report, if the input has several types; "all" if all are asked for
     left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: why -> number
     used: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, of all features; None for all
     certain: bool = True  # whether the scale of the values can be told from them
@@ -175,11 +176,14 @@ def inspect(
     if features is not None and features.chosen and guess.doubt == "no-small-counts":
         # as of proteins: types are those of counted features
         guess = replace(guess, doubt=None)
+    everything = asks_for_all(default_type if feature_type is None else feature_type)
     library_genes = None
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
         columns = raw_columns(data)
         if columns is not None:
-            tally, library_genes = Tally.of(_columns(matrix, columns)), matrix.shape[1]
+            library_genes = matrix.shape[1]
+            matrix = _columns(matrix, columns)
+            tally = Tally.of(matrix)
     per_row, per_column = tally.observed(guess.kind)
     turned, sure = orientation(obs_names, var_names)
     finite = tally.minimum <= tally.maximum
@@ -202,7 +206,7 @@ def inspect(
         genes_in_rows=turned is not None,
         log_base_total=guess.total,
         where=where,
-        feature_type=features.chosen if features else "",
+        feature_type=ALL if everything else features.chosen if features else "",
         left_out=features.left_out if features else {},
         used=features.used if features else None,
         warnings=(),
@@ -220,6 +224,8 @@ def inspect(
         refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
         errors += [refusal] if refusal else []
         warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
+        if not guess.doubt and (far := far_values(tally, matrix, (obs_names, var_names), where)):
+            warnings.append(far)
         if blocks := _lacked_by_groups(report, matrix):
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
     warnings += _repeated_names(report, is_anndata=is_anndata)

@@ -22,6 +22,7 @@ from imputome.io.table_layout import (
     are_values,
     frame_of_annotation,
     layout_of,
+    likely_annotation,
     whole_names,
 )
 from imputome.io.text import explained, is_blank, line_of, misfit, one_column, open_text, records, skip_lines
@@ -70,7 +71,7 @@ def read_text(
             )
             with reader:
                 names, columns, chunks, annotation = _gather(
-                    reader, layout, path, narrow=dtype is np.float32, options=options
+                    reader, layout, path, narrow=dtype is np.float32, transposed=transposed, options=options
                 )
         last_missing = any(np.isnan(chunk[:, -1]).any() for chunk in chunks)
         # pandas fills short lines up with NaN, which would turn a truncated file into missing values
@@ -85,12 +86,14 @@ def read_text(
 
 
 def _gather(
-    frames: Any, layout: Layout, path: Path, *, narrow: bool, options: TableOptions
+    frames: Any, layout: Layout, path: Path, *, narrow: bool, transposed: bool, options: TableOptions
 ) -> tuple[list[str], list[str], list[np.ndarray], list[list[str]]]:
     """Row names, column names, the values of each chunk, and the texts of the columns that describe the rows."""
     names: list[str] = []
     columns = [layout.names[k] for k in layout.values]
     annotation: list[list[str]] = [[] for _ in layout.annotation]
+    described = [layout.names[k] for k in layout.annotation]
+    described += likely_annotation(columns) if transposed else []
     header = layout.header
     chunks: list[np.ndarray] = []
     missing = False
@@ -104,7 +107,6 @@ def _gather(
         names += [str(name) for name in frame.pop(0)]
         for texts, position in zip(annotation, layout.annotation, strict=True):
             texts += frame.pop(position).tolist()
-        described = [layout.names[k] for k in layout.annotation]
         values = numbers(frame, columns, path, options=options, described=described)
         chunks.append(values)
         missing = missing or bool(np.isnan(values).any())
@@ -189,10 +191,12 @@ def numbers(
 ) -> np.ndarray:
     """The float64 values of ``frame``, NaN for missing ones; an error names the first column that is not numeric.
 
-    The columns ``described``, which describe the rows, are not in the frame.
+    The columns ``described`` describe the rows, or seem to: an error about another one names them too.
     """
     import pandas as pd
 
+    wrong: dict[str, pd.Series] = {}  # the fields that are no numbers, of each column that has some
+    texts: list[str] = []  # columns of which these are most
     for position, dtype in enumerate(frame.dtypes):
         if dtype.kind in "iuf":
             continue
@@ -203,9 +207,13 @@ def numbers(
             # where the comma is the decimal sign, the reader has made numbers of all others
             bad &= ~number | (column.map(lambda value: isinstance(value, str)) & (options.decimal == ","))
         if bad.any():
-            few = 2 * bad.sum() < column.notna().sum()
-            message = _not_a_number(column[bad], names[position], path, options, described, marker=few)
-            raise InputError(message)
+            wrong[names[position]] = column[bad]
+            texts += [names[position]] if 2 * bad.sum() >= column.notna().sum() else []
+    if wrong:
+        name, bad = next(iter(wrong.items()))
+        empty = [names[k] for k in range(len(names)) if frame.iloc[:, k].isna().all()]
+        others = [*texts, *empty] if len(texts) < len(names) else []
+        raise InputError(_not_a_number(bad, name, path, options, [*described, *others], marker=name not in texts))
     # numbers stored as objects (decimals, only nulls) are converted by pandas, all others at once
     if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         values = frame.to_numpy(dtype=np.float64)
@@ -241,4 +249,6 @@ def _not_a_number(
     text = (
         f"{what}if the column describes the rows, pass {{annotation}}; write missing values as NA, or leave them empty"
     )
-    return Message(text, code=code, annotation=",".join([*described, column]))
+    return Message(
+        text, code=code, annotation=",".join(dict.fromkeys(name.replace(",", "*") for name in (*described, column)))
+    )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.core.data import Data, Kind
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.errors import InputError, Message
 from imputome.inspection.features import CODES
-from imputome.methods import Method, controls, get, info, names
+from imputome.methods import Method, controls, create, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import evaluated
 from imputome.trust.check import label_columns
@@ -94,7 +94,7 @@ def parse_method(method: Method | MethodSpec) -> MethodSpec:
     spec = _parse_text(method) if isinstance(method, str) else method
     spec = spec if isinstance(spec, MethodSpec) else MethodSpec(spec)
     if spec.method not in REFERENCE_PREDICTIONS:
-        check_parameters(get(spec.method), spec.params)
+        create(spec.method, spec.params).check_params()
     return spec
 
 
@@ -170,7 +170,7 @@ def to_dataset(
     data, cells = detected(data, min_genes, min_cells)
     if min(data.shape) < min(2, *whole.shape):
         raise _too_little(whole, data, min_genes, min_cells)
-    said = tuple(message for message in report.warnings if message.code in CODES)
+    said = tuple(message for message in report.warnings if message.code in (*CODES, "far-values"))
     return Dataset(name, data, None if classes is None else classes[cells], messages=said)
 
 

@@ -181,6 +181,9 @@ class PlainAutoencoder(DeepImputer):
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(PRESETS[self.preset], **changes)
 
+    def _check_values(self) -> None:
+        _ = self.design.schedule  # both check themselves
+
     def _accept(self, data: Any, kind: Kind | None = None) -> Data:
         if self.posterior and not self.design.rescale:
             raise InputError(

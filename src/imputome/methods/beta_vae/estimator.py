@@ -211,6 +211,9 @@ class BetaVAE(DeepImputer):
             changes["hidden"] = tuple(int(width) for width in self.hidden.split("-"))
         return replace(PRESETS[self.preset], **changes)
 
+    def _check_values(self) -> None:
+        _ = self.design.schedule  # both check themselves
+
     def sensitivity(self, data: Any, lambdas: Sequence[float] = LAMBDAS) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest imputed values over several lambdas.
 

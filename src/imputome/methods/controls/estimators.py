@@ -167,9 +167,11 @@ class PoissonNMF(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_components", self.n_components >= 1, "at least 1")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}

@@ -161,9 +161,12 @@ class CountAutoencoder(CountFamily):
     optimizer = "adamw"
 
     # -- fitting -------------------------------------------------------------------------------------------------------
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
         check_values(self, NOT_NEGATIVE, "n_factors")
+        super()._check_values()
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self._prepare(data)
         parts, x1, x2 = [], data, None
         if is_integer(data.X.data):

@@ -51,17 +51,20 @@ class CountFamily(DeepImputer):
     def _schedule(self) -> Schedule:
         return self._settings(Schedule)
 
-    def _prepare(self, data: Data) -> None:
-        """Check the parameters, and learn everything that is needed before training."""
-        design = self._design()
+    def _check_values(self) -> None:
+        self._design()  # both check themselves
+        self._schedule()
         if self.batch_size < 2:
             raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")
+
+    def _prepare(self, data: Data) -> None:
+        """Learn everything that is needed before training."""
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
             raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=design.input_transform == "zscore")
+        self._statistics = _statistics(data, self.share_, zscore=self._design().input_transform == "zscore")
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Positions of training and validation cells, among the cells with counts."""

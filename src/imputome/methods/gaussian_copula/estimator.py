@@ -128,9 +128,11 @@ class GaussianCopula(Imputer):
 
     conditional_: Conditional | None
 
-    def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
+    def _check_values(self) -> None:
         share = self.normal_share
         self._require("normal_share", share == "auto" or 0 <= share <= 1, "'auto' or a number from 0 to 1")
+
+    def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)

@@ -118,13 +118,15 @@ class IALM(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
+    def _check_values(self) -> None:
         any_step = self.rank_step == "adaptive" or self.rank_step > 0
         self._require("rank_step", any_step, "a positive integer or 'adaptive'")
         for name in ("tol", "max_iter", "max_rank"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "positive")
         self._require("ridge", self.ridge >= 0, "0 or larger")
+
+    def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
         if data.kind == "real" and self.zeros == "preserve":
             text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
             raise InputError(text, code="counts-only", zeros="impute")

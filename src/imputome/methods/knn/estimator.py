@@ -99,8 +99,10 @@ class KNN(Imputer):
         self.metric = metric
         self.preset = preset
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_neighbors", self.n_neighbors >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         X = data.known_values()
         self.standard_ = Standard.of(X)
         self.training_ = self.standard_.forward(X)

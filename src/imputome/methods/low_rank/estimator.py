@@ -423,11 +423,12 @@ class IterativeSVD(LowRankImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
+    def _check_values(self) -> None:
         self._require("rank", not isinstance(self.rank, int) or self.rank >= 1, "a positive integer or 'validated'")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
         self._require("tol", self.tol >= 0, "0 or larger")
 
+    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
         def fits(rows: np.ndarray, ranks: Iterable[int]) -> Iterator[LowRankFit]:
             return svd_fill(rows, ranks, tol=self.tol, max_iter=self.max_iter, rng=rng)
 
@@ -509,11 +510,12 @@ class SoftImpute(LowRankImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
+    def _check_values(self) -> None:
         self._require("lam", self.lam is None or self.lam > 0, "positive")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
         self._require("tol", self.tol > 0, "positive")
 
+    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
         def fits(rows: np.ndarray) -> Iterator[LowRankFit]:
             path = SoftImputePath(rows, rng, tol=self.tol, max_iter=self.max_iter)
             return path.fit(path.largest * share for share in LAMBDA_SHARES)
