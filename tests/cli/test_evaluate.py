@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -69,6 +71,13 @@ def test_refused_before_the_start(folder, capsys, options, code, said):
     assert "evaluating" not in told
     assert "zero" not in told
     assert not (folder / "out.csv").exists()
+
+
+def test_json_is_json_throughout(folder, capsys):
+    assert evaluate("--methods", "poisson_nmf:n_components=2", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["summary"]
+    assert {"n_components": 2} in [row["parameters"] for row in rows]
+    assert all(row["options"]["shape"] == [N, 12] for row in rows)
 
 
 @pytest.mark.parametrize("fraction", ["a", "0.1,", "0.1;0.2"])

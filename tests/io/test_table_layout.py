@@ -406,12 +406,43 @@ def test_series_matrix_of_geo(tmp_path):
 def test_results_of_tests_after_the_samples_are_passed_through(tmp_path):
     limma = ["logFC", "AveExpr", "t", "P.Value", "adj.P.Val", "B"]
     deseq = ["baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue", "padj"]
-    for results in (limma, deseq, ["FDR"]):
+    for results in (limma, deseq, ["FDR"], ["mean", "sd"], ["Mean", "SEM", "Median"]):
         with warns("annotation-passed"):
             adata = read(tmp_path, table(BETA).assign(**dict.fromkeys(results, BETA[:, 0])))
         assert list(adata.var) == results
         assert adata.obs_names.tolist() == SAMPLES
     assert read(tmp_path, table(BETA, [*SAMPLES[:-2], "t", "B"])).n_obs == N
+
+
+def test_a_row_of_texts_is_named_and_a_marker_is_not(tmp_path):
+    frame = table(BETA.astype(object))
+    frame.loc[0, SAMPLES] = ["case", "control"] * (N // 2)
+    with pytest.raises(InputError, check=has_code("row-of-texts")) as refusal:
+        read(tmp_path, frame)
+    assert frame.loc[0, "gene"] in str(refusal.value)
+    frame.loc[0, SAMPLES] = "ND"
+    frame.loc[3, "s4"] = "ND"
+    with pytest.raises(InputError, check=has_code("not-a-number")) as refusal:
+        read(tmp_path, frame)
+    assert read(tmp_path, frame, missing=(refusal.value.message.options["missing"],)).shape == (N, G)
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [("{:.1%}", "percent-sign"), ("1 {:.3f}", "not-a-number"), ("{:.1f} ng", "not-a-number"), ("12 345", "thousands")],
+)
+def test_values_in_another_spelling_are_no_annotation(tmp_path, written, code):
+    frame = pd.DataFrame([[written.format(value) for value in row] for row in BETA], columns=SAMPLES)
+    frame.insert(0, "gene", [f"g{k}" for k in range(G)])
+    with pytest.raises(InputError, check=has_code(code)) as refusal:
+        read(tmp_path, frame)
+    assert "annotation" not in refusal.value.message.options
+
+
+def test_samples_in_two_units_are_said(tmp_path):
+    logs = np.log2(COUNTS + 1).round(3)
+    with warns("two-units"):
+        read(tmp_path, table(np.hstack([COUNTS[:, :5], logs[:, 5:]])))
 
 
 def test_clinical_columns_before_one_of_words_are_passed_through(tmp_path):

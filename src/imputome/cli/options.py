@@ -213,7 +213,7 @@ def gene_list(text: str) -> list[str]:
             raise InputError(
                 f"the genes file {text} cannot be read as UTF-8 text: {error}", code="genes-file", parameter="genes"
             ) from error
-        return [line.strip() for line in lines if line.strip()]
+        return [name for line in lines if (name := line.strip().strip("\"'"))]
     names = split_names(text)
     if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
         raise InputError(f"there is no genes file {text}", code="genes-file", parameter="genes")

@@ -456,7 +456,11 @@ class Writing:
         if self.as_json:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
-            typer.echo(f"nothing is missing in {self.source} (zeros count as values): nothing was fitted")
+            typer.echo(f"nothing is missing in {self.source}: nothing was fitted")
+            known = adata.X.count_nonzero() if hasattr(adata.X, "count_nonzero") else np.count_nonzero(adata.X)
+            if known < adata.n_obs * adata.n_vars:
+                zeros = adata.n_obs * adata.n_vars - known
+                typer.echo(f"{zeros:,} zeros count as values: {opt.flag('missing', '0')} makes them missing")
             typer.echo(f"wrote the same table to {_shown(self.output)}")
             for line in self._table_lines(""):
                 typer.echo(line)

@@ -13,6 +13,7 @@ ENTRIES = 4_000_000  # at most so many are looked at, of evenly spaced genes
 FAR = 30.0  # times the scale of any other sample; more than depth or a dead array explain where values are compressed
 FAR_IF_WIDE = 1000.0  # the same for counts and other values over many orders of magnitude, where depths differ
 COMPRESSED = 20.0  # nine in ten values are under it if they are logs, fractions or z-scores
+APART = 5.0  # times, between two groups of samples that are in different units
 LIKE = 0.5  # rank correlation with the median of the others, above which a column is a sample
 UNLIKE = 0.25  # and under which it is none, if the others are alike (`ALIKE`)
 ALIKE = 0.6
@@ -42,6 +43,28 @@ def off_scale(X: Any) -> dict[int, float]:
         largest[np.isfinite(part).mean(axis=1) < 0.5] = np.nan  # of other genes, perhaps
         far = {**_outside(largest, limit), **far}
     return far
+
+
+def two_units(X: Any) -> tuple[list[int], float]:
+    """Positions of the samples of the smaller of two groups on different scales, and the factor between both.
+
+    Some were logged, or measured in another unit. The values have decimals, the groups are `APART` times apart, and
+    further than the samples within each. Empty where there are no such groups.
+    """
+    part = _part(X)
+    scales = _scales(part)
+    known = np.flatnonzero(np.isfinite(scales) & (scales > 0))
+    if len(known) < 4 or not _has_decimals(part[np.isfinite(part)]):
+        return [], 1.0
+    known = known[np.argsort(scales[known], kind="stable")]
+    steps = scales[known[1:]] / scales[known[:-1]]
+    place = int(steps.argmax()) + 1
+    low, high = known[:place], known[place:]
+    within = max(scales[group[-1]] / scales[group[0]] for group in (low, high))
+    if min(len(low), len(high)) < 2 or steps.max() < max(APART, within):
+        return [], 1.0
+    factor = float(np.median(scales[high]) / np.median(scales[low]))
+    return (low.tolist(), 1 / factor) if len(low) < len(high) else (high.tolist(), factor)
 
 
 def _outside(scales: np.ndarray, limit: float) -> dict[int, float]:

@@ -6,13 +6,14 @@ It only describes the matrix; `imputome.result.adapt` decides what a method acce
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Kind, check_container, in_memory, not_numbers
+from imputome.core.data import Kind, check_container, in_memory, not_numbers, out_of_range
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
@@ -29,6 +30,10 @@ AS_REAL = "(then a missing value is NaN and not 0)"  # what kind="real" means, i
 BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; molecules of a cell are fewer
 
 ROWS_FOR_BLOCKS = 200  # samples in which missing blocks are looked for
+_MONTH = "jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sept?|o[ck]t|nov|de[cz]"
+_DATE = re.compile(
+    rf"(?i)\d{{1,2}}[-./ ]+({_MONTH})|({_MONTH})[-./ ]+\d\d|\d{{4}}-\d\d-\d\d( 00:00:00)?"  # 1-Mar, Mar-01, 2001-03-01
+)
 
 DESCRIPTIONS: dict[State, str] = {
     "counts": "integers",
@@ -229,6 +234,7 @@ def inspect(
         if blocks := _lacked_by_groups(report, matrix):
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
     warnings += _repeated_names(report, is_anndata=is_anndata)
+    warnings += _dates_for_names(var_names)
     warnings += [] if fatal else _empty_rows_and_columns(report)
     quiet = ("feature-type-chosen",) if feature_type is not None else ()
     said = [message for message in features.messages if message.code not in quiet] if features else []
@@ -266,6 +272,8 @@ def _error(report: InputReport) -> Message | None:
         text = f"{where} holds {report.n_infinite:,} infinite values, as a division by 0 or the log of 0 makes: put "
         text += "finite values for them (for logs, take the log of x + 1), or "
         return Message(f"{text}{missing}", code="infinite-values")
+    if problem := out_of_range(report.minimum or 0.0, report.maximum or 0.0):
+        return Message(f"{where} {problem}", code="values-out-of-range")
     if report.kind == "counts" and report.n_negative:
         text = f"{where} holds {report.n_negative:,} negative values (minimum {report.minimum:g}), which counts cannot "
         return Message(f"{text}have: pass the raw counts, or {{kind}} {AS_REAL}", code="negative-counts", kind="real")
@@ -312,8 +320,9 @@ def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
         text = (
             f"{where} holds {share:.0f} % zeros but hardly any small number above 0, as intensities do and counts do "
             "not: pass {kind}, either counts if these are counts, or real if these are intensities "
-            f"{AS_REAL}"
+            f"{AS_REAL}; if zeros are what is missing, put NaN for them in Python, or pass {{missing}} for a table"
         )
+        return Message(text, code="kind-unclear", kind=..., missing="0")
     return Message(text, code="kind-unclear", kind=...)
 
 
@@ -441,11 +450,21 @@ def _integers(matrix: Any) -> bool:
 
 def _repeated_names(report: InputReport, *, is_anndata: bool) -> list[Message]:
     messages = []
-    for axis, line, number in (("obs", "row", report.duplicate_obs), ("var", "column", report.duplicate_var)):
-        remedy = f"call adata.{axis}_names_make_unique()" if is_anndata else f"give each {line} its own name"
+    for axis, what, number in (("obs", "cells", report.duplicate_obs), ("var", "genes", report.duplicate_var)):
         if number:
-            messages.append(Message(f"{number:,} {axis}_names repeat others: {remedy}", code=f"duplicate-{axis}-names"))
+            text = f"{number:,} names of {what} repeat others: give each its own"
+            text += f" (in Python, {axis}_names_make_unique())" if is_anndata else ""
+            messages.append(Message(text, code=f"duplicate-{axis}-names"))
     return messages
+
+
+def _dates_for_names(names: pd.Index | None) -> list[Message]:
+    """The warning about names of genes that a spreadsheet has turned into dates; where most are, they are meant."""
+    dates = [] if names is None else [str(name) for name in names if _DATE.fullmatch(str(name))]
+    if names is None or not 0 < len(dates) < len(names) / 2:
+        return []
+    text = f"{len(dates):,} names of genes are dates ({first_three(dates)}), as spreadsheets make of MARCH1 and SEPT7: "
+    return [Message(f"{text}take them from the original file", code="dates-for-names")]
 
 
 def _empty_rows_and_columns(report: InputReport) -> list[Message]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, Message, some
-from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others
+from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others, two_units
 from imputome.inspection.summary_rows import summary_rows
 from imputome.io.measures import by_measure, check_one_measure, check_several_samples, letters, matches
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
@@ -53,12 +53,12 @@ _OF_SAMPLES = re.compile(
     r"|(patient|sample|subject|donor|cell|case|barcode|participant)?(ids?|names?|number)"
 )
 
-# of results of tests beside the samples, after them too; the short ones only between others
+# of results of tests and summaries of the samples, after these too; the short ones only between others
 _RESULTS = re.compile(
-    r"(avg|mean)?log2?(fc|foldchange)|lfcse|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
+    r"(avg|mean)?log2?(fc|foldchange)|lfcse|mean|average|median|std(ev)?|variance|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
     r"|pval(ue)?adj|fdr|qval(ue)?"
 )
-_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic"))
+_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic", "sd", "se", "sem", "cv", "var"))
 # and beside each sample
 _BESIDE = re.compile(r"detection(pval(ue)?)?|avgnbeads|bead(stderr|stdev)")
 
@@ -289,6 +289,14 @@ def check_samples(
         what = "1 sample" if len(far) == 1 else f"{len(far)} samples"
         text = f"{what} of {path} far off the scale of all others ({some(named, 3)})"
         message = Message(f"{text}: are they samples, in the same unit?", code="sample-off-scale")
+        warnings.warn(message, stacklevel=4)
+        return
+    others, factor = two_units(X)
+    if others:
+        text = (
+            f"{len(others)} samples of {path} ({some((names[k] for k in others), 3)}) are about {factor:.2g} times the "
+        )
+        message = Message(f"{text}others: are all in the same unit, logged or not?", code="two-units")
         warnings.warn(message, stacklevel=4)
 
 

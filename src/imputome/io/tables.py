@@ -121,6 +121,7 @@ def read_table(
             frame,
             column_names,
             path,
+            rows=row_names,
             options=options,
             described=[*annotation.columns, *(likely_annotation(column_names) if transposed else [])],
         )

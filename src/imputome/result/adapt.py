@@ -392,7 +392,8 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             source = "var_names" if column is None else f"var[{column!r}]"
-            text = f"gene {unknown[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)"
+            like = [name for name in names if name.casefold() == unknown[0].casefold()] or [names[0]]
+            text = f"gene {unknown[0]!r}{more} not found in {source} (which has {like[0]!r}, ...)"
             raise InputError(text, code="unknown-gene", parameter="genes")
         positions = names.get_indexer_for(wanted)
     if len(positions) == 0:
