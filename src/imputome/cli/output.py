@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.api.plan import Options, Plan
+    from imputome.inspection.missingness import MissingnessReport
+    from imputome.inspection.state import InputReport
     from imputome.io.table_layout import TableOptions
     from imputome.result.matrices import Matrix
     from imputome.result.record import Record
@@ -508,6 +510,20 @@ class Writing:
             span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             lines.append(f"wrote {self.draws} multiple imputations: {'' if self.draw_files else 'layers '}{span}")
         return lines
+
+
+def missing_values(adata: AnnData, report: InputReport) -> MissingnessReport:
+    """What is missing from the real values of a report, and which method is advised."""
+    import numpy as np
+
+    from imputome.inspection.missingness import missingness
+    from imputome.inspection.source import layer_in_memory
+    from imputome.result.adapt import part_of
+
+    part = part_of(adata, report)
+    X = layer_in_memory(part, report.layer)
+    dense = X if isinstance(X, np.ndarray) else X.toarray()
+    return missingness(dense, obs_names=list(part.obs_names), var_names=list(part.var_names))
 
 
 def ending(run: Run) -> str:

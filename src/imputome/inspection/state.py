@@ -452,7 +452,7 @@ def _repeated_names(report: InputReport, *, is_anndata: bool) -> list[Message]:
     messages = []
     for axis, what, number in (("obs", "cells", report.duplicate_obs), ("var", "genes", report.duplicate_var)):
         if number:
-            text = f"{number:,} names of {what} repeat others: give each its own"
+            text = f"{number:,} of the names of {what} repeat others: give each its own"
             text += f" (in Python, {axis}_names_make_unique())" if is_anndata else ""
             messages.append(Message(text, code=f"duplicate-{axis}-names"))
     return messages
@@ -463,8 +463,8 @@ def _dates_for_names(names: pd.Index | None) -> list[Message]:
     dates = [] if names is None else [str(name) for name in names if _DATE.fullmatch(str(name))]
     if names is None or not 0 < len(dates) < len(names) / 2:
         return []
-    text = f"{len(dates):,} names of genes are dates ({first_three(dates)}), as spreadsheets make of MARCH1 and SEPT7: "
-    return [Message(f"{text}take them from the original file", code="dates-for-names")]
+    text = f"{len(dates):,} of the names of genes are dates ({first_three(dates)}), as spreadsheets make of MARCH1 and "
+    return [Message(f"{text}SEPT7: take them from the original file", code="dates-for-names")]
 
 
 def _empty_rows_and_columns(report: InputReport) -> list[Message]:

@@ -134,6 +134,7 @@ def get(method: Method) -> type[Imputer]:
 
     like = get_close_matches(method.lower().replace("-", "_").replace(" ", "_"), names(), 1)
     meant = f"did you mean {like[0]}? " if like else ""
+    meant = "pass several methods as a list; " if "," in method else meant
     text = f"there is no method {method!r}: {meant}choose one of {', '.join(names())}"
     raise InputError(text, code="unknown-method", parameter="method")
 
