@@ -17,7 +17,6 @@ MIN_REPEATS_BELOW = 10  # of -8 or -9 below other negative values
 MAX_LOG = 20.0  # logs of expression are not larger; log2(x + 0.5) of 0 is -1, with the next value 1.6 above it
 MIN_GAP_OF_LOGS = 2.0
 MAX_UNNAMED = 50.0  # the log of a small number that was added to 0 is never so far below 0
-FAR = 1000.0  # times all other values: a number of any digits that is so far off and repeated is a code
 
 
 def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[float, int]:
@@ -35,7 +34,7 @@ def missing_code(blocks: Iterable[np.ndarray], *, zeros: bool = False) -> dict[f
     dict of float to int
         Empty where nothing looks like a code. A code is a number of only nines or eights, or -1; it is the smallest
         or largest of all values, and far from the next one. A repeated number far below zero is one too, where no other
-        value is negative, and one that is a thousand times all others.
+        value is negative.
 
     Examples
     --------
@@ -101,7 +100,6 @@ class Extremes:
             if not _named(HIGH, value) or repeats < MIN_REPEATS_HIGH or not below < value / 4:
                 break
             codes[value] = repeats
-        codes |= {value: n for value, n in self.far(FAR).items() if n >= MIN_REPEATS_HIGH}
         return codes if sum(codes.values()) < self.number else {}
 
     def _far_below(self, top: float) -> dict[float, int]:

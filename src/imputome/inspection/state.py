@@ -182,7 +182,7 @@ def inspect(
         # as of proteins: types are those of counted features
         guess = replace(guess, doubt=None)
     everything = asks_for_all(default_type if feature_type is None else feature_type)
-    library_genes = None
+    library_genes, whole = None, tally
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
         columns = raw_columns(data)
         if columns is not None:
@@ -226,7 +226,7 @@ def inspect(
     if turned is not None:
         (errors if sure else warnings).append(turned)
     if not fatal:
-        refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
+        refusal = _doubt(report, guess.doubt, whole) if guess.doubt else _refusal(report, data, layer)
         errors += [refusal] if refusal else []
         warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
         if not guess.doubt and (far := far_values(tally, matrix, (obs_names, var_names), where)):
