@@ -14,6 +14,7 @@ import imputome
 from codes import has_code, refused
 from imputome.cli import run
 from imputome.errors import InputError
+from imputome.studies.inputs import parse_method
 from imputome.studies.results import read
 
 N = 40
@@ -71,6 +72,19 @@ def test_refused_before_the_start(folder, capsys, options, code, said):
     assert "evaluating" not in told
     assert "zero" not in told
     assert not (folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("knn:n_neighbors=0", "svd:rank=0", "soft_impute:lam=0", "gaussian_copula:normal_share=2", "ialm:tol=0"),
+        *("poisson_nmf:max_iter=0", "beta_vae:dropout=1", "beta_vae:hidden=a-b", "autoencoder:depth=0"),
+        *("zipo:batch_size=1", "zipo:encoder=0", "dca:max_epochs=0", "count_autoencoder:n_latent=0"),
+    ],
+)
+def test_values_that_no_data_make_valid_need_no_data(method):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        parse_method(method)
 
 
 def test_json_is_json_throughout(folder, capsys):
