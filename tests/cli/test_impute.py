@@ -957,6 +957,12 @@ def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path):
     assert listing(locked) == []
 
 
+def test_list_of_genes_with_quotes(counts, tmp_path):
+    (tmp_path / "genes.txt").write_text("\"gene1\"\r\n'gene3'\r\n")
+    assert impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt") == 0
+    assert list(ad.read_h5ad(tmp_path / "out.h5ad").uns["imputome"]["gene_mean"]["genes"]) == ["gene1", "gene3"]
+
+
 def test_list_of_genes_in_another_encoding(counts, tmp_path, capsys):
     (tmp_path / "genes.txt").write_bytes("gene1\n".encode("utf-16"))
     code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,12 @@ def spelled(text: str) -> str:
 def _coded_line(kind: str, text: str) -> None:
     code = f" [{text.code}]" if isinstance(text, Message) and text.code else ""
     typer.echo(f"{kind}: {spelled(text)}{code}", err=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Sentences on stdout, one a line."""
+    for line in lines:
+        typer.echo(spelled(line))
 
 
 def print_json(summary: dict[str, Any]) -> None:

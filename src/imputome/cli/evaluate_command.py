@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,7 @@ def command(
     """Score methods beside the controls on hidden values; an interrupted run continues where it stopped."""
     from imputome.api.plan import plan_evaluate
     from imputome.io.reading import read
+    from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, summary
     from imputome.studies.runner import check_settings, run_study
 
@@ -61,6 +63,7 @@ def command(
     shares, analyses, options = _shares(fraction), opt.split_names(downstream), parse_settings(settings)
     wanted = None if transform == "auto" else transform
     check_settings(scheme, shares, analyses, protocol, wanted)
+    specs = [parse_method(method) for method in opt.split_names(methods)]
     keeps_partial_work()
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
@@ -70,7 +73,7 @@ def command(
         ]
     plan = plan_evaluate(
         inputs,
-        opt.split_names(methods),
+        specs,
         labels=labels,
         min_genes=min_genes,
         min_cells=min_cells,
@@ -106,7 +109,10 @@ def command(
         )
     scores = summary(table)
     if as_json:
-        print_json({"output": str(output), "summary": scores.to_dict("records")})
+        rows = scores.to_dict("records")
+        for row in rows:  # text in a table
+            row.update({name: json.loads(row[name] or "{}") for name in ("parameters", "options")})
+        print_json({"output": str(output), "summary": rows})
         return
     if quiet:
         return

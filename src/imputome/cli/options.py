@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -124,13 +125,14 @@ OPPOSITES = {"--check": "--no-check", "--keep-observed": "--replace-observed", "
 
 def flag(name: str, value: Any) -> str:
     """A parameter of the library as it is passed on the command line; one of a method alone goes through ``--set``."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else "..." if value is ... else str(value)
     if name not in FLAGS:
-        return f"--set {name}={'...' if value is ... else value}"
+        return f"--set {shlex.quote(f'{name}={text}')}"
     if value is ... or value is True:
         return FLAGS[name]
     if value is False:
         return OPPOSITES.get(FLAGS[name], FLAGS[name])
-    return f"{FLAGS[name]} {value}"
+    return f"{FLAGS[name]} {shlex.quote(text)}"
 
 
 # -- commands from dataclasses -----------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ def gene_list(text: str) -> list[str]:
     """Names from ``A,B,C`` or from a file with one name per line."""
     if text and "," not in text and len(text) < 255 and Path(text).exists():
         lines = read_small_text(Path(text), "genes file", code="genes-file", parameter="genes", pipes=True).splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return [name for line in lines if (name := line.strip().strip("\"'"))]
     names = split_names(text)
     if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
         raise InputError(f"there is no genes file {text}", code="genes-file-missing", parameter="genes")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.api.plan import Options, Plan
+    from imputome.inspection.missingness import MissingnessReport
+    from imputome.inspection.state import InputReport
     from imputome.io.integrity import Fingerprint
     from imputome.io.table_layout import TableOptions
     from imputome.result.matrices import Matrix
@@ -486,7 +488,11 @@ class Writing:
         if self.as_json:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
-            typer.echo(f"nothing is missing in {self.source} (zeros count as values): nothing was fitted")
+            typer.echo(f"nothing is missing in {self.source}: nothing was fitted")
+            known = adata.X.count_nonzero() if hasattr(adata.X, "count_nonzero") else np.count_nonzero(adata.X)
+            if known < adata.n_obs * adata.n_vars:
+                zeros = adata.n_obs * adata.n_vars - known
+                typer.echo(f"{zeros:,} zeros count as values: {opt.flag('missing', '0')} makes them missing")
             typer.echo(f"wrote the same table to {_shown(self.output)}")
             for line in self._table_lines(""):
                 typer.echo(line)
@@ -536,8 +542,24 @@ class Writing:
         return lines
 
 
+def missing_values(adata: AnnData, report: InputReport) -> MissingnessReport:
+    """What is missing from the real values of a report, and which method is advised."""
+    import numpy as np
+
+    from imputome.inspection.missingness import missingness
+    from imputome.inspection.source import layer_in_memory
+    from imputome.result.adapt import part_of
+
+    part = part_of(adata, report)
+    X = layer_in_memory(part, report.layer)
+    dense = X if isinstance(X, np.ndarray) else X.toarray()
+    return missingness(dense, obs_names=list(part.obs_names), var_names=list(part.var_names))
+
+
 def ending(run: Run) -> str:
     """How the fit ended, in a few words."""
+    if run.estimator.replaced_by:
+        return "replaced (see the warning)"
     status = run.imputation.status
     text = status.message if status.converged else f"did not converge ({status.name})"
     return text or "no iteration needed"

@@ -226,6 +226,18 @@ def check_container(X: Any) -> None:
         raise InputError(f"{text}, such as mdata[{name!r}]", code="several-modalities")
 
 
+def out_of_range(minimum: float, maximum: float) -> str:
+    """What is wrong with values between these whose size single precision cannot hold, and what to do; else empty.
+
+    Methods compute in it and results are written in it; squares of much larger values are infinite in any precision.
+    """
+    largest, single = max(-minimum, maximum), np.finfo(np.float32)
+    if not (largest > float(single.max) or 0 < largest < float(single.tiny)):
+        return ""
+    text = f"holds values {'up to' if largest > 1 else 'of at most'} {largest:.3g}"
+    return f"{text}, which single precision cannot hold: multiply all values by a power of ten"
+
+
 def not_numbers(X: Any) -> str:
     """What is wrong with a matrix that holds something else than real numbers, and what to do; empty for numbers."""
     if hasattr(X, "iloc"):
@@ -365,6 +377,9 @@ def as_data(
             "the matrix holds infinite values: put finite values for them, or what is missing: 0 for counts, else NaN"
         )
         raise InputError(text, code="infinite-values")
+    limits = [float(each.reduce(values, axis=None)) for each in (np.fmin, np.fmax)] if values.size else [0.0, 0.0]
+    if problem := out_of_range(*limits):
+        raise InputError(f"the matrix {problem}", code="values-out-of-range")
     kind = _kind_of(values) if kind is None else kind
     if kind == "counts":
         if np.isnan(values).any():

@@ -132,7 +132,8 @@ class Tally:
             self.maximum = max(self.maximum, float(finite.max()))
         self.totals[rows] += np.bincount(coo.row, values, n)
         self.sums[columns] += np.bincount(coo.col, values, G)
-        self.squares[columns] += np.bincount(coo.col, values**2, G)
+        with np.errstate(over="ignore"):  # such values are refused
+            self.squares[columns] += np.bincount(coo.col, values**2, G)
         if self.minimum < 0 or (integer.all() and len(values) >= ENOUGH_INTEGERS):
             self.transformed = False
         if self.transformed:

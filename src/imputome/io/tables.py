@@ -24,6 +24,7 @@ from imputome.io.table_layout import (
     annotation_columns,
     check_samples,
     frame_of_annotation,
+    likely_annotation,
     warn_of_annotation,
     whole_names,
 )
@@ -108,7 +109,7 @@ def read_table(
         names = [str(name) for name in frame.columns]
         columns = [frame.iloc[:LOOKED_AT, k].dropna().tolist() for k in range(frame.shape[1])]
         # the first column stands for the names of the rows, which the frame does not hold
-        kept = annotation_columns(["", *names], [[], *columns], transposed=transposed, given=options.annotation)
+        kept = annotation_columns(["", *names], [[], *columns], path, transposed=transposed, given=options.annotation)
         described = [k - 1 for k in kept]
         texts = [frame.iloc[:, k].astype(object).where(frame.iloc[:, k].notna(), "").tolist() for k in described]
         annotation = frame_of_annotation([names[k] for k in described], texts)
@@ -117,7 +118,14 @@ def read_table(
         if frame.size == 0:
             text = f"{path} holds no values: it has {frame.shape[0]} rows and {frame.shape[1]} columns of numbers"
             raise InputError(text, code="empty")
-        values = numbers(frame, column_names, path, options=options, described=annotation.columns)
+        values = numbers(
+            frame,
+            column_names,
+            path,
+            rows=row_names,
+            options=options,
+            described=[*annotation.columns, *(likely_annotation(column_names) if transposed else [])],
+        )
         values = np.ascontiguousarray(values.T if transposed else values)
         row_names = whole_names(row_names)
     else:

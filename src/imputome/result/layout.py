@@ -83,9 +83,7 @@ def check_free(
     places_to_remove(key, records)  # refuses a record that cannot be read
     written = all_places(records)
     columns = [("var", f"{key}_{name}") for name in GENE_COLUMNS] + [("obs", f"{key}_{name}") for name in CELL_COLUMNS]
-    # a method without a latent representation leaves that of the user when an earlier result is replaced
-    latent = [] if overwrite and key in records else [("obsm", f"X_{key}")]
-    for element, name in [*((room, name) for name in names), *latent, *columns]:
+    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}"), *columns]:
         if name not in getattr(adata, element):
             continue
         if (element, name) not in written:

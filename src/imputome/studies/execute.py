@@ -243,7 +243,10 @@ def load_subset(subset: Subset, load: Loader, *, seed: int) -> Dataset:
     where = f"{subset.name}: "
     labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if subset.labels else None
     clinical = {name: _numbers(obs_column(adata, column, where)) for name, column in subset.clinical.items()}
-    whole = to_dataset(adata, name=subset.label)
+    source = {
+        name: getattr(subset, name) for name in ("layer", "kind", "round_counts", "feature_type", "keep_summary_rows")
+    }
+    whole = to_dataset(adata, name=subset.label, seed=seed, **source)
     for message in whole.messages:
         warnings.warn(f"{where}{message}", stacklevel=2)
     data = whole.data

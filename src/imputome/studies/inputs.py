@@ -13,10 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from imputome.core.data import Data, Kind
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.errors import InputError, Message, printable
 from imputome.inspection.features import CODES
-from imputome.methods import Method, controls, get, info, names
+from imputome.methods import Method, controls, create, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import evaluated
 from imputome.trust.check import label_columns
@@ -97,7 +97,7 @@ def parse_method(method: Method | MethodSpec) -> MethodSpec:
     spec = _parse_text(method) if isinstance(method, str) else method
     spec = spec if isinstance(spec, MethodSpec) else MethodSpec(spec)
     if spec.method not in REFERENCE_PREDICTIONS:
-        check_parameters(get(spec.method), spec.params)
+        create(spec.method, spec.params).check_params()
     return spec
 
 
@@ -219,7 +219,7 @@ def to_dataset(
     data, cells = detected(data, min_genes, min_cells)
     if min(data.shape) < min(2, *whole.shape):
         raise _too_little(whole, data, min_genes, min_cells)
-    said = tuple(message for message in report.warnings if message.code in CODES)
+    said = tuple(message for message in report.warnings if message.code in (*CODES, "far-values"))
     chosen = {"labels": labels, "min_genes": min_genes, "min_cells": min_cells, **source}
     chosen = {key: value for key, value in chosen.items() if value and key not in ("seed", "allowed")}
     return Dataset(name, data, None if classes is None else classes[cells], messages=said, source=chosen)

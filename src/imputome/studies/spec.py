@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
+    StrictBool,
     StrictFloat,
     StrictInt,
     TypeAdapter,
@@ -28,6 +29,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as validated
 
+from imputome.core.data import Kind
 from imputome.core.links import link
 from imputome.errors import InputError, printable
 from imputome.evaluation.metrics import METRICS
@@ -62,6 +64,11 @@ class Subset:
     """The part of a dataset that a study uses; if there are more cells or features, they are drawn with the seed."""
 
     name: str  # as in `imputome.datasets`
+    layer: str | None = None  # these five as in `imputome.impute`
+    kind: Kind | None = None
+    round_counts: Literal["nearest", "stochastic"] | None = None
+    feature_type: str | None = None
+    keep_summary_rows: StrictBool = False
     max_cells: Limit | None = None
     min_genes: StrictInt = 0  # cells with fewer detected genes are left out,
     min_cells: StrictInt = 0  # and genes detected in fewer cells
@@ -81,8 +88,12 @@ class Subset:
 
     @property
     def label(self) -> str:
-        """Name in tables of results, with the limits."""
+        """Name in tables of results, with what is taken of the dataset."""
         limits = {
+            "layer {}": self.layer,
+            "as {}": self.kind,
+            "rounded, {}": self.round_counts,
+            "features: {}": self.feature_type,
             "at most {} cells": self.max_cells,
             "{} variable genes": self.n_top_genes,
             "at most {} features": self.max_features,

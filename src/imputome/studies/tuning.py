@@ -233,8 +233,12 @@ def _objective(task: _Task, process: str) -> Callable[[Any], float]:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             raise _TrialFailed from error
         if value is None:
-            text = f"{task.method} reports no validation likelihood: pass {{objective}}"
-            raise InputError(text, code="objective-not-reported", objective="poisson_loss")
+            text = f"{task.method} reports no validation likelihood"
+            if task.data.kind == "counts":
+                text += ": pass {objective}"
+                raise InputError(text, code="objective-not-reported", objective="poisson_loss")
+            text += ", and other objectives are for counts: compare values of its parameters in an evaluation instead"
+            raise InputError(text, code="objective-not-reported", parameter="objective")
         if not math.isfinite(value):
             trial.set_user_attr("reason", f"the objective is {value}")
             raise _TrialFailed
