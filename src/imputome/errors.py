@@ -164,3 +164,16 @@ def some(names: Iterable[str], number: int = 5) -> str:
     """The first of some names, for a message."""
     names = list(names)
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
+
+
+def printable(text: str) -> str:
+    r"""The text on one line of a terminal: control characters, line ends and signs of no width as escapes.
+
+    Examples
+    --------
+    >>> print(printable("a\x1b[2Jb β"))
+    a\x1b[2Jb β
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from imputome.cli.console import CONTROLS_WIN, error_line, failure, keeps_partial_work
+from imputome.caches import use_writable_caches
+from imputome.cli.console import CONTROLS_WIN, begin, error_line, failure, print_line, print_lines, tell_interruption
+from imputome.core import interrupts
 from imputome.errors import ControlsWinError, ImputomeError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
@@ -65,7 +67,7 @@ def _print_version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        typer.echo(f"imputome {version('imputome')}")
+        print_line(f"imputome {version('imputome')}")
         raise typer.Exit
 
 
@@ -95,27 +97,38 @@ def run(arguments: list[str]) -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    keeps_partial_work(False)
-    failure.traceback = False
-    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
+    use_writable_caches()
+    begin()
+    with interrupts.watched() as watch:
+        try:
+            code = _outcome(arguments, watch)
+            watch.raising = False
+        except (typer.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        if watch.number or code == INTERRUPTED:
+            tell_interruption()
+            watch.told = True
+            code = watch.code if watch.number else INTERRUPTED
+    return code
+
+
+def _outcome(arguments: list[str], watch: interrupts.Watch) -> int:
+    """Run a command, and print the error that it ends with; return the exit code."""
     try:
         code = app(arguments, prog_name="imputome", standalone_mode=False)
-        if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line(failure.interruption)
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        error_line(failure.interruption)
-        return INTERRUPTED
     except UsageError as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        print_lines(text.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except Exception as error:
+        if watch.number:  # a library made another error of the interruption
+            raise KeyboardInterrupt from error
         if failure.traceback:
-            traceback.print_exc()
+            print_lines(traceback.format_exc().rstrip("\n"), err=True)
         error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _unexpected(error: Exception) -> Message:
@@ -125,7 +138,3 @@ def _unexpected(error: Exception) -> Message:
     if isinstance(error, OSError):
         return Message(str(error), code="system")
     return Message(f"{type(error).__name__}: {error} (not expected; --debug shows where)", code="unexpected")
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)

@@ -16,7 +16,16 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import CONTROLS_WIN, error_line, json_text, print_check, print_json, spelled, warning_line
+from imputome.cli.console import (
+    CONTROLS_WIN,
+    error_line,
+    json_text,
+    print_check,
+    print_json,
+    print_line,
+    spelled,
+    warning_line,
+)
 from imputome.cli.options import parse_settings, split_names
 from imputome.cli.output import Writing, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
@@ -195,7 +204,7 @@ def _impute(given: Arguments) -> int:
     @contextmanager
     def stage(what: str, cost: str, counted: bool) -> Iterator[Progress]:
         if cost and not given.quiet:
-            typer.echo(cost, err=True)
+            print_line(cost, err=True)
         with progress(what, quiet=given.quiet, counted=counted) as show:
             yield show
 
@@ -215,7 +224,7 @@ def _impute(given: Arguments) -> int:
         _write_report(given.report, given, plan, run, record)
     given.print_result(plan, run, record, summary)
     if given.report is not None and not (given.as_json or given.quiet):
-        typer.echo(f"report: {given.report}")
+        print_line(f"report: {given.report}")
     if given.strict and record.verdict is not None and record.verdict.verdict == VERDICTS[-1]:
         text = f"the verdict is {record.verdict.verdict!r}: {given.output} was written, but do not use it"
         error_line(Message(text, code="verdict-do-not-impute"))
@@ -282,7 +291,7 @@ def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[st
     if as_json:
         return {"missingness": missing.to_dict()}
     for line in missing.lines():
-        typer.echo(spelled(line))
+        print_line(spelled(line))
     return {}
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, spelled, warning_line, warnings_as_lines
+from imputome.cli.console import error_line, print_json, print_line, spelled, warning_line, warnings_as_lines
 
 
 def command(
@@ -36,7 +34,7 @@ def command(
         print_json(report.to_dict())
     else:
         for line in report.lines():
-            typer.echo(spelled(line))
+            print_line(spelled(line))
         for text in report.warnings:
             warning_line(text)
         for text in report.errors:

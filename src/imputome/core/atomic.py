@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.interrupts import placing
 from imputome.errors import InputError
 
 
@@ -58,6 +59,7 @@ def _move(partial: Path, path: Path) -> None:
         # the data must be on the disk before the name, or a power cut could leave an empty file
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
+    placing(partial, path)
     if path.is_symlink() or not path.is_dir():
         partial.replace(path)
         return

@@ -24,6 +24,7 @@ GENE_COLUMNS = (
     *("center", "fitted_total", "imputed", "noise", "posterior_shape", "share", "total_factor", "training_total"),
 )
 CELL_COLUMNS = ("library_size",)
+MAX_KEY = 200  # bytes in the name of a result
 
 
 def default_key(estimator: Imputer) -> str:
@@ -33,9 +34,12 @@ def default_key(estimator: Imputer) -> str:
 
 
 def checked_key(adata: AnnData, key: str) -> str:
-    """The name of a result, checked: a file must be able to hold a layer of that name."""
-    if not key.strip() or "/" in key or key in (".", ".."):
-        text = f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter"
+    """The name of a result, checked: files must be able to hold a layer of that name, and terminals to show it."""
+    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY:  # a zarr store makes folders of these names
+        text = f"the key {key[:20]!r}... is too long: give a name of {MAX_KEY} letters at most"
+        raise InputError(text, code="bad-key", parameter="key_added")
+    if not key.strip() or "/" in key or key in (".", "..") or not key.isprintable():
+        text = f"the key {key!r} cannot name a layer: give at least one letter, and neither '/' nor control characters"
         raise InputError(text, code="bad-key", parameter="key_added")
     if not isinstance(adata.uns.get("imputome", {}), Mapping):
         raise InputError("uns['imputome'] holds no records of imputome: rename or delete it first", code="uns-taken")
