@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
 import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 
 from imputome.cli import run
 
-# the title of the window, clear the screen, a line of one's own, another order of writing, a byte that is no text
-NASTY = "a\x1b]0;owned\x07\x9b2J\x1b[2J\nerror: \u202e\udcff"
+# the title of the window, clear the screen, a line of one's own, another order of writing
+NASTY = "a\x1b]0;owned\x07\x9b2J\x1b[2J\nerror: \u202e"
 ACTIN = "β-actin"
 
 
@@ -63,7 +62,7 @@ def is_clean(capsys, lines=None):
 def test_errors_act_on_no_terminal(folder, capsys, arguments):
     counts()
     assert run(arguments) == 1
-    is_clean(capsys, 1 if "--debug" not in arguments else None)
+    is_clean(capsys, None if "--debug" in arguments else 2)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +82,21 @@ def test_usage_errors_act_on_no_terminal(folder, capsys, arguments):
 
 
 def test_results_act_on_no_terminal(folder, capsys):
-    source = NASTY.replace("\udcff", "") + ".h5ad"
-    counts(source, gene=NASTY.replace("\udcff", ""), label=NASTY.replace("\udcff", ""))
+    source = NASTY + ".h5ad"
+    counts(source, gene=NASTY, label=NASTY)
     assert run(["inspect", source]) == 0
     assert run(["impute", source, "-o", f"out-{source}", "-m", "gene_mean", "--reproducible"]) == 0
     assert run(["evaluate", source, "--methods", "gene_mean", "-o", "scores.csv"]) == 0
     assert run(["mask", source, "-o", f"masked-{source}", "--scheme", "random"]) == 0
     shown = is_clean(capsys)
     assert r"wrote 40 x 20 values on scale counts to out-a\x1b]0;owned\x07\x9b2J\x1b[2J\nerror: \u202e.h5ad" in shown
+
+
+def test_a_name_that_is_no_text(folder, capsys):
+    counts()
+    Path("in.h5ad").rename("caf\udce9.h5ad")
+    assert run(["impute", "caf\udce9.h5ad", "-o", "out.h5ad", "-m", "gene_mean"]) == 1
+    assert is_clean(capsys, 1).endswith(" [not-utf8]\n")
 
 
 def test_names_in_square_brackets_are_shown_as_they_are(folder, capsys):
@@ -137,44 +143,3 @@ def test_signs_that_ascii_lacks(folder, monkeypatch):
     assert r"\u03b3.h5ad" in said
     assert r"\u03b3-actin" in said
     assert list(ad.read_h5ad("o.h5ad").var_names) == [ACTIN, "gene1"]
-
-
-def test_files_are_utf8_in_every_locale(folder):
-    """LC_ALL=C as it was before Python 3.7: ASCII for files, their names and streams."""
-    X = np.random.default_rng(0).normal(5.0, 1.0, (30, 12)).round(3)
-    table = pd.DataFrame(X, index=[f"s{i}" for i in range(30)], columns=[ACTIN, *(f"g{j}" for j in range(1, 12))])
-    table.iloc[0, 0] = table.iloc[3, 4] = np.nan
-    table.to_csv("in.csv")
-    (folder / "samples.csv").write_text(
-        "name,état\n" + "".join(f"s{i},é{i % 2}\n" for i in range(30)), encoding="utf-8"
-    )
-    code = (
-        "import sys\n"
-        "from imputome.cli import run\n"
-        "for line in sys.stdin.read().splitlines():\n"
-        "    assert run(line.split()) == 0, line\n"
-    )
-    lines = [
-        "impute in.csv --genes-in columns -o out.csv -m mean --record out.json",
-        "impute in.csv --genes-in columns -o out.h5ad -m mean --samples samples.csv --report out.html --label batch",
-        "evaluate in.csv --genes-in columns --methods mean,median --trials 2 -o s.csv",
-        "report s.csv -o s.html",
-        "fit in.csv --genes-in columns -m model --method mean",
-        "apply model in.csv --genes-in columns -o applied.csv",
-    ]
-    lines[1] = lines[1].replace("--label batch", "")
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment.pop("PYTHONIOENCODING", None)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input="\n".join(lines),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    assert (folder / "out.csv").read_text(encoding="utf-8").startswith(f",{ACTIN},")
-    assert "état" in ad.read_h5ad("out.h5ad").obs
-    assert ACTIN in (folder / "out.html").read_text(encoding="utf-8")

@@ -88,3 +88,44 @@ def test_the_examples_work_for_nobody(tmp_path):
     assert sorted(path.name for path in temporary.iterdir()) == [
         f"imputome-{NOBODY if os.getuid() == 0 else os.getuid()}"
     ]
+
+
+def test_files_are_utf8_in_every_locale(tmp_path):
+    """LC_ALL=C as it was before Python 3.7: ASCII for files, their names and streams."""
+    X = np.random.default_rng(0).normal(5.0, 1.0, (30, 12)).round(3)
+    table = pd.DataFrame(X, index=[f"s{i}" for i in range(30)], columns=["β-actin", *(f"g{j}" for j in range(1, 12))])
+    table.iloc[0, 0] = table.iloc[3, 4] = np.nan
+    table.to_csv(tmp_path / "in.csv")
+    (tmp_path / "samples.csv").write_text(
+        "name,état\n" + "".join(f"s{i},é{i % 2}\n" for i in range(30)), encoding="utf-8"
+    )
+    code = (
+        "import sys\n"
+        "from imputome.cli import run\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    assert run(line.split()) == 0, line\n"
+    )
+    lines = [
+        "impute in.csv --genes-in columns -o out.csv -m mean --record out.json",
+        "impute in.csv --genes-in columns -o out.h5ad -m mean --samples samples.csv --report out.html",
+        "evaluate in.csv --genes-in columns --methods mean,median --scheme mcar --trials 2 -o s.csv",
+        "report s.csv -o s.html",
+        "fit in.csv --genes-in columns -m model --method mean",
+        "apply model in.csv --genes-in columns -o applied.csv",
+    ]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(lines),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").startswith(",β-actin,")
+    assert "état" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert "β-actin" in (tmp_path / "out.html").read_text(encoding="utf-8")

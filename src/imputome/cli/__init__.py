@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ import typer
 from imputome.caches import use_writable_caches
 from imputome.cli.console import CONTROLS_WIN, begin, error_line, failure, print_line, print_lines, tell_interruption
 from imputome.core import interrupts
-from imputome.errors import ControlsWinError, ImputomeError, Message
+from imputome.errors import ControlsWinError, ImputomeError, InputError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -115,6 +116,7 @@ def run(arguments: list[str]) -> int:
 def _outcome(arguments: list[str], watch: interrupts.Watch) -> int:
     """Run a command, and print the error that it ends with; return the exit code."""
     try:
+        _check_text(arguments)
         code = app(arguments, prog_name="imputome", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UsageError as error:
@@ -129,6 +131,19 @@ def _outcome(arguments: list[str], watch: interrupts.Watch) -> int:
             print_lines(traceback.format_exc().rstrip("\n"), err=True)
         error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse names that no record, table or page could hold; Linux takes any bytes for the name of a file."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            text = f"{argument} is not text in UTF-8: rename the file, or pass a link to it"
+            with suppress(UnicodeDecodeError):
+                name = os.fsencode(argument).decode()
+                text = f"the locale has no signs for {name}: set LC_ALL=C.UTF-8"
+            raise InputError(text, code="not-utf8") from error
 
 
 def _unexpected(error: Exception) -> Message:

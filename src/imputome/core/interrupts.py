@@ -73,7 +73,7 @@ class Watch:
             self._hook(unraisable)
             return
         number, self.number = self.number, 0
-        threading.Timer(0.01, signal.raise_signal, [number]).start()  # later: what is raised here is dropped too
+        threading.Timer(0.01, os.kill, [os.getpid(), number]).start()  # later: what is raised here is dropped too
 
 
 current: Watch | None = None  # of the program, or of the call of `imputome.cli.run` that is being made
