@@ -202,6 +202,14 @@ def test_a_library_makes_another_error_of_a_signal(folder, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: interrupted: nothing was written [interrupted]\n"
 
 
+def test_processes_of_the_program_leave_the_answer_to_it(folder):
+    code = "import os, signal; [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGHUP)]; print('still here')"
+    with interrupts.answered_here():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
 def test_handlers_are_put_back(folder):
     before = [signal.getsignal(number) for number in SIGNALS]
     assert impute() == 0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -55,14 +59,22 @@ def write_inputs(folder: Path) -> None:
     pd.DataFrame({"patient": samples, "age": rng.integers(20, 90, 60)}).to_csv(folder / "clinical.csv", index=False)
 
 
-def test_the_examples_work_for_nobody(tmp_path):
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody can write to, and not below that of pytest, which other users may not look into."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "temporary").mkdir()
+    for each in (folder, folder / "temporary"):
+        each.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_examples_work_for_nobody(place):
     commands = examples()
     assert len(commands) > 10
-    write_inputs(tmp_path)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    for folder in (tmp_path, temporary):
-        folder.chmod(0o1777)
+    write_inputs(place)
+    temporary = place / "temporary"
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
@@ -75,13 +87,15 @@ def test_the_examples_work_for_nobody(tmp_path):
     failed = []
     for command in commands:
         smaller = " ".join(more for start, more in SMALLER.items() if command.startswith(start))
+        begun = time.monotonic()
         line = as_user(NOBODY, "sh", "-c", f"{command} {smaller}")
         done = subprocess.run(
-            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+            line, cwd=place, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         strange = [
             said for said in done.stderr.splitlines() if re.search(r"Traceback|Warning|site-packages|cache", said)
         ]
+        print(f"{time.monotonic() - begun:5.1f} s  {command} {smaller}")
         if done.returncode or strange:
             failed.append((command, done.returncode, done.stderr[-2000:]))
     assert failed == []

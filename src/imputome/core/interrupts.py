@@ -95,6 +95,23 @@ def watched() -> Iterator[Watch]:
         current = None
 
 
+@contextmanager
+def answered_here() -> Iterator[None]:
+    """Processes that are started in the block get no Ctrl-C, and no word that the terminal was closed.
+
+    A terminal sends these signals to all of them. The one that started the others answers, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # other processes inherit what is blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # -- what an interruption has left -------------------------------------------------------------------------------------
 # path -> device and inode of what this process moved there, or was about to: `written` asks the disk which of the two
 placed: dict[Path, tuple[int, int]] = {}
