@@ -16,7 +16,19 @@ import pytest
 pytestmark = pytest.mark.faults
 
 TUNE = ["tune", "in.h5ad", "--method", "poisson_nmf", "--objective", "poisson_loss", "--trials", "9999"]
-STUDY = ["study", "zipo_claims", "-o", "results", "--datasets", "pbmc68k"]
+STUDY = ["study", "mine.toml", "-o", "results"]
+TOML = """
+title = "mine"
+trials = 999
+shown = ["poisson_loss"]
+[[datasets]]
+name = "pbmc68k"
+[[splits]]
+scheme = "thin"
+fraction = 0.1
+[base]
+method = "poisson_nmf"
+"""
 
 
 def members(group: int) -> list[str]:
@@ -57,6 +69,7 @@ def test_a_signal_ends_all_processes(tmp_path, command, number, send, seconds):
     """Some seconds after the first worker has started: while it is loaded, and while it works."""
     rng = np.random.default_rng(0)
     ad.AnnData(rng.poisson(1.0, (500, 300)).astype(np.float32)).write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "mine.toml").write_text(TOML, encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", "imputome", *command, "--workers", "2"],
         cwd=tmp_path,
@@ -72,7 +85,7 @@ def test_a_signal_ends_all_processes(tmp_path, command, number, send, seconds):
         send(process.pid, number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (128 + number, "")
-        lines = [line for line in err.splitlines() if not line.startswith(("tuning poisson_nmf", "study zipo_claims"))]
+        lines = [line for line in err.splitlines() if not line.startswith(("tuning poisson_nmf", "study mine"))]
         assert len(lines) == 1, err
         assert lines[0].endswith(" [interrupted-partly-done]")
         until(lambda: members(process.pid) == [], 5.0)
