@@ -46,7 +46,7 @@ def on_a_terminal(method, more="", script=SCRIPT):
 
 
 def test_python_shows_progress_on_a_terminal():
-    shown = on_a_terminal("auto", ", accept_control=True, check=False, budget=1")
+    shown = on_a_terminal("auto", ", accept_control=True, check=False, budget=0.1")
     assert "choosing a method" in shown
     assert "fitting" in shown
     assert on_a_terminal("gene_mean", ", progress=False") == ""

@@ -249,7 +249,7 @@ def test_the_file_of_the_record_is_checked_before_the_work(folder, capsys):
 
 # -- the record --------------------------------------------------------------------------------------------------------
 def test_json_has_no_json_in_it(folder, capsys):
-    options = ["-m", "auto", "--accept-control", "--budget", "1", "--json"]
+    options = ["-m", "auto", "--accept-control", "--budget", "0.1", "--json"]
     assert run(["impute", "counts.h5ad", "-o", "o.h5ad", *options, "--set", "x=1"]) == 1  # with auto
     capsys.readouterr()
     assert run(["impute", "counts.h5ad", "-o", "o.h5ad", *options]) == 0

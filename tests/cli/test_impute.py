@@ -635,7 +635,7 @@ def test_failure_with_force_leaves_the_old_output(counts, tmp_path, capsys, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stream, "_stream_layers", fail)
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "system")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "disk-full")
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
 
@@ -878,8 +878,10 @@ def test_signal_while_writing(tall, tmp_path, name, number, code):
 
 
 def test_killed_process_leaves_no_rubbish_for_the_next(counts, tmp_path):
-    partial = tmp_path / ".out.h5ad.4194305.partial.h5ad"  # no such process: ids end at 4194304
-    partial.write_bytes(b"half")
+    partial = tmp_path / ".out.h5ad.0123abcd.partial"
+    partial.mkdir()
+    (partial / "lock").write_text(os.uname().nodename)  # not locked: its process is dead
+    (partial / "out.h5ad").write_bytes(b"half")
     assert impute(counts[0], tmp_path / "out.h5ad", "gene_mean") == 0
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
 

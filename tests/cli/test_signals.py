@@ -202,6 +202,21 @@ def test_a_library_makes_another_error_of_a_signal(folder, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: interrupted: nothing was written [interrupted]\n"
 
 
+def test_a_signal_waits_for_a_block_that_holds_it(folder):
+    done = []
+
+    def work():
+        with interrupts.held():
+            send(signal.SIGTERM)
+            time.sleep(0.01)
+            done.append("all of the block")
+        done.append("what follows")
+
+    with interrupts.watched() as watch, pytest.raises(KeyboardInterrupt):
+        work()
+    assert (done, watch.code) == (["all of the block"], 143)
+
+
 def test_processes_of_the_program_leave_the_answer_to_it(folder):
     code = "import os, signal; [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGHUP)]; print('still here')"
     with interrupts.answered_here():

@@ -165,7 +165,7 @@ def tell_interruption() -> None:
 def interruption() -> Message:
     """What an interruption has left, as it is at this moment."""
     done = written()
-    if failure.resumable and (failure.until is None or failure.until.absolute() not in done):
+    if failure.resumable and (failure.until is None or failure.until.resolve() not in done):
         return PARTIAL_WORK
     names = [failure.on_stdout] if failure.on_stdout else []
     names += map(str, done if failure.until is None else [failure.until])

@@ -31,12 +31,15 @@ class Watch:
         Whether the first signal raises KeyboardInterrupt, which stops the work, or is only noted.
     told : bool
         Whether the user was told what the interruption has left.
+    held : bool
+        Whether the first signal waits for the end of a block (`held`).
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.raising = True
         self.told = False
+        self.held = False
         self._since = 0.0
         self._previous: dict[int, Any] = {}
         self._hook: Any = None
@@ -62,7 +65,7 @@ class Watch:
     def _received(self, number: int, frame: object) -> None:
         if not self.number:
             self.number, self._since = number, time.monotonic()
-            if self.raising:
+            if self.raising and not self.held:
                 raise KeyboardInterrupt
         elif time.monotonic() - self._since > PATIENCE:
             os._exit(self.code)
@@ -96,6 +99,22 @@ def watched() -> Iterator[Watch]:
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """A signal that comes in the block raises KeyboardInterrupt at its end."""
+    watch = current
+    if watch is None or watch.number or watch.held:
+        yield
+        return
+    watch.held = True
+    try:
+        yield
+    finally:
+        watch.held = False
+    if watch.number and watch.raising:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def answered_here() -> Iterator[None]:
     """Processes that are started in the block get no Ctrl-C, and no word that the terminal was closed.
 
@@ -121,7 +140,7 @@ def placing(partial: Path, path: Path) -> None:
     """Called before a complete output is moved to its path."""
     identity = _identity(partial)
     if identity is not None:
-        placed[path.absolute()] = identity
+        placed[path.resolve()] = identity
 
 
 def written() -> list[Path]:
