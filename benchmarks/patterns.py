@@ -1,6 +1,7 @@
 """Is the check right about values that are missing in a pattern? Complete data with holes made in it: what the check
 predicts, beside the truth.
 
+    python benchmarks/patterns.py              # the table of the results in patterns.jsonl, which were measured before
     python benchmarks/patterns.py run results.jsonl [--designs ...] [--data ...] [--methods ...] [--seeds 0:1]
     python benchmarks/patterns.py table results.jsonl
 
@@ -200,8 +201,8 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("results", type=Path)
+    parser.add_argument("what", choices=("run", "table"), nargs="?", default="table")
+    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--designs", default=";".join(DESIGNS), help="separated by semicolons")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -209,6 +210,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "table":
         print(table(given.results))
+        print(f"\nThe figures of {given.results.name}; to measure: python benchmarks/patterns.py run new.jsonl")
         return
     first, last = map(int, given.seeds.split(":"))
     designs, methods = given.designs.split(";"), given.methods.split(",")

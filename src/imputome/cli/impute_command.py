@@ -16,7 +16,16 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import CONTROLS_WIN, error_line, json_text, print_check, print_json, print_lines, warning_line
+from imputome.cli.console import (
+    CONTROLS_WIN,
+    error_line,
+    json_text,
+    print_check,
+    print_json,
+    print_line,
+    print_sentences,
+    warning_line,
+)
 from imputome.cli.options import parse_settings, split_names
 from imputome.cli.output import Writing, missing_values, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
@@ -194,12 +203,12 @@ def _impute(given: Arguments) -> int:
         if given.as_json:
             summary["missingness"] = missing.to_dict()
         else:
-            print_lines(missing.lines())
+            print_sentences(missing.lines())
 
     @contextmanager
     def stage(what: str, cost: str, counted: bool) -> Iterator[Progress]:
         if cost and not given.quiet:
-            typer.echo(cost, err=True)
+            print_line(cost, err=True)
         with progress(what, quiet=given.quiet, counted=counted) as show:
             yield show
 
@@ -219,7 +228,7 @@ def _impute(given: Arguments) -> int:
         _write_report(given.report, given, plan, run, record)
     given.print_result(plan, run, record, summary)
     if given.report is not None and not (given.as_json or given.quiet):
-        typer.echo(f"report: {given.report}")
+        print_line(f"report: {given.report}")
     if given.strict and record.verdict is not None and record.verdict.verdict == VERDICTS[-1]:
         text = f"the verdict is {record.verdict.verdict!r}: {given.output} was written, but do not use it"
         error_line(Message(text, code="verdict-do-not-impute"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, print_lines, warning_line, warnings_as_lines
+from imputome.cli.console import error_line, print_json, print_sentences, warning_line, warnings_as_lines
 from imputome.cli.output import missing_values
 
 
@@ -34,9 +34,9 @@ def command(
     if as_json:
         print_json(report.to_dict())
     else:
-        print_lines(report.lines())
+        print_sentences(report.lines())
         if report.kind == "real" and report.n_nan and not report.errors:
-            print_lines(missing_values(adata, report).lines())
+            print_sentences(missing_values(adata, report).lines())
         for text in report.warnings:
             warning_line(text)
         for text in report.errors:

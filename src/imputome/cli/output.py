@@ -17,11 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
-
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import print_check, print_json, warning_line, warnings_as_lines
+from imputome.cli.console import failure, print_check, print_json, print_line, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
@@ -100,9 +98,11 @@ def with_streams(given: W) -> Iterator[W]:
         yield replace(given, source=source, output=output)
         printed.close()
         if output.parent == Path(folder):
+            failure.on_stdout = "a part of the table, on stdout"
             with output.open("rb") as table:
                 shutil.copyfileobj(table, sys.stdout.buffer)
             sys.stdout.flush()
+            failure.on_stdout = "the table, on stdout"
 
 
 def _shown(path: Path) -> str:
@@ -488,14 +488,14 @@ class Writing:
         if self.as_json:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:
-            typer.echo(f"nothing is missing in {self.source}: nothing was fitted")
+            print_line(f"nothing is missing in {self.source}: nothing was fitted")
             known = adata.X.count_nonzero() if hasattr(adata.X, "count_nonzero") else np.count_nonzero(adata.X)
             if known < adata.n_obs * adata.n_vars:
                 zeros = adata.n_obs * adata.n_vars - known
-                typer.echo(f"{zeros:,} zeros count as values: {opt.flag('missing', '0')} makes them missing")
-            typer.echo(f"wrote the same table to {_shown(self.output)}")
+                print_line(f"{zeros:,} zeros count as values: {opt.flag('missing', '0')} makes them missing")
+            print_line(f"wrote the same table to {_shown(self.output)}")
             for line in self._table_lines(""):
-                typer.echo(line)
+                print_line(line)
 
     # -- what was done -------------------------------------------------------------------------------------------------
     def print_result(self, plan: Plan, run: Run, record: Record, summary: dict[str, Any] | None = None) -> None:
@@ -519,7 +519,7 @@ class Writing:
         if run.outputs:
             lines.append(f"and the layers {', '.join(f'{plan.key}_{name}' for name in run.outputs)}")
         for line in (*lines, *self._table_lines(plan.key)):
-            typer.echo(line)
+            print_line(line)
         print_check(record.race, record.verdict)
 
     def _beside(self) -> dict[str, Any]:

@@ -10,7 +10,14 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
+from imputome.cli.console import (
+    keeps_partial_work,
+    print_json,
+    print_line,
+    print_lines,
+    warning_line,
+    warnings_as_lines,
+)
 
 
 def command(
@@ -35,7 +42,7 @@ def command(
             print_json({"studies": known_studies()})
             return
         for name, title in known_studies().items():
-            typer.echo(f"{name}: {title}")
+            print_line(f"{name}: {title}")
         return
     from imputome.studies.execute import execute, write_results
 
@@ -55,5 +62,5 @@ def command(
     if as_json:
         print_json({"study": chosen.name, "files": [str(path) for path in files]})
     elif not quiet:
-        typer.echo(text)
-        typer.echo(f"wrote {', '.join(map(str, files))}")
+        print_lines(text)
+        print_line(f"wrote {', '.join(map(str, files))}")

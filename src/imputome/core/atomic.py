@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imputome.core.disk import room_for
+from imputome.core.interrupts import held, placing
 from imputome.errors import InputError
 
 try:
@@ -57,9 +58,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _remove_interrupted(partial)
         raise
     finally:
-        _put_back(work, path)
-        os.close(lock)
-        _remove(work)
+        with held():
+            _put_back(work, path)
+            os.close(lock)
+            _remove(work)
 
 
 def restore(path: Path) -> None:
@@ -111,6 +113,7 @@ def check_file(path: Path, suffixes: tuple[str, ...], what: str, *, overwrite: b
 # -- moving ------------------------------------------------------------------------------------------------------------
 def _move(partial: Path, path: Path, old: Path) -> None:
     """Move ``partial`` to ``path``. A folder that was there goes, by way of ``old``, to the place of ``partial``."""
+    placing(partial, path)
     if not (partial.is_dir() and path.is_dir()):
         partial.replace(path)
     elif not _exchanged(partial, path):

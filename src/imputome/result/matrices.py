@@ -101,13 +101,33 @@ class Finite:
         if self.dtype is not None:
             with np.errstate(over="ignore"):
                 values = np.asarray(values, dtype=self.dtype)
-        check_finite(values, self.method, self.obs_names[rows], self.var_names[slice(None) if genes is None else genes])
+        columns = slice(None) if genes is None else genes
+        used = imputed_features(getattr(self.matrix, "imputation", self.matrix))
+        used = None if used is None else used[columns]
+        check_finite(values, self.method, self.obs_names[rows], self.var_names[columns], used=used)
         return values
 
 
-def check_finite(values: np.ndarray, method: str, cells: pd.Index, genes: pd.Index | None = None) -> None:
-    """Refuse values of ``method`` that are NaN or infinite, before they are written; ``genes`` name the columns."""
+def imputed_features(imputation: Any) -> np.ndarray | None:
+    """Which features were imputed, where others keep the values of the input, NaN included; None means all."""
+    return getattr(imputation, "gene_columns", {}).get("imputed")
+
+
+def check_finite(
+    values: np.ndarray,
+    method: str,
+    cells: pd.Index,
+    genes: pd.Index | None = None,
+    *,
+    used: np.ndarray | None = None,
+) -> None:
+    """Refuse values of ``method`` that are NaN or infinite, before they are written.
+
+    ``genes`` name the columns; of those that are not ``used`` (bool), the method gave no values.
+    """
     bad = ~np.isfinite(values)
+    if used is not None:
+        bad &= used
     if not bad.any():
         return
     i, j = np.unravel_index(bad.argmax(), bad.shape)

@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import scipy.sparse as sp
 
 from imputome.core.atomic import atomic_path
 from imputome.core.data import Data
+from imputome.core.interrupts import answered_here
 from imputome.core.links import link
 from imputome.core.locks import locked
 from imputome.errors import ImputomeError, InputError, Message, missing_extra
@@ -342,15 +344,18 @@ def run_processes(
     the error is raised here.
     """
     context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
+    with answered_here():  # it starts a process that keeps account of it
+        errors = context.SimpleQueue()
     processes = [
         context.Process(target=run_in_child, args=(work, each, os.getpid(), errors), daemon=True) for each in arguments
     ]
+    others = _workers()
     unset = [name for name in THREAD_VARIABLES if name not in os.environ]
     os.environ.update(dict.fromkeys(unset, str(threads)))
     try:
-        for process in processes:
-            process.start()
+        with answered_here():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes) and errors.empty():
             report()
             time.sleep(POLL_SECONDS)
@@ -360,12 +365,22 @@ def run_processes(
     finally:
         for name in unset:
             os.environ.pop(name, None)
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
+        for child in _workers() - others:  # one that was just being started is not among the processes yet
+            with suppress(psutil.Error):
+                child.terminate()
         for process in processes:
             if process.pid is not None:
                 process.join()
+
+
+def _workers() -> set[psutil.Process]:
+    """The children of this process that multiprocessing has started."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "--multiprocessing-fork" in child.cmdline():
+                found.add(child)
+    return found
 
 
 def run_in_child(work: Callable[..., None], arguments: tuple[Any, ...], parent: int, errors: Any) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.interrupts import answered_here
 from imputome.core.locks import is_locked, locked
 from imputome.errors import InputError, missing_extra, printable
 from imputome.evaluation.arguments import check_choice
@@ -145,7 +146,8 @@ def tune(
         if workers == 1:
             _run_trials(task, threading.Semaphore(missing), progress=progress)
         else:
-            permits = multiprocessing.get_context("spawn").Semaphore(missing)
+            with answered_here():  # it starts a process that keeps account of it
+                permits = multiprocessing.get_context("spawn").Semaphore(missing)
             run_processes(
                 _run_trials,
                 [(task, permits, number) for number in range(min(workers, missing))],
