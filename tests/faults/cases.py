@@ -11,11 +11,10 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -24,8 +23,29 @@ import scipy.sparse as sp
 
 from imputome.datasets import load
 
-State = dict[str, str | None]  # name of an output -> digest of what is in it; None if it is not there
-Reader = Callable[[Path], str]
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What an output holds: texts, and numbers, which are equal when they differ by rounding only."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[np.ndarray, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Content):
+            return NotImplemented
+        pairs = zip(self.numbers, other.numbers, strict=False)
+        return self.texts == other.texts and all(
+            one.shape == two.shape and np.allclose(one, two, rtol=1e-3, atol=1e-6, equal_nan=True) for one, two in pairs
+        )
+
+    def __repr__(self) -> str:
+        text = "|".join(self.texts)
+        return f"<{text[:200]} {digest(text, *(each.tobytes() for each in self.numbers))}>"
+
+
+State = dict[str, Content | None]  # name of an output -> what is in it; None if it is not there
+Reader = Callable[[Path], Content]
 
 
 def digest(*parts: bytes | str) -> str:
@@ -42,64 +62,70 @@ def names_in(folder: Path) -> set[str]:
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------
-def same_bytes(path: Path) -> str:
-    """Files that are equal byte by byte after two runs; of a folder, all that is in it."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return digest(*(part for each in files for part in (str(each.relative_to(path)), each.read_bytes())))
+def same_bytes(path: Path) -> Content:
+    """A file that is equal byte by byte after two runs."""
+    return Content((digest(path.read_bytes()),))
 
 
-def annotated(path: Path) -> str:
+def annotated(path: Path) -> Content:
     """The values, names and records of an .h5ad or .zarr, read as any user would."""
     adata = ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(str(path))
-    parts: list[bytes | str] = [str(adata.shape), "".join(adata.obs_names), "".join(adata.var_names)]
+    names, numbers = [*adata.obs_names, *adata.var_names, *sorted(adata.uns.get("imputome", {}))], []
     for name, matrix in (("X", adata.X), *sorted(adata.layers.items())):
         dense = matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
         assert np.isfinite(dense).all(), f"{name} of {path} has values that are not finite"
-        parts += [name, np.ascontiguousarray(dense, dtype=np.float64).tobytes()]
-    parts += [f"{where} {name}" for where in ("obs", "var", "obsm") for name in sorted(getattr(adata, where))]
-    return digest(*parts, *sorted(adata.uns.get("imputome", {})))
+        names.append(name)
+        numbers.append(dense)
+    names += [f"{where} {name}" for where in ("obs", "var", "obsm") for name in sorted(getattr(adata, where))]
+    return Content((" ".join(names[-3:]), digest(*names)), tuple(numbers))
 
 
-def model(path: Path) -> str:
-    """A saved model: the header without what differs between equal fits, and its arrays."""
+def model(path: Path) -> Content:
+    """A saved model: the method and its parameters, and the arrays."""
+    assert names_in(path) == {"model.json", "arrays.npz"}, f"{path} holds {names_in(path)}"
     header = json.loads((path / "model.json").read_text(encoding="utf-8"))
     with np.load(path / "arrays.npz", allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in sorted(stored.files)}
-    assert names_in(path) == {"model.json", "arrays.npz"}, f"{path} holds {names_in(path)}"
-    kept = json.dumps(_without_times({name: header[name] for name in sorted(header)}), sort_keys=True)
-    return digest(kept, *(part for name, array in arrays.items() for part in (name, array.tobytes())))
+    params = {name: value for name, value in header["params"].items() if name != "checkpoint"}
+    texts = [f"{name} {'' if array.dtype.kind in 'fiub' else array.tolist()}" for name, array in arrays.items()]
+    numbers = tuple(array for array in arrays.values() if array.dtype.kind in "fiub")
+    return Content((header["method"], json.dumps(params, sort_keys=True), *texts), numbers)
 
 
-def scores(path: Path) -> str:
+def scores(path: Path) -> Content:
     """A table of results without times and memory, its rows in any order."""
     table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
     table = table[[name for name in table.columns if not re.search("second|byte|cost|time", name)]]
     if "metric" in table:
         table = table[~table["metric"].astype(str).str.contains("second")]
-    rows = table.astype(str).agg("|".join, axis=1).sort_values()
+    values = [name for name in ("value", "mean", "sd", "interval") if name in table]
+    numbers = table[values].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    rows = table.drop(columns=values).astype(str).agg("|".join, axis=1)
     assert rows.is_unique, f"rows of {path} are there twice"
-    return digest("|".join(table.columns), *rows)
+    order = np.argsort(rows.to_numpy())
+    return Content((f"{len(rows)} rows", digest(*table.columns, *rows.iloc[order])), (numbers[order],))
 
 
-def record(path: Path) -> str:
-    """A record in JSON."""
-    return digest(json.dumps(_without_times(json.loads(path.read_text(encoding="utf-8"))), sort_keys=True))
+def record(path: Path) -> Content:
+    """A record in JSON, complete, and what it is of."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Content((content["method"], content["scale"], json.dumps(content["params"], sort_keys=True)))
 
 
-def text(path: Path) -> str:
-    """A text without its numbers with units of time."""
-    return digest(re.sub(r"[\d.]+ (s|MB|GB)\b", "", path.read_text(encoding="utf-8")))
+def text(path: Path) -> Content:
+    """A text without its numbers."""
+    return Content((digest(re.sub(r"[\d.]+", "", path.read_text(encoding="utf-8"))),))
 
 
-def tuned(path: Path) -> str:
+def tuned(path: Path) -> Content:
     """The best parameters, which must be those of the best trial in s.db beside them."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     values = sorted(json.loads(line.split(" = ")[1]) for line in lines if line.startswith("n_components"))
     if values == [OLD_BEST]:
-        return "old"
+        return Content(("old",))
     best = best_trial(path.with_name("s.db"))
     assert values == [best], f"{path} has {values}, and the best trial {best}"
-    return "of the best trial"
+    return Content(("of the best trial",))
 
 
 OLD_BEST = 1  # outside the space that is searched, so that it tells an old file
@@ -134,22 +160,16 @@ def best_trial(path: Path) -> int | None:
     return None if found is None else int(found[0])
 
 
-def storage(path: Path) -> str:
+def storage(path: Path) -> Content:
     """A storage can always be read; what is in it grows."""
     trials(path)
-    return "readable"
-
-
-def _without_times(values: Any) -> Any:
-    if isinstance(values, Mapping):
-        skipped = ("second", "byte", "memory", "command", "created", "date", "time", "host")
-        return {
-            name: _without_times(inner) for name, inner in values.items() if not any(word in name for word in skipped)
-        }
-    return values
+    return Content(("readable",))
 
 
 # -- cases -------------------------------------------------------------------------------------------------------------
+UNREADABLE = "not readable"
+
+
 @dataclass(frozen=True)
 class Case:
     """A command, what was there before, and what it writes."""
@@ -159,6 +179,7 @@ class Case:
     outputs: dict[str, Reader]
     before: tuple[tuple[object, ...], ...] = ()
     kept: str = r"$^"  # names of what an interrupted run may leave for the next
+    again: tuple[str, ...] = ()  # codes with which the command may refuse to do again what is done
     inputs: tuple[str, ...] = ("in.h5ad",)
     files: dict[str, str] = field(default_factory=dict)  # to write before all commands
     complete: Callable[[Path], None] = lambda folder: None  # what must hold in the folder after the last command
@@ -170,7 +191,7 @@ class Case:
             try:
                 state[name] = read(folder / name) if (folder / name).exists() else None
             except Exception as error:  # readers raise what the libraries under them do
-                state[name] = f"not readable: {type(error).__name__}: {error}"
+                state[name] = Content((UNREADABLE, f"{type(error).__name__}: {error}"))
         return state
 
     def __str__(self) -> str:
@@ -183,7 +204,7 @@ NMF = ("--method", "poisson_nmf", "--set", "n_components=2", "--set", "max_iter=
 DEEP = (
     "--method",
     "zipo",
-    *(each for name in ("n_hidden=4", "n_latent=2", "max_epochs=6") for each in ("--set", name)),
+    *(each for name in ("encoder=8-4", "max_epochs=6", "patience=none") for each in ("--set", name)),
 )
 TUNE = ("tune", "in.h5ad", "--method", "poisson_nmf", "--set", "max_iter=5", "--objective", "poisson_loss")
 STUDY = """
@@ -238,7 +259,17 @@ CASES = [
     Case(
         "impute-beside",
         _impute(
-            *("out.csv", *NMF, "--genes-in", "columns", "--record", "out.json", "--uncertainty", "sd.csv.gz"),
+            *(
+                "out.csv",
+                *NMF,
+                "--posterior",
+                "--genes-in",
+                "columns",
+                "--record",
+                "out.json",
+                "--uncertainty",
+                "sd.csv.gz",
+            ),
             **{"source": "counts.csv"},
         ),
         {"out.csv": same_bytes, "sd.csv.gz": same_bytes, "out.json": record},
@@ -300,6 +331,7 @@ CASES = [
         ("remove", "out.h5ad", "gene_mean"),
         {"out.h5ad": annotated},
         (_impute("out.h5ad", *MEAN),),
+        again=("no-such-result",),
     ),
 ]
 

@@ -479,7 +479,7 @@ TEXT = (*COLUMNS, "--method", "median", "--transform", "none", *WRITE, "out.csv"
 ZIPO = (
     "--method",
     "zipo",
-    *(each for name in ("n_hidden=4", "n_latent=2", "max_epochs=3") for each in ("--set", name)),
+    *(each for name in ("encoder=4-2", "max_epochs=3") for each in ("--set", name)),
 )
 FIT = ("fit", "in.h5ad", "-m", "out", "--force", "-q")
 CHECKPOINT = (*FIT, *ZIPO, "--checkpoint", "steps")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cases import Case, State, copy_input, names_in
+from cases import UNREADABLE, Case, State, copy_input, names_in
 from programs import Run, Server
 
 # of everything that is drawn at random here; set for the other processes of pytest, too
@@ -61,9 +61,8 @@ def make_ready(case: Case, server: Server, inputs: Path, place: Path) -> Ready:
     run.wait()
     finished(run)
     new = case.state(after)
-    unreadable = [
-        found for state in (old, new) for found in state.values() if found and found.startswith("not readable")
-    ]
+    contents = [*old.values(), *new.values()]
+    unreadable = [content for content in contents if content and UNREADABLE in content.texts]
     assert not unreadable, unreadable
     assert new != old, f"{case}: the command changes nothing, so nothing could be told of a kill"
     writing = run.seconds - (changed.since or run.seconds)
