@@ -5,6 +5,7 @@ A lie is plain data (what to change, and how), so that its text is all that is n
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -376,6 +377,83 @@ def put_table(folder: Path, lie: Lie) -> None:
     (folder / "in.csv").write_bytes(change_bytes(content.encode(), bytes_changed))
 
 
+# -- what must not be believed -----------------------------------------------------------------------------------------
+def untrue_matrix(folder: Path) -> str:
+    """Why the sparse matrix of in.h5ad is none, by the definition of its format and in plain loops."""
+    with h5py.File(folder / "in.h5ad", "r") as root:
+        group, parts = root["X"], ("data", "indices", "indptr")
+        if group.attrs["encoding-type"] not in ENCODINGS[:2]:
+            return ""
+        if any(name not in group for name in parts):
+            return "a part is missing"
+        data, indices, indptr = (np.asarray(group[name][()]) for name in parts)
+        shape = [int(size) for size in np.ravel(group.attrs["shape"])]
+        by_column = group.attrs["encoding-type"] == ENCODINGS[1]
+        names = len(root["obs/_index"]), len(root["var/_index"])
+    if any(part.ndim != 1 or part.dtype.kind not in "iufb" for part in (data, indices, indptr)):
+        return "a part is not a list of numbers"
+    if shape != [*names]:
+        return "the shape is not that of the names"
+    lines, length = shape[::-1] if by_column else shape
+    starts, places = indptr.tolist(), indices.tolist()
+    if len(starts) != lines + 1 or starts[0] != 0 or starts[-1] != len(places) or len(places) != len(data):
+        return "the lengths do not fit"
+    if any(not later >= start for start, later in itertools.pairwise(starts)):
+        return "indptr falls"
+    if any(not 0 <= place < length for place in places):
+        return "an index is outside"
+    return ""
+
+
+def untrue_header(name: str) -> Callable[[Path], str]:
+    """Why a header cannot be that of the model ``name`` of `write_truth`."""
+    counts = str(MODELS[name][0]).endswith(".h5ad")
+
+    def untrue(folder: Path) -> str:
+        header = _tree(f"{name}/model.json")(folder)
+        if not isinstance(header, dict):
+            return "it is no table"
+        genes, bounds = header.get("feature_names"), header.get("bounds")
+        if genes != [f"gene{j}" for j in range(8)] and (not isinstance(genes, list) or len({*map(str, genes)}) != 8):
+            return "feature_names are not eight names"
+        if not isinstance(bounds, list) or len(bounds) != 2:
+            return "bounds are not two numbers"
+        if any(isinstance(bound, str | list | dict | bool) for bound in bounds):
+            return "a bound is not a number"
+        if header.get("kind") != ("counts" if counts else "real"):
+            return "the kind is another"
+        return ""
+
+    return untrue
+
+
+def untrue_arrays(name: str) -> Callable[[Path], str]:
+    """Why an array cannot be that of the model ``name``: it has other dimensions, or numbers that are not finite."""
+
+    def untrue(folder: Path) -> str:
+        with np.load(folder / f"true/{name}.npz") as true, np.load(folder / f"{name}/arrays.npz") as stored:
+            for each in set(true.files) & set(stored.files):
+                array = stored[each]
+                if array.ndim != true[each].ndim:
+                    return f"{each} has {array.ndim} dimensions"
+                if array.dtype.kind == "f" and np.isfinite(true[each]).all() and not np.isfinite(array).all():
+                    return f"{each} has values that are not finite"
+        return ""
+
+    return untrue
+
+
+def untrue_store(folder: Path) -> str:
+    """Whether in.zarr gave other values than it should, where a file of it is gone."""
+    if len([*(folder / "in.zarr").rglob("*")]) == len([*(folder / "true/in.zarr").rglob("*")]):
+        return ""
+    if not (folder / "out.h5ad").exists():
+        return ""
+    with h5py.File(folder / "out.h5ad", "r") as out, h5py.File(folder / "done.h5ad", "r") as done:
+        same = np.array_equal(out["layers/gene_mean"][()], done["layers/gene_mean"][()])
+    return "" if same else "a file of the store is gone, and the values are others"
+
+
 # -- what is fed -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Fed:
@@ -385,6 +463,7 @@ class Fed:
     lies: Callable[[Path], st.SearchStrategy[Lie]]
     put: Callable[[Path, Lie], None]
     commands: tuple[tuple[object, ...], ...]
+    untrue: Callable[[Path], str] = lambda folder: ""  # why the input must not be used; empty if it may be
     share: float = 1.0  # of the inputs, compared with the others
     asks_for_memory: bool = False  # whether a true input could make the program need more memory than there is
 
@@ -511,12 +590,10 @@ def _models(name: str) -> list[Fed]:
     options = COLUMNS if str(source).endswith(".csv") else ()
     apply = ("apply", name, source, *WRITE, "out.csv" if options else "out.h5ad", *options)
     return [
-        Fed(f"header of {name}", _tree_of(header), put_header(header), (apply,), share=0.5),
+        Fed(f"header of {name}", _tree_of(header), put_header(header), (apply,), untrue_header(name), share=0.5),
         Fed(
-            f"arrays of {name}",
-            lambda at: array_lies(array_names(at / arrays)),
-            put_arrays(arrays),
-            (apply,),
+            *(f"arrays of {name}", lambda at: array_lies(array_names(at / arrays)), put_arrays(arrays)),
+            *((apply,), untrue_arrays(name)),
             share=0.5,
         ),
         *([_bytes_of(header, apply), _bytes_of(arrays, apply)] if name == "nmf" else []),
@@ -525,9 +602,9 @@ def _models(name: str) -> list[Fed]:
 
 FEEDS = [
     *(fed for name in MODELS for fed in _models(name)),
-    Fed("sparse matrix", sparse_lies, put_sparse, ((*IMPUTE, *MEAN), ("inspect", "in.h5ad")), share=3),
+    Fed("sparse matrix", sparse_lies, put_sparse, ((*IMPUTE, *MEAN), ("inspect", "in.h5ad")), untrue_matrix, share=3),
     _bytes_of("in.h5ad", (*IMPUTE, *MEAN)),
-    Fed("files of a zarr store", zarr_lies, put_zarr, (("impute", "in.zarr", *IMPUTE[2:], *MEAN),)),
+    Fed("files of a zarr store", zarr_lies, put_zarr, (("impute", "in.zarr", *IMPUTE[2:], *MEAN),), untrue_store),
     Fed(
         *("text table", table_lies, put_table),
         (("impute", "in.csv", *TEXT), ("inspect", "in.csv", "--genes-in", "rows")),
@@ -619,9 +696,13 @@ TRUE_COMMANDS: list[tuple[object, ...]] = [
 ]
 
 
-def write_journal(folder: Path) -> None:
-    """The journal that an interrupted evaluation leaves."""
+def write_rest(folder: Path) -> None:
+    """The journal that an interrupted evaluation leaves, and copies of what is changed in place."""
     import pandas as pd
+
+    shutil.copytree(folder / "in.zarr", folder / "true/in.zarr")
+    for name in MODELS:
+        shutil.copyfile(folder / name / "arrays.npz", folder / f"true/{name}.npz")
 
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False).to_dict("records")
     by_method: dict[str, list[Any]] = {}

@@ -136,6 +136,10 @@ class Run:
         caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
         return caught is None or bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
+    def stopped(self) -> bool:
+        """Whether it has got SIGSTOP, and waits for SIGCONT."""
+        return self.ended() or Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     @property
     def errors(self) -> str:
         """What it wrote to stderr."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from lies import FEEDS, TRUE_COMMANDS, Fed, Lie, copy_truth, write_journal, write_truth
+from lies import FEEDS, TRUE_COMMANDS, Fed, Lie, copy_truth, write_rest, write_truth
 from programs import RAW, Run, Server
 from states import SEED, finished
 
@@ -36,7 +36,7 @@ def truth(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_truth(folder)
     for command in TRUE_COMMANDS:
         finished(server.run(command, folder))
-    write_journal(folder)
+    write_rest(folder)
     return folder
 
 
@@ -88,6 +88,8 @@ def faults_of(run: Run, folder: Path, fed: Fed) -> Iterator[str]:
         yield f"the file is not named: {errors.strip()[-200:]!r}"
     if match := CONTROL.search(errors + printed):
         yield f"the control character {match[0]!r} is printed"
+    if run.code == 0 and (reason := fed.untrue(folder)):
+        yield f"it is believed, though {reason}"
     if run.code == 0:
         yield from (f"{name} is written with values that are not finite" for name in not_finite(folder))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +35,11 @@ TIMES = 10
 
 @pytest.fixture
 def race(server: Server, inputs: Path, tmp_path: Path) -> Callable[..., None]:
-    """Run two commands at once, `TIMES` times with different head starts, and check each outcome."""
+    """Run two commands at the same time, `TIMES` times, and check each outcome.
+
+    Each second time they start at once; else the first is stopped before one of the changes that it makes to files, and
+    goes on when the second has ended, or cannot end without it.
+    """
 
     def run(
         first: tuple[object, ...],
@@ -42,21 +48,29 @@ def race(server: Server, inputs: Path, tmp_path: Path) -> Callable[..., None]:
         expected: set[str] | None,
         files: dict[str, str] | None = None,
     ) -> None:
-        rng = np.random.default_rng(SEED)
-        faults, seconds = [], 0.0
-        for number in range(TIMES):
-            folder = tmp_path / str(number)
+        def folder_of(name: str) -> Path:
+            folder = tmp_path / name
             folder.mkdir()
             copy_input(inputs / "in.h5ad", folder)
-            for name, content in (files or {}).items():
-                (folder / name).write_text(content)
-            runs = [server.start(first, folder)]
-            # most start at once; the others while the first is at some part of its work
-            runs[0].wait(seconds=0.0 if number % 3 else rng.uniform(0, seconds))
+            for each, content in (files or {}).items():
+                (folder / each).write_text(content)
+            return folder
+
+        alone = server.run(first, folder_of("alone"), trace=True)
+        finished(alone)
+        rng, faults = np.random.default_rng(SEED), []
+        for number in range(TIMES):
+            folder = folder_of(str(number))
+            at = 0 if number % 2 else int(rng.integers(len(alone.changes))) + 1
+            runs = [server.start(first, folder, at=at, number=signal.SIGSTOP)]
+            if at:
+                runs[0].wait(runs[0].stopped)
             runs.append(server.start(second, folder))
+            if at:  # the second ends, or waits for the first
+                runs[1].wait(seconds=2 * alone.seconds + 1)
+                os.kill(runs[0].pid, signal.SIGCONT)
             for each in runs:
                 each.wait()
-            seconds = runs[0].seconds
             try:
                 check(folder, runs)
                 names = names_in(folder)
@@ -64,7 +78,8 @@ def race(server: Server, inputs: Path, tmp_path: Path) -> Callable[..., None]:
                 assert expected is None or names == {"in.h5ad", *(files or {}), *expected}, names
                 assert not names_in(folder.with_name(f"{number}.tmp"))
             except AssertionError as error:
-                faults.append(f"number {number}: {str(error).splitlines()[0]}")
+                how = f"the first stopped before {alone.changes[at - 1]}" if at else "at once"
+                faults.append(f"number {number}, {how}: {str(error).splitlines()[0]}")
         assert not faults, f"FAULTS_SEED={SEED}\n" + "\n".join(faults)
 
     return run
