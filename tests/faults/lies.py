@@ -172,8 +172,9 @@ def change_bytes(content: bytes, lie: Lie) -> bytes:
 def array_lies(names: list[str]) -> st.SearchStrategy[Lie]:
     """One or two changes of named arrays: their values, length, shape or type."""
     name = st.sampled_from(names)
+    value = st.tuples(st.just("value"), name, st.floats(0, 1, exclude_max=True), st.sampled_from(NUMBERS))
     change = st.one_of(
-        st.tuples(st.just("value"), name, st.floats(0, 1, exclude_max=True), st.sampled_from(NUMBERS)),
+        *[value] * 4,
         st.tuples(st.just("fill"), name, st.sampled_from(NUMBERS)),
         st.tuples(st.just("type"), name, st.sampled_from(TYPES)),
         st.tuples(st.just("cut"), name, st.integers(0, 3)),
@@ -688,7 +689,7 @@ def write_truth(folder: Path) -> None:
 
 
 TRUE_COMMANDS: list[tuple[object, ...]] = [
-    *(("fit", *MODELS[name], "-m", name, "-q") for name in MODELS),
+    *(("fit", *what, "-m", name, "-q") for name, what in MODELS.items()),
     ("impute", "in.h5ad", *WRITE, "done.h5ad", *MEAN, "--record", "record.json"),
     CHECKPOINT,
     (*EVALUATE, "results.csv"),
@@ -701,8 +702,8 @@ def write_rest(folder: Path) -> None:
     import pandas as pd
 
     shutil.copytree(folder / "in.zarr", folder / "true/in.zarr")
-    for name in MODELS:
-        shutil.copyfile(folder / name / "arrays.npz", folder / f"true/{name}.npz")
+    for path in folder.glob("*/arrays.npz"):
+        shutil.copyfile(path, folder / f"true/{path.parent.name}.npz")
 
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False).to_dict("records")
     by_method: dict[str, list[Any]] = {}

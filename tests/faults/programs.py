@@ -146,6 +146,16 @@ class Run:
         return self.files["stderr"].read_text(errors="replace")
 
     @property
+    def printed(self) -> str:
+        """What it wrote to stdout."""
+        return self.files["stdout"].read_text(errors="replace")
+
+    def forget(self) -> None:
+        """Delete what it printed."""
+        for path in self.files.values():
+            path.unlink(missing_ok=True)
+
+    @property
     def codes(self) -> list[str]:
         """The codes of its errors."""
         return ERROR.findall(self.errors)
