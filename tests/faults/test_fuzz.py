@@ -22,7 +22,7 @@ from states import SEED, finished
 
 from imputome.cli import run
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "5000"))  # of all kinds together
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "500"))  # of all kinds together
 KEEP = os.environ.get("FUZZ_KEEP")  # a folder for the inputs that showed a fault
 MEMORY = 2 * 2**30  # bytes that a run may take, beside what the imports take
 SECONDS = 20  # of a processor
