@@ -119,13 +119,20 @@ def text(path: Path) -> Content:
 
 def tuned(path: Path) -> Content:
     """The best parameters, which must be those of the best trial in s.db beside them."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    values = sorted(json.loads(line.split(" = ")[1]) for line in lines if line.startswith("n_components"))
-    if values == [OLD_BEST]:
+    value = tuned_value(path)
+    if value == OLD_BEST:
         return Content(("old",))
-    best = best_trial(path.with_name("s.db"))
-    assert values == [best], f"{path} has {values}, and the best trial {best}"
+    best = trial_values(path.with_name("s.db"))[0]
+    assert value == best, f"{path} has {value}, and the best trial {best}"
     return Content(("of the best trial",))
+
+
+def tuned_value(path: Path) -> int:
+    """The value in a file of best parameters, which must be complete."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    names = [line.split(" = ")[0] for line in lines]
+    assert names == ["method", "[params]", *names[2:]], names
+    return int(next(line for line in lines if line.startswith("n_components")).split(" = ")[1])
 
 
 OLD_BEST = 1  # outside the space that is searched, so that it tells an old file
@@ -151,13 +158,14 @@ def three_trials(path: Path) -> None:
     assert set(states) <= {"FAIL"}, states  # of runs that were killed; none is left as running
 
 
-def best_trial(path: Path) -> int | None:
+def trial_values(path: Path) -> list[int]:
+    """What complete trials tried, the best first."""
     with closing(_opened(path)) as connection:
-        found = connection.execute(
-            "SELECT p.param_value, v.value FROM trials t JOIN trial_values v USING (trial_id) "
+        rows = connection.execute(
+            "SELECT p.param_value FROM trials t JOIN trial_values v USING (trial_id) "
             "JOIN trial_params p USING (trial_id) WHERE t.state = 'COMPLETE' ORDER BY v.value, t.number"
-        ).fetchone()
-    return None if found is None else int(found[0])
+        ).fetchall()
+    return [int(value) for (value,) in rows]
 
 
 def storage(path: Path) -> Content:

@@ -23,7 +23,8 @@ from cases import (
     model,
     names_in,
     trials,
-    tuned,
+    trial_values,
+    tuned_value,
 )
 from programs import Run, Server
 from states import SEED, finished
@@ -114,7 +115,7 @@ def test_two_first_searches_on_one_storage(race):
         assert set(states) == {"COMPLETE"}, states
         assert 3 <= states["COMPLETE"] <= 5, states
         for name in ("best.toml", "other.toml"):
-            tuned(folder / name)
+            assert tuned_value(folder / name) in trial_values(folder / "s.db")
 
     line = (*TUNE, "--trials", 3, "--storage", "s.db", "-q", "-o")
     race((*line, "best.toml"), (*line, "other.toml"), check, {"s.db", "best.toml", "other.toml"})
