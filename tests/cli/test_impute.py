@@ -635,7 +635,7 @@ def test_failure_with_force_leaves_the_old_output(counts, tmp_path, capsys, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stream, "_stream_layers", fail)
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "system")
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--force"), "disk-full")
     assert (tmp_path / "out.h5ad").read_bytes() == b"old"
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
 

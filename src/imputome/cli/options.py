@@ -88,6 +88,10 @@ Covariates = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Compression = Annotated[str | None, typer.Option(help="For .h5ad: gzip (default), lzf, zstd or none.")]
+SafeCsv = Annotated[
+    bool,
+    typer.Option("--safe-csv", help="For text tables: put ' before names that begin a formula (=, +, -, @)."),
+]
 Reproducible = Annotated[
     bool, typer.Option("--reproducible", help="Leave times, memory and the command line out of the record.")
 ]
@@ -98,7 +102,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
-    *("before", "compression", "record", "reproducible", "strict", "threads"),
+    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
