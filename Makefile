@@ -17,14 +17,14 @@ endif
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
-demo test test-real bench: export OMP_NUM_THREADS = $(THREADS)
+demo test test-real test-faults fuzz bench: export OMP_NUM_THREADS = $(THREADS)
 export OMP_WAIT_POLICY ?= passive
 export OPENBLAS_THREAD_TIMEOUT ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real check bench clean
+.PHONY: help demo test test-real test-faults fuzz check bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,12 @@ test: $(VENV)/.dev  ## run the tests (minutes, no network)
 
 test-real: $(VENV)/.dev  ## run the slow checks on real data
 	$(BIN)/pytest -m real
+
+test-faults: $(VENV)/.dev  ## kill runs, fill disks, race processes, feed 500 files that lie
+	$(BIN)/pytest -m faults -n 2 tests/faults
+
+fuzz: $(VENV)/.dev  ## feed 5,000 files that lie (half an hour)
+	FUZZ_INPUTS=5000 $(BIN)/pytest -m faults -n 2 tests/faults/test_fuzz.py
 
 check: $(VENV)/.dev  ## ruff, mypy and the README's table of methods
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Is noise ever called evidence? Sets without any relation between genes, and real ones beside them.
 
+    python benchmarks/noise.py              # the table of the results in noise.jsonl, which were measured before
     python benchmarks/noise.py run noise.jsonl [--seeds 0:60]
     python benchmarks/noise.py real noise.jsonl
     python benchmarks/noise.py table noise.jsonl [--seeds 0:60]
@@ -197,12 +198,13 @@ def write(output: Path, line: dict[str, object]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "real", "table"))
-    parser.add_argument("results", type=Path)
+    parser.add_argument("what", choices=("run", "real", "table"), nargs="?", default="table")
+    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--seeds")
     given = parser.parse_args()
     if given.what == "table":
         print(table(given.results, range(*map(int, given.seeds.split(":"))) if given.seeds else None))
+        print(f"\nThe figures of {given.results.name}; to measure: python benchmarks/noise.py run new.jsonl")
     elif given.what == "real":
         run_real(given.results)
     else:

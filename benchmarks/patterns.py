@@ -1,8 +1,10 @@
 """Is the check right about values that are missing in a pattern? Complete data with holes made in it: what the check
 predicts, beside the truth.
 
+    python benchmarks/patterns.py              # the table of the results in patterns.jsonl, which were measured before
     python benchmarks/patterns.py run results.jsonl [--designs ...] [--data ...] [--methods ...] [--seeds 0:1]
     python benchmarks/patterns.py table results.jsonl
+    python benchmarks/patterns.py summary results.jsonl
 
 Each line of the results holds one check (`imputome.trust.check.check`) of 150 samples x 150 features, and the same two
 figures for the values that are really missing: the share of the squared error of the feature mean that the method takes
@@ -183,7 +185,7 @@ def table(results: Path) -> str:
         "pattern | true | verdict: at random | in the pattern |"
     ]
     out.append("|" + " --- |" * 11)
-    for one in sorted(lines, key=lambda one: (list(DESIGNS).index(one["design"]), one["method"])):
+    for one in sorted(lines, key=lambda one: (list(DESIGNS).index(one["design"]), one["method"], one["seed"])):
         parts = [one["at_random"], one["predicted"], one["true"]]
         figures = [
             "" if np.isnan(part[name]) else f"{100 * part[name]:.1f} %"
@@ -198,17 +200,51 @@ def table(results: Path) -> str:
     return "\n".join(out)
 
 
+GROUPS = {  # designs that the summary takes together; all others are blocks
+    "random": ("random", "by feature"),
+    "low values": ("low values",),
+    "nothing shared": ("arrays, nothing shared",),
+}
+
+
+def summary(results: Path) -> str:
+    """How far the check is from the truth in points, mean and largest, for each method, seed and group of designs."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    out = [
+        "| method | seed | missing | sets | explained, off: in the pattern | at random | coverage, off: in the "
+        "pattern | at random | use | true gain where use was said |",
+        "|" + " --- |" * 10,
+    ]
+    for method, seed in sorted({(one["method"], one["seed"]) for one in lines}):
+        part = [one for one in lines if (one["method"], one["seed"]) == (method, seed)]
+        grouped = {name: [one for one in part if one["design"] in designs] for name, designs in GROUPS.items()}
+        rest = [one for one in part if not any(one["design"] in designs for designs in GROUPS.values())]
+        for name, group in {**grouped, "blocks": rest}.items():
+            cells = [method, str(seed), name, str(len(group))]
+            for figure in ("explained", "coverage"):
+                for how in ("predicted", "at_random"):
+                    off = np.array([100 * abs(one[how][figure] - one["true"][figure]) for one in group])
+                    withheld = how == "predicted" and all(one["verdict"] == "withheld" for one in group)
+                    known = not withheld and np.isfinite(off).all()
+                    cells.append(f"{off.mean():.1f} ({off.max():.1f})" if known else "not known" if withheld else "")
+            gains = sorted(100 * one["true"]["explained"] for one in group if one["verdict"] == "use")
+            cells += [str(len(gains)), f"{gains[0]:.0f} to {gains[-1]:.0f} %" if gains else ""]
+            out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("results", type=Path)
+    parser.add_argument("what", choices=("run", "table", "summary"), nargs="?", default="table")
+    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--designs", default=";".join(DESIGNS), help="separated by semicolons")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0:1")
     given = parser.parse_args()
-    if given.what == "table":
-        print(table(given.results))
+    if given.what != "run":
+        print((table if given.what == "table" else summary)(given.results))
+        print(f"\nThe figures of {given.results.name}; to measure: python benchmarks/patterns.py run new.jsonl")
         return
     first, last = map(int, given.seeds.split(":"))
     designs, methods = given.designs.split(";"), given.methods.split(",")

@@ -1,6 +1,7 @@
 """Is the verdict right? Simulated data with known truth, twenty seeds a case and two simulators; and the worth of each
 criterion of the rule.
 
+    python benchmarks/verdict.py              # the table of the results in verdict.jsonl, which were measured before
     python benchmarks/verdict.py run results.jsonl [--cases ...] [--simulators low_rank,scdesign] [--seeds 0:20]
     python benchmarks/verdict.py table results.jsonl
 
@@ -131,14 +132,15 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("results", type=Path)
+    parser.add_argument("what", choices=("run", "table"), nargs="?", default="table")
+    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--simulators", default=",".join(SIMULATORS))
     parser.add_argument("--cases", default=",".join(RIGHT))
     parser.add_argument("--seeds", default="0:20")
     given = parser.parse_args()
     if given.what == "table":
         print(table(given.results))
+        print(f"\nThe figures of {given.results.name}; to measure: python benchmarks/verdict.py run new.jsonl")
         return
     first, last = map(int, given.seeds.split(":"))
     run(given.results, given.simulators.split(","), given.cases.split(","), range(first, last))

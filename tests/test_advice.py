@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -147,6 +148,7 @@ def write_everyday_inputs(folder: Path) -> None:
     for name, X in matrices.items():
         adata = ad.AnnData(X.astype(np.float32), obs=plain.obs, var=plain.var, layers={"counts": plain.X})
         adata.write_h5ad(folder / f"{name}.h5ad")
+    read(folder / "intensities.h5ad").to_df().T.to_csv(folder / "intensities.csv")
     wide = counts(genes=80)
     shared = rng.random(wide.shape) < 0.3
     wide.X = (wide.X.toarray() * 10 + np.where(shared, rng.random(wide.shape), 0)).astype(np.float32)
@@ -216,7 +218,7 @@ class Row:
         return f"{self.code}: {self.command} {self.source}, {', '.join(self.then)}"
 
 
-def with_covariates(names: str) -> dict[str, Any]:
+def with_covariates(names: str | list[str]) -> dict[str, Any]:
     return {"method": "zipo", "covariates": names, "params": {"max_epochs": 1, "encoder": "8"}}
 
 
@@ -248,6 +250,7 @@ ROWS = [
     ),
     Row("option-unused", "impute", "counts.h5ad", {"strict": True}, {"strict": OUT}, only=LINE),
     Row("option-unused", "impute", "counts.h5ad", {"compression": "lzf"}, {"compression": OUT}, "out.csv", only=LINE),
+    Row("option-unused", "impute", "counts.h5ad", {"safe_csv": True}, {"safe_csv": OUT}, only=LINE),
     Row("option-unused", "fit", "counts.h5ad", {"gene_column": "symbol"}, {"gene_column": OUT}, only=LINE),
     Row("option-unused", "report", "scores.csv", {"key": "k"}, {"key": OUT}, only=LINE),
     Row("not-with-auto", "impute", "counts.h5ad", {"method": "auto", "posterior": True}, {"method": "gene_mean"}),
@@ -445,6 +448,13 @@ ROWS = [
         only=PYTHON,
     ),
     Row("nothing-to-hide", "mask", "counts.h5ad", {"scheme": "random", "fraction": 0.0001}, {"fraction": 0.2}),
+    Row(
+        "not-a-results-table",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "output": "samples.csv"},
+        {"output": "new.csv"},
+    ),
     # tuning
     Row(
         "objective-not-reported",
@@ -500,6 +510,7 @@ ROWS = [
         for kind in ("counts", "real")
     ),
     Row("kind-unclear", "impute", "intensities.h5ad", {"method": "ialm"}, {"kind": "counts"}),
+    Row("kind-unclear", "impute", "intensities.csv", TABLE, {"missing": "0"}, "out.csv", LINE),
     Row("kind-unclear", "fit", "intensities.h5ad", {"method": "mean"}, {"kind": "real"}),
     Row("missing-code", "impute", "coded.h5ad", {"method": "mean"}, {"kind": "real"}),
     Row("negative-counts", "impute", "negative.h5ad", {"method": "ialm", "kind": "counts"}, {"kind": "real"}),
@@ -542,6 +553,13 @@ ROWS = [
         "covariate-type", "impute", "covariates.h5ad", with_covariates("batch:number"), {"covariates": "batch:category"}
     ),
     Row("covariate-unclear", "impute", "covariates.h5ad", with_covariates("donor"), {"covariates": "donor:number"}),
+    Row(
+        "covariate-unclear",
+        "impute",
+        "covariates.h5ad",
+        with_covariates(["plate", "donor"]),
+        {"covariates": ["plate", "donor:number"]},
+    ),
     Row(
         "covariate-unclear",
         "impute",
@@ -605,12 +623,15 @@ EXCEPTIONS = {
     "time-decided": "depends on the speed of the machine; tests/trust/test_auto.py",
     "fraction-out-of-reach": "needs stored zeros; tests/evaluation/test_splits.py",
     "genes-in-rows": "tests/inspection/test_state.py",
+    "several-measures": "tests/io/test_table_layout.py follows it",
     "sum-column": "tests/io/test_table_layout.py follows it",
     "low-values": "of a report on what is missing, and no remedy; tests/inspection/test_missingness.py",
     "network-collapsed": "depends on the course of a training; tests/methods/test_autoencoder.py",
     "not-finite": "depends on the course of a training; tests/methods/test_training.py",
     "study-differs": "needs a study that was begun; tests/cli/test_tune.py",
     "storage-not-optuna": "needs another database; tests/cli/test_tune.py",
+    "storage-unreadable": "needs a damaged database; tests/cli/test_tune.py",
+    "not-a-study-folder": "of studies, which take a while; tests/studies/test_stored.py",
     "not-checked": "of plots, and the remedy is another call; tests/report/test_plots.py",
     "library-size-unknown": "of reports of some genes, and the remedy is another call; tests/report",
     "method-not-registered": "of studies run from Python with a class; tests/studies/test_execute.py",
@@ -703,7 +724,7 @@ def on_the_line(row: Row, options: dict[str, Any], capsys: pytest.CaptureFixture
         if name in ("params", "options"):
             line += [text for key, entry in value.items() for text in ("--set", f"{key}={entry}")]
         else:
-            line += ["--from", value] if name == "start" else flag(name, value).split(" ", 1)
+            line += ["--from", value] if name == "start" else shlex.split(flag(name, value))
     status = run(line)
     printed = capsys.readouterr()
     found = (re.fullmatch(r"(?:error|warning): (.*) \[([\w-]+)\]", text) for text in printed.err.splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): full 
 # a module may import its own room and those to its left; imports in functions and for type checking count too
 ROOMS = (
     "errors",
+    "caches",
     "datasets",
     "core",
     "inspection",
@@ -41,7 +43,7 @@ ROOMS = (
     "cli",
     "__main__",
 )
-LOOSE = {"__init__", "__main__", "datasets", "errors"}  # modules that stand beside the rooms
+LOOSE = {"__init__", "__main__", "caches", "datasets", "errors"}  # modules that stand beside the rooms
 # the parts of the room `methods` that several methods share; a method imports these and its own folder only
 SHARED_BY_METHODS = ("deep", "factors", "nmf")
 
@@ -218,6 +220,16 @@ def test_nothing_is_pickled(module):
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             assert isinstance(node.value, ast.Constant), f"{module}:{node.value.lineno} must say allow_pickle=False"
             assert node.value.value is False, f"{module}:{node.value.lineno} allows pickle"
+
+
+def test_one_place_prints():
+    """What is printed goes through a function that lets no control character of a name reach the terminal."""
+    for module, source in SOURCES.items():
+        if module in ("imputome.cli.console", "imputome.api.progress", "imputome.__main__"):
+            continue
+        calls = (ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+        places = [name for name in calls if re.search(r"(^|\W)(print|s?echo|print_exc|std(out|err)\.write)$", name)]
+        assert places == [], module
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.caches import replaced, use_writable_caches
 from imputome.errors import InputError, missing_extra
 
 if TYPE_CHECKING:
@@ -139,11 +140,10 @@ def load(name: str) -> AnnData | pd.DataFrame:
         return pbmc68k()
     path = _find(entry)
     if path is None:
-        raise InputError(
-            f"{entry.name}{entry.suffix} is not on this machine: get it from {entry.source} and put it into "
-            f"{_folders()[-1]}, or set IMPUTOME_DATA to its folder",
-            code="dataset-missing",
-        )
+        text = f"{entry.name}{entry.suffix} is not on this machine: get it from {entry.source} and "
+        if replaced.isdisjoint(("HOME", "XDG_CACHE_HOME")):  # else nothing stays in the cache
+            text += f"put it into {_folders()[-1]}, or "
+        raise InputError(f"{text}set IMPUTOME_DATA to its folder", code="dataset-missing")
     if entry.suffix == ".parquet":
         import pandas as pd
 
@@ -174,6 +174,7 @@ def pbmc68k() -> AnnData:
     The file holds ``log(1 + 1e4 count / n_counts)`` to three decimals. The inverse gives values within 0.09 of
     integers, so the nearest integer is the count. A checksum tells whether it is the file for which this was verified.
     """
+    use_writable_caches()
     import scanpy as sc
     import scipy.sparse as sp
     from anndata import AnnData

@@ -164,3 +164,21 @@ def some(names: Iterable[str], number: int = 5) -> str:
     """The first of some names, for a message."""
     names = list(names)
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
+
+
+def printable(text: str, length: int | None = None) -> str:
+    r"""The text on one line of a terminal: control characters, line ends and signs of no width as escapes.
+
+    Of a text that is longer than ``length`` only the beginning is given.
+
+    Examples
+    --------
+    >>> from imputome.errors import printable
+    >>> print(printable("a\x1b[2Jb β"))
+    a\x1b[2Jb β
+    """
+    if length is not None and len(text) > length:
+        text = text[: length - 3] + "..."
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -166,6 +166,10 @@ def test_models(mixed, backed, tmp_path):
     proteins = imputome.fit_model(mixed, method="gene_mean", feature_type="ADT")
     imputome.apply_model(new, proteins, key_added="p")  # the type that the model was fitted on
     np.testing.assert_array_equal(new.var["p_imputed"], ~used)
+    every = imputome.fit_model(mixed, method="gene_mean", feature_type="all")
+    imputome.apply_model(new, every, key_added="e")
+    imputome.impute(mixed, method="gene_mean", feature_type="all", key_added="e_expected")
+    np.testing.assert_allclose(new.layers["e"], mixed.layers["e_expected"], rtol=1e-5)
 
 
 def test_real_values_keep_their_nan(mixed):

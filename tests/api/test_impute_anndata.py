@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,10 @@ import scipy.sparse as sp
 
 import imputome
 from codes import has_code, warns
+from imputome.api.impute import run_plan
+from imputome.api.plan import InMemory, Options, checked_options, plan_impute
+from imputome.cli.output import ending
+from imputome.core.imputation import Status
 from imputome.errors import InputError
 from imputome.evaluation.masked import mask
 from imputome.methods import get
@@ -207,6 +212,26 @@ def test_not_converging_warns(adata):
     with warns("fit-rank_limited"):
         imputome.impute(adata, method="ialm", params={"max_rank": 2})
     assert adata.uns["imputome"]["ialm"]["convergence"]["status"] == "rank_limited"
+
+
+class Replaced(get("gene_mean")):
+    """A method that did not converge, and whose values come from something else."""
+
+    replaced_by = "the gene mean"
+
+    def _fit(self, data):
+        model, result = super()._fit(data)
+        return model, {**result, "status": Status("max_iter", "all values come from the gene mean", {"replaced": True})}
+
+
+def test_a_replaced_method_is_said_once(adata):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        imputome.impute(adata, method=Replaced())
+    assert [warning.message.args[0].code for warning in caught if "mean" in str(warning.message)] == ["method-replaced"]
+    options = Options(method=Replaced(), key_added="r")
+    plan = plan_impute(adata, options, InMemory(), estimator=checked_options(options))
+    assert "gene mean" not in ending(run_plan(plan)[1])
 
 
 def test_overwriting_leaves_nothing_of_the_old_result(adata):

@@ -21,13 +21,13 @@ imputome.impute(adata, method={method!r}{more})
 """
 
 
-def on_a_terminal(method, more=""):
+def on_a_terminal(method, more="", script=SCRIPT):
     """What the script prints on a terminal, without colours."""
     leader, follower = os.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
     for name in ("NO_COLOR", "CI"):
         environment.pop(name, None)
-    line = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(method=method, more=more)]
+    line = [sys.executable, "-W", "ignore", "-c", script.format(method=method, more=more)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=follower, env=environment)
     os.close(follower)
     shown = b""
@@ -50,6 +50,15 @@ def test_python_shows_progress_on_a_terminal():
     assert "choosing a method" in shown
     assert "fitting" in shown
     assert on_a_terminal("gene_mean", ", progress=False") == ""
+
+
+def test_names_are_shown_as_they_are_and_act_on_no_terminal():
+    script = "from imputome.api.progress import progress\n"
+    script += "with progress('[/red]{method}') as show: show(0.5, '[/x]{more}')"
+    shown = on_a_terminal("a\\x1b]0;owned\\x07", "b\\x9b", script)
+    assert r"[/red]a\x1b]0;owned\x07" in shown
+    assert r"[/x]b\x9b" in shown
+    assert not {"\x07", "\x9b"} & set(shown)
 
 
 def test_a_fit_has_no_percentage_and_a_check_has():

@@ -20,6 +20,7 @@ import imputome
 from codes import refused
 from imputome import datasets
 from imputome.cli import main, run
+from imputome.inspection.missingness import missingness
 from imputome.methods import info
 from imputome.methods.registry import METHODS
 
@@ -168,6 +169,15 @@ def test_inspect_layer(counts, capsys):
     assert run(["inspect", str(counts), "--layer", "raw"]) == 0
     assert "in layers['raw']" in capsys.readouterr().out
     refused(capsys, run(["inspect", str(counts), "--layer", "spliced"]), "layer-missing", "'spliced'", "raw")
+
+
+def test_inspect_says_what_is_missing(tmp_path, capsys):
+    values = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 12)), index=[f"g{j}" for j in range(30)])
+    values = values.mask(np.random.default_rng(1).random(values.shape) < 0.2).add_prefix("s")
+    values.to_csv(tmp_path / "t.csv", index_label="gene")
+    assert run(["inspect", str(tmp_path / "t.csv"), "--genes-in", "rows"]) == 0
+    expected = missingness(values.T.to_numpy(), obs_names=list(values), var_names=list(values.index)).lines()
+    assert capsys.readouterr().out.splitlines()[-len(expected) :] == [str(line) for line in expected]
 
 
 def test_inspect_json(counts, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import imputome
 from codes import has_code, refused
 from imputome.cli import run
 from imputome.errors import InputError
+from imputome.studies.inputs import parse_method
 from imputome.studies.results import read
 
 N = 40
@@ -54,6 +57,8 @@ def evaluate(*more, source="made.h5ad"):
         (["--set", "share=1"], "unknown-option", "share"),
         (["--methods", ""], "no-methods", "--methods"),
         (["--methods", " , "], "no-methods", "--methods"),
+        (["--methods", "poisson_nmf:n_components=0"], "parameter-value", "n_components=0"),
+        (["--methods", "count_autoencoder:dropout=1"], "parameter-value", "dropout=1"),
         (["--label", "type"], "option-unused", "--downstream clustering"),
         (["--label", "cell", "--downstream", "clustering"], "too-many-labels", "40"),
         (["--label", "one", "--downstream", "clustering"], "too-few-labels", "'one'"),
@@ -67,6 +72,26 @@ def test_refused_before_the_start(folder, capsys, options, code, said):
     assert "evaluating" not in told
     assert "zero" not in told
     assert not (folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("knn:n_neighbors=0", "svd:rank=0", "soft_impute:lam=0", "gaussian_copula:normal_share=2", "ialm:tol=0"),
+        *("poisson_nmf:max_iter=0", "beta_vae:dropout=1", "beta_vae:hidden=a-b", "autoencoder:depth=0"),
+        *("zipo:batch_size=1", "zipo:encoder=0", "dca:max_epochs=0", "count_autoencoder:n_latent=0"),
+    ],
+)
+def test_values_that_no_data_make_valid_need_no_data(method):
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        parse_method(method)
+
+
+def test_json_is_json_throughout(folder, capsys):
+    assert evaluate("--methods", "poisson_nmf:n_components=2", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["summary"]
+    assert {"n_components": 2} in [row["parameters"] for row in rows]
+    assert all(row["options"]["shape"] == [N, 12] for row in rows)
 
 
 @pytest.mark.parametrize("fraction", ["a", "0.1,", "0.1;0.2"])

@@ -257,6 +257,13 @@ def test_all_of_raw_shows_its_state():
     assert inspect(with_raw(logs[:, ::4], logs, range(0, 200, 4)), layer="raw").state == "log2p1"
 
 
+def test_a_code_in_a_gene_of_raw_that_x_lacks():
+    adata = AnnData(np.random.default_rng(0).poisson(3.0, (40, 20)).astype(np.float32))
+    adata.raw = AnnData(np.where(np.arange(20) < 2, -9, adata.X).astype(np.float32), var=adata.var)
+    report = inspect(adata[:, 5:].copy(), layer="raw")
+    assert [error.code for error in report.errors] == ["missing-code"]
+
+
 def test_a_layer_called_raw_wins():
     adata = with_raw(COUNTS[:, :4] / 3, COUNTS, range(4))
     adata.layers["raw"] = COUNTS[:, 4:8].copy()

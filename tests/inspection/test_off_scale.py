@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import spearmanr
 
-from imputome.inspection.off_scale import _related, not_like_others, off_scale
+from imputome.inspection.off_scale import _related, not_like_others, off_scale, two_units
 
 RNG = np.random.default_rng(1)
 GENES, SAMPLES = 300, 30
@@ -34,6 +34,7 @@ def test_a_table_of_samples_only_is_no_reason_for_alarm(name):
     X = TABLES[name]
     for matrix in (X, sp.csr_matrix(X), np.where(RNG.random(X.shape) < 0.1, np.nan, X)):
         assert off_scale(matrix) == {}
+        assert two_units(matrix)[0] == []
         assert not_like_others(matrix) == []
 
 
@@ -49,6 +50,14 @@ def test_identifiers_and_lengths_before_the_samples(name, column):
 def test_small_integers_among_decimals(name):
     """Chromosomes, on the scale of the samples, but of integers only."""
     assert not_like_others(first(RNG.integers(1, 23, GENES), TABLES[name])) == [0]
+
+
+@pytest.mark.parametrize("name", ["counts", "z-scores", "one cell each"])
+def test_columns_on_the_scale_of_the_samples(name):
+    """GC contents and chromosomes, which differ from samples in zeros, signs and decimals."""
+    chromosomes = RNG.integers(1, 23, GENES)
+    for column in (RNG.uniform(0.3, 0.7, GENES).round(2), *([] if name == "counts" else [chromosomes])):
+        assert not_like_others(first(column, TABLES[name])) == [0]
 
 
 def test_odd_samples_are_samples():
@@ -79,6 +88,17 @@ def test_a_sample_in_another_unit_is_far_off():
     X = COUNTS.copy()
     X[2] *= 5000
     assert list(off_scale(X)) == [2]
+
+
+def test_half_of_the_samples_in_another_unit():
+    for name, change in (("log", np.exp2), ("TPM", np.log1p), ("beta", lambda x: 100 * x)):
+        for number in (2, 9, SAMPLES // 2):
+            X = TABLES[name].copy()
+            X[:number] = change(X[:number])
+            assert set(two_units(X)[0]) in ({*range(number)}, {*range(SAMPLES - number, SAMPLES)})
+    deep = COUNTS.copy()
+    deep[:9] *= 20  # counts of two depths
+    assert two_units(deep) == ([], 1.0)
 
 
 def test_the_relation_is_spearmans():

@@ -178,11 +178,12 @@ def test_quoted_positions_and_comments(tmp_path):
         (["1.23E+08", "1.23E+08"], "rounded-positions"),  # a spreadsheet, which has lost the last digits
         (["1.23457e+08", "1.23458e+08"], "rounded-positions"),
         (["1.5", "2.5"], "rounded-positions"),
+        (["100.5", *map(str, range(11))], "rounded-positions"),  # one is enough
         (["", "5"], "missing-position"),
     ],
 )
 def test_positions_that_cannot_be_read_are_refused(tmp_path, positions, code):
-    frame = pd.DataFrame({"pos": positions, "M.a": [1, 2], "Cov.a": [9, 9]})
+    frame = pd.DataFrame({"pos": positions, "M.a": 1, "Cov.a": 9})
     frame.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
     with pytest.raises(InputError, check=has_code(code)):
         read_counts(tmp_path / "t.tsv")

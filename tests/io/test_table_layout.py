@@ -320,6 +320,63 @@ def test_measures_of_one_sample_are_no_samples(tmp_path, columns):
     assert read(tmp_path, wide).n_obs == N
 
 
+def groups_of_proteins():
+    """A table as MaxQuant writes it: a few columns of values among many others."""
+    words = [f"P{k:05d};Q{k:05d}" for k in range(G)]
+    parts = {
+        "Protein IDs": words,
+        "Peptide counts (all)": [f"{k};{k + 1}" for k in range(G)],
+        "Fasta headers": [f">sp|a protein, {k}" for k in range(G)],
+        "Number of proteins": 2,
+        "Peptides": IDS % 50,
+        **{f"Peptides {name}": IDS % 20 for name in SAMPLES},
+        "Sequence coverage [%]": 12.5,
+        **{f"Sequence coverage {name} [%]": 7.5 for name in SAMPLES},
+        "Score": RNG.gamma(2, 30, G).round(2),
+        **{f"Identification type {name}": "By MS/MS" for name in SAMPLES},
+        **{f"LFQ intensity {name}": COUNTS[:, k] * 1000 for k, name in enumerate(SAMPLES)},
+        "Only identified by site": ["+", *[None] * (G - 1)],
+        "Reverse": None,
+        "Potential contaminant": ["+", *[None] * (G - 1)],
+        "id": range(G),
+        "Oxidation (M), site IDs": words,
+    }
+    return pd.DataFrame(parts)
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_one_of_several_measures_is_taken(tmp_path, suffix):
+    """Following the advice once is enough, with one measure in the table too, and with columns in any place."""
+    frame = groups_of_proteins()
+    one = frame.loc[:, [name for name in frame if not name.startswith(("Peptides ", "Sequence", "Identification"))]]
+    for given, code in ((frame, "several-measures"), (one, "not-a-number")):
+        path = tmp_path / f"t.{suffix}"
+        given.to_parquet(path) if suffix == "parquet" else given.to_csv(path, sep="\t", index=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(InputError, check=has_code(code)) as refusal:
+                read_table(path, genes_in="rows")
+            advised = tuple(refusal.value.message.options["annotation"].split(","))
+            adata = read_table(path, genes_in="rows", options=TableOptions(annotation=advised))
+        assert adata.obs_names.tolist() == [f"LFQ intensity {name}" for name in SAMPLES]
+        np.testing.assert_array_equal(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, 1000 * COUNTS.T)
+        assert list(adata.var["id"]) == list(range(G))
+
+
+def test_p_values_of_detection_are_passed_through(tmp_path):
+    frame = table(BETA)
+    for k in range(N, 0, -1):
+        frame.insert(k + 1, "Detection Pval", 0.01, allow_duplicates=True)
+    with warns("annotation-passed"):
+        adata = read(tmp_path, frame)
+    np.testing.assert_array_equal(adata.X, BETA.T)
+
+
+def test_conditions_are_no_measures(tmp_path):
+    names = [f"{condition}_{k}" for condition in ("signal", "liver", "total") for k in range(4)]
+    assert read(tmp_path, table(BETA, names)).obs_names.tolist() == names
+
+
 @pytest.mark.parametrize("place", ["first", "last"])
 @pytest.mark.parametrize("how", ["sum", "mean"])
 def test_a_column_of_totals_is_no_sample(tmp_path, place, how):
@@ -349,12 +406,43 @@ def test_series_matrix_of_geo(tmp_path):
 def test_results_of_tests_after_the_samples_are_passed_through(tmp_path):
     limma = ["logFC", "AveExpr", "t", "P.Value", "adj.P.Val", "B"]
     deseq = ["baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue", "padj"]
-    for results in (limma, deseq, ["FDR"]):
+    for results in (limma, deseq, ["FDR"], ["mean", "sd"], ["Mean", "SEM", "Median"]):
         with warns("annotation-passed"):
             adata = read(tmp_path, table(BETA).assign(**dict.fromkeys(results, BETA[:, 0])))
         assert list(adata.var) == results
         assert adata.obs_names.tolist() == SAMPLES
     assert read(tmp_path, table(BETA, [*SAMPLES[:-2], "t", "B"])).n_obs == N
+
+
+def test_a_row_of_texts_is_named_and_a_marker_is_not(tmp_path):
+    frame = table(BETA.astype(object))
+    frame.loc[0, SAMPLES] = ["case", "control"] * (N // 2)
+    with pytest.raises(InputError, check=has_code("row-of-texts")) as refusal:
+        read(tmp_path, frame)
+    assert frame.loc[0, "gene"] in str(refusal.value)
+    frame.loc[0, SAMPLES] = "ND"
+    frame.loc[3, "s4"] = "ND"
+    with pytest.raises(InputError, check=has_code("not-a-number")) as refusal:
+        read(tmp_path, frame)
+    assert read(tmp_path, frame, missing=(refusal.value.message.options["missing"],)).shape == (N, G)
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [("{:.1%}", "percent-sign"), ("1 {:.3f}", "not-a-number"), ("{:.1f} ng", "not-a-number"), ("12 345", "thousands")],
+)
+def test_values_in_another_spelling_are_no_annotation(tmp_path, written, code):
+    frame = pd.DataFrame([[written.format(value) for value in row] for row in BETA], columns=SAMPLES)
+    frame.insert(0, "gene", [f"g{k}" for k in range(G)])
+    with pytest.raises(InputError, check=has_code(code)) as refusal:
+        read(tmp_path, frame)
+    assert "annotation" not in refusal.value.message.options
+
+
+def test_samples_in_two_units_are_said(tmp_path):
+    logs = np.log2(COUNTS + 1).round(3)
+    with warns("two-units"):
+        read(tmp_path, table(np.hstack([COUNTS[:, :5], logs[:, 5:]])))
 
 
 def test_clinical_columns_before_one_of_words_are_passed_through(tmp_path):

@@ -67,6 +67,14 @@ def test_other_kinds_of_names_are_no_spelling():
         imputome.apply_model(new, model)
     assert "Ensembl" in str(caught.value)
     assert set(caught.value.message.options) == {"gene_column"}
+    new.var["symbol"] = SYMBOLS
+    with pytest.raises(InputError, check=has_code("too-few-genes")) as caught:
+        imputome.apply_model(new, model, gene_column="symbol")
+    assert caught.value.message.options == {}
+    new.var["ids"] = [f"{name}.3" for name in IDS]
+    with pytest.raises(InputError, check=has_code("too-few-genes")) as caught:
+        imputome.apply_model(new, model)
+    assert imputome.apply_model(new, model, **caught.value.message.options, copy=True).shape == new.shape
     with pytest.raises(InputError, check=has_code("match-genes")):
         imputome.apply_model(new, model, match_genes="letters")
 

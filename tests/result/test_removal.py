@@ -11,7 +11,9 @@ import pytest
 import scipy.sparse as sp
 
 import imputome
+from codes import has_code
 from imputome.cli import run
+from imputome.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data", "ignore:zarr v3 autosharding")
 OLD = Path(__file__).parent / "results_0.1.0.h5ad"
@@ -68,9 +70,14 @@ def test_a_result_replaced_in_a_file_leaves_what_is_the_users_own(tmp_path, stor
     path = write(imputed(), tmp_path / f"a.{store}")
     out = tmp_path / (f"b.{STORES[1 - STORES.index(store)]}" if other else f"b.{store}")
     command = ["impute", str(path), "-o", str(out), "-m", "no_imputation", "--key-added", "gene_mean"]
+    assert run([*command, "--force"]) == 1  # X_gene_mean is in no record
+    adata = imputed()
+    latent = adata.obsm.pop("X_gene_mean")
+    write(adata, path)
     assert run(command) == 1
     assert run([*command, "--force"]) == 0
     adata = read(out)
+    adata.obsm["X_gene_mean"] = latent
     check_own(adata)
     np.testing.assert_array_equal(adata.layers["gene_mean"], adata.X.toarray())
     assert "gene_mean_share" not in adata.var
@@ -79,7 +86,12 @@ def test_a_result_replaced_in_a_file_leaves_what_is_the_users_own(tmp_path, stor
 
 def test_a_result_replaced_in_memory_leaves_what_is_the_users_own():
     adata = imputed()
+    with pytest.raises(InputError, check=has_code("not-a-result")):
+        imputome.impute(adata, method="poisson_nmf", key_added="gene_mean", overwrite=True)
+    check_own(adata)
+    latent = adata.obsm.pop("X_gene_mean")
     imputome.impute(adata, method="no_imputation", key_added="gene_mean", overwrite=True)
+    adata.obsm["X_gene_mean"] = latent
     check_own(adata)
     assert "gene_mean_share" not in adata.var
     assert adata.uns["imputome"]["gene_mean"]["method"] == "no_imputation"

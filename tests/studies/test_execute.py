@@ -78,6 +78,20 @@ def test_a_subset_by_hand():
     assert list(again.data.obs_names) == list(dataset.data.obs_names) != list(other.data.obs_names)
 
 
+def test_a_subset_says_which_values_it_means():
+    counts = np.random.default_rng(0).poisson(3.0, (60, 12)).astype(np.float32)
+    made = ad.AnnData(np.log1p(counts))
+    made.var["feature_types"] = ["Gene Expression"] * 8 + ["Antibody Capture"] * 4
+    made.raw = ad.AnnData(counts + 0.2, var=made.var)
+    given = {"layer": "raw", "round_counts": "nearest", "feature_type": "Antibody Capture"}
+    subset = Subset("m", **given)
+    dataset = load_subset(subset, lambda name: made, seed=0)
+    np.testing.assert_array_equal(dataset.data.X.toarray(), counts[:, 8:])
+    assert dataset.name not in {Subset("m").label, Subset("m", layer="raw").label}
+    real = load_subset(Subset("m", layer="raw", kind="real"), lambda name: made, seed=0)
+    np.testing.assert_array_equal(real.data.X, (counts + np.float32(0.2))[:, :8])
+
+
 def test_subsets_that_cannot_be():
     with pytest.raises(InputError, check=has_code("not-a-matrix")):
         load_subset(Subset("m"), lambda name: pd.DataFrame({"a": [1]}), seed=0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_impute
-from imputome.api.progress import is_live
+from imputome.api.progress import is_live, stderr_line
 from imputome.api.progress import progress as show_progress
 from imputome.api.spelling import Spelling
 from imputome.core.data import Kind
@@ -224,7 +223,7 @@ def _silent(what: str, cost: str, counted: bool) -> Iterator[None]:
 def shown(what: str, cost: str, counted: bool) -> Iterator[Progress]:
     """A stage whose cost and progress are shown on stderr."""
     if cost:
-        print(cost, file=sys.stderr)
+        stderr_line(cost)
     with show_progress(what, counted=counted) as show:
         yield show
 

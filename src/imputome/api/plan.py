@@ -250,7 +250,7 @@ def make_estimator(method: Method, options: Options) -> Imputer:
         raise InputError(text, code="no-posterior", posterior=...)
     seed = options.random_state
     estimator = create(method, params, random_state=seed.item() if isinstance(seed, np.generic) else seed)
-    check_parameters(cls, estimator.get_params())
+    estimator.check_params()
     return estimator
 
 
@@ -582,7 +582,7 @@ class EvaluationPlan:
 
 def plan_evaluate(
     inputs: Iterable[tuple[str, AnnData]],
-    methods: Iterable[Method],
+    methods: Iterable[Method | MethodSpec],
     *,
     labels: str | None = None,
     min_genes: int = 0,

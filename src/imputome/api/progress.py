@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from imputome.errors import printable
+
 SECONDS_BETWEEN_LINES = 10.0  # if the output is not a terminal
 
 
@@ -23,16 +25,18 @@ def progress(what: str, *, quiet: bool = False, counted: bool = True) -> Iterato
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+        console = Console(stderr=True)
+        still = console.options.ascii_only  # the terminal has no signs for a wheel that turns
         share_done = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
         columns = (
-            TextColumn("{task.description}"),
-            *(share_done if counted else (SpinnerColumn(),)),
+            TextColumn("{task.description}", markup=False),
+            *(share_done if counted else (SpinnerColumn("line" if still else "dots"),)),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(what, total=1.0 if counted else None, text="")
-            yield lambda share, text: bars.update(task, completed=share if counted else None, text=text)
+        with Progress(*columns, console=console, transient=True) as bars:
+            task = bars.add_task(printable(what), total=1.0 if counted else None, text="")
+            yield lambda share, text: bars.update(task, completed=share if counted else None, text=printable(text))
     else:
         yield _plain_lines(what, counted)
 
@@ -57,15 +61,16 @@ def _plain_lines(what: str, counted: bool) -> Callable[[float, str], None]:
         nonlocal begun, last
         now = time.monotonic()
         if begun is None or last is None:  # printed when the work begins, not while the input is still being looked at
-            _print(f"{what} ...")
+            stderr_line(f"{what} ...")
             begun = last = now
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            _print(f"{what}: {share:.0%} {text}" if counted else f"{what}: {text}, {now - begun:.0f} s")
+            stderr_line(f"{what}: {share:.0%} {text}" if counted else f"{what}: {text}, {now - begun:.0f} s")
 
     return show
 
 
-def _print(line: str) -> None:
+def stderr_line(text: str) -> None:
+    """Print one line on stderr, if there is one."""
     if sys.stderr is not None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from imputome.cli.console import CONTROLS_WIN, error_line, failure, keeps_partial_work
-from imputome.errors import ControlsWinError, ImputomeError, Message
+from imputome.caches import use_writable_caches
+from imputome.cli.console import CONTROLS_WIN, begin, error_line, failure, print_line, print_lines, tell_interruption
+from imputome.core import interrupts
+from imputome.errors import ControlsWinError, ImputomeError, InputError, Message
 
 # newer versions of typer bring a copy of click, older ones use click itself: the class is the same by this path
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -65,7 +68,7 @@ def _print_version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        typer.echo(f"imputome {version('imputome')}")
+        print_line(f"imputome {version('imputome')}")
         raise typer.Exit
 
 
@@ -95,27 +98,52 @@ def run(arguments: list[str]) -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if threads.isdecimal() and int(threads) > 0 and "numba" not in sys.modules:
         os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    keeps_partial_work(False)
-    failure.traceback = False
-    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
+    use_writable_caches()
+    begin()
+    with interrupts.watched() as watch:
+        try:
+            code = _outcome(arguments, watch)
+            watch.raising = False
+        except (typer.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        if watch.number or code == INTERRUPTED:
+            tell_interruption()
+            watch.told = True
+            code = watch.code if watch.number else INTERRUPTED
+    return code
+
+
+def _outcome(arguments: list[str], watch: interrupts.Watch) -> int:
+    """Run a command, and print the error that it ends with; return the exit code."""
     try:
+        _check_text(arguments)
         code = app(arguments, prog_name="imputome", standalone_mode=False)
-        if code == INTERRUPTED:  # newer versions of typer return it, older ones raise
-            error_line(failure.interruption)
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        error_line(failure.interruption)
-        return INTERRUPTED
     except UsageError as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        print_lines(text.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except Exception as error:
+        if watch.number:  # a library made another error of the interruption
+            raise KeyboardInterrupt from error
         if failure.traceback:
-            traceback.print_exc()
+            print_lines(traceback.format_exc().rstrip("\n"), err=True)
         error_line(error.message if isinstance(error, ImputomeError) else _unexpected(error))
         return CONTROLS_WIN if isinstance(error, ControlsWinError) else 1
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse names that no record, table or page could hold; Linux takes any bytes for the name of a file."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            text = f"{argument} is not text in UTF-8: rename the file, or pass a link to it"
+            with suppress(UnicodeDecodeError):
+                name = os.fsencode(argument).decode()
+                text = f"the locale has no signs for {name}: set LC_ALL=C.UTF-8"
+            raise InputError(text, code="not-utf8") from error
 
 
 def _unexpected(error: Exception) -> Message:
@@ -125,7 +153,3 @@ def _unexpected(error: Exception) -> Message:
     if isinstance(error, OSError):
         return Message(str(error), code="system")
     return Message(f"{type(error).__name__}: {error} (not expected; --debug shows where)", code="unexpected")
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)

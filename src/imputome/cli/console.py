@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from imputome.cli.options import flag
-from imputome.errors import Message
+from imputome.core.interrupts import placed, written
+from imputome.errors import Message, printable, some
 
 if TYPE_CHECKING:
     from imputome.result.record import Race, Verdict
@@ -23,6 +24,55 @@ RACE_ROWS = 8  # candidates of a race that are printed
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
+def print_line(text: str = "", *, err: bool = False) -> None:
+    """Print one line on stdout or stderr; no character in it, such as one of a file name, acts on the terminal.
+
+    All that the program prints goes through here, or through `imputome.api.progress`.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:
+        print(_shown(text, stream), file=stream, flush=True)
+
+
+def print_lines(text: str, *, err: bool = False) -> None:
+    """Print text that has several lines."""
+    for each in text.split("\n"):
+        print_line(each, err=err)
+
+
+def print_grid(header: Sequence[str], rows: Iterable[Sequence[tuple[str, bool]]]) -> None:
+    """Print a table; each cell is its text and whether it is bold. The first column is left-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = Console()
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(header):
+        table.add_column(Text(_shown(name, sys.stdout)), justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_shown(text, sys.stdout), style="bold" if bold else "") for text, bold in row))
+    (terminal if terminal.is_terminal else Console(width=200)).print(table)
+
+
+def _shown(text: str, stream: Any) -> str:
+    """The text as the stream can show it."""
+    try:
+        "±".encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = text.replace("±", "+/-")
+    return printable(text)
+
+
+def begin() -> None:
+    """Called before each command: nothing was written, and what a locale (C, Latin-1) cannot show is escaped."""
+    vars(failure).update(vars(Failure()))
+    placed.clear()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def error_line(text: str) -> None:
     """One line on stderr, with the code of the message at its end."""
     _coded_line("error", text)
@@ -40,12 +90,18 @@ def spelled(text: str) -> str:
 
 def _coded_line(kind: str, text: str) -> None:
     code = f" [{text.code}]" if isinstance(text, Message) and text.code else ""
-    typer.echo(f"{kind}: {spelled(text)}{code}", err=True)
+    print_line(f"{kind}: {spelled(text)}{code}", err=True)
+
+
+def print_sentences(lines: Iterable[str]) -> None:
+    """Sentences on stdout, one a line."""
+    for line in lines:
+        print_line(spelled(line))
 
 
 def print_json(summary: dict[str, Any]) -> None:
     """A machine-readable summary on stdout."""
-    typer.echo(json_text(summary))
+    print_line(json_text(summary))
 
 
 def json_text(summary: dict[str, Any]) -> str:
@@ -92,23 +148,43 @@ PARTIAL_WORK = Message(
 class Failure:
     """What is printed if the running command fails."""
 
-    interruption: Message = NOTHING_WRITTEN
     traceback: bool = False
+    resumable: bool = False  # whether the same command continues what was done so far,
+    until: Path | None = None  # until this output is written
+    on_stdout: str = ""  # what of the output was written to stdout
 
 
 failure = Failure()
 
 
-def keeps_partial_work(yes: bool = True) -> None:
-    """Called by a command: whether an interruption keeps what was done so far."""
-    failure.interruption = PARTIAL_WORK if yes else NOTHING_WRITTEN
+def keeps_partial_work(*, until: Path | None = None) -> None:
+    """Called by a command: an interruption keeps what was done so far, until the output ``until`` is written."""
+    failure.resumable, failure.until = True, until
+
+
+def tell_interruption() -> None:
+    """Print what the interruption has left; there may be no terminal any more to print it on."""
+    with suppress(OSError):
+        error_line(interruption())
+
+
+def interruption() -> Message:
+    """What an interruption has left, as it is at this moment."""
+    done = written()
+    if failure.resumable and (failure.until is None or failure.until.resolve() not in done):
+        return PARTIAL_WORK
+    names = [failure.on_stdout] if failure.on_stdout else []
+    names += map(str, done if failure.until is None else [failure.until])
+    if names:
+        return Message(f"interrupted: already written: {some(names)}", code="interrupted-after-writing")
+    return NOTHING_WRITTEN
 
 
 # -- race and verdict --------------------------------------------------------------------------------------------------
 def print_check(race: Race | None, verdict: Verdict | None) -> None:
     """Print the race and the verdict, as far as there are any."""
-    for line in [*(race_lines(race) if race else []), *(verdict_lines(verdict) if verdict else [])]:
-        typer.echo(line)
+    for text in [*(race_lines(race) if race else []), *(verdict_lines(verdict) if verdict else [])]:
+        print_line(text)
 
 
 def race_lines(race: Race) -> list[str]:

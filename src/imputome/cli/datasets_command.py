@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from imputome.cli import options as opt
-from imputome.cli.console import print_json
+from imputome.cli.console import print_json, print_line
 
 
 def command(as_json: opt.AsJson = False) -> None:
@@ -18,5 +16,5 @@ def command(as_json: opt.AsJson = False) -> None:
         return
     width = max(len(entry.name) for entry, _ in entries)
     for entry, path in entries:
-        typer.echo(f"{entry.name:<{width}}  {entry.shape:>16}  {'here' if path else 'not here':<8}  {entry.what}")
-    typer.echo("pbmc68k comes with the package; the others are read from IMPUTOME_DATA or the cache folder.", err=True)
+        print_line(f"{entry.name:<{width}}  {entry.shape:>16}  {'here' if path else 'not here':<8}  {entry.what}")
+    print_line("pbmc68k comes with the package; the others are read from IMPUTOME_DATA or the cache folder.", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imputome.api.progress import progress
-from imputome.cli.console import print_json, verdict_lines
+from imputome.cli.console import print_json, print_line, print_lines, verdict_lines
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     from imputome.core.atomic import atomic_path
     from imputome.datasets import pbmc68k
     from imputome.errors import InputError, MissingExtraError
-    from imputome.io.store import check_output
+    from imputome.io.store import check_output, write_anndata
     from imputome.report.html.content import of_result
     from imputome.report.html.page import check_installed, write_report
     from imputome.report.plots.demo import demo_figure, run_demo
@@ -52,7 +52,7 @@ def command(
         impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)
     verdict = find_verdict(*find_record(adata, "poisson_nmf_posterior"))
     with atomic_path(table) as partial:
-        adata.write_h5ad(partial)
+        write_anndata(partial, adata)
     with atomic_path(picture) as partial:
         figure = demo_figure(scores, truth, predicted, adata, key="ialm", gene="CD79A")
         figure.savefig(partial, dpi=110, format="png")
@@ -66,25 +66,27 @@ def command(
         return
     if quiet:
         return
-    typer.echo(f"pbmc68k: {adata.n_obs} cells x {adata.n_vars} genes; 10 % hidden in two ways\n")
-    typer.echo(f"{'':22}{'held-out molecules':>26}{'hidden nonzeros':>22}")
-    typer.echo(f"{'method':22}{'Poisson loss':>14}{'total':>12}{'NRMSE':>12}{'Pearson':>10}{'seconds':>10}")
+    print_line(f"pbmc68k: {adata.n_obs} cells x {adata.n_vars} genes; 10 % hidden in two ways")
+    print_line()
+    print_line(f"{'':22}{'held-out molecules':>26}{'hidden nonzeros':>22}")
+    print_line(f"{'method':22}{'Poisson loss':>14}{'total':>12}{'NRMSE':>12}{'Pearson':>10}{'seconds':>10}")
     best = min(score["poisson_loss"] for score in scores)
     for score in sorted(scores, key=lambda score: score["poisson_loss"]):
         mark = "  <- best" if score["poisson_loss"] == best else ""
-        typer.echo(
+        print_line(
             f"{score['name']:22}{score['poisson_loss']:14.4f}{score['total_ratio']:12.3f}{score['nrmse']:12.3f}"
             f"{score['pearson']:10.3f}{score['seconds']:10.1f}{'  control' if score['control'] else '':9}{mark}"
         )
-    typer.echo(
-        "\nLower Poisson loss is better. Held-out molecules test all entries: filling true zeros worsens the scores.\n"
+    print_line()
+    print_lines(
+        "Lower Poisson loss is better. Held-out molecules test all entries: filling true zeros worsens the scores.\n"
         "A total of 1 keeps the amount of RNA. Hidden nonzeros test only genes that were detected. If a method is\n"
         "worse than a control on the left, do not use its values as counts, whatever its scores on the right."
     )
-    typer.echo("")
-    for line in verdict_lines(verdict):
-        typer.echo(line)
+    print_line()
+    print_lines("\n".join(verdict_lines(verdict)))
     layers = "ialm, gene_mean_posterior, poisson_nmf_posterior"
-    typer.echo(f"\nwrote {table} (layers {layers}), {picture}" + (f" and {page}" if page else ""))
+    print_line()
+    print_line(f"wrote {table} (layers {layers}), {picture}" + (f" and {page}" if page else ""))
     if page is None:
-        typer.echo(not_installed)
+        print_line(not_installed)

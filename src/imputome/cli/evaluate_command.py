@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_grid, print_json, print_line, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -54,6 +55,7 @@ def command(
     """Score methods beside the controls on hidden values; an interrupted run continues where it stopped."""
     from imputome.api.plan import plan_evaluate
     from imputome.io.reading import read
+    from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, summary
     from imputome.studies.runner import check_settings, run_study
 
@@ -61,6 +63,7 @@ def command(
     shares, analyses, options = _shares(fraction), opt.split_names(downstream), parse_settings(settings)
     wanted = None if transform == "auto" else transform
     check_settings(scheme, shares, analyses, protocol, wanted)
+    specs = [parse_method(method) for method in opt.split_names(methods)]
     keeps_partial_work()
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
@@ -70,7 +73,7 @@ def command(
         ]
     plan = plan_evaluate(
         inputs,
-        opt.split_names(methods),
+        specs,
         labels=labels,
         min_genes=min_genes,
         min_cells=min_cells,
@@ -106,14 +109,18 @@ def command(
         )
     scores = summary(table)
     if as_json:
-        print_json({"output": str(output), "summary": scores.to_dict("records")})
+        rows = scores.to_dict("records")
+        for row in rows:  # text in a table
+            row.update({name: json.loads(row[name] or "{}") for name in ("parameters", "options")})
+        print_json({"output": str(output), "summary": rows})
         return
     if quiet:
         return
     for failed in table[table["status"] != "ok"].to_dict("records"):
         warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
     show_summary(scores, table)
-    typer.echo(f"\nwrote {len(table):,} rows to {output}")
+    print_line()
+    print_line(f"wrote {len(table):,} rows to {output}")
 
 
 def _shares(text: str | None) -> list[float] | None:
@@ -137,41 +144,35 @@ def _named(sources: list[Path]) -> list[tuple[str, Path]]:
 
 def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
-    from rich.console import Console
-    from rich.table import Table
+    from imputome.studies.results import told_apart
 
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=200)
     settings = ["dataset", "scheme", "fraction", "options"]
-    parts = list(scores.groupby(settings, sort=False, dropna=False))
-    for key, part in parts:
+    different = told_apart(scores)
+    for key, part in scores.groupby(settings, sort=False, dropna=False):
         metrics = list(dict.fromkeys(part["metric"]))
         rows_of = table[(table["dataset"] == key[0]) & (table["options"] == key[3])]
         # one transform, unless the training parts of two trials call for different ones
         transforms = sorted(set(rows_of["transform"]) - {""})
         on = f", imputed on {' or '.join(transforms)}" if set(transforms) - {"identity"} else ""
         # the file can hold results of other settings
-        on += f", {key[3]}" if sum(other[:3] == key[:3] for other, _ in parts) > 1 else ""
+        on += f", {different[part.index[0]]}" if different[part.index[0]] else ""
         for start in range(0, len(metrics), METRICS_PER_TABLE):
             shown = metrics[start : start + METRICS_PER_TABLE]
-            grid = Table(box=None, pad_edge=False)
-            grid.add_column("method", no_wrap=True)
-            for metric in shown:
-                grid.add_column(metric, justify="right", no_wrap=True)
+            grid = []
             for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
                 by_metric = {row["metric"]: row for row in rows.to_dict("records")}
                 label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
                 label += " (control)" if rows["control"].iloc[0] else ""
-                grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
-            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}", highlight=False)
-            console.print(grid)
-            console.print()
-    console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
+                grid.append([(label, False), *(_cell(by_metric.get(metric)) for metric in shown)])
+            print_line(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}")
+            print_grid(["method", *shown], grid)
+            print_line()
+    print_line("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any] | None) -> tuple[str, bool]:
+    """Its text, and whether it is bold."""
     if row is None or row["mean"] != row["mean"]:
-        return ""
+        return "", False
     spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
-    text = f"{row['mean']:.4g}{spread}{' !' if row['loses_to'] else '  '}"
-    return f"[bold]{text}[/bold]" if row["best"] else text
+    return f"{row['mean']:.4g}{spread}{' !' if row['loses_to'] else '  '}", row["best"]

@@ -10,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, print_line, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings, split_names, takes_options
 from imputome.cli.output import ending
 from imputome.errors import InputError
@@ -124,7 +124,8 @@ def command(given: Arguments) -> None:
     if not given.quiet:
         for message in plan.messages:  # before the fit, which may take long
             warning_line(message)
-    keeps_partial_work(given.checkpoint is not None)
+    if given.checkpoint is not None:
+        keeps_partial_work(until=given.model)
     with progress(f"fitting {estimator.name}", quiet=given.quiet, counted=False) as show:
         run = fit(plan, show)
     estimator.save(given.model, overwrite=given.force)
@@ -137,9 +138,9 @@ def command(given: Arguments) -> None:
         record.pop("history")
         print_json({"model": str(given.model), "shape": list(run.imputation.shape), **record})
     elif not given.quiet:
-        typer.echo(f"{run.size}, {run.report.state} in {run.report.where}")
-        typer.echo(f"{estimator.name}: {ending(run)}, {run.seconds:.1f} s")
-        typer.echo(f"saved the model to {given.model}: use it with `imputome apply {given.model} IN -o OUT`")
+        print_line(f"{run.size}, {run.report.state} in {run.report.where}")
+        print_line(f"{estimator.name}: {ending(run)}, {run.seconds:.1f} s")
+        print_line(f"saved the model to {given.model}: use it with `imputome apply {given.model} IN -o OUT`")
 
 
 def _check_place(given: Arguments) -> None:

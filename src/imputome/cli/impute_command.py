@@ -16,9 +16,18 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import CONTROLS_WIN, error_line, json_text, print_check, print_json, spelled, warning_line
+from imputome.cli.console import (
+    CONTROLS_WIN,
+    error_line,
+    json_text,
+    print_check,
+    print_json,
+    print_line,
+    print_sentences,
+    warning_line,
+)
 from imputome.cli.options import parse_settings, split_names
-from imputome.cli.output import Writing, with_streams
+from imputome.cli.output import Writing, missing_values, with_streams
 from imputome.errors import ControlsWinError, InputError, Message
 
 if TYPE_CHECKING:
@@ -152,7 +161,7 @@ def _impute(given: Arguments) -> int:
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, inspect_input, plan_impute
     from imputome.core.atomic import atomic_path, check_file
-    from imputome.result.adapt import check_structure, part_of
+    from imputome.result.adapt import check_structure
     from imputome.trust.verdict import VERDICTS
 
     if given.threads is not None and "numpy" not in sys.modules:
@@ -190,12 +199,16 @@ def _impute(given: Arguments) -> int:
     given.warn(plan.messages)
     values_only = plan.report.kind == "real" and given.scale in (None, "input")
     if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
-        summary |= _missingness(part_of(adata, plan.report), given.layer, as_json=given.as_json)
+        missing = missing_values(adata, plan.report)
+        if given.as_json:
+            summary["missingness"] = missing.to_dict()
+        else:
+            print_sentences(missing.lines())
 
     @contextmanager
     def stage(what: str, cost: str, counted: bool) -> Iterator[Progress]:
         if cost and not given.quiet:
-            typer.echo(cost, err=True)
+            print_line(cost, err=True)
         with progress(what, quiet=given.quiet, counted=counted) as show:
             yield show
 
@@ -215,7 +228,7 @@ def _impute(given: Arguments) -> int:
         _write_report(given.report, given, plan, run, record)
     given.print_result(plan, run, record, summary)
     if given.report is not None and not (given.as_json or given.quiet):
-        typer.echo(f"report: {given.report}")
+        print_line(f"report: {given.report}")
     if given.strict and record.verdict is not None and record.verdict.verdict == VERDICTS[-1]:
         text = f"the verdict is {record.verdict.verdict!r}: {given.output} was written, but do not use it"
         error_line(Message(text, code="verdict-do-not-impute"))
@@ -267,23 +280,6 @@ def _join_samples(adata: AnnData, table: Path, given: Arguments) -> dict[str, An
         for message in joined.messages():
             warning_line(message)
     return asdict(joined)
-
-
-def _missingness(adata: AnnData, layer: str | None, *, as_json: bool) -> dict[str, Any]:
-    """Print what is missing before anything is imputed, or return it for the summary."""
-    import numpy as np
-
-    from imputome.inspection.missingness import missingness
-    from imputome.inspection.source import layer_in_memory
-
-    X = layer_in_memory(adata, layer)
-    dense = X if isinstance(X, np.ndarray) else X.toarray()
-    missing = missingness(dense, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
-    if as_json:
-        return {"missingness": missing.to_dict()}
-    for line in missing.lines():
-        typer.echo(spelled(line))
-    return {}
 
 
 def _print_race(error: ControlsWinError, given: Arguments) -> None:

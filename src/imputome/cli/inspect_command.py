@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from imputome.cli import options as opt
-from imputome.cli.console import error_line, print_json, spelled, warning_line, warnings_as_lines
+from imputome.cli.console import error_line, print_json, print_sentences, warning_line, warnings_as_lines
+from imputome.cli.output import missing_values
 
 
 def command(
@@ -23,7 +22,7 @@ def command(
     annotation: opt.Annotation = None,
     as_json: opt.AsJson = False,
 ) -> int:
-    """Print the state of the input, and what would prevent an imputation."""
+    """Print the state of the input, what is missing, and what would prevent an imputation."""
     from imputome.inspection.state import inspect
     from imputome.io.reading import read
 
@@ -35,8 +34,9 @@ def command(
     if as_json:
         print_json(report.to_dict())
     else:
-        for line in report.lines():
-            typer.echo(spelled(line))
+        print_sentences(report.lines())
+        if report.kind == "real" and report.n_nan and not report.errors:
+            print_sentences(missing_values(adata, report).lines())
         for text in report.warnings:
             warning_line(text)
         for text in report.errors:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json, warnings_as_lines
+from imputome.cli.console import print_json, print_line, warnings_as_lines
 from imputome.cli.options import parse_settings
 from imputome.cli.output import check_store, write_store
 
@@ -72,5 +72,5 @@ def command(
         print_json({"output": str(output), "shape": list(masked.shape), **record})
     elif not quiet:
         what = "molecules" if scheme in ("thin", "thin_nb") else "nonzeros" if record["kind"] == "counts" else "values"
-        typer.echo(f"{scheme}: hid {record['fraction_realised']:.2%} of the {what} of {record['layer']} (seed {seed})")
-        typer.echo(f'wrote {masked.n_obs:,} x {masked.n_vars:,} to {output}, the truth in its layer "truth"')
+        print_line(f"{scheme}: hid {record['fraction_realised']:.2%} of the {what} of {record['layer']} (seed {seed})")
+        print_line(f'wrote {masked.n_obs:,} x {masked.n_vars:,} to {output}, the truth in its layer "truth"')

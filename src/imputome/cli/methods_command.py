@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json, warning_line
+from imputome.cli.console import print_json, print_line, warning_line
 from imputome.errors import InputError
 
 
@@ -35,7 +35,7 @@ def command(
         return
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
-        typer.echo(f"{entry.name:<{width}}  {'+'.join(sorted(entry.kinds)):<11}  {_summary(entry)}")
+        print_line(f"{entry.name:<{width}}  {'+'.join(sorted(entry.kinds)):<11}  {_summary(entry)}")
 
 
 def _summary(entry: Any) -> str:
@@ -49,13 +49,13 @@ def _print_method(name: str, *, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(about), "parameters": parameters})
         return
-    typer.echo(f"{about.name}: {_summary(about)}")
-    typer.echo(f"takes {' and '.join(sorted(about.kinds))}" + (f"; {about.source}" if about.source else ""))
+    print_line(f"{about.name}: {_summary(about)}")
+    print_line(f"takes {' and '.join(sorted(about.kinds))}" + (f"; {about.source}" if about.source else ""))
     for name, entry in parameters.items():
         search = f"; tuning: {_search(entry['search'])}" if "search" in entry else ""
-        typer.echo(f"  {name} : {entry['type']} = {entry['default']!r}{search}")
+        print_line(f"  {name} : {entry['type']} = {entry['default']!r}{search}")
     if not parameters:
-        typer.echo("  no parameters")
+        print_line("  no parameters")
 
 
 def _parameters(name: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imputome.cli import options as opt
-from imputome.cli.console import print_json, warning_line
+from imputome.cli.console import print_json, print_line, warning_line
 from imputome.cli.options import split_names
 from imputome.cli.output import check_store, write_store
 from imputome.errors import InputError, Message
@@ -66,10 +66,10 @@ def command(
         summary = {"min_coverage": min_coverage, "missing": missing, "sites_without_reads": uncovered}
         print_json({"output": str(output), "shape": list(adata.shape), **summary})
     elif not quiet:
-        typer.echo(
+        print_line(
             f"{missing:.1%} missing: under {min_coverage} reads; {uncovered:,} sites without a read in any sample"
         )
-        typer.echo(f"wrote {adata.n_obs:,} samples x {adata.n_vars:,} sites to {output}")
+        print_line(f"wrote {adata.n_obs:,} samples x {adata.n_vars:,} sites to {output}")
 
 
 def _shared_names(adata: AnnData, position: list[str]) -> Message | None:

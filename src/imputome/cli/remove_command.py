@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from imputome.cli.console import print_line
+
 
 def command(
     source: Annotated[
@@ -18,4 +20,4 @@ def command(
     from imputome.io.store import remove_key
 
     remove_key(source, key)
-    typer.echo(f"removed {key} from {source}")
+    print_line(f"removed {key} from {source}")

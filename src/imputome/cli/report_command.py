@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imputome.api.progress import progress
+from imputome.cli.console import print_line
 
 if TYPE_CHECKING:
     from imputome.report.before_after import Map
@@ -51,7 +52,7 @@ def command(
             page = _scores(source, made_by, key=key, label=label, before=before)
     write_report(output, page, overwrite=force)
     if not quiet:
-        typer.echo(f"wrote {output}")
+        print_line(f"wrote {output}")
 
 
 def _result(source: Path, key: str | None, label: str | None, map: Map, made_by: str, before: str | None) -> Content:

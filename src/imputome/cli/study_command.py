@@ -10,7 +10,14 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line
+from imputome.cli.console import (
+    keeps_partial_work,
+    print_json,
+    print_line,
+    print_lines,
+    warning_line,
+    warnings_as_lines,
+)
 
 
 def command(
@@ -35,7 +42,7 @@ def command(
             print_json({"studies": known_studies()})
             return
         for name, title in known_studies().items():
-            typer.echo(f"{name}: {title}")
+            print_line(f"{name}: {title}")
         return
     from imputome.studies.execute import execute, write_results
 
@@ -47,12 +54,13 @@ def command(
     keeps_partial_work()
     with progress(f"study {chosen.name}", quiet=quiet) as show:
         table = execute(chosen, output, load=load, workers=workers, progress=show)
-    files, text = write_results(chosen, table, output)
+    with warnings_as_lines(quiet=quiet):
+        files, text = write_results(chosen, table, output)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
     if as_json:
         print_json({"study": chosen.name, "files": [str(path) for path in files]})
     elif not quiet:
-        typer.echo(text)
-        typer.echo(f"wrote {', '.join(map(str, files))}")
+        print_lines(text)
+        print_line(f"wrote {', '.join(map(str, files))}")

@@ -10,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, print_line, warning_line, warnings_as_lines
 
 
 def command(
@@ -87,7 +87,7 @@ def command(
     elif not quiet:
         counted = "1 trial" if best.finished == 1 else f"{best.finished} trials"
         counted = f"{counted}, {best.pruned} stopped early, {best.failed} failed"
-        typer.echo(f"{counted}; best {objective} {best.value:.6g}")
+        print_line(f"{counted}; best {objective} {best.value:.6g}")
         for name, value in best.params.items():
-            typer.echo(f"  {name} = {value}")
-        typer.echo(f"wrote {output}: use it with `imputome fit {source} -m MODEL --config {output}`")
+            print_line(f"  {name} = {value}")
+        print_line(f"wrote {output}: use it with `imputome fit {source} -m MODEL --config {output}`")

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.disk import room_for
+from imputome.core.interrupts import held, placing
 from imputome.errors import InputError
 
 try:
@@ -44,19 +46,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     _recover(path)
-    work, lock = _new_work(path)
+    with room_for(path):
+        work, lock = _new_work(path)
     partial = work / path.name
     try:
-        yield partial
-        _to_disk(partial)
-        _move(partial, path, work / OLD)
+        with room_for(path):
+            yield partial
+            _to_disk(partial)
+            _move(partial, path, work / OLD)
     except BaseException:
         _remove_interrupted(partial)
         raise
     finally:
-        _put_back(work, path)
-        os.close(lock)
-        _remove(work)
+        with held():
+            _put_back(work, path)
+            os.close(lock)
+            _remove(work)
 
 
 def restore(path: Path) -> None:
@@ -108,6 +113,7 @@ def check_file(path: Path, suffixes: tuple[str, ...], what: str, *, overwrite: b
 # -- moving ------------------------------------------------------------------------------------------------------------
 def _move(partial: Path, path: Path, old: Path) -> None:
     """Move ``partial`` to ``path``. A folder that was there goes, by way of ``old``, to the place of ``partial``."""
+    placing(partial, path)
     if not (partial.is_dir() and path.is_dir()):
         partial.replace(path)
     elif not _exchanged(partial, path):

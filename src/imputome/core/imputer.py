@@ -174,7 +174,7 @@ class Imputer(ABC):
         return fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
     def _check_values(self) -> None:
-        """Check the values of the parameters, whose types were checked before; for `fit` and for a saved model."""
+        """Refuse values of parameters that no data could make valid; their types were checked before."""
         return
 
     def _state(self) -> dict[str, np.ndarray]:
@@ -189,6 +189,11 @@ class Imputer(ABC):
             setattr(self, f"{name}_", array.item() if array is not None and array.ndim == 0 else array)
 
     # -- what users call -------------------------------------------------------------------------------------------
+    def check_params(self) -> None:
+        """Check types and values of the parameters as far as that needs no data; a fit begins with it."""
+        check_parameters(type(self), self.get_params())
+        self._check_values()
+
     def _tell(self, share: float, text: str) -> None:
         """Report the progress of a fit; the callback can raise to end the fit."""
         if self.progress is not None:
@@ -232,8 +237,7 @@ class Imputer(ABC):
             A parameter has a wrong type, the method does not take this kind of data, or fewer than 2 rows or 2 columns
             have observed values.
         """
-        check_parameters(type(self), self.get_params())
-        self._check_values()
+        self.check_params()
         data = self._accept(data, kind)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
@@ -288,10 +292,10 @@ class Imputer(ABC):
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
-            here, known = (str(names[wrong[0]])[:40] for names in (data.var_names, self.feature_names_))
+            here, there = (str(names[wrong[0]])[:40] for names in (data.var_names, self.feature_names_))
             text = (
                 f"{len(wrong)} feature names differ from those of the model, the first at position {wrong[0]} "
-                f"({here!r} here, {known!r} in the model)"
+                f"({here!r} here, {there!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
         known, status = self._without_unseen(data)
@@ -411,8 +415,7 @@ class Imputer(ABC):
     def _check_saved(self) -> None:
         """Check the parameters of a saved model as `fit` checks them, and that it can be one of this method."""
         try:
-            check_parameters(type(self), self.get_params())
-            self._check_values()
+            self.check_params()
         except InputError as error:
             raise damaged(str(error)[:300], code=error.code) from error
         if self.kind_ not in self.info.kinds or (self.posterior and self.kind_ != "counts"):

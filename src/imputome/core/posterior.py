@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 
@@ -195,7 +196,7 @@ def predictive_likelihood(rate: Model, x1: Any, x2: Any, *, ratio: float) -> np.
     return total
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _add_likelihood(m, x1, x2, ratio, grid, counts, sums, total):  # type: ignore[no-untyped-def]
     """Add a block of rows to ``total`` (entries with molecules) and to the histograms of rates (all other entries)."""
     n, G = m.shape
@@ -242,7 +243,7 @@ def _add_likelihood(m, x1, x2, ratio, grid, counts, sums, total):  # type: ignor
                         total[j, k] += value
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _add_zeros(counts, sums, ratio, grid, total):  # type: ignore[no-untyped-def]
     """Add the entries without molecules in ``x1`` and ``x2``, binned by rate: log NB(0; size phi) = -phi log(1 + q)."""
     G, bins = counts.shape

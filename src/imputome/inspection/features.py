@@ -69,9 +69,9 @@ def features_of(
 ) -> Features | None:
     """The features to impute, from the table of the features; None if these are all.
 
-    ``feature_type`` is the name of a type in any case, or ``"all"``; None takes ``default``. Features without a type
-    count as gene expression. ``names`` are those that summary rows have, by default the index of ``var``; they are used
-    if ``keep_summary_rows``, or if there is nothing else.
+    ``feature_type`` is the name of a type in any case, or ``"all"``; None takes ``default``, which can be ``"all"``
+    too. Features without a type count as gene expression. ``names`` are those that summary rows have, by default the
+    index of ``var``; they are used if ``keep_summary_rows``, or if there is nothing else.
     """
     types = _types(var)
     chosen = _chosen(types, feature_type, default)
@@ -98,6 +98,11 @@ def features_of(
     return Features(used, chosen, left_out, tuple(messages)) if left_out else None
 
 
+def asks_for_all(feature_type: str | None) -> bool:
+    """Whether features of all types are asked for."""
+    return feature_type is not None and _plain(feature_type) == ALL
+
+
 def _chosen(types: pd.Series | None, feature_type: str | None, default: str) -> str:
     """The type to impute; empty if features of all types are, or are of one type only."""
     if feature_type is not None and not isinstance(feature_type, str):
@@ -111,15 +116,15 @@ def _chosen(types: pd.Series | None, feature_type: str | None, default: str) -> 
     numbers = types.value_counts().to_dict()
     known = ", ".join(f"{name} ({number:,})" for name, number in numbers.items())
     if feature_type is None:
-        if len(numbers) == 1:
+        if len(numbers) == 1 or default == ALL:
             return ""
         if default in numbers:
             return default
         text = f"the features are of several types, and none is {default}: {known}; pass {{feature_type}}"
         raise InputError(text, code="several-feature-types", feature_type=next(iter(numbers)))
-    asked = _plain(feature_type)
-    if asked == ALL:
+    if asks_for_all(feature_type):
         return ""
+    asked = _plain(feature_type)
     for name in numbers:
         if asked == _plain(name) or asked in NAMES.get(name, ()):
             return name if len(numbers) > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -66,6 +67,17 @@ class Extremes:
         self.whole = self.whole and bool((values == np.rint(values)).all())
         self.low = _extremes(values, self.low, 1, times)
         self.high = _extremes(values, self.high, -1, times)
+
+    def far(self, factor: float) -> dict[float, int]:
+        """The values whose size is more than ``factor`` times that of all others, with their numbers; often empty."""
+        known = {**self.low, **self.high}
+        # the values between the smallest and the largest ones are not known, but they are not larger than this
+        between = max((abs(list(part)[-1]) for part in (self.low, self.high) if part), default=0.0)
+        values = sorted((value for value in known if abs(value) >= between), key=abs, reverse=True)
+        for place, (value, other) in enumerate(itertools.pairwise(values), start=1):
+            if abs(value) > factor * abs(other) > 0:
+                return {value: known[value] for value in values[:place]}
+        return {}
 
     def codes(self) -> dict[float, int]:
         """The result of `missing_code`."""

@@ -13,6 +13,7 @@ ENTRIES = 4_000_000  # at most so many are looked at, of evenly spaced genes
 FAR = 30.0  # times the scale of any other sample; more than depth or a dead array explain where values are compressed
 FAR_IF_WIDE = 1000.0  # the same for counts and other values over many orders of magnitude, where depths differ
 COMPRESSED = 20.0  # nine in ten values are under it if they are logs, fractions or z-scores
+APART = 5.0  # times, between two groups of samples that are in different units
 LIKE = 0.5  # rank correlation with the median of the others, above which a column is a sample
 UNLIKE = 0.25  # and under which it is none, if the others are alike (`ALIKE`)
 ALIKE = 0.6
@@ -44,6 +45,28 @@ def off_scale(X: Any) -> dict[int, float]:
     return far
 
 
+def two_units(X: Any) -> tuple[list[int], float]:
+    """Positions of the samples of the smaller of two groups on different scales, and the factor between both.
+
+    Some were logged, or measured in another unit. The values have decimals, the groups are `APART` times apart, and
+    further than the samples within each. Empty where there are no such groups.
+    """
+    part = _part(X)
+    scales = _scales(part)
+    known = np.flatnonzero(np.isfinite(scales) & (scales > 0))
+    if len(known) < 4 or not _has_decimals(part[np.isfinite(part)]):
+        return [], 1.0
+    known = known[np.argsort(scales[known], kind="stable")]
+    steps = scales[known[1:]] / scales[known[:-1]]
+    place = int(steps.argmax()) + 1
+    low, high = known[:place], known[place:]
+    within = max(scales[group[-1]] / scales[group[0]] for group in (low, high))
+    if min(len(low), len(high)) < 2 or steps.max() < max(APART, within):
+        return [], 1.0
+    factor = float(np.median(scales[high]) / np.median(scales[low]))
+    return (low.tolist(), 1 / factor) if len(low) < len(high) else (high.tolist(), factor)
+
+
 def _outside(scales: np.ndarray, limit: float) -> dict[int, float]:
     known = np.flatnonzero(np.isfinite(scales))
     if len(known) < 3:
@@ -59,21 +82,24 @@ def _outside(scales: np.ndarray, limit: float) -> dict[int, float]:
 def not_like_others(X: Any) -> list[int]:
     """Positions of samples, from the first on, that seem to be none: identifiers, lengths or positions of the genes.
 
-    Three signs, all of them in comparison with the samples that follow: integers among values that are none, a scale
-    far off, or ranks unrelated to theirs although the values are as distinct as those of identifiers. A sample whose
-    ranks are related is one, whatever its depth or unit.
+    Four signs, all of them in comparison with the samples that follow: integers among values that are none; no zero,
+    no sign or no integer where all others have many; a scale far off; or ranks unrelated to theirs although the values
+    are as distinct as those of identifiers. A sample whose ranks are related is one, whatever its depth or unit.
     """
-    part = _part(X)
+    whole = _part(X, zeros=True)
+    part = np.where(whole == 0, np.nan, whole)
     n = len(part)
     found: list[int] = []
     for k in range(min(MAX_LEADING, n - 1)):
         # the others that may be none are not among those to compare with
-        column, rest = part[k], part[max(k + 1, min(MAX_LEADING, n // 2)) :]
+        others = slice(max(k + 1, min(MAX_LEADING, n // 2)), None)
+        column, rest = part[k], part[others]
         if np.isfinite(column).sum() < MIN_VALUES:
             break
         related, distinct = _related(column, rest), _distinct(column)
         if related > LIKE or not (
             _integers_among_others(column, rest)
+            or _alone(whole[k], whole[others])
             or _far(column, rest, distinct)
             or (related < UNLIKE and distinct > DISTINCT and _alike(rest))
         ):
@@ -146,6 +172,20 @@ def _integers_among_others(column: np.ndarray, rest: np.ndarray) -> bool:
     whole_columns = (decimals.sum(axis=1) == 0) & (finite.sum(axis=1) > 0)
     share = decimals.sum() / max(finite.sum(), 1)
     return whole_columns.mean() < 0.1 and (1 - share) ** len(known) < BY_CHANCE
+
+
+def _alone(column: np.ndarray, rest: np.ndarray) -> bool:
+    """Whether all values of a column are not zero, above zero or no integers, which is rarer in nearly all others.
+
+    GC contents are above zero among z-scores, and chromosomes are never zero among counts.
+    """
+    known = column[np.isfinite(column)]
+    number = np.maximum(np.isfinite(rest).sum(axis=1), 1)
+    for having in (lambda x: np.abs(x) > 0, lambda x: x > 0, lambda x: np.abs(x - np.rint(x)) > 0):
+        usual = np.quantile(having(rest).sum(axis=1) / number, 0.9)
+        if having(known).all() and usual ** len(known) < BY_CHANCE:
+            return True
+    return False
 
 
 def _distinct(column: np.ndarray) -> float:

@@ -35,7 +35,8 @@ def find_matrix(data: Any, layer: str | None) -> tuple[Any, str]:
     else:
         known = [*getattr(data, "layers", {}), *([RAW] if getattr(data, "raw", None) is not None else [])]
         text = f"there is no layer {layer!r} (layers: {', '.join(known) or 'none'})"
-        raise InputError(text, code="layer-missing", parameter="layer")
+        text += ": leave {layer} out for X" if layer.upper() in ("", "X") else ""
+        raise InputError(text, code="layer-missing", layer=...)
     if matrix is None:
         known = [*data.layers, *([RAW] if data.raw is not None else [])]
         text = f"X is None: pass {{layer}} (layers: {', '.join(known) or 'none'})"

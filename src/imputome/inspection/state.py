@@ -6,17 +6,20 @@ It only describes the matrix; `imputome.result.adapt` decides what a method acce
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Kind, check_container, in_memory, not_numbers
+from imputome.core.compressed import repeated_entries
+from imputome.core.data import Kind, check_container, in_memory, not_numbers, out_of_range
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
-from imputome.inspection.features import EXPRESSION, features_of
+from imputome.inspection.far_values import far_values
+from imputome.inspection.features import ALL, EXPRESSION, asks_for_all, features_of
 from imputome.inspection.orientation import first_three, orientation
 from imputome.inspection.source import RAW, find_matrix, is_raw, raw_columns
 from imputome.inspection.tally import Tally, first_block
@@ -28,6 +31,10 @@ AS_REAL = "(then a missing value is NaN and not 0)"  # what kind="real" means, i
 BULK_TOTAL = 1e6  # reads of a sample, or of a cell sequenced in full length; molecules of a cell are fewer
 
 ROWS_FOR_BLOCKS = 200  # samples in which missing blocks are looked for
+_MONTH = "jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sept?|o[ck]t|nov|de[cz]"
+_DATE = re.compile(
+    rf"(?i)\d{{1,2}}[-./ ]+({_MONTH})|({_MONTH})[-./ ]+\d\d|\d{{4}}-\d\d-\d\d( 00:00:00)?"  # 1-Mar, Mar-01, 2001-03-01
+)
 
 DESCRIPTIONS: dict[State, str] = {
     "counts": "integers",
@@ -73,7 +80,7 @@ class InputReport:
     warnings: tuple[Message, ...]  # problems of the matrix, each with the remedy
     errors: tuple[Message, ...]  # why `imputome.impute` refuses the matrix, each with what to correct or to pass
     layer: str | None = None  # None for X and other matrices
-    feature_type: str = ""  # of the features in this report, if the input has several types
+    feature_type: str = ""  # of the features in this report, if the input has several types; "all" if all are asked for
     left_out: dict[str, int] = field(default_factory=dict)  # features that are not in this report: why -> number
     used: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, of all features; None for all
     certain: bool = True  # whether the scale of the values can be told from them
@@ -171,15 +178,19 @@ def inspect(
     obs_names, var_names = _names(data)
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
+    repeated = tally.n_repeated
     guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
     if features is not None and features.chosen and guess.doubt == "no-small-counts":
         # as of proteins: types are those of counted features
         guess = replace(guess, doubt=None)
-    library_genes = None
+    everything = asks_for_all(default_type if feature_type is None else feature_type)
+    library_genes, whole = None, tally
     if not not_numeric and is_anndata and is_raw(data, layer):  # all genes show the state, those of X are imputed
         columns = raw_columns(data)
         if columns is not None:
-            tally, library_genes = Tally.of(_columns(matrix, columns)), matrix.shape[1]
+            library_genes = matrix.shape[1]
+            matrix = _columns(matrix, columns)
+            tally = Tally.of(matrix)
     per_row, per_column = tally.observed(guess.kind)
     turned, sure = orientation(obs_names, var_names)
     finite = tally.minimum <= tally.maximum
@@ -202,7 +213,7 @@ def inspect(
         genes_in_rows=turned is not None,
         log_base_total=guess.total,
         where=where,
-        feature_type=features.chosen if features else "",
+        feature_type=ALL if everything else features.chosen if features else "",
         left_out=features.left_out if features else {},
         used=features.used if features else None,
         warnings=(),
@@ -217,12 +228,16 @@ def inspect(
     if turned is not None:
         (errors if sure else warnings).append(turned)
     if not fatal:
-        refusal = _doubt(report, guess.doubt, tally) if guess.doubt else _refusal(report, data, layer)
+        refusal = _doubt(report, guess.doubt, whole) if guess.doubt else _refusal(report, data, layer)
         errors += [refusal] if refusal else []
         warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
+        if not guess.doubt and (far := far_values(tally, matrix, (obs_names, var_names), where)):
+            warnings.append(far)
         if blocks := _lacked_by_groups(report, matrix):
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
+    warnings += [repeated_entries(repeated, where)] if repeated else []
     warnings += _repeated_names(report, is_anndata=is_anndata)
+    warnings += _dates_for_names(var_names)
     warnings += [] if fatal else _empty_rows_and_columns(report)
     quiet = ("feature-type-chosen",) if feature_type is not None else ()
     said = [message for message in features.messages if message.code not in quiet] if features else []
@@ -260,6 +275,8 @@ def _error(report: InputReport) -> Message | None:
         text = f"{where} holds {report.n_infinite:,} infinite values, as a division by 0 or the log of 0 makes: put "
         text += "finite values for them (for logs, take the log of x + 1), or "
         return Message(f"{text}{missing}", code="infinite-values")
+    if problem := out_of_range(report.minimum or 0.0, report.maximum or 0.0):
+        return Message(f"{where} {problem}", code="values-out-of-range")
     if report.kind == "counts" and report.n_negative:
         text = f"{where} holds {report.n_negative:,} negative values (minimum {report.minimum:g}), which counts cannot "
         return Message(f"{text}have: pass the raw counts, or {{kind}} {AS_REAL}", code="negative-counts", kind="real")
@@ -306,8 +323,9 @@ def _doubt(report: InputReport, doubt: Doubt, tally: Tally) -> Message:
         text = (
             f"{where} holds {share:.0f} % zeros but hardly any small number above 0, as intensities do and counts do "
             "not: pass {kind}, either counts if these are counts, or real if these are intensities "
-            f"{AS_REAL}"
+            f"{AS_REAL}; if zeros are what is missing, put NaN for them in Python, or pass {{missing}} for a table"
         )
+        return Message(text, code="kind-unclear", kind=..., missing="0")
     return Message(text, code="kind-unclear", kind=...)
 
 
@@ -435,11 +453,21 @@ def _integers(matrix: Any) -> bool:
 
 def _repeated_names(report: InputReport, *, is_anndata: bool) -> list[Message]:
     messages = []
-    for axis, line, number in (("obs", "row", report.duplicate_obs), ("var", "column", report.duplicate_var)):
-        remedy = f"call adata.{axis}_names_make_unique()" if is_anndata else f"give each {line} its own name"
+    for axis, what, number in (("obs", "cells", report.duplicate_obs), ("var", "genes", report.duplicate_var)):
         if number:
-            messages.append(Message(f"{number:,} {axis}_names repeat others: {remedy}", code=f"duplicate-{axis}-names"))
+            text = f"{number:,} of the names of {what} repeat others: give each its own"
+            text += f" (in Python, {axis}_names_make_unique())" if is_anndata else ""
+            messages.append(Message(text, code=f"duplicate-{axis}-names"))
     return messages
+
+
+def _dates_for_names(names: pd.Index | None) -> list[Message]:
+    """The warning about names of genes that a spreadsheet has turned into dates; where most are, they are meant."""
+    dates = [] if names is None else [str(name) for name in names if _DATE.fullmatch(str(name))]
+    if names is None or not 0 < len(dates) < len(names) / 2:
+        return []
+    text = f"{len(dates):,} of the names of genes are dates ({first_three(dates)}), as spreadsheets make of MARCH1 and "
+    return [Message(f"{text}SEPT7: take them from the original file", code="dates-for-names")]
 
 
 def _empty_rows_and_columns(report: InputReport) -> list[Message]:

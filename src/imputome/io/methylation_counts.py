@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _GROUPED = re.compile(r"\d{1,3}([,' ]\d{3})+")
 _CUT = re.compile(r"\d\.\d{2,}[eE]\+?\d+")  # 1.23E+08 of a spreadsheet
+_FRACTION = re.compile(r"\d+\.\d*[1-9]\d*")
 
 
 def read_counts(
@@ -92,15 +93,12 @@ def _position_texts(column: pd.Series, name: str) -> list[str]:
     if grouped:
         text = f"column {name!r} holds {grouped[0]!r}: write positions without separators of thousands"
         raise InputError(text, code="thousands", parameter="position")
-    cut = [text for text in texts if _CUT.fullmatch(text) or _is_fraction(text)]
-    if 10 * len(cut) > len(texts):
-        text = f"column {name!r} holds {cut[0]!r}, a rounded number: write positions as whole numbers, such as 123456"
+    fractions, cut = ([text for text in texts if of.fullmatch(text)] for of in (_FRACTION, _CUT))
+    if fractions or 10 * len(cut) > len(texts):  # R writes a few round numbers with an exponent
+        wrong = f"{fractions[0]!r}, no whole number" if fractions else f"{cut[0]!r}, a rounded number"
+        text = f"column {name!r} holds {wrong}: write positions as whole numbers, such as 123456"
         raise InputError(text, code="rounded-positions", parameter="position")
     return plain
-
-
-def _is_fraction(text: str) -> bool:
-    return re.fullmatch(r"\d+\.\d*[1-9]\d*", text) is not None
 
 
 def _samples(columns: list[str], methylated: str, coverage: str) -> list[str]:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError, Message, some
-from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others
+from imputome.inspection.off_scale import MAX_LEADING, not_like_others, off_scale, sum_of_others, two_units
 from imputome.inspection.summary_rows import summary_rows
+from imputome.io.measures import by_measure, check_one_measure, check_several_samples, letters, matches
 from imputome.io.text import comment_lines, fields, is_blank, no_header, open_text, records, separator_of, skip_lines
 
 if TYPE_CHECKING:
@@ -52,17 +53,14 @@ _OF_SAMPLES = re.compile(
     r"|(patient|sample|subject|donor|cell|case|barcode|participant)?(ids?|names?|number)"
 )
 
-# of results of tests beside the samples, after them too; the short ones only between others
+# of results of tests and summaries of the samples, after these too; the short ones only between others
 _RESULTS = re.compile(
-    r"(avg|mean)?log2?(fc|foldchange)|lfcse|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
+    r"(avg|mean)?log2?(fc|foldchange)|lfcse|mean|average|median|std(ev)?|variance|ave(rage)?expr|basemean|p(value|val)|(adj|adjusted)p(val(ue)?)?|padj"
     r"|pval(ue)?adj|fdr|qval(ue)?"
 )
-_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic"))
-# and of the measures that a quantifier (RSEM, salmon, kallisto, StringTie) gives for one sample
-_MEASURES = re.compile(
-    r"(expected|est|posteriormean|read|raw)?counts?|numreads|isopct|coverage|posteriorstandarddeviationofcount"
-    r"|(pme)?(tpm|fpkm|rpkm|cpm)((ci|conf)(lo|hi|lowerbound|upperbound)|coefficientofquartilevariation)?"
-)
+_SHORT_RESULTS = frozenset(("t", "b", "f", "stat", "statistic", "sd", "se", "sem", "cv", "var"))
+# and beside each sample
+_BESIDE = re.compile(r"detection(pval(ue)?)?|avgnbeads|bead(stderr|stdev)")
 
 
 @dataclass(frozen=True)
@@ -168,29 +166,35 @@ def layout_of(path: Path, expected: str, *, transposed: bool, options: TableOpti
     columns = [[row[k].strip('"') for row in rows if k < len(row)] for k in range(width)]
     annotation: tuple[int, ...] = ()
     if len(names) == width:
-        annotation = annotation_columns(names, columns, transposed=transposed, given=options.annotation)
+        annotation = annotation_columns(names, columns, path, transposed=transposed, given=options.annotation)
     return Layout(separator, comments, header, names, annotation)
 
 
 def annotation_columns(
-    names: Sequence[str], columns: Sequence[Sequence[Any]], *, transposed: bool, given: tuple[str, ...] | None
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+    path: Path,
+    *,
+    transposed: bool,
+    given: tuple[str, ...] | None,
 ) -> tuple[int, ...]:
     """Positions of the columns that describe the rows.
 
-    Those that are ``given`` by name; else those after the first that their name or their text gives away, up to the
-    first column that may hold values, and results of tests at the end.
+    Those that are ``given`` by name or by a pattern such as ``Peptides *``; else those after the first that their name
+    or their text gives away, up to the first column that may hold values, and results of tests at the end or beside
+    each sample.
     """
     if given is not None:
-        asked = [name for name in given if name != "none"]
-        lacking = [name for name in asked if name not in names[1:]]
+        asked = [pattern for pattern in given if pattern != "none"]
+        lacking = [pattern for pattern in asked if not any(matches(name, pattern) for name in names[1:])]
         if lacking:
             text = f"{{annotation}} names the column {lacking[0]!r}, which is not there: choose among {some(names[1:])}"
             raise InputError(text, code="no-column", annotation=...)
-        return tuple(k for k, name in enumerate(names) if k and name in asked)
+        return tuple(k for k, name in enumerate(names) if k and any(matches(name, pattern) for pattern in asked))
     known = _OF_GENES if transposed else _OF_SAMPLES
     found = []
     for k in range(1, len(names)):
-        if known.fullmatch(_letters(names[k])) is None and not _is_text(columns[k]):
+        if known.fullmatch(letters(names[k])) is None and not _is_text(columns[k]):
             break
         found.append(k)
     if not transposed:  # clinical columns: those before one of words, such as age and sex, are no features either
@@ -198,15 +202,30 @@ def annotation_columns(
         found += range(len(found) + 1, max([0, *words]) + 1)
     after = _results_after(names) if transposed else []
     found += [k for k in after if k > max([0, *found])]
+    if transposed:
+        beside = {k for k in range(1, len(names)) if _BESIDE.fullmatch(letters(names[k]))}
+        found = sorted({*found, *beside})
+        others = [names[k] for k in range(1, len(names)) if k not in found]
+        check_one_measure(others, [names[k] for k in found], path)
     # if nothing would be left, these are values that cannot be read; the reader says why
     return tuple(found) if len(found) < len(names) - 1 else ()
+
+
+def likely_annotation(names: Sequence[str]) -> list[str]:
+    """Names, anywhere in a table with the genes in its rows, of columns that seem to hold no values of a sample."""
+    measures = by_measure(names)
+    samples = set(names)
+    if len(measures) == 1:
+        (columns,) = measures.values()
+        samples = set(columns.values()) if len(columns) > max(2, len(names) / 4) else samples
+    return [name for name in names if name not in samples or _OF_GENES.fullmatch(letters(name))]
 
 
 def _results_after(names: Sequence[str]) -> list[int]:
     """Positions of the last columns if they are results of tests (log fold changes, p values), by name."""
     first = last = len(names)
     for k in range(len(names) - 1, 0, -1):
-        word = _letters(names[k])
+        word = letters(names[k])
         if _RESULTS.fullmatch(word):
             first = k
         elif word not in _SHORT_RESULTS:
@@ -244,7 +263,7 @@ def check_samples(
     column among them be none.
     """
     if transposed:
-        _check_not_measures(names, path)
+        check_several_samples(names, path)
     strange = not_like_others(X) if transposed and options.annotation is None else []
     if strange:
         recognised = list(described)
@@ -271,21 +290,14 @@ def check_samples(
         text = f"{what} of {path} far off the scale of all others ({some(named, 3)})"
         message = Message(f"{text}: are they samples, in the same unit?", code="sample-off-scale")
         warnings.warn(message, stacklevel=4)
-
-
-def _check_not_measures(names: Sequence[str], path: Path) -> None:
-    """Check that the columns are not several measures of one sample, as RSEM, salmon and kallisto write them."""
-    if len(names) > 1 and all(_MEASURES.fullmatch(_letters(name)) for name in names):
+        return
+    others, factor = two_units(X)
+    if others:
         text = (
-            f"{path} holds one sample, and its columns ({some(names)}) are measures of this sample in different units: "
-            f"make a table that has one of these columns from the file of each sample"
+            f"{len(others)} samples of {path} ({some((names[k] for k in others), 3)}) are about {factor:.2g} times the "
         )
-        raise InputError(text, code="one-sample")
-
-
-def _letters(name: str) -> str:
-    """A name in lower case, without other signs than letters and digits."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+        message = Message(f"{text}others: are all in the same unit, logged or not?", code="two-units")
+        warnings.warn(message, stacklevel=4)
 
 
 def _first_values(X: Any, row: int) -> np.ndarray:

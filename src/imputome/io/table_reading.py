@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.errors import InputError, Message
+from imputome.errors import InputError, Message, some
 from imputome.io.table_layout import (
     AS_IT_IS,
     DECIMAL_COMMA,
@@ -22,6 +22,7 @@ from imputome.io.table_layout import (
     are_values,
     frame_of_annotation,
     layout_of,
+    likely_annotation,
     whole_names,
 )
 from imputome.io.text import explained, is_blank, line_of, misfit, one_column, open_text, records, skip_lines
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CHUNK_VALUES = 2**22  # numbers read at a time
 _THOUSANDS = r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*"
+_GROUPED = r"\s*[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?\s*"  # with other signs between thousands
+_MANY = 0.5  # of the columns: a row with texts in so many describes the samples
 
 
 def read_text(
@@ -70,7 +73,7 @@ def read_text(
             )
             with reader:
                 names, columns, chunks, annotation = _gather(
-                    reader, layout, path, narrow=dtype is np.float32, options=options
+                    reader, layout, path, narrow=dtype is np.float32, transposed=transposed, options=options
                 )
         last_missing = any(np.isnan(chunk[:, -1]).any() for chunk in chunks)
         # pandas fills short lines up with NaN, which would turn a truncated file into missing values
@@ -85,12 +88,14 @@ def read_text(
 
 
 def _gather(
-    frames: Any, layout: Layout, path: Path, *, narrow: bool, options: TableOptions
+    frames: Any, layout: Layout, path: Path, *, narrow: bool, transposed: bool, options: TableOptions
 ) -> tuple[list[str], list[str], list[np.ndarray], list[list[str]]]:
     """Row names, column names, the values of each chunk, and the texts of the columns that describe the rows."""
     names: list[str] = []
     columns = [layout.names[k] for k in layout.values]
     annotation: list[list[str]] = [[] for _ in layout.annotation]
+    described = [layout.names[k] for k in layout.annotation]
+    described += likely_annotation(columns) if transposed else []
     header = layout.header
     chunks: list[np.ndarray] = []
     missing = False
@@ -101,11 +106,11 @@ def _gather(
         if len(header) not in (width, width - 1):
             ragged = Message(f"{path} has lines with different numbers of fields", code="ragged")
             raise InputError(misfit(path, layout.separator) or ragged)
-        names += [str(name) for name in frame.pop(0)]
+        row_names = [str(name) for name in frame.pop(0)]
+        names += row_names
         for texts, position in zip(annotation, layout.annotation, strict=True):
             texts += frame.pop(position).tolist()
-        described = [layout.names[k] for k in layout.annotation]
-        values = numbers(frame, columns, path, options=options, described=described)
+        values = numbers(frame, columns, path, rows=row_names, options=options, described=described)
         chunks.append(values)
         missing = missing or bool(np.isnan(values).any())
         narrow = narrow and _fits_float32(values)
@@ -184,15 +189,20 @@ def numbers(
     names: list[str],
     path: Path,
     *,
+    rows: Sequence[str],
     options: TableOptions = AS_IT_IS,
     described: Iterable[str] = (),
 ) -> np.ndarray:
     """The float64 values of ``frame``, NaN for missing ones; an error names the first column that is not numeric.
 
-    The columns ``described``, which describe the rows, are not in the frame.
+    ``rows`` are the names of the rows. The columns ``described`` describe the rows, or seem to: an error about another
+    one names them too.
     """
     import pandas as pd
 
+    wrong: dict[str, pd.Series] = {}  # the fields that are no numbers, of each column that has some
+    per_row = np.zeros(len(frame), dtype=np.intp)  # their number
+    texts: list[str] = []  # columns of which these are most
     for position, dtype in enumerate(frame.dtypes):
         if dtype.kind in "iuf":
             continue
@@ -203,9 +213,24 @@ def numbers(
             # where the comma is the decimal sign, the reader has made numbers of all others
             bad &= ~number | (column.map(lambda value: isinstance(value, str)) & (options.decimal == ","))
         if bad.any():
-            few = 2 * bad.sum() < column.notna().sum()
-            message = _not_a_number(column[bad], names[position], path, options, described, marker=few)
-            raise InputError(message)
+            wrong[names[position]] = column[bad]
+            per_row += bad.to_numpy()
+            texts += [names[position]] if 2 * bad.sum() >= column.notna().sum() else []
+    if wrong:
+        name, bad = next(iter(wrong.items()))
+        row = int(per_row.argmax())
+        if per_row[row] > _MANY * len(names) > len(texts) and len(names) > 2:
+            words = {str(column.get(frame.index[row], "")) for column in wrong.values()}
+            elsewhere = any(
+                column.drop(frame.index[row], errors="ignore").isin(words).any() for column in wrong.values()
+            )
+            if not elsewhere and any(re.search(r"[^\W\d]", word) for word in words):
+                shown = some(map(repr, sorted(words)), 3)
+                text = f"row {rows[row]!r} of {path} holds texts ({shown}), not numbers: remove it"
+                raise InputError(text, code="row-of-texts")
+        empty = [names[k] for k in range(len(names)) if frame.iloc[:, k].isna().all()]
+        others = None if len(texts) == len(names) else [*described, *texts, *empty]
+        raise InputError(_not_a_number(bad, name, path, options, others, marker=name not in texts))
     # numbers stored as objects (decimals, only nulls) are converted by pandas, all others at once
     if all(dtype.kind in "iuf" and isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         values = frame.to_numpy(dtype=np.float64)
@@ -219,9 +244,12 @@ def numbers(
 
 
 def _not_a_number(
-    bad: pd.Series, column: str, path: Path, options: TableOptions, described: Iterable[str], *, marker: bool
+    bad: pd.Series, column: str, path: Path, options: TableOptions, described: Iterable[str] | None, *, marker: bool
 ) -> Message:
-    """The message; ``marker`` is whether most of the column are numbers, so that a text may mean missing."""
+    """The message; ``marker`` is whether most of the column are numbers, so that a text may mean missing.
+
+    All columns that may be ``described`` are named to be passed; None means that no column would be left.
+    """
     value = bad.iloc[0]
     what, code = f"column {column!r} of {path} holds {value!r}, not a number: ", "not-a-number"
     texts = [text for text in bad if isinstance(text, str)]
@@ -230,15 +258,22 @@ def _not_a_number(
             text = f"{what}remove the commas if they separate thousands; if they are decimal signs, pass {{decimal}}"
             return Message(text, code="decimal-comma", decimal=",")
         return Message(f"{what}if the comma is the decimal sign, pass {{decimal}}", code="decimal-comma", decimal=",")
-    if isinstance(value, str) and re.fullmatch(_THOUSANDS, value):
+    if isinstance(value, str) and re.fullmatch(f"{_THOUSANDS}|{_GROUPED}", value):
         return Message(f"{what}write numbers without separators of thousands", code="thousands")
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[\d.,]+\s*%\s*", value):
+        return Message(f"{what}write percentages as numbers, without the sign", code="percent-sign")
     if options.decimal == "," and isinstance(value, str) and re.search(r"\d\.\d", value):
         text = f"{what}{{decimal}} was passed, so write decimals with a comma, or leave it out"
         return Message(text, code=code, decimal=",")
     if marker and isinstance(value, str):
         text = f"{what}if it means missing, pass {{missing}}, write NA, or leave the cell empty"
         return Message(text, code=code, missing=",".join(dict.fromkeys(texts)) if len(set(texts)) < 6 else value)
+    if described is None:
+        text = f"{what}write numbers alone in all columns of values, and missing values as NA, or leave them empty"
+        return Message(text, code=code)
     text = (
         f"{what}if the column describes the rows, pass {{annotation}}; write missing values as NA, or leave them empty"
     )
-    return Message(text, code=code, annotation=",".join([*described, column]))
+    return Message(
+        text, code=code, annotation=",".join(dict.fromkeys(name.replace(",", "*") for name in (*described, column)))
+    )

@@ -130,7 +130,12 @@ def get(method: Method) -> type[Imputer]:
             raise missing_extra(f"method {method!r}", str(error.name), extra) from error
     if method in _installed():
         return _load_entry_point(_installed()[method])
-    text = f"there is no method {method!r}: choose one of {', '.join(names())}"
+    from difflib import get_close_matches
+
+    like = get_close_matches(method.lower().replace("-", "_").replace(" ", "_"), names(), 1)
+    meant = f"did you mean {like[0]}? " if like else ""
+    meant = "pass several methods as a list; " if "," in method else meant
+    text = f"there is no method {method!r}: {meant}choose one of {', '.join(names())}"
     raise InputError(text, code="unknown-method", parameter="method")
 
 

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 import scipy.linalg as la
 import scipy.sparse as sp
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import get_num_threads, prange, set_num_threads
 from threadpoolctl import threadpool_limits
 
+from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Output
 
@@ -99,7 +100,7 @@ def gene_mean_rates(data: Data, share: np.ndarray) -> LowRank:
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled(parallel=True, fastmath=True)
 def _add_product(indptr, indices, order, data, X, out):  # type: ignore[no-untyped-def]
     """out += S X for a sparse S. Its stored value number p is data[order[p]], or data[p] if ``order`` is empty."""
     k = X.shape[1]
@@ -112,7 +113,7 @@ def _add_product(indptr, indices, order, data, X, out):  # type: ignore[no-untyp
                 row[a] += value * other[a]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled(parallel=True, fastmath=True)
 def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # type: ignore[no-untyped-def]
     """out += S S' from the rows of S and the rows of S'; only one thread writes to each row of ``out``."""
     for i in prange(indptr.size - 1):
@@ -124,7 +125,7 @@ def _add_gram(indptr, indices, order, tptr, tindices, torder, data, out):  # typ
                 row[tindices[q]] += value * (data[torder[q]] if torder.size else data[q])
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@compiled(parallel=True, fastmath=True)
 def split_residual(indptr, indices, D, T, S, left, right, shrink, advance):  # type: ignore[no-untyped-def]
     """Update the multiplier and the sparse part in one pass over Omega, after a new A = left right'.
 

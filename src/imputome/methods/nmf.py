@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from imputome.core.compiled import compiled
 from imputome.errors import InputError
 
 CHECK_EVERY = 10  # iterations between two evaluations of the objective
@@ -111,7 +112,7 @@ def _start(X: Any, rank: int, random_state: int) -> tuple[np.ndarray, np.ndarray
     return W, H
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _log_fit(indptr, indices, data, W, H):  # type: ignore[no-untyped-def]
     fit = 0.0
     for i in prange(len(indptr) - 1):
@@ -125,7 +126,7 @@ def _log_fit(indptr, indices, data, W, H):  # type: ignore[no-untyped-def]
     return fit
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _update(indptr, indices, data, left, right, sums):  # type: ignore[no-untyped-def]
     """Multiply ``left`` by (sum over the nonzeros of the row of x / rate * right) / (column sums of right)."""
     k = left.shape[1]
@@ -143,7 +144,7 @@ def _update(indptr, indices, data, left, right, sums):  # type: ignore[no-untype
             left[i, c] *= new[c] / sums[c]
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _projected(indptr, indices, data, H, sums, max_iter):  # type: ignore[no-untyped-def]
     """Row by row; the rows of H at the nonzeros of a row are copied once, so that all updates stay in the CPU cache."""
     n, k = len(indptr) - 1, H.shape[1]

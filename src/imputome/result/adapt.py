@@ -291,9 +291,10 @@ def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFr
     """
     import pandas as pd
 
+    names = list(names)
     table: dict[str, pd.Series] = {}
     messages = []
-    for name in names:
+    for place, name in enumerate(names):
         column, _, told = name.rpartition(":")
         if name in adata.obs or told not in ("number", "category"):
             column, told = name, ""
@@ -304,25 +305,33 @@ def covariates_to_learn(adata: AnnData, names: Iterable[str]) -> tuple[pd.DataFr
         is_number = values.dtype.kind in "iuf"
         if told == "number" and not is_number:
             text = f"obs[{column!r}] holds no numbers: pass {{covariates}}"
-            raise InputError(text, code="covariate-type", covariates=f"{column}:category")
+            raise InputError(text, code="covariate-type", covariates=_all_with(names, place, f"{column}:category"))
         few_whole = is_number and 1 < values.nunique() <= MAX_LEVELS and bool((values.dropna() % 1 == 0).all())
         # a column of integers becomes one of floats where tables are joined; that makes no quantity of a batch
         taken_for = told or meaning(values.dropna().astype(np.int64) if few_whole else values)
         levels = f"obs[{column!r}] has {values.nunique():,} different whole numbers"
         if taken_for == "unclear":
             text = f"{levels}: pass {{covariates}} if they are a quantity, or {column}:category if they are categories"
-            raise InputError(text, code="covariate-unclear", covariates=f"{column}:number")
+            raise InputError(text, code="covariate-unclear", covariates=_all_with(names, place, f"{column}:number"))
         if not told and few_whole:
             other = "category" if taken_for == "number" else "number"
             here = "a quantity" if taken_for == "number" else "categories"
             text = f"{levels}, which are taken as {here}: pass {{covariates}} if they are not"
-            messages.append(Message(text, code="covariate-whole-numbers", covariates=f"{column}:{other}"))
+            messages.append(
+                Message(text, code="covariate-whole-numbers", covariates=_all_with(names, place, f"{column}:{other}"))
+            )
         if is_number:
             # every method then takes them for the same: text is a category, and a float a quantity
             numbers = pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
             values = numbers if taken_for == "number" else values.astype(object)
         table[column] = values
     return pd.DataFrame(table, index=adata.obs.index), messages
+
+
+def _all_with(names: list[str], place: int, name: str) -> str | list[str]:
+    """All names with another one at a place, as they are to be passed."""
+    changed = [*names[:place], name, *names[place + 1 :]]
+    return changed if len(changed) > 1 else name
 
 
 def gene_names(adata: AnnData, column: str | None) -> pd.Index:
@@ -383,7 +392,8 @@ def gene_positions(adata: AnnData, genes: Any, *, column: str | None = None) -> 
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             source = "var_names" if column is None else f"var[{column!r}]"
-            text = f"gene {unknown[0]!r}{more} not found in {source} (which has {names[0]!r}, ...)"
+            like = [name for name in names if name.casefold() == unknown[0].casefold()] or [names[0]]
+            text = f"gene {unknown[0]!r}{more} not found in {source} (which has {like[0]!r}, ...)"
             raise InputError(text, code="unknown-gene", parameter="genes")
         positions = names.get_indexer_for(wanted)
     if len(positions) == 0:

@@ -125,9 +125,14 @@ def _too_few_genes(
     if column is not None and model_names.isin(adata.var_names).mean() >= MIN_SHARE:
         return InputError(f"{text}: var_names has them, so leave {{gene_column}} out", code=code, gene_column=...)
     for name in adata.var.columns:
-        text_or_ids = name != column and adata.var[name].dtype.kind in "Oiuf"
-        if text_or_ids and model_names.isin(gene_names(adata, name)).mean() >= MIN_SHARE:
-            return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, gene_column=str(name))
+        if name == column or adata.var[name].dtype.kind not in "Oiuf":
+            continue
+        others, given = gene_names(adata, name), {"gene_column": str(name)}
+        if model_names.isin(others).mean() >= MIN_SHARE:
+            return InputError(f"{text}: var[{name!r}] has them, pass {{gene_column}}", code=code, **given)
+        if (how := _difference(others, model_names)) is not None:
+            text += f": var[{name!r}] has them but for {SPELLINGS[how]}, pass {{gene_column}} and {{match_genes}}"
+            return InputError(text, code=code, **given, match_genes=how)
     if model_names.isin(adata.obs_names).mean() >= MIN_SHARE:
         text += ": obs_names has them, so the input is genes x cells: transpose it (for a table change {genes_in})"
         return InputError(text, code=code, genes_in=...)
@@ -136,8 +141,12 @@ def _too_few_genes(
         return InputError(text, code=code, match_genes=difference)
     kinds = [_kind_of_names(each) for each in (names, model_names)]
     if kinds[0] != kinds[1]:
-        text += f": the input has {kinds[0]} and the model {kinds[1]}, so convert the names of the input, or pass the "
-        return InputError(f"{text}column of var that has the others as {{gene_column}}", code=code, gene_column=...)
+        # a column of var that has them would have been found
+        text += f": the input has {kinds[0]} and the model {kinds[1]}, so convert the names"
+        if column is not None:
+            return InputError(f"{text} in var[{column!r}]", code=code)
+        text += ", or add a column with the others to var and pass {gene_column}"
+        return InputError(text, code=code, gene_column=...)
     return InputError(f"{text}: is it the same organism and the same kind of gene names?", code=code)
 
 

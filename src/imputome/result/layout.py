@@ -11,6 +11,7 @@ import numpy as np
 from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError
+from imputome.result.matrices import check_finite, imputed_features
 from imputome.result.record import all_places, layer_names, places_to_remove
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ GENE_COLUMNS = (
     *("center", "fitted_total", "imputed", "noise", "posterior_shape", "share", "total_factor", "training_total"),
 )
 CELL_COLUMNS = ("library_size",)
+MAX_KEY = 200  # bytes in the name of a result
 
 
 def default_key(estimator: Imputer) -> str:
@@ -33,9 +35,12 @@ def default_key(estimator: Imputer) -> str:
 
 
 def checked_key(adata: AnnData, key: str) -> str:
-    """The name of a result, checked: a file must be able to hold a layer of that name."""
-    if not key.strip() or "/" in key or key in (".", ".."):
-        text = f"the key {key!r} cannot name a layer: leave out '/' and give at least one letter"
+    """The name of a result, checked: files must be able to hold a layer of that name, and terminals to show it."""
+    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY:  # a zarr store makes folders of these names
+        text = f"the key {key[:20]!r}... is too long: give a name of {MAX_KEY} letters at most"
+        raise InputError(text, code="bad-key", parameter="key_added")
+    if not key.strip() or "/" in key or key in (".", "..") or not key.isprintable():
+        text = f"the key {key!r} cannot name a layer: give at least one letter, and neither '/' nor control characters"
         raise InputError(text, code="bad-key", parameter="key_added")
     if not isinstance(adata.uns.get("imputome", {}), Mapping):
         raise InputError("uns['imputome'] holds no records of imputome: rename or delete it first", code="uns-taken")
@@ -82,9 +87,7 @@ def check_free(
     places_to_remove(key, records)  # refuses a record that cannot be read
     written = all_places(records)
     columns = [("var", f"{key}_{name}") for name in GENE_COLUMNS] + [("obs", f"{key}_{name}") for name in CELL_COLUMNS]
-    # a method without a latent representation leaves that of the user when an earlier result is replaced
-    latent = [] if overwrite and key in records else [("obsm", f"X_{key}")]
-    for element, name in [*((room, name) for name in names), *latent, *columns]:
+    for element, name in [*((room, name) for name in names), ("obsm", f"X_{key}"), *columns]:
         if name not in getattr(adata, element):
             continue
         if (element, name) not in written:
@@ -118,6 +121,13 @@ def store(
         )
         for output, name in layer_names(key, run.outputs).items()
     }
+    columns = adata.var_names if genes is None else adata.var_names[genes]
+    used = imputed_features(result)
+    used = used if used is None or genes is None else used[genes]
+    for matrix in values.values():
+        check_finite(matrix, run.estimator.name, adata.obs_names, columns, used=used)
+    if result.latent is not None:
+        check_finite(result.latent, run.estimator.name, adata.obs_names)
     target, element = adata, "layers" if genes is None or copy else "obsm"
     if copy:
         target = adata.copy() if genes is None else adata[:, genes].copy()
@@ -128,7 +138,7 @@ def store(
             getattr(target, part).pop(name, None)
     for name, matrix in values.items():
         if element == "obsm":
-            target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=adata.var_names[genes])
+            target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=columns)
         else:
             target.layers[name] = matrix
     if result.latent is not None:

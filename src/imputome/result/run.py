@@ -118,7 +118,7 @@ def fit_run(
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     status = result.status
-    if status.message and not status.converged:
+    if status.message and not status.converged and not estimator.replaced_by:
         messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
     messages += replaced(estimator)
     keeps = result.keeps_observed if keep_observed is None else keep_observed

@@ -54,7 +54,7 @@ class CountFamily(DeepImputer):
         return self._settings(Schedule)
 
     def _check_values(self) -> None:
-        self._design()
+        self._design()  # both check themselves
         self._schedule()
         if self.batch_size < 2:
             raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")

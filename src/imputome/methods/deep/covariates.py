@@ -67,8 +67,18 @@ class CovariateCoding:
         if missing:
             names = ", ".join(missing)
             raise _fault("covariates-missing", f"the model was fitted with covariates that are missing here: {names}")
-        parts = [_encode(covariate, table[covariate.name]) for covariate in self.covariates]
+        parts = [
+            _encode(covariate, table[covariate.name], self._with_number(covariate)) for covariate in self.covariates
+        ]
         return np.concatenate([np.empty((len(table), 0), np.float32), *parts], axis=1)
+
+    def _with_number(self, changed: Covariate) -> str | list[str]:
+        """What to fit with so that one covariate is a quantity and the others stay what they are."""
+        told = [
+            f"{each.name}:{'number' if each is changed or each.levels is None else 'category'}"
+            for each in self.covariates
+        ]
+        return told if len(told) > 1 else told[0]
 
     def to_json(self) -> str:
         """Text from which `from_json` makes the coding again."""
@@ -112,8 +122,8 @@ def _learn(name: str, column: pd.Series) -> Covariate:
     return Covariate(name, levels, of_numbers=all(_is_plain_number(value) for value in column))
 
 
-def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
-    """(n, columns of this covariate) float32."""
+def _encode(covariate: Covariate, column: pd.Series, as_number: str | list[str]) -> np.ndarray:
+    """(n, columns of this covariate) float32; ``as_number`` is what to fit with to make it a quantity."""
     if covariate.levels is None:
         if not _is_number(column):
             raise _fault("covariate-type", f"covariate {covariate.name!r} was a number in the fit: give numbers")
@@ -136,7 +146,7 @@ def _encode(covariate: Covariate, column: pd.Series) -> np.ndarray:
             raise InputError(
                 f"{text}, or, if it is a quantity, fit it with {{covariates}}",
                 code="covariate-level",
-                covariates=f"{covariate.name}:number",
+                covariates=as_number,
             )
         raise _fault("covariate-level", text)
     return (np.array(texts)[:, None] == np.array(covariate.levels)).astype(np.float32)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
@@ -257,7 +258,7 @@ def _parts(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(missing, np.float32(0), Z), (~missing).astype(np.float32)
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _measure_nearest(Z, training, order, squares, min_count, exact_below, prior):  # type: ignore[no-untyped-def]
     """Compute the mean squares of the nearest rows again in float64 and sort these rows again (ties: by position)."""
     G = Z.shape[1]
@@ -284,7 +285,7 @@ def _measure_nearest(Z, training, order, squares, min_count, exact_below, prior)
             squares[q, t] = exact[sorting[t]]
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _weighted_means(training, order, weights, starts, columns, k):  # type: ignore[no-untyped-def]
     """For each entry, the mean over the first k rows of ``order`` that have its feature; 0 if no row has it.
 

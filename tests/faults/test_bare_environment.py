@@ -1,0 +1,145 @@
+"""The README's shell examples, as they stand there, run by ``nobody``: no home, and an install that is read-only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from imputome.evaluation.simulate import simulate_counts
+from users import NOBODY, as_user
+
+pytestmark = pytest.mark.faults
+
+ROOT = Path(__file__).resolve().parents[2]
+# appended to an example, where the last one of an option counts: the data are small, and so is the work
+SMALLER = {"imputome tune": "--trials 2", "imputome fit": "--set max_epochs=3"}
+
+
+def examples() -> list[str]:
+    """Every command `imputome ...` in the shell blocks of the README, in their order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.split("  #")[0].split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("imputome ")]
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that the examples name, small: four cell types, and a table with holes."""
+    rng = np.random.default_rng(0)
+    X = sp.csr_matrix(simulate_counts(n=240, G=120, n_types=4, rng=rng).X.astype(np.float32))
+    names = pd.DataFrame(index=[f"G{j}" for j in range(X.shape[1])])
+    for name, rows in (
+        ("pbmc3k_raw", slice(None)),
+        ("atlas", slice(160)),
+        ("new", slice(160, 200)),
+        ("other", slice(200, 240)),
+    ):
+        part = X[rows]
+        ad.AnnData(part, obs=pd.DataFrame(index=[f"c{i}" for i in range(part.shape[0])]), var=names).write_h5ad(
+            folder / f"{name}.h5ad"
+        )
+    values = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 25)) + rng.normal(scale=0.3, size=(60, 25)) + 8
+    values[rng.random(values.shape) < 0.1] = np.nan
+    samples = [f"p{i}" for i in range(60)]
+    table = pd.DataFrame(values.round(4), index=samples, columns=[f"G{j}" for j in range(25)])
+    table.to_csv(folder / "expr.csv.gz")
+    pd.DataFrame({"patient": samples, "age": rng.integers(20, 90, 60)}).to_csv(folder / "clinical.csv", index=False)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody can write to, and not below that of pytest, which other users may not look into."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "temporary").mkdir()
+    for each in (folder, folder / "temporary"):
+        each.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_examples_work_for_nobody(place):
+    commands = examples()
+    assert len(commands) > 10
+    write_inputs(place)
+    temporary = place / "temporary"
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "TMPDIR": str(temporary),
+        "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
+        "HOME": "/nonexistent",
+    }
+    if os.getuid() == 0:
+        del environment["HOME"]  # the one in /etc/passwd does not exist either
+    failed = []
+    for command in commands:
+        smaller = " ".join(more for start, more in SMALLER.items() if command.startswith(start))
+        begun = time.monotonic()
+        line = as_user(NOBODY, "sh", "-c", f"{command} {smaller}")
+        done = subprocess.run(
+            line, cwd=place, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        strange = [
+            said for said in done.stderr.splitlines() if re.search(r"Traceback|Warning|site-packages|cache", said)
+        ]
+        print(f"{time.monotonic() - begun:5.1f} s  {command} {smaller}")
+        if done.returncode or strange:
+            failed.append((command, done.returncode, done.stderr[-2000:]))
+    assert failed == []
+    assert sorted(path.name for path in temporary.iterdir()) == [
+        f"imputome-{NOBODY if os.getuid() == 0 else os.getuid()}"
+    ]
+
+
+def test_files_are_utf8_in_every_locale(tmp_path):
+    """LC_ALL=C as it was before Python 3.7: ASCII for files, their names and streams."""
+    X = np.random.default_rng(0).normal(5.0, 1.0, (30, 12)).round(3)
+    table = pd.DataFrame(X, index=[f"s{i}" for i in range(30)], columns=["β-actin", *(f"g{j}" for j in range(1, 12))])
+    table.iloc[0, 0] = table.iloc[3, 4] = np.nan
+    table.to_csv(tmp_path / "in.csv")
+    (tmp_path / "samples.csv").write_text(
+        "name,état\n" + "".join(f"s{i},é{i % 2}\n" for i in range(30)), encoding="utf-8"
+    )
+    code = (
+        "import sys\n"
+        "from imputome.cli import run\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    assert run(line.split()) == 0, line\n"
+    )
+    lines = [
+        "impute in.csv --genes-in columns -o out.csv -m mean --record out.json",
+        "impute in.csv --genes-in columns -o out.h5ad -m mean --samples samples.csv --report out.html",
+        "evaluate in.csv --genes-in columns --methods mean,median --scheme mcar --trials 2 -o s.csv",
+        "report s.csv -o s.html",
+        "fit in.csv --genes-in columns -m model --method mean",
+        "apply model in.csv --genes-in columns -o applied.csv",
+    ]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(lines),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").startswith(",β-actin,")
+    assert "état" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert "β-actin" in (tmp_path / "out.html").read_text(encoding="utf-8")

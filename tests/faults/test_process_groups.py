@@ -1,0 +1,94 @@
+"""Commands with several processes: after a signal none stays behind, and one sentence is printed, not one for each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import anndata as ad
+import numpy as np
+import psutil
+import pytest
+
+pytestmark = pytest.mark.faults
+
+TUNE = ["tune", "in.h5ad", "--method", "poisson_nmf", "--objective", "poisson_loss", "--trials", "9999"]
+STUDY = ["study", "mine.toml", "-o", "results"]
+TOML = """
+title = "mine"
+trials = 999
+shown = ["poisson_loss"]
+[[datasets]]
+name = "pbmc68k"
+[[splits]]
+scheme = "thin"
+fraction = 0.1
+[base]
+method = "poisson_nmf"
+"""
+
+
+def members(group: int) -> list[str]:
+    """The command lines of the living processes of a group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except (OSError, psutil.Error):
+            continue
+    return found
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+def default_signals():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 6.0])
+@pytest.mark.parametrize(
+    ("command", "number", "send"),
+    [
+        ([*TUNE, "--storage", "s.db"], signal.SIGINT, os.killpg),  # Ctrl-C in a terminal
+        ([*TUNE, "--storage", "s.db"], signal.SIGTERM, os.kill),
+        ([*TUNE, "--storage", "s.db"], signal.SIGHUP, os.killpg),  # the terminal is closed
+        (STUDY, signal.SIGINT, os.killpg),
+    ],
+)
+def test_a_signal_ends_all_processes(tmp_path, command, number, send, seconds):
+    """Some seconds after the first worker has started: while it is loaded, and while it works."""
+    rng = np.random.default_rng(0)
+    ad.AnnData(rng.poisson(1.0, (500, 300)).astype(np.float32)).write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "mine.toml").write_text(TOML, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imputome", *command, "--workers", "2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=default_signals,
+    )
+    try:
+        until(lambda: any("spawn_main" in line for line in members(process.pid)))
+        time.sleep(seconds)
+        send(process.pid, number)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (128 + number, "")
+        lines = [line for line in err.splitlines() if not line.startswith(("tuning poisson_nmf", "study mine"))]
+        assert len(lines) == 1, err
+        assert lines[0].endswith(" [interrupted-partly-done]")
+        until(lambda: members(process.pid) == [], 5.0)
+    finally:
+        if members(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
