@@ -19,6 +19,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "knn": ("knn:KNN_INFO", "knn.estimator:KNN"),
     "svd": ("low_rank:SVD_INFO", "low_rank.estimator:IterativeSVD"),
     "soft_impute": ("low_rank:SOFT_IMPUTE_INFO", "low_rank.estimator:SoftImpute"),
+    "ppca": ("low_rank:PPCA_INFO", "low_rank.probabilistic_pca:PPCA"),
+    "bpca": ("low_rank:BPCA_INFO", "low_rank.probabilistic_pca:BPCA"),
     "gaussian_copula": ("gaussian_copula:GAUSSIAN_COPULA_INFO", "gaussian_copula.estimator:GaussianCopula"),
     "ialm": ("ialm:IALM_INFO", "ialm.estimator:IALM"),
     "count_autoencoder": ("count_autoencoder:COUNT_AUTOENCODER_INFO", "count_autoencoder.estimator:CountAutoencoder"),
