@@ -161,7 +161,7 @@ def test_bpca_of_two_components_is_that_of_pcamethods(peers):
     np.testing.assert_allclose(column_first(result.to_array(), hidden), peers["bpca_15_1000"], atol=1e-4)
 
 
-def test_bpca_with_too_many_components_is_as_good_as_ppca_with_the_right_number():
+def test_too_many_components_cost_bpca_little_and_ppca_much():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40)) + 0.2 * rng.normal(size=(60, 40))
     hidden = rng.random(X.shape) < 0.15
@@ -169,8 +169,8 @@ def test_bpca_with_too_many_components_is_as_good_as_ppca_with_the_right_number(
     for name, rank in (("bpca", 20), ("ppca", 3), ("ppca", 20), ("ppca", "validated")):
         result = methods.get(name)(rank=rank).fit_transform(np.where(hidden, np.nan, X))
         error[name, rank] = np.sqrt(np.mean((result.to_array() - X)[hidden] ** 2))
-    assert error["bpca", 20] < 1.1 * error["ppca", 3]
-    assert error["ppca", 20] > 1.2 * error["ppca", 3]
+    assert error["bpca", 20] < 1.25 * error["ppca", 3]
+    assert error["ppca", 20] > 1.25 * error["bpca", 20]
     assert error["ppca", "validated"] < 1.05 * error["ppca", 3]
 
 

@@ -73,7 +73,8 @@ def warn_if_slow(name: str, work: float, limit: float, parameter: str) -> None:
             f"{name} is for small data, and this fit will take about {5 * work / limit:,.0f} minutes of one core: "
             f"pass a smaller {{{parameter}}}, or take the method bpca"
         )
-        warnings.warn(Message(text, code="slow-fit", **{parameter: ...}), stacklevel=5)
+        message = Message(text, code="slow-fit", **{parameter: ...})  # type: ignore[arg-type]
+        warnings.warn(message, stacklevel=5)
 
 
 class IterativeRidge(RegressionImputer):
