@@ -1010,6 +1010,36 @@ def test_save_and_load(variant, tmp_path):
     assert methods.load(again).get_params() == estimator.get_params()
 
 
+@every_variant
+def test_each_array_of_a_model_is_checked(variant, tmp_path, monkeypatch):
+    """One array at a time is missing, of another shape, of another type, or not finite."""
+    from imputome.core import saved as saved_models
+
+    data, estimator, _ = fitted(variant)
+    estimator.save(tmp_path / "model")
+    stored = saved_models._read_arrays(tmp_path / "model" / "arrays.npz")
+    cls, declared = type(estimator), estimator._declared()
+    assert set(declared) - set(stored) <= {name for name, expected in declared.items() if expected.optional}
+    assert all(name in declared or name.startswith("network.") for name in stored)
+    for name, array in stored.items():
+        wrong = [np.stack([array, array]), np.full(array.shape, "x" if array.dtype.kind != "U" else True)]
+        if array.dtype.kind == "f":
+            spoiled = array.copy()
+            spoiled.flat[-1:] = np.inf
+            wrong.append(spoiled)
+        for damage in [*(wrong[-1:] if name.startswith("network.") else wrong), None]:
+            arrays = {key: value for key, value in {**stored, name: damage}.items() if value is not None}
+            monkeypatch.setattr(saved_models, "_read_arrays", lambda _, arrays=arrays: arrays)
+            if damage is None and name in declared and declared[name].optional:
+                with contextlib.suppress(ModelFormatError):
+                    assert np.isfinite(cls.load(tmp_path / "model").transform(data).to_array()).all()
+                continue
+            with pytest.raises(ModelFormatError) as caught:
+                cls.load(tmp_path / "model")
+            assert caught.value.code.startswith("model-array-")
+            assert name in str(caught.value)
+
+
 def test_loaded_model_takes_the_table_it_was_fitted_on(tmp_path):
     """Column names that are numbers, as pandas gives where there are none, survive JSON."""
     table = pd.DataFrame(counts_matrix())

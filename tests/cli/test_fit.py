@@ -181,6 +181,44 @@ def test_what_is_no_model_is_never_replaced(folder, capsys, monkeypatch):
     refused(capsys, fit("--method", "gene_mean", model="file/model"), "folder-not-writable")
 
 
+def test_other_files_beside_a_model_are_named_before_the_fit(folder, capsys, monkeypatch):
+    import imputome.api.models
+
+    assert fit("--method", "gene_mean") == 0
+    Path("model/notes.txt").write_text("mine")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(imputome.api.models, "run_fit", lambda *_, **__: pytest.fail("the work was begun"))
+        refused(capsys, fit("--method", "median", "--force"), "foreign-files", "notes.txt")
+    Path("model/notes.txt").unlink()
+    run_fit = imputome.api.models.run_fit
+
+    def while_fitting(*arguments):
+        Path("model/notes.txt").write_text("mine")
+        return run_fit(*arguments)
+
+    monkeypatch.setattr(imputome.api.models, "run_fit", while_fitting)
+    assert fit("--method", "ialm", "--force") == 0
+    assert methods.load("model").name == "ialm"
+    assert Path("model/notes.txt").read_text() == "mine"
+
+
+def test_links_are_followed_and_pipes_refused_before_the_fit(folder, capsys, monkeypatch):
+    import imputome.api.models
+
+    assert fit("--method", "gene_mean") == 0
+    Path("link").symlink_to("model")
+    assert fit("--method", "ialm", "--force", model="link") == 0
+    assert Path("link").is_symlink()
+    assert methods.load("model").name == "ialm"
+    capsys.readouterr()
+    os.mkfifo("fifo")
+    monkeypatch.setattr(imputome.api.models, "run_fit", lambda *_, **__: pytest.fail("the work was begun"))
+    refused(capsys, fit("--method", "gene_mean", "--force", model="fifo"), "special-file", "fifo")
+    refused(capsys, fit(*TINY, "--checkpoint", "fifo", model="new"), "special-file", "fifo")
+    refused(capsys, fit(*TINY, "--checkpoint", "in.h5ad", model="new"), "not-a-folder", "in.h5ad")
+
+
 def test_model_and_input_swapped(folder, capsys):
     assert fit("--method", "gene_mean") == 0
     capsys.readouterr()
@@ -240,13 +278,11 @@ def test_a_killed_fit_goes_on_to_the_same_weights(folder, deep):
     one_thread = {**os.environ, **dict.fromkeys(names, "1")}
     process = subprocess.Popen(command, start_new_session=True, env=one_thread)
     deadline = time.monotonic() + 60
-    while not Path("steps/checkpoint.json").exists() and time.monotonic() < deadline:
+    while not Path("steps/checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path("killed").exists(), "the fit ended before it could be killed"
-    reached = json.loads(Path("steps/checkpoint.json").read_text())
-    assert reached
     subprocess.run(command, check=True, env=one_thread)
     subprocess.run([PROGRAM, "fit", "in.h5ad", "-m", "whole", *slow, "-q"], check=True, env=one_thread)
     killed, whole = (methods.load(name)._state() for name in ("killed", "whole"))

@@ -878,8 +878,10 @@ def test_signal_while_writing(tall, tmp_path, name, number, code):
 
 
 def test_killed_process_leaves_no_rubbish_for_the_next(counts, tmp_path):
-    partial = tmp_path / ".out.h5ad.4194305.partial.h5ad"  # no such process: ids end at 4194304
-    partial.write_bytes(b"half")
+    partial = tmp_path / ".out.h5ad.0123abcd.partial"
+    partial.mkdir()
+    (partial / "lock").write_text(os.uname().nodename)  # not locked: its process is dead
+    (partial / "out.h5ad").write_bytes(b"half")
     assert impute(counts[0], tmp_path / "out.h5ad", "gene_mean") == 0
     assert listing(tmp_path) == ["in.h5ad", "out.h5ad"]
 

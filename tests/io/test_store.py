@@ -9,7 +9,6 @@ import textwrap
 import tracemalloc
 from collections import namedtuple
 from dataclasses import replace
-from pathlib import Path
 
 import anndata
 import h5py
@@ -20,7 +19,6 @@ import scipy.sparse as sp
 import zarr
 
 from codes import has_code
-from imputome.core.atomic import atomic_path
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
@@ -125,116 +123,6 @@ def same_but_for(result, adata, added=()):
 
 def leftovers(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-# -- atomic_path -------------------------------------------------------------------------------------------------------
-def test_atomic_path_keeps_the_suffix_and_hides_the_file(tmp_path):
-    for name, suffix in [("a.h5ad", ".h5ad"), ("a.b.csv.gz", ".csv.gz"), ("a.zarr", ".zarr"), ("plain", "")]:
-        with atomic_path(tmp_path / name) as partial:
-            assert partial.parent == tmp_path
-            assert partial.name == f".{name}.{os.getpid()}.partial{suffix}"
-            partial.write_text("new")
-            assert not (tmp_path / name).exists()
-        assert (tmp_path / name).read_text() == "new"
-    assert leftovers(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("folder", [False, True])
-def test_atomic_path_leaves_the_old_output_on_any_error(tmp_path, error, folder):
-    path = tmp_path / "out"
-    if folder:
-        path.mkdir()
-    old = path / "part" if folder else path
-    old.write_text("old")
-
-    def fail():
-        with atomic_path(path) as partial:
-            if folder:
-                partial.mkdir()
-            (partial / "part" if folder else partial).write_text("half")
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert old.read_text() == "old"
-    assert leftovers(tmp_path) == []
-
-
-def test_atomic_path_replaces_a_folder(tmp_path):
-    path = tmp_path / "out.zarr"
-    path.mkdir()
-    (path / "old").write_text("old")
-    with atomic_path(path) as partial:
-        partial.mkdir()
-        (partial / "new").write_text("new")
-    assert [entry.name for entry in path.iterdir()] == ["new"]
-    assert leftovers(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "out.zarr"
-    path.mkdir()
-    (path / "old").write_text("old")
-    rename = Path.rename
-
-    def refuse(self, target):
-        if ".partial" in self.name:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refuse)
-
-    def replace():
-        with atomic_path(path) as partial:
-            partial.mkdir()
-
-    with pytest.raises(KeyboardInterrupt):
-        replace()
-    assert (path / "old").read_text() == "old"
-    assert leftovers(tmp_path) == []
-
-
-@pytest.fixture
-def dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_stale_partials_of_dead_processes_are_removed(tmp_path, dead_pid):
-    (tmp_path / f".out.h5ad.{dead_pid}.partial.h5ad").write_text("x")
-    (tmp_path / f".out.h5ad.{dead_pid}.partial").mkdir()
-    kept = [
-        f".out.h5ad.{os.getppid()}.partial.h5ad",  # alive
-        f".other.h5ad.{dead_pid}.partial.h5ad",  # another target
-        f".outxh5ad.{dead_pid}.partial.h5ad",  # the dot is a dot
-    ]
-    for name in kept:
-        (tmp_path / name).write_text("x")
-    with atomic_path(tmp_path / "out.h5ad") as partial:
-        partial.write_text("new")
-    assert leftovers(tmp_path) == sorted(kept)
-
-
-def test_a_folder_moved_away_by_a_dead_process_comes_back(tmp_path, dead_pid):
-    old = tmp_path / f".out.zarr.{dead_pid}.old"
-    old.mkdir()
-    (old / "old").write_text("old")
-
-    def fail():
-        with atomic_path(tmp_path / "out.zarr"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert (tmp_path / "out.zarr" / "old").read_text() == "old"
-    assert leftovers(tmp_path) == []
-
-
-def test_atomic_path_needs_the_folder(tmp_path):
-    with pytest.raises(InputError, check=has_code("no-folder")), atomic_path(tmp_path / "no" / "a.h5ad"):
-        pass
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -436,7 +436,8 @@ def test_saved_models_name_their_predictors_and_older_ones_load(tmp_path):
     np.testing.assert_array_equal(oldest.to_array(), expected.to_array())
     assert np.isfinite(oldest.to_array(output="upper")).all()
 
-    change_saved_arrays(tmp_path / "model", lambda arrays: arrays | {"members": np.array(["of the future"])})
+    future = {"members": np.array(["of the future"] * len(fitted.members_))}
+    change_saved_arrays(tmp_path / "model", lambda arrays: arrays | future)
     with pytest.raises(ModelFormatError, check=has_code("model-version")):
         methods.load(tmp_path / "model")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from codes import has_code  # noqa: E402
@@ -402,6 +405,23 @@ def kill_after(number):
     return on_epoch
 
 
+def stored_checkpoint(folder):
+    """Header and tensors, read without the code that is tested."""
+    with safe_open(folder / "checkpoint.safetensors", "pt") as stored:
+        header = json.loads(stored.metadata()["header"])
+        return header, {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+
+
+def write_stored(folder, header, tensors):
+    text = header if isinstance(header, str) else json.dumps(header)
+    save_file(tensors, folder / "checkpoint.safetensors", metadata={"header": text})
+
+
+def epoch_of(folder):
+    """The last epoch in a checkpoint, 0 if there is none."""
+    return stored_checkpoint(folder)[0]["course"]["epoch"] if (folder / "checkpoint.safetensors").exists() else 0
+
+
 LONG = {
     "adam": Schedule(max_epochs=14, learning_rate=0.3, decay=0.9, decay_epochs=4, plateau_patience=1, patience=None),
     "adamw": Schedule(max_epochs=14, optimizer="adamw", learning_rate=0.6, weight_decay=0.1, patience=3),
@@ -446,11 +466,10 @@ def test_kill_9_and_start_again(tmp_path):
     process = start(f"run(make(), LONGEST, checkpoint=Path({str(folder)!r}))")
     while reached < 5 and process.poll() is None:
         time.sleep(0.005)
-        if (folder / "checkpoint.json").exists():
-            reached = json.loads((folder / "checkpoint.json").read_text())["epoch"]
+        reached = epoch_of(folder)
     process.kill()  # SIGKILL
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    reached = json.loads((folder / "checkpoint.json").read_text())["epoch"]
+    reached = epoch_of(folder)
     assert 5 <= reached < LONGEST.max_epochs
 
     network, whole = make(), make()
@@ -526,12 +545,12 @@ def test_another_initialisation_is_another_network(tmp_path):
         run(network, Schedule(max_epochs=1), checkpoint=tmp_path)
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(3))
 def test_a_write_that_stops_anywhere_leaves_a_whole_checkpoint(place, tmp_path, monkeypatch):
     """The process dies at the first, second, ... thing that it does to the folder: the older state or the new one."""
     done = []
 
-    def dying(real, half):
+    def dying(real, half=lambda *_: None):
         def act(*arguments, **options):
             if len(done) == place:
                 half(*arguments)
@@ -545,36 +564,144 @@ def test_a_write_that_stops_anywhere_leaves_a_whole_checkpoint(place, tmp_path, 
         run(make(), LONG["adam"], checkpoint=tmp_path, on_epoch=kill_after(3))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", dying(checkpoints.save_file, lambda _, path: path.write_bytes(b"ha")))
-        patch.setattr(Path, "write_text", dying(Path.write_text, lambda path, _: path.write_bytes(b'{"form')))
-        patch.setattr(Path, "replace", dying(Path.replace, lambda *_: None))
-        patch.setattr(Path, "unlink", dying(Path.unlink, lambda *_: None))
+        patch.setattr(os, "fsync", dying(os.fsync))
+        patch.setattr(Path, "replace", dying(Path.replace))
         with pytest.raises(Killed):
             run(make(), LONG["adam"], checkpoint=tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) <= 2
+    assert epoch_of(tmp_path) == 3
     whole, network = make(), make()
     run(whole, LONG["adam"])
     run(network, LONG["adam"], checkpoint=tmp_path)
     assert_same(weights(network), weights(whole))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "epoch-000014.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_files_that_it_did_not_write_are_left_alone(tmp_path):
+    names = [
+        "epoch-000001.safetensors",
+        "epoch-000002.safetensors",
+        "a.partial",
+        ".checkpoint.json.1.partial",
+        "network1",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    run(make(), Schedule(max_epochs=3), checkpoint=tmp_path)
+    run(make(), Schedule(max_epochs=3), checkpoint=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "checkpoint.safetensors"])
+    assert {(tmp_path / name).read_text() for name in names} == {"mine"}
 
 
 def damage_header(folder, **changes):
-    header = json.loads((folder / "checkpoint.json").read_text())
-    (folder / "checkpoint.json").write_text(json.dumps({**header, **changes}))
+    """Change the header of a checkpoint; ``course`` is changed by key."""
+    header, tensors = stored_checkpoint(folder)
+    course = changes.pop("course", {})
+    course = {**header["course"], **course} if isinstance(course, dict) else course
+    write_stored(folder, {**header, "course": course, **changes}, tensors)
 
 
-@pytest.mark.parametrize(
-    ("harm", "code"),
-    [
-        (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint-damaged"),
-        (lambda folder: damage_header(folder, format="other"), "not-a-checkpoint"),
-        (lambda folder: damage_header(folder, version=99), "checkpoint-version"),
-        (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"nothing"), "checkpoint-damaged"),
-        (lambda folder: next(folder.glob("*.safetensors")).unlink(), "checkpoint-damaged"),
-    ],
-)
-def test_damaged_checkpoints_are_refused(harm, code, tmp_path):
-    run(make(), Schedule(max_epochs=1), checkpoint=tmp_path)
-    harm(tmp_path)
-    with pytest.raises(ModelFormatError, check=has_code(code)):
-        run(make(), Schedule(max_epochs=1), checkpoint=tmp_path)
+def damage_tensors(folder, **changes):
+    """Replace tensors of a checkpoint, whose names have _ for the last dot; None removes one."""
+    header, tensors = stored_checkpoint(folder)
+    assert set(changes) <= set(tensors) | {"best.other"}
+    write_stored(folder, header, {name: value for name, value in {**tensors, **changes}.items() if value is not None})
+
+
+def fill(folder, name, value):
+    damage_tensors(folder, **{name: torch.full_like(stored_checkpoint(folder)[1][name], value)})
+
+
+def truncate(folder, share):
+    content = (folder / "checkpoint.safetensors").read_bytes()
+    (folder / "checkpoint.safetensors").write_bytes(content[: int(share * len(content))])
+
+
+def replace_by(folder, make_one):
+    (folder / "checkpoint.safetensors").unlink()
+    make_one(folder / "checkpoint.safetensors")
+
+
+def history_of(folder, change):
+    history = stored_checkpoint(folder)[0]["course"]["history"]
+    damage_header(folder, course={"history": {name: change(values) for name, values in history.items()}})
+
+
+CLAIM = b'{"a": {"dtype": "F32", "shape": [10000000000000], "data_offsets": [0, 40000000000000]}}'
+NETWORK, MOMENT = "network.last.weight", "optimizer.0.exp_avg_sq"
+HARMS = {
+    "empty": (lambda folder: truncate(folder, 0), "checkpoint-damaged"),
+    "cut-in-the-header": (lambda folder: truncate(folder, 0.01), "checkpoint-damaged"),
+    "cut": (lambda folder: truncate(folder, 0.9), "checkpoint-damaged"),
+    "text": (lambda folder: replace_by(folder, lambda path: path.write_text("nothing " * 99)), "checkpoint-damaged"),
+    "fifo": (lambda folder: replace_by(folder, os.mkfifo), "not-a-checkpoint"),
+    "folder": (lambda folder: replace_by(folder, Path.mkdir), "not-a-checkpoint"),
+    "of-others": (
+        lambda folder: replace_by(folder, lambda path: save_file({"a": torch.ones(3)}, path)),
+        "not-a-checkpoint",
+    ),
+    "claims-40-tb": (
+        lambda folder: replace_by(folder, lambda path: path.write_bytes(len(CLAIM).to_bytes(8, "little") + CLAIM)),
+        "checkpoint-damaged",
+    ),
+    "deep": (lambda folder: write_stored(folder, "[" * 100_000, {}), "checkpoint-damaged"),
+    "list": (lambda folder: write_stored(folder, "[1]", {}), "not-a-checkpoint"),
+    "format": (lambda folder: damage_header(folder, format="other"), "not-a-checkpoint"),
+    "version": (lambda folder: damage_header(folder, version=99), "checkpoint-version"),
+    "first-version": (
+        lambda folder: replace_by(folder, lambda path: path.with_name("checkpoint.json").write_text("{}")),
+        "checkpoint-version",
+    ),
+    "no-fingerprint": (lambda folder: damage_header(folder, fingerprint=None), "checkpoint-damaged"),
+    "no-course": (lambda folder: damage_header(folder, course=None), "checkpoint-damaged"),
+    "course-key": (lambda folder: damage_header(folder, course={"shell": "rm"}), "checkpoint-damaged"),
+    "epoch-text": (lambda folder: damage_header(folder, course={"epoch": "3"}), "checkpoint-damaged"),
+    "epoch-wrong": (lambda folder: damage_header(folder, course={"epoch": 7}), "checkpoint-damaged"),
+    "epoch-huge": (lambda folder: damage_header(folder, course={"epoch": 10**400}), "checkpoint-damaged"),
+    "best-later": (lambda folder: damage_header(folder, course={"best_epoch": 9}), "checkpoint-damaged"),
+    "rate": (lambda folder: damage_header(folder, course={"scale": -1.0}), "checkpoint-damaged"),
+    "ended": (lambda folder: damage_header(folder, course={"ended": "never"}), "checkpoint-damaged"),
+    "loss-huge": (
+        lambda folder: write_stored(
+            folder,
+            re.sub(r'"best_loss": [^,]+', '"best_loss": 1e999', json.dumps(stored_checkpoint(folder)[0])),
+            stored_checkpoint(folder)[1],
+        ),
+        "checkpoint-damaged",
+    ),
+    "history-short": (lambda folder: history_of(folder, lambda values: values[:-1]), "checkpoint-damaged"),
+    "history-text": (lambda folder: history_of(folder, lambda values: ["x"] * len(values)), "checkpoint-damaged"),
+    "no-history": (lambda folder: damage_header(folder, course={"history": {}}), "checkpoint-damaged"),
+    "missing": (lambda folder: damage_tensors(folder, **{NETWORK: None}), "checkpoint-damaged"),
+    "missing-moment": (lambda folder: damage_tensors(folder, **{MOMENT: None}), "checkpoint-damaged"),
+    "missing-generator": (lambda folder: damage_tensors(folder, **{"generator.cpu": None}), "checkpoint-damaged"),
+    "shape": (lambda folder: damage_tensors(folder, **{NETWORK: torch.ones(3)}), "checkpoint-damaged"),
+    "type": (
+        lambda folder: damage_tensors(folder, **{NETWORK: stored_checkpoint(folder)[1][NETWORK].double()}),
+        "checkpoint-damaged",
+    ),
+    "other-type": (
+        lambda folder: damage_tensors(folder, **{NETWORK: stored_checkpoint(folder)[1][NETWORK].bfloat16()}),
+        "checkpoint-damaged",
+    ),
+    "nan": (lambda folder: fill(folder, NETWORK, float("nan")), "checkpoint-damaged"),
+    "infinite-moment": (lambda folder: fill(folder, MOMENT, float("inf")), "checkpoint-damaged"),
+    "negative-moment": (lambda folder: fill(folder, MOMENT, -1.0), "checkpoint-damaged"),
+    "negative-variance": (lambda folder: fill(folder, "network.norm.running_var", -1.0), "checkpoint-damaged"),
+    "generator": (lambda folder: fill(folder, "generator.cpu", 255), "checkpoint-damaged"),
+    "others": (lambda folder: damage_tensors(folder, **{"best.other": torch.ones(3)}), "checkpoint-damaged"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_damaged_checkpoints_are_refused_in_one_sentence_that_names_the_file(harm, tmp_path):
+    act, code = HARMS[harm]
+    run(make(), Schedule(max_epochs=2), checkpoint=tmp_path)
+    act(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(ModelFormatError, check=has_code(code)) as caught:
+        run(make(), Schedule(max_epochs=2), checkpoint=tmp_path)
+    text = str(caught.value)
+    assert str(tmp_path) in text
+    assert len(text.splitlines()) == 1
+    assert len(text) < 500 + len(str(tmp_path))
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before

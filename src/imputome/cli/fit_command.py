@@ -200,6 +200,10 @@ def _set_checkpoint(estimator: Imputer, folder: Path | None) -> None:
             code="no-checkpoints",
             checkpoint=...,
         )
+    from imputome.core.atomic import check_writable, destination
+
+    folder = destination(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give a folder", code="not-a-folder", parameter="checkpoint")
+    check_writable(folder / "checkpoint")
     estimator.checkpoint = folder

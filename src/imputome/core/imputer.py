@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,12 +21,14 @@ import numpy as np
 from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputation import Imputation, LinkedModel, Model, Status
 from imputome.core.info import MethodInfo
+from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
 from imputome.core.scales import Scale, is_integer
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
-from imputome.errors import InputError, ModelFormatError, NotFittedError
+from imputome.errors import InputError, ModelFormatError, NotFittedError, some
 
 LARGEST_SEED = 2**32 - 1
+LARGEST_INTEGER = 2**63 - 1  # for compiled code
 
 
 class Imputer(ABC):
@@ -60,6 +62,9 @@ class Imputer(ABC):
         What gave the values instead of the fitted method, in words; empty if the method itself gave them.
     libraries : tuple of str
         Packages whose versions the record of a result holds beside those of NumPy and SciPy.
+    learned, stored : dict of str to Learned
+        What a saved model holds: name of an array -> what it must be (`imputome.core.learned.Learned`). ``learned`` are
+        the attributes of these names with an underscore, ``stored`` what the class makes in `_state` in another way.
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -99,7 +104,8 @@ class Imputer(ABC):
     replaced_by: str = ""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
-    learned: ClassVar[tuple[str, ...]] = ()  # learned attributes to save, without their final underscore
+    learned: ClassVar[Mapping[str, Learned]] = {}
+    stored: ClassVar[Mapping[str, Learned]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -167,15 +173,19 @@ class Imputer(ABC):
         """(G,) shape of each gene's prior for the posterior step; called after `_fit`."""
         return fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
+    def _check_values(self) -> None:
+        """Check the values of the parameters, whose types were checked before; for `fit` and for a saved model."""
+        return
+
     def _state(self) -> dict[str, np.ndarray]:
         """Learned arrays, for `save`: by default the attributes in ``learned`` that are not None."""
         values = {name: getattr(self, f"{name}_") for name in self.learned}
         return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Set the learned state from the arrays that `_state` returned."""
+        """Set the learned state from the arrays that `_state` returned, which are as declared in ``learned``."""
         for name in self.learned:
-            array = arrays[name]
+            array = arrays.get(name)
             setattr(self, f"{name}_", array.item() if array is not None and array.ndim == 0 else array)
 
     # -- what users call -------------------------------------------------------------------------------------------
@@ -223,6 +233,7 @@ class Imputer(ABC):
             have observed values.
         """
         check_parameters(type(self), self.get_params())
+        self._check_values()
         data = self._accept(data, kind)
         n, G = data.shape
         usable_rows, usable_columns = (int((c > 0).sum()) for c in data.observed_counts())
@@ -277,9 +288,10 @@ class Imputer(ABC):
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-count")
         if not data.var_names.equals(self.feature_names_):
             wrong = np.flatnonzero(np.asarray(data.var_names) != np.asarray(self.feature_names_))
+            here, known = (str(names[wrong[0]])[:40] for names in (data.var_names, self.feature_names_))
             text = (
                 f"{len(wrong)} feature names differ from those of the model, the first at position {wrong[0]} "
-                f"({data.var_names[wrong[0]]!r} here, {self.feature_names_[wrong[0]]!r} in the model)"
+                f"({here!r} here, {known!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
         known, status = self._without_unseen(data)
@@ -322,6 +334,10 @@ class Imputer(ABC):
             arrays |= {"posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
         if self.training_totals_ is not None:
             arrays["training_totals"] = self.training_totals_
+        fault = array_fault(self._declared(), arrays, n_features=len(self.feature_names_))
+        if fault is not None:
+            text = f"the fitted {self.name} cannot be saved ({fault[1]}): fit it again with other parameters"
+            raise InputError(text, code=fault[0])
         header = {
             "method": self.name,
             "params": self.get_params(),
@@ -359,33 +375,58 @@ class Imputer(ABC):
 
         from imputome.core.saved import read_model
 
-        header, arrays = read_model(Path(path))
-        if header["method"] != cls.name:
-            text = f"{path} holds a {header['method']!r} model, not {cls.name!r}: use imputome.methods.load"
+        header, arrays = read_model(path := Path(path))
+        if header.method != cls.name:
+            text = f"{path} holds a {header.method[:40]!r} model, not {cls.name!r}: use imputome.methods.load"
             raise ModelFormatError(text, code="model-of-other-method")
-        params = cls._params_from_saved(header["params"])
-        unknown = ", ".join(sorted(set(params) - set(cls.parameter_defaults())))
-        if unknown:
-            text = f"{path} has parameters that this version of {cls.name} does not have: {unknown}"
-            raise ModelFormatError(text, code="model-unknown-parameter")
-        estimator = cls(**params)
-        estimator.feature_names_ = pd.Index(header["feature_names"])
-        estimator.kind_ = header["kind"]
-        estimator.link = header.get("link", "identity")
-        estimator.covariate_names_ = header.get("covariates", [])
-        estimator.provenance = header.get("provenance")
-        estimator.training_totals_ = arrays.pop("training_totals", None)
-        low, high = header["bounds"]
-        estimator.bounds_ = (-np.inf if low is None else low, np.inf if high is None else high)
         try:
+            params = cls._params_from_saved(header.params)
+            unknown = some(sorted(set(params) - set(cls.parameter_defaults())))[:200]
+            if unknown:
+                text = f"this version of {cls.name} does not have the parameters {unknown}: update imputome"
+                raise ModelFormatError(text, code="model-unknown-parameter")
+            estimator = cls(**params)
+            estimator.feature_names_ = pd.Index(header.feature_names)
+            estimator.kind_ = header.kind
+            estimator.link = header.link
+            estimator.covariate_names_ = header.covariates
+            estimator.provenance = header.provenance
+            low, high = header.bounds
+            estimator.bounds_ = (-np.inf if low is None else low, np.inf if high is None else high)
+            estimator._check_saved()
+            fault = array_fault(estimator._declared(), arrays, n_features=len(header.feature_names))
+            if fault is not None:
+                raise damaged(fault[1], code=fault[0])
+            estimator.training_totals_ = arrays.pop("training_totals", None)
             if estimator.posterior:
                 estimator.shape_ = arrays.pop("posterior_shape")
                 estimator.total_factor_ = float(arrays.pop("posterior_factor"))
             estimator._restore(arrays)
         except KeyError as error:
-            text = f"{path} is incomplete: the array {error} is missing"
-            raise ModelFormatError(text, code="model-array-missing") from error
+            raise damaged(f"{path}: the array {error} is missing", code="model-array-missing") from error
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{path}: {error}", code=error.code, parameter=error.parameter) from error
         return estimator
+
+    def _check_saved(self) -> None:
+        """Check the parameters of a saved model as `fit` checks them, and that it can be one of this method."""
+        try:
+            check_parameters(type(self), self.get_params())
+            self._check_values()
+        except InputError as error:
+            raise damaged(str(error)[:300], code=error.code) from error
+        if self.kind_ not in self.info.kinds or (self.posterior and self.kind_ != "counts"):
+            raise damaged(f"{self.name} cannot have been fitted on {self.kind_} values", code="damaged")
+
+    def _declared(self) -> dict[str, Learned]:
+        """What the arrays of a saved model must be."""
+        common = {"training_totals": Learned("G", values="not negative", optional=True)}
+        if self.posterior:
+            common |= {
+                "posterior_shape": Learned("G", values="positive"),
+                "posterior_factor": Learned(values="positive"),
+            }
+        return {**self.learned, **self.stored, **common}
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
@@ -467,6 +508,8 @@ def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None
         problem = None if adapter is None else _type_problem(adapter, value)
         if problem is None and name == "random_state" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
             problem = f"from 0 to {LARGEST_SEED}"
+        if problem is None and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            problem = "an integer of at most 63 bits"
         if problem is not None:
             text = f"{label}: {name}={value!r} is not valid, it must be {problem}"
             raise InputError(text, code="parameter-value", parameter=name)

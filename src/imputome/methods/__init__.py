@@ -206,9 +206,9 @@ def load(path: str | Path) -> Imputer:
     """
     from imputome.core.saved import read_header
 
-    name = read_header(Path(path))["method"]
+    name = read_header(Path(path)).method
     if name not in names():
-        text = f"{path} holds a model of the method {name!r}, which is not installed here: install its package"
+        text = f"{path} holds a model of the method {name[:40]!r}, which is not installed here: install its package"
         raise ModelFormatError(f"{text}, or call the load function of its class", code="model-of-unknown-method")
     return get(name).load(path)
 

@@ -35,5 +35,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "alra": ("low_rank:ALRA_INFO", "low_rank.alra:ALRA"),
     "magic": ("smoothing:MAGIC_INFO", "smoothing.magic:Magic"),
     "knn_smoothing": ("smoothing:KNN_SMOOTHING_INFO", "smoothing.knn_smoothing:KNNSmoothing"),
+    "drimpute": ("clusters:DRIMPUTE_INFO", "clusters.drimpute:DrImpute"),
+    "scimpute": ("clusters:SCIMPUTE_INFO", "clusters.scimpute:ScImpute"),
     "beta_vae": ("beta_vae:BETA_VAE_INFO", "beta_vae.estimator:BetaVAE"),
 }

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from imputome.core.data import Data
 from imputome.core.imputation import Output
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import TARGET
 
 BLOCK_VALUES = 2**22  # dense values made at a time
@@ -88,12 +89,24 @@ def normalized_counts(data: Data, change: Callable[[np.ndarray], np.ndarray]) ->
     return sp.csr_array((change(values).astype(np.float32), data.X.indices, data.X.indptr), shape=data.shape)
 
 
+TRAINING = {  # what `saved_counts` gives
+    "training_data": Learned("e"),
+    "training_indices": Learned("e", kind="int", values="not negative", below="G"),
+    "training_indptr": Learned("p", kind="int", values="not negative"),
+}
+
+
 def saved_counts(X: Any) -> dict[str, np.ndarray]:
     """The arrays of a sparse matrix of training cells, for `Imputer.save`."""
     return {"training_data": X.data, "training_indices": X.indices, "training_indptr": X.indptr}
 
 
 def restored_counts(arrays: dict[str, np.ndarray], G: int) -> sp.csr_array:
-    """The matrix of `saved_counts`."""
+    """The matrix of `saved_counts`, checked."""
     parts = (arrays["training_data"], arrays["training_indices"], arrays["training_indptr"])
-    return sp.csr_array(parts, shape=(len(parts[2]) - 1, G))
+    try:
+        matrix = sp.csr_array(parts, shape=(len(parts[2]) - 1, G))
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise damaged(f"the training cells are no sparse matrix ({error})", code="model-array-values") from error
+    return matrix

@@ -16,6 +16,7 @@ from torch import nn
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Status
+from imputome.core.learned import Learned
 from imputome.core.scales import TARGET
 from imputome.errors import InputError, Message, missing_extra
 from imputome.methods.autoencoder import AUTOENCODER_INFO
@@ -143,6 +144,11 @@ class PlainAutoencoder(DeepImputer):
     """
 
     info = AUTOENCODER_INFO
+    learned: ClassVar[dict[str, Learned]] = {
+        "selected": Learned("m", "int", below="G"),
+        "factor": Learned("G", values="not negative"),
+        "share": Learned("G", values="a share"),
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "depth": (1, 2, 3, 5, 10),
         "width": (32, 64, 128, 256),
@@ -190,6 +196,9 @@ class PlainAutoencoder(DeepImputer):
             )
         return super()._accept(data, kind)
 
+    def _check_values(self) -> None:
+        _ = self.design.schedule  # both check what they hold
+
     def _fit(self, data: Data) -> tuple[DecodedCells, dict[str, Any]]:
         design = self.design
         cells = np.flatnonzero(np.diff(data.X.indptr))
@@ -232,6 +241,9 @@ class PlainAutoencoder(DeepImputer):
     def _network(self) -> Autoencoder:
         return Autoencoder(len(self.selected_), self.design)
 
+    def _layers(self) -> int:
+        return self.design.depth
+
     def _new_network(self) -> nn.Module:
         with seeded(0 if self.design.shared_start else self.random_state):
             return self._network()
@@ -257,13 +269,6 @@ class PlainAutoencoder(DeepImputer):
         weight[self.selected_], bias[self.selected_] = (a.detach().cpu().numpy() for a in (output.weight, output.bias))
         factor, share, library = (array.astype(np.float32) for array in (self.factor_, self.share_, data.depth))
         return DecodedCells(hidden, weight, bias, factor, share, library)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "selected": self.selected_, "factor": self.factor_, "share": self.share_}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.selected_, self.factor_, self.share_ = arrays["selected"], arrays["factor"], arrays["share"]
-        super()._restore(arrays)
 
 
 def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal["all"]) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 from imputome.core.data import Data
 from imputome.core.holdout import hide_values
 from imputome.core.imputation import Status
+from imputome.core.learned import Learned
 from imputome.core.scales import Standard, varying
 from imputome.errors import InputError
 from imputome.methods.beta_vae import BETA_VAE_INFO
@@ -169,6 +170,13 @@ class BetaVAE(DeepImputer):
     """
 
     info = BETA_VAE_INFO
+    learned: ClassVar[dict[str, Learned]] = {
+        "center": Learned("G"),
+        "scale": Learned("G", values="not negative"),
+        "noise": Learned("G", values="not negative"),
+        "inflation": Learned(values="not negative"),
+    }
+    stored: ClassVar[dict[str, Learned]] = {"shift": Learned("2", values="not negative")}
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "latent": (10, 200, "log"),
         "beta": (0.0, 4.0, "linear"),
@@ -246,6 +254,9 @@ class BetaVAE(DeepImputer):
             lowest = imputed if k == 0 else np.minimum(lowest, imputed)
             highest = imputed if k == 0 else np.maximum(highest, imputed)
         return lowest, highest
+
+    def _check_values(self) -> None:
+        _ = self.design.schedule  # both check what they hold
 
     def _fit(self, data: Data) -> tuple[DecodedSamples, dict[str, Any]]:
         design = self.design
@@ -417,19 +428,12 @@ class BetaVAE(DeepImputer):
         design, G = self.design, len(self.center_)
         return VariationalAutoencoder(G, design, design.widths(G), shift=self.trained_shift_)
 
+    def _layers(self) -> int:
+        return len(self.design.hidden or ())
+
     def _state(self) -> dict[str, np.ndarray]:
-        shifts = np.array([self.shift_, self.trained_shift_])
-        return {
-            **super()._state(),
-            "center": self.center_,
-            "scale": self.scale_,
-            "shift": shifts,
-            "noise": self.noise_,
-            "inflation": np.array(self.inflation_),
-        }
+        return {**super()._state(), "shift": np.array([self.shift_, self.trained_shift_])}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.center_, self.scale_ = arrays["center"], arrays["scale"]
-        self.shift_, self.trained_shift_ = (float(value) for value in arrays["shift"])
-        self.noise_, self.inflation_ = arrays["noise"], float(arrays["inflation"])
+        self.shift_, self.trained_shift_ = arrays["shift"].tolist()
         super()._restore(arrays)

@@ -14,6 +14,7 @@ import numpy as np
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Output, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import TARGET
 from imputome.methods.controls import (
     GENE_MEAN_INFO,
@@ -92,7 +93,7 @@ class GeneMean(Imputer):
     """
 
     info = GENE_MEAN_INFO
-    learned = ("share",)
+    learned: ClassVar[dict[str, Learned]] = {"share": Learned("G", values="a share")}
 
     def __init__(self, *, posterior: bool = False, random_state: int = 0) -> None:
         self.posterior = posterior
@@ -149,7 +150,7 @@ class PoissonNMF(Imputer):
     """
 
     info = POISSON_NMF_INFO
-    learned = ("components",)
+    learned: ClassVar[dict[str, Learned]] = {"components": Learned("G k", values="not negative")}
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"n_components": (2, 64, "log")}
 
     def __init__(
@@ -167,9 +168,11 @@ class PoissonNMF(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_components", self.n_components >= 1, "at least 1")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         rank = min(self.n_components, *data.shape)
         with few_threads(data.X.nnz * rank < FEW_PRODUCTS):
             options: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol, "random_state": self.random_state}
@@ -207,7 +210,7 @@ class FeatureMean(Imputer):
     """
 
     info = MEAN_INFO
-    learned = ("center",)
+    learned: ClassVar[dict[str, Learned]] = {"center": Learned("G")}
 
     def __init__(self) -> None:
         pass
@@ -289,7 +292,11 @@ class RandomDraws(Imputer):
     """
 
     info = RANDOM_INFO
-    learned = ("values", "starts", "drawn_from")
+    learned: ClassVar[dict[str, Learned]] = {
+        "values": Learned("v"),
+        "starts": Learned("s", "int64"),
+        "drawn_from": Learned("G", "int64", "positive"),
+    }
 
     def __init__(self, *, random_state: int = 0) -> None:
         self.random_state = random_state
@@ -316,6 +323,13 @@ class RandomDraws(Imputer):
     def _new_rows(self, data: Data) -> Model:
         scale = data.depth if data.kind == "counts" else np.ones(data.shape[0])
         return _RandomValues(self.values_, self.starts_, self.drawn_from_, scale, self.random_state)
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        starts = self.starts_
+        ends = len(starts) == len(self.drawn_from_) + 1 and starts[0] == 0 and starts[-1] == len(self.values_)
+        if not ends or (np.diff(starts) < 0).any():
+            raise damaged("the array 'starts' does not divide the values among the genes", code="model-array-values")
 
 
 class _RandomValues:

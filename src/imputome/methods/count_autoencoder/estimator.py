@@ -16,6 +16,7 @@ from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output, Status
+from imputome.core.learned import Learned
 from imputome.core.posterior import deal, likelihoods_of_part, pooled_shape, split
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
@@ -124,6 +125,15 @@ class CountAutoencoder(CountFamily):
     """
 
     info = COUNT_AUTOENCODER_INFO
+    learned: ClassVar[dict[str, Learned]] = {
+        **CountFamily.learned,
+        "uses_gene_mean": Learned(kind="bool"),
+        # models of the first versions lack the next two, and have a weight that may not be used
+        "uses_factors": Learned(kind="bool", optional=True),
+        "mean_share": Learned("G", values="a share", optional=True),
+        "factors": Learned("G k", values="not negative", optional=True),
+        "weight": Learned(values="a share", optional=True),
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "n_hidden": (64, 128, 256),
         "n_latent": (16, 32, 64),
@@ -161,9 +171,12 @@ class CountAutoencoder(CountFamily):
     optimizer = "adamw"
 
     # -- fitting -------------------------------------------------------------------------------------------------------
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
         check_values(self, NOT_NEGATIVE, "n_factors")
+        super()._check_values()
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self._prepare(data)
         parts, x1, x2 = [], data, None
         if is_integer(data.X.data):
@@ -305,24 +318,19 @@ class CountAutoencoder(CountFamily):
         assert self.weight_ is not None  # noqa: S101
         return AveragedRates(model, factors, weight=self.weight_, library=encoded[0][1])
 
-    def _state(self) -> dict[str, np.ndarray]:
-        arrays = {
-            **super()._state(),
-            "uses_gene_mean": np.array(self.uses_gene_mean_),
-            "uses_factors": np.array(self.uses_factors_),
-            "mean_share": self.mean_share_,
-        }
-        used = {"weight": self.weight_, "factors": self.factors_}
-        return arrays | {name: np.asarray(value) for name, value in used.items() if value is not None}
-
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.factors_ = arrays.get("factors")
-        self.uses_gene_mean_ = bool(arrays["uses_gene_mean"])
-        # models of the first versions lack the next two, and have a weight that may not be used
-        self.uses_factors_ = bool(arrays.get("uses_factors", False))
-        self.mean_share_ = arrays.get("mean_share", arrays["share"])
-        self.weight_ = None if self.uses_gene_mean_ or self.uses_factors_ else float(arrays["weight"])
         super()._restore(arrays)
+        self.uses_factors_ = bool(self.uses_factors_)
+        self.mean_share_ = self.share_ if self.mean_share_ is None else self.mean_share_
+        if self.uses_gene_mean_ or self.uses_factors_:
+            self.weight_ = None
+        elif self.weight_ is None:
+            raise KeyError("weight")
+        if self.factors_ is None and (self.uses_factors_ or self.weight_ == 0):
+            raise KeyError("factors")
+
+    def _layers(self) -> int:
+        return self.n_networks * super()._layers()
 
 
 def _clear_gain(gains: np.ndarray) -> float:

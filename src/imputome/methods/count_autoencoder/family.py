@@ -5,9 +5,8 @@ Letters: ``n`` cells, ``G`` genes.
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Status
+from imputome.core.learned import Learned
 from imputome.core.unknown_genes import unseen_genes, without_genes
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.count_autoencoder.fitted import FitTotals, Pruning, encode, fit_details, scale_warning
@@ -39,6 +39,8 @@ class CountFamily(DeepImputer):
     validation_share: float = 0.2
     coding_: CovariateCoding | None  # how covariates are coded
     share_: np.ndarray  # (G,) share of each gene in all molecules of the training cells
+    learned: ClassVar[dict[str, Learned]] = {"share": Learned("G", values="a share")}
+    stored: ClassVar[dict[str, Learned]] = {"covariate_coding": Learned(kind="text")}
 
     def _settings(self, kind: type[Settings]) -> Settings:
         """A `Design` or a `Schedule` with the parameters and with what the class fixes."""
@@ -51,17 +53,20 @@ class CountFamily(DeepImputer):
     def _schedule(self) -> Schedule:
         return self._settings(Schedule)
 
-    def _prepare(self, data: Data) -> None:
-        """Check the parameters, and learn everything that is needed before training."""
-        design = self._design()
+    def _check_values(self) -> None:
+        self._design()
+        self._schedule()
         if self.batch_size < 2:
             raise wrong_parameter("batch_size", self.batch_size, "must be at least 2, for batch normalisation")
+
+    def _prepare(self, data: Data) -> None:
+        """Learn everything that is needed before training."""
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
             raise InputError(f"{self.name} needs at least two cells with counts: give more cells", code="too-few-cells")
         self.coding_ = None if data.covariates is None else CovariateCoding.learn(data.covariates)
         totals = data.gene_totals
         self.share_ = totals / totals.sum()
-        self._statistics = _statistics(data, self.share_, zscore=design.input_transform == "zscore")
+        self._statistics = _statistics(data, self.share_, zscore=self._design().input_transform == "zscore")
 
     def _split(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Positions of training and validation cells, among the cells with counts."""
@@ -99,17 +104,21 @@ class CountFamily(DeepImputer):
         n_covariates = 0 if self.coding_ is None else len(self.coding_.columns)
         return CountNetwork(self._design(), self._statistics, n_covariates)
 
+    def _layers(self) -> int:
+        design = self._design()
+        return len(design.encoder_widths) + len(design.decoder_widths)
+
     def _state(self) -> dict[str, np.ndarray]:
-        coding = None if self.coding_ is None else self.coding_.to_json()
-        return {**super()._state(), "share": self.share_, "covariate_coding": np.array(json.dumps(coding))}
+        coding = "null" if self.coding_ is None else self.coding_.to_json()
+        return {**super()._state(), "covariate_coding": np.array(coding)}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.share_ = arrays["share"]
-        coding = json.loads(str(arrays["covariate_coding"]))
-        self.coding_ = None if coding is None else CovariateCoding.from_json(coding)
-        G = len(self.share_)
+        coding = str(arrays["covariate_coding"])
+        self.coding_ = None if coding == "null" else CovariateCoding.from_json(coding)
+        share = arrays["share"]
+        G = len(share)
         # starting values, which the saved weights replace
-        self._statistics = Statistics(self.share_, 0.0, 1.0, np.zeros(G), np.ones(G))
+        self._statistics = Statistics(share, 0.0, 1.0, np.zeros(G), np.ones(G))
         super()._restore(arrays)
 
     def first_layer_genes(self, k: int = 10) -> Any:
@@ -175,6 +184,7 @@ class SingleNetworkImputer(CountFamily):
     posterior: bool
     network_: CountNetwork
     factor_: float  # of the expected count, which brings its sum to that of the counts
+    learned: ClassVar[dict[str, Learned]] = {**CountFamily.learned, "factor": Learned(values="positive")}
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:
@@ -264,13 +274,6 @@ class SingleNetworkImputer(CountFamily):
         """The model of the cells, and their predicted library sizes."""
         usable = self.share_ > 0
         return encode(self.network_, batches.epoch(), n=data.shape[0], usable=usable, factor=self.factor_)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "factor": np.array(self.factor_)}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.factor_ = float(arrays["factor"])
-        super()._restore(arrays)
 
     def prune(self, data: Any, *, delta: float = 1e-4) -> Pruning:
         """Set the small weights of the first layer to zero, permanently (paper 001, section III-E).

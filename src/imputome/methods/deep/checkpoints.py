@@ -1,26 +1,47 @@
 """The state of a training: copies in memory, and checkpoints on disk.
 
-A checkpoint is a folder with ``checkpoint.json`` and one safetensors file; no pickle.
+A checkpoint is one safetensors file in a folder, with a header in JSON in its metadata; no pickle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from imputome.core.atomic import atomic_path
-from imputome.errors import InputError, ModelFormatError
+from imputome.core.learned import Learned, Values, array_fault
+from imputome.errors import InputError, ModelFormatError, some
 
 CHECKPOINT_FORMAT = "imputome-checkpoint"
-CHECKPOINT_VERSION = 1
-CHECKPOINT_HEADER = "checkpoint.json"
+CHECKPOINT_VERSION = 2
+CHECKPOINT_FILE = "checkpoint.safetensors"
+FIRST_HEADER = "checkpoint.json"  # of version 1, which had two files
+# what stored numbers are, beyond finite, by the last part of their names
+WEIGHT_VALUES: dict[str, Values] = {
+    **dict.fromkeys(("running_var", "exp_avg_sq", "square_avg"), "not negative"),
+    **dict.fromkeys(("median_library", "inverse_sd"), "positive"),  # of networks for counts
+}
+
+
+class Course(Protocol):
+    """How far a training has come."""
+
+    def check(self) -> None:
+        """Raise a `ValueError` if the values do not fit together."""
+
+
+CourseType = TypeVar("CourseType", bound=Course)
 
 
 class Snapshots:
@@ -76,7 +97,13 @@ class Snapshots:
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take the copies that `tensors` gave."""
+        """Take the copies that `tensors` gave; a `ValueError` if they are not of this network and optimiser."""
+        declared = self._declared(tensors)
+        if others := sorted(set(tensors) - set(declared)):
+            raise ValueError(f"it holds tensors of other names: {some(others)}")
+        fault = array_fault(declared, {name: _as_array(value) for name, value in tensors.items()}, n_features=0)
+        if fault is not None:
+            raise ValueError(fault[1])
         parts = _by_prefix(tensors)
         for name, value in parts["network"].items():
             self.last[name].copy_(value)
@@ -87,56 +114,104 @@ class Snapshots:
                 self.best[name].copy_(value)
         self.moments, self.generators = parts.get("optimizer", {}), parts["generator"]
 
+    def _declared(self, tensors: Iterable[str]) -> dict[str, Learned]:
+        """What the tensors of a checkpoint must be; it has the parts and the parameters of ``tensors``."""
+        names = list(tensors)
+        weights = self.network.state_dict()
+        declared = declared_weights("network.", weights)
+        if any(name.startswith("best.") for name in names):
+            declared |= declared_weights("best.", weights)
+        squares = ["square_avg"] if isinstance(self.optimizer, torch.optim.RMSprop) else ["exp_avg", "exp_avg_sq"]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(parameters):
+            prefix = f"optimizer.{number}."
+            if any(name.startswith(prefix) for name in names):  # one without gradient has none
+                declared |= declared_weights(prefix, dict.fromkeys(squares, parameter))
+                declared[f"{prefix}step"] = Learned("", "float32", "positive")
+        return declared | declared_weights("generator.", _generators(self.device))
+
 
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Replace the checkpoint in ``folder``, so that the folder holds a complete one at every moment.
+    """Replace the checkpoint in ``folder`` in one step; other files there are not touched.
 
-    The tensors (contiguous, sharing no memory) go to a new file, named by ``header["epoch"]``. Then the new header
-    (JSON-able) is moved onto the old one, and only then the older tensors are deleted; so there are at most two files
-    of tensors.
+    ``header`` is JSON-able; the tensors are contiguous and share no memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = _tensors_path(folder, header["epoch"])
-    with atomic_path(path) as partial:
-        save_file(tensors, partial)
     text = json.dumps({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **header}, allow_nan=False)
-    with atomic_path(folder / CHECKPOINT_HEADER) as partial:
-        partial.write_text(text, encoding="utf-8")
-    for older in folder.glob("epoch-*.safetensors"):
-        if older != path:
-            older.unlink()
+    with atomic_path(folder / CHECKPOINT_FILE) as partial:
+        save_file(tensors, partial, metadata={"header": text})
 
 
-def read_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-    """Header and tensors (on the CPU) of the checkpoint in ``folder``; None if there is none.
+def read_checkpoint(
+    folder: Path, fingerprint: dict[str, Any], snapshots: Snapshots, course: type[CourseType]
+) -> CourseType | None:
+    """Take up the checkpoint in ``folder``: its tensors go into ``snapshots``. None if there is no checkpoint.
 
-    ``fingerprint`` describes the present training by part; that in the header must be equal.
+    ``fingerprint`` describes the present training by part; that in the header must be equal. The result is
+    ``header["course"]``, as a dataclass with a method ``check``, which raises `ValueError`.
     """
-    path = folder / CHECKPOINT_HEADER
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        if (folder / FIRST_HEADER).exists():
+            text = f"{folder} has a checkpoint of an earlier version: go on with that version, or choose another folder"
+            raise ModelFormatError(text, code="checkpoint-version")
         return None
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} is damaged ({error}): delete {folder}", code="checkpoint-damaged") from error
-    if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
-        raise ModelFormatError(f"{path} is not a checkpoint: choose another folder", code="not-a-checkpoint")
-    if header.get("version") != CHECKPOINT_VERSION:
-        raise ModelFormatError(
-            f"{folder} has checkpoint version {header.get('version')}, not {CHECKPOINT_VERSION}: delete it",
-            code="checkpoint-version",
-        )
+    header, tensors = _read(path)
     stored, expected = header["fingerprint"], json.loads(json.dumps(fingerprint))
     different = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
     if different:
         raise InputError(
-            f"{folder} has a checkpoint of another training (different: {', '.join(different)}): choose another folder",
+            f"{folder} has a checkpoint of another training (different: {some(different)[:99]}): choose another folder",
             code="checkpoint-mismatch",
         )
     try:
-        return header, load_file(_tensors_path(folder, header["epoch"]))
-    except (OSError, SafetensorError) as error:
-        raise ModelFormatError(f"{folder} is damaged ({error}): delete it", code="checkpoint-damaged") from error
+        TypeAdapter(course).validate_json(json.dumps(header["course"]), strict=True)
+        state = course(**header["course"])
+        state.check()
+        snapshots.load(tensors)
+        snapshots.restore()
+    except (ValidationError, TypeError) as error:
+        raise _damaged(path, "its header does not describe a training") from error
+    except (ValueError, RuntimeError) as error:
+        raise _damaged(path, str(error)[:200]) from error
+    return state
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Header and tensors (on the CPU) of a checkpoint."""
+    if not path.is_file():
+        raise ModelFormatError(f"{path} is not a file: choose another folder", code="not-a-checkpoint")
+    try:
+        with safe_open(path, "pt") as stored:
+            header = from_json((stored.metadata() or {}).get("header", "null"), allow_inf_nan=False)
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise _damaged(path, "it is not a whole safetensors file that can be read") from error
+    if not isinstance(header, dict) or header.get("format") != CHECKPOINT_FORMAT:
+        raise ModelFormatError(f"{path} is not a checkpoint: choose another folder", code="not-a-checkpoint")
+    if header.get("version") != CHECKPOINT_VERSION:
+        text = f"{path} is of another version: go on with that version of imputome, or choose another folder"
+        raise ModelFormatError(text, code="checkpoint-version")
+    if not isinstance(header.get("fingerprint"), dict) or not isinstance(header.get("course"), dict):
+        raise _damaged(path, "its header does not describe a training")
+    return header, tensors
+
+
+def _damaged(path: Path, what: str) -> ModelFormatError:
+    text = f"{path} is damaged ({what}): delete it to begin again, or choose another folder"
+    return ModelFormatError(text, code="checkpoint-damaged")
+
+
+def declared_weights(prefix: str, weights: Mapping[str, torch.Tensor]) -> dict[str, Learned]:
+    """What stored weights must be, for a network with ``weights``."""
+    return {
+        prefix + name: Learned(
+            " ".join(map(str, value.shape)),
+            str(value.dtype).removeprefix("torch."),
+            WEIGHT_VALUES.get(name.rpartition(".")[2], "finite"),
+        )
+        for name, value in weights.items()
+    }
 
 
 def digest(network: nn.Module) -> str:
@@ -157,8 +232,11 @@ def _by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
     return nested
 
 
-def _tensors_path(folder: Path, epoch: int) -> Path:
-    return folder / f"epoch-{epoch:06d}.safetensors"
+def _as_array(value: torch.Tensor) -> np.ndarray:
+    try:
+        return value.numpy()
+    except TypeError:  # a type that NumPy does not have
+        return np.empty(tuple(value.shape), dtype=object)
 
 
 def _generators(device: torch.device) -> dict[str, torch.Tensor]:

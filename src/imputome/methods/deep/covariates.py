@@ -5,11 +5,14 @@ Letters: ``n`` cells, ``C`` columns of the coded table.
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from imputome.core.learned import damaged
 from imputome.errors import InputError, some
 
 MAX_LEVELS = 20  # with more different values, whole numbers can be categories or a quantity
@@ -67,14 +70,22 @@ class CovariateCoding:
         parts = [_encode(covariate, table[covariate.name]) for covariate in self.covariates]
         return np.concatenate([np.empty((len(table), 0), np.float32), *parts], axis=1)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Plain values from which `from_json` makes the coding again."""
-        return [asdict(covariate) for covariate in self.covariates]
+    def to_json(self) -> str:
+        """Text from which `from_json` makes the coding again."""
+        return json.dumps([asdict(covariate) for covariate in self.covariates])
 
     @classmethod
-    def from_json(cls, stored: list[dict[str, Any]]) -> Self:
-        """The coding from the values that `to_json` gave."""
-        return cls(tuple(Covariate(**{**c, "levels": c["levels"] and tuple(c["levels"])}) for c in stored))
+    def from_json(cls, text: str) -> Self:
+        """The coding from the text that `to_json` gave."""
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            covariates = TypeAdapter(tuple[Covariate, ...]).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise damaged("the array 'covariate_coding' is no coding", code="model-array-values") from error
+        if not all(math.isfinite(covariate.mean) and 0 < covariate.sd < math.inf for covariate in covariates):
+            raise damaged("the array 'covariate_coding' has a mean or SD that is none", code="model-array-values")
+        return cls(covariates)
 
 
 def meaning(column: pd.Series) -> Literal["category", "number", "unclear"]:

@@ -14,8 +14,10 @@ from torch import nn
 
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer
-from imputome.errors import InputError, ModelFormatError
+from imputome.core.learned import array_fault, damaged
+from imputome.errors import InputError
 from imputome.methods.deep.batches import CountBatches, DenseBatches
+from imputome.methods.deep.checkpoints import declared_weights
 from imputome.methods.deep.training import Schedule, Training, seeded, train, wrong_parameter
 
 WEIGHTS_PREFIX = "network."  # of the names of saved arrays
@@ -110,23 +112,30 @@ class DeepImputer(Imputer):
         return training
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {WEIGHTS_PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+        weights = {WEIGHTS_PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+        return {**super()._state(), **weights}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        with torch.device("meta"):  # weights that are replaced at once need no memory
-            network = self._network()
-        state = {}
-        for name, value in network.state_dict().items():
-            array = arrays[WEIGHTS_PREFIX + name]
-            if array.shape != value.shape:
-                raise ModelFormatError(
-                    f"the saved array {WEIGHTS_PREFIX + name} has shape {array.shape}, not {tuple(value.shape)} as the "
-                    "saved parameters need: the model is damaged, so save it again",
-                    code="model-array-shape",
-                )
-            state[name] = torch.as_tensor(array)
+        super()._restore(arrays)
+        if self._layers() > len(arrays):  # every layer has weights; to make many of them would take long
+            raise damaged("there are fewer arrays than its parameters need", code="model-array-missing")
+        try:
+            with torch.device("meta"):  # weights that are replaced at once need no memory
+                network = self._network()
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+            text = f"no network of {self.name} can have the sizes in its parameters and arrays"
+            raise damaged(text, code="damaged") from error
+        weights = network.state_dict()
+        fault = array_fault(declared_weights(WEIGHTS_PREFIX, weights), arrays, n_features=len(self.feature_names_))
+        if fault is not None:
+            raise damaged(fault[1], code=fault[0])
+        state = {name: torch.as_tensor(arrays[WEIGHTS_PREFIX + name]) for name in weights}
         network.load_state_dict(state, assign=True)
         self.network_ = network.to(self._device()).eval()
+
+    def _layers(self) -> int:
+        """How many layers or networks the parameters ask for, at least."""
+        return 1
 
 
 def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -112,6 +112,18 @@ class TrainingState:
     history: dict[str, list[float]] = field(default_factory=dict)
     ended: str = ""
 
+    def check(self) -> None:
+        """Raise a `ValueError` if the values, read from a file, cannot be those of a training."""
+        losses = [self.best_loss, self.plateau_loss or 0.0, *(x for values in self.history.values() for x in values)]
+        if not all(map(math.isfinite, losses)):
+            raise ValueError("its losses are not finite")
+        lengths = {len(values) for values in self.history.values()}
+        counts = 0 <= self.best_epoch <= self.epoch and self.plateau_epochs >= 0 and len(self.faults) <= MAX_RATE_CUTS
+        if not counts or lengths != {self.epoch} or not {"epoch", "train_loss", "seconds"} <= set(self.history):
+            raise ValueError("its numbers of epochs do not agree")
+        if not 0 <= self.scale <= 1 or self.ended not in ("", "converged", "max_iter"):
+            raise ValueError("its learning rate or its ending is none")
+
     def rate(self, schedule: Schedule) -> float:
         """Learning rate of the next epoch."""
         steps = max(0, min(self.epoch, schedule.decay_epochs - 1))
@@ -235,16 +247,13 @@ def train(
     state, snapshots = TrainingState(), Snapshots(network, loop.optimizer, device)
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         _seed_generators(seed, device)
-        stored = read_checkpoint(checkpoint, identity) if checkpoint is not None else None
+        stored = None if checkpoint is None else read_checkpoint(checkpoint, identity, snapshots, TrainingState)
         if stored is None:
             snapshots.keep(improved=True)
             if schedule.start_counts and (start := loop.validate()) is not None:
                 state.best_loss = start
         else:
-            header, tensors = stored
-            state = TrainingState(**header["course"])
-            snapshots.load(tensors)
-            snapshots.restore()
+            state = stored
         while not state.ended:
             number, rate = state.epoch + 1, state.rate(schedule)
             started = time.perf_counter()
@@ -261,7 +270,7 @@ def train(
             state.record(rate, terms, validation_loss, time.perf_counter() - started)
             if checkpoint is not None:
                 # the name "course" is that of version 0.1.0
-                header = {"epoch": number, "fingerprint": identity, "course": asdict(state)}
+                header = {"fingerprint": identity, "course": asdict(state)}
                 write_checkpoint(checkpoint, header, snapshots.tensors())
             if progress is not None:
                 best = f"best {state.best_loss:.5g} in epoch {state.best_epoch}"

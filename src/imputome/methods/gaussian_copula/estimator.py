@@ -11,8 +11,9 @@ import numpy as np
 from imputome.core.data import Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard
-from imputome.errors import ModelFormatError
+from imputome.errors import ModelFormatError, some
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
@@ -50,6 +51,8 @@ RESIDUAL_ARRAYS = {
 }
 RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
+# of a saved model; every fit gives larger ones, and with smaller ones the systems of `conditional` can be singular
+SMALLEST_NOISE, SMALLEST_RIDGE = 1e-5, 0.1
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
 
@@ -110,7 +113,33 @@ class GaussianCopula(Imputer):
     """
 
     info = GAUSSIAN_COPULA_INFO
-    learned = ("centre", "usable", "seen", "fallback_variance", "prints")
+    learned: ClassVar[dict[str, Learned]] = {
+        "centre": Learned("G"),
+        "usable": Learned("G", "bool"),
+        "seen": Learned("G", "bool"),
+        "fallback_variance": Learned(values="not negative"),
+        "prints": Learned("n", "uint64"),
+    }
+    # U: features that vary, K: knots, m: predictors, B: bins of residuals, L: bins of the calibration
+    stored: ClassVar[dict[str, Learned]] = {
+        "noise": Learned("U", values="positive", optional=True),
+        "x_knots": Learned("K U", optional=True),
+        "t_knots": Learned("K U", optional=True),
+        "slope": Learned("U", values="not negative", optional=True),
+        "rows": Learned("n U", optional=True),
+        "ridge": Learned(values="positive", optional=True),
+        "members": Learned("m", "int or text", optional=True),
+        "weights": Learned("m", optional=True),
+        "heights": Learned("B", optional=True),
+        "pooled": Learned("10 B", optional=True),
+        "scores": Learned("10 U", optional=True),
+        "explained": Learned("U", optional=True),
+        "unit": Learned("U", values="positive", optional=True),
+        "calibration": Learned("4", optional=True),
+        "levels_at": Learned("L", optional=True),
+        "levels": Learned("10 L", optional=True),
+        "levels_spread": Learned("L", values="not negative", optional=True),
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"normal_share": (0.0, 1.0, "linear")}
 
     def __init__(
@@ -128,9 +157,11 @@ class GaussianCopula(Imputer):
 
     conditional_: Conditional | None
 
-    def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
+    def _check_values(self) -> None:
         share = self.normal_share
         self._require("normal_share", share == "auto" or 0 <= share <= 1, "'auto' or a number from 0 to 1")
+
+    def _fit(self, data: Data) -> tuple[CopulaModel, dict[str, Any]]:
         X = data.known_values()
         self.centre_, self.usable_ = _centres(X)
         self.seen_ = ~np.isnan(X).all(axis=0)
@@ -219,8 +250,12 @@ class GaussianCopula(Imputer):
         self.conditional_ = None
         if not self.usable_.any():
             return
+        if len(arrays["noise"]) != self.usable_.sum():
+            raise damaged("the array 'noise' is not of the features that vary", code="model-array-shape")
         self.marginals_ = Marginals(arrays["x_knots"], arrays["t_knots"], arrays["slope"])
         gaussian = Gaussian(arrays["rows"], arrays["noise"], float(arrays["ridge"]))
+        if gaussian.noise.min() < SMALLEST_NOISE or gaussian.ridge < SMALLEST_RIDGE:
+            raise damaged("the arrays 'noise' and 'ridge' have values that are too small", code="model-array-values")
         # early models have no calibration
         calibration = QuantileCalibration.none()
         if "levels" in arrays:
@@ -234,11 +269,14 @@ class GaussianCopula(Imputer):
 
 def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
     """The predictors of a saved model, from their names, or from the positions that version 0.1.0 saved."""
-    names = [NAMES_0_1_0[position] for position in stored] if stored.dtype.kind == "i" else [str(s) for s in stored]
+    older = dict(enumerate(NAMES_0_1_0))
+    names = [str(name) if stored.dtype.kind == "U" else older.get(int(name), str(name)) for name in stored]
     known = {predictor.name: predictor for predictor in PREDICTORS["accurate"]}
     unknown = [name for name in names if name not in known]
     if unknown:
-        text = f"the saved copula has unknown predictors ({', '.join(unknown)}): load it with the version that saved it"
+        text = (
+            f"the saved copula has unknown predictors ({some(unknown)[:200]}): load it with the version that saved it"
+        )
         raise ModelFormatError(text, code="model-version")
     return tuple(known[name] for name in names)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.linalg as la
@@ -12,6 +12,7 @@ from imputome.core.data import Data
 from imputome.core.holdout import hide_entries, hide_values
 from imputome.core.imputation import Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.core.scales import TARGET
 from imputome.errors import InputError
 from imputome.methods.factors import LATENT_COLUMNS, LowRank
@@ -87,7 +88,15 @@ class IALM(Imputer):
     """
 
     info = IALM_INFO
-    learned = ("components", "singular_values", "n_rows", "median_library", "offset", "threshold", "gene_scale")
+    learned: ClassVar[dict[str, Learned]] = {
+        "components": Learned("G r"),
+        "singular_values": Learned("r", values="not negative"),
+        "n_rows": Learned(kind="int", values="positive"),
+        "median_library": Learned(values="positive"),
+        "offset": Learned("G", optional=True),
+        "threshold": Learned("G", values="not negative", optional=True),
+        "gene_scale": Learned("G", values="not negative", optional=True),
+    }
 
     def __init__(
         self,
@@ -118,13 +127,15 @@ class IALM(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
+    def _check_values(self) -> None:
         any_step = self.rank_step == "adaptive" or self.rank_step > 0
         self._require("rank_step", any_step, "a positive integer or 'adaptive'")
         for name in ("tol", "max_iter", "max_rank"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "positive")
         self._require("ridge", self.ridge >= 0, "0 or larger")
+
+    def _fit(self, data: Data) -> tuple[LowRank, dict[str, Any]]:
         if data.kind == "real" and self.zeros == "preserve":
             text = "zeros='preserve' restores zeros of counts, and these are real values: pass {zeros}"
             raise InputError(text, code="counts-only", zeros="impute")
@@ -246,8 +257,15 @@ class IALM(Imputer):
         return _normalized(_with_known_zeros(data), self._row_scale(data), self._link)
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        optional: dict[str, Any] = {"offset": None, "threshold": None, "gene_scale": None}
-        super()._restore(optional | arrays)
+        counts = self.kind_ == "counts"
+        needed = {
+            "offset": not counts,
+            "threshold": self.zeros == "preserve",
+            "gene_scale": counts and self._link == "expm1",
+        }
+        for name in (name for name, is_needed in needed.items() if is_needed):
+            arrays[name]  # a `KeyError` if it is missing
+        super()._restore(arrays)
 
 
 def _known_entries(D: np.ndarray) -> sp.csr_array:

@@ -11,6 +11,7 @@ from numba import njit, prange
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.core.scales import Standard, varying
 from imputome.errors import InputError
 from imputome.methods.factors import few_threads
@@ -54,6 +55,8 @@ class KNN(Imputer):
     ----------
     training_ : ndarray of shape (n, G), float32
         z-scores of the training rows, NaN for missing.
+    center_, scale_ : ndarray of shape (G,)
+        Mean and standard deviation of the features; 1 for a constant feature.
 
     Notes
     -----
@@ -80,7 +83,11 @@ class KNN(Imputer):
     """
 
     info = KNN_INFO
-    learned = ("training",)
+    learned: ClassVar[dict[str, Learned]] = {
+        "training": Learned("n G", values="any"),
+        "center": Learned("G"),
+        "scale": Learned("G", values="positive"),
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "n_neighbors": (3, 50, "log"),
         "weights": ("squared", "distance", "uniform"),
@@ -99,11 +106,14 @@ class KNN(Imputer):
         self.metric = metric
         self.preset = preset
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_neighbors", self.n_neighbors >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         X = data.known_values()
-        self.standard_ = Standard.of(X)
-        self.training_ = self.standard_.forward(X)
+        standard = Standard.of(X)
+        self.center_, self.scale_ = standard.center, standard.scale
+        self.training_ = standard.forward(X)
         return NeighborMean(self.training_, self, X.dtype, exclude_self=True), {}
 
     def _new_rows(self, data: Data) -> Model:
@@ -114,12 +124,10 @@ class KNN(Imputer):
         Z[:, constant] = np.where(np.isnan(Z[:, constant]), np.nan, 0.0)
         return NeighborMean(Z, self, X.dtype)
 
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        self.standard_ = Standard(arrays["center"], arrays["scale"])
+    @property
+    def standard_(self) -> Standard:
+        """Mean and standard deviation of the features of the training rows."""
+        return Standard(self.center_, self.scale_)
 
     @classmethod
     def _params_from_saved(cls, params: dict[str, Any]) -> dict[str, Any]:

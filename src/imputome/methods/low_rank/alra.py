@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.methods.factors import LATENT_COLUMNS
 from imputome.methods.low_rank import ALRA_INFO
 from imputome.methods.rescaled import Rescaled, normalized_counts, row_blocks
@@ -73,7 +74,13 @@ class ALRA(Imputer):
     """
 
     info = ALRA_INFO
-    learned = ("components", "threshold", "slope", "offset", "gene_scale")
+    learned: ClassVar[dict[str, Learned]] = {
+        "components": Learned("G k"),
+        "threshold": Learned("G", values="not negative"),
+        "slope": Learned("G", values="not negative"),
+        "offset": Learned("G"),
+        "gene_scale": Learned("G", values="not negative"),
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (3, 60, "log")}
 
     def __init__(
@@ -89,11 +96,13 @@ class ALRA(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
+    def _check_values(self) -> None:
+        self._require("rank", self.rank is None or self.rank >= 1, "at least 1")
+        self._require("quantile", 0 <= self.quantile < 1, "from 0 to 1")
+
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         from sklearn.utils.extmath import randomized_svd
 
-        self._require("rank", self.rank is None or self.rank >= 1, "at least 1")
-        self._require("quantile", 0 <= self.quantile < 1, "from 0 to 1")
         logs = normalized_counts(data, np.log1p)
         self.rank_ = min(self.rank or self._chosen_rank(logs), min(data.shape))
         self._tell(0.3, f"rank {self.rank_}")

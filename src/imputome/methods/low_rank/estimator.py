@@ -21,6 +21,7 @@ from imputome.core.data import Data
 from imputome.core.holdout import hide_values
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard
 from imputome.methods.factors import (
     LATENT_COLUMNS,
@@ -329,6 +330,12 @@ class LowRankImputer(Imputer):
     """Base of the two methods; a subclass defines `_learn`."""
 
     random_state: int
+    learned: ClassVar[dict[str, Learned]] = {
+        "components": Learned("G r"),
+        "penalty": Learned("r", values="positive"),
+        "center": Learned("G"),
+        "scale": Learned("G", values="positive"),
+    }
 
     @abstractmethod
     def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
@@ -336,9 +343,10 @@ class LowRankImputer(Imputer):
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         X = data.known_values()
-        self.standard_ = Standard.of(X)
+        standard = Standard.of(X)
+        self.center_, self.scale_ = standard.center, standard.scale
         with few_threads(min(X.shape) <= SMALL_SIDE):
-            fit = self._learn(self.standard_.forward(X), np.random.default_rng(self.random_state))
+            fit = self._learn(standard.forward(X), np.random.default_rng(self.random_state))
         self.components_, self.penalty_ = fit.right, fit.penalty
         result: dict[str, Any] = {"status": fit.status, "history": fit.history}
         if fit.penalty.size:
@@ -346,20 +354,19 @@ class LowRankImputer(Imputer):
         return self._model(fit.left), result
 
     def _new_rows(self, data: Data) -> Model:
-        Z = self.standard_.forward(data.known_values())
+        Z = Standard(self.center_, self.scale_).forward(data.known_values())
         with few_threads(min(Z.shape) <= SMALL_SIDE):
             return self._model(regress(Z, self.components_, self.penalty_))
 
     def _model(self, left: np.ndarray) -> LowRank:
-        right = self.components_ * self.standard_.scale[:, None].astype(np.float32)
-        return LowRank(left, right, offset=self.standard_.center, floor=None)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {**super()._state(), "center": self.standard_.center, "scale": self.standard_.scale}
+        right = self.components_ * self.scale_[:, None].astype(np.float32)
+        return LowRank(left, right, offset=self.center_, floor=None)
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         super()._restore(arrays)
-        self.standard_ = Standard(arrays["center"], arrays["scale"])
+        products = self.components_.T @ self.components_
+        if not np.allclose(products, np.eye(len(products)), atol=0.01):  # `regress` relies on it
+            raise damaged("the columns of the array 'components' are not orthonormal", code="model-array-values")
 
 
 class IterativeSVD(LowRankImputer):
@@ -407,7 +414,7 @@ class IterativeSVD(LowRankImputer):
     """
 
     info = SVD_INFO
-    learned = ("components", "penalty", "rank")
+    learned: ClassVar[dict[str, Learned]] = {**LowRankImputer.learned, "rank": Learned(kind="int")}
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (2, 128, "log")}
 
     def __init__(
@@ -423,11 +430,12 @@ class IterativeSVD(LowRankImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
+    def _check_values(self) -> None:
         self._require("rank", not isinstance(self.rank, int) or self.rank >= 1, "a positive integer or 'validated'")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
         self._require("tol", self.tol >= 0, "0 or larger")
 
+    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
         def fits(rows: np.ndarray, ranks: Iterable[int]) -> Iterator[LowRankFit]:
             return svd_fill(rows, ranks, tol=self.tol, max_iter=self.max_iter, rng=rng)
 
@@ -498,7 +506,7 @@ class SoftImpute(LowRankImputer):
     """
 
     info = SOFT_IMPUTE_INFO
-    learned = ("components", "penalty", "lam")
+    learned: ClassVar[dict[str, Learned]] = {**LowRankImputer.learned, "lam": Learned()}
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"lam": (1.0, 100.0, "log")}
 
     def __init__(
@@ -509,11 +517,12 @@ class SoftImpute(LowRankImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
+    def _check_values(self) -> None:
         self._require("lam", self.lam is None or self.lam > 0, "positive")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
         self._require("tol", self.tol > 0, "positive")
 
+    def _learn(self, Z: np.ndarray, rng: np.random.Generator) -> LowRankFit:
         def fits(rows: np.ndarray) -> Iterator[LowRankFit]:
             path = SoftImputePath(rows, rng, tol=self.tol, max_iter=self.max_iter)
             return path.fit(path.largest * share for share in LAMBDA_SHARES)

@@ -75,7 +75,8 @@ def nearest(
     if number < 1:
         return np.empty((len(points), 0)), np.empty((len(points), 0), np.intp)
     search = NearestNeighbors(n_neighbors=number, algorithm="brute" if reference.shape[1] > 15 else "auto")
-    return search.fit(reference).kneighbors(None if skip_self else points)
+    # in float64: brute force takes the difference of squares, which in float32 has no digits for near cells
+    return search.fit(reference.astype(np.float64)).kneighbors(None if skip_self else points.astype(np.float64))
 
 
 def summed(weights: sp.csr_array, X: sp.csr_array) -> np.ndarray:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
-from imputome.methods.rescaled import at_from_rows, restored_counts, saved_counts
+from imputome.core.learned import Learned
+from imputome.methods.rescaled import TRAINING, at_from_rows, restored_counts, saved_counts
 from imputome.methods.smoothing import KNN_SMOOTHING_INFO
 from imputome.methods.smoothing.components import Components, nearest, summed
 
@@ -61,6 +62,18 @@ class KNNSmoothing(Imputer):
     """
 
     info = KNN_SMOOTHING_INFO
+    learned: ClassVar[dict[str, Learned]] = {
+        "depth": Learned("n", values="not negative"),
+        "sizes": Learned("s", kind="int", values="positive"),
+        "median_library": Learned(values="positive"),
+        "neighbors": Learned("n k", kind="int", below="n"),
+    }
+    stored: ClassVar[dict[str, Learned]] = {
+        "means": Learned("s G"),
+        "loadings": Learned("s G d"),
+        "points": Learned("s n d"),
+        **TRAINING,
+    }
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"k": (4, 64, "log"), "n_components": (5, 50, "log")}
 
     def __init__(
@@ -78,10 +91,12 @@ class KNNSmoothing(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("k", self.k >= 1, "at least 1")
         self._require("n_components", self.n_components >= 1, "at least 1")
         self._require("dither", 0 <= self.dither <= 1, "from 0 to 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self.training_, self.depth_ = data.X.astype(np.float32), data.depth
         n = data.shape[0]
         self.sizes_ = np.array(_sizes(min(self.k, max(1, n // 4))))
@@ -113,24 +128,19 @@ class KNNSmoothing(Imputer):
         return _Sums(weights, own, self, data.depth)
 
     def _state(self) -> dict[str, np.ndarray]:
-        parts = {"depth": self.depth_, "sizes": self.sizes_, "median_library": np.array(self.median_library_)}
-        for number, (components, points) in enumerate(self.steps_):
-            parts |= {
-                f"mean_{number}": components.mean,
-                f"loadings_{number}": components.loadings,
-                f"points_{number}": points,
-            }
-        return {**parts, **saved_counts(self.training_), "neighbors": self.neighbors_}
+        width = max(components.loadings.shape[1] for components, _ in self.steps_)
+        parts = {
+            "means": np.stack([components.mean for components, _ in self.steps_]),
+            "loadings": np.stack([_padded(components.loadings, width) for components, _ in self.steps_]),
+            "points": np.stack([_padded(points, width) for _, points in self.steps_]),
+        }
+        return {**super()._state(), **parts, **saved_counts(self.training_)}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.depth_, self.sizes_ = arrays["depth"], arrays["sizes"]
-        self.median_library_, self.neighbors_ = float(arrays["median_library"]), arrays["neighbors"]
-        self.steps_ = [
-            (Components(arrays[f"mean_{number}"], arrays[f"loadings_{number}"]), arrays[f"points_{number}"])
-            for number in range(len(self.sizes_))
-        ]
-        G = len(arrays["training_totals"]) if "training_totals" in arrays else len(self.steps_[0][0].mean)
-        self.training_ = restored_counts(arrays, G)
+        super()._restore(arrays)
+        parts = zip(arrays["means"], arrays["loadings"], arrays["points"], strict=True)
+        self.steps_ = [(Components(mean, loadings), points) for mean, loadings, points in parts]
+        self.training_ = restored_counts(arrays, arrays["means"].shape[1])
 
 
 class _Sums:
@@ -154,6 +164,11 @@ class _Sums:
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
         return at_from_rows(self.rows, i, j, self.training.shape[1])
+
+
+def _padded(matrix: np.ndarray, width: int) -> np.ndarray:
+    """The matrix with columns of zeros up to this width."""
+    return np.pad(matrix, ((0, 0), (0, width - matrix.shape[1])))
 
 
 def _sizes(k: int) -> list[int]:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
-from imputome.methods.rescaled import Rescaled, normalized_counts, restored_counts, saved_counts
+from imputome.core.learned import Learned
+from imputome.methods.rescaled import TRAINING, Rescaled, normalized_counts, restored_counts, saved_counts
 from imputome.methods.smoothing import MAGIC_INFO
 from imputome.methods.smoothing.components import Components, nearest, summed
 
@@ -78,7 +79,13 @@ class Magic(Imputer):
     """
 
     info = MAGIC_INFO
-    learned = ("mean", "loadings", "gene_scale", "t")
+    learned: ClassVar[dict[str, Learned]] = {
+        "mean": Learned("G"),
+        "loadings": Learned("G k"),
+        "gene_scale": Learned("G", values="not negative"),
+        "t": Learned(kind="int", values="positive"),
+    }
+    stored: ClassVar[dict[str, Learned]] = TRAINING
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "n_neighbors": (3, 30, "log"),
         "t": (1, 6, "linear"),
@@ -104,12 +111,14 @@ class Magic(Imputer):
         self.posterior = posterior
         self.random_state = random_state
 
-    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("n_neighbors", self.n_neighbors >= 1, "at least 1")
         self._require("max_neighbors", self.max_neighbors >= self.n_neighbors, "at least n_neighbors")
         self._require("decay", self.decay > 0, "positive")
         self._require("t", self.t == "auto" or self.t >= 1, "at least 1, or 'auto'")
         self._require("n_components", self.n_components >= 1, "at least 1")
+
+    def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         self.training_ = normalized_counts(data, np.sqrt)
         self._tell(0.0, "principal components")
         components = Components.of(self.training_, self.n_components, self.random_state)
