@@ -20,6 +20,7 @@ from imputome.core.data import Data
 from imputome.core.holdout import hide_values
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard, varying
 from imputome.methods.factors import SMALL_SIDE, DenseOperator, WarmSVD, few_threads
 from imputome.methods.low_rank import BPCA_INFO, PPCA_INFO
@@ -298,6 +299,17 @@ class ProbabilisticPCA(Imputer):
     tol: float
     max_iter: int
     random_state: int
+    stored: ClassVar[dict[str, Learned]] = {
+        "loadings": Learned("G k"),
+        "mean": Learned("G"),
+        "noise": Learned(values="positive"),
+        "prior": Learned("k k"),
+        "spread": Learned("k k"),
+        "center": Learned("G"),
+        "scale": Learned("G", values="positive"),
+        "unit": Learned("G", values="not negative"),
+        "residual": Learned("G", values="positive"),
+    }
     figure: ClassVar[str]  # what `_path` yields beside the models, for the history
 
     @abstractmethod
@@ -349,10 +361,12 @@ class ProbabilisticPCA(Imputer):
                 break
         return ranks[int(np.argmin(errors))], min(errors)
 
-    def _fit(self, data: Data) -> tuple[GaussianRows, dict[str, Any]]:
+    def _check_values(self) -> None:
         self._require("rank", not isinstance(self.rank, int) or self.rank >= 1, "a positive integer or 'validated'")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
         self._require("tol", self.tol >= 0, "0 or larger")
+
+    def _fit(self, data: Data) -> tuple[GaussianRows, dict[str, Any]]:
         X = data.known_values()
         self.standard_ = Standard.of(X)
         Z = self.standard_.forward(X)
@@ -398,6 +412,12 @@ class ProbabilisticPCA(Imputer):
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         loadings, mean, noise = arrays["loadings"], arrays["mean"], float(arrays["noise"])
+        if noise < SMALLEST_NOISE:
+            raise damaged("the array 'noise' has a value that is too small", code="model-array-values")
+        for name, least in (("prior", 1.0), ("spread", 0.0)):
+            matrix = arrays[name]
+            if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix)[0] < least - 1e-6:
+                raise damaged(f"the array {name!r} is no covariance", code="model-array-values")
         self.components_ = Components(loadings, mean, noise, arrays["prior"], arrays["spread"])
         self.standard_ = Standard(arrays["center"], arrays["scale"])
         self.unit_, self.residual_ = arrays["unit"], arrays["residual"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
+from imputome.core.learned import Learned
 from imputome.core.scales import Standard, varying
 from imputome.methods.factors import SMALL_SIDE, few_threads
 
@@ -134,12 +135,23 @@ class RegressedRows:
 class RegressionImputer(Imputer):
     """Base of the three methods; a subclass defines `_learn` and the saved form of its regressions."""
 
+    stored: ClassVar[dict[str, Learned]] = {
+        "center": Learned("G"),
+        "scale": Learned("G", values="positive"),
+        "order": Learned("G", "int", below="G"),
+        "neighbors": Learned("G k", "int", below="G"),
+        "coefficients": Learned("G k"),
+        "intercept": Learned("G"),
+    }
     rounds = 10  # largest number of sweeps over a new row
     tol_new_rows = 1e-3
 
     @abstractmethod
     def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, Regressions, Status]:
-        """Fill (n, G) float64 z-scores; regressions of the features ``used`` (positions of those that vary)."""
+        """Fill (n, G) float64 z-scores; regressions of the features ``used`` (positions of those that vary).
+
+        The first of ``order_`` are these features, those with the fewest missing entries first.
+        """
 
     def _fit(self, data: Data) -> tuple[RegressedRows, dict[str, Any]]:
         X = data.known_values()
@@ -149,7 +161,8 @@ class RegressionImputer(Imputer):
         missing = np.isnan(Z)
         Z = Z.astype(np.float64)
         # features with as many missing entries are in the order of their means, not of their places
-        self.order_ = used[np.lexsort((self.standard_.center[used], missing[:, used].sum(axis=0)))]
+        order = used[np.lexsort((self.standard_.center[used], missing[:, used].sum(axis=0)))]
+        self.order_ = np.concatenate([order, np.setdiff1d(np.arange(Z.shape[1]), used)])
         with few_threads(min(Z.shape) <= SMALL_SIDE):
             F, self.regressions_, status = self._learn(Z, used)
         return RegressedRows(F, missing, self.regressions_, self.standard_), {"status": status}
@@ -171,8 +184,7 @@ class RegressionImputer(Imputer):
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.standard_ = Standard(arrays.pop("center"), arrays.pop("scale"))
-        self.order_ = arrays.pop("order")
+        self.standard_, self.order_ = Standard(arrays["center"], arrays["scale"]), arrays["order"]
         self.regressions_ = self._regressions_from(arrays)
 
     def _regressions_from(self, arrays: dict[str, np.ndarray]) -> Regressions:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit
 
 from imputome.core.imputation import Status
+from imputome.core.learned import Learned, damaged
 from imputome.errors import Message
 from imputome.methods.regression import ITERATIVE_RIDGE_INFO, MISS_FOREST_INFO
 from imputome.methods.regression.by_feature import LinearRegressions, RegressionImputer, Regressions, most_similar
@@ -134,17 +135,19 @@ class IterativeRidge(RegressionImputer):
         self.tol = tol
         self.max_iter = max_iter
 
+    def _check_values(self) -> None:
+        nearest = self.n_nearest_features
+        self._require("n_nearest_features", nearest is None or nearest >= 1, "at least 1 or None")
+        self._require("tol", self.tol >= 0, "0 or larger")
+        self._require("max_iter", self.max_iter >= 1, "at least 1")
+
     def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, Regressions, Status]:
         from sklearn.linear_model import BayesianRidge
 
         from sklearn import config_context
 
-        nearest = self.n_nearest_features
-        self._require("n_nearest_features", nearest is None or nearest >= 1, "at least 1 or None")
-        self._require("tol", self.tol >= 0, "0 or larger")
-        self._require("max_iter", self.max_iter >= 1, "at least 1")
         n, G = Z.shape
-        k = max(1, min(len(used) - 1, nearest or len(used)))
+        k = max(1, min(len(used) - 1, self.n_nearest_features or len(used)))
         work = float(self.max_iter) * n * len(used) * k * min(n, k)
         warn_if_slow(self.name, work, RIDGE_LIMIT, "n_nearest_features")
         regressions = LinearRegressions.empty(G, k)
@@ -164,8 +167,11 @@ class IterativeRidge(RegressionImputer):
             changes.append(float(np.abs(new - old).max()))
             return changes[-1] < self.tol
 
+        order = self.order_[: len(used)] if len(used) > 1 else used[:0]
         with config_context(assume_finite=True, skip_parameter_validation=True):
-            rounds = chained(Z, self.order_ if len(used) > 1 else used[:0], regress, done, self.max_iter, self._tell)
+            rounds = chained(
+                Z, self.order_[: len(used)] if len(used) > 1 else used[:0], regress, done, self.max_iter, self._tell
+            )
             if len(used) > 1:
                 for j in np.flatnonzero(~np.isnan(Z[:, used]).any(axis=0)):  # needed for new rows only
                     fit(rounds.F, np.arange(n), int(used[j]))
@@ -192,28 +198,49 @@ class Forests:
 
     @classmethod
     def of(cls, trees: dict[int, list[Any]], columns: dict[int, np.ndarray], G: int) -> Forests:
-        """From fitted scikit-learn trees of each feature, and the positions of the columns that they were fitted on."""
-        counts = np.array([len(trees.get(j, [])) for j in range(G)])
-        pairs = [(tree.tree_, columns[j]) for j in range(G) for tree in trees.get(j, [])]
-        sizes = [len(tree.value) for tree, _ in pairs]
-        roots = np.cumsum([0, *sizes])
-        feature, left, right = (np.empty(roots[-1], np.int32) for _ in range(3))
-        threshold, value = np.empty(roots[-1]), np.empty(roots[-1])
-        for (tree, near), start, size in zip(pairs, roots, sizes, strict=False):
-            part = slice(start, start + size)
-            leaf = tree.children_left < 0
-            feature[part] = np.where(leaf, -1, near[np.where(leaf, 0, tree.feature)])
-            left[part], right[part] = start + tree.children_left, start + tree.children_right
-            threshold[part], value[part] = tree.threshold, tree.value[:, 0, 0]
-        return cls(np.concatenate([[0], np.cumsum(counts)]), roots[:-1], feature, threshold, left, right, value)
+        """From fitted scikit-learn trees of each feature, and the positions of the columns that they were fitted on.
+
+        A feature without trees has one leaf, which is its mean, 0.
+        """
+        fitted = [trees.get(j, []) for j in range(G)]
+        starts = np.cumsum([0, *(max(1, len(some)) for some in fitted)])
+        number = sum(tree.tree_.node_count for some in fitted for tree in some) + fitted.count([])
+        roots, size = [], 0
+        feature, left, right = (np.zeros(number, np.int32) for _ in range(3))
+        threshold, value = np.zeros(number), np.zeros(number)
+        feature -= 1
+        for j, some in enumerate(fitted):
+            for tree in (estimator.tree_ for estimator in some):
+                roots.append(size)
+                part = slice(size, size + tree.node_count)
+                leaf = tree.children_left < 0
+                feature[part] = np.where(leaf, -1, columns[j][np.where(leaf, 0, tree.feature)])
+                left[part] = np.where(leaf, 0, size + tree.children_left)
+                right[part] = np.where(leaf, 0, size + tree.children_right)
+                threshold[part], value[part] = np.where(leaf, 0, tree.threshold), tree.value[:, 0, 0]
+                size += tree.node_count
+            if not some:
+                roots.append(size)
+                size += 1
+        return cls(starts, np.array(roots), feature, threshold, left, right, value)
+
+    def fault(self, G: int) -> str:
+        """What is wrong with arrays of a saved model, which could make `predict` run for ever or read elsewhere."""
+        nodes = np.flatnonzero(self.feature >= 0)
+        if not (len(self.starts) == G + 1 and self.starts[0] == 0 and self.starts[-1] == len(self.roots)):
+            return "the array 'starts' is not of these features"
+        if (np.diff(self.starts) < 1).any():
+            return "the array 'starts' does not rise"
+        if self.feature.min() < -1 or self.feature.max() >= G:
+            return "the array 'feature' has positions that are not of features"
+        if (self.left[nodes] <= nodes).any() or (self.right[nodes] <= nodes).any():
+            return "the arrays 'left' and 'right' are no trees"
+        return ""
 
     def predict(self, F: np.ndarray, rows: np.ndarray, feature: int) -> np.ndarray:
         roots = self.roots[self.starts[feature] : self.starts[feature + 1]]
-        if not len(roots):  # a constant feature
-            return np.zeros(len(rows))
-        return np.asarray(
-            _mean_of_trees(F, rows, roots, self.feature, self.threshold, self.left, self.right, self.value)
-        )
+        arrays = self.feature, self.threshold, self.left, self.right, self.value
+        return np.asarray(_mean_of_trees(F, rows, roots, *arrays))
 
 
 @njit(cache=True)
@@ -286,6 +313,18 @@ class MissForest(RegressionImputer):
     """
 
     info = MISS_FOREST_INFO
+    stored: ClassVar[dict[str, Learned]] = {
+        "center": Learned("G"),
+        "scale": Learned("G", values="positive"),
+        "order": Learned("G", "int", below="G"),
+        "starts": Learned("S", "int"),
+        "feature": Learned("N", "int"),
+        "threshold": Learned("N"),
+        "left": Learned("N", "int", below="N"),
+        "right": Learned("N", "int", below="N"),
+        "value": Learned("N"),
+        "roots": Learned("t", "int", below="N"),
+    }
     libraries = ("scikit-learn",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"min_leaf": (1, 20, "log")}
 
@@ -295,9 +334,11 @@ class MissForest(RegressionImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, Regressions, Status]:
+    def _check_values(self) -> None:
         for name in ("n_trees", "min_leaf", "max_iter"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+
+    def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, Regressions, Status]:
         n, G = Z.shape
         work = USUAL_ROUNDS * len(used) * self.n_trees * n * np.sqrt(len(used))
         warn_if_slow(self.name, work, FOREST_LIMIT, "n_trees")
@@ -321,7 +362,7 @@ class MissForest(RegressionImputer):
                 finished = new.copy(), dict(trees)
             return worse
 
-        incomplete = self.order_ if len(used) > 1 else used[:0]
+        incomplete = self.order_[: len(used)] if len(used) > 1 else used[:0]
         rounds = chained(Z, incomplete, regress, done, self.max_iter, self._tell)
         F = rounds.F
         if rounds.changes:
@@ -352,4 +393,8 @@ class MissForest(RegressionImputer):
         return trees
 
     def _regressions_from(self, arrays: dict[str, np.ndarray]) -> Regressions:
-        return Forests(**arrays)
+        names = (each.name for each in fields(Forests))
+        forests = Forests(**{name: arrays[name] for name in names})
+        if fault := forests.fault(len(arrays["center"])):
+            raise damaged(fault, code="model-array-values")
+        return forests

@@ -89,9 +89,11 @@ class LLS(RegressionImputer):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, LinearRegressions, Status]:
+    def _check_values(self) -> None:
         self._require("k", self.k is None or self.k >= 1, "at least 1")
         self._require("max_iter", self.max_iter >= 1, "at least 1")
+
+    def _learn(self, Z: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, LinearRegressions, Status]:
         largest = max(1, len(used) - 1)
         details: dict[str, Any] = {}
         self.k_ = min(self.k or 1, largest)
