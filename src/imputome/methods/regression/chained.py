@@ -169,9 +169,7 @@ class IterativeRidge(RegressionImputer):
 
         order = self.order_[: len(used)] if len(used) > 1 else used[:0]
         with config_context(assume_finite=True, skip_parameter_validation=True):
-            rounds = chained(
-                Z, self.order_[: len(used)] if len(used) > 1 else used[:0], regress, done, self.max_iter, self._tell
-            )
+            rounds = chained(Z, order, regress, done, self.max_iter, self._tell)
             if len(used) > 1:
                 for j in np.flatnonzero(~np.isnan(Z[:, used]).any(axis=0)):  # needed for new rows only
                     fit(rounds.F, np.arange(n), int(used[j]))
