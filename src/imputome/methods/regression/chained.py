@@ -114,7 +114,7 @@ class IterativeRidge(RegressionImputer):
     Known to fail: with few rows and many neighbours the regressions chase each other and need more rounds; it is slow
     beyond a few hundred features. Linear, as `LLS`, but shrunk, so it is safe with k above the number of rows.
 
-    Sources: van Buuren & Groothuis-Oudshoorn 2011 (doi:10.18637/jss.v045.i03); MacKay 1992 for the ridge.
+    Source: van Buuren & Groothuis-Oudshoorn 2011 (doi:10.18637/jss.v045.i03). The ridge is scikit-learn's.
 
     Examples
     --------
