@@ -151,7 +151,7 @@ def _blocks(n: int, values_per_row: int) -> Iterator[slice]:
 
 # -- the M-steps ------------------------------------------------------------------------------------------------------
 def ppca_step(moments: Moments) -> Components:
-    """The parameters that maximise the expected log-likelihood (Ilin & Raiko 2010, eq. 21 to 23).
+    """The parameters that maximise the expected log-likelihood (Ilin & Raiko 2010).
 
     Feature g: (w_g, mean_g) solves the normal equations of z_g on x~ over the rows that have it; s2 is the expected
     squared residual of a known entry.
@@ -427,8 +427,7 @@ class PPCA(ProbabilisticPCA):
     """Probabilistic PCA, fitted to the known entries by maximum likelihood (Tipping & Bishop 1999; Roweis 1998).
 
     The z-scores of a row are ``W x + mean + e``, x ~ N(0, I), e ~ N(0, s2 I). EM gives the posterior of each x from the
-    known entries of its row, then W, the means and s2 from the known entries of each feature (Ilin & Raiko 2010, eq.
-    17 to 23); no entry is filled meanwhile. The observed-data likelihood rises in each iteration. A missing value is
+    known entries of its row, then W, the means and s2 from the known entries of each feature (Ilin & Raiko 2010); no entry is filled meanwhile. The observed-data likelihood rises in each iteration. A missing value is
     its conditional mean. A new row is treated as a training row.
 
     Parameters
@@ -536,7 +535,7 @@ class BPCA(ProbabilisticPCA):
     Known to fail: it is linear and Gaussian, as `PPCA`. With more than twenty real components (several thousand rows)
     the default rank is too low. Rows with hardly any known value are imputed with the means of the features.
 
-    Source: Oba et al. 2003 (doi:10.1093/bioinformatics/btg287), sections 2.2 and 2.3. The updates give the numbers of
+    Source: Oba et al. 2003 (doi:10.1093/bioinformatics/btg287). The updates give the numbers of
     pcaMethods 1.90 on z-scores from the same start. The start is another one: the maximum-likelihood components and
     noise of the matrix with 0 for missing. The authors' program starts with the noise of all features added up, which
     switches off nearly all components where there are many features. Measured at 10 % hidden, RMSE in SD, ours and from
