@@ -427,8 +427,9 @@ class PPCA(ProbabilisticPCA):
     """Probabilistic PCA, fitted to the known entries by maximum likelihood (Tipping & Bishop 1999; Roweis 1998).
 
     The z-scores of a row are ``W x + mean + e``, x ~ N(0, I), e ~ N(0, s2 I). EM gives the posterior of each x from the
-    known entries of its row, then W, the means and s2 from the known entries of each feature (Ilin & Raiko 2010); no entry is filled meanwhile. The observed-data likelihood rises in each iteration. A missing value is
-    its conditional mean. A new row is treated as a training row.
+    known entries of its row, then W, the means and s2 from the known entries of each feature (Ilin & Raiko 2010); no
+    entry is filled meanwhile. The observed-data likelihood rises in each iteration. A missing value is its conditional
+    mean. A new row is treated as a training row.
 
     Parameters
     ----------

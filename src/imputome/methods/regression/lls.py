@@ -30,9 +30,10 @@ class LLS(RegressionImputer):
     """Local least squares (Kim, Golub & Park 2005).
 
     The z-scores of feature g, over the rows that have it, are regressed on those of the k most similar features,
-    without an intercept and without a penalty (the solution of smallest norm where k exceeds the number of rows). Similar is a large Pearson correlation of either sign, or a small mean squared difference, over
-    the rows that have both features. Missing entries of the neighbours are first 0, the mean of the feature; then they
-    have the values of the round before, until these stand still.
+    without an intercept and without a penalty (the solution of smallest norm where k exceeds the number of rows).
+    Similar is a large Pearson correlation of either sign, or a small mean squared difference, over the rows that have
+    both features. Missing entries of the neighbours are first 0, the mean of the feature; then they have the values of
+    the round before, until these stand still.
 
     Parameters
     ----------
