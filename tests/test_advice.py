@@ -248,6 +248,7 @@ ROWS = [
     ),
     Row("option-unused", "impute", "counts.h5ad", {"strict": True}, {"strict": OUT}, only=LINE),
     Row("option-unused", "impute", "counts.h5ad", {"compression": "lzf"}, {"compression": OUT}, "out.csv", only=LINE),
+    Row("option-unused", "impute", "counts.h5ad", {"safe_csv": True}, {"safe_csv": OUT}, only=LINE),
     Row("option-unused", "fit", "counts.h5ad", {"gene_column": "symbol"}, {"gene_column": OUT}, only=LINE),
     Row("option-unused", "report", "scores.csv", {"key": "k"}, {"key": OUT}, only=LINE),
     Row("not-with-auto", "impute", "counts.h5ad", {"method": "auto", "posterior": True}, {"method": "gene_mean"}),

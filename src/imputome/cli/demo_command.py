@@ -22,7 +22,7 @@ def command(
     from imputome.core.atomic import atomic_path
     from imputome.datasets import pbmc68k
     from imputome.errors import InputError, MissingExtraError
-    from imputome.io.store import check_output
+    from imputome.io.store import check_output, write_anndata
     from imputome.report.html.content import of_result
     from imputome.report.html.page import check_installed, write_report
     from imputome.report.plots.demo import demo_figure, run_demo
@@ -52,7 +52,7 @@ def command(
         impute(adata, method="poisson_nmf", posterior=True, check=True, labels=["cell_type"], random_state=seed)
     verdict = find_verdict(*find_record(adata, "poisson_nmf_posterior"))
     with atomic_path(table) as partial:
-        adata.write_h5ad(partial)
+        write_anndata(partial, adata)
     with atomic_path(picture) as partial:
         figure = demo_figure(scores, truth, predicted, adata, key="ialm", gene="CD79A")
         figure.savefig(partial, dpi=110, format="png")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from imputome.core.small_files import read_small_text
 from imputome.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ Covariates = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Compression = Annotated[str | None, typer.Option(help="For .h5ad: gzip (default), lzf, zstd or none.")]
+SafeCsv = Annotated[
+    bool,
+    typer.Option("--safe-csv", help="For text tables: put ' before names that begin a formula (=, +, -, @)."),
+]
 Reproducible = Annotated[
     bool, typer.Option("--reproducible", help="Leave times, memory and the command line out of the record.")
 ]
@@ -98,7 +103,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
-    *("before", "compression", "record", "reproducible", "strict", "threads"),
+    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
@@ -205,16 +210,11 @@ def table_options(decimal: str, missing: list[str] | None, annotation: str | Non
 def gene_list(text: str) -> list[str]:
     """Names from ``A,B,C`` or from a file with one name per line."""
     if text and "," not in text and len(text) < 255 and Path(text).exists():
-        try:
-            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"the genes file {text} cannot be read as UTF-8 text: {error}", code="genes-file", parameter="genes"
-            ) from error
+        lines = read_small_text(Path(text), "genes file", code="genes-file", parameter="genes", pipes=True).splitlines()
         return [line.strip() for line in lines if line.strip()]
     names = split_names(text)
     if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
-        raise InputError(f"there is no genes file {text}", code="genes-file", parameter="genes")
+        raise InputError(f"there is no genes file {text}", code="genes-file-missing", parameter="genes")
     return names
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from glob import escape
 from itertools import repeat
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from imputome.api.plan import Options, Plan
+    from imputome.io.integrity import Fingerprint
     from imputome.io.table_layout import TableOptions
     from imputome.result.matrices import Matrix
     from imputome.result.record import Record
@@ -58,14 +60,13 @@ def check_store(output: Path, source: Path, holds: str, *, force: bool) -> None:
 def write_store(adata: AnnData, output: Path) -> None:
     """Write a whole AnnData, complete or not at all."""
     from imputome.core.atomic import atomic_path
+    from imputome.io.store import write_anndata
 
     with warnings.catch_warnings(), atomic_path(output) as partial:  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
-        if output.suffix.lower() == ".h5ad":
-            adata.write_h5ad(partial, compression="gzip")
-        else:
-            adata.write_zarr(str(partial))
+        adata.strings_to_categoricals()
+        write_anndata(partial, adata, filters={"compression": "gzip"} if output.suffix.lower() == ".h5ad" else None)
 
 
 @contextmanager
@@ -134,6 +135,7 @@ class Writing:
     uncertainty: opt.Uncertainty = None
     draws: opt.Draws = 0
     compression: opt.Compression = None
+    safe_csv: opt.SafeCsv = False
     reproducible: opt.Reproducible = False
     force: opt.Force = False
     quiet: opt.Quiet = False
@@ -204,6 +206,13 @@ class Writing:
         """The tables to write in addition to the output."""
         return [*([self.uncertainty] if self.uncertainty else []), *self.draw_files.values()]
 
+    @cached_property
+    def seen(self) -> Fingerprint:
+        """What the source was when it was first asked for, which is before it is read."""
+        from imputome.io.integrity import Fingerprint
+
+        return Fingerprint.of(self.source)
+
     # -- before the work -----------------------------------------------------------------------------------------------
     def check_paths(self) -> None:
         """Check every path before anything is read."""
@@ -218,6 +227,10 @@ class Writing:
             raise InputError(text, code="table-without-layers", key_added=...)
         if self.compression is not None:
             check_compression(self.output, self.compression)
+        texts = [path for path in (self.output, *self.tables) if table_suffix(path) not in (None, ".parquet")]
+        if self.safe_csv and not texts:
+            text = f"{{safe_csv}} is for text tables, and {self.output} is none: leave it out"
+            raise InputError(text, code="option-unused", safe_csv=...)
         if self.uncertainty is not None and table_suffix(self.uncertainty) is None:
             raise InputError(
                 f"{self.uncertainty} is not a table: end it in .csv.gz or so, or pass {{outputs}} for a layer",
@@ -271,17 +284,19 @@ class Writing:
         import numpy as np
 
         from imputome.io.reading import read
-        from imputome.io.tables import check_genes_in, read_table, table_suffix
+        from imputome.io.tables import table_suffix
 
+        self.seen.check()  # looks at the source for the first time
+        tables = [path for path in (self.output, self.uncertainty) if path and table_suffix(path)]
+        only_written = tables and table_suffix(self.source) is None
         with warnings_as_lines(quiet=self.quiet):
-            if self.keeps_text() and self.source.is_file() and not self.transpose:
-                check_genes_in(self.genes_in)
-                adata = read_table(self.source, genes_in=self.genes_in, dtype=np.float32, options=self.table_options)
-            else:
-                tables = [path for path in (self.output, self.uncertainty) if path and table_suffix(path)]
-                only_written = tables and table_suffix(self.source) is None
-                genes_in = None if only_written else self.genes_in
-                adata = read(self.source, genes_in=genes_in, transpose=self.transpose, options=self.table_options)
+            adata = read(
+                self.source,
+                genes_in=None if only_written else self.genes_in,
+                transpose=self.transpose,
+                dtype=np.float32 if self.keeps_text() else np.float64,
+                options=self.table_options,
+            )
         if self.quiet:
             return adata
         names = adata.var_names if self.genes_in == "rows" else adata.obs_names
@@ -302,6 +317,7 @@ class Writing:
         """Print what the fit has to say and write all files; ``joined``: obs has columns that the source lacks."""
         from imputome.core.atomic import atomic_path
         from imputome.io.store import write_result
+        from imputome.result.matrices import Finite
 
         self.warn(message for message in run.messages if message not in plan.messages)
         record = run.record()
@@ -328,6 +344,7 @@ class Writing:
                         scale=run.scale,
                         keep_observed=plan.options.keep_observed,
                         source=None if joined or self.transpose else self.source,
+                        seen=self.seen,
                         progress=advance,
                         overwrite=self.force,
                         outputs=run.outputs,
@@ -337,13 +354,14 @@ class Writing:
                 else:
                     partial = files.enter_context(atomic_path(self.output))
                     how = {"scale": run.scale, "keep_observed": plan.options.keep_observed}
-                    self._fill(partial, self.output, run, run.imputation, plan, options=how, progress=advance)
+                    values = Finite(run.imputation, run.estimator.name)
+                    self._fill(partial, self.output, run, values, plan, options=how, progress=advance)
         return record
 
     def _write_tables(self, run: Run, plan: Plan, files: ExitStack, show: Callable[[float, str], None]) -> None:
         """Write the tables beside the output, to be moved into place together with it."""
         from imputome.core.atomic import atomic_path
-        from imputome.result.matrices import Drawn, Spread
+        from imputome.result.matrices import Drawn, Finite, Spread
 
         tasks: list[tuple[Path, Matrix, str | None]] = []
         if self.uncertainty is not None:
@@ -355,7 +373,8 @@ class Writing:
             def advance(done: int, total: int, k: int = k) -> None:
                 show((k + done / total) / len(tasks), "")
 
-            self._fill(partials[k], path, run, matrix, plan, observed=observed, progress=advance)
+            checked = Finite(matrix, run.estimator.name)
+            self._fill(partials[k], path, run, checked, plan, observed=observed, progress=advance)
 
     # -- tables as text ------------------------------------------------------------------------------------------------
     def keeps_text(self) -> bool:
@@ -404,9 +423,11 @@ class Writing:
                 shape=self._text_shape(result.shape),
                 whole=counts,
                 observed=observed,
+                safe=self.safe_csv,
                 options=self.table_options,
                 progress=progress,
             )
+            self.seen.check()
             return
         annotation = None
         if table_suffix(self.source) is not None:
@@ -420,6 +441,7 @@ class Writing:
             genes_in=genes_in,
             options=options,
             annotation=annotation,
+            safe=self.safe_csv,
             progress=progress,
         )
 
@@ -432,27 +454,35 @@ class Writing:
         from imputome.io.tables import fill_table
         from imputome.result.matrices import ZeroDeviations
 
+        def again(partial: Path, observed: str | None) -> None:
+            shape = self._text_shape(adata.shape)
+            nothing = (np.empty(0, dtype=np.intp), np.empty(0))
+            rewrite(
+                self.source,
+                partial,
+                repeat(nothing, shape[0]),
+                genes_in=self.genes_in or "columns",
+                shape=shape,
+                observed=observed,
+                safe=self.safe_csv,
+                options=self.table_options,
+            )
+
         with ExitStack() as files:
             if self.uncertainty is not None:
                 partial = files.enter_context(atomic_path(self.uncertainty))
                 if keeps_text(self.source, self.uncertainty):
-                    shape = self._text_shape(adata.shape)
-                    nothing = (np.empty(0, dtype=np.intp), np.empty(0))
-                    rewrite(
-                        self.source,
-                        partial,
-                        repeat(nothing, shape[0]),
-                        genes_in=self.genes_in or "columns",
-                        shape=shape,
-                        observed="0",
-                        options=self.table_options,
-                    )
+                    again(partial, "0")
                 else:
-                    fill_table(
-                        partial, ZeroDeviations(adata.obs_names, adata.var_names), genes_in=self.genes_in or "columns"
-                    )
+                    zeros = ZeroDeviations(adata.obs_names, adata.var_names)
+                    fill_table(partial, zeros, genes_in=self.genes_in or "columns", safe=self.safe_csv)
             for path in (*self.draw_files.values(), self.output):
-                copy_text(self.source, files.enter_context(atomic_path(path)))
+                partial = files.enter_context(atomic_path(path))
+                if self.safe_csv:
+                    again(partial, None)
+                else:
+                    copy_text(self.source, partial)
+            self.seen.check()
         if self.as_json:
             print_json({"output": str(self.output), "shape": list(adata.shape), "n_missing": 0, **self._beside()})
         elif not self.quiet:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.disk import room_for
 from imputome.errors import InputError
 
 try:
@@ -44,12 +45,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     _recover(path)
-    work, lock = _new_work(path)
+    with room_for(path):
+        work, lock = _new_work(path)
     partial = work / path.name
     try:
-        yield partial
-        _to_disk(partial)
-        _move(partial, path, work / OLD)
+        with room_for(path):
+            yield partial
+            _to_disk(partial)
+            _move(partial, path, work / OLD)
     except BaseException:
         _remove_interrupted(partial)
         raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from imputome.core.compressed import check_sparse
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 
@@ -183,8 +184,10 @@ def in_memory(X: Any) -> Any:
     check_container(X)
     if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
         X = X.to_memory()
+        check_sparse(X)
     if hasattr(X, "dask") and hasattr(X, "compute"):
         X = X.compute()
+        check_sparse(X)
     if not sp.issparse(X) and not hasattr(X, "iloc") and not isinstance(X, np.ndarray):
         X = as_array(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
     if len(X.shape) != 2:
@@ -206,7 +209,7 @@ def in_memory(X: Any) -> Any:
 
 
 def check_container(X: Any) -> None:
-    """Refuse what holds or names a matrix but is none: a path, or several matrices (MuData)."""
+    """Refuse what names a matrix or holds several (MuData), and sparse matrices that contradict themselves."""
     if X is None:
         raise InputError("there are no data (None): pass a matrix or an AnnData", code="no-matrix")
     if isinstance(X, str | PathLike):
@@ -215,6 +218,7 @@ def check_container(X: Any) -> None:
             call = "read(path) from imputome.io.reading (a table needs genes_in='rows' or genes_in='columns' too)"
         text = f"{str(X)!r} is the path of a file, not data: read it first, with {call}"
         raise InputError(text, code="path-instead-of-data")
+    check_sparse(X)
     modalities = getattr(X, "mod", None)
     if isinstance(modalities, Mapping) and modalities:
         name = next((name for name in modalities if str(name).lower() in ("rna", "gex")), next(iter(modalities)))

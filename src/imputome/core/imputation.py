@@ -351,7 +351,8 @@ class Imputation:
     def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
         if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
             return values
-        return np.clip(values, *self.data.bounds, out=values)
+        # an infinite value is a failure of the method, which a bound must not hide
+        return np.clip(values, *self.data.bounds, out=values, where=np.isfinite(values))
 
     def _with_observed(self, values: np.ndarray, inputs: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """``values`` with the observed inputs, unchanged; in the precision of the input if that is higher."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.compressed import repeated_entries
 from imputome.core.data import Kind, check_container, in_memory, not_numbers
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
@@ -171,6 +172,7 @@ def inspect(
     obs_names, var_names = _names(data)
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)
+    repeated = tally.n_repeated
     guess = Guess("real") if not_numeric else classify(tally, matrix, kind)
     if features is not None and features.chosen and guess.doubt == "no-small-counts":
         # as of proteins: types are those of counted features
@@ -222,6 +224,7 @@ def inspect(
         warnings = [*([] if guess.doubt else _state_warnings(report, tally, kind)), *warnings]
         if blocks := _lacked_by_groups(report, matrix):
             warnings = [blocks, *(warning for warning in warnings if warning.code != "integers-with-nan")]
+    warnings += [repeated_entries(repeated, where)] if repeated else []
     warnings += _repeated_names(report, is_anndata=is_anndata)
     warnings += [] if fatal else _empty_rows_and_columns(report)
     quiet = ("feature-type-chosen",) if feature_type is not None else ()

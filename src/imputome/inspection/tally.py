@@ -38,15 +38,21 @@ def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
         block = in_memory(matrix[:, part] if by_columns else rows[part])
         if isinstance(block, np.ndarray):
             block = sp.csr_array(block.astype(np.float64, copy=False))
-        elif not block.has_canonical_format:
-            block = block.copy()  # the values may be those of the input
-            block.sum_duplicates()
         yield block, 0 if by_columns else start, start if by_columns else 0
 
 
 def first_block(matrix: Any) -> Any:
-    """The first of `pieces`, as CSR."""
-    return next(pieces(matrix))[0].tocsr()
+    """The first of `pieces`, as CSR, each entry once."""
+    return _summed(next(pieces(matrix))[0]).tocsr()
+
+
+def _summed(block: Any) -> Any:
+    """The block with each entry once; repeated ones are added up."""
+    if block.has_canonical_format:
+        return block
+    block = block.copy()  # the values may be those of the input
+    block.sum_duplicates()
+    return block
 
 
 class Tally:
@@ -54,6 +60,7 @@ class Tally:
 
     def __init__(self, n: int, G: int) -> None:
         self.n, self.G = n, G
+        self.n_repeated = 0  # entries that are stored though another one is
         self.n_nonzero = self.n_nan = self.n_negative = self.n_infinite = self.n_noninteger = 0
         self.n_outside = 0  # finite, and outside 0 to 1
         self.n_small = 0  # above 0 and below FEW_MOLECULES
@@ -95,7 +102,8 @@ class Tally:
     def add(self, block: Any, row: int, column: int) -> None:
         """Add a block from `pieces`."""
         n, G = block.shape
-        coo = block.tocoo()
+        coo = _summed(block).tocoo()
+        self.n_repeated += block.nnz - coo.nnz
         rows, columns = slice(row, row + n), slice(column, column + G)
         values = coo.data.astype(np.float64)
         nan, infinite = np.isnan(values), np.isinf(values)

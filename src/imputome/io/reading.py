@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.compressed import check_sparse, repeated_entries
 from imputome.errors import ImputomeError, InputError, missing_extra, some
-from imputome.io.store import has_half_precision, is_zarr
+from imputome.io.integrity import (
+    GZIP_RATIO,
+    Fingerprint,
+    check_declared,
+    check_memory,
+    check_store,
+    is_zarr,
+)
+from imputome.io.store import has_half_precision
 from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
 
@@ -27,20 +36,40 @@ def read(
     genes_in: str | None = None,
     transpose: bool = False,
     backed: bool = False,
+    dtype: type[np.floating[Any]] = np.float64,
     options: TableOptions = AS_IT_IS,
 ) -> AnnData:
-    """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format.
+    """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format, or lies.
 
     Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.zarr``, 10x ``.h5``, a 10x folder
     (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not, all with the same prefix or without one), a
     Parse folder (``DGE.mtx`` or ``count_matrix.mtx``), ``.loom``, and tables (see
-    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``options``. ``transpose`` is for the others, if
-    their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format, in ``X``, in
-    the layers and in ``raw``.
+    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and ``options``. ``transpose`` is for
+    the others, if their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format,
+    in ``X``, in the layers and in ``raw``.
+
+    Nothing is used before it is checked (`imputome.io.integrity`), and what changes while it is read is refused.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist", code="no-file")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is neither a file nor a folder: give one of {READABLE}", code="unknown-format")
+    seen = Fingerprint.of(path)
+    adata = _read(path, genes_in=genes_in, transpose=transpose, backed=backed, dtype=dtype, options=options)
+    seen.check()
+    return adata
+
+
+def _read(
+    path: Path,
+    *,
+    genes_in: str | None,
+    transpose: bool,
+    backed: bool,
+    dtype: type[np.floating[Any]],
+    options: TableOptions,
+) -> AnnData:
     if backed and (path.suffix.lower() != ".h5ad" or path.is_dir()):
         text = f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it"
         raise InputError(text, code="backed-needs-h5ad", parameter="backed")
@@ -49,7 +78,7 @@ def read(
         if transpose:
             text = "{transpose} is not for tables: leave it out, and say with {genes_in} where the genes are"
             raise InputError(text, code="option-unused", transpose=..., genes_in=...)
-        return read_table(path, genes_in=genes_in, options=options)
+        return read_table(path, genes_in=genes_in, dtype=dtype, options=options)
     if genes_in is not None:
         text = f"{{genes_in}} is for tables only, and {path} is not a table: leave it out"
         raise InputError(text, code="option-unused", genes_in=...)
@@ -64,7 +93,9 @@ def read(
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
-            adata = _with_missing(reader(), options.codes)
+            adata = reader()
+            check_sparse(adata, f" of {path}")
+            adata = _with_missing(adata, options.codes)
             return adata.T if transpose else adata
     except (ImputomeError, MemoryError):
         raise
@@ -100,10 +131,8 @@ def _without_codes(matrix: Any, codes: list[float]) -> Any:
 
 def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     """The format of ``path``, by its name, and the call that reads it."""
-    import anndata
-
     if path.is_dir() and is_zarr(path):
-        return "a .zarr store", lambda: anndata.read_zarr(str(path))
+        return "a .zarr store", lambda: _read_zarr(path)
     if path.is_dir() or _is_matrix(path):
         reader = _folder_reader(path)
         if reader is None:
@@ -114,9 +143,7 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     if suffix == ".h5ad":
         return "an .h5ad file", lambda: _read_h5ad(path, backed)
     if suffix == ".h5":
-        import scanpy as sc
-
-        return "a 10x .h5 file", lambda: sc.read_10x_h5(path, gex_only=False)
+        return "a 10x .h5 file", lambda: _read_10x_h5(path)
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
     if suffix == ".h5mu":
@@ -130,9 +157,32 @@ def _read_h5ad(path: Path, backed: bool) -> AnnData:
     import h5py
 
     with h5py.File(path, "r") as root:
+        check_store(root, path, lazy=backed)
         if has_half_precision(root):
             return _read_half_precision(root)
     return anndata.read_h5ad(path, backed="r" if backed else None)
+
+
+def _read_zarr(path: Path) -> AnnData:
+    import anndata
+    import zarr
+
+    check_store(zarr.open(str(path), mode="r"), path)
+    return anndata.read_zarr(str(path))
+
+
+def _read_10x_h5(path: Path) -> AnnData:
+    import scanpy as sc
+
+    _check_hdf5(path)
+    return sc.read_10x_h5(path, gex_only=False)
+
+
+def _check_hdf5(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "r") as root:
+        check_store(root, path)
 
 
 def _read_half_precision(root: Any) -> AnnData:
@@ -157,6 +207,7 @@ def _read_loom(path: Path) -> AnnData:
         raise missing_extra("reading .loom", "loompy", "loom") from error
     from anndata.io import read_loom
 
+    _check_hdf5(path)
     # the main matrix; anndata would prefer a layer called "spliced"
     return read_loom(path, X_name="")
 
@@ -198,21 +249,19 @@ def _folder_reader(path: Path) -> tuple[str, Callable[[], AnnData]] | None:
 def _read_parse_folder(matrix: Path, genes: Path, cells: Path) -> AnnData:
     """The output of Parse Biosciences' pipeline: a matrix of cells x genes, and tables about both."""
     import pandas as pd
-    import scipy.io
-    import scipy.sparse as sp
     from anndata import AnnData
 
     var = pd.read_csv(genes, dtype=str, keep_default_na=False)
     obs = pd.read_csv(cells, index_col=0, converters={0: str}, low_memory=False)
-    X = sp.csr_matrix(scipy.io.mmread(matrix), dtype="float32")
-    if X.shape != (len(obs), len(var)):
-        text = f"{matrix} is {X.shape[0]} x {X.shape[1]}, but {cells.name} and {genes.name} have {len(obs)} cells and "
+    n, G = _shape_of_mtx(matrix)
+    if (n, G) != (len(obs), len(var)):
+        text = f"{matrix} is {n} x {G}, but {cells.name} and {genes.name} have {len(obs)} cells and "
         raise InputError(f"{text}{len(var)} genes: take files of one output", code="inconsistent-parse-folder")
     var = var.rename(columns={"gene_id": "gene_ids"})
     symbol = var["gene_name"] if "gene_name" in var else var.iloc[:, 0]
     var.index = pd.Index(symbol.to_numpy(), dtype=object)
     obs.index = pd.Index(obs.index.astype(str).to_numpy(), dtype=object)
-    return AnnData(X, obs=obs, var=var)
+    return AnnData(_read_mtx(matrix), obs=obs, var=var)
 
 
 def _read_10x_folder(matrix: Path) -> AnnData:
@@ -223,8 +272,6 @@ def _read_10x_folder(matrix: Path) -> AnnData:
     gene called NA as missing.
     """
     import pandas as pd
-    import scipy.io
-    import scipy.sparse as sp
     from anndata import AnnData
 
     folder, prefix = matrix.parent, matrix.name.removesuffix(".gz").removesuffix(_MATRIX)
@@ -234,16 +281,16 @@ def _read_10x_folder(matrix: Path) -> AnnData:
         first = f"{prefix}barcodes.tsv" if features is not None else f"{prefix}features.tsv or {prefix}genes.tsv"
         raise InputError(f"the 10x folder {folder} lacks {first} (plain or .gz)", code="incomplete-10x-folder")
     genes, cells = _columns(features), _columns(barcodes)
-    X = sp.csr_matrix(sp.csr_matrix(scipy.io.mmread(matrix)).T, dtype="float32")
-    if X.shape != (len(cells), len(genes)):
-        text = f"{matrix} is {X.shape[1]} genes x {X.shape[0]} cells, the names {len(genes)} x {len(cells)}"
+    G, n = _shape_of_mtx(matrix)
+    if (n, G) != (len(cells), len(genes)):
+        text = f"{matrix} is {G} genes x {n} cells, the names {len(genes)} x {len(cells)}"
         raise InputError(text, code="inconsistent-10x-folder")
     symbol = genes[1] if 1 in genes else genes[0]
     var: dict[str, Any] = {"gene_ids": genes[0].to_numpy()}
     if 2 in genes:
         var["feature_types"] = genes[2].to_numpy()
     return AnnData(
-        X,
+        _read_mtx(matrix).T.tocsr(),
         obs=pd.DataFrame(index=pd.Index(cells[0].to_numpy(), dtype=object)),
         var=pd.DataFrame(var, index=pd.Index(symbol.to_numpy(), dtype=object)),
     )
@@ -255,3 +302,28 @@ def _columns(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+
+
+def _shape_of_mtx(path: Path) -> tuple[int, int]:
+    """The shape that a Matrix Market file says to have; an error if the file is too small for what it declares."""
+    import scipy.io
+
+    rows, columns, entries, layout, _, _ = scipy.io.mminfo(path)
+    # the text of an entry has at least a digit and an end; in a sparse matrix two positions come before, or stand alone
+    ratio = GZIP_RATIO if path.name.lower().endswith(".gz") else 1
+    check_declared(path, "its matrix", entries * (2 if layout == "array" else 3), path.stat().st_size, ratio)
+    check_memory(path, entries * (8 if layout == "array" else 16))
+    return rows, columns
+
+
+def _read_mtx(path: Path) -> Any:
+    """The matrix of a Matrix Market file as CSR in float32, with a warning if it has entries more than once."""
+    import scipy.io
+    import scipy.sparse as sp
+
+    read = scipy.io.mmread(path)
+    X = sp.csr_matrix(read, dtype="float32")
+    repeats = read.nnz - X.nnz if sp.issparse(read) else 0
+    if repeats:
+        warnings.warn(repeated_entries(repeats, str(path)), stacklevel=2)
+    return X

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,11 @@ import numpy as np
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, MissingExtraError
+from imputome.io.hdf5 import hdf5_for_writing, raise_kept
+from imputome.io.integrity import Fingerprint, check_links, check_store, is_zarr, size_text
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
 from imputome.result.layout import checked_key
-from imputome.result.matrices import Drawn, draw_names
+from imputome.result.matrices import Drawn, Finite, Matrix, check_finite, draw_names
 from imputome.result.record import Record, layer_names, places_to_remove
 
 if TYPE_CHECKING:
@@ -49,22 +51,30 @@ def opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
     if path.suffix.lower() == ".h5ad":
         import h5py
 
+        if mode != "r":
+            with hdf5_for_writing(path, mode) as root:
+                yield root
+            return
         with _readable(path):
             root = h5py.File(path, mode)
         with root:
+            check_links(root, path)
             yield root
         return
     import anndata
     import zarr
 
     options: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if int(zarr.__version__.split(".")[0]) >= 3:
         options["use_consolidated"] = False  # consolidated metadata would not show what is being added
         if mode == "w":
             options["zarr_format"] = getattr(anndata.settings, "zarr_write_format", 2)
+        settings["array.write_empty_chunks"] = True  # so that a chunk that is not there was lost
     with _readable(path):
         root = zarr.open_group(str(path), mode=mode, **options)
-    yield root
+    with zarr.config.set(settings) if settings else nullcontext():
+        yield root
     if mode != "r":
         with warnings.catch_warnings():  # as anndata does; readers without this feature ignore it
             warnings.filterwarnings("ignore", message="Consolidated metadata")
@@ -103,11 +113,6 @@ def has_half_precision(root: Any) -> bool:
 
 
 # -- checks before the work --------------------------------------------------------------------------------------------
-def is_zarr(path: Path) -> bool:
-    """Whether the folder ``path`` is a zarr group of either format."""
-    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
-
-
 def check_output(
     path: str | Path, source: str | Path | None = None, *, overwrite: bool = False, outputs: Sequence[str] = ()
 ) -> None:
@@ -177,8 +182,8 @@ def check_space(path: str | Path, n: int, n_genes: int, *, bytes_per_value: int 
     needed, free = n * n_genes * bytes_per_value, shutil.disk_usage(Path(path).parent).free
     if needed > free:
         text = (
-            f"{n} cells x {n_genes} genes are {needed / 1e9:.2f} GB of dense values and {Path(path).parent} has "
-            f"{free / 1e9:.2f} GB free: pass {{genes}} to write fewer genes, or choose another disk"
+            f"{n} cells x {n_genes} genes are {size_text(needed)} of dense values and {Path(path).parent} has "
+            f"{size_text(free)} free: pass {{genes}} to write fewer genes, or choose another disk"
         )
         raise InputError(text, code="disk-too-small", genes=...)
 
@@ -195,6 +200,7 @@ def write_result(
     scale: Scale | None = None,
     keep_observed: bool | None = None,
     source: str | Path | None = None,
+    seen: Fingerprint | None = None,
     progress: Callable[[int, int], object] | None = None,
     overwrite: bool = False,
     genes_in: str | None = None,
@@ -211,8 +217,9 @@ def write_result(
 
     With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
     read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
-    everything else stays as it is, bit by bit. ``genes_in`` is the orientation of a table. ``progress`` is called with
-    (rows written, number of rows) after each block. ``compression`` (see `COMPRESSIONS`) is that of the new layers of
+    everything else stays as it is, bit by bit; an error if it is no longer as it was ``seen`` when it was read.
+    ``genes_in`` is the orientation of a table. ``progress`` is called with (rows written, number of rows) after each
+    block. ``compression`` (see `COMPRESSIONS`) is that of the new layers of
     an ``.h5ad``, and of all else that is not copied; None compresses the layers with gzip, and nothing else.
     """
     path = Path(path)
@@ -227,13 +234,17 @@ def write_result(
     options: dict[str, Any] = {"genes": genes, "scale": scale, "keep_observed": keep_observed}
     store = path.suffix.lower()
     if store not in _CHUNK_BYTES:
-        write_table(path, imputation, genes_in=genes_in or "columns", progress=progress, **options)
+        write_table(
+            path, Finite(imputation, record.method), genes_in=genes_in or "columns", progress=progress, **options
+        )
         return
     checked_key(adata, key)
     if source is not None and (genes is not None or Path(source).suffix.lower() != store):
         source = None
     taken = [name for name in names.values() if name in adata.layers]
     if source is not None:
+        if seen is not None:
+            seen.check()
         with opened(Path(source), "r") as root:
             taken += [name for name in names.values() if f"layers/{name}" in root]
             earlier = _records(root)
@@ -244,14 +255,17 @@ def write_result(
     with atomic_path(path) as partial:
         if source is None:
             part = adata if genes is None else adata[:, genes]
-            _write_anndata(partial, part, key, set(names.values()), filters if compression else {})
+            more = filters if compression else {}
+            write_anndata(partial, part, without=set(names.values()), key=key, filters=more)
         elif taken or key in earlier:
             _copy_without(Path(source), partial, key, set(names.values()))
         else:
             _copy(Path(source), partial)
+        if source is not None and seen is not None:
+            seen.check()
         with opened(partial, "r+") as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
-            _stream_layers(root, imputation, names, drawn, options, filters, progress)
+            _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress)
 
 
 def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
@@ -259,6 +273,7 @@ def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.
     from anndata.io import write_elem
 
     if imputation.latent is not None:
+        check_finite(imputation.latent, record.method, imputation.obs_names)
         write_elem(_mapping(root, "obsm"), f"X_{key}", np.asarray(imputation.latent))
     whole = slice(None)
     for table, columns, part in (
@@ -280,6 +295,7 @@ def _stream_layers(
     imputation: Imputation,
     names: dict[Any, str],
     drawn: Mapping[str, Drawn],
+    method: str,
     options: dict[str, Any],
     filters: Mapping[str, Any],
     progress: Callable[[int, int], object] | None,
@@ -302,11 +318,10 @@ def _stream_layers(
     for start in range(0, n, step):
         stop = min(start + step, n)
         for output, layer in made.items():
-            if output in drawn:
-                values = drawn[output].rows(slice(start, stop), genes=options["genes"])
-            else:
-                values = imputation.rows(slice(start, stop), output=output, **options)
-            layer[start:stop] = np.asarray(values, dtype=np.float32)
+            matrix: Matrix = drawn.get(output, imputation)
+            how = {"genes": options["genes"]} if output in drawn else {"output": output, **options}
+            layer[start:stop] = Finite(matrix, method, np.float32).rows(slice(start, stop), **how)
+        raise_kept(root)
         if progress is not None:
             progress(stop, n)
 
@@ -320,32 +335,46 @@ def _mapping(parent: Any, name: str) -> Any:
     return parent[name]
 
 
-def _write_anndata(
-    path: Path, adata: AnnData, key: str, layers: set[str], filters: Mapping[str, Any] | None = None
+def write_anndata(
+    path: Path,
+    adata: AnnData,
+    *,
+    without: Iterable[str] = (),
+    key: str | None = None,
+    filters: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``adata`` without ``layers``; unlike ``write_h5ad`` this does not change the caller's text columns."""
+    """Write ``adata`` without some layers and the result ``key``; the caller moves the file into place.
+
+    Unlike ``write_h5ad`` this does not change the text columns of ``adata``, and a full disk is no crash.
+    """
     from anndata.experimental import write_dispatched
 
-    left_out = {f"layers/{name}" for name in layers}
+    left_out = {f"layers/{name}" for name in without}
 
     def callback(
         write: Callable[..., None], store: Any, name: str, elem: Any, *, dataset_kwargs: Any, **_: Any
     ) -> None:
         if name.strip("/") not in left_out:
             write(store, name, elem, dataset_kwargs=dataset_kwargs)
+            raise_kept(root)
 
     if adata.isbacked:
         adata = adata.to_memory()
     with opened(path, "w") as root:
         write_dispatched(root, "/", adata, callback=callback, dataset_kwargs=filters or {})
-        _drop(root, key, layers)
+        if key is not None:
+            _drop(root, key, set(without))
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=shutil.copyfile)
-    else:
+    if not source.is_dir():
         shutil.copyfile(source, target)
+        return
+    for base, _, names in os.walk(source, followlinks=True):  # copytree goes on where a disk is full
+        folder = target / Path(base).relative_to(source)
+        folder.mkdir()
+        for name in names:
+            shutil.copyfile(Path(base, name), folder / name)
 
 
 # -- removing ----------------------------------------------------------------------------------------------------------
@@ -434,6 +463,7 @@ def open_result(path: str | Path) -> Iterator[AnnData]:
         raise InputError(f"{path} does not exist", code="no-file")
     with opened(path, "r") as root:
         try:
+            check_store(root, path, lazy=True)
             adata = _lazy(root)
         except InputError:
             raise

@@ -18,7 +18,17 @@ import numpy as np
 from imputome.errors import InputError
 from imputome.io.table_layout import AS_IT_IS, TableOptions, layout_of
 from imputome.io.tables import BLOCK_BYTES, suffix_separator, table_blocks, table_suffix
-from imputome.io.text import fields, is_blank, is_number, open_text, records, skip_lines, text_writer
+from imputome.io.text import (
+    BYTE_ORDER_MARK,
+    fields,
+    is_blank,
+    is_number,
+    open_text,
+    records,
+    safe_name,
+    skip_lines,
+    text_writer,
+)
 
 if TYPE_CHECKING:
     from imputome.core.imputation import Imputation
@@ -51,6 +61,7 @@ def rewrite(
     shape: tuple[int, int],
     whole: bool = False,
     observed: str | None = None,
+    safe: bool = False,
     options: TableOptions = AS_IT_IS,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
@@ -58,8 +69,9 @@ def rewrite(
 
     ``lines`` are those of `missing`, whose values get 7 significant digits; or, if the ``whole`` table is replaced,
     those of `every`, whose values get the fewest digits that read back as the same number. ``observed`` is the text to
-    write for each observed value, by default its own. ``options`` are those that the table was read with. ``progress``
-    is called with (rows written, number of rows) after each row. An error if ``source`` has changed since it was read.
+    write for each observed value, by default its own. ``safe`` is whether names that a spreadsheet would take for
+    formulas are changed. ``options`` are those that the table was read with. ``progress`` is called with (rows written,
+    number of rows) after each row. An error if ``source`` has other rows, columns or missing values than were read.
     """
     rows, width = shape
     lines = iter(lines)
@@ -75,7 +87,7 @@ def rewrite(
     with open_text(source, with_mark=True) as handle, text_writer(partial) as out:
         out.write(skip_lines(handle, layout.comments))
         text = records(handle, separator)
-        out.write(next(text))
+        out.write(_safe(next(text), separator, set()) if safe else next(text))
         for record in text:
             if is_blank(record, separator):
                 out.write(record)
@@ -83,6 +95,8 @@ def rewrite(
             positions, values = next(lines, (None, None))
             if positions is None or values is None:
                 raise changed
+            if safe:
+                record = _safe(record, separator, set(layout.values))
             if observed is None and not len(positions):
                 out.write(record)
             else:
@@ -106,6 +120,17 @@ def rewrite(
                 progress(done, rows)
     if done != rows:
         raise changed
+
+
+def _safe(record: str, separator: str, values: set[int]) -> str:
+    """The record with its texts, but not its ``values``, as `safe_name` has them."""
+    body = record.removeprefix(BYTE_ORDER_MARK)
+    cells = fields(body, separator) or []
+    cells = [
+        cell if k in values else '"' + safe_name(cell[1:]) if cell.startswith('"') else safe_name(cell)
+        for k, cell in enumerate(cells)
+    ]
+    return record[: len(record) - len(body)] + separator.join(cells) + body[len(body.rstrip("\r\n")) :]
 
 
 def every(matrix: Matrix, *, genes_in: str, options: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Line]:

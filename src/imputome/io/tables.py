@@ -16,6 +16,7 @@ import numpy as np
 
 from imputome.core.atomic import atomic_path
 from imputome.errors import InputError, missing_extra
+from imputome.io.integrity import check_memory
 from imputome.io.table_layout import (
     AS_IT_IS,
     LOOKED_AT,
@@ -27,13 +28,13 @@ from imputome.io.table_layout import (
     whole_names,
 )
 from imputome.io.table_reading import numbers, read_text
-from imputome.io.text import text_writer
+from imputome.io.text import safe_name, text_writer
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from imputome.core.imputation import Imputation, Output
+    from imputome.core.imputation import Output
     from imputome.core.scales import Scale
     from imputome.result.matrices import Matrix
 
@@ -158,7 +159,12 @@ def read_parquet(path: Path) -> pd.DataFrame:
     """The table of a Parquet file."""
     pa, pq = require_pyarrow("reading .parquet")
     try:
-        return pq.ParquetFile(path).read().to_pandas()
+        file = pq.ParquetFile(path)
+        # one run can stand for any number of values, so the size of the file is no bound
+        check_memory(path, 8 * file.metadata.num_rows * file.metadata.num_columns)
+        return file.read().to_pandas()
+    except InputError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         text = f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}"
         raise InputError(text, code="unreadable") from error
@@ -194,7 +200,7 @@ def require_pyarrow(what: str) -> tuple[Any, Any]:
 # -- writing -----------------------------------------------------------------------------------------------------------
 def write_table(
     path: str | Path,
-    imputation: Imputation,
+    matrix: Matrix,
     *,
     genes: Any = None,
     genes_in: str = "columns",
@@ -203,7 +209,9 @@ def write_table(
     output: Output = "value",
     progress: Progress | None = None,
 ) -> None:
-    """Write an imputation as a table, in chunks; ``path`` appears, or changes, only when the table is complete.
+    """Write a matrix, such as an imputation, as a table, in chunks.
+
+    ``path`` appears, or changes, only when the table is complete.
 
     ``genes`` are positions; ``progress`` is called with (rows written, number of rows) after each chunk. Numbers have
     the fewest digits that read back as the same float32 or float64. The first column, ``index``, has the names.
@@ -213,7 +221,7 @@ def write_table(
     suffix_of_table(path)
     options = {"scale": scale, "keep_observed": keep_observed, "output": output}
     with atomic_path(path) as partial:
-        fill_table(partial, imputation, genes=genes, genes_in=genes_in, options=options, progress=progress)
+        fill_table(partial, matrix, genes=genes, genes_in=genes_in, options=options, progress=progress)
 
 
 def table_blocks(
@@ -245,17 +253,22 @@ def fill_table(
     genes_in: str = "columns",
     options: Mapping[str, Any] = MappingProxyType({}),
     annotation: pd.DataFrame | None = None,
+    safe: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write any matrix that is made in blocks; ``options`` go to its ``rows``. The caller moves the file into place.
 
-    ``annotation`` has columns that describe the rows of the table; they come after the names.
+    ``annotation`` has columns that describe the rows of the table; they come after the names. ``safe`` is whether texts
+    that a spreadsheet would take for formulas are changed (`imputome.io.text.safe_name`).
     """
     suffix = table_suffix(partial) or ""
-    cells = [str(name) for name in matrix.obs_names]
-    gene_names = [str(name) for name in (matrix.var_names if genes is None else matrix.var_names[np.asarray(genes)])]
+    text = safe_name if safe else str
+    cells = [text(str(name)) for name in matrix.obs_names]
+    taken = matrix.var_names if genes is None else matrix.var_names[np.asarray(genes)]
+    gene_names = [text(str(name)) for name in taken]
     row_names, column_names = (gene_names, cells) if genes_in == "rows" else (cells, gene_names)
-    described = {} if annotation is None else {str(name): annotation[name].astype(str).tolist() for name in annotation}
+    described = {} if annotation is None else {text(str(name)): annotation[name] for name in annotation}
+    described = {name: [text(each) for each in column.astype(str)] for name, column in described.items()}
 
     def blocks() -> Iterator[tuple[list[list[str]], np.ndarray]]:
         block_bytes = _PARQUET_BLOCK_BYTES if suffix == ".parquet" else BLOCK_BYTES

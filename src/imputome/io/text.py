@@ -29,6 +29,8 @@ for _word in ("na", "nan", "n/a", "null"):
     MISSING += map("".join, itertools.product(*zip(_word, _word.upper(), strict=True)))
 BYTE_ORDER_MARK = "\ufeff"  # spreadsheets write it at the start of UTF-8
 _SIZES = re.compile(r"\d+(\t\d+)+\s*")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula
+MAX_LINE = 2**28  # bytes: names of ten million samples
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")  # bytes that Windows-1252 does not have
 
@@ -37,8 +39,8 @@ def open_text(path: Path, *, with_mark: bool = False) -> io.TextIOWrapper:
     """The text of ``path``, UTF-8 or UTF-16 with its mark, with its line ends; without the mark, unless asked for."""
     with _bytes(path) as content:
         wide = content.read(2) in _UTF16_MARKS
-    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-16" if wide else "utf-8" if with_mark else "utf-8-sig", newline="")
+    encoding = "utf-16" if wide else "utf-8" if with_mark else "utf-8-sig"
+    return io.TextIOWrapper(_bytes(path), encoding=encoding, newline="")
 
 
 @contextmanager
@@ -55,6 +57,11 @@ def text_writer(path: Path) -> Iterator[io.TextIOBase]:
         io.TextIOWrapper(packed, encoding="utf-8", newline="") as handle,
     ):
         yield handle
+
+
+def safe_name(text: str) -> str:
+    """A name that no spreadsheet takes for a formula: an apostrophe is put before the sign that would begin one."""
+    return f"'{text}" if text.startswith(_FORMULA) and not is_number(text) else text
 
 
 @cache
@@ -215,8 +222,32 @@ def _check_kind(path: Path) -> None:
         raise InputError(text or f"{path} is binary data, whatever its name: {_SAVE}", code="not-text")
 
 
-def _bytes(path: Path) -> Any:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+def _bytes(path: Path) -> io.BufferedReader:
+    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    return io.BufferedReader(_BoundedLines(opener(path, "rb"), path), 2**17)
+
+
+class _BoundedLines(io.RawIOBase):
+    """Bytes of a text; an error if a line is so long that it is no line of a table, before it fills the memory."""
+
+    def __init__(self, content: io.BufferedIOBase, path: Path) -> None:
+        self.content, self.path, self.length = content, path, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n = self.content.readinto1(buffer)
+        end = max(bytes(buffer[:n]).rfind(b"\n"), bytes(buffer[:n]).rfind(b"\r"))
+        self.length = self.length + n if end < 0 else n - end - 1
+        if self.length > MAX_LINE:
+            text = f"{self.path} has a line of more than {MAX_LINE:,} bytes, as no table has: it is damaged, or made "
+            raise InputError(f"{text}to fill the memory, so get it again", code="line-too-long")
+        return n
+
+    def close(self) -> None:
+        self.content.close()
+        super().close()
 
 
 def _not_utf8(path: Path) -> Message:

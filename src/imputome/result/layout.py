@@ -11,6 +11,7 @@ import numpy as np
 from imputome.core.imputation import Output
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError
+from imputome.result.matrices import check_finite
 from imputome.result.record import all_places, layer_names, places_to_remove
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ def store(
         )
         for output, name in layer_names(key, run.outputs).items()
     }
+    columns = adata.var_names if genes is None else adata.var_names[genes]
+    for matrix in values.values():
+        check_finite(matrix, run.estimator.name, adata.obs_names, columns)
+    if result.latent is not None:
+        check_finite(result.latent, run.estimator.name, adata.obs_names)
     target, element = adata, "layers" if genes is None or copy else "obsm"
     if copy:
         target = adata.copy() if genes is None else adata[:, genes].copy()
@@ -128,7 +134,7 @@ def store(
             getattr(target, part).pop(name, None)
     for name, matrix in values.items():
         if element == "obsm":
-            target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=adata.var_names[genes])
+            target.obsm[name] = pd.DataFrame(matrix, index=adata.obs_names, columns=columns)
         else:
             target.layers[name] = matrix
     if result.latent is not None:

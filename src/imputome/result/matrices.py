@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from imputome.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -69,6 +71,52 @@ class Drawn(_OfImputation):
     def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray:
         values = self.imputation.draw(self.number, rows=rows)
         return values if genes is None else values[:, genes]
+
+
+@dataclass(frozen=True)
+class Finite:
+    """A matrix that is written: its ``rows`` are an error where they hold NaN or an infinite value.
+
+    ``dtype`` is that of the file, in which a large value can become infinite; by default it is that of the matrix.
+    """
+
+    matrix: Matrix
+    method: str
+    dtype: type[np.floating[Any]] | None = None
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self.matrix.obs_names
+
+    @property
+    def var_names(self) -> pd.Index:
+        return self.matrix.var_names
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape
+
+    def rows(self, rows: Any, *, genes: Any = None, **options: Any) -> np.ndarray:
+        values = self.matrix.rows(rows, genes=genes, **options)
+        if self.dtype is not None:
+            with np.errstate(over="ignore"):
+                values = np.asarray(values, dtype=self.dtype)
+        check_finite(values, self.method, self.obs_names[rows], self.var_names[slice(None) if genes is None else genes])
+        return values
+
+
+def check_finite(values: np.ndarray, method: str, cells: pd.Index, genes: pd.Index | None = None) -> None:
+    """Refuse values of ``method`` that are NaN or infinite, before they are written; ``genes`` name the columns."""
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    i, j = np.unravel_index(bad.argmax(), bad.shape)
+    first = f"cell {str(cells[i])!r}" + ("" if genes is None else f", gene {str(genes[j])!r}")
+    text = (
+        f"{method} gave {bad.sum():,} values that are NaN or infinite in {len(cells):,} cells, the first in {first}, "
+    )
+    text += "so nothing was written: fit it again with other parameters, or take another method"
+    raise InputError(text, code="not-finite-values")
 
 
 @dataclass(frozen=True)
