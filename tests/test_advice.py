@@ -636,6 +636,7 @@ EXCEPTIONS = {
     "library-size-unknown": "of reports of some genes, and the remedy is another call; tests/report",
     "method-not-registered": "of studies run from Python with a class; tests/studies/test_execute.py",
     "no-control": "cannot happen with the controls of this package",
+    "slow-fit": "needs data that take minutes; tests/methods/test_regression.py",
     "no-feature-varies": "needs constant features; tests/trust/test_evidence.py",
     # functions of arrays, which neither interface calls with what a user gives
     "covariates-missing": "of estimators given Data",

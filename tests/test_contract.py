@@ -36,6 +36,9 @@ SMALL = {
     "dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
     "dca_paper001": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
     "zip_dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
+    "bpca": {"rank": 5, "tol": 1e-4},
+    "iterative_ridge": {"n_nearest_features": 5, "max_iter": 1},
+    "miss_forest": {"n_trees": 3, "max_iter": 1},
     "tuned_dca": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
 }
 # correlation of two results that came by other paths: the same solution, or for a network one of many that are alike

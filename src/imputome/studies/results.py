@@ -53,7 +53,7 @@ FIT_NUMBERS = (
     *("epochs", "best_epoch", "validation_loss", "train_seconds", "rate_cuts", "shift", "inflation"),
     *("between_cell_sd", "data_between_cell_sd", "collapsed", "network_weight", "uses_gene_mean", "uses_factors"),
     *("nll_validation", "mse_validation", "mean_dropout", "total_ratio_rate", "total_ratio_expected"),
-    *("library_correlation", "nuclear_norm", "replaced", "t", "edges"),
+    *("library_correlation", "nuclear_norm", "replaced", "t", "edges", "noise_variance", "k"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Low-rank methods: iterative SVD and soft-impute for real values, ALRA for counts."""
+"""Low-rank methods: iterative SVD, soft-impute and probabilistic PCA for real values, ALRA for counts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,29 @@ SOFT_IMPUTE_INFO = MethodInfo(
     keeps_observed=True,
     new_rows="projection",
     stochastic=True,
+)
+PPCA_INFO = MethodInfo(
+    "ppca",
+    "probabilistic PCA of the known entries by EM, its rank chosen on held-out entries",
+    frozenset({"real"}),
+    source="doi:10.1111/1467-9868.00196",
+    scale="input",
+    keeps_observed=True,
+    new_rows="exact",
+    outputs=frozenset({"value", "variance", "lower", "upper"}),
+    stochastic=True,
+    draws=True,
+)
+BPCA_INFO = MethodInfo(
+    "bpca",
+    "Bayesian PCA: components that the data do not support are switched off",
+    frozenset({"real"}),
+    source="doi:10.1093/bioinformatics/btg287",
+    scale="input",
+    keeps_observed=True,
+    new_rows="exact",
+    outputs=frozenset({"value", "variance", "lower", "upper"}),
+    draws=True,
 )
 ALRA_INFO = MethodInfo(
     "alra",
