@@ -164,3 +164,16 @@ def some(names: Iterable[str], number: int = 5) -> str:
     """The first of some names, for a message."""
     names = list(names)
     return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
+
+
+def printable(text: str, length: int = 200) -> str:
+    r"""A name from a file, as it can be printed anywhere: escapes for control characters and line ends, and not long.
+
+    Examples
+    --------
+    >>> from imputome.errors import printable
+    >>> print(printable("two\nlines"))
+    two\nlines
+    """
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: length + 1])
+    return shown if len(shown) <= length else f"{shown[: length - 3]}..."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import tracemalloc
 from pathlib import Path
 
 import anndata as ad
@@ -23,6 +25,7 @@ from imputome.cli import run
 from imputome.cli.console import json_text
 from imputome.core.threads import limited_threads
 from imputome.errors import InputError
+from imputome.io.config import Config, check_config_path, read_config, read_options, write_config
 from imputome.result.record import Verdict
 
 
@@ -393,3 +396,84 @@ def test_gzip_of_tables_has_no_time(folder):
     assert impute("real.csv", "-o", "o.csv.gz", "--genes-in", "rows", "-m", "mean") == 0
     assert Path("o.csv.gz").read_bytes()[4:8] == b"\0\0\0\0"
     assert gzip.decompress(Path("o.csv.gz").read_bytes()).startswith(b",s0")
+
+
+# -- files that are not what they seem ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["a.toml", "a.json"])
+def test_special_files_are_refused(folder, capsys, name):
+    Path(name).symlink_to("/dev/zero")
+    line = ["counts.h5ad", "-o", "o.h5ad", "-m", "gene_mean", "--config"]
+    refused(capsys, impute(*line, name), "config-unreadable", name)
+    refused(capsys, impute(*line, "/dev/zero"), "config-unreadable", "/dev/zero")
+    Path(name).unlink()
+    os.mkfifo(name)  # nobody writes to it: opening it would wait for ever
+    refused(capsys, impute(*line, name), "config-unreadable", name)
+    Path(name).unlink()
+    Path(name).mkdir()
+    refused(capsys, impute(*line, name), "config-unreadable", name)
+    assert run(["study", name, "-o", "folder"]) == 1
+
+
+DEEP = 50_000
+RECORD = {"schema": 2, "method": "knn", "params": {}, "transform": "identity", "input": {"kind": "real"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.toml", b"\xff\xfe\x00"),
+        ("a.toml", b"a = " + b"[" * DEEP),
+        ("a.toml", b"a = " + b"[" * 40 + b"]" * 40),
+        ("a.toml", b"a" + b".a" * 40 + b" = 1"),
+        ("a.toml", b"a = " + b"9" * 5000),
+        ("a.toml", b"# long\n" * 2**18),
+        ("a.json", b"\xff\xfe\x00"),
+        ("a.json", b"[" * DEEP),
+        ("a.json", b'{"params": {"a": ' + b"[" * 40 + b"]" * 40 + b"}}"),
+        ("a.json", b"9" * 5000),
+        ("a.json", b" " * (2**24 + 1)),
+        *(
+            ("a.json", json.dumps({**RECORD, name: value}).encode())
+            for name, value in (
+                *(("params", "text"), ("params", 3), ("input", "text"), ("options", "text"), ("verdict", "text")),
+                ("transform", ["a"]),
+            )
+        ),
+        ("a.json", json.dumps({name: value for name, value in RECORD.items() if name != "transform"}).encode()),
+    ],
+    ids=range(18),
+)
+def test_crafted_files_are_named(folder, name, content):
+    Path(name).write_bytes(content)
+    with pytest.raises(InputError, check=has_code("config-unreadable"), match=name):
+        read_options(name)
+
+
+def test_a_record_without_its_method(folder):
+    Path("a.json").write_text('{"random_state": 1, "params": {}}')
+    with pytest.raises(InputError, check=has_code("config-field"), match=r"a\.json"):
+        read_config("a.json")
+
+
+@pytest.mark.parametrize("notes", ["a\nmethod = 'other'", "a\x1b[31m", "a" * 5000, "\udcff"])
+def test_notes_cannot_end_their_line(folder, notes):
+    config = Config("knn", {"weights": "\x7f \U0001f600 \x1b", "metric": None})
+    write_config(Path("a.toml"), config, notes=notes)
+    assert read_config("a.toml") == config
+    write_config(Path("a.toml"), config)  # it knows its own file again
+    for make in (os.mkfifo, os.mkdir):
+        make("b")
+        with pytest.raises(InputError, check=has_code("output-exists")):
+            check_config_path(Path("b"))
+        (Path.rmdir if make is os.mkdir else Path.unlink)(Path("b"))
+
+
+def test_a_name_of_many_parts_costs_no_memory(folder):
+    """The parser of Python takes 8 bytes times half the square of their number: 68 GB for a file of 256 KiB."""
+    Path("a.toml").write_text("a" + ".a" * 4000 + " = 1")
+    tracemalloc.start()
+    with pytest.raises(InputError, check=has_code("config-unreadable")):
+        read_options("a.toml")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23

@@ -267,7 +267,7 @@ def test_a_long_list_of_genes_on_the_line(counts, tmp_path):
         (["--genes", "S1", "--gene-column", "ensembl"], "no-var-column", "'ensembl'"),
         (["--genes", ""], "no-genes", ""),
         (["--genes", ",,"], "no-genes", ""),
-        (["--genes", "missing_file.txt"], "genes-file", "missing_file.txt"),
+        (["--genes", "missing_file.txt"], "genes-file-missing", "missing_file.txt"),
     ],
 )
 def test_wrong_genes(counts, tmp_path, capsys, options, code, value):
@@ -960,7 +960,7 @@ def test_unwritable_folder_is_refused_before_fitting(counts, tmp_path):
 def test_list_of_genes_in_another_encoding(counts, tmp_path, capsys):
     (tmp_path / "genes.txt").write_bytes("gene1\n".encode("utf-16"))
     code = impute(counts[0], tmp_path / "out.h5ad", "gene_mean", "--genes", tmp_path / "genes.txt")
-    refused(capsys, code, "genes-file", "genes.txt")
+    refused(capsys, code, "genes-file-unreadable", "genes.txt")
 
 
 # -- more outputs than the value ---------------------------------------------------------------------------------------

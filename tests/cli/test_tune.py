@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import queue
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import threading
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -159,7 +162,7 @@ def test_an_error_in_a_worker_goes_to_the_parent(folder):
 
 
 def test_a_killed_trial_is_not_counted(folder, monkeypatch):
-    """SIGKILL in the middle of a trial; the study still gets all its trials."""
+    """SIGKILL in the middle of a trial: it has failed when the next call begins, and the study gets all its trials."""
     rng = np.random.default_rng(0)
     big = ad.AnnData(sp.csr_matrix(rng.poisson(0.5, size=(800, 600)).astype(np.float32)))
     big.write_h5ad("big.h5ad")
@@ -174,22 +177,104 @@ def test_a_killed_trial_is_not_counted(folder, monkeypatch):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert [trial.state.name for trial in trials_of()] == ["RUNNING"]
-    # later, and with fewer updates to be quick: what the fixed parameters were is known, so they cannot be changed
-    monkeypatch.setattr(tuning, "GRACE_SECONDS", 1)
-    monkeypatch.setattr(tuning, "HEARTBEAT_SECONDS", 1)
-    time.sleep(1.5)
+    # at once, and with fewer updates to be quick
     fit = methods.get("poisson_nmf").fit_transform
     monkeypatch.setattr(
         methods.get("poisson_nmf"), "fit_transform", lambda self, data: fit(self.clone(max_iter=5), data)
     )
     assert run(command[1:]) == 0
     assert sorted(trial.state.name for trial in trials_of()) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert not list(folder.glob(".s.db*"))
+
+
+FORK = multiprocessing.get_context("fork")  # starts fast
+
+
+def begin(start, task, done, go_on):
+    start.wait(10)
+    with tuning._at_work(task.storage) as process:
+        study = tuning._open_study(task, process)
+        trial = study.ask()
+        trial.set_user_attr(tuning.PROCESS, [socket.gethostname(), process])
+        done.put(trial.number)
+        while not go_on.exists():  # an event would wait for the one that is killed
+            time.sleep(0.02)
+        study.tell(trial, 1.0)
+
+
+def some_task(folder, **other):
+    given = {
+        "method": "poisson_nmf",
+        "trials": 4,
+        "storage": folder / "s.db",
+        "objective": "poisson_loss",
+        "params": {},
+    }
+    data = as_data(make_counts().X, kind="counts")
+    return tuning._Task(**{"data": data, **given, "seed": 0, "deadline": math.inf, **other})
+
+
+def test_several_processes_begin_with_one_new_file(folder):
+    """Of four that make the same file at the same moment none fails, and no trial is lost."""
+    start, done, go_on = FORK.Barrier(4), FORK.Queue(), folder / "go on"
+    processes = [
+        FORK.Process(target=begin, args=(start, some_task(folder), done, go_on), daemon=True) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    assert sorted(done.get(timeout=60) for _ in processes) == [0, 1, 2, 3]
+    # a fifth, with other parameters, does not take the study over, though no trial has finished
+    with pytest.raises(InputError, check=has_code("study-differs")):
+        tuning._open_study(some_task(folder, params={"max_iter": 3}))
+    assert [trial.state.name for trial in trials_of()] == ["RUNNING"] * 4
+    os.kill(processes[0].pid, signal.SIGKILL)
+    processes[0].join()
+    tuning._open_study(some_task(folder))
+    assert sorted(trial.state.name for trial in trials_of()) == ["FAIL", *["RUNNING"] * 3]
+    go_on.touch()
+    for process in processes[1:]:
+        process.join(20)
+        assert process.exitcode == 0
+    assert sorted(trial.state.name for trial in trials_of()) == [*["COMPLETE"] * 3, "FAIL"]
+    assert {path.name for path in folder.iterdir()} == {"in.h5ad", "s.db", "go on"}
+
+
+def test_a_trial_on_another_machine_is_not_judged(folder):
+    with tuning._at_work(folder / "s.db") as process:
+        study = tuning._open_study(some_task(folder), process)
+        study.ask().set_user_attr(tuning.PROCESS, ["elsewhere", "1-00000000"])
+    tuning._open_study(some_task(folder))
+    assert [trial.state.name for trial in trials_of()] == ["RUNNING"]
+
+
+def test_other_data_of_the_same_values_are_another_input(folder):
+    """What a score depends on beside the matrix: library sizes over other genes, and which zeros are known."""
+    data = some_task(folder).data
+    tuning._open_study(some_task(folder)).enqueue_trial({})
+    with tuning._at_work(folder / "s.db"):
+        for other in (replace(data, library_size=data.depth + 1), replace(data, observed=data.X > 1)):
+            with pytest.raises(InputError, check=has_code("study-differs")):
+                tuning._open_study(some_task(folder, data=other))
+
+
+def test_damaged_storage_is_named(folder):
+    assert tune(*NMF, trials=2) == 0
+    whole = Path("s.db").read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:8192] + b"\xff" * 4096 + whole[12288:], whole[:100]):
+        Path("s.db").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"s\.db"):
+            tuning.tune(
+                some_task(folder).data, method="poisson_nmf", trials=3, storage="s.db", objective="poisson_loss"
+            )
+    Path("s.db").unlink()
+    os.mkfifo("s.db")
+    refused("storage-not-sqlite", *NMF)
 
 
 def _running(path):
     try:
         with sqlite3.connect(path) as connection:
-            found = connection.execute("SELECT count(*) FROM trial_heartbeats").fetchone()
+            found = connection.execute("SELECT count(*) FROM trial_params").fetchone()
     except sqlite3.OperationalError:
         return False
     return found[0] > 0

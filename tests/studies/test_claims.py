@@ -5,21 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from markdown_it import MarkdownIt
 from scipy.stats import rankdata
 
 from imputome.studies.claims import (
+    CLAIM_COLUMNS,
     TEST_COLUMNS,
     check_claims,
     claims_markdown,
     comparisons_markdown,
     half_interval,
     markdown,
+    markdown_table,
     mean_difference,
+    plain,
     published_markdown,
     wilcoxon_tests,
 )
@@ -310,3 +315,41 @@ def test_order_and_headings_of_tables():
         "## two, features, 0.1 hidden",
     ]
     assert text.count("| median = base (control) | **1** |") == 4
+
+
+# -- names in Markdown -------------------------------------------------------------------------------------------------
+NASTY = "<script>x</script> | a \\| b `c` [link](http://x) ![i](http://x) <http://x> **d** *e* &amp; \x1b[31m\n# f"
+SHOWN = NASTY.replace("\x1b", "\\x1b").replace("\n", " ")
+
+
+def inline_parts(text):
+    """What a parser of Markdown finds in each heading, paragraph and cell: the kinds of parts, and the text."""
+    blocks = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    assert not [block for block in blocks if block.type.startswith(("html", "code", "fence"))]
+    cells = [block.children for block in blocks if block.type == "inline"]
+    return [({part.type for part in cell}, "".join(part.content for part in cell)) for cell in cells]
+
+
+def test_a_name_means_nothing_in_markdown():
+    text = "\n".join(markdown_table(["", plain(NASTY)], [[plain(NASTY), "1"]]))
+    assert inline_parts(text) == [(set(), ""), ({"text"}, SHOWN), ({"text"}, SHOWN), ({"text"}, "1")]
+
+
+def test_names_of_a_study_mean_nothing_in_its_text():
+    study = replace(
+        TABLES,
+        title=NASTY,
+        splits=(Hiding("mcar", name=NASTY),),
+        configurations=(Configuration(NASTY, MethodSpec("median")), *TABLES.configurations[1:]),
+        comparisons=(Comparison(NASTY, ("other",)),),
+        published=(Published(NASTY, "rmse", "two", {NASTY: NASTY}, {NASTY: {NASTY: NASTY}}),),
+    )
+    rows = scores({"base": [1.0, 2.0], "other": [3.0, 4.0]}, scheme=NASTY)
+    failed = rows.head(1).assign(status="failed", reason=NASTY, trial=7)
+    claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "claim": NASTY, "evidence": NASTY}])
+    text = markdown(study, pd.concat([rows, failed])) + "\n" + published_markdown(study, rows) + "\n"
+    text += comparisons_markdown(wilcoxon_tests(study, rows)) + "\n" + claims_markdown(claims)
+    assert text.count("script") >= 2 * 10
+    for kinds, content in inline_parts(text):
+        assert kinds <= {"text", "softbreak", "strong_open", "strong_close"} or "Bold: the best" in content
+        assert content.count("script") == 2 * content.count(SHOWN)

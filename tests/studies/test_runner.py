@@ -95,7 +95,7 @@ def test_an_interrupted_study_goes_on(dataset, tmp_path, monkeypatch, suffix):
     assert not output.exists()
     journal = Journal(output)
     with journal.path.open("a") as stream:
-        stream.write('[{"half": ')  # killed while it wrote a line
+        stream.write('[{"dataset": "toy", ')  # killed while it wrote a line
     computed.clear()
     monkeypatch.setattr(runner, "_impute", lambda *a: computed.append(a[0].label) or original(*a))
     table = run_study(dataset, ["gene_mean"], trials=2, output=output)
@@ -566,7 +566,7 @@ def test_gc_table(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, check=has_code("gc-file")):
             read_gc(str(path))
-    with pytest.raises(InputError, check=has_code("gc-file")):
+    with pytest.raises(InputError, check=has_code("gc-file-missing")):
         read_gc(str(tmp_path / "none.csv"))
 
 

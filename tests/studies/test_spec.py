@@ -169,6 +169,11 @@ def test_only_some_datasets(write):
         ('metric = "poisson_loss"', 'metric = "rmse_sd2"', "metric-unknown", "[[claims]]"),
         ('metric = "poisson_loss"', 'metric = "nll"\nreference = "nl"', "metric-unknown", "'nl'"),
         ("trials = 2", 'trials = 2\nshown = ["loss"]', "metric-unknown", "shown"),
+        ('title = "made"', 'title = "made\\u001b[31m"', "study-field", "title=made\\x1b[31m"),
+        ('title = "made"', f'title = "{"a" * 5000}"', "study-field", "title=aaa"),
+        ("tol = [1e-3, 1e-2]", f"tol = {[1e-3 * k for k in range(1, 2000)]}", "study-field", "tol"),
+        ("trials = 2", "trials = 1000000000", "study-field", "trials=1000000000"),
+        ("max_cells = 60", f"max_cells = {[1] * 5000}", "study-field", "max_cells=[1"),
     ],
 )
 def test_faults_of_a_file(write, old, new, code, fault):

@@ -25,10 +25,10 @@ def progress(what: str, *, quiet: bool = False, counted: bool = True) -> Iterato
 
         share_done = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             *(share_done if counted else (SpinnerColumn(),)),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(what, total=1.0 if counted else None, text="")

@@ -11,6 +11,7 @@ from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 from imputome.cli.options import parse_settings
+from imputome.errors import printable
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
 
@@ -138,32 +139,35 @@ def _named(sources: list[Path]) -> list[tuple[str, Path]]:
 def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from imputome.studies.results import told_apart
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=200)
     settings = ["dataset", "scheme", "fraction", "options"]
-    parts = list(scores.groupby(settings, sort=False, dropna=False))
-    for key, part in parts:
+    different = told_apart(scores)
+    for key, part in scores.groupby(settings, sort=False, dropna=False):
         metrics = list(dict.fromkeys(part["metric"]))
         rows_of = table[(table["dataset"] == key[0]) & (table["options"] == key[3])]
         # one transform, unless the training parts of two trials call for different ones
         transforms = sorted(set(rows_of["transform"]) - {""})
         on = f", imputed on {' or '.join(transforms)}" if set(transforms) - {"identity"} else ""
         # the file can hold results of other settings
-        on += f", {key[3]}" if sum(other[:3] == key[:3] for other, _ in parts) > 1 else ""
+        on += f", {different[part.index[0]]}" if different[part.index[0]] else ""
         for start in range(0, len(metrics), METRICS_PER_TABLE):
             shown = metrics[start : start + METRICS_PER_TABLE]
             grid = Table(box=None, pad_edge=False)
             grid.add_column("method", no_wrap=True)
             for metric in shown:
-                grid.add_column(metric, justify="right", no_wrap=True)
+                grid.add_column(escape(printable(metric)), justify="right", no_wrap=True)
             for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
                 by_metric = {row["metric"]: row for row in rows.to_dict("records")}
                 label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
                 label += " (control)" if rows["control"].iloc[0] else ""
-                grid.add_row(label, *(_cell(by_metric.get(metric)) for metric in shown))
-            console.print(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}", highlight=False)
+                grid.add_row(escape(printable(label)), *(_cell(by_metric.get(metric)) for metric in shown))
+            console.print(printable(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}", 1000), highlight=False, markup=False)
             console.print(grid)
             console.print()
     console.print("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from imputome.core.small_files import read_small_text
 from imputome.errors import InputError
 
 if TYPE_CHECKING:
@@ -209,16 +210,11 @@ def table_options(decimal: str, missing: list[str] | None, annotation: str | Non
 def gene_list(text: str) -> list[str]:
     """Names from ``A,B,C`` or from a file with one name per line."""
     if text and "," not in text and len(text) < 255 and Path(text).exists():
-        try:
-            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets put a mark at the start
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"the genes file {text} cannot be read as UTF-8 text: {error}", code="genes-file", parameter="genes"
-            ) from error
+        lines = read_small_text(Path(text), "genes file", code="genes-file", parameter="genes", pipes=True).splitlines()
         return [line.strip() for line in lines if line.strip()]
     names = split_names(text)
     if len(names) == 1 and ("/" in text or Path(text).suffix in (".txt", ".csv", ".tsv", ".list")):
-        raise InputError(f"there is no genes file {text}", code="genes-file", parameter="genes")
+        raise InputError(f"there is no genes file {text}", code="genes-file-missing", parameter="genes")
     return names
 
 

@@ -10,7 +10,7 @@ import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_json, warning_line
+from imputome.cli.console import keeps_partial_work, print_json, warning_line, warnings_as_lines
 
 
 def command(
@@ -47,7 +47,8 @@ def command(
     keeps_partial_work()
     with progress(f"study {chosen.name}", quiet=quiet) as show:
         table = execute(chosen, output, load=load, workers=workers, progress=show)
-    files, text = write_results(chosen, table, output)
+    with warnings_as_lines(quiet=quiet):
+        files, text = write_results(chosen, table, output)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")

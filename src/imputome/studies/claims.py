@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from imputome.errors import printable
 from imputome.studies.results import NEEDS_INTEGERS, costs, summary
 from imputome.studies.spec import Claim, Published, Study
 
@@ -43,7 +46,7 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     The computations that were skipped or failed, and the reasons, are at the end.
     """
     scores = by_configuration(study, table)
-    lines = [f"# {study.name}", "", study.title, ""]
+    lines = [f"# {plain(study.name)}", "", plain(study.title), ""]
     split_names = {split.name for split in study.splits}
     for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
@@ -51,23 +54,30 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
         rows = []
         for _, scores_of in part.groupby(["method", "parameters"], sort=False):
             cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}
-            label = " = ".join(dict.fromkeys(scores_of["configuration"]))
+            label = plain(" = ".join(dict.fromkeys(scores_of["configuration"])))
             label += " (control)" if scores_of["control"].iloc[0] else ""
             rows.append([label, *(cells.get(metric, "") for metric in metrics)])
-        lines += [f"## {dataset}, {scheme}{share}", "", *markdown_table(["", *metrics], rows), ""]
+        title = plain(f"{dataset}, {scheme}{share}")
+        lines += [f"## {title}", "", *markdown_table(["", *map(plain, metrics)], rows), ""]
     spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
     lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
-        lines.append(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}")
+        lines.append(plain(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}"))
     for failed in table[table["status"].isin(["failed", NEEDS_INTEGERS])].to_dict("records"):
         method = f"{failed['method']} {failed['parameters']} on {failed['dataset']}"
-        lines.append(f"{failed['status'].capitalize()}: {method}: {failed['reason']}")
+        lines.append(plain(f"{failed['status'].capitalize()}: {method}: {failed['reason']}"))
     return "\n".join(lines) + "\n"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table in Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def plain(text: str) -> str:
+    """Any text as one line of Markdown, or one cell of a table, in which nothing has a meaning there."""
+    shown = html.escape(printable(" ".join(str(text).split()), 1000), quote=False)
+    return re.sub(r"([\\|`\[\]*])", r"\\\1", shown)
 
 
 def _with_spread(row: dict[str, Any], kind: str) -> str:
@@ -97,7 +107,7 @@ def published_markdown(study: Study, table: pd.DataFrame) -> str:
     for published in study.published:
         if published.dataset in labels:
             rows = (scores["dataset"] == labels[published.dataset]) & (scores["metric"] == published.metric)
-            lines += [f"# {published.title}", "", *_lines(published, scores[rows], study.spread), ""]
+            lines += [f"# {plain(published.title)}", "", *_lines(published, scores[rows], study.spread), ""]
     if not lines:
         return ""
     return "\n".join([*lines, "Our numbers, and in brackets those of the paper, which used other data."]) + "\n"
@@ -106,15 +116,15 @@ def published_markdown(study: Study, table: pd.DataFrame) -> str:
 def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]:
     rows = []
     for split, figures in published.rows.items():
-        cells = [split]
+        cells = [plain(split)]
         for heading, configuration in published.columns.items():
             matching = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict(
                 "records"
             )
             ours = _with_spread(matching[0], spread) if matching else "-"
-            cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
+            cells.append(f"{ours} ({plain(figures[heading])})" if heading in figures else ours)
         rows.append(cells)
-    return markdown_table(["", *published.columns], rows)
+    return markdown_table(["", *map(plain, published.columns)], rows)
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 def comparisons_markdown(tests: pd.DataFrame) -> str:
     """The tests as a Markdown table."""
     rows = [
-        [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in TEST_COLUMNS]
+        [f"{row[name]:.4g}" if isinstance(row[name], float) else plain(row[name]) for name in TEST_COLUMNS]
         for row in tests.to_dict("records")
     ]
     legend = "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."
@@ -344,11 +354,11 @@ def claims_markdown(checked: pd.DataFrame) -> str:
     for claim, part in checked.groupby("claim", sort=False):
         for place, row in enumerate(part.to_dict("records")):
             rows.append([_text(row[name]) for name in columns])
-            rows[-1][0] = "" if place else str(claim)
+            rows[-1][0] = "" if place else plain(claim)
     return "\n".join(["# Claims", "", *markdown_table(columns, rows), "", LEGEND]) + "\n"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.2g}"
-    return str(value)
+    return plain(value)

@@ -7,7 +7,6 @@ changed continues from the files that are there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -16,7 +15,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import scipy.sparse as sp
 from imputome.core.atomic import atomic_path
 from imputome.core.data import Data
 from imputome.core.links import link
+from imputome.core.locks import locked
 from imputome.errors import ImputomeError, InputError, Message, missing_extra
 from imputome.evaluation.splits import seed_for
 from imputome.result.run import Progress
@@ -39,12 +41,13 @@ from imputome.studies.claims import (
     published_markdown,
     wilcoxon_tests,
 )
-from imputome.studies.inputs import Dataset, MethodSpec, detected, obs_column, to_dataset
-from imputome.studies.results import COLUMNS, read, table_of, write
+from imputome.studies.inputs import Dataset, MethodSpec, detected, digest, obs_column, to_dataset
+from imputome.studies.results import COLUMNS, RESULTS, check_path, key_of, read, stored_rows, table_of, write
 from imputome.studies.runner import Tables, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 
 PARTS_FOLDER = "parts"  # of the files of the units
+BESIDE = ("summary.csv", "claims.csv", "tests.csv", "summary.md")  # what is written beside the results
 POLL_SECONDS = 0.5  # between checks of the work of other processes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WORKER_DIED = Message("a worker process died: run the same command again to continue", code="worker-died")
@@ -58,18 +61,19 @@ class Unit:
     subset: Subset
     splits: tuple[Hiding, ...]
     trial: int
+    data: str  # digest of the whole dataset
 
     def path(self, study: Study, folder: Path) -> Path:
         """Its file. The name depends on everything that the rows need to be understood and do not contain."""
-        identity: list[Any] = [non_defaults(self.subset), study.seed]
+        identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, version("imputome")]
         words = f"{self.subset.name} {self.trial}"
         if not study.shares_fits:
             split = self.splits[0]
             identity.append(non_defaults(split))
             identity += [[name, spec.after] for name, spec in sorted(study.specs(split).items()) if spec.after]
             words = f"{self.subset.name} {split.label} {self.trial}"
-        digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=5).hexdigest()
-        return folder / PARTS_FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', words)}_{digest}.csv"
+        name = re.sub(r"[^A-Za-z0-9]+", "_", words)[:100]
+        return folder / PARTS_FOLDER / f"{name}_{digest(identity)}.csv"
 
 
 def execute(
@@ -88,16 +92,18 @@ def execute(
         raise InputError(
             "several processes can only run registered methods: pass {workers}", code="method-not-registered", workers=1
         )
+    _check_folder(folder)
     try:
         (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"the folder {folder} cannot be created: {error}", code="folder-not-writable", parameter="output"
         ) from error
+    check_path(folder / RESULTS)
+    stored_rows(folder / RESULTS)  # refuses a damaged table now
     tables = _tables(study, load)
-    for subset in study.datasets:
-        load(subset.name)  # a dataset that is not available is reported now, not after an hour
-    units = _units(study)
+    # a dataset that is not available is reported now, not after an hour
+    units = _units(study, {subset.name: _digest_of(load(subset.name)) for subset in study.datasets})
     if workers == 1:
         _run_units(study, folder, load, units, progress)
     else:
@@ -116,9 +122,25 @@ def execute(
     return pd.concat([part for part in parts if len(part)], ignore_index=True)[list(COLUMNS)]
 
 
-def _units(study: Study) -> list[Unit]:
+def _check_folder(folder: Path) -> None:
+    """Check that a study replaces no file of somebody else."""
+    of_studies = (folder / PARTS_FOLDER).is_dir()
+    for path in (folder / name for name in BESIDE):
+        if path.exists() and not (of_studies and path.is_file()):
+            text = f"{path} was not written by a study, which would replace it: pass another {{output}}"
+            raise InputError(text, code="not-a-study-folder", output=...)
+
+
+def _digest_of(loaded: Any) -> str:
+    """Of all that `load_subset` can use of a dataset, which is an AnnData or a table."""
+    if not hasattr(loaded, "obs_names"):
+        return digest(loaded)
+    return digest([loaded.X, loaded.obs_names, loaded.obs, loaded.var_names, loaded.var])
+
+
+def _units(study: Study, digests: dict[str, str]) -> list[Unit]:
     return [
-        Unit(subset, splits, trial)
+        Unit(subset, splits, trial, digests[subset.name])
         for subset in study.datasets
         for splits in ([study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits])
         if splits
@@ -145,7 +167,17 @@ def _rows_of_study(study: Study, unit: Unit, rows: pd.DataFrame, tables: Tables)
     if not study.shares_fits:
         return rows.assign(scheme=unit.splits[0].label)
     known_splits = {(split.label, options_of(split, tables)) for split in unit.splits}
-    return rows[[key in known_splits for key in zip(rows["scheme"], rows["options"], strict=True)]]
+    return rows[[key in known_splits for key in zip(rows["scheme"], map(_of_split, rows["options"]), strict=True)]]
+
+
+def _of_split(options: str) -> str:
+    """Options of a row without those that tell of which data it is; the file of a unit is of one data set only."""
+    with suppress(ValueError):  # the file is damaged: no split has such options
+        settings = json.loads(options)
+        return json.dumps(
+            {name: settings[name] for name in settings if name not in ("data", "version")}, sort_keys=True
+        )
+    return options
 
 
 def _skipped(study: Study) -> Iterator[dict[str, Any]]:
@@ -167,14 +199,35 @@ def write_results(study: Study, table: pd.DataFrame, folder: Path) -> tuple[list
     sections = [markdown(study, table), published_markdown(study, table)]
     sections += [comparisons_markdown(tests) if len(tests) else "", claims_markdown(checked) if len(checked) else ""]
     text = "\n".join(section for section in sections if section)
-    tables = {"results.csv": table, "summary.csv": by_configuration(study, table), "claims.csv": checked}
+    tables = {"summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests
-    for name, content in tables.items():
-        write(content, folder / name)
-    with atomic_path(folder / "summary.md") as partial:
-        partial.write_text(text, encoding="utf-8")
-    return [folder / name for name in (*tables, "summary.md")], text
+    with locked(folder / RESULTS):  # `imputome evaluate` may be adding scores to it
+        write(pd.concat([table, *_others(folder, table)], ignore_index=True), folder / RESULTS)
+        for name, content in tables.items():
+            write(content, folder / name)
+        with atomic_path(folder / "summary.md") as partial:
+            partial.write_text(text, encoding="utf-8")
+    return [folder / name for name in (RESULTS, *tables, "summary.md")], text
+
+
+def _others(folder: Path, table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The stored rows that are of no study in this folder, which are kept; a warning tells how many are left out."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return key_of({**row, "scheme": ""})  # in the files of the units it has no name; options and seed tell it
+
+    known = {key(row) for row in table.to_dict("records")}
+    rows = [row for row in stored_rows(folder / RESULTS) if row["status"] != "skipped" and key(row) not in known]
+    if rows:
+        for path in (folder / PARTS_FOLDER).glob("*.csv"):
+            with suppress(InputError):  # it is damaged, and of no unit of this run
+                known |= {key(row) for row in read(path).to_dict("records")}
+    others = [row for row in rows if key(row) not in known]
+    if len(others) < len(rows):
+        text = f"{folder / RESULTS} held {len(rows) - len(others):,} rows that this run does not ask for: they stay in "
+        warnings.warn(Message(f"{text}{folder / PARTS_FOLDER}", code="rows-left-out"), stacklevel=3)
+    return [table_of(others)] if others else []
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer, check_parameters
-from imputome.errors import InputError, Message
+from imputome.errors import InputError, Message, printable
 from imputome.inspection.features import CODES
 from imputome.methods import Method, controls, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
@@ -76,7 +79,7 @@ class MethodSpec:
     def parameters(self) -> str:
         """The parameters as JSON, as they are in tables of results."""
         link = {} if self.link is None else {"link": self.link}
-        return json.dumps({**self.params, **link}, sort_keys=True, default=str)
+        return json.dumps({**self.params, **link}, sort_keys=True, default=as_text)
 
 
 def parse_method(method: Method | MethodSpec) -> MethodSpec:
@@ -148,6 +151,52 @@ class Dataset:
     labels: np.ndarray | None = None  # (n,) class of each row
     clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
     messages: tuple[Message, ...] = ()  # what the user should know
+    # how it was read, where that was chosen: layer, kind, labels and so on; rows of results name it
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))  # it can be the name of a file
+
+    def identity(self) -> dict[str, Any]:
+        """What results are stored under beside its name, so that they are never taken for those of other data."""
+        return {**self.source, "data": digest([self.data, self.labels, self.clinical]), "version": version("imputome")}
+
+
+def digest(value: Any) -> str:
+    """A short text that differs between values: data, matrices, tables, texts, and lists and mappings of these."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in _bytes_of(value):
+        state.update(part)
+    return state.hexdigest()
+
+
+def _bytes_of(value: Any) -> Iterator[Any]:
+    import pandas as pd
+
+    if isinstance(value, Data):
+        value = vars(value)
+    elif sp.issparse(value):
+        value = [value.shape, value.indptr, value.indices, value.data]
+    elif isinstance(value, pd.Index | pd.Series):
+        value = value.to_numpy()
+    if isinstance(value, Mapping | pd.DataFrame):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        yield f"{len(value)} parts ".encode()
+        for part in value:
+            yield from _bytes_of(part)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        yield f"{value.dtype.str}{value.shape}".encode()
+        yield np.ascontiguousarray(value).view(np.uint8) if value.size else b""
+    else:
+        text = repr(value.tolist() if isinstance(value, np.ndarray) else value).encode(errors="backslashreplace")
+        yield f"{len(text)} bytes ".encode()
+        yield text
+
+
+def as_text(value: Any) -> str:
+    """What JSON cannot hold, as a text: of a matrix or table all values count, which ``str`` does not show."""
+    return digest(value) if getattr(value, "shape", ()) else str(value)
 
 
 def to_dataset(
@@ -171,7 +220,9 @@ def to_dataset(
     if min(data.shape) < min(2, *whole.shape):
         raise _too_little(whole, data, min_genes, min_cells)
     said = tuple(message for message in report.warnings if message.code in CODES)
-    return Dataset(name, data, None if classes is None else classes[cells], messages=said)
+    chosen = {"labels": labels, "min_genes": min_genes, "min_cells": min_cells, **source}
+    chosen = {key: value for key, value in chosen.items() if value and key not in ("seed", "allowed")}
+    return Dataset(name, data, None if classes is None else classes[cells], messages=said, source=chosen)
 
 
 def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> InputError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from imputome.core.atomic import atomic_path
-from imputome.errors import InputError, missing_extra
+from imputome.core.locks import locked
+from imputome.core.small_files import open_regular
+from imputome.errors import InputError, missing_extra, printable
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.methods import info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
@@ -25,8 +29,14 @@ if TYPE_CHECKING:
 KEY = ("dataset", "method", "parameters", "scheme", "options", "fraction", "trial", "seed")
 COLUMNS = (*KEY, "transform", "metric", "value", "seconds", "peak_bytes", "status", "reason")
 TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "transform", "metric", "status", "reason")
+INTEGERS, NUMBERS = ("trial", "seed"), ("fraction", "value", "seconds", "peak_bytes")
 NEEDS_INTEGERS = "needs integers"  # status of a method that cannot run on normalised counts
+STATUSES = {"ok", "failed", NEEDS_INTEGERS, "skipped"}
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+RESULTS = "results.csv"  # of a study, in its folder
+LINE_START = b'[{"dataset": '  # of each line of a journal
+# larger ones are not read: a table of a million scores has 300 MiB, a line of a journal some kilobytes
+MAX_TABLE_BYTES, MAX_ROWS, MAX_LINE = 2**30, 10**7, 2**26
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
     *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
@@ -55,41 +65,109 @@ class Journal:
     """The rows of a running study; with an ``output``, also stored in a hidden file next to it while the study runs.
 
     The file has one line of JSON per computation. A study that was interrupted continues from it, and from an earlier
-    table at ``output``. Rows of failed methods are left out, so that these run again.
+    table at ``output``. Rows of failed methods do not count as done, so that these run again. Several processes can
+    have one ``output``: they write under its lock, and each adds its rows to those that are there.
     """
 
     def __init__(self, output: str | Path | None) -> None:
         self.output = None if output is None else Path(output)
         self.path = None if self.output is None else self.output.with_name(f".{self.output.name}.journal")
-        self.rows = [row for row in self._stored() if row["status"] == "ok"]
-        self.done = {key_of(row) for row in self.rows}
+        self.rows: list[list[dict[str, Any]]] = []  # of this process, by computation
+        with nullcontext() if self.output is None else locked(self.output):
+            self.done = {key_of(row) for rows in self._stored() for row in rows if row["status"] == "ok"}
 
-    def _stored(self) -> Iterator[dict[str, Any]]:
-        if self.output is not None and self.output.exists():
-            try:
-                yield from read(self.output).to_dict("records")
-            except InputError as error:
-                text = f"{self.output} exists, and is not a table of results: pass another {{output}}"
-                raise InputError(text, code=error.code, output=...) from error
-        if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                with suppress(json.JSONDecodeError):  # the process was killed while it wrote this line
-                    yield from json.loads(line)
+    def _stored(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows that are stored now, by computation; those of the table come first, in one list."""
+        if self.output is not None:
+            yield stored_rows(self.output)
+        if self.path is not None and os.path.lexists(self.path):
+            yield from _journal_lines(self.path)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add the rows of one computation as one line, so that all of them are stored or none."""
-        self.rows.extend(rows)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(rows) + "\n")
+        self.rows.append(rows)
+        if self.output is None or self.path is None:
+            return
+        with locked(self.output), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # a process was killed while it wrote its line
+                    stream.write(b"\n")
+            stream.write(json.dumps(rows).encode() + b"\n")
 
     def finish(self) -> pd.DataFrame:
         """The complete table; it is written to ``output``, and the journal is deleted."""
-        table = table_of(self.rows)
-        if self.output is not None and self.path is not None:
+        if self.output is None or self.path is None:
+            return table_of(merged(self.rows))
+        with locked(self.output):
+            table = table_of(merged([*self._stored(), *self.rows]))
             write(table, self.output)
             self.path.unlink(missing_ok=True)
         return table
+
+
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the table at ``path``, to which others are added; none if there is no file."""
+    if not path.exists():
+        return []
+    try:
+        return _table(path).to_dict("records")
+    except _NoTableError as error:
+        text = f"{path} is not a table of results that can be added to ({error}): move it away, or pass another"
+        raise InputError(f"{text} {{output}}", code="not-a-results-table", output=...) from error
+
+
+def merged(computations: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of all computations, the first of those with one key; a failure is left out once there are scores."""
+    rows: list[dict[str, Any]] = []
+    done: set[tuple[str, ...]] = set()
+    failures: dict[tuple[str, ...], dict[str, Any]] = {}  # the last of each key
+    for computation in computations:
+        new = [(key_of(row), row) for row in computation]
+        new = [(key, row) for key, row in new if key not in done]
+        rows += [row for _, row in new]
+        done |= {key for key, row in new if row["status"] == "ok"}
+        failures |= {key: row for key, row in new if row["status"] != "ok"}
+    failed = {id(row) for key, row in failures.items() if key not in done}
+    return [row for row in rows if row["status"] == "ok" or id(row) in failed]
+
+
+def _opened(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """A journal, opened; it is a hidden file, and what a link at its place leads to is not ours."""
+    try:
+        handle = open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+    return os.fdopen(handle, "rb" if flags == os.O_RDONLY else "rb+")
+
+
+def _journal_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
+    with _opened(path) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), 1):
+            try:
+                rows = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                start = line.strip(b"\0\n")[: len(LINE_START)]
+                if start == LINE_START[: len(start)]:
+                    continue  # the process was killed while it wrote this line
+                raise _damaged(path, f"line {number} is not JSON") from error
+            if not isinstance(rows, list) or not all(map(_is_row, rows)):
+                raise _damaged(path, f"line {number} holds no scores")
+            yield rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a row of a journal has the columns of a table, with values of their types."""
+    right = isinstance(row, dict) and all(
+        isinstance(row.get(name), str if name in TEXT_COLUMNS else int if name in INTEGERS else int | float)
+        for name in COLUMNS
+    )
+    return right and row["status"] in STATUSES
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    text = f"{path}, which keeps the scores of an interrupted run, cannot be used ({reason}): remove it to score again"
+    return InputError(text, code="journal-damaged")
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -111,17 +189,20 @@ def check_path(path: Path) -> None:
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder", parameter="output")
+    if path.exists() and not path.is_file():
+        text = f"{path} is a device or a pipe, to which nothing can be added: give the name of a file"
+        raise InputError(text, code="output-not-a-file", parameter="output")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         text = f"the folder {path.parent} cannot be written to: choose another, or change its permissions"
         raise InputError(text, code="folder-not-writable", parameter="output")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         _require_pyarrow()
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write a table; if writing fails, an earlier file at ``path`` stays as it was."""
     with atomic_path(path) as partial:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             table.to_parquet(partial, index=False)
         else:
             table.to_csv(partial, index=False, sep=_separator(path))
@@ -129,29 +210,87 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """Read a table written by `write`."""
-    import pandas as pd
+    try:
+        return _table(path)
+    except _NoTableError as error:
+        # of a study there are tables of means, claims and tests beside it
+        beside = path.with_name(RESULTS)
+        instead = beside if beside.exists() and beside != path else "the table with a row for each score"
+        text = f"{path} is not a table of results ({error}): pass {instead}"
+        raise InputError(text, code=error.code) from error
 
-    if path.suffix == ".parquet":
+
+class _NoTableError(Exception):
+    """Why a file is no table of results."""
+
+    def __init__(self, reason: str, code: str = "not-a-results-table") -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def _table(path: Path) -> pd.DataFrame:
+    if path.suffix.lower() == ".parquet":
         _require_pyarrow()
-        table = pd.read_parquet(path)
-    else:
-        table = pd.read_csv(
-            path,
-            sep=_separator(path),
-            keep_default_na=False,
-            dtype=dict.fromkeys(TEXT_COLUMNS, str),
-            na_values={name: ["", "nan"] for name in ("fraction", "value", "seconds")},
-        )
+    try:
+        with os.fdopen(open_regular(path), "rb") as stream:
+            table = _of_parquet(stream) if path.suffix.lower() == ".parquet" else _of_text(stream, path)
+    except (_NoTableError, FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make the libraries fail in too many ways to list
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise _NoTableError(printable(reason.splitlines()[0]), "unreadable") from error
     if "transform" not in table.columns:  # tables of the first version
         table["transform"] = ""
     missing = sorted(set(COLUMNS) - set(table.columns))
     if missing:
-        # of a study there are tables of means, claims and tests beside it
-        beside = path.with_name("results.csv")
-        instead = beside if beside.exists() and beside != path else "the table with a row for each score"
-        text = f"{path} is not a table of results (it has no column {missing[0]!r}): pass {instead}"
-        raise InputError(text, code="not-a-results-table")
+        raise _NoTableError(f"it has no column {missing[0]!r}")
+    if len(table):
+        _check_types(table)
     return table
+
+
+def _of_text(stream: BinaryIO, path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    unpacked = gzip.GzipFile(fileobj=stream) if path.suffix.lower() == ".gz" else stream
+    content = unpacked.read(MAX_TABLE_BYTES + 1)
+    if len(content) > MAX_TABLE_BYTES:
+        raise _NoTableError(f"it holds more than {MAX_TABLE_BYTES >> 20:,} MiB of text")
+    return pd.read_csv(
+        io.BytesIO(content),
+        sep=_separator(path),
+        keep_default_na=False,
+        float_precision="round_trip",
+        dtype=dict.fromkeys(TEXT_COLUMNS, str),
+        na_values={name: ["", "nan"] for name in NUMBERS},
+    )
+
+
+def _of_parquet(stream: BinaryIO) -> pd.DataFrame:
+    from pyarrow.parquet import ParquetFile
+
+    file = ParquetFile(stream)
+    groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+    if file.metadata.num_rows > MAX_ROWS or sum(group.total_byte_size for group in groups) > MAX_TABLE_BYTES:
+        raise _NoTableError(f"it claims more than {MAX_ROWS:,} rows, or {MAX_TABLE_BYTES >> 20:,} MiB")
+    return file.read().to_pandas()
+
+
+def _check_types(table: pd.DataFrame) -> None:
+    from pandas.api.types import infer_dtype, is_integer_dtype, is_numeric_dtype
+
+    right = {
+        **{name: infer_dtype(table[name], skipna=False) == "string" for name in TEXT_COLUMNS},
+        **{name: is_numeric_dtype(table[name]) for name in NUMBERS},
+        **{name: is_integer_dtype(table[name]) for name in INTEGERS},
+    }
+    wrong = [name for name, fits in right.items() if not fits]
+    if wrong:
+        kind = "text" if wrong[0] in TEXT_COLUMNS else "integers" if wrong[0] in INTEGERS else "numbers"
+        raise _NoTableError(f"its column {wrong[0]!r} does not hold {kind} only")
+    unknown = set(table["status"]) - STATUSES
+    if unknown:  # a row that was cut has none
+        raise _NoTableError(f"its column 'status' holds {printable(repr(min(unknown)))}")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -197,6 +336,29 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
+def told_apart(table: pd.DataFrame) -> pd.Series:
+    """For each row, in which settings it differs from others of its dataset, scheme and fraction, as a short text."""
+    table = table.reset_index(drop=True)
+    texts = table["options"].map(lambda _: "")
+    for _, part in table.groupby(["dataset", "scheme", "fraction"], sort=False, dropna=False):
+        settings = {options: _settings(str(options)) for options in part["options"].unique()}
+        names = dict.fromkeys(name for values in settings.values() for name in values)
+        varied = [name for name in names if len({str(values.get(name)) for values in settings.values()}) > 1]
+        for options, values in settings.items():
+            text = ", ".join(f"{name}={values[name]}" for name in varied if name in values)
+            rows = part.index[part["options"] == options]
+            texts[rows] = printable(text or f"no {varied[0]}") if varied else ""
+    return texts
+
+
+def _settings(options: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(options)
+    except (ValueError, RecursionError):
+        settings = None
+    return settings if isinstance(settings, dict) else {"options": options}
+
+
 def is_control(method: str) -> bool:
     """Whether the method of a row is a control."""
     return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
@@ -213,7 +375,7 @@ def costs(scores: pd.Series, metric: str) -> Any:
 
 
 def _separator(path: Path) -> str:
-    return "\t" if ".tsv" in path.name else ","
+    return "\t" if ".tsv" in path.name.lower() else ","
 
 
 def _require_pyarrow() -> None:

@@ -7,7 +7,6 @@ test rows under every way to hide values. The controls are always among the meth
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -15,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from imputome.core.imputer import Imputer
 from imputome.core.links import link as link_of
 from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
+from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
 from imputome.evaluation.arguments import check_choice, check_share
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
@@ -37,7 +38,7 @@ from imputome.methods import DEFAULT, Method, create, info
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import chosen_link
 from imputome.result.run import Progress
-from imputome.studies.inputs import Dataset, MethodSpec, parse_method, with_controls
+from imputome.studies.inputs import Dataset, MethodSpec, as_text, digest, parse_method, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, TRIAL_METRICS, Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
@@ -162,6 +163,7 @@ def run_study(
             **({"details": True} if details else {}),
             **({"transform": transform or "auto"} if data.kind == "real" else {}),
             **options,
+            **dataset.identity(),
         }
         split_options = dict(options)
         if dataset.labels is not None and stratifies(scheme, options):
@@ -174,7 +176,7 @@ def run_study(
             for spec in to_run:
                 after = {"after": spec.after} if spec.after else {}
                 key = {**base, "method": spec.label, "parameters": spec.parameters}
-                key["options"] = json.dumps({**settings, **after}, default=str)
+                key["options"] = json.dumps({**settings, **after}, default=as_text)
                 if key_of(key) not in journal.done:
                     todo.append((spec, key))
             part += 1
@@ -427,9 +429,10 @@ def read_gc(path: str) -> dict[str, float]:
     """GC content by gene, from a CSV file with a header and two columns."""
     import pandas as pd
 
+    text = read_small_text(Path(path), "table of GC contents", code="gc-file", parameter="gc")
     try:
-        return pd.read_csv(path, index_col=0).iloc[:, 0].astype(np.float64).to_dict()
-    except (OSError, ValueError, IndexError) as error:
+        return pd.read_csv(StringIO(text), index_col=0).iloc[:, 0].astype(np.float64).to_dict()
+    except (ValueError, IndexError) as error:
         raise InputError(
             f"{path} needs a header and two columns, gene and GC content: {error}", code="gc-file", parameter="gc"
         ) from error
@@ -451,7 +454,9 @@ def options_of(split: Hiding, tables: Tables) -> str:
     settings = non_defaults(split)
     settings.pop("datasets", None)
     if split.scheme == "high_gc":
-        settings["gc"] = hashlib.blake2b(json.dumps(sorted(tables.gc.items())).encode(), digest_size=5).hexdigest()
+        settings["gc"] = digest(sorted(tables.gc.items()))
+    if split.coverage:
+        settings["reads"] = digest(tables.coverage[split.coverage])
     return json.dumps(settings, sort_keys=True)
 
 
@@ -488,12 +493,14 @@ def run_trial(
     specs = with_controls([parse_method(method) for method in methods], "real")
     journal = Journal(output)
     trial_seed = seed_for(dataset.name, "rows", trial, base=seed)
+    identity = dataset.identity()
+    options = {split.label: {**json.loads(options_of(split, tables)), **identity} for split in splits}
     hidden: _HiddenValues | None = None
     for place, spec in enumerate(specs):
         keys = {
             split.label: {
                 **{"dataset": dataset.name, "method": spec.label, "parameters": spec.parameters},
-                **{"scheme": split.label, "options": options_of(split, tables), "fraction": _fraction(split)},
+                **{"scheme": split.label, "options": json.dumps(options[split.label]), "fraction": _fraction(split)},
                 **{"trial": trial, "seed": trial_seed},
             }
             for split in splits

@@ -7,6 +7,7 @@ something else: Optuna's.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field, fields, is_dataclass, replace
@@ -28,7 +29,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as validated
 
 from imputome.core.links import link
-from imputome.errors import InputError
+from imputome.errors import InputError, printable
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
 from imputome.io.config import from_toml, read_toml
@@ -41,6 +42,8 @@ from imputome.studies.results import FIT_NUMBERS, TRIAL_METRICS, TRIAL_NUMBERS
 CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
+MAX_COMBINATIONS = 1000  # of the values of one table of factors
+MAX_TEXT = 1000  # characters
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
@@ -218,7 +221,7 @@ class Study:
     spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
     gc: str = ""  # CSV file with the GC content of the genes
     paper: str = ""  # source of the claims
-    trials: Annotated[StrictInt, Field(ge=1)] = 1
+    trials: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1
     seed: Annotated[StrictInt, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -400,6 +403,9 @@ class _MethodTables:
         variants = [_Variant(BASE)]
         for factor in self.factors:
             _check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
+            if math.prod(map(len, factor.values())) > MAX_COMBINATIONS:
+                text = f"[[factors]]: {', '.join(factor)} have more than {MAX_COMBINATIONS} combinations"
+                raise _wrong(f"{text}: give fewer values")
             for values in itertools.product(*factor.values()):
                 name = ", ".join(f"{key}={_plain(value)}" for key, value in zip(factor, values, strict=True))
                 variants.append(_Variant(name, params=dict(zip(factor, values, strict=True))))
@@ -460,7 +466,8 @@ def find_study(name: str, *, quick: bool = False) -> Study:
     if content.get("gc"):
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
-        return _study(path.stem, content, quick)
+        _check_texts(content)
+        return _study(printable(path.stem), content, quick)
     except (ValidationError, InputError) as error:
         raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
 
@@ -496,7 +503,24 @@ def _first_fault(error: ValidationError) -> InputError:
     if fault["type"] == "unexpected_keyword_argument":
         known = ", ".join(entry.name for entry in fields(TABLES.get(table, Study)))
         return _wrong(f"{where}{name} is not known here: choose from {known}")
-    return _wrong(f"{where}{name}={fault['input']!r} is not valid: {EXPECTED.get(fault['type'], fault['msg'])}")
+    given, expected = printable(repr(fault["input"])), EXPECTED.get(fault["type"], fault["msg"])
+    return _wrong(f"{where}{name}={given} is not valid: {expected}")
+
+
+def _check_texts(content: Any, where: str = "") -> None:
+    """Check that names and texts are not long, and have no control characters, which a terminal would obey."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _check_texts(name, "a name")
+            _check_texts(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            _check_texts(value, where)
+    elif isinstance(content, str):
+        if len(content) > MAX_TEXT:
+            raise _wrong(f"{where}={printable(content)} is longer than {MAX_TEXT} characters: give a shorter text")
+        if not "".join(content.split()).isprintable():
+            raise _wrong(f"{where}={printable(content)} has a character that cannot be printed: leave it out")
 
 
 def _plain(value: Any) -> str:

@@ -1,22 +1,25 @@
 """Search of a method's parameters with Optuna, on one input: can be interrupted, and run in several processes.
 
-Optuna keeps the trials in an SQLite file. Its heartbeat marks a trial as failed when the process that ran it has died.
+Optuna keeps the trials in an SQLite file. Each process that works on it holds a lock beside it, so that trials of dead
+processes are known and marked as failed; on other machines Optuna's heartbeat tells it, a minute later.
 Optuna is an optional dependency, and is imported on first use.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import multiprocessing
 import os
+import re
+import secrets
+import socket
 import sqlite3
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,19 +28,20 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer, check_parameters
-from imputome.errors import InputError, missing_extra
+from imputome.core.locks import is_locked, locked
+from imputome.errors import InputError, missing_extra, printable
 from imputome.evaluation.arguments import check_choice
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get
 from imputome.result.run import Progress
-from imputome.studies.execute import POLL_SECONDS, WORKER_DIED, run_processes
-from imputome.studies.inputs import MethodSpec, check_kind
+from imputome.studies.execute import WORKER_DIED, run_processes
+from imputome.studies.inputs import MethodSpec, check_kind, digest
 
 Objective = Literal["nll", "poisson_loss"]
 
 STUDY_NAME = "imputome"  # of the study in its file
-OPEN_ATTEMPTS = 4
+PROCESS = "process"  # attribute of a trial: host and name of the process that runs it
 HELD_OUT = 0.1  # share of the molecules that "poisson_loss" is computed on
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60  # between signs of life of a trial, and until one without them has failed
 # the median rule starts when there are trials to compare with, after the first epochs, which are noisy
@@ -134,22 +138,23 @@ def tune(
     deadline = math.inf if timeout is None else time.time() + timeout
     task = _Task(data, method, trials, storage_path(storage), objective, dict(params or {}), seed, deadline)
     _check(task, workers, timeout)
-    study = _open_study(task)
-    # each trial takes a permit, so that together the processes run as many as are missing, and no more
-    missing = max(0, trials - len(_finished(study)))
-    if workers == 1:
-        _run_trials(task, threading.Semaphore(missing), progress=progress)
-    else:
-        permits = multiprocessing.get_context("spawn").Semaphore(missing)
-        run_processes(
-            _run_trials,
-            [(task, permits, number) for number in range(min(workers, missing))],
-            threads=max(1, (os.cpu_count() or 1) // workers),
-            report=lambda: _report(progress, study, trials),
-        )
-    if len(_finished(study)) < trials and time.time() < deadline:
-        raise InputError(WORKER_DIED)
-    return _result(task, study)
+    with _storage_errors(task.storage), _at_work(task.storage) as process:
+        study = _open_study(task, process)
+        # each trial takes a permit, so that together the processes run as many as are missing, and no more
+        missing = max(0, trials - len(_finished(study)))
+        if workers == 1:
+            _run_trials(task, threading.Semaphore(missing), progress=progress)
+        else:
+            permits = multiprocessing.get_context("spawn").Semaphore(missing)
+            run_processes(
+                _run_trials,
+                [(task, permits, number) for number in range(min(workers, missing))],
+                threads=max(1, (os.cpu_count() or 1) // workers),
+                report=lambda: _report(progress, study, trials),
+            )
+        if len(_finished(study)) < trials and time.time() < deadline:
+            raise InputError(WORKER_DIED)
+        return _result(task, study)
 
 
 def _check(task: _Task, workers: int, timeout: float | None) -> None:
@@ -174,25 +179,26 @@ def _check(task: _Task, workers: int, timeout: float | None) -> None:
 @_quiet()
 def _run_trials(task: _Task, permits: Any, worker: int = 0, progress: Progress | None = None) -> None:
     """Run trials until there are no permits left, other calls have run enough, or time is up."""
-    study = _open_study(task, worker)
+    with _storage_errors(task.storage), _at_work(task.storage) as process:
+        study = _open_study(task, process, worker)
 
-    def stop_or_continue(study: Any, trial: Any) -> None:
+        def stop_or_continue(study: Any, trial: Any) -> None:
+            _report(progress, study, task.trials)
+            if len(_finished(study)) >= task.trials or not permits.acquire(False):
+                study.stop()
+
         _report(progress, study, task.trials)
-        if len(_finished(study)) >= task.trials or not permits.acquire(False):
-            study.stop()
-
-    _report(progress, study, task.trials)
-    if permits.acquire(False):
-        seconds = task.deadline - time.time()
-        study.optimize(
-            _objective(task),
-            timeout=None if math.isinf(seconds) else max(0.0, seconds),
-            catch=(_TrialFailed,),
-            callbacks=[stop_or_continue],
-        )
+        if permits.acquire(False):
+            seconds = task.deadline - time.time()
+            study.optimize(
+                _objective(task, process),
+                timeout=None if math.isinf(seconds) else max(0.0, seconds),
+                catch=(_TrialFailed,),
+                callbacks=[stop_or_continue],
+            )
 
 
-def _objective(task: _Task) -> Callable[[Any], float]:
+def _objective(task: _Task, process: str) -> Callable[[Any], float]:
     import optuna
 
     cls = get(task.method)
@@ -203,6 +209,7 @@ def _objective(task: _Task) -> Callable[[Any], float]:
         split = make_split("thin", task.data, rng=np.random.default_rng(task.seed), fraction=HELD_OUT)
 
     def objective(trial: Any) -> float:
+        trial.set_user_attr(PROCESS, [socket.gethostname(), process])
         estimator: Imputer = cls(**{**defaults, **task.params, **_suggested(trial, task.space)})
 
         def watch(epoch: int, loss: float) -> bool:
@@ -265,22 +272,24 @@ def storage_path(storage: str | Path) -> Path:
         raise InputError(
             f"{storage} is not an SQLite file: give a path", code="storage-not-sqlite", parameter="storage"
         )
-    path = Path(text).absolute()
+    path = Path(os.path.realpath(text))
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(
             f"{text} cannot be created: choose a file in a folder with write permission",
             code="storage-not-writable",
             parameter="storage",
         )
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
         return path
+    wrong = f"{text} exists and is not an SQLite file: pass another {{storage}}"
+    if not path.is_file():  # a pipe or a device
+        raise InputError(wrong, code="storage-not-sqlite", storage=...)
     try:
-        with closing(sqlite3.connect(path)) as connection:
+        # another call may be making it at this moment
+        with locked(path), closing(sqlite3.connect(path)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"{text} exists and is not an SQLite file: pass another {{storage}}", code="storage-not-sqlite", storage=...
-        ) from error
+        raise InputError(wrong, code="storage-not-sqlite", storage=...) from error
     if tables and "studies" not in tables:
         raise InputError(
             f"{text} is not a database of Optuna: pass another {{storage}}", code="storage-not-optuna", storage=...
@@ -288,26 +297,32 @@ def storage_path(storage: str | Path) -> Path:
     return path
 
 
-def _open_study(task: _Task, worker: int = 0) -> Any:
-    """The Optuna study in the file of a task, created if there is none."""
+def _open_study(task: _Task, process: str = "", worker: int = 0) -> Any:
+    """The Optuna study in the file of a task, created if there is none; trials of dead processes are marked as failed.
+
+    ``process`` is the name that `_at_work` gave.
+    """
+    try:
+        with locked(task.storage):  # two calls may begin with one new file
+            return _opened_study(task, process, worker)
+    except InputError:
+        raise
+    except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
+        raise _unusable(task.storage, error) from error
+
+
+def _opened_study(task: _Task, process: str, worker: int) -> Any:
     import optuna
 
-    for attempt in range(1, OPEN_ATTEMPTS + 1):
-        try:
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{task.storage}",
-                engine_kwargs={"connect_args": {"timeout": 60}},
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-            )
-            study = optuna.create_study(study_name=STUDY_NAME, storage=storage, load_if_exists=True)
-            break
-        except Exception as error:  # of Optuna, or of SQLAlchemy, which is not our dependency
-            if attempt == OPEN_ATTEMPTS:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                text = f"the study in {task.storage} cannot be opened: {reason}"
-                raise InputError(text, code="storage-unreadable", parameter="storage") from error
-            time.sleep(POLL_SECONDS)  # another call may be creating the same file at this moment
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{task.storage}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+    )
+    study = optuna.create_study(study_name=STUDY_NAME, storage=storage, load_if_exists=True)
+    others = _processes(task.storage) - {process}
+    _fail_the_dead(study, others)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_AFTER_TRIALS, n_warmup_steps=PRUNE_AFTER_EPOCHS)
     # a study that continues must not draw again what it drew first
     drawn = len(study.get_trials(deepcopy=False))
@@ -316,7 +331,7 @@ def _open_study(task: _Task, worker: int = 0) -> Any:
     identity = json.loads(json.dumps(_identity(task)))
     stored = study.user_attrs.get("imputome")
     running = any(trial.state.name == "RUNNING" for trial in study.get_trials(deepcopy=False))
-    if stored is None or not (_finished(study) or running):
+    if stored is None or not (_finished(study) or running or others):
         study.set_user_attr("imputome", identity)
         return study
     for what, value in identity.items():
@@ -327,20 +342,63 @@ def _open_study(task: _Task, worker: int = 0) -> Any:
     return study
 
 
+def _fail_the_dead(study: Any, others: set[str]) -> None:
+    """Mark the trials whose process has died as failed; ``others`` are alive.
+
+    Without a reason a failed trial does not count, see `_finished`.
+    """
+    import optuna
+
+    optuna.storages.fail_stale_trials(study)  # on other machines, and where there are no locks
+    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+        host, process = trial.user_attrs.get(PROCESS, (socket.gethostname(), None))
+        dead = not others if process is None else process not in others
+        if host == socket.gethostname() and dead:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study._storage.set_trial_state_values(trial._trial_id, state=optuna.trial.TrialState.FAIL)
+
+
+@contextmanager
+def _at_work(storage: Path) -> Iterator[str]:
+    """Hold a lock that tells others that this process works on a study; gives its name, as in `_processes`."""
+    process = f"{os.getpid()}-{secrets.token_hex(4)}"
+    with locked(storage.with_name(f"{storage.name}.{process}")):
+        yield process
+
+
+def _processes(storage: Path) -> set[str]:
+    """The processes that work on a study now, on this machine or on one that shares its locks."""
+    pattern = re.compile(rf"\.{re.escape(storage.name)}\.(\d+-[0-9a-f]+)\.lock")
+    names = [match[1] for entry in storage.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
+    return {name for name in names if is_locked(storage.with_name(f"{storage.name}.{name}"))}
+
+
+@contextmanager
+def _storage_errors(storage: Path) -> Iterator[None]:
+    """Errors of the database become one of this package."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("optuna", "sqlalchemy", "sqlite3"):
+            raise
+        raise _unusable(storage, error) from error
+
+
+def _unusable(storage: Path, error: Exception) -> InputError:
+    reason = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+    text = f"the study in {storage} cannot be used ({reason}): move the file away, or pass another {{storage}}"
+    return InputError(text, code="storage-unreadable", storage=...)
+
+
 def _identity(task: _Task) -> dict[str, Any]:
     """What all trials of a study have in common, by its name in messages."""
-    X = task.data.X
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (X,) if isinstance(X, np.ndarray) else (X.indptr, X.indices, X.data):
-        digest.update(np.ascontiguousarray(part).data)
-    digest.update("\0".join([*task.data.obs_names, "", *task.data.var_names]).encode())
     return {
         "method": task.method,
         "objective": task.objective,
         "seed": task.seed,
         "fixed parameters": task.params,
         "search space": task.space,
-        "input": digest.hexdigest(),
+        "input": digest(task.data),
     }
 
 

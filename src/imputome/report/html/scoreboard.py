@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imputome.errors import ImputomeError, InputError
+from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import direction
 from imputome.report.html import citation
 from imputome.report.html.parts import Live, Table, distinct, json_column, live_columns, terms_table
-from imputome.studies.results import HIGHER, is_control, read, summary
+from imputome.studies.results import HIGHER, is_control, read, summary, told_apart
 
 MAX_VALUES = 60_000  # drawn one by one; of more, only the means are drawn
 
@@ -43,14 +43,7 @@ def of_file(path: Path, *, made_by: str = "") -> Scoreboard:
     """The page of a table of scores in a file."""
     if not path.is_file():
         raise InputError(f"{path} does not exist", code="no-file")
-    try:
-        table = read(path)
-    except ImputomeError:
-        raise
-    except Exception as error:  # damaged files make the libraries fail in too many ways to list
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a table of scores: {reason}", code="unreadable") from error
-    return of_table(table, source=path.name, made_by=made_by)
+    return of_table(read(path), source=path.name, made_by=made_by)
 
 
 def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Scoreboard:
@@ -119,11 +112,12 @@ def of_table(table: pd.DataFrame, *, source: str = "", made_by: str = "") -> Sco
 
 
 def _settings(table: pd.DataFrame) -> list[str]:
-    """How values were hidden, in a few words."""
-    return [
+    """How values were hidden, in a few words, and what tells results of one scheme and share apart."""
+    shown = [
         f"{scheme} {share:g}" if np.isfinite(share) else str(scheme)
         for scheme, share in zip(table["scheme"], table["fraction"].astype(float), strict=True)
     ]
+    return [f"{text} ({other})" if other else text for text, other in zip(shown, told_apart(table), strict=True)]
 
 
 def short_names(table: pd.DataFrame) -> dict[tuple[str, str], str]:
