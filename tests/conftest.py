@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from places import SHARED
+
 # before numpy is imported: two cores are shared by everyone
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "2")
 # numba takes every core whatever OpenMP was told, and torch then as many: two workers would be in each other's way
 os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 if "IMPUTOME_DATA" not in os.environ and (SHARED / "data").is_dir():
     os.environ["IMPUTOME_DATA"] = str(SHARED / "data")
 

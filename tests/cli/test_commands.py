@@ -424,22 +424,6 @@ def test_methods_of_a_name_lists_its_parameters(capsys):
     refused(capsys, run(["methods", "wand"]), "unknown-method", "'wand'")
 
 
-def test_an_interruption_while_the_program_is_loaded(capsys, monkeypatch):
-    from imputome import __main__ as program
-
-    class Interrupted:
-        def find_spec(self, name, path, target=None):
-            if name == "imputome.cli":
-                raise KeyboardInterrupt
-
-    monkeypatch.delitem(sys.modules, "imputome.cli")
-    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    with pytest.raises(SystemExit) as end:
-        program.main()
-    assert end.value.code == 130
-    assert capsys.readouterr() == ("", "error: interrupted: nothing was written [interrupted]\n")
-
-
 def test_values_that_make_no_sense_end_in_one_line(counts, tmp_path, capsys):
     line = ["evaluate", str(counts), "--methods", "gene_mean", "-o"]
     for shares in ("x", "", "0.1,,0.2"):

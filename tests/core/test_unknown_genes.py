@@ -12,13 +12,13 @@ import scipy.sparse as sp
 
 import imputome
 from codes import warns
-from conftest import SHARED
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
 from imputome.core.unknown_genes import without_genes
 from imputome.methods.factors import LowRank
+from places import SHARED
 
 TRAIN = np.random.default_rng(0).poisson(2.0, size=(40, 6)).astype(np.float32)
 TRAIN[:, [1, 4]] = 0

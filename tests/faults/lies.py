@@ -283,7 +283,7 @@ def put_sparse(folder: Path, lie: Lie) -> None:
             del group[name]
             if name in changed:
                 value = changed[name]
-                group[name] = value.astype(h5py.string_dtype()) if value.dtype.kind in "UO" else value
+                group[name] = value.astype(str).astype(h5py.string_dtype()) if value.dtype.kind in "UO" else value
         group.attrs["encoding-type"] = order
         for what, value in attributes:
             if what == "shape":
@@ -519,19 +519,29 @@ def put_journal(folder: Path, lie: Lie) -> None:
     (folder / ".out.csv.journal").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def put_tensors(folder: Path, lie: Lie) -> None:
-    from safetensors.numpy import load_file, save_file
+def _checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of a checkpoint."""
+    from safetensors import safe_open
 
-    path = next((folder / "steps").glob("*.safetensors"))
-    tensors = change_arrays(load_file(path), tuple((what, name, *rest) for what, name, *rest in lie))
+    with safe_open(folder / CHECKPOINT_FILE, "np") as stored:
+        return json.loads(stored.metadata()["header"]), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+
+
+def _write_checkpoint(folder: Path, header: Any, tensors: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
+
     kept = {name: np.ascontiguousarray(array) for name, array in tensors.items() if array.dtype.kind in "fiub"}
-    save_file(kept, path)
+    save_file(kept, folder / CHECKPOINT_FILE, metadata={"header": json.dumps(header)})
 
 
-def tensor_names(folder: Path) -> list[str]:
-    from safetensors.numpy import load_file
+def put_tensors(folder: Path, lie: Lie) -> None:
+    header, tensors = _checkpoint(folder)
+    _write_checkpoint(folder, header, change_arrays(tensors, lie))
 
-    return list(load_file(next((folder / "steps").glob("*.safetensors"))))
+
+def put_checkpoint_header(folder: Path, lie: Lie) -> None:
+    header, tensors = _checkpoint(folder)
+    _write_checkpoint(folder, change_tree(header, lie), tensors)
 
 
 def zarr_lies(_: Path) -> st.SearchStrategy[Lie]:
@@ -550,6 +560,7 @@ def put_zarr(folder: Path, lie: Lie) -> None:
         path.write_bytes(change_bytes(path.read_bytes(), change))
 
 
+CHECKPOINT_FILE = "steps/checkpoint.safetensors"
 WRITE = ("-q", "--force", "-o")
 COLUMNS = ("--genes-in", "columns")
 MEAN = ("--method", "gene_mean")
@@ -639,13 +650,14 @@ FEEDS = [
     _bytes_of(".out.csv.journal", (*EVALUATE, "out.csv")),
     _bytes_of("results.csv", (*EVALUATE, "results.csv")),
     Fed(
-        "checkpoint header",
-        _tree_of("steps/checkpoint.json"),
-        put_header("steps/checkpoint.json"),
-        (CHECKPOINT,),
+        *("checkpoint header", lambda at: tree_lies(_checkpoint(at)[0]), put_checkpoint_header, (CHECKPOINT,)),
         share=0.5,
     ),
-    Fed("checkpoint tensors", lambda at: array_lies(tensor_names(at)), put_tensors, (CHECKPOINT,), share=0.5),
+    Fed(
+        *("checkpoint tensors", lambda at: array_lies([*_checkpoint(at)[1]]), put_tensors, (CHECKPOINT,)),
+        share=0.5,
+    ),
+    _bytes_of(CHECKPOINT_FILE, CHECKPOINT, share=0.5),
     _bytes_of("s.db", TUNE, share=0.3),
 ]
 

@@ -22,8 +22,8 @@ from cases import (
     copy_input,
     model,
     names_in,
-    trials,
     trial_values,
+    trials,
     tuned_value,
 )
 from programs import Run, Server

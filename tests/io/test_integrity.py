@@ -267,7 +267,7 @@ def test_chunks_of_zeros_that_zarr_leaves_out_are_not_lost(tmp_path, form):
     X[11:, 0] = 1
     dense = np.random.default_rng(1).poisson(1.0, (N, G)).astype(np.float32)
     dense[:, 3:] = 0
-    dense[35, 3:] = 1  # genes that are hardly anywhere
+    dense[35, 3:6] = 1  # genes that are hardly anywhere, and others that are nowhere
     one = sp.csr_matrix(np.ones((N, 1), np.float32))
     obs = pd.DataFrame(
         {"batch": pd.Categorical(["a"] * N), "flag": False, "n": 0}, index=[f"cell{i}" for i in range(N)]

@@ -9,10 +9,10 @@ import pytest
 
 import imputome
 from codes import has_code, warns
-from conftest import SHARED
 from imputome.errors import InputError
 from imputome.methods.deep.covariates import CovariateCoding, meaning
 from imputome.result.adapt import covariates_to_learn
+from places import SHARED
 
 
 def table():

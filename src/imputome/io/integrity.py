@@ -234,7 +234,7 @@ def check_texts(adata: Any, path: Path) -> None:
         table = getattr(adata, axis)
         for name, column in ((f"{axis}_names", table.index), *table.items()):
             texts = column.cat.categories if hasattr(column, "cat") else column
-            if texts.dtype == object and any("\0" in text for text in texts if isinstance(text, str)):
+            if texts.dtype.kind == "O" and any("\0" in text for text in texts if isinstance(text, str)):
                 problem = f"{axis}[{str(name)!r}]" if name in table else name
                 text = f"{problem} of {path} has a text with a zero byte, so it is damaged: get it, or write it, again"
                 raise InputError(text, code="damaged-text")
@@ -291,26 +291,29 @@ def _lost(path: Path, name: str, array: Any, place: Place) -> InputError:
 def _check_dense(array: Any, name: str, path: Path, absent: list[Place]) -> None:
     """Check that absent chunks of a dense matrix can be what zarr leaves out: all of their values are the fill value.
 
-    They are if the other rows of their columns let expect hardly any other value there. Cost: where chunks are absent,
-    the matrix is read once.
+    They are if the other rows of their columns let expect hardly any other value there; or if none of several chunks of
+    their columns is there, which is hardly an accident. Cost: where chunks are absent, the matrix is read once.
     """
     if not absent or len(array.shape) != 2 or array.dtype.kind not in "biuf":
         return
     fill, (length, width), (n, G) = array.fill_value, _chunk_shape(array), array.shape
-    filled, rows_seen = np.zeros(G), np.zeros(G)
+    grid = -(-n // length), -(-G // width)
+    filled, rows_seen = np.zeros(G), np.zeros(grid[1])
     missing = set(absent)
-    for i, j in itertools.product(range(-(-n // length)), range(-(-G // width))):
+    for i, j in itertools.product(*map(range, grid)):
         if (i, j) not in missing:
             columns = slice(j * width, (j + 1) * width)
             block = array[i * length : (i + 1) * length, columns]
             empty = np.isnan(block) if fill != fill else block == fill
             filled[columns] += (~empty).sum(axis=0)
-            rows_seen[columns] += len(block)
+            rows_seen[j] += len(block)
     for i, j in absent:
-        columns = slice(j * width, (j + 1) * width)
-        known = fill is not None and rows_seen[columns].all()
-        rows = min(n, (i + 1) * length) - i * length
-        if not known or rows * (filled[columns] / rows_seen[columns]).sum() >= _ENOUGH:
+        if rows_seen[j]:
+            rows = min(n, (i + 1) * length) - i * length
+            lost = rows * filled[j * width : (j + 1) * width].sum() / rows_seen[j] >= _ENOUGH
+        else:
+            lost = grid[0] == 1 or not rows_seen.any()
+        if lost or fill is None:
             raise _lost(path, name, array, (i, j))
 
 

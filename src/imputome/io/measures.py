@@ -86,7 +86,7 @@ def check_one_measure(names: Sequence[str], described: Iterable[str], path: Path
     others = [name for name in names if name not in taken and not any(matches(name, each) for each in patterns)]
     text = (
         f"{path} holds several measures of each sample ({some([chosen, *found])}): pass {{annotation}} to take "
-        f"{chosen!r} and leave all other columns as they are"
+        f"{chosen!r} and leave all other columns as they are, or the word none there if all hold samples"
     )
     annotation = [each.replace(",", "*") for each in (*described, *others, *patterns)]
     raise InputError(text, code="several-measures", annotation=",".join(annotation))
