@@ -378,7 +378,7 @@ def _workers() -> set[psutil.Process]:
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.Error):
-            if "--multiprocessing-fork" in child.cmdline():
+            if any(part.endswith("multiprocessing-fork") for part in child.cmdline()):
                 found.add(child)
     return found
 
