@@ -45,7 +45,7 @@ ROOMS = (
 )
 LOOSE = {"__init__", "__main__", "caches", "datasets", "errors"}  # modules that stand beside the rooms
 # the parts of the room `methods` that several methods share; a method imports these and its own folder only
-SHARED_BY_METHODS = ("deep", "factors", "nmf")
+SHARED_BY_METHODS = ("deep", "factors", "nmf", "rescaled", "similar_cells")
 
 HEAVY = ("torch", "scanpy", "anndata", "sklearn", "numba")
 

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from imputome import datasets, methods
 from imputome.core.data import as_data
-from imputome.methods.smoothing.components import Components, summed
+from imputome.methods.similar_cells import Components, summed
 
 PEERS = Path(__file__).parent / "peers"
 

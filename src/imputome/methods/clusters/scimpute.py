@@ -15,7 +15,7 @@ from imputome.core.learned import Learned
 from imputome.core.scales import TARGET
 from imputome.methods.clusters import SCIMPUTE_INFO
 from imputome.methods.rescaled import TRAINING, Rescaled, at_from_rows, restored_counts, row_blocks, saved_counts
-from imputome.methods.smoothing.components import Components, nearest
+from imputome.methods.similar_cells import Components, nearest
 
 PER_MILLION = 1e6
 SHIFT = 1.01  # added before the logarithm, so that a zero is a little above 0, as a gamma density needs

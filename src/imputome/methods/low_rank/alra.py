@@ -70,7 +70,7 @@ class ALRA(Imputer):
     >>> import imputome
     >>> adata = imputome.datasets.pbmc68k()
     >>> imputome.methods.create("alra").fit(adata.X).rank_
-    7
+    11
     """
 
     info = ALRA_INFO

@@ -550,7 +550,7 @@ class BPCA(ProbabilisticPCA):
     >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
     >>> X[2, 1] = np.nan
     >>> methods.get("bpca")().fit_transform(X).to_array()[2].round(1)
-    array([ 3.,  6.,  9., 12.])
+    array([ 3. ,  6.5,  9. , 12. ])
     """
 
     info = BPCA_INFO

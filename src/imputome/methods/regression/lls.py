@@ -75,7 +75,7 @@ class LLS(RegressionImputer):
     >>> X = np.outer(np.arange(1.0, 9.0), [1.0, 2.0, 3.0, 4.0])
     >>> X[2, 1] = np.nan
     >>> methods.get("lls")(k=2).fit_transform(X).to_array()[2].round(1)
-    array([ 3. ,  6.1,  9. , 12. ])
+    array([ 3. ,  6.5,  9. , 12. ])
     """
 
     info = LLS_INFO

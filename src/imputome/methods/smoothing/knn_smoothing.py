@@ -12,8 +12,8 @@ from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
 from imputome.methods.rescaled import TRAINING, at_from_rows, restored_counts, saved_counts
+from imputome.methods.similar_cells import Components, nearest, summed
 from imputome.methods.smoothing import KNN_SMOOTHING_INFO
-from imputome.methods.smoothing.components import Components, nearest, summed
 
 
 class KNNSmoothing(Imputer):

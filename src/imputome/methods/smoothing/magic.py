@@ -12,8 +12,8 @@ from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
 from imputome.methods.rescaled import TRAINING, Rescaled, normalized_counts, restored_counts, saved_counts
+from imputome.methods.similar_cells import Components, nearest, summed
 from imputome.methods.smoothing import MAGIC_INFO
-from imputome.methods.smoothing.components import Components, nearest, summed
 
 SMALLEST_AFFINITY = 1e-4
 STILL = 0.001  # a step that changes the values by less, as a Procrustes disparity, is the last but one
