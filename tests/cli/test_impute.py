@@ -347,7 +347,7 @@ def test_set_random_state_is_what_the_record_says(counts, tmp_path):
 
 
 def test_unknown_method_lists_the_known(counts, tmp_path, capsys):
-    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "magic"), "unknown-method", "'magic'", *names())
+    refused(capsys, impute(counts[0], tmp_path / "out.h5ad", "majik"), "unknown-method", "'majik'", *names())
 
 
 def test_unknown_parameter_lists_the_known(counts, tmp_path, capsys):
