@@ -1,8 +1,8 @@
 """What `counts.py` and `real.py` share: fits that each run in a process of their own, their results, and tables.
 
-A result is one line of JSON: data, split, method, scores, seconds, peak memory, load of the machine, version. Methods are
-written as in `imputome evaluate`; ``peer:NAME`` is a system that is no part of imputome, which `peers.py` runs in its
-own environment; ``+posterior`` adds the posterior step, also to these.
+A result is one line of JSON: data, split, method, scores, seconds, peak memory, load of the machine, version. Methods
+are written as in `imputome evaluate`; ``peer:NAME`` is a system that is no part of imputome, which `peers.py` runs in
+its own environment; ``+posterior`` adds the posterior step, also to these.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from imputome.core.imputation import Imputation
 from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
 from imputome.studies.inputs import parse_method
-from peers import PACKAGES
+from peers import PACKAGES, peak_bytes
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -104,17 +104,22 @@ def estimator(text: str) -> Imputer:
     return Peer(peer=name, settings=" ".join(arguments), posterior=bare != text)
 
 
-def measured(text: str, train: Data, score: Callable[[Imputation], dict[str, float]]) -> dict[str, Any]:
-    """Fit, score, and say what it cost; the memory is that of the fit and of reading all values in blocks."""
+def measured(
+    text: str, train: Data, score: Callable[[Imputation], dict[str, float]], *, link: str = "identity"
+) -> dict[str, Any]:
+    """Fit, score, and say what both cost: many methods compute a value only when it is read."""
     method = estimator(text)
+    method.link = link
     begun = time.perf_counter()
     result = method.fit_transform(train)
-    seconds = time.perf_counter() - begun
+    fitted = time.perf_counter()
     scores = score(result)
-    found = {"scores": {name: float(value) for name, value in scores.items()}, "seconds": round(seconds, 2)}
-    from peers import peak_bytes
-
-    found["peak_bytes"] = peak_bytes()
+    found = {
+        "scores": {name: float(value) for name, value in scores.items()},
+        "seconds": round(time.perf_counter() - begun, 2),
+        "fit_seconds": round(fitted - begun, 2),
+        "peak_bytes": peak_bytes(),
+    }
     if isinstance(method, Peer):
         found |= {"version": method.report["version"], "what": method.report["what"]}
         found["peak_bytes"] = max(found["peak_bytes"], method.report["peak_bytes"])

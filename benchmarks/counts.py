@@ -6,8 +6,8 @@
 
 Nine tenths of the molecules to fit on, the rest is held out (scheme ``thin``), three splits. Cells with fewer than 50
 genes and genes in fewer than 10 cells are left out. Scores: `imputome.evaluation.streaming.score_thinned`. Each fit has
-a process of its own; seconds are those of the fit, without imports, and peak memory is that of the process, or of the
-peer's.
+a process of its own; seconds are those of the fit and of computing and scoring all values, without imports, and peak
+memory is that of the process, or of the peer's.
 """
 
 from __future__ import annotations
