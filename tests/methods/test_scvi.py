@@ -153,7 +153,8 @@ def _state():
 
     keys = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")
     return (
-        *(scvi.settings.seed, scvi.settings.verbosity, torch.get_num_threads(), signal.getsignal(signal.SIGINT)),
+        *(scvi.settings.seed, scvi.settings.verbosity, torch.get_num_threads()),
+        *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)),
         *(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),  # noqa: NPY002
         *(torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, [os.environ.get(key) for key in keys]),
         len(scvi.model.SCVI._setup_adata_manager_store),
@@ -199,6 +200,20 @@ def test_an_interruption_is_passed_on(capfd, interruption):
         estimator.fit(counts())
     assert _state() == before
     assert capfd.readouterr() == ("", "")
+
+
+@needs_scvi
+def test_sigterm_ends_the_program(monkeypatch):
+    """Lightning alone would end it later, with success."""
+    received = []
+    monkeypatch.setattr("imputome.methods.scvi.quiet_training.os.kill", lambda *signal: received.append(signal))
+    before = signal.getsignal(signal.SIGTERM)
+    estimator = methods.create("scvi", {**QUICK, "max_epochs": 2})
+    estimator.progress = lambda share, text: share > 0 and signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit):  # it goes on, because the signal was not sent
+        estimator.fit(counts())
+    assert received[0] == (os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @needs_scvi

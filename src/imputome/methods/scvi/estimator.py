@@ -23,7 +23,6 @@ from imputome.errors import InputError, TrainingError
 from imputome.methods.deep.covariates import CovariateCoding, coded_as_in_fit
 from imputome.methods.deep.estimator import NetworkImputer
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
-from imputome.methods.deep.training import seeded
 from imputome.methods.scvi import SCVI_INFO
 from imputome.methods.scvi.quiet_training import PATIENCE, seeded_by_scvi, silenced, train
 
@@ -285,7 +284,7 @@ class ScVI(NetworkImputer):
     def _new_rows(self, data: Data) -> LogLinearModel:
         network: Any = self.network_
         n, G = data.shape
-        decoder, head = network.decoder, network.decoder.px_scale_decoder[0]
+        encoder, decoder, head = network.z_encoder, network.decoder, network.decoder.px_scale_decoder[0]
         device = head.weight.device
         codes, numbers = self._conditions(data)
         bias = head.bias.clone()
@@ -296,8 +295,7 @@ class ScVI(NetworkImputer):
             x = torch.from_numpy(data.X[rows].toarray().astype(np.float32)).to(device)  # (rows, G)
             conditions = [torch.from_numpy(values[rows]).to(device)[:, None] for values in codes]
             conditions = conditions or [torch.zeros(len(rows), 1, dtype=torch.long, device=device)]
-            with seeded(0):  # the encoder draws from z, too
-                z = network.inference(x, conditions[0])["qz"].loc
+            z = encoder.mean_encoder(encoder.encoder(x.log1p()))  # `network.inference` would also draw from z
             decoded = decoder.px_decoder(torch.cat([z, torch.from_numpy(numbers[rows]).to(device)], 1), *conditions)
             logits = nn.functional.linear(decoded, head.weight, bias)
             hidden[rows], latent[rows] = _numpy(decoded), _numpy(z)

@@ -72,9 +72,14 @@ def silenced() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C in the block raises KeyboardInterrupt; Lightning alone would end the program, and ignore the next one."""
+    """Signals in the block do what they did before: Ctrl-C raises KeyboardInterrupt, SIGTERM ends the program.
+
+    Lightning alone would end the program after Ctrl-C, ignore the next one, and end with success after SIGTERM.
+    """
     in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if in_main and handlers[signal.SIGTERM] is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)  # Lightning calls the handler that is there after its own
     try:
         yield
     except SystemExit as end:
@@ -83,7 +88,14 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         if in_main:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    """What the system does if there is no handler."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def train(
@@ -153,12 +165,10 @@ def train(
             callbacks=[Reporter()] if stopper is None else [stopper, Reporter()],
             enable_progress_bar=False,
         )
-    history = {
+    stopped = stopper is not None and stopper.stopped_epoch > 0
+    losses = {
         name: [float(value) for value in model.history[key].iloc[:, 0]]
         for name, key in (("train_loss", "train_loss"), ("validation_loss", "elbo_validation"))
         if key in model.history
     }
-    return {
-        "epoch": [float(k + 1) for k in range(len(history["train_loss"]))],
-        **history,
-    }, stopper is not None and stopper.stopped_epoch > 0
+    return {"epoch": [float(k + 1) for k in range(len(losses["train_loss"]))], **losses}, stopped
