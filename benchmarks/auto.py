@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deep import COUNTS
+from counts import DATA as COUNTS
 
 REAL = ("tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205")
 HEADER = "| data | chosen | its error | best control | its error | below it | coverage, strata | s choosing, fitting |"
