@@ -99,7 +99,7 @@ def tables(results: Path) -> str:
             cells = [shown]
             for score in (mse, published, corrected):
                 digits = 2 if score == mse else 4
-                cells += [f"{means[score][place] + 0.0:.{digits}f}", str(ranks[score][place])]
+                cells += [f"{means[score][place]:.{digits}f}", str(ranks[score][place])]
             out.append("| " + " | ".join(cells) + " |")
         out.append("")
     failed = [line for line in lines if line["status"] != "ok"]

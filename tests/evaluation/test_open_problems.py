@@ -1,8 +1,11 @@
-"""The protocol of Open Problems: its numbers by the steps of its own scripts, what the swap rewards, its table."""
+"""The protocol of Open Problems: its numbers by the steps of its own scripts, what the swap rewards, its tables."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -274,6 +277,17 @@ def test_real_values_are_refused():
     real = Dataset("real", as_data(np.random.default_rng(0).normal(size=(20, 5)), kind="real"))
     with pytest.raises(InputError, check=has_code("scheme-of-other-kind")):
         run_study(real, ["mean"], protocol="open_problems")
+
+
+def test_the_page_has_the_tables_of_the_results():
+    root = Path(__file__).parents[2]
+    made = subprocess.run(
+        [sys.executable, "benchmarks/open_problems.py"], cwd=root, capture_output=True, text=True, check=True
+    )
+    tables = [line for line in made.stdout.splitlines() if line.startswith(("|", "`"))]
+    page = (root / "docs" / "open_problems.md").read_text(encoding="utf-8")
+    assert len(tables) > 10
+    assert "\n".join(tables) in page.replace("\n\n", "\n")
 
 
 def test_thinning_is_molecular_cross_validation():

@@ -291,10 +291,12 @@ def _stream(
                 whole["size"], single["size"] = size, size[i, j]
             if "library" in needs and library is not None:
                 whole["library"], single["library"] = library[rows, None], library[rows][i]
-            if "prediction_total" in needs:
-                totals = {"truth_total": np.bincount(i, x, len(mu)), "prediction_total": mu.sum(axis=1)}
-                whole |= {each: total[:, None] for each, total in totals.items()}
-                single |= {each: total[i] for each, total in totals.items()}
+            if "prediction_total" in needs:  # in one step: what is left of squares that cancel could be below 0
+                dense = np.zeros_like(mu)
+                dense[i, j] = x
+                totals = {f"{part}_total": m.sum(axis=1)[:, None] for part, m in (("truth", dense), ("prediction", mu))}
+                sums[name] += _sums(terms(dense, mu, **totals), mu.shape)
+                continue
             sums[name] += _sums(terms(0.0, mu, **whole), mu.shape)
             sums[name] -= _sums(terms(0.0, mu_at_x, **single), mu_at_x.shape)
             sums[name] += _sums(terms(x, mu_at_x, **single), mu_at_x.shape)
