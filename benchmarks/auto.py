@@ -82,7 +82,7 @@ def run(name: str, budget: float, seed: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", default=",".join(COUNTS + REAL))
+    parser.add_argument("--datasets", default=",".join((*COUNTS, *REAL)))
     parser.add_argument("--budget", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
