@@ -346,7 +346,7 @@ class _Values:
         columns = self.column_places if genes is None else self.column_places[genes]
         part = self.matrix[self.row_places[rows]]
         part = part[:, columns] if isinstance(part, np.ndarray) else part[:, columns].toarray()
-        return np.asarray(part, dtype=np.float64)
+        return np.ascontiguousarray(part, dtype=np.float64)
 
     def at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Values of single entries, float64."""

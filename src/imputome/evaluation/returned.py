@@ -11,7 +11,8 @@ from imputome.core.scales import scale_to_counts
 from imputome.evaluation.outside import Fitted, OutsideModel
 
 MIN_TELLING = 10  # entries, to say that a tool has seen them
-LEAKED = 0.1  # share of the telling entries that is equal; of rounded predictions a few are by chance
+# share of the telling entries that is equal; of the true rates of small counts, rounded, one in seven was (measured)
+LEAKED = 0.5
 
 
 @dataclass(frozen=True)
