@@ -229,10 +229,14 @@ def test_evaluate_with_results_of_other_tools(capsys):
         (["--external", "A=a.csv", "--masked", "masked.csv", "--seed", "8"], "other-mask", "--seed 7"),
         (["--external", "A=a.csv", "--masked", "masked.csv", "--fraction", "0.2"], "other-mask", "--fraction 0.1"),
         (["--external", "A=a.csv", "--masked", "masked.csv", "--trials", "2"], "external-one-split", "--trials 1"),
+        (["--external", "A=b.csv", "--masked", "masked.csv"], "scale-unclear", "pass scale in --external"),
+        (["--external", "A=c.csv:scale=counts", "--masked", "masked.csv"], "result-lacks-names", "imputome score"),
         (["--external", "A=a.csv", "--masked", "masked.csv", "--min-cells", "40"], "mask-of-other-data", "--seed 7"),
     ],
 )
 def test_evaluate_refuses(options, code, said, capsys):
     assert mask("masked.csv", "--quiet") == 0
     write_as_r("a.csv", RATES, CELLS, GENES)
+    write_as_r("b.csv", 3 * RATES, CELLS, GENES)
+    write_as_r("c.csv", RATES[1:], CELLS[1:], GENES)
     refused(capsys, evaluate(*options), code, said)

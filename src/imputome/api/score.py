@@ -117,7 +117,7 @@ def outside_of(
     name: str,
     layer: str | None = None,
     scale: Scale | None = None,
-    partial: bool = False,
+    partial: bool | None = False,
 ) -> Outside:
     """The values of an AnnData or a DataFrame, with their names."""
     if isinstance(result, str | Path) or result is None:
@@ -148,5 +148,5 @@ def outsides_of(external: Mapping[str, Any]) -> list[Outside]:
         if unknown:
             text = f"external[{name!r}] has {min(unknown)!r}, which is not one of result, layer, scale"
             raise InputError(text, code="unknown-option", parameter="external")
-        found.append(outside_of(entries.pop("result"), name=str(name), **entries))
+        found.append(outside_of(entries.pop("result"), name=str(name), partial=None, **entries))
     return found

@@ -142,7 +142,7 @@ class ResultFile:
     path: Path
     layer: str | None = None
     scale: str | None = None
-    partial: bool = False
+    partial: bool | None = None
 
     def read(self, decimal: str = ".", missing: list[str] | None = None) -> Outside:
         """The values, with their names; those of a table in either orientation, which the names tell later."""

@@ -46,22 +46,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     _recover(path)
-    with room_for(path):
-        work, lock = _new_work(path)
-    partial = work / path.name
+    made: list[tuple[Path, int]] = []
     try:
-        with room_for(path):
-            yield partial
-            _to_disk(partial)
-            _move(partial, path, work / OLD)
-    except BaseException:
-        _remove_interrupted(partial)
-        raise
+        with room_for(path), held():  # a signal comes when it is known what there is to remove
+            made.append(_new_work(path))
+        partial = made[0][0] / path.name
+        try:
+            with room_for(path):
+                yield partial
+                _to_disk(partial)
+                _move(partial, path, made[0][0] / OLD)
+        except BaseException:
+            _remove_interrupted(partial)
+            raise
     finally:
-        with held():
-            _put_back(work, path)
-            os.close(lock)
-            _remove(work)
+        for work, lock in made:
+            with held():
+                _put_back(work, path)
+                os.close(lock)
+                _remove(work)
 
 
 def restore(path: Path) -> None:

@@ -44,8 +44,9 @@ class Outside:
         Names of the rows, and of the columns.
     scale : str, optional
         Scale of the values of counts, one of `imputome.core.scales.SCALES`; None looks at the values.
-    partial : bool, default=False
-        Whether it may hold a part of the cells and genes, and NaN: then that part is scored.
+    partial : bool or None, default=False
+        Whether it may hold a part of the cells and genes, and NaN: then that part is scored. None if the user cannot
+        choose this, as where it is compared with methods on the whole.
     layers : tuple of str
         Names of other matrices in the same file, for messages.
     """
@@ -55,7 +56,7 @@ class Outside:
     obs_names: pd.Index
     var_names: pd.Index
     scale: Scale | None = None
-    partial: bool = False
+    partial: bool | None = False
     layers: tuple[str, ...] = ()
 
 
@@ -265,8 +266,10 @@ def _checked_parts(found: _Found, outside: Outside, split: Split) -> _Found:
         if number := int((places < 0).sum()):
             lacking.append(f"{number:,} of {len(places):,} {what} ({some(names[places < 0], 3)})")
     if lacking and not outside.partial:
-        text = f"{outside.name} lacks {' and '.join(lacking)} of the masked data: pass {{partial}} to score the part "
-        text += "that it holds, the controls on the same part"
+        text = f"{outside.name} lacks {' and '.join(lacking)} of the masked data: "
+        if outside.partial is None:
+            raise InputError(f"{text}{_ALONE}", code="result-lacks-names")
+        text += "pass {partial} to score the part that it holds, the controls on the same part"
         raise InputError(text, code="result-lacks-names", partial=True)
     bad, first = _not_finite(found, split)
     if not bad.any():
@@ -275,11 +278,17 @@ def _checked_parts(found: _Found, outside: Outside, split: Split) -> _Found:
         return replace(found, columns=np.where(bad > 0, -1, found.columns))
     where = f"the first in {split.train.obs_names[first[0]]!r}, {split.train.var_names[first[1]]!r}"
     text = f"{outside.name} holds {bad.sum():,} values that are NaN or infinite among those to score ({where}): "
-    options: dict[str, Any] = {"partial": True}
+    options: dict[str, Any] = {}
     if outside.layers:
         text += f"pass {{layer}} if the values are in one ({', '.join(outside.layers)}), or "
         options["layer"] = ...
-    raise InputError(f"{text}pass {{partial}} to leave these genes out", code="result-not-finite", **options)
+    if outside.partial is None:
+        raise InputError(f"{text}{_ALONE}", code="result-not-finite", **options)
+    text += "pass {partial} to leave these genes out"
+    raise InputError(text, code="result-not-finite", **options, partial=True)
+
+
+_ALONE = "have the tool give them, or score it by itself with `imputome score`, which can score a part"
 
 
 def _not_finite(found: _Found, split: Split) -> tuple[np.ndarray, tuple[int, int]]:

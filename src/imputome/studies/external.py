@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.core.imputation import Imputation
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 from imputome.evaluation.masked import MASK_KEY, read_mask
 from imputome.evaluation.outside import Fitted, Outside, fitted
 from imputome.evaluation.splits import Split
@@ -49,13 +49,30 @@ class External:
 
     def of(self, split: Split) -> External:
         """The same, as an imputation of a split."""
-        return replace(self, result=fitted(self.values, split))
+        try:
+            result = fitted(self.values, split)
+        except InputError as error:
+            raise InputError(_of_external(error.message)) from error
+        messages = tuple(map(_of_external, result.messages))
+        return replace(self, result=replace(result, messages=messages))
 
     @property
     def imputation(self) -> Imputation:
         """The values, once `of` has been called."""
         assert self.result is not None  # noqa: S101
         return self.result.imputation
+
+
+def _of_external(message: Message) -> Message:
+    """A message about one result, whose options are part of ``external`` here."""
+    template, options = message.template, dict(message.options)
+    for name in ("layer", "scale"):
+        if name in options:
+            value = options.pop(name)
+            shown = name if value is ... else f"{name}={value}"
+            template = template.replace(f"{{{name}}}", f"{shown} in {{external}}")
+            options["external"] = ...
+    return Message(template, code=message.code, **options)
 
 
 def is_external(parameters: str) -> bool:
