@@ -60,7 +60,8 @@ def test_counts_against_a_naive_computation():
 
 def test_real_values_against_a_naive_computation():
     masked = imputome.mask(REAL, scheme="mcar", seed=3)
-    found = imputome.score(masked, table(LATENT).T, name="latent")
+    with warns("result-transposed"):
+        found = imputome.score(masked, table(LATENT).T, name="latent")
     hidden = masked.layers["hidden"].toarray()
     gap = (LATENT - REAL.X)[hidden]
     sd = np.broadcast_to(REAL.X.std(axis=0), (N, G))[hidden]
