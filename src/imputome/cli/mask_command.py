@@ -75,7 +75,7 @@ def command(
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
     check_fits(masked, output, genes_in)
     record = dict(masked.uns[MASK_KEY])
-    truth = write_masked(masked, output, genes_in)
+    truth = write_masked(masked, output, genes_in, force=force)
     if as_json:
         beside = {} if truth == output else {"truth": str(truth)}
         print_json({"output": str(output), **beside, "shape": list(masked.shape), **record})

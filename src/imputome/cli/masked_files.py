@@ -72,7 +72,7 @@ def check_fits(masked: AnnData, output: Path, genes_in: str | None) -> None:
         check_parquet_names(masked, genes_in or "columns", None)
 
 
-def write_masked(masked: AnnData, output: Path, genes_in: str | None) -> Path:
+def write_masked(masked: AnnData, output: Path, genes_in: str | None, *, force: bool) -> Path:
     """Write masked data; returns the path of the file that holds the truth.
 
     ``genes_in`` is the orientation of a table, by default one row per cell. Both files are complete before one of them
@@ -85,10 +85,13 @@ def write_masked(masked: AnnData, output: Path, genes_in: str | None) -> Path:
     from imputome.result.matrices import Held
 
     if output.suffix.lower() in STORES:
-        write_store(masked, output)
+        write_store(masked, output, force=force)
         return output
     truth = truth_path(output)
-    with atomic_path(truth) as partial_truth, atomic_path(output) as partial:
+    with (
+        atomic_path(truth, overwrite=force) as partial_truth,
+        atomic_path(output, overwrite=force) as partial,
+    ):
         if output.suffix:
             matrix = Held(masked.X, masked.obs_names, masked.var_names)
             fill_table(partial, matrix, genes_in=genes_in or "columns")

@@ -48,7 +48,7 @@ def command(
     Cells and genes are found by their names, in any order and either way round. What is compared with the truth is the
     values as they are: a tool must be given MASKED, not the data that it was made of.
     """
-    from imputome.errors import InputError
+    from imputome.core.atomic import exists_already
     from imputome.studies.external import free_name
     from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, write
@@ -57,8 +57,7 @@ def command(
     if output is not None:
         check_path(output)
         if output.exists() and not force:
-            text = f"{output} exists already: pass {{overwrite}} to replace it"
-            raise InputError(text, code="output-exists", overwrite=True)
+            raise exists_already(output)
     specs = [parse_method(method) for method in opt.split_names(methods)]
     hidden = read_masked(masked)
     given = ResultFile(name or free_name(layer or result.name), result, layer, scale, partial)

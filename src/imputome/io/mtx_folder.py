@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.atomic import atomic_path
+from imputome.core.atomic import atomic_path, exists_already
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.io.text import text_writer
@@ -38,8 +38,7 @@ def check_10x_folder(path: Path, *, overwrite: bool = False) -> None:
         kind = "folder with other files" if path.is_dir() else "file, not a 10x folder"
         raise InputError(f"{path} is a {kind} and will not be replaced: choose another path", code="not-replaceable")
     if not overwrite:
-        text = f"{path} exists already: pass {{overwrite}} to replace it"
-        raise InputError(text, code="output-exists", overwrite=True)
+        raise exists_already(path)
 
 
 def write_10x_folder(path: str | Path, adata: AnnData) -> None:
