@@ -95,11 +95,13 @@ def score(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import imputome
     >>> adata = imputome.datasets.pbmc68k()[:200, :50]
     >>> masked = imputome.mask(adata, scheme="thin", fraction=0.1)
-    >>> tool = masked.to_df().rolling(5, min_periods=1, center=True).mean()  # what a tool may do
-    >>> found = imputome.score(masked, tool, name="running mean")
+    >>> table = masked.to_df()
+    >>> expected = np.outer(table.sum(axis=1), table.sum() / table.sum().sum())
+    >>> found = imputome.score(masked, (table + expected) / 2, name="half way")  # what a tool may do
     >>> found.scale, found.verdict.verdict
     ('counts', 'do not impute')
     """

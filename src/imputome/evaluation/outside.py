@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
+_ALONE = "have the tool give them, or score it by itself with `imputome score`, which can score a part"
 OTHER_UNIT = 2.0  # standard deviations between the known values and those of the tool, root mean square: not one unit
 
 
@@ -286,9 +287,6 @@ def _checked_parts(found: _Found, outside: Outside, split: Split) -> _Found:
         raise InputError(f"{text}{_ALONE}", code="result-not-finite", **options)
     text += "pass {partial} to leave these genes out"
     raise InputError(text, code="result-not-finite", **options, partial=True)
-
-
-_ALONE = "have the tool give them, or score it by itself with `imputome score`, which can score a part"
 
 
 def _not_finite(found: _Found, split: Split) -> tuple[np.ndarray, tuple[int, int]]:
