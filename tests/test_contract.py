@@ -39,6 +39,7 @@ SMALL = {
     "bpca": {"rank": 5, "tol": 1e-4},
     "iterative_ridge": {"n_nearest_features": 5, "max_iter": 1},
     "miss_forest": {"n_trees": 3, "max_iter": 1},
+    "scvi": {"n_hidden": 16, "batch_size": 16, "learning_rate": 0.02, "max_epochs": 15},
     "tuned_dca": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
 }
 # correlation of two results that came by other paths: the same solution, or for a network one of many that are alike
