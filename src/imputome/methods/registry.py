@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "knn_smoothing": ("smoothing:KNN_SMOOTHING_INFO", "smoothing.knn_smoothing:KNNSmoothing"),
     "drimpute": ("clusters:DRIMPUTE_INFO", "clusters.drimpute:DrImpute"),
     "scimpute": ("clusters:SCIMPUTE_INFO", "clusters.scimpute:ScImpute"),
+    "deepimpute": ("deepimpute:DEEPIMPUTE_INFO", "deepimpute.estimator:DeepImpute"),
     "saver": ("saver:SAVER_INFO", "saver.estimator:Saver"),
     "beta_vae": ("beta_vae:BETA_VAE_INFO", "beta_vae.estimator:BetaVAE"),
 }

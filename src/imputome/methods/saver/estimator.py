@@ -295,7 +295,9 @@ class Saver(Imputer):
             self.coefficients_ = sp.csr_array((arrays["coefficients"].astype(np.float32), places), shape=(G, G))
         else:
             self.gene_scale_ = arrays["gene_scale"]
-            self._restore_method({name.removeprefix(NESTED): a for name, a in arrays.items() if name.startswith(NESTED)})
+            self._restore_method(
+                {name.removeprefix(NESTED): a for name, a in arrays.items() if name.startswith(NESTED)}
+            )
         if self._uses_spread:
             if arrays["prior_power"].max() > max(POWERS.values()):
                 raise damaged("the array 'prior_power' has values above 2", code="model-array-values")

@@ -162,5 +162,3 @@ class GammaPosterior:
         else:
             values = scale * (alpha + y)
         return np.asarray(values.astype(np.float32))
-
-

@@ -86,8 +86,8 @@ def fit_regressions(
     T = y.shape[1]
     totals = np.asarray(y.sum(axis=0, dtype=np.float64)).ravel()
     mean = totals / s.sum()
-    columns = x.tocsc()
-    sd = _column_sds(columns)
+    columns = sp.csc_array(x, dtype=np.float32)
+    sd = column_sds(columns)
     by_predictor = sp.csr_array(x.T.tocsr())
     K = min(max_predictors, P - 1)
     base, gain = mean.copy(), np.zeros(T)
@@ -158,26 +158,23 @@ def _screened(
     return chosen
 
 
-def poisson_lasso(x: sp.csc_array, y: np.ndarray, s: np.ndarray, lam: float) -> tuple[np.ndarray, float]:
-    """Coefficients, (K,), and intercept at one strength ``lam``, all cells and all columns of ``x`` used.
+def poisson_lasso(x: sp.csc_array, y: np.ndarray, s: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, float]:
+    """The coefficients, (K,), and the intercept that minimise the objective for one gene.
 
-    ``lam`` multiplies ``sum_j sd_j |beta_j|``; the objective is a sum over cells.
+    ``penalty`` is lam sd_j, (K,); all cells and all columns of ``x`` (n, K) are used. The tolerance is a millionth of
+    that of `fit_regressions`.
     """
     n, K = x.shape
+    y, s = y.astype(np.float64), s.astype(np.float64)
+    # the types that `fit_regressions` has, so that one version is compiled
+    parts = (x.indptr.astype(np.int32), x.indices.astype(np.int32), x.data.astype(np.float32))
     beta, eta = np.zeros(K), np.full(n, np.log(y.sum() / s.sum()))
-    floor = TOLERANCE * 1e-6 * _null_deviance(y.astype(np.float64), s)
-    _solve(
-        x.indptr,
-        x.indices,
-        x.data,
-        np.arange(K),
-        lam * _column_sds(x),
-        *(y.astype(np.float64), s.astype(np.float64), beta, eta, floor),
-    )
+    floor = 1e-6 * TOLERANCE * _null_deviance(y, s)
+    _solve(*parts, np.arange(K), penalty.astype(np.float64), y, s, beta, eta, floor)
     return beta, float(np.mean(eta - x @ beta))
 
 
-def _column_sds(x: sp.csc_array) -> np.ndarray:
+def column_sds(x: sp.csc_array) -> np.ndarray:
     """(P,) standard deviations of the columns, 0 if they are constant."""
     n = x.shape[0]
     column = np.repeat(np.arange(x.shape[1]), np.diff(x.indptr))
@@ -192,8 +189,11 @@ def _column_sds(x: sp.csc_array) -> np.ndarray:
 @compiled(fastmath=True)
 def _null_deviance(y, s):  # type: ignore[no-untyped-def]
     """The deviance of the mean, the scale of the tolerance."""
-    level = np.log(y.sum() / s.sum())
-    total = 0.0
+    molecules, size, total = 0.0, 0.0, 0.0
+    for i in range(len(y)):
+        molecules += y[i]
+        size += s[i]
+    level = np.log(molecules / size)
     for i in range(len(y)):
         if y[i] > 0:
             total += y[i] * (np.log(y[i] / s[i]) - level)
@@ -233,7 +233,8 @@ def _solve(indptr, indices, data, columns, penalty, y, s, beta, eta, floor):  # 
             gap += wr[i]
         c = -gap / total
         largest = gap * gap / total
-        before[:] = beta
+        for j in range(K):
+            before[j] = beta[j]
         for sweep in range(SWEEPS):
             change = 0.0
             for j in range(K):
@@ -269,7 +270,8 @@ def _solve(indptr, indices, data, columns, penalty, y, s, beta, eta, floor):  # 
                     change = max(change, curvature[j] * delta * delta)
             if change < floor:
                 break
-        step[:] = -c
+        for i in range(n):
+            step[i] = -c
         for j in range(K):
             delta = beta[j] - before[j]
             if delta != 0.0:
@@ -295,81 +297,84 @@ def _solve(indptr, indices, data, columns, penalty, y, s, beta, eta, floor):  # 
             break
 
 
-@compiled(parallel=True, fastmath=True)
+@compiled(parallel=True)
 def _cross_validated(  # type: ignore[no-untyped-def]
     indptr, indices, data, sd, y_indptr, y_indices, y_data, s, fold, chosen
 ):
     """For T genes the coefficients, (T, K), and intercepts at the best strength, and the gain in standard errors."""
-    n = len(s)
     T, _, K = chosen.shape
     out, intercept, gain = np.zeros((T, K)), np.zeros(T), np.zeros(T)
     for t in prange(T):
-        y = np.zeros(n)
-        for p in range(y_indptr[t], y_indptr[t + 1]):
-            y[y_indices[p]] = y_data[p]
-        # the last one is all cells, the others lack a fold
-        ys, ss = np.empty((FOLDS + 1, n)), np.empty((FOLDS + 1, n))
-        eta, beta, penalty = np.empty((FOLDS + 1, n)), np.zeros((FOLDS + 1, K)), np.empty(K)
-        null, floor = np.zeros(FOLDS), np.zeros(FOLDS + 1)
-        enough = True
-        for f in range(FOLDS + 1):
-            for i in range(n):
-                use = 0.0 if fold[i] == f else 1.0
-                ys[f, i], ss[f, i] = use * y[i], use * s[i]
-            if ys[f].sum() <= 0:
-                enough = False
-                break
-            level = np.log(ys[f].sum() / ss[f].sum())
-            eta[f, :] = level
-            floor[f] = TOLERANCE * _null_deviance(ys[f], ss[f])
-            if f < FOLDS:
-                null[f] = _held_out(y, s, eta[f], fold, f)
-        if not enough:
-            continue
-        strongest = 0.0
-        level = y.sum() / s.sum()
-        columns = chosen[t, FOLDS]
-        for j in range(K):
-            gradient = 0.0
-            if sd[columns[j]] > 0:
-                for p in range(indptr[columns[j]], indptr[columns[j] + 1]):
-                    gradient += data[p] * (y[indices[p]] - s[indices[p]] * level)
-                gradient = abs(gradient) / sd[columns[j]]
-            strongest = max(strongest, gradient)
-        if strongest <= 0:
-            continue
-        best, worse, lam = 0.0, 0, strongest
-        losses = np.empty(FOLDS)
-        for _ in range(STRENGTHS):
-            lam *= STEP
-            total = 0.0
-            for f in range(FOLDS + 1):
-                columns = chosen[t, f]
-                # a penalty of the mean over cells, so that lam means the same for fewer cells
-                size = ss[f].sum() / s.sum()
-                for j in range(K):
-                    penalty[j] = size * lam * sd[columns[j]] if sd[columns[j]] > 0 else np.inf
-                _solve(indptr, indices, data, columns, penalty, ys[f], ss[f], beta[f], eta[f], floor[f])
-                if f < FOLDS:
-                    losses[f] = null[f] - _held_out(y, s, eta[f], fold, f)
-                    total += losses[f]
-            if total > best:
-                best, worse = total, 0
-                out[t] = beta[FOLDS]
-                lowest = 0.0
-                for i in range(n):
-                    lowest += eta[FOLDS, i]
-                for j in range(K):
-                    if beta[FOLDS, j] != 0.0:
-                        for p in range(indptr[columns[j]], indptr[columns[j] + 1]):
-                            lowest -= data[p] * beta[FOLDS, j]
-                intercept[t] = lowest / n
-                gain[t] = total / max(np.sqrt(FOLDS) * _sd(losses), 1e-12)
-            else:
-                worse += 1
-                if worse == WORSE:
-                    break
+        genes = slice(y_indptr[t], y_indptr[t + 1])
+        intercept[t], gain[t] = _cross_validated_gene(
+            indptr, indices, data, sd, y_indices[genes], y_data[genes], s, fold, chosen[t], out[t]
+        )
     return out, intercept, gain
+
+
+@compiled(fastmath=True)
+def _cross_validated_gene(indptr, indices, data, sd, cells, counts, s, fold, chosen, out):  # type: ignore[no-untyped-def]
+    """`_cross_validated` for one gene with these ``counts`` in these ``cells``; sets ``out`` (K,)."""
+    n, K = len(s), chosen.shape[1]
+    y = np.zeros(n)
+    for p in range(len(cells)):
+        y[cells[p]] = counts[p]
+    # the last one is all cells, the others lack a fold
+    ys, ss = np.empty((FOLDS + 1, n)), np.empty((FOLDS + 1, n))
+    eta, beta, penalty = np.empty((FOLDS + 1, n)), np.zeros((FOLDS + 1, K)), np.empty(K)
+    null, floor, sizes = np.zeros(FOLDS), np.zeros(FOLDS + 1), np.zeros(FOLDS + 1)
+    for f in range(FOLDS + 1):
+        total = 0.0
+        for i in range(n):
+            use = 0.0 if fold[i] == f else 1.0
+            ys[f, i], ss[f, i] = use * y[i], use * s[i]
+            total += ys[f, i]
+            sizes[f] += ss[f, i]
+        if total <= 0:  # all molecules in one fold
+            return 0.0, 0.0
+        for i in range(n):
+            eta[f, i] = np.log(total / sizes[f])
+        floor[f] = TOLERANCE * _null_deviance(ys[f], ss[f])
+        if f < FOLDS:
+            null[f] = _held_out(y, s, eta[f], fold, f)
+    strongest, level = 0.0, np.exp(eta[FOLDS, 0])
+    for j in range(K):
+        column = chosen[FOLDS, j]
+        if sd[column] > 0:
+            gradient = 0.0
+            for p in range(indptr[column], indptr[column + 1]):
+                gradient += data[p] * (y[indices[p]] - s[indices[p]] * level)
+            strongest = max(strongest, abs(gradient) / sd[column])
+    best, gain, intercept, worse, lam = 0.0, 0.0, 0.0, 0, strongest
+    losses = np.empty(FOLDS)
+    for _ in range(STRENGTHS if strongest > 0 else 0):
+        lam *= STEP
+        total = 0.0
+        for f in range(FOLDS + 1):
+            # the penalty of a mean over cells, so that lam means the same for fewer cells
+            for j in range(K):
+                deviation = sd[chosen[f, j]]
+                penalty[j] = lam * deviation * sizes[f] / sizes[FOLDS] if deviation > 0 else np.inf
+            _solve(indptr, indices, data, chosen[f], penalty, ys[f], ss[f], beta[f], eta[f], floor[f])
+            if f < FOLDS:
+                losses[f] = null[f] - _held_out(y, s, eta[f], fold, f)
+                total += losses[f]
+        if total <= best:
+            worse += 1
+            if worse == WORSE:
+                break
+            continue
+        best, worse = total, 0
+        gain = total / max(np.sqrt(FOLDS) * _sd(losses), 1e-12)
+        intercept = 0.0
+        for i in range(n):
+            intercept += eta[FOLDS, i] / n
+        for j in range(K):
+            out[j] = beta[FOLDS, j]
+            if out[j] != 0.0:
+                for p in range(indptr[chosen[FOLDS, j]], indptr[chosen[FOLDS, j] + 1]):
+                    intercept -= data[p] * out[j] / n
+    return intercept, gain
 
 
 @compiled(fastmath=True)
@@ -384,5 +389,10 @@ def _held_out(y, s, eta, fold, f):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _sd(values):  # type: ignore[no-untyped-def]
-    mean = values.mean()
-    return np.sqrt(((values - mean) ** 2).sum() / (len(values) - 1))
+    """The standard deviation, with the divisor number less 1."""
+    mean, squares = 0.0, 0.0
+    for value in values:
+        mean += value / len(values)
+    for value in values:
+        squares += (value - mean) ** 2
+    return np.sqrt(squares / (len(values) - 1))
