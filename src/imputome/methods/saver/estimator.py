@@ -13,7 +13,6 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output, Status
 from imputome.core.imputer import Imputer, fit_shape
 from imputome.core.learned import Learned, array_fault, damaged
-from imputome.errors import InputError
 from imputome.methods.rescaled import at_from_rows, row_blocks
 from imputome.methods.saver import SAVER_INFO
 from imputome.methods.saver.gamma_poisson import POWERS, GammaPosterior, Spread, fitted_spread

@@ -82,8 +82,7 @@ def fit_regressions(
     Cost: for each gene 6 paths (the folds and all cells) of at most `STRENGTHS` solutions; a sweep over predictors
     costs twice the nonzeros of their columns. Memory: the columns of x, and 10 n numbers for each thread.
     """
-    n, P = x.shape
-    T = y.shape[1]
+    P, T = x.shape[1], y.shape[1]
     totals = np.asarray(y.sum(axis=0, dtype=np.float64)).ravel()
     mean = totals / s.sum()
     columns = sp.csc_array(x, dtype=np.float32)
