@@ -53,9 +53,7 @@ def test_targets_are_the_genes_above_the_limit_and_those_that_fill_the_last_grou
 
 def test_groups_are_dealt_at_random():
     X = sp.csr_array(programs()[0])
-    deals = [
-        target_groups(X, min_ratio=0.1, group_size=8, generator=np.random.default_rng(seed)) for seed in (0, 0, 1)
-    ]
+    deals = [target_groups(X, min_ratio=0.1, group_size=8, generator=np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert all(np.array_equal(a, b) for a, b in zip(deals[0], deals[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(deals[0], deals[2], strict=True))
 
@@ -122,7 +120,9 @@ def test_values_are_those_of_the_networks():
     expected[X.sum(axis=1) == 0] = 0
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
     for g in range(estimator.groups_.max() + 1):
-        assert not set(estimator.inputs_[estimator.input_groups_ == g]) & set(estimator.targets_[estimator.groups_ == g])
+        assert not set(estimator.inputs_[estimator.input_groups_ == g]) & set(
+            estimator.targets_[estimator.groups_ == g]
+        )
 
 
 def test_totals_are_kept_and_other_genes_have_their_mean():

@@ -95,8 +95,8 @@ class DeepImpute(DeepImputer):
     >>> import imputome
     >>> adata = imputome.datasets.pbmc68k()[:200]
     >>> method = imputome.methods.create("deepimpute", {"group_size": 100, "max_epochs": 2, "device": "cpu"})
-    >>> method.fit(adata.X).targets_.shape
-    (100,)
+    >>> method.fit(adata.X).targets_.shape  # four groups
+    (400,)
     """
 
     info = DEEPIMPUTE_INFO
@@ -202,8 +202,9 @@ class DeepImpute(DeepImputer):
         return GroupNetworks(inputs, targets, self.hidden, self.dropout)
 
     def _model(self, data: Data) -> PredictedGroups:
+        # in the order of a layer's parameters: weight, bias
         weights = [
-            [array.detach().cpu().numpy() for array in (first.weight, first.bias, second.weight, second.bias)]
+            [array.detach().cpu().numpy() for array in (*first.parameters(), *second.parameters())]
             for first, second in zip(self.network_.first, self.network_.second, strict=True)
         ]
         groups = zip(_parts(self.inputs_, self.input_groups_), _parts(self.targets_, self.groups_), strict=True)
