@@ -15,16 +15,19 @@ export IMPUTOME_DATA := $(abspath ../shared/data)
 endif
 endif
 
+# what `make bench` leaves out: hours, or no script of its own
+PEERS := $(addprefix benchmarks/,counts.py real.py comparison.py)
+
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
-demo test test-real test-faults fuzz bench: export OMP_NUM_THREADS = $(THREADS)
+demo test test-real test-faults fuzz bench bench-peers: export OMP_NUM_THREADS = $(THREADS)
 export OMP_WAIT_POLICY ?= passive
 export OPENBLAS_THREAD_TIMEOUT ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real test-faults fuzz check bench clean
+.PHONY: help demo test test-real test-faults fuzz check bench bench-peers bench-tables clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -49,9 +52,20 @@ check: $(VENV)/.dev  ## ruff, mypy and the README's table of methods
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/method_table.py --check
+	$(BIN)/python benchmarks/counts.py check
+	$(BIN)/python benchmarks/real.py check
 
 bench: $(VENV)/.dev  ## run every script in benchmarks/
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out $(PEERS),$(sort $(wildcard benchmarks/*.py))); do echo "$$script"; $(BIN)/python "$$script"; done
+
+bench-peers: $(VENV)/.dev  ## every method beside its peers, on every data set (hours; continues where it stopped)
+	$(BIN)/python benchmarks/counts.py run --make-peers
+	$(BIN)/python benchmarks/real.py run --make-peers
+	$(MAKE) bench-tables
+
+bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md and docs/comparison.md
+	$(BIN)/python benchmarks/counts.py write
+	$(BIN)/python benchmarks/real.py write
 
 clean:  ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

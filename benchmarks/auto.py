@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deep import COUNTS
+from counts import DATA as COUNTS
 
 REAL = ("tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205")
 HEADER = "| data | chosen | its error | best control | its error | below it | coverage, strata | s choosing, fitting |"
@@ -82,7 +82,7 @@ def run(name: str, budget: float, seed: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", default=",".join(COUNTS + REAL))
+    parser.add_argument("--datasets", default=",".join((*COUNTS, *REAL)))
     parser.add_argument("--budget", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)

@@ -81,7 +81,7 @@ def test_a_process_that_ends_anywhere_leaves_the_old_output_or_the_new_one(
 ):
     """After SIGKILL the next reader finds one of them, after a signal that is handled it is there at once."""
     if not exchange:
-        monkeypatch.setattr(atomic, "_exchanged", lambda first, second: False)
+        monkeypatch.setattr(atomic, "_renamed", lambda first, second, flag: False)
     path, found, missing = tmp_path / "out.x", set(), 0
     for place in count():
         write(path, "old", folder=folder)
@@ -104,11 +104,32 @@ def test_a_process_that_ends_anywhere_leaves_the_old_output_or_the_new_one(
 def test_exchange_leaves_no_moment_without_the_output(tmp_path):
     path = tmp_path / "out"
     write(path, "old", folder=True)
-    if not atomic._exchanged(tmp_path, tmp_path):
+    if not atomic._renamed(tmp_path, tmp_path, atomic._RENAME_EXCHANGE):
         pytest.skip("this disk cannot exchange names")
     seen = []
     forked(lambda: write(path, "new", folder=True), lambda event: seen.append(1) if path.exists() else kill())
     assert content(path) == {"new"}
+
+
+@pytest.mark.parametrize("step", [True, False], ids=["in one step", "in two"])
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_what_came_meanwhile_is_not_replaced_without_overwrite(tmp_path, monkeypatch, folder, step):
+    if not step:
+        monkeypatch.setattr(atomic, "_renamed", lambda first, second, flag: False)
+    path = tmp_path / "out"
+
+    def late() -> None:
+        with atomic_path(path, overwrite=False) as partial:
+            partial.mkdir() if folder else partial.write_text("late")
+            write(path, "first", folder=folder)
+
+    with pytest.raises(InputError, check=has_code("output-exists")):
+        late()
+    assert content(path) == {"first"}
+    assert hidden(tmp_path) == []
+    with atomic_path(tmp_path / "free", overwrite=False) as partial:
+        partial.mkdir() if folder else partial.write_text("new")
+    assert (tmp_path / "free").exists()
 
 
 # -- the living and the dead -------------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_a_model_that_is_being_replaced_when_the_process_is_killed_is_the_old_or
 ):
     """By SIGKILL at each operation on the disk; then `load`, a check or `save` finds it, wherever it was moved."""
     if not exchange:
-        monkeypatch.setattr(atomic, "_exchanged", lambda first, second: False)
+        monkeypatch.setattr(atomic, "_renamed", lambda first, second, flag: False)
     old, new = fitted(rank=1), fitted("median")
     found, missing = set(), 0
     for place in count():

@@ -42,7 +42,7 @@ def write_inputs(folder: Path) -> None:
     X = sp.csr_matrix(simulate_counts(n=240, G=120, n_types=4, rng=rng).X.astype(np.float32))
     names = pd.DataFrame(index=[f"G{j}" for j in range(X.shape[1])])
     for name, rows in (
-        ("pbmc3k_raw", slice(None)),
+        ("cells", slice(None)),
         ("atlas", slice(160)),
         ("new", slice(160, 200)),
         ("other", slice(200, 240)),
@@ -55,7 +55,7 @@ def write_inputs(folder: Path) -> None:
     values[rng.random(values.shape) < 0.1] = np.nan
     samples = [f"p{i}" for i in range(60)]
     table = pd.DataFrame(values.round(4), index=samples, columns=[f"G{j}" for j in range(25)])
-    table.to_csv(folder / "expr.csv.gz")
+    table.T.to_csv(folder / "expr.csv")
     pd.DataFrame({"patient": samples, "age": rng.integers(20, 90, 60)}).to_csv(folder / "clinical.csv", index=False)
 
 

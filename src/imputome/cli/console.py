@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.cli.options import flag
-from imputome.core.interrupts import placed, written
+from imputome.core.interrupts import held, placed, written
 from imputome.errors import Message, printable, some
 
 if TYPE_CHECKING:
@@ -68,9 +68,10 @@ def begin() -> None:
     """Called before each command: nothing was written, and what a locale (C, Latin-1) cannot show is escaped."""
     vars(failure).update(vars(Failure()))
     placed.clear()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    with held():  # a stream whose change was interrupted takes no more text
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def error_line(text: str) -> None:

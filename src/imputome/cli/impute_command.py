@@ -220,7 +220,7 @@ def _impute(given: Arguments) -> int:
     run = replace(run, further={**run.further, "command": shlex.join(["imputome", *sys.argv[1:]])})
     record = given.write(plan, run, joined=given.samples is not None)
     if given.record is not None:
-        with atomic_path(given.record) as partial:
+        with atomic_path(given.record, overwrite=given.force) as partial:
             partial.write_text(
                 json_text({"key": plan.key if given.is_store else None, **record.brief()}) + "\n", encoding="utf-8"
             )

@@ -66,7 +66,7 @@ def command(
         warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
         adata = read(source, genes_in=genes_in, transpose=transpose, options=reading)
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
-    write_store(masked, output)
+    write_store(masked, output, force=force)
     record = masked.uns[MASK_KEY]
     if as_json:
         print_json({"output": str(output), "shape": list(masked.shape), **record})

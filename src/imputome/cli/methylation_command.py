@@ -61,7 +61,7 @@ def command(
     if shared and not quiet:
         warning_line(shared)
     uncovered = int((adata.layers["coverage"].max(axis=0) == 0).sum())
-    write_store(adata, output)
+    write_store(adata, output, force=force)
     if as_json:
         summary = {"min_coverage": min_coverage, "missing": missing, "sites_without_reads": uncovered}
         print_json({"output": str(output), "shape": list(adata.shape), **summary})

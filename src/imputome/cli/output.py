@@ -57,12 +57,15 @@ def check_store(output: Path, source: Path, holds: str, *, force: bool) -> None:
         raise InputError(f"a table cannot hold {holds}: end {output} in .h5ad or .zarr", code="not-a-store")
 
 
-def write_store(adata: AnnData, output: Path) -> None:
+def write_store(adata: AnnData, output: Path, *, force: bool) -> None:
     """Write a whole AnnData, complete or not at all."""
     from imputome.core.atomic import atomic_path
     from imputome.io.store import write_anndata
 
-    with warnings.catch_warnings(), atomic_path(output) as partial:  # nothing that the user has to act on
+    with (
+        warnings.catch_warnings(),
+        atomic_path(output, overwrite=force) as partial,
+    ):  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
         adata.strings_to_categoricals()
@@ -354,7 +357,7 @@ class Writing:
                         compression=self.compression,
                     )
                 else:
-                    partial = files.enter_context(atomic_path(self.output))
+                    partial = files.enter_context(atomic_path(self.output, overwrite=self.force))
                     how = {"scale": run.scale, "keep_observed": plan.options.keep_observed}
                     values = Finite(run.imputation, run.estimator.name)
                     self._fill(partial, self.output, run, values, plan, options=how, progress=advance)
@@ -369,7 +372,7 @@ class Writing:
         if self.uncertainty is not None:
             tasks.append((self.uncertainty, Spread(run.imputation, run.keep_observed), "0"))
         tasks += [(path, Drawn(run.imputation, number), None) for number, path in self.draw_files.items()]
-        partials = [files.enter_context(atomic_path(path)) for path, _, _ in tasks]
+        partials = [files.enter_context(atomic_path(path, overwrite=self.force)) for path, _, _ in tasks]
         for k, (path, matrix, observed) in enumerate(tasks):
 
             def advance(done: int, total: int, k: int = k) -> None:
@@ -472,14 +475,14 @@ class Writing:
 
         with ExitStack() as files:
             if self.uncertainty is not None:
-                partial = files.enter_context(atomic_path(self.uncertainty))
+                partial = files.enter_context(atomic_path(self.uncertainty, overwrite=self.force))
                 if keeps_text(self.source, self.uncertainty):
                     again(partial, "0")
                 else:
                     zeros = ZeroDeviations(adata.obs_names, adata.var_names)
                     fill_table(partial, zeros, genes_in=self.genes_in or "columns", safe=self.safe_csv)
             for path in (*self.draw_files.values(), self.output):
-                partial = files.enter_context(atomic_path(path))
+                partial = files.enter_context(atomic_path(path, overwrite=self.force))
                 if self.safe_csv:
                     again(partial, None)
                 else:

@@ -30,38 +30,42 @@ except ImportError:  # Windows: what dead processes left stays
 LOCK, OLD = "lock", "old"  # in the hidden folder, beside the new output, which has its final name
 DAY = 86_400  # seconds after which what another machine left is removed; not before, as some disks hide its locks
 PATIENCE = 20  # times 0.05 s that a living process is given between its two renames
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A path to write to, with the name of ``path``; what is written there is moved to ``path`` if the block succeeds.
 
     An older output stays whole until then. A file is replaced in one step, and so is a folder where the system can
     exchange two names (Linux, on most disks); elsewhere the old folder is moved aside first, and put back, by this
     process or by the next one (`restore`), if the new one does not arrive. Where ``path`` is a symbolic link, its
-    target is replaced (`destination`).
+    target is replaced (`destination`). Without ``overwrite``, what another process has put there meanwhile stays, and
+    the new output is refused.
     """
     path = destination(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
     _recover(path)
-    with room_for(path):
-        work, lock = _new_work(path)
-    partial = work / path.name
+    made: list[tuple[Path, int]] = []
     try:
         with room_for(path):
-            yield partial
-            _to_disk(partial)
-            _move(partial, path, work / OLD)
-    except BaseException:
-        _remove_interrupted(partial)
-        raise
+            with held():  # a signal comes before the hidden folder is made, or when it is known here
+                made.append(_new_work(path))
+            partial = made[0][0] / path.name
+            try:
+                yield partial
+                _to_disk(partial)
+                _move(partial, path, made[0][0] / OLD, overwrite=overwrite)
+            except BaseException:
+                _remove_interrupted(partial)
+                raise
     finally:
         with held():
-            _put_back(work, path)
-            os.close(lock)
-            _remove(work)
+            for work, lock in made:
+                _put_back(work, path)
+                os.close(lock)
+                _remove(work)
 
 
 def restore(path: Path) -> None:
@@ -105,30 +109,45 @@ def check_file(path: Path, suffixes: tuple[str, ...], what: str, *, overwrite: b
         raise InputError(f"{path} is a folder: give the name of a file", code="output-is-folder")
     check_writable(real)
     if real.exists() and not overwrite:
-        raise InputError(
-            f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True
-        )
+        raise exists_already(path)
+
+
+def exists_already(path: Path) -> InputError:
+    """The refusal of an output whose place is taken."""
+    return InputError(f"{path} exists already: pass {{overwrite}} to replace it", code="output-exists", overwrite=True)
 
 
 # -- moving ------------------------------------------------------------------------------------------------------------
-def _move(partial: Path, path: Path, old: Path) -> None:
+def _move(partial: Path, path: Path, old: Path, *, overwrite: bool) -> None:
     """Move ``partial`` to ``path``. A folder that was there goes, by way of ``old``, to the place of ``partial``."""
     placing(partial, path)
-    if not (partial.is_dir() and path.is_dir()):
+    if not overwrite:
+        if not _renamed(partial, path, _RENAME_NOREPLACE):
+            if path.exists():
+                raise exists_already(path)
+            partial.replace(path)  # a disk that cannot do both in one step
+    elif not partial.is_dir():
         partial.replace(path)
-    elif not _exchanged(partial, path):
+    elif not path.is_dir():
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            _move(partial, path, old, overwrite=True)  # another process has just put one there
+    elif not _renamed(partial, path, _RENAME_EXCHANGE):
         path.rename(old)
         partial.rename(path)
         old.rename(partial)  # so that it is never put back half removed
 
 
-def _exchanged(first: Path, second: Path) -> bool:
-    """Exchange two names in one step, if the system and the disk can."""
+def _renamed(first: Path, second: Path, flag: int) -> bool:
+    """Rename in one step, in the way that ``flag`` says, if the system and the disk can."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux
         return False
-    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flag) == 0)
 
 
 def _to_disk(partial: Path) -> None:
@@ -176,9 +195,14 @@ def _new_work(path: Path) -> tuple[Path, int]:
     while True:
         work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         work.mkdir()
-        with suppress(FileNotFoundError):  # another process took the empty folder for left behind
+        try:
             lock = os.open(work / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             break
+        except FileNotFoundError:  # another process took the empty folder for left behind
+            continue
+        except OSError:
+            work.rmdir()
+            raise
     if fcntl is not None:
         with suppress(OSError):  # a disk without locks: without the name, it is not taken for left behind
             fcntl.flock(lock, fcntl.LOCK_EX)

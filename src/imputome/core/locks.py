@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.interrupts import held
 from imputome.errors import InputError, Message
 
 if sys.platform != "win32":
@@ -43,11 +44,14 @@ def locked(path: str | Path) -> Iterator[None]:
     False
     """
     lock = lock_of(path)
-    handle = _acquire(lock)
+    opened: list[int] = []
     try:
+        _acquire(lock, opened)
         yield
     finally:
-        _release(handle, lock)
+        with held():
+            for handle in opened:  # none, or one
+                _leave(handle, lock)
 
 
 def is_locked(path: str | Path) -> bool:
@@ -73,20 +77,27 @@ def lock_of(path: str | Path) -> Path:
     return real.with_name(f".{real.name}.lock")
 
 
-def _acquire(lock: Path) -> int:
+def _acquire(lock: Path, opened: list[int]) -> None:
+    """Wait for the lock; ``opened`` gets the handle, at once, so that an interrupted wait leaves nothing behind."""
     while True:
-        handle = _open(lock, create=True)
-        try:
-            if _flock(handle, wait=True) is None:
-                _warn_of(lock.parent)
-                return handle
-            # the last holder may have removed the file while this process waited for it: then the next file counts
-            if _is_at(handle, lock):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
+        with held():
+            opened.append(_open(lock, create=True))
+        if _flock(opened[0], wait=True) is None:
+            _warn_of(lock.parent)
+            return
+        # the last holder may have removed the file while this process waited for it: then the next file counts
+        if _is_at(opened[0], lock):
+            return
+        with held():
+            os.close(opened.pop())
+
+
+def _leave(handle: int, lock: Path) -> None:
+    """Release the lock, or give up waiting for it."""
+    if _flock(handle, wait=False) is False:  # another process has it
         os.close(handle)
+    else:
+        _release(handle, lock)
 
 
 def _warn_of(folder: Path) -> None:

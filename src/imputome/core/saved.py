@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from imputome.core.atomic import atomic_path, check_writable, destination, restore
+from imputome.core.atomic import atomic_path, check_writable, destination, exists_already, restore
 from imputome.core.learned import damaged
 from imputome.core.links import LINKS
 from imputome.errors import InputError, ModelFormatError, some
@@ -104,7 +104,7 @@ def write_model(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray
         raise InputError(text, code="parameter-not-plain") from error
     check_writable(place)
     place.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(place) as partial:
+    with atomic_path(place, overwrite=overwrite) as partial:
         partial.mkdir()
         (partial / HEADER).write_text(text, encoding="utf-8")
         np.savez(partial / ARRAYS, **arrays)  # type: ignore[arg-type]
@@ -125,8 +125,7 @@ def _check_replaceable(path: Path, *, overwrite: bool) -> Path:
         text = f"{path} exists and is not a saved model: choose another path, or remove it first"
         raise InputError(text, code="not-replaceable") from error
     if not overwrite:
-        text = f"{path} exists already: pass {{overwrite}} to replace it"
-        raise InputError(text, code="output-exists", overwrite=True)
+        raise exists_already(path)
     return place
 
 

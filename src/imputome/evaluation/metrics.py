@@ -96,6 +96,43 @@ def rmse_sd(*, truth: np.ndarray, prediction: np.ndarray, sd: Any = 1.0, held_ou
     return float(np.sqrt(np.mean(((x - mu) / unit) ** 2)))
 
 
+def crps_sd(
+    *,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    lower: np.ndarray | None = None,
+    upper: np.ndarray | None = None,
+    sd: Any = 1.0,
+    held_out: np.ndarray | None = None,
+) -> float:
+    """Continuous ranked probability score in standard deviations of the feature, 0 is perfect.
+
+    For real values. It scores value and uncertainty together: the predicted distribution is normal around ``mu``, as
+    wide as the 90 % interval from ``lower`` to ``upper`` says. Without an interval it is a single point, and the score
+    is the mean absolute error: a method gains from intervals that are right, and loses from those that are not.
+
+    Source: Gneiting & Raftery 2007, doi:10.1198/016214506000001437, eq. 21.
+
+    Examples
+    --------
+    >>> crps_sd(truth=[2.0, 6.0], prediction=[4.0, 6.0])
+    1.0
+    >>> round(crps_sd(truth=[0.0], prediction=[0.0], lower=[-1.645], upper=[1.645]), 3)
+    0.234
+    """
+    x, mu, unit = _entries(held_out, truth=truth, prediction=prediction, sd=sd)
+    far = np.abs(x - mu) / unit
+    if lower is None or upper is None:
+        return float(np.mean(far))
+    from scipy.stats import norm
+
+    low, high, unit = _entries(held_out, truth=lower, prediction=upper, sd=sd)
+    width = (high - low) / (2 * norm.ppf((1 + COVERAGE) / 2)) / unit
+    z = np.divide(far, width, out=np.zeros_like(far), where=width > 0)
+    score = width * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+    return float(np.mean(np.where(width > 0, score, far)))
+
+
 def nrmse(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
     """Root mean squared error over hidden entries, divided by the mean of their truth; NaN where this mean is 0.
 
@@ -410,6 +447,14 @@ def worst_coverage(inside: np.ndarray, entries: np.ndarray) -> float:
 METRICS: dict[str, Metric] = {
     "rmse_sd": Metric(
         rmse_sd, "hidden", "lower", "root mean squared error in standard deviations of the feature", None, ("sd",)
+    ),
+    "crps_sd": Metric(
+        crps_sd,
+        "hidden",
+        "lower",
+        "error of value and interval (CRPS) in standard deviations of the feature",
+        None,
+        ("sd",),
     ),
     "mse": Metric(mse, "hidden", "lower", "mean squared error"),
     "rmse": Metric(rmse, "hidden", "lower", "root mean squared error"),

@@ -33,6 +33,8 @@ ENTRIES_PER_CALL = 2**20  # hidden entries that the imputation is asked for at a
 MIN_KNOWN_FOR_SD = 3  # known training values that a feature needs for a standard deviation
 CONSTANT_RELATIVE_SD = 1e-6  # up to this SD over the mean a feature counts as constant: rounding is no variation
 
+IN_UNITS = ("rmse_sd", "crps_sd")  # metrics in the unit of `Units`
+
 NO_VARIANCE = "the imputation has no variance: use a method that has one, such as those with posterior=True"
 NO_INTERVAL = "the imputation has no intervals: use a method with the outputs lower and upper"
 
@@ -96,12 +98,13 @@ def score_hidden(
 
     The imputation must be of ``split.apply``, or of ``split.train`` if that is None, with its names in the same order.
     ``metrics`` are names in `METRICS` with entries ``"hidden"`` or ``"both"``; by default all that fit: ``total_ratio``
-    and ``share_of_zeros_raised`` for counts, ``rmse_sd`` for real values and ``coverage_90`` for those with intervals.
+    and ``share_of_zeros_raised`` for counts, ``rmse_sd`` and ``crps_sd`` for real values and ``coverage_90`` for those
+    with intervals.
     ``nrmse`` is for counts.
 
-    ``rmse_sd`` of real values is measured in the unit of `Units`: on the transform ``link_name``, in standard
-    deviations of the feature over all its known values, hidden or not. It leaves out features that are not usable, and
-    is NaN if no hidden value is in another. All other scores are in the unit of the data.
+    ``rmse_sd`` and ``crps_sd`` are measured in the unit of `Units`: on the transform ``link_name``, in standard
+    deviations of the feature over all its known values, hidden or not. They leave out features that are not usable, and
+    are NaN if no hidden value is in another. All other scores are in the unit of the data.
 
     ``scale`` is that of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the
     library size of the training part, because that of all counts would give away what is hidden. It has no
@@ -133,7 +136,7 @@ def score_hidden(
         unavailable["coverage_90"] = (
             "hidden nonzeros are a selection that no interval accounts for; use the scheme thin"
         )
-        unavailable["rmse_sd"] = "it is for real values, and this split holds counts"
+        unavailable |= dict.fromkeys(IN_UNITS, "it is for real values, and this split holds counts")
         if scale != "counts":
             unavailable["total_ratio"] = "a total of logarithms has no meaning; score it on the scale counts"
     else:
@@ -158,8 +161,11 @@ def score_hidden(
         else:
             if prediction is None:
                 prediction = _at(imputation, split.i, split.j, **options)
-            if name == "rmse_sd":
-                scores[name] = _in_units(prediction, split, link_name)
+            if name in IN_UNITS:
+                values = {"prediction": prediction}
+                if name == "crps_sd" and {"lower", "upper"} <= imputation.outputs:
+                    values |= {end: _at(imputation, split.i, split.j, output=end) for end in ("lower", "upper")}
+                scores[name] = _in_units(name, values, split, link_name)
                 continue
             scores[name] = METRICS[name].function(truth=truth, prediction=prediction)
     return scores
@@ -242,8 +248,8 @@ class Units:
         return np.asarray((transformed - self.mean[features]) / self.sd[features])
 
 
-def _in_units(prediction: np.ndarray, split: Split, link_name: str) -> float:
-    """``rmse_sd`` of the predicted hidden entries."""
+def _in_units(name: str, values: dict[str, np.ndarray], split: Split, link_name: str) -> float:
+    """The metric ``name`` of the predicted hidden entries, see `IN_UNITS`; ``values`` are its arguments."""
     assert split.j is not None and split.truth is not None  # noqa: S101, PT018
     units = Units(split.train, link_name, (split.j, split.truth))
     usable = units.usable[split.j]
@@ -251,10 +257,10 @@ def _in_units(prediction: np.ndarray, split: Split, link_name: str) -> float:
         return float("nan")
     j = split.j[usable]
     on_link = {
-        name: units.link.forward(np.asarray(values[usable], dtype=np.float64))
-        for name, values in (("truth", split.truth), ("prediction", prediction))
+        argument: units.link.forward(np.asarray(given[usable], dtype=np.float64))
+        for argument, given in {"truth": split.truth, **values}.items()
     }
-    return METRICS["rmse_sd"].function(**on_link, sd=units.sd[j])
+    return METRICS[name].function(**on_link, sd=units.sd[j])
 
 
 def _stream(

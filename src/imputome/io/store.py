@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.atomic import atomic_path
+from imputome.core.atomic import atomic_path, exists_already
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.hdf5 import hdf5_for_writing, raise_kept
 from imputome.io.integrity import Fingerprint, check_links, check_store, is_zarr, size_text
@@ -144,8 +144,7 @@ def check_output(
     if not path.exists():
         return
     if not overwrite:
-        text = f"{path} exists already: pass {{overwrite}} to replace it"
-        raise InputError(text, code="output-exists", overwrite=True)
+        raise exists_already(path)
     if path.is_dir() != (store == ".zarr") or (path.is_dir() and not is_zarr(path)):
         kind = "folder that is no .zarr store" if path.is_dir() else "file, not a .zarr store"
         raise InputError(f"{path} is a {kind} and will not be replaced: choose another path", code="not-replaceable")
@@ -252,7 +251,7 @@ def write_result(
     if taken and not overwrite:
         text = f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
-    with atomic_path(path) as partial:
+    with atomic_path(path, overwrite=overwrite) as partial:
         if source is None:
             part = adata if genes is None else adata[:, genes]
             more = filters if compression else {}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -139,7 +141,13 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, to
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **header}, allow_nan=False)
     with atomic_path(folder / CHECKPOINT_FILE) as partial:
-        save_file(tensors, partial, metadata={"header": text})
+        try:
+            save_file(tensors, partial, metadata={"header": text})
+        except SafetensorError as error:  # it hides what the system said, such as that the disk is full
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(partial)) from error
 
 
 def read_checkpoint(

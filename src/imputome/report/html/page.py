@@ -25,7 +25,7 @@ def write_report(path: str | Path, content: Content | Scoreboard, *, overwrite: 
     """Write the page of a result, or of a table of scores, to a .html file. A page that fails leaves no file behind."""
     check_path(path, overwrite=overwrite)
     page = render(content)
-    with atomic_path(path) as partial:
+    with atomic_path(path, overwrite=overwrite) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
