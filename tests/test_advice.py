@@ -593,6 +593,27 @@ ROWS = [
         {"protocol": OUT},
     ),
     Row(
+        "protocol-scheme",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "scheme": "random", "protocol": "open_problems"},
+        {"scheme": "thin"},
+    ),
+    Row(
+        "protocol-fraction",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "fraction": 0.2, "protocol": "open_problems"},
+        {"fraction": OUT},
+    ),
+    Row(
+        "protocol-downstream",
+        "evaluate",
+        "counts.h5ad",
+        {"methods": "gene_mean", "downstream": "de", "protocol": "open_problems"},
+        {"downstream": OUT},
+    ),
+    Row(
         "downstream-kind",
         "evaluate",
         "real.h5ad",

@@ -33,7 +33,10 @@ def command(
         str | None, typer.Option("--label", "--labels", help="Column of obs with the classes, for --downstream.")
     ] = None,
     downstream: Annotated[str | None, typer.Option(help="Analyses to score too: clustering, leiden, de.")] = None,
-    protocol: Annotated[str, typer.Option(help="honest, or as_published (leaky: normalised first).")] = "honest",
+    protocol: Annotated[
+        str,
+        typer.Option(help="honest, as_published (leaky: normalised first), or open_problems (its scores and ranks)."),
+    ] = "honest",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
     transform: opt.Transform = "auto",
     external: Annotated[
@@ -159,9 +162,11 @@ def _named(sources: list[Path]) -> list[tuple[str, Path]]:
 
 def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
+    from imputome.evaluation.open_problems import SCORES
     from imputome.studies.external import is_external
     from imputome.studies.results import told_apart
 
+    ranked = set(SCORES) & set(scores["metric"])
     settings = ["dataset", "scheme", "fraction", "options"]
     different = told_apart(scores)
     for key, part in scores.groupby(settings, sort=False, dropna=False):
@@ -181,16 +186,19 @@ def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
                 if is_external(parameters) and len(set(part.loc[part["method"] == name, "parameters"])) == 1:
                     label = f"{name} (external)"
                 label += " (control)" if rows["control"].iloc[0] else ""
-                grid.append([(label, False), *(_cell(by_metric.get(metric)) for metric in shown)])
+                grid.append([(label, False), *(_cell(by_metric.get(metric), metric in ranked) for metric in shown)])
             print_line(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}")
-            print_grid(["method", *shown], grid)
+            print_grid(["method", *(metric.removeprefix("open_problems_") for metric in shown)], grid)
             print_line()
     print_line("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
+    if ranked:
+        print_line("(1): rank among methods and controls.  poisson: as published, with truth and prediction swapped.")
 
 
-def _cell(row: dict[str, Any] | None) -> tuple[str, bool]:
+def _cell(row: dict[str, Any] | None, ranked: bool = False) -> tuple[str, bool]:
     """Its text, and whether it is bold."""
     if row is None or row["mean"] != row["mean"]:
         return "", False
     spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
-    return f"{row['mean']:.4g}{spread}{' !' if row['loses_to'] else '  '}", row["best"]
+    rank = f" ({row['rank']})" if ranked else ""
+    return f"{row['mean']:.4g}{spread}{rank}{' !' if row['loses_to'] else '  '}", row["best"]

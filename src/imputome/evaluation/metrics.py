@@ -21,12 +21,13 @@ import numpy as np
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError
 
+BROADCAST = ("library", "size", "sd", "truth_total", "prediction_total")  # arguments that may be smaller than the truth
 MIN_RATE = 1e-8  # smaller predicted rates are raised to this before a logarithm is taken
 COVERAGE = 0.9  # stated coverage of the intervals
 MEAN_EDGES = np.array([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])  # limits of the strata of the predicted mean
 MIN_ENTRIES_PER_STRATUM = 1000  # with fewer entries the coverage of a stratum is mostly noise
-VALUES_PER_BLOCK = 2**20  # dense values in memory at a time
-LEADERBOARD_EPSILON = 1e-6  # added inside the logarithm of the public benchmark
+OPEN_PROBLEMS = "open_problems"  # the protocol of that benchmark, `imputome.evaluation.open_problems`
+OPEN_PROBLEMS_EPSILON = 1e-6  # added inside the logarithm of its Poisson loss
 
 Entries = Literal["hidden", "all", "both"]
 Better = Literal["lower", "higher", "one", "nominal"]
@@ -45,6 +46,7 @@ class Metric:
     terms: Terms | None = None  # (x, mu, **needs) -> numerator, denominator per entry; the metric is the ratio of sums
     needs: tuple[str, ...] = ()  # further arguments: arrays that broadcast to the shape of the truth
     zeros_win: bool = False  # whether a prediction of all zeros can win, so that to lose says nothing
+    protocol: str = ""  # the benchmark that it belongs to; such a metric is computed only where it is asked for
 
     @property
     def is_contest(self) -> bool:
@@ -340,6 +342,110 @@ def _share_of_zeros_raised(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
     return zero & (mu > 1), zero
 
 
+# --- the denoising task of Open Problems ------------------------------------------------------------------------------
+
+
+def open_problems_mse(
+    *,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    truth_total: Any = None,
+    prediction_total: Any = None,
+    held_out: np.ndarray | None = None,
+) -> float:
+    """The metric ``mse`` of that benchmark. Never choose a method by it: it is biased on sparse counts.
+
+    Mean squared error of ln(1 + 1e4 x / total), each cell of both matrices divided by its *own* total; a cell without
+    molecules stays 0. So a wrong depth costs nothing, and a single molecule of a shallow held-out cell becomes a large
+    number; `mse_log1p` says why such a score favours zeros. The totals, of shape (n, 1) or another that broadcasts,
+    are row sums by default; truth and prediction must then be matrices.
+
+    Source: openproblems-bio/task_denoising, src/metrics/mse (version 1: openproblems/tasks/denoising/metrics/mse.py).
+
+    Examples
+    --------
+    >>> open_problems_mse(truth=[[1.0, 3.0]], prediction=[[10.0, 30.0]])
+    0.0
+    """
+    if np.shape(truth) == np.shape(prediction):  # `_entries` refuses other shapes
+        truth_total = _row_totals(truth) if truth_total is None else truth_total
+        prediction_total = _row_totals(prediction) if prediction_total is None else prediction_total
+    totals = {"truth_total": truth_total, "prediction_total": prediction_total}
+    return _average(_open_problems_mse, held_out, truth=truth, prediction=prediction, **totals)
+
+
+def _row_totals(values: Any) -> np.ndarray:
+    if np.ndim(values) != 2:
+        text = "truth is not a matrix: pass {truth_total} and {prediction_total}"
+        raise InputError(text, code="library-missing", truth_total=..., prediction_total=...)
+    return np.asarray(values, dtype=np.float64).sum(axis=1, keepdims=True)
+
+
+def _open_problems_mse(x: Any, mu: np.ndarray, truth_total: Any, prediction_total: Any) -> tuple[Any, Any]:
+    x, mu = (
+        counts_to_scale(np.asarray(value), total, "log1p")
+        for value, total in ((x, truth_total), (mu, prediction_total))
+    )
+    return (x - mu) ** 2, 1.0
+
+
+def open_problems_poisson(*, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None) -> float:
+    """The metric ``poisson`` of that benchmark as it was published: **truth and prediction are swapped**.
+
+    Mean of x - mu ln(x + 1e-6). The benchmark calls ``poisson_nll_loss(test, denoised)``, and the signature of this
+    function, from molecular_cross_validation, is ``(y_pred, y_true)``: so the counts are taken for the rates, and the
+    rates for counts. Each molecule that is predicted where the truth is 0 costs ln 1e6 = 13.8, and where the truth is 1
+    the prediction does not matter, so that all zeros beat the true rates. It is here to give the published
+    number; `open_problems_poisson_corrected` has the arguments in their places. A metric like this is why all metrics
+    here take their arguments by keyword.
+
+    ``prediction`` are the denoised counts at the depth of the truth: times total(test) / total(train).
+
+    Source: openproblems-bio/task_denoising, src/metrics/poisson (version 1:
+    openproblems/tasks/denoising/metrics/poisson.py); docs/open_problems.md says which versions have it.
+
+    Examples
+    --------
+    >>> round(open_problems_poisson(truth=[0.0, 1.0], prediction=[0.0, 0.0]), 3)  # nothing is predicted
+    0.5
+    >>> round(open_problems_poisson(truth=[0.0, 1.0], prediction=[0.5, 0.5]), 3)  # the true rates
+    3.954
+    """
+    return _average(_open_problems_poisson, held_out, truth=truth, prediction=prediction)
+
+
+def _open_problems_poisson(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
+    # not a slip: x and mu stand in each other's place, as in the published scores
+    return x - mu * np.log(x + OPEN_PROBLEMS_EPSILON), 1.0
+
+
+def open_problems_poisson_corrected(
+    *, truth: np.ndarray, prediction: np.ndarray, held_out: np.ndarray | None = None
+) -> float:
+    """`open_problems_poisson` with the arguments in their places: mean of mu - x ln(mu + 1e-6).
+
+    The loss of molecular cross-validation, with the benchmark's 1e-6. It differs from `poisson_loss` only in what keeps
+    the logarithm finite: a molecule where 0 was predicted costs 13.8 here and 18.4 there. On average no prediction
+    beats the true rates, up to this 1e-6.
+
+    Source: Batson, Royer & Webber 2019, doi:10.1101/786269.
+
+    Examples
+    --------
+    >>> round(open_problems_poisson_corrected(truth=[0.0, 1.0], prediction=[0.0, 0.0]), 3)
+    6.908
+    >>> round(open_problems_poisson_corrected(truth=[0.0, 1.0], prediction=[0.5, 0.5]), 3)
+    0.847
+    """
+    return _average(_open_problems_poisson_corrected, held_out, truth=truth, prediction=prediction)
+
+
+def _open_problems_poisson_corrected(x: Any, mu: np.ndarray) -> tuple[Any, Any]:
+    if np.ndim(x) == 0 and x == 0:  # nearly everywhere: no logarithm is needed
+        return mu, 1.0
+    return mu - x * np.log(mu + OPEN_PROBLEMS_EPSILON), 1.0
+
+
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
@@ -484,67 +590,46 @@ METRICS: dict[str, Metric] = {
         zeros_win=True,
     ),
     "coverage_90": Metric(coverage_90, "both", "nominal", "coverage of 90 % intervals", None, ("size",)),
+    "open_problems_mse": Metric(
+        open_problems_mse,
+        "all",
+        "lower",
+        "Open Problems: mean squared error of log-normalised values (biased)",
+        _open_problems_mse,
+        ("truth_total", "prediction_total"),
+        zeros_win=True,
+        protocol=OPEN_PROBLEMS,
+    ),
+    "open_problems_poisson": Metric(
+        open_problems_poisson,
+        "all",
+        "lower",
+        "Open Problems: Poisson loss as published, truth and prediction swapped",
+        _open_problems_poisson,
+        zeros_win=True,
+        protocol=OPEN_PROBLEMS,
+    ),
+    "open_problems_poisson_corrected": Metric(
+        open_problems_poisson_corrected,
+        "all",
+        "lower",
+        "Open Problems: Poisson loss with its arguments in their places",
+        _open_problems_poisson_corrected,
+        protocol=OPEN_PROBLEMS,
+    ),
 }
-
-
-# --- the public denoising benchmark -----------------------------------------------------------------------------------
-
-
-def leaderboard_denoising(
-    *, truth: Any, prediction: np.ndarray, training_total: float | None = None
-) -> dict[str, float]:
-    """The two scores of the denoising task of Open Problems, as that benchmark computes them.
-
-    They are here for comparison with its public table; never choose a method by them. ``truth`` holds held-out counts,
-    ``prediction`` denoised training counts, both (n, G). ``training_total`` is the number of molecules in the training
-    part: the prediction is multiplied by total(truth) / training_total, as the benchmark does before its Poisson loss.
-    By default the prediction is taken to be at the depth of the truth already.
-
-    ``leaderboard_mse`` is the mean squared error of ln(1 + x), after each row of both matrices was scaled to 10,000 by
-    its own total (an empty row stays empty). ``leaderboard_poisson_swapped`` is the mean of x - mu ln(x + 1e-6), with
-    truth and prediction swapped.
-
-    Both scores are flawed. The benchmark calls ``poisson_nll_loss(test, denoised)``, whose signature is ``(y_pred,
-    y_true)``: each predicted molecule where the truth is 0 costs ln 1e6 = 13.8. So an all-zero output scores as well as
-    the truth itself where held-out counts are 0 or 1, and better than the true rates. The first score is biased the
-    same way where the held-out part is sparse (`mse_log1p`). `poisson_loss` ranks the true rates first.
-    """
-    if np.shape(truth) != np.shape(prediction) or len(np.shape(truth)) != 2:
-        raise InputError(
-            f"truth has shape {np.shape(truth)}, prediction {np.shape(prediction)}: pass matrices of one shape",
-            code="shape-mismatch",
-            parameter="prediction",
-        )
-    n, G = np.shape(truth)
-    if training_total is not None and not training_total > 0:
-        raise InputError(
-            f"training_total={training_total} must be positive", code="parameter-value", parameter="training_total"
-        )
-    factor = 1.0 if training_total is None else float(truth.sum()) / training_total
-    squares = poisson = 0.0
-    step = max(1, VALUES_PER_BLOCK // max(1, G))
-    for start in range(0, n, step):
-        x, mu = (_dense(matrix[start : start + step]) for matrix in (truth, prediction))
-        logs = [counts_to_scale(block, block.sum(axis=1, keepdims=True), "log1p") for block in (x, mu)]
-        squares += float(np.sum((logs[0] - logs[1]) ** 2))
-        poisson += float(np.sum(x - factor * mu * np.log(x + LEADERBOARD_EPSILON)))
-    return {"leaderboard_mse": squares / (n * G), "leaderboard_poisson_swapped": poisson / (n * G)}
-
-
-def _dense(block: Any) -> np.ndarray:
-    return np.asarray(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64)
 
 
 # --- steps that metrics share -----------------------------------------------------------------------------------------
 
 
 def _entries(held_out: np.ndarray | None, *, finite: bool = True, **arrays: Any) -> list[np.ndarray]:
-    """The arrays at the held-out entries, flat, in float64; only ``library``, ``size`` and ``sd`` broadcast."""
+    """The arrays at the held-out entries, flat, in float64, of the shape of the truth; `BROADCAST` may be smaller."""
     shape = np.shape(arrays["truth"])
     flat = []
     for name, array in arrays.items():
         values = np.asarray(array, dtype=np.float64)
-        if name in ("library", "size", "sd"):
+        if name in BROADCAST:
             with suppress(ValueError):
                 values = np.broadcast_to(values, shape)
         if values.shape != shape:

@@ -49,7 +49,8 @@ def score_thinned(
     the prediction, and the truth stays sparse. The imputation must be of ``split.train``, with its names in the same
     order.
 
-    ``metrics`` are names in `METRICS` with entries ``"all"`` or ``"both"``; by default all that the imputation allows.
+    ``metrics`` are names in `METRICS` with entries ``"all"`` or ``"both"``; by default all that the imputation allows,
+    without those of a public benchmark.
     ``nll`` and ``coverage_90`` need its variance: with a gamma posterior the held-out counts are negative binomial of
     size rate^2 / variance. ``mse_log1p`` divides by the expected library size of the held-out part, training depth
     times ratio. ``share_of_zeros_raised`` refers to the zeros of the held-out part, at its depth.
@@ -290,6 +291,12 @@ def _stream(
                 whole["size"], single["size"] = size, size[i, j]
             if "library" in needs and library is not None:
                 whole["library"], single["library"] = library[rows, None], library[rows][i]
+            if "prediction_total" in needs:  # in one step: what is left of squares that cancel could be below 0
+                dense = np.zeros_like(mu)
+                dense[i, j] = x
+                totals = {f"{part}_total": m.sum(axis=1)[:, None] for part, m in (("truth", dense), ("prediction", mu))}
+                sums[name] += _sums(terms(dense, mu, **totals), mu.shape)
+                continue
             sums[name] += _sums(terms(0.0, mu, **whole), mu.shape)
             sums[name] -= _sums(terms(0.0, mu_at_x, **single), mu_at_x.shape)
             sums[name] += _sums(terms(x, mu_at_x, **single), mu_at_x.shape)
@@ -383,7 +390,7 @@ def _chosen(metrics: Sequence[str] | None, entries: str, unavailable: dict[str, 
     """The metrics to compute; a metric that was asked for but is not available is an error, never left out silently."""
     fitting = [name for name, metric in METRICS.items() if metric.entries in (entries, "both")]
     if metrics is None:
-        return [name for name in fitting if name not in unavailable]
+        return [name for name in fitting if name not in unavailable and not METRICS[name].protocol]
     for name in metrics:
         if name not in METRICS:
             message = f"there is no metric {name!r}: choose from {', '.join(METRICS)}"

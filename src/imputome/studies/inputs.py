@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError, Message, printable
+from imputome.evaluation.metrics import OPEN_PROBLEMS
+from imputome.evaluation.open_problems import PERFECT
 from imputome.inspection.features import CODES
 from imputome.methods import Method, controls, create, get, info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
@@ -122,12 +124,13 @@ def standard_controls(kind: Kind) -> tuple[str, ...]:
     return (*(("all_zeros",) if kind == "counts" else ()), *controls(kind))
 
 
-def with_controls(specs: Iterable[MethodSpec], kind: Kind) -> list[MethodSpec]:
-    """The standard controls, then the methods; equal ones once."""
+def with_controls(specs: Iterable[MethodSpec], kind: Kind, protocol: str = "honest") -> list[MethodSpec]:
+    """The standard controls and that of the protocol, then the methods; equal ones once."""
     specs = list(specs)
     for spec in specs:
         check_kind(spec, kind, parameter="methods")
-    every = [*(MethodSpec(name) for name in standard_controls(kind)), *specs]
+    also = (PERFECT,) if protocol == OPEN_PROBLEMS else ()
+    every = [*(MethodSpec(name) for name in (*standard_controls(kind), *also)), *specs]
     return list({(spec.label, spec.parameters, spec.after): spec for spec in every}.values())
 
 

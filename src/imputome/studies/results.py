@@ -19,6 +19,7 @@ from imputome.core.locks import locked
 from imputome.core.small_files import open_regular
 from imputome.errors import InputError, missing_extra, printable
 from imputome.evaluation.metrics import COVERAGE, METRICS
+from imputome.evaluation.open_problems import PERFECT
 from imputome.methods import info, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 
@@ -299,10 +300,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     A table that was continued with other settings, such as another transform, has several ``options``. ``mean``,
     ``sd`` and ``n`` are over the trials that succeeded; a method that failed in all trials has no row. ``control`` says
-    whether the method is a control, and ``best`` whether it has the best mean of all methods and controls.
-    ``loses_to`` is the best control if the method does not beat it, else an empty text. Numbers that are not scores,
-    such as the iterations of a fit, are never best and never lose; no method loses by a metric that says nothing of
-    that (`imputome.evaluation.metrics.Metric.is_contest`).
+    whether the method is a control, ``best`` whether it has the best mean of all methods and controls, and ``rank`` its
+    place among them: 1 is best, equal means share the better place, and NaN has the last.
+    ``loses_to`` is the best control if the method does not beat it, else an empty text; the control that is the
+    held-out part itself (``perfect_denoising``) is none to beat. Numbers that are not scores, such as the iterations of
+    a fit, are never best, never lose, and have the rank 0; no method loses by a metric that says nothing of that
+    (`imputome.evaluation.metrics.Metric.is_contest`).
 
     Examples
     --------
@@ -326,13 +329,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         is_score = key[-1] in METRICS or key[-1] in HIGHER
         scores["control"] = control
         scores["best"] = is_score & np.isfinite(cost) & (cost == cost.min())
+        scores["rank"] = [int((cost < one).sum()) + 1 if is_score else 0 for one in cost]
         scores["loses_to"] = ""
         is_contest = key[-1] in HIGHER or (key[-1] in METRICS and METRICS[key[-1]].is_contest)
-        if is_contest and control.any():
-            best_control = min(np.flatnonzero(control), key=lambda place: cost[place])
+        to_beat = control & (scores["method"] != PERFECT).to_numpy()
+        if is_contest and to_beat.any():
+            best_control = min(np.flatnonzero(to_beat), key=lambda place: cost[place])
             scores.loc[~control & (cost[best_control] <= cost), "loses_to"] = scores["method"][best_control]
         parts.append(scores.assign(**dict(zip(group, key, strict=True))))
-    columns = [*group, "method", "parameters", "mean", "sd", "n", "control", "best", "loses_to"]
+    columns = [*group, "method", "parameters", "mean", "sd", "n", "control", "best", "rank", "loses_to"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -361,7 +366,9 @@ def _settings(options: str) -> dict[str, Any]:
 
 def is_control(method: str) -> bool:
     """Whether the method of a row is a control."""
-    return method in (*REFERENCE_PREDICTIONS, "gene_mean+posterior") or (method in names() and info(method).control)
+    return method in (*REFERENCE_PREDICTIONS, PERFECT, "gene_mean+posterior") or (
+        method in names() and info(method).control
+    )
 
 
 def costs(scores: pd.Series, metric: str) -> Any:

@@ -29,9 +29,10 @@ from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
 from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
+from imputome.evaluation import open_problems
 from imputome.evaluation.arguments import check_choice, check_share
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
-from imputome.evaluation.metrics import METRICS
+from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
 from imputome.evaluation.outside import Outside
 from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from imputome.evaluation.clustering import Clusterer
 
 DOWNSTREAM = ("clustering", "leiden", "de")
+# protocol -> what it adds to the name of the scheme in tables of results
+PROTOCOLS = {"honest": "", "as_published": " (leaky)", OPEN_PROBLEMS: f" ({OPEN_PROBLEMS})"}
 Scale = Literal["counts", "log1p"]
 
 
@@ -95,9 +98,11 @@ def run_study(
     downstream : str or iterable of {"clustering", "leiden", "de"}, optional
         Analyses of the imputed matrix: clusters of k-means and of Leiden against the labels, and genes called
         differential between the first label and the rest, against the same test before values were hidden.
-    protocol : {"honest", "as_published"}, default="honest"
+    protocol : {"honest", "as_published", "open_problems"}, default="honest"
         ``"as_published"`` normalises counts to the median library size before values are hidden, as the papers do.
         The training part then contains information about the hidden values, so the scheme is labelled leaky.
+        ``"open_problems"`` gives the two scores of that benchmark, one of them as published and corrected, beside its
+        controls (`imputome.evaluation.open_problems`); it is for the scheme thin, and splits off a tenth.
     scale : {"counts", "log1p"}, default="counts"
         Scale of the scores of hidden entries, see `imputome.evaluation.streaming.score_hidden`.
     transform : {"asinh", "clip", "logit", "none"}, optional
@@ -167,10 +172,13 @@ def run_study(
     report = _with_time_left(progress)
     told: set[str] = set()  # names of datasets
     parts, part = len(datasets) * len(fractions) * len(trials), 0
-    leaky = protocol == "as_published"
+    leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
         data = _published(dataset.data) if leaky else dataset.data
-        to_run: list[MethodSpec | External] = [*with_controls(specs, data.kind), *map(External, external)]
+        to_run: list[MethodSpec | External] = [
+            *with_controls(specs, data.kind, protocol),
+            *map(External, external),
+        ]
         settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
@@ -186,7 +194,7 @@ def run_study(
             split_options.setdefault("labels", dataset.labels)
         for share, trial in itertools.product(fractions, trials):
             trial_seed = seed if external else seed_for(dataset.name, scheme, share, trial, base=seed)
-            base: dict[str, Any] = {"dataset": dataset.name, "scheme": f"{scheme} (leaky)" if leaky else scheme}
+            base: dict[str, Any] = {"dataset": dataset.name, "scheme": scheme + PROTOCOLS[protocol]}
             base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
             todo = []
             for spec in to_run:
@@ -200,6 +208,7 @@ def run_study(
                 continue
             rng = np.random.default_rng(trial_seed)
             split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            split = open_problems.benchmark_split(split) if benchmark else split
             link, messages = chosen_transform(split.train, transform)
             if masked is not None:
                 check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
@@ -212,7 +221,8 @@ def run_study(
                     (tell or _warn)(message)
             for place, (spec, key) in enumerate(todo):
                 report((part - 1 + place / len(todo)) / parts, f"{dataset.name}, {spec.label}, trial {trial + 1}")
-                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, link, details)
+                metrics = open_problems.SCORES if benchmark else None
+                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, link, details, metrics)
                 if isinstance(spec, External):  # what it cost is not known here
                     rows = ({**row, "seconds": math.nan, "peak_bytes": math.nan} for row in rows)
                 used = {"transform": spec.link or link if data.kind == "real" else ""}
@@ -292,12 +302,13 @@ def _score_method(
     scale: Scale,
     link: str,
     details: bool,
+    metrics: Sequence[str] | None,
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method."""
 
     def score() -> dict[str, float]:
         if split.test is not None:
-            scores = score_thinned(result, split)
+            scores = score_thinned(result, split, metrics=metrics)
         else:
             scores = score_hidden(result, split, scale=scale, link_name=link)
         scores |= _downstream_scores(result, dataset, analyses, seed)
@@ -316,6 +327,8 @@ def impute_split(spec: MethodSpec | External, split: Split, seed: int, link: str
         return spec.imputation
     if isinstance(spec.method, str) and spec.method in REFERENCE_PREDICTIONS:
         return REFERENCE_PREDICTIONS[spec.method](split.train)
+    if spec.method == open_problems.PERFECT:
+        return open_problems.perfect_denoising(split)
     estimator = _estimator(spec, seed, link)
     if split.apply is None:
         result = estimator.fit_transform(split.train)
@@ -393,13 +406,28 @@ def check_settings(
         raise InputError(text, code="unknown-option", fraction=...)
     for analysis in downstream:
         check_choice("downstream", analysis, DOWNSTREAM)
-    check_choice("protocol", protocol, ("honest", "as_published"))
+    check_choice("protocol", protocol, PROTOCOLS)
     if protocol == "as_published" and scheme.startswith("thin"):
         text = "{protocol} gives no counts to thin: pass {scheme}"
         raise InputError(text, code="protocol-scheme", protocol=protocol, scheme="random")
+    if protocol == OPEN_PROBLEMS:
+        _check_open_problems(scheme, fractions, downstream)
     if transform not in (None, "none"):
         link_of(str(transform))
     return fractions
+
+
+def _check_open_problems(scheme: str, fractions: Sequence[float | None], downstream: Iterable[str]) -> None:
+    """Check that nothing was asked for that the benchmark does otherwise."""
+    if scheme != open_problems.SCHEME:
+        text = "{protocol} splits off molecules, each by itself: pass {scheme}"
+        raise InputError(text, code="protocol-scheme", protocol=OPEN_PROBLEMS, scheme=open_problems.SCHEME)
+    if fractions != [open_problems.FRACTION]:
+        text = f"{{protocol}} splits off {open_problems.FRACTION:g} of the molecules: leave {{fraction}} out"
+        raise InputError(text, code="protocol-fraction", protocol=OPEN_PROBLEMS, fraction=...)
+    if list(downstream):
+        text = "{protocol} has no analyses beside its scores: leave {downstream} out"
+        raise InputError(text, code="protocol-downstream", protocol=OPEN_PROBLEMS, downstream=...)
 
 
 def stratifies(scheme: str, options: Mapping[str, Any]) -> bool:
@@ -414,7 +442,7 @@ def _check(
         raise InputError("downstream analyses need known classes: pass {labels}", code="labels-needed", labels=...)
     for dataset in datasets:
         check_kind_of_scheme(scheme, dataset.data.kind)
-        if protocol == "as_published" and dataset.data.kind != "counts":
+        if protocol != "honest" and dataset.data.kind != "counts":
             raise InputError(
                 "{protocol} is for counts: leave it out for real values", code="protocol-kind", protocol=protocol
             )
