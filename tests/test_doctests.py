@@ -38,6 +38,12 @@ PUBLIC = [
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_run(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("imputome"):
+            raise
+        pytest.skip(f"needs {error.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = doctest.testmod(import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

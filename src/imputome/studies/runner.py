@@ -175,10 +175,8 @@ def run_study(
     leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
         data = _published(dataset.data) if leaky else dataset.data
-        to_run: list[MethodSpec | External] = [
-            *with_controls(specs, data.kind, protocol),
-            *map(External, external),
-        ]
+        controls = with_controls(specs, data.kind, protocol)
+        to_run: list[MethodSpec | External] = [*controls, *map(External, external)]
         settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
@@ -208,10 +206,11 @@ def run_study(
                 continue
             rng = np.random.default_rng(trial_seed)
             split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            if masked is not None:
+                check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
             link, messages = chosen_transform(split.train, transform)
             if masked is not None:
-                check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
                 todo = [(spec.of(split) if isinstance(spec, External) else spec, key) for spec, key in todo]
                 results = [spec.result for spec, _ in todo if isinstance(spec, External)]
                 messages = [*messages, *(each for result in results if result for each in result.messages)]
