@@ -20,14 +20,14 @@ PEERS := $(addprefix benchmarks/,counts.py real.py comparison.py)
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
-demo test test-real test-faults fuzz bench bench-peers: export OMP_NUM_THREADS = $(THREADS)
+demo test test-real test-scvi test-faults fuzz bench bench-peers: export OMP_NUM_THREADS = $(THREADS)
 export OMP_WAIT_POLICY ?= passive
 export OPENBLAS_THREAD_TIMEOUT ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real test-faults fuzz check bench bench-peers bench-tables clean
+.PHONY: help demo test test-real test-scvi test-faults fuzz check bench bench-peers bench-tables clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,9 @@ test: $(VENV)/.dev  ## run the tests (minutes, no network)
 
 test-real: $(VENV)/.dev  ## run the slow checks on real data
 	$(BIN)/pytest -m real
+
+test-scvi: $(VENV)/.scvi  ## install scvi-tools (1 GB) into .venv, and run the tests that need it
+	$(BIN)/pytest -k scvi
 
 test-faults: $(VENV)/.dev  ## kill runs, fill disks, race processes, feed 500 files that lie
 	$(BIN)/pytest -m faults -n 2 tests/faults
@@ -80,6 +83,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing imputome and what its tests need into $(VENV)"
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.base $@
+
+$(VENV)/.scvi: $(VENV)/.dev
+	@echo "installing scvi-tools into $(VENV)"
+	@$(PIP) --editable '.[dev,scvi]'
+	@touch $@
 
 $(VENV)/.python:
 	@for python in $(or $(PYTHON),python3.11 python3); do \

@@ -26,6 +26,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::numba.core.errors.NumbaPerformanceWarning")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of methods whose extras are not installed."""
+    from extras import missing_extra  # imports imputome
+
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        extra = None if callspec is None else missing_extra(list(callspec.params.values()))
+        if extra is not None:
+            item.add_marker(pytest.mark.skip(reason=f"needs imputome[{extra}]"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of the staged data sets."""

@@ -238,6 +238,7 @@ def test_methods(capsys):
     assert [line.split()[0] for line in lines] == list(METHODS)
     assert "(control)" in next(line for line in lines if line.startswith("mean "))
     assert "(control)" not in next(line for line in lines if line.startswith("ialm "))
+    assert "imputome[scvi]" in next(line for line in lines if line.startswith("scvi "))
 
 
 def test_methods_json(capsys):

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import imputome
+from extras import installed_methods
 from imputome import errors, methods
 from imputome.cli import app
 from imputome.cli.options import FLAGS, OPPOSITES
@@ -31,7 +32,7 @@ def modules():
 
 def test_every_parameter_that_a_message_advises_has_a_flag():
     pytest.importorskip("torch")  # for the parameters of the deep methods
-    settable = {name for method in methods.names() for name in methods.get(method).parameter_defaults()}
+    settable = {name for method in installed_methods() for name in methods.get(method).parameter_defaults()}
     settable |= {name for scheme in SCHEMES for name in scheme_options(scheme)}
     unknown = [
         f"{path}:{node.lineno} {keyword.arg}"

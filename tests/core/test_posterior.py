@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from scipy import stats
 
 from codes import has_code
+from extras import installed_methods
 from imputome import methods
 from imputome.core import posterior
 from imputome.core.data import as_data
@@ -377,11 +378,11 @@ def test_intervals_cover_the_true_rate():
 BRIEF = {"max_epochs": 3}
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if "posterior" in methods.get(n).parameter_defaults()])
+@pytest.mark.parametrize("name", [n for n in installed_methods() if "posterior" in methods.get(n).parameter_defaults()])
 def test_totals_agree_and_other_data_are_an_error(name):
     rng = np.random.default_rng(0)
     X = rng.poisson(rng.gamma(0.5, 4, size=(50, 30))).astype(np.float64) + np.eye(50, 30)
-    brief = BRIEF if methods.info(name).extra == "deep" else {}
+    brief = BRIEF if methods.info(name).extra is not None else {}
     estimator = methods.get(name)(posterior=True, **brief)
     values = estimator.fit_transform(X).to_array().astype(np.float64)
     assert values.sum() == pytest.approx(X.sum(), rel=1e-4)

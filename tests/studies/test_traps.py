@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from extras import installed_methods
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
 from imputome.evaluation.metrics import poisson_deviance, poisson_loss
 from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
-from imputome.methods import get, info, names
+from imputome.methods import get, info
 from imputome.methods.factors import LowRank
 
-METHODS = [name for name in names() if "counts" in info(name).kinds]
+METHODS = [name for name in installed_methods() if "counts" in info(name).kinds]
 SEEDS = range(20)
 DEEP_SEEDS = range(2)  # networks take seconds each
 # count_autoencoder is what users get by default and runs as it is; of the others it is the scale that could be wrong
-BRIEF = {name: {"max_epochs": 15} for name in METHODS if info(name).extra == "deep" and name != "count_autoencoder"}
+BRIEF = {name: {"max_epochs": 15} for name in METHODS if info(name).extra is not None and name != "count_autoencoder"}
 
 
 class TrueRates:
@@ -53,7 +54,7 @@ def test_true_rates_win_under_thinning(seed):
     zeros = LowRank(np.zeros((split.train.shape[0], 0)), np.zeros((split.train.shape[1], 0)))
     others = {"all_zeros": Imputation(zeros, split.train, scale="counts", keeps_observed=False)}
     for name in METHODS:
-        if info(name).extra != "deep" or seed in DEEP_SEEDS:
+        if info(name).extra is None or seed in DEEP_SEEDS:
             others[name] = get(name)(**BRIEF.get(name, {})).fit_transform(split.train)
     others["poisson_nmf+posterior"] = get("poisson_nmf")(posterior=True).fit_transform(split.train)
     for name, result in others.items():

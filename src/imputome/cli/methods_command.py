@@ -39,7 +39,8 @@ def command(
 
 
 def _summary(entry: Any) -> str:
-    return f"{entry.summary}{' (control)' if entry.control else ''}"
+    extra = "" if entry.extra is None else f" (needs imputome[{entry.extra}])"
+    return f"{entry.summary}{' (control)' if entry.control else ''}{extra}"
 
 
 def _print_method(name: str, *, as_json: bool) -> None:

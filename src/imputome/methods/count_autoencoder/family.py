@@ -20,7 +20,7 @@ from imputome.errors import InputError, ModelFormatError
 from imputome.methods.count_autoencoder.fitted import FitTotals, Pruning, encode, fit_details, scale_warning
 from imputome.methods.count_autoencoder.network import CountNetwork, Design, Statistics
 from imputome.methods.deep.batches import CountBatches
-from imputome.methods.deep.covariates import CovariateCoding
+from imputome.methods.deep.covariates import CovariateCoding, coded_as_in_fit
 from imputome.methods.deep.estimator import DeepImputer, split_cells
 from imputome.methods.deep.rates import LogLinearModel
 from imputome.methods.deep.training import Schedule, wrong_parameter
@@ -75,26 +75,10 @@ class CountFamily(DeepImputer):
         return with_counts[train_rows], with_counts[validation_rows]
 
     def _batches(self, data: Data, **target: Any) -> CountBatches:
-        covariates = None
-        if self.coding_ is not None:
-            if data.covariates is None:
-                names = ", ".join(covariate.name for covariate in self.coding_.covariates)
-                raise InputError(
-                    f"{self.name} was fitted with the covariates {names}: pass {{covariates}} for these cells too",
-                    code="covariates-missing",
-                    covariates=...,
-                )
-            covariates = self.coding_.encode(data.covariates)
-        elif data.covariates is not None:
-            raise InputError(
-                f"{self.name} was fitted without covariates: leave them out, or fit it with them",
-                code="covariates-unexpected",
-                parameter="covariates",
-            )
         return CountBatches(
             data.X,
             library=data.depth,
-            covariates=covariates,
+            covariates=coded_as_in_fit(self.coding_, data.covariates, method=self.name),
             batch_size=self.batch_size,
             device=self._device(),
             **target,

@@ -98,6 +98,20 @@ class CovariateCoding:
         return cls(covariates)
 
 
+def coded_as_in_fit(coding: CovariateCoding | None, table: pd.DataFrame | None, *, method: str) -> np.ndarray | None:
+    """(n, C) coded covariates of the cells of ``table``, which must have some just if the fit had (else both None)."""
+    if coding is None and table is not None:
+        text = f"{method} was fitted without covariates: leave them out, or fit it with them"
+        raise _fault("covariates-unexpected", text)
+    if coding is None:
+        return None
+    if table is None:
+        names = ", ".join(covariate.name for covariate in coding.covariates)
+        text = f"{method} was fitted with the covariates {names}: pass {{covariates}} for these cells too"
+        raise InputError(text, code="covariates-missing", covariates=...)
+    return coding.encode(table)
+
+
 def meaning(column: pd.Series) -> Literal["category", "number", "unclear"]:
     """What a column is taken for: a category, a quantity, or whole numbers that can be either."""
     if not _is_number(column):

@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numba
 import numpy as np
@@ -29,26 +30,19 @@ numba.get_num_threads()
 torch.set_num_threads(_threads)
 
 
-class DeepImputer(Imputer):
-    """An `Imputer` that learns a network.
+class NetworkImputer(Imputer):
+    """An `Imputer` whose learned state is a network of torch, and perhaps a few arrays.
 
-    A subclass has the parameters ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``) and ``random_state``, defines
-    `_network`, and calls `_new_network` and `_train` in `_fit`.
+    A subclass has the parameters ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``) and ``random_state``, and defines
+    `_network`.
 
     Attributes
     ----------
-    checkpoint : Path or None
-        Folder for checkpoints of the training, set from outside like ``progress``: a fit that was killed continues from
-        there. The copies that the posterior step fits do not use it.
-    on_epoch : callable or None
-        If set, called after each epoch with its number and validation loss; it returns True to stop.
     network_ : torch.nn.Module
         The trained network, in eval mode.
     """
 
-    libraries = ("torch",)
-    checkpoint: Path | None = None
-    on_epoch: Callable[[int, float], bool] | None = None
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
     device: str
     random_state: int
     network_: nn.Module
@@ -56,11 +50,6 @@ class DeepImputer(Imputer):
     @abstractmethod
     def _network(self) -> nn.Module:
         """An untrained network, with sizes from the parameters and from the arrays learned so far."""
-
-    def _new_network(self) -> nn.Module:
-        """`_network`, with initial weights from ``random_state``."""
-        with seeded(self.random_state):
-            return self._network()
 
     def _device(self) -> torch.device:
         """Where to train."""
@@ -70,6 +59,55 @@ class DeepImputer(Imputer):
         if self.device == "cuda" and not has_cuda:
             raise InputError("torch finds no CUDA device: pass {device}", code="no-cuda-device", device="cpu")
         return torch.device("cuda" if has_cuda and self.device != "cpu" else "cpu")
+
+    def _state(self) -> dict[str, np.ndarray]:
+        weights = {WEIGHTS_PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+        return {**super()._state(), **weights}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        if self._layers() > len(arrays):  # every layer has weights; to make many of them would take long
+            raise damaged("there are fewer arrays than its parameters need", code="model-array-missing")
+        try:
+            with torch.device("meta"):  # weights that are replaced at once need no memory
+                network = self._network()
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+            text = f"no network of {self.name} can have the sizes in its parameters and arrays"
+            raise damaged(text, code="damaged") from error
+        weights = network.state_dict()
+        fault = array_fault(declared_weights(WEIGHTS_PREFIX, weights), arrays, n_features=len(self.feature_names_))
+        if fault is not None:
+            raise damaged(fault[1], code=fault[0])
+        state = {name: torch.as_tensor(arrays[WEIGHTS_PREFIX + name]) for name in weights}
+        network.load_state_dict(state, assign=True)
+        self.network_ = network.to(self._device()).eval()
+
+    def _layers(self) -> int:
+        """How many layers or networks the parameters ask for, at least."""
+        return 1
+
+
+class DeepImputer(NetworkImputer):
+    """An `Imputer` that learns a network with the loop of `imputome.methods.deep.training`.
+
+    A subclass calls `_new_network` and `_train` in `_fit`.
+
+    Attributes
+    ----------
+    checkpoint : Path or None
+        Folder for checkpoints of the training, set from outside like ``progress``: a fit that was killed continues from
+        there. The copies that the posterior step fits do not use it.
+    on_epoch : callable or None
+        If set, called after each epoch with its number and validation loss; it returns True to stop.
+    """
+
+    checkpoint: Path | None = None
+    on_epoch: Callable[[int, float], bool] | None = None
+
+    def _new_network(self) -> nn.Module:
+        """`_network`, with initial weights from ``random_state``."""
+        with seeded(self.random_state):
+            return self._network()
 
     def _train(
         self,
@@ -110,32 +148,6 @@ class DeepImputer(Imputer):
         )
         self.network_ = network
         return training
-
-    def _state(self) -> dict[str, np.ndarray]:
-        weights = {WEIGHTS_PREFIX + name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
-        return {**super()._state(), **weights}
-
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        super()._restore(arrays)
-        if self._layers() > len(arrays):  # every layer has weights; to make many of them would take long
-            raise damaged("there are fewer arrays than its parameters need", code="model-array-missing")
-        try:
-            with torch.device("meta"):  # weights that are replaced at once need no memory
-                network = self._network()
-        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
-            text = f"no network of {self.name} can have the sizes in its parameters and arrays"
-            raise damaged(text, code="damaged") from error
-        weights = network.state_dict()
-        fault = array_fault(declared_weights(WEIGHTS_PREFIX, weights), arrays, n_features=len(self.feature_names_))
-        if fault is not None:
-            raise damaged(fault[1], code=fault[0])
-        state = {name: torch.as_tensor(arrays[WEIGHTS_PREFIX + name]) for name in weights}
-        network.load_state_dict(state, assign=True)
-        self.network_ = network.to(self._device()).eval()
-
-    def _layers(self) -> int:
-        """How many layers or networks the parameters ask for, at least."""
-        return 1
 
 
 def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
