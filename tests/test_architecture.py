@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,16 @@ BUILT_ON_OTHERS = ("saver",)
 HEAVY = ("torch", "scanpy", "anndata", "sklearn", "numba")
 
 
-def imports(module: str, source: str, package: bool = False) -> Iterator[str]:
+@cache  # most tests look at all modules
+def imports(module: str, source: str, package: bool = False) -> tuple[str, ...]:
     """Every import of ``source`` as an absolute dotted name, those in functions and for type checking included.
 
     ``from a import b`` gives ``a.b``: whether b is a module or a name in a is for the reader to say.
     """
-    parent = module if package else module.rpartition(".")[0]
+    return tuple(_imports(module if package else module.rpartition(".")[0], source))
+
+
+def _imports(parent: str, source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
