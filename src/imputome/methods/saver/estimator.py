@@ -80,7 +80,9 @@ class Saver(Imputer):
     ``max_predictors`` genes (the original all, of which at most 300 get a coefficient); genes with fewer than
     ``min_molecules`` molecules have none.
 
-    Cost: 30 to 150 ms a gene for 2,700 cells. Memory: n x `GENES_AT_ONCE` values at a time, nothing dense.
+    Cost: 25 to 70 ms a gene for 2,700 cells on one core, the more the more molecules the gene has, and in proportion to
+    the cells: hours for 100,000 cells, where ``prior="poisson_nmf"`` takes minutes. Regressions run in parallel.
+    Memory: the nonzeros of the predictors twice, and blocks of values; no n x G array.
 
     Known to fail: a mu that a count has helped to fit is too close to it, so that the marginal likelihood takes the
     prior for better than it is. The folds keep the lasso from that; for a ``prior`` that reads the gene itself, such as
