@@ -36,6 +36,7 @@ SMALL = {
     "dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
     "dca_paper001": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
     "zip_dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
+    "deepimpute": {"hidden": 16, "learning_rate": 0.01, "max_epochs": 20},
     "bpca": {"rank": 5, "tol": 1e-4},
     "iterative_ridge": {"n_nearest_features": 5, "max_iter": 1},
     "miss_forest": {"n_trees": 3, "max_iter": 1},
@@ -58,6 +59,8 @@ VARIANTS = {
     "ialm-validated": ("ialm", "counts", {"stop": "validated"}),
     "ialm-posterior": ("ialm", "counts", {"posterior": True}),
     "poisson_nmf-posterior": ("poisson_nmf", "counts", {"posterior": True}),
+    "saver-of-factors": ("saver", "counts", {"prior": "poisson_nmf"}),
+    "saver-posterior": ("saver", "counts", {"posterior": True}),
     "count_autoencoder-rates": ("count_autoencoder", "counts", {**SMALL["count_autoencoder"], "posterior": False}),
 }
 COUNTS = [key for key, (_, kind, _) in VARIANTS.items() if kind == "counts"]

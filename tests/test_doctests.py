@@ -20,7 +20,15 @@ MODULES = [
 # what users call; each must have an example
 PUBLIC = [
     *("imputome.impute", "imputome.evaluate", "imputome.fit_model", "imputome.apply_model", "imputome.inspect"),
-    *("imputome.de", "imputome.Data", "imputome.Imputation", "imputome.methods.names", "imputome.methods.get"),
+    *(
+        "imputome.mask",
+        "imputome.score",
+        "imputome.de",
+        "imputome.Data",
+        "imputome.Imputation",
+        "imputome.methods.names",
+        "imputome.methods.get",
+    ),
     *("imputome.methods.create", "imputome.methods.info", "imputome.methods.controls", "imputome.sklearn.Imputer"),
     *("imputome.pl.verdict", "imputome.pl.zeros", "imputome.pl.embedding", "imputome.pl.scores", "imputome.pl.history"),
     *("imputome.pl.reliability", "imputome.pl.before_after", "imputome.datasets.load"),

@@ -73,7 +73,7 @@ def arguments(config: dict, **given) -> dict:
     return {each["name"].lstrip("-"): each["default"] for each in config["arguments"]} | given
 
 
-@pytest.mark.parametrize(("method", "execute"), [("count_autoencoder", run_alone), ("poisson_nmf+posterior", run_here)])
+@pytest.mark.parametrize(("method", "execute"), [("count_autoencoder", run_here), ("poisson_nmf+posterior", run_alone)])
 def test_the_script_denoises_a_staged_file(staged, config, method, execute):
     output = staged.parent / "denoised.h5ad"
     chosen = {} if method == DEFAULT["counts"] else {"method": method}

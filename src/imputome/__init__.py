@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from imputome.api.evaluate import evaluate
     from imputome.api.impute import impute
     from imputome.api.models import apply_model, fit_model
+    from imputome.api.score import Score, score
     from imputome.core.data import Data
     from imputome.core.imputation import Imputation
     from imputome.errors import ImputedLayerWarning, ImputomeError, InputError
+    from imputome.evaluation.masked import mask
     from imputome.inspection.state import inspect
     from imputome.report import plots as pl
 
@@ -22,6 +24,7 @@ __all__ = [
     "ImputedLayerWarning",
     "ImputomeError",
     "InputError",
+    "Score",
     "apply_model",
     "datasets",
     "de",
@@ -29,8 +32,10 @@ __all__ = [
     "fit_model",
     "impute",
     "inspect",
+    "mask",
     "methods",
     "pl",
+    "score",
     "sklearn",
 ]
 # where each public name lives: imported on first use, so that `import imputome` stays fast
@@ -40,12 +45,15 @@ _HOMES = {
     "ImputedLayerWarning": "imputome.errors",
     "ImputomeError": "imputome.errors",
     "InputError": "imputome.errors",
+    "Score": "imputome.api.score",
     "apply_model": "imputome.api.models",
     "de": "imputome.api.differential",
     "evaluate": "imputome.api.evaluate",
     "fit_model": "imputome.api.models",
     "impute": "imputome.api.impute",
     "inspect": "imputome.inspection.state",
+    "mask": "imputome.evaluation.masked",
+    "score": "imputome.api.score",
 }
 _MODULES = {
     "datasets": "imputome.datasets",

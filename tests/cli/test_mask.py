@@ -256,7 +256,7 @@ def test_refused_real(scheme, options, code, value, real, tmp_path, capsys):
 
 
 def test_outputs(counts, tmp_path, capsys):
-    refused(capsys, mask_file(counts, tmp_path / "out.csv", "thin"), "not-a-store")
+    refused(capsys, mask_file(counts, tmp_path / "out.loom", "thin"), "unknown-format")
     refused(capsys, mask_file(counts, counts, "thin", "--force"), "output-is-input")
     output = tmp_path / "out.h5ad"
     assert mask_file(counts, output, "thin") == 0

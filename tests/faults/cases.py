@@ -80,6 +80,11 @@ def annotated(path: Path) -> Content:
     return Content((" ".join(names[-3:]), digest(*names)), tuple(numbers))
 
 
+def folder_of_files(path: Path) -> Content:
+    """A folder whose files are equal byte by byte after two runs."""
+    return Content(tuple(digest(name, (path / name).read_bytes()) for name in sorted(names_in(path))))
+
+
 def model(path: Path) -> Content:
     """A saved model: the method and its parameters, and the arrays."""
     assert names_in(path) == {"model.json", "arrays.npz"}, f"{path} holds {names_in(path)}"
@@ -333,6 +338,15 @@ CASES = [
         ("mask", "in.h5ad", "-o", "out.h5ad", "--scheme", "thin", "--force", "-q", "--seed", 1),
         {"out.h5ad": annotated},
         (("mask", "in.h5ad", "-o", "out.h5ad", "--scheme", "thin", "--force", "-q"),),
+    ),
+    *(
+        Case(
+            f"mask-{name}",
+            ("mask", "in.h5ad", "-o", output, "--scheme", "thin", "--force", "-q", "--seed", 1),
+            {output: reader, f"{output}.truth.h5ad": annotated},
+            (("mask", "in.h5ad", "-o", output, "--scheme", "thin", "--force", "-q"),),
+        )
+        for name, output, reader in (("csv", "out.csv", same_bytes), ("10x", "out", folder_of_files))
     ),
     Case(
         "remove",

@@ -145,7 +145,7 @@ def test_processes_take_registered_methods_only(tmp_path):
 
 
 def test_a_missing_dataset_is_told_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_impute", lambda *a: pytest.fail("it began"))
+    monkeypatch.setattr(runner, "impute_split", lambda *a: pytest.fail("it began"))
     study = dataclasses.replace(STUDY, datasets=(SMALL, Subset("nothing_of_this_name")))
     with pytest.raises(InputError, match="nothing_of_this_name"):
         execute(study, tmp_path, load=datasets.load)
@@ -153,7 +153,7 @@ def test_a_missing_dataset_is_told_before_any_work(tmp_path, monkeypatch):
 
 def test_an_interrupted_study_goes_on(done, tmp_path, monkeypatch):
     computed = []
-    original = runner._impute
+    original = runner.impute_split
 
     def counted(spec, split, seed, link):
         if len(computed) == 9:
@@ -161,11 +161,11 @@ def test_an_interrupted_study_goes_on(done, tmp_path, monkeypatch):
         computed.append(spec.label)
         return original(spec, split, seed, link)
 
-    monkeypatch.setattr(runner, "_impute", counted)
+    monkeypatch.setattr(runner, "impute_split", counted)
     with pytest.raises(KeyboardInterrupt):
         execute(STUDY, tmp_path, load=datasets.load)
     computed.clear()
-    monkeypatch.setattr(runner, "_impute", lambda *a: computed.append(a[0].label) or original(*a))
+    monkeypatch.setattr(runner, "impute_split", lambda *a: computed.append(a[0].label) or original(*a))
     table = execute(STUDY, tmp_path, load=datasets.load)
     each = len(standard_controls("counts")) + 1 + 2  # a control of the study, and two different configurations
     assert len(computed) == 4 * each - 9

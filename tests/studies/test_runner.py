@@ -81,7 +81,7 @@ def test_a_failing_method_is_a_row_with_its_reason(dataset, monkeypatch):
 def test_an_interrupted_study_goes_on(dataset, tmp_path, monkeypatch, suffix):
     output = tmp_path / f"out{suffix}"
     computed = []
-    original = runner._impute
+    original = runner.impute_split
 
     def counted(spec, split, seed, link):
         if len(computed) == 3:
@@ -89,7 +89,7 @@ def test_an_interrupted_study_goes_on(dataset, tmp_path, monkeypatch, suffix):
         computed.append(spec.label)
         return original(spec, split, seed, link)
 
-    monkeypatch.setattr(runner, "_impute", counted)
+    monkeypatch.setattr(runner, "impute_split", counted)
     with pytest.raises(KeyboardInterrupt):
         run_study(dataset, ["gene_mean"], trials=2, output=output)
     assert not output.exists()
@@ -97,7 +97,7 @@ def test_an_interrupted_study_goes_on(dataset, tmp_path, monkeypatch, suffix):
     with journal.path.open("a") as stream:
         stream.write('[{"dataset": "toy", ')  # killed while it wrote a line
     computed.clear()
-    monkeypatch.setattr(runner, "_impute", lambda *a: computed.append(a[0].label) or original(*a))
+    monkeypatch.setattr(runner, "impute_split", lambda *a: computed.append(a[0].label) or original(*a))
     table = run_study(dataset, ["gene_mean"], trials=2, output=output)
     each = len(standard_controls("counts"))
     assert len(computed) == 2 * each - 3

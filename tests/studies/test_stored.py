@@ -145,8 +145,10 @@ def test_the_first_of_two_equal_scores_stays():
 def counted(monkeypatch):
     """The methods that were computed, in the order of their computation."""
     computed = []
-    impute = runner._impute
-    monkeypatch.setattr(runner, "_impute", lambda spec, *given: computed.append(spec.label) or impute(spec, *given))
+    impute = runner.impute_split
+    monkeypatch.setattr(
+        runner, "impute_split", lambda spec, *given: computed.append(spec.label) or impute(spec, *given)
+    )
     return computed
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from imputome.api.impute import names_of
 from imputome.api.plan import Options, plan_evaluate
+from imputome.api.score import outsides_of
 from imputome.api.spelling import Spelling
 from imputome.core.data import Kind
+from imputome.errors import InputError
 from imputome.methods import Method
 from imputome.studies.runner import run_study
 
@@ -35,6 +37,8 @@ def evaluate(
     min_genes: int = 0,
     min_cells: int = 0,
     keep_summary_rows: bool = False,
+    external: Mapping[str, Any] | None = None,
+    masked: AnnData | None = None,
     **study: Any,
 ) -> pd.DataFrame:
     """Hide values, impute with several methods and the controls, and score them.
@@ -61,6 +65,12 @@ def evaluate(
         Leave out cells with fewer genes, and then genes in fewer cells.
     keep_summary_rows : bool, default=False
         As in `imputome.impute`.
+    external : dict of str to AnnData, DataFrame or dict, optional
+        What other tools made of ``masked``, by the names that they get in the table; ``{"result": adata, "layer": ...,
+        "scale": ...}`` where the values are in a layer, or do not tell their scale (as in `imputome.score`). Values are
+        then hidden as in ``masked``: with ``seed`` itself and in all rows, in one data set and one trial.
+    masked : AnnData, optional
+        What `imputome.mask` made of ``adata`` with the same scheme, fraction and seed; refused if it did not.
     **study
         Scheme, fraction, trials, seed, transform and so on, see `imputome.studies.runner.run_study`.
 
@@ -99,4 +109,8 @@ def evaluate(
     )
     for message in plan.messages:
         warnings.warn(message, stacklevel=2)
-    return run_study(plan.datasets, plan.methods, **study)
+    outsides = outsides_of(external or {})
+    if masked is not None and not outsides:
+        text = "{masked} is for results of other tools: pass {external} too, or leave it out"
+        raise InputError(text, code="option-unused", masked=..., external=...)
+    return run_study(plan.datasets, plan.methods, external=outsides, masked=masked, **study)

@@ -24,7 +24,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 COMMANDS = (
     *("impute", "fit", "apply", "tune", "inspect", "evaluate", "study"),
-    *("mask", "methylation", "methods", "datasets", "demo", "report", "remove"),
+    *("mask", "score", "methylation", "methods", "datasets", "demo", "report", "remove"),
 )
 INTERRUPTED = 130
 

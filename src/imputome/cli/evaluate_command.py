@@ -11,6 +11,7 @@ import typer
 from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import keeps_partial_work, print_grid, print_json, print_line, warning_line, warnings_as_lines
+from imputome.cli.masked_files import masked_of, result_of
 from imputome.cli.options import parse_settings
 
 METRICS_PER_TABLE = 5  # metrics side by side in a printed table
@@ -38,6 +39,15 @@ def command(
     ] = "honest",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Option of the scheme: key=value.")] = None,
     transform: opt.Transform = "auto",
+    external: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="What another tool made of --masked; FILE:layer=L:scale=S if that is needed."
+        ),
+    ] = None,
+    masked: Annotated[
+        Path | None, typer.Option(help="What `imputome mask` made of IN, with the same scheme, fraction and seed.")
+    ] = None,
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
     layer: opt.Layer = None,
@@ -69,11 +79,14 @@ def command(
     specs = [parse_method(method) for method in opt.split_names(methods)]
     keeps_partial_work()
     reading = opt.table_options(decimal, missing, annotation)
+    results = [result_of(text) for text in external or []]
+    hidden = masked_of(masked, results)
     with warnings_as_lines(quiet=quiet):
         inputs = [
             (name, read(source, genes_in=genes_in, transpose=transpose, options=reading))
             for name, source in _named(sources)
         ]
+    outsides = [result.read() for result in results]
     plan = plan_evaluate(
         inputs,
         specs,
@@ -109,6 +122,8 @@ def command(
             options=options,
             progress=show,
             tell=(lambda _: None) if quiet else warning_line,
+            external=outsides,
+            masked=hidden,
         )
     scores = summary(table)
     if as_json:
@@ -148,6 +163,7 @@ def _named(sources: list[Path]) -> list[tuple[str, Path]]:
 def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
     from imputome.evaluation.open_problems import SCORES
+    from imputome.studies.external import is_external
     from imputome.studies.results import told_apart
 
     ranked = set(SCORES) & set(scores["metric"])
@@ -167,6 +183,8 @@ def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
             for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
                 by_metric = {row["metric"]: row for row in rows.to_dict("records")}
                 label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
+                if is_external(parameters) and len(set(part.loc[part["method"] == name, "parameters"])) == 1:
+                    label = f"{name} (external)"
                 label += " (control)" if rows["control"].iloc[0] else ""
                 grid.append([(label, False), *(_cell(by_metric.get(metric), metric in ranked) for metric in shown)])
             print_line(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}")

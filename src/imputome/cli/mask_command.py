@@ -10,13 +10,16 @@ import typer
 
 from imputome.cli import options as opt
 from imputome.cli.console import print_json, print_line, warnings_as_lines
+from imputome.cli.masked_files import check_fits, check_masked, only_written, write_masked
 from imputome.cli.options import parse_settings
-from imputome.cli.output import check_store, write_store
 
 
 def command(
     source: opt.Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad or .zarr.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Output: .h5ad, .zarr, a table (.csv, ...), or no suffix: a 10x folder."),
+    ],
     scheme: Annotated[
         str,
         typer.Option(
@@ -48,14 +51,18 @@ def command(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Hide values of IN and write what is left to OUT, with the truth in its layer "truth"."""
+    """Hide values of IN and write what is left to OUT, with the truth.
+
+    The truth is in the layer "truth" of an .h5ad or .zarr, and of OUT.truth.h5ad beside a table or a 10x folder, which
+    tools in R and others read. `imputome score` scores what a tool made of OUT.
+    """
     from imputome.evaluation.masked import MASK_KEY, mask
     from imputome.evaluation.splits import scheme_options
     from imputome.io.reading import read
 
     scheme_options(scheme)
     options = parse_settings(settings)
-    check_store(output, source, "the truth beside the data", force=force)
+    check_masked(output, source, force=force)
     matrix: dict[str, Any] = {"layer": layer, "kind": kind, "round_counts": round_counts, "feature_type": feature_type}
     matrix |= {
         "keep_summary_rows": keep_summary_rows,
@@ -64,13 +71,16 @@ def command(
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
         warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
-        adata = read(source, genes_in=genes_in, transpose=transpose, options=reading)
+        adata = read(source, genes_in=only_written(source, output, genes_in), transpose=transpose, options=reading)
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
-    write_store(masked, output, force=force)
-    record = masked.uns[MASK_KEY]
+    check_fits(masked, output, genes_in)
+    record = dict(masked.uns[MASK_KEY])
+    truth = write_masked(masked, output, genes_in, force=force)
     if as_json:
-        print_json({"output": str(output), "shape": list(masked.shape), **record})
+        beside = {} if truth == output else {"truth": str(truth)}
+        print_json({"output": str(output), **beside, "shape": list(masked.shape), **record})
     elif not quiet:
         what = "molecules" if scheme in ("thin", "thin_nb") else "nonzeros" if record["kind"] == "counts" else "values"
         print_line(f"{scheme}: hid {record['fraction_realised']:.2%} of the {what} of {record['layer']} (seed {seed})")
-        print_line(f'wrote {masked.n_obs:,} x {masked.n_vars:,} to {output}, the truth in its layer "truth"')
+        where = 'in its layer "truth"' if truth == output else f"in {truth}"
+        print_line(f"wrote {masked.n_obs:,} x {masked.n_vars:,} to {output}, the truth {where}")

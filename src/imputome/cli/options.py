@@ -111,6 +111,7 @@ _SAME_NAME = (
     *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
     *("min_genes", "min_cells"),
+    *("external", "masked", "name", "partial"),
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME_NAME} | {
     "labels": "--label",

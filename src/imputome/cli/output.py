@@ -60,16 +60,20 @@ def check_store(output: Path, source: Path, holds: str, *, force: bool) -> None:
 def write_store(adata: AnnData, output: Path, *, force: bool) -> None:
     """Write a whole AnnData, complete or not at all."""
     from imputome.core.atomic import atomic_path
+
+    with atomic_path(output, overwrite=force) as partial:
+        fill_store(partial, adata)
+
+
+def fill_store(partial: Path, adata: AnnData) -> None:
+    """Write a whole AnnData; the caller moves the file into place."""
     from imputome.io.store import write_anndata
 
-    with (
-        warnings.catch_warnings(),
-        atomic_path(output, overwrite=force) as partial,
-    ):  # nothing that the user has to act on
+    with warnings.catch_warnings():  # nothing that the user has to act on
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
         adata.strings_to_categoricals()
-        write_anndata(partial, adata, filters={"compression": "gzip"} if output.suffix.lower() == ".h5ad" else None)
+        write_anndata(partial, adata, filters={"compression": "gzip"} if partial.suffix.lower() == ".h5ad" else None)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     path = destination(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist: make it first", code="no-folder")
-    _recover(path)
+    recover(path)
     made: list[tuple[Path, int]] = []
     try:
         with room_for(path):
@@ -72,7 +72,7 @@ def restore(path: Path) -> None:
     """Before ``path`` is read or checked: if a process died while it replaced this folder, put the older one back."""
     if not path.exists() and path.parent.is_dir():
         with suppress(OSError):  # a folder that cannot be listed
-            _recover(path)
+            recover(path)
 
 
 def destination(path: str | Path) -> Path:
@@ -159,7 +159,7 @@ def _to_disk(partial: Path) -> None:
 
 
 # -- what processes leave ----------------------------------------------------------------------------------------------
-def _recover(path: Path) -> None:
+def recover(path: Path) -> None:
     """Clear up after processes that died while they wrote ``path``, and wait for one that is just moving it."""
     hidden = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial")
     for _ in range(PATIENCE):

@@ -84,7 +84,7 @@ def array_fault(
             return "model-array-type", f"the array {name!r} holds {array.dtype}, not {expected.kind}"
         if not _allowed(array, expected.values):
             return "model-array-values", f"the array {name!r} has values that are {WRONG[expected.values]}"
-        if expected.below and not 0 <= array.min() <= array.max() < sizes[expected.below]:
+        if expected.below and array.size and not 0 <= array.min() <= array.max() < sizes[expected.below]:
             text = f"the array {name!r} has positions that are not from 0 to {sizes[expected.below] - 1}"
             return "model-array-values", text
     return None

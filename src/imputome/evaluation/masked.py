@@ -42,14 +42,52 @@ def mask(
     round_counts: str | None = None,
     allowed: tuple[str, ...] = (),
 ) -> AnnData:
-    """A new AnnData with values hidden by a scheme of `SCHEMES`, and the truth beside them.
+    """A new AnnData with values hidden by a scheme, and the truth beside them.
 
-    Real values are hidden in all rows, except that ``features`` hides them in its test rows; ``label`` is the column of
-    ``obs`` that stratifies these. ``options`` are further options of the scheme: if they are texts, ``gc`` is a column
-    of ``var`` and ``coverage`` a layer. Only features of one ``feature_type`` are hidden, and no summary rows unless
-    ``keep_summary_rows``, as `imputome.impute` chooses them; the others stay in ``X``. Layers, ``raw``, ``obsm``,
-    ``varm``, ``obsp`` and ``varp`` of the input may contain what is now hidden, so they are left out. ``kind``,
-    ``round_counts`` and ``allowed`` are as in `imputome.result.adapt.evaluated`.
+    What a tool makes of ``X`` of the result can be scored with `imputome.score`.
+
+    Parameters
+    ----------
+    adata : AnnData of shape (n, G)
+        Raw counts or real values; it is not changed.
+    scheme : str
+        How values are hidden: a name of `imputome.evaluation.splits.SCHEMES`.
+    fraction : float, optional
+        Share of the molecules, nonzeros or values to hide; by default that of the scheme.
+    seed : int, default=0
+        The same data, options and seed hide the same.
+    layer : str, optional
+        Layer with the values, or ``"raw"``; None takes ``X``.
+    label : str, optional
+        Column of ``obs`` that stratifies the rows in which the scheme ``features`` hides values.
+    feature_type : str, optional
+        Type of the features in which values are hidden, as `imputome.impute` chooses them; the others stay in ``X``.
+    keep_summary_rows : bool, default=False
+        Whether values are hidden in summary rows too.
+    options : dict, optional
+        Further options of the scheme; texts for ``gc`` (a column of ``var``) and ``coverage`` (a layer).
+    kind, round_counts, allowed
+        As in `imputome.result.adapt.evaluated`.
+
+    Returns
+    -------
+    AnnData of shape (n, G)
+        What is left, in ``X``; ``layers["truth"]`` (and, of real values, ``layers["hidden"]``), and the record in
+        ``uns["imputome_mask"]``. Real values are hidden in all rows, except that ``features`` hides them in its test
+        rows. Layers, ``raw``, ``obsm``, ``varm``, ``obsp`` and ``varp`` of the input may contain what is now hidden, so
+        they are left out.
+
+    Raises
+    ------
+    InputError
+        No such scheme, or one for data of the other kind; values on a scale of counts that are no counts.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> masked = imputome.mask(imputome.datasets.pbmc68k()[:50, :20], scheme="thin", fraction=0.1)
+    >>> list(masked.layers), masked.uns["imputome_mask"]["scheme"]
+    (['truth'], 'thin')
     """
     from anndata import AnnData
 

@@ -376,8 +376,8 @@ def open_problems_mse(
 
 def _row_totals(values: Any) -> np.ndarray:
     if np.ndim(values) != 2:
-        text = "truth is not a matrix: pass {truth_total} and {prediction_total}"
-        raise InputError(text, code="library-missing", truth_total=..., prediction_total=...)
+        text = "truth is not a matrix: pass truth_total and prediction_total, the totals of its cells"
+        raise InputError(text, code="library-missing", parameter="truth_total")
     return np.asarray(values, dtype=np.float64).sum(axis=1, keepdims=True)
 
 

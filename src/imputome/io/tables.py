@@ -303,9 +303,17 @@ def _write_text(
             # NumPy prints the fewest digits that round-trip in the precision of the array; Python would print a
             # float32 with the 17 digits of a float64. Few values at a time, because each text takes 128 bytes.
             for k in range(0, len(values), rows):
-                texts = values[k : k + rows].astype(str).tolist()
+                texts = _texts(values[k : k + rows]).tolist()
                 first = zip(*(each[k : k + rows] for each in names), strict=True)
                 writer.writerows([*name, *row] for name, row in zip(first, texts, strict=True))
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    """Numbers as texts; a missing value is NA, which R reads as missing too."""
+    texts = values.astype(str)
+    if values.dtype.kind == "f" and (missing := np.isnan(values)).any():
+        texts[missing] = "NA"
+    return texts
 
 
 def check_parquet_names(adata: AnnData, genes_in: str, genes: np.ndarray | None) -> None:

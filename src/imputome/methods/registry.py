@@ -38,5 +38,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "drimpute": ("clusters:DRIMPUTE_INFO", "clusters.drimpute:DrImpute"),
     "scimpute": ("clusters:SCIMPUTE_INFO", "clusters.scimpute:ScImpute"),
     "scvi": ("scvi:SCVI_INFO", "scvi.estimator:ScVI"),
+    "deepimpute": ("deepimpute:DEEPIMPUTE_INFO", "deepimpute.estimator:DeepImpute"),
+    "saver": ("saver:SAVER_INFO", "saver.estimator:Saver"),
     "beta_vae": ("beta_vae:BETA_VAE_INFO", "beta_vae.estimator:BetaVAE"),
 }

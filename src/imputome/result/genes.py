@@ -91,7 +91,7 @@ def match_genes(adata: AnnData, estimator: Imputer, *, column: str | None = None
     names = gene_names(adata, column)
     model_names = estimator.feature_names_
     if how is not None:
-        names, model_names = _spelled(names, how), _spelled(model_names, how)
+        names, model_names = spelled_names(names, how), spelled_names(model_names, how)
     if names.equals(model_names):
         return Matched(np.arange(len(names)), model_names[:0], exact=True)
     if not model_names.is_unique:
@@ -159,8 +159,8 @@ SPELLINGS = {  # what `match_genes` can be, and what it does not look at
 _ENSEMBL = re.compile(r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?")
 
 
-def _spelled(names: pd.Index, how: str) -> pd.Index:
-    """The names without what ``how`` does not look at."""
+def spelled_names(names: pd.Index, how: str) -> pd.Index:
+    """The names without what ``how``, one of `SPELLINGS`, does not look at."""
     import pandas as pd
 
     def plain(name: str) -> str:
@@ -177,7 +177,7 @@ def _spelled(names: pd.Index, how: str) -> pd.Index:
 def _difference(names: pd.Index, model_names: pd.Index) -> str | None:
     """The one of `SPELLINGS` with which clearly more of the model's genes are found, if there is one."""
     found = model_names.isin(names).mean()
-    shares = {how: _spelled(model_names, how).isin(_spelled(names, how)).mean() for how in SPELLINGS}
+    shares = {how: spelled_names(model_names, how).isin(spelled_names(names, how)).mean() for how in SPELLINGS}
     best = max(shares, key=lambda how: shares[how])
     return best if shares[best] >= max(MIN_SHARE, found + MIN_GAIN) else None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from imputome.core.scales import is_integer
 from imputome.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +139,31 @@ def check_finite(
     )
     text += "so nothing was written: fit it again with other parameters, or take another method"
     raise InputError(text, code="not-finite-values")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A matrix that is in memory as it is, dense or sparse; integers if all its values are."""
+
+    X: Any  # (n, G)
+    obs_names: pd.Index
+    var_names: pd.Index
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.X.shape
+
+    def rows(self, rows: Any, *, genes: Any = None) -> np.ndarray:
+        values = self.X[rows]
+        values = values if isinstance(values, np.ndarray) else values.toarray()
+        values = values if genes is None else values[:, genes]
+        return values.astype(np.int64) if self._whole else values
+
+    @cached_property
+    def _whole(self) -> bool:
+        values = self.X if isinstance(self.X, np.ndarray) else self.X.data
+        # float64 holds every integer up to 2^53
+        return not values.size or bool((np.abs(values) < 2**53).all() and is_integer(values, 0))
 
 
 @dataclass(frozen=True)

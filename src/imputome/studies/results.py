@@ -55,6 +55,7 @@ FIT_NUMBERS = (
     *("between_cell_sd", "data_between_cell_sd", "collapsed", "network_weight", "uses_gene_mean", "uses_factors"),
     *("nll_validation", "mse_validation", "mean_dropout", "total_ratio_rate", "total_ratio_expected"),
     *("library_correlation", "nuclear_norm", "replaced", "t", "edges", "noise_variance", "k"),
+    *("predicted_genes",),
 )
 
 

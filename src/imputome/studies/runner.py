@@ -33,18 +33,21 @@ from imputome.evaluation import open_problems
 from imputome.evaluation.arguments import check_choice, check_share
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
+from imputome.evaluation.outside import Outside
 from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
 from imputome.methods import DEFAULT, Method, create, info
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import chosen_link
 from imputome.result.run import Progress
+from imputome.studies.external import External, check_names, check_record, check_split, check_study
 from imputome.studies.inputs import Dataset, MethodSpec, as_text, digest, parse_method, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, TRIAL_METRICS, Journal, key_of
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from imputome.evaluation.clustering import Clusterer
 
@@ -72,6 +75,8 @@ def run_study(
     options: dict[str, Any] | None = None,
     progress: Progress | None = None,
     tell: Callable[[Message], None] | None = None,
+    external: Sequence[Outside] = (),
+    masked: AnnData | None = None,
 ) -> pd.DataFrame:
     """Hide values, impute them with each method and the controls, and score the imputed values.
 
@@ -114,6 +119,11 @@ def run_study(
         Called with the share of work done (0 to 1) and a short text.
     tell : callable, optional
         Called with what the user should know; by default it becomes a warning.
+    external : sequence of Outside, optional
+        What other tools made of ``masked``, to be scored beside the methods. There is then one data set and one trial,
+        and values are hidden as `imputome.evaluation.masked.mask` hides them, from ``seed`` itself and in all rows.
+    masked : AnnData, optional
+        The masked data that these tools were given; refused if it does not hide the same values.
 
     Returns
     -------
@@ -152,6 +162,12 @@ def run_study(
     fractions = check_settings(scheme, fraction, downstream, protocol, transform)
     _check(datasets, scheme, downstream, protocol, scale, transform)
     specs = [parse_method(method) for method in methods]
+    if external:
+        check_study(datasets, fractions, trials, protocol, masked)
+        check_names(external)
+        check_record(masked, scheme=scheme, fraction=fractions[0], seed=seed, options=options)
+        if datasets[0].data.kind == "real":
+            options["rows"] = "all"
     journal = Journal(output)
     report = _with_time_left(progress)
     told: set[str] = set()  # names of datasets
@@ -159,7 +175,8 @@ def run_study(
     leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
         data = _published(dataset.data) if leaky else dataset.data
-        to_run = with_controls(specs, data.kind, protocol)
+        controls = with_controls(specs, data.kind, protocol)
+        to_run: list[MethodSpec | External] = [*controls, *map(External, external)]
         settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
@@ -174,7 +191,7 @@ def run_study(
         if dataset.labels is not None and stratifies(scheme, options):
             split_options.setdefault("labels", dataset.labels)
         for share, trial in itertools.product(fractions, trials):
-            trial_seed = seed_for(dataset.name, scheme, share, trial, base=seed)
+            trial_seed = seed if external else seed_for(dataset.name, scheme, share, trial, base=seed)
             base: dict[str, Any] = {"dataset": dataset.name, "scheme": scheme + PROTOCOLS[protocol]}
             base |= {"fraction": math.nan if share is None else float(share), "trial": trial, "seed": trial_seed}
             todo = []
@@ -189,8 +206,14 @@ def run_study(
                 continue
             rng = np.random.default_rng(trial_seed)
             split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            if masked is not None:
+                check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
             link, messages = chosen_transform(split.train, transform)
+            if masked is not None:
+                todo = [(spec.of(split) if isinstance(spec, External) else spec, key) for spec, key in todo]
+                results = [spec.result for spec, _ in todo if isinstance(spec, External)]
+                messages = [*messages, *(each for result in results if result for each in result.messages)]
             if messages and dataset.name not in told:
                 told.add(dataset.name)
                 for message in messages:
@@ -199,6 +222,8 @@ def run_study(
                 report((part - 1 + place / len(todo)) / parts, f"{dataset.name}, {spec.label}, trial {trial + 1}")
                 metrics = open_problems.SCORES if benchmark else None
                 rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, link, details, metrics)
+                if isinstance(spec, External):  # what it cost is not known here
+                    rows = ({**row, "seconds": math.nan, "peak_bytes": math.nan} for row in rows)
                 used = {"transform": spec.link or link if data.kind == "real" else ""}
                 journal.append([{**key, **used, **row} for row in rows])
     return journal.finish()
@@ -229,7 +254,7 @@ def _with_time_left(progress: Progress | None) -> Progress:
     return report
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """The result of a part of a computation, its cost, and the reason if it failed."""
 
     value: Any
@@ -239,7 +264,8 @@ class _Step(NamedTuple):
     failure: str = "failed"  # status of a step with a reason
 
 
-def _attempt(work: Callable[[], Any]) -> _Step:
+def attempt(work: Callable[[], Any]) -> Step:
+    """The result of ``work``, or why it failed, and what it cost."""
     start = time.perf_counter()
     value, reason, failure = None, "", "failed"
     with peak_memory() as peak:
@@ -249,10 +275,12 @@ def _attempt(work: Callable[[], Any]) -> _Step:
             reason = f"{type(error).__name__}: {error}"
             if getattr(error, "code", "") == "not-integers":  # right method, other data
                 reason, failure = "it needs molecules (integers), and these values are normalised", NEEDS_INTEGERS
-    return _Step(value, time.perf_counter() - start, peak(), reason, failure)
+    return Step(value, time.perf_counter() - start, peak(), reason, failure)
 
 
-def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | None = None) -> Iterator[dict[str, Any]]:
+def score_rows(
+    work: Sequence[Step], scored: Step | None = None, status: Status | None = None
+) -> Iterator[dict[str, Any]]:
     """One row per score, or one row with the reason for which the last step failed; the cost is that of ``work``."""
     last = scored or work[-1]
     cost = {"seconds": sum(step.seconds for step in work), "peak_bytes": max(step.peak for step in work)}
@@ -265,7 +293,7 @@ def _rows(work: Sequence[_Step], scored: _Step | None = None, status: Status | N
 
 
 def _score_method(
-    spec: MethodSpec,
+    spec: MethodSpec | External,
     split: Split,
     dataset: Dataset,
     analyses: tuple[str, ...],
@@ -285,14 +313,17 @@ def _score_method(
         scores |= _downstream_scores(result, dataset, analyses, seed)
         return scores | (_numbers_in(result.status.details) if details else {})
 
-    imputed = _attempt(lambda: _impute(spec, split, seed, link))
+    imputed = attempt(lambda: impute_split(spec, split, seed, link))
     if imputed.reason:
-        return _rows([imputed])
+        return score_rows([imputed])
     result: Imputation = imputed.value
-    return _rows([imputed], _attempt(score), result.status)
+    return score_rows([imputed], attempt(score), result.status)
 
 
-def _impute(spec: MethodSpec, split: Split, seed: int, link: str) -> Imputation:
+def impute_split(spec: MethodSpec | External, split: Split, seed: int, link: str) -> Imputation:
+    """Fit a method on the training part of a split, and impute the values that are hidden in it."""
+    if isinstance(spec, External):
+        return spec.imputation
     if isinstance(spec.method, str) and spec.method in REFERENCE_PREDICTIONS:
         return REFERENCE_PREDICTIONS[spec.method](split.train)
     if spec.method == open_problems.PERFECT:
@@ -598,24 +629,24 @@ def _scheme_inputs(dataset: Dataset, split: Hiding, tables: Tables, seed: int) -
     return {}
 
 
-def _fit(spec: MethodSpec, train: Data, seed: int, link: str) -> _Step:
+def _fit(spec: MethodSpec, train: Data, seed: int, link: str) -> Step:
     """Fit a method; the value is the estimator and the status of its fit."""
 
     def fit() -> tuple[Imputer, Status]:
         estimator = _estimator(spec, seed, link)
         return estimator, estimator.fit_transform(train).status
 
-    return _attempt(fit)
+    return attempt(fit)
 
 
-def _score_fit(fit: _Step, hidden: _HiddenValues, label: str) -> Iterator[dict[str, Any]]:
+def _score_fit(fit: Step, hidden: _HiddenValues, label: str) -> Iterator[dict[str, Any]]:
     """Impute and score one split with a fitted method."""
     if fit.reason:
-        return _rows([fit])
+        return score_rows([fit])
     estimator, status = fit.value
     split = hidden.splits[label]
-    imputed = _attempt(lambda: estimator.transform(split.apply).at(split.i, split.j, keep_observed=False))
+    imputed = attempt(lambda: estimator.transform(split.apply).at(split.i, split.j, keep_observed=False))
     if imputed.reason:
-        return _rows([fit, imputed])
+        return score_rows([fit, imputed])
     numbers = {**_numbers_in(status.details), "fit_seconds": fit.seconds, "apply_seconds": imputed.seconds}
-    return _rows([fit, imputed], _attempt(lambda: numbers | hidden.scores(imputed.value, split)), status)
+    return score_rows([fit, imputed], attempt(lambda: numbers | hidden.scores(imputed.value, split)), status)

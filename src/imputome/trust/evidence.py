@@ -52,7 +52,8 @@ class Evidence:
     # a row per method, split and metric (columns method, control, split, metric, value); metrics: poisson_deviance,
     # poisson_loss and total_ratio of held-out molecules, or rmse of hidden values; coverage_90 if there are intervals
     scores: pd.DataFrame
-    null: NullCorrelation  # correlations between permuted genes, before and after imputing
+    # correlations between permuted genes, before and after imputing; None if the method cannot be run again
+    null: NullCorrelation | None
     reliability: Reliability  # what the method explains of each gene beyond `reference`
     genes: pd.Index
     reference: str  # the control that `reliability` compares with

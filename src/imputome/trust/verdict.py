@@ -19,6 +19,7 @@ from imputome.evaluation.metrics import MIN_ENTRIES_PER_STRATUM
 from imputome.inspection.advice import MAX_UNLINKED
 from imputome.result.record import Verdict
 from imputome.trust.evidence import LOSS, Evidence
+from imputome.trust.null import NullCorrelation
 from imputome.trust.reliability import MIN_HELD_OUT, SMALLEST_GAIN
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
         seed=seed,
         held_out="thin" if evidence.kind == "counts" else str(evidence.imitation),
         scores=evidence.scores,
-        null=_null_histogram(evidence),
+        **({} if evidence.null is None else {"null": _null_histogram(evidence.null)}),
         genes=_gene_table(evidence),
         mixing={name: mixing.to_frame() for name, mixing in evidence.mixing.items()},
         **({} if evidence.calibration is None else {"calibration": evidence.calibration}),
@@ -308,8 +309,8 @@ def figures(evidence: Evidence) -> dict[str, float]:
     numbers |= {f"gain_over_{name}": float(value) for name, value in gains.items()}
     numbers |= {
         "evident_genes": float(evidence.reliability.evident[measured].mean()) if measured.any() else nan,
-        "null_excess": evidence.null.excess,
-        "null_strong": evidence.null.strong,
+        "null_excess": nan if evidence.null is None else evidence.null.excess,
+        "null_strong": nan if evidence.null is None else evidence.null.strong,
         "total_ratio": float(total),
         "total_noise": _counting_noise(evidence),
         "confident_zeros": float(evidence.zeros.confident.sum()) if evidence.zeros is not None else nan,
@@ -336,14 +337,14 @@ def _counting_noise(evidence: Evidence) -> float:
     return float(1 / np.sqrt(number)) if evidence.kind == "counts" and number > 0 else float("nan")
 
 
-def _null_histogram(evidence: Evidence) -> pd.DataFrame:
+def _null_histogram(null: NullCorrelation) -> pd.DataFrame:
     """Shares of pairs of permuted genes by their correlation."""
     import pandas as pd
 
     edges = np.linspace(-1, 1, NULL_BINS + 1)
     shares = {
         name: np.histogram(np.clip(values, -1, 1), edges)[0] / max(len(values), 1)
-        for name, values in (("before", evidence.null.before), ("after", evidence.null.after))
+        for name, values in (("before", null.before), ("after", null.after))
     }
     return pd.DataFrame({"low": edges[:-1], "high": edges[1:], **shares})
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from imputome.core.atomic import atomic_path
+from imputome.core.atomic import atomic_path, recover
 from imputome.core.learned import Learned, Values, array_fault
 from imputome.errors import InputError, ModelFormatError, some
 
@@ -159,6 +160,9 @@ def read_checkpoint(
     ``header["course"]``, as a dataclass with a method ``check``, which raises `ValueError`.
     """
     path = folder / CHECKPOINT_FILE
+    if folder.is_dir():
+        with suppress(OSError):  # a folder that may only be read
+            recover(path)  # a training that was complete writes no more, and would leave what a killed one left
     if not path.exists():
         if (folder / FIRST_HEADER).exists():
             text = f"{folder} has a checkpoint of an earlier version: go on with that version, or choose another folder"
