@@ -93,7 +93,8 @@ class ScVI(NetworkImputer):
 
     scvi-tools gives rates at random draws of z; the mean of z needs none, so that a cell has one rate. On pbmc3k (2,700
     cells x 11,139 genes, 10 % of the molecules held out, "nb") the Poisson loss was 0.04668 at the mean of z, 0.04667
-    for the mean rate of 25 draws and 0.04671 for one draw.
+    for the mean rate of 25 draws and 0.04671 for one draw. With "zinb" the values are better than the rates: 0.2746 and
+    0.2765 on zeisel_ercc (1,464 cells x 1,000 genes, 80 epochs).
 
     Cost: an epoch takes time proportional to n x G, because scvi-tools works on dense batches. A saved model is
     made again from its parameters and arrays; nothing in it is unpickled or run.
