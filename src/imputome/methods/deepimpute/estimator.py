@@ -87,6 +87,10 @@ class DeepImpute(DeepImputer):
     (the original fills the last one at random); predictions are at most the largest count of the training cells (there,
     those above twice its log1p become 0); there is no policy "max".
 
+    On pbmc3k 1,536 genes have a network. With a tenth of the molecules held out (11,139 genes found in ten cells) the
+    Poisson loss is 0.04745, with the posterior step 0.04555; that of the gene mean is 0.04934, of its posterior
+    0.04563.
+
     Cost: a step takes three products of (batch, u), (u, h) and (h, t) for each group. Memory: the columns of inputs and
     targets of a batch, and for a result those of a block of cells; no n x G array.
 

@@ -84,6 +84,9 @@ class Saver(Imputer):
     the cells: hours for 100,000 cells, where ``prior="poisson_nmf"`` takes minutes. Regressions run in parallel.
     Memory: the nonzeros of the predictors twice, and blocks of values; no n x G array.
 
+    On pbmc3k (11,139 genes found in ten cells, a tenth of the molecules held out) the Poisson loss is 0.04504, with the
+    prior from ``"poisson_nmf"`` 0.04508; that of the posterior of the gene mean is 0.04563.
+
     Known to fail: a mu that a count has helped to fit is too close to it, so that the marginal likelihood takes the
     prior for better than it is. The folds keep the lasso from that; for a ``prior`` that reads the gene itself, such as
     ``"poisson_nmf"``, the switch ``posterior`` on that method is the better way.
