@@ -240,3 +240,46 @@ def test_evaluate_refuses(options, code, said, capsys):
     write_as_r("b.csv", 3 * RATES, CELLS, GENES)
     write_as_r("c.csv", RATES[1:], CELLS[1:], GENES)
     refused(capsys, evaluate(*options), code, said)
+
+
+# -- what messages advise, done ----------------------------------------------------------------------------------------
+EXTERNAL = ["--external", "A=a.csv:scale=counts", "--masked", "masked.csv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "remedy"),
+    [
+        (EXTERNAL[:2], "masked-missing", EXTERNAL),
+        ([*EXTERNAL, "--seed", "8"], "other-mask", [*EXTERNAL, "--seed", "7"]),
+        ([*EXTERNAL, "--trials", "2"], "external-one-split", [*EXTERNAL, "--trials", "1"]),
+        ([*EXTERNAL, "--protocol", "open_problems"], "external-protocol", EXTERNAL),
+        ([*EXTERNAL, "--min-cells", "40"], "mask-of-other-data", EXTERNAL),
+    ],
+)
+def test_advice_on_external_results_works(options, code, remedy, capsys):
+    assert mask("masked.csv", "--quiet") == 0
+    write_as_r("a.csv", RATES, CELLS, GENES)
+    refused(capsys, evaluate(*options), code)
+    assert evaluate(*remedy) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "rows", "options", "code", "remedy"),
+    [
+        (RATES, CELLS, ["--scale", "log1p"], "scale-contradicted", ["--scale", "counts"]),
+        (RATES[1:], CELLS[1:], ["--scale", "counts"], "result-lacks-names", ["--scale", "counts", "--partial"]),
+        (
+            np.where(RATES > 9, np.nan, RATES),
+            CELLS,
+            ["--scale", "counts"],
+            "result-not-finite",
+            ["--scale", "counts", "--partial"],
+        ),
+        (RATES, CELLS, ["--name", "knn"], "name-taken", ["--name", "mine"]),
+    ],
+)
+def test_advice_on_a_result_works(values, rows, options, code, remedy, capsys):
+    assert mask("masked.h5ad", "--quiet") == 0
+    write_as_r("tool.csv", values, rows, GENES)
+    refused(capsys, run(["score", "masked.h5ad", "tool.csv", "-q", *options]), code)
+    assert run(["score", "masked.h5ad", "tool.csv", "-q", *remedy]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -111,14 +110,13 @@ def test_while_fitting(folder, monkeypatch, capsys, number):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_once_after_the_output_was_moved_into_place(folder, monkeypatch, capsys, number):
-    replace = pathlib.Path.replace
+    move = imputome.core.atomic._move
 
-    def replace_and_send(self, target):
-        moved = replace(self, target)
+    def move_and_send(*places, **how):
+        move(*places, **how)
         send(number)
-        return moved
 
-    monkeypatch.setattr(pathlib.Path, "replace", replace_and_send)
+    monkeypatch.setattr(imputome.core.atomic, "_move", move_and_send)
     assert impute("out.h5ad", "--record", "record.json") == 128 + number
     assert capsys.readouterr().err == (
         f"error: interrupted: already written: {folder}/out.h5ad [interrupted-after-writing]\n"
