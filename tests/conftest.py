@@ -11,11 +11,11 @@ import pytest
 
 from places import SHARED
 
-# before numpy is imported: two cores are shared by everyone
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "2")
-# numba takes every core whatever OpenMP was told, and torch then as many: two workers would be in each other's way
-os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+# Before numpy is imported: two cores are shared by everyone. Each library has a variable of its own, and one that takes
+# more threads than the others were told makes two workers wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, os.environ["OMP_NUM_THREADS"])
 
 if "IMPUTOME_DATA" not in os.environ and (SHARED / "data").is_dir():
     os.environ["IMPUTOME_DATA"] = str(SHARED / "data")
