@@ -29,7 +29,6 @@ SMALLER = {
     "imputome tune": "--trials 2",
     "imputome fit": "--set max_epochs=3",
     "imputome evaluate": "--trials 1",
-    "imputome impute cells.h5ad -o auto.h5ad": "--budget 1",
 }
 
 
