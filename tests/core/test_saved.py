@@ -106,6 +106,8 @@ DAMAGES = {
     "covariates": lambda model: header(model, covariates="batch"),
     "provenance": lambda model: header(model, provenance={"input": [1]}),
     "provenance-genes": lambda model: header(model, provenance={"input": {"library_genes": "many"}}),
+    "provenance-mixed": lambda model: header(model, provenance={"shape": [150, [None]]}),
+    "param-without-a-name": lambda model: header(model, params={"": 1}),
     # the archive
     "no-archive": lambda model: (model / "arrays.npz").unlink(),
     "fifo-archive": lambda model: no_file(model, "arrays.npz"),

@@ -5,6 +5,7 @@ A lie is plain data (what to change, and how), so that its text is all that is n
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -99,7 +100,7 @@ def tree_lies(tree: Any) -> st.SearchStrategy[Lie]:
 def change_tree(tree: Any, lie: Lie) -> Any:
     """A copy of the tree with these changes; what cannot be changed stays."""
     tree = {"root": json.loads(json.dumps(tree))}
-    for what, place, *rest in lie:
+    for what, place, *rest in copy.deepcopy(lie):  # a second change must not change what the first one drew
         parent: Any = tree
         *way, last = ("root", *place)
         try:

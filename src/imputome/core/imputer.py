@@ -385,9 +385,8 @@ class Imputer(ABC):
             raise ModelFormatError(text, code="model-of-other-method")
         try:
             params = cls._params_from_saved(header.params)
-            unknown = some(sorted(set(params) - set(cls.parameter_defaults())))[:200]
-            if unknown:
-                text = f"this version of {cls.name} does not have the parameters {unknown}: update imputome"
+            if unknown := sorted(set(params) - set(cls.parameter_defaults())):
+                text = f"this version of {cls.name} does not have the parameters {some(unknown)[:200]}: update imputome"
                 raise ModelFormatError(text, code="model-unknown-parameter")
             estimator = cls(**params)
             estimator.feature_names_ = pd.Index(header.feature_names)

@@ -72,7 +72,18 @@ class Header(BaseModel):
             raise ValueError(f"there is no link {self.link[:40]!r} for {self.kind}")
         if self.provenance is not None:
             Provenance.model_validate(self.provenance)
+            if not _can_be_stored(self.provenance):
+                raise ValueError("the provenance has a list that is neither of numbers nor of texts")
         return self
+
+
+def _can_be_stored(value: Any) -> bool:
+    """Whether a value can go into the record of a result, where a list becomes an array."""
+    if isinstance(value, dict):
+        return all(map(_can_be_stored, value.values()))
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value) or all(isinstance(each, int | float) for each in value)
+    return True
 
 
 def is_model(path: Path) -> bool:
