@@ -107,6 +107,7 @@ DAMAGES = {
     "provenance": lambda model: header(model, provenance={"input": [1]}),
     "provenance-genes": lambda model: header(model, provenance={"input": {"library_genes": "many"}}),
     "provenance-mixed": lambda model: header(model, provenance={"shape": [150, [None]]}),
+    "provenance-huge": lambda model: header(model, provenance={"seconds": 2**70}),
     "param-without-a-name": lambda model: header(model, params={"": 1}),
     # the archive
     "no-archive": lambda model: (model / "arrays.npz").unlink(),

@@ -73,17 +73,18 @@ class Header(BaseModel):
         if self.provenance is not None:
             Provenance.model_validate(self.provenance)
             if not _can_be_stored(self.provenance):
-                raise ValueError("the provenance has a list that is neither of numbers nor of texts")
+                raise ValueError("the provenance has a value that no record can hold")
         return self
 
 
 def _can_be_stored(value: Any) -> bool:
-    """Whether a value can go into the record of a result, where a list becomes an array."""
+    """Whether a value can go into the record of a result: a list becomes an array, a whole number has 64 bits."""
     if isinstance(value, dict):
         return all(map(_can_be_stored, value.values()))
     if isinstance(value, list):
-        return all(isinstance(each, str) for each in value) or all(isinstance(each, int | float) for each in value)
-    return True
+        kinds = (str, int | float)
+        return any(all(isinstance(each, kind) for each in value) for kind in kinds) and all(map(_can_be_stored, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def is_model(path: Path) -> bool:
