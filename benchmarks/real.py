@@ -11,6 +11,7 @@ of its own; seconds are those of the fit, and of computing and scoring the hidde
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import warnings
@@ -46,8 +47,6 @@ def values_of(name: str) -> Data:
     """The complete values of a data set."""
     if name != "wgbs_chr21_M_Cov":
         return to_dataset(datasets.load(name), name=name).data
-    import os
-
     import pandas as pd
 
     table = pd.read_parquet(Path(os.environ["IMPUTOME_DATA"]) / f"{name}.parquet")
