@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import statistics
@@ -52,6 +53,7 @@ class Peer(Imputer):
     info: ClassVar[MethodInfo] = MethodInfo(
         "peer", "a system that is no part of imputome", frozenset({"counts", "real"}), new_rows="none"
     )
+    reports: ClassVar[list[dict[str, Any]]] = []  # of all fits: the posterior step makes a second one
 
     def __init__(self, *, peer: str = "", settings: str = "", posterior: bool = False) -> None:
         self.peer = peer
@@ -59,19 +61,32 @@ class Peer(Imputer):
         self.posterior = posterior
 
     def _fit(self, data: Data) -> tuple[Given, dict[str, Any]]:
+        begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            given, rate = Path(folder) / "given.npy", Path(folder) / "rate.npy"
+            given = Path(folder) / ("given.npz" if data.kind == "counts" else "given.npy")
             if data.kind == "counts":
-                given = given.with_suffix(".npz")
                 sp.save_npz(given, sp.csr_matrix(data.X), compressed=False)
             else:
                 np.save(given, data.known_values())
+            rate = self._rate_of(given)
+        values = np.load(rate)
+        report = json.loads(rate.with_suffix(".json").read_text(encoding="utf-8"))
+        report["waited"] = time.perf_counter() - begun  # for files and imports too, or for next to nothing
+        self.reports.append(report)
+        return Given(values, counts=data.kind == "counts"), {}
+
+    def _rate_of(self, given: Path) -> Path:
+        """The file with what the peer makes of this file; kept, as the row with the step starts from the same."""
+        asked = [self.peer, *self.settings.split(), PACKAGES[self.peer]]
+        key = hashlib.sha256(given.read_bytes() + "\n".join(asked).encode()).hexdigest()[:16]
+        rate = Path(os.environ.get("PEER_RATES", ROOT / ".peers" / "rates")) / f"{key}.npy"
+        if not rate.with_suffix(".json").exists():  # this is written last
+            rate.parent.mkdir(parents=True, exist_ok=True)
             command = [peer_python(), str(HERE / "peers.py"), self.peer, str(given), str(rate), *self.settings.split()]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{self.peer} failed: {done.stderr[-500:]}")
-            self.report = json.loads(rate.with_suffix(".json").read_text(encoding="utf-8"))
-            return Given(np.load(rate), counts=data.kind == "counts"), {}
+        return rate
 
 
 class Given:
@@ -121,8 +136,10 @@ def measured(
         "peak_bytes": peak_bytes(),
     }
     if isinstance(method, Peer):
-        found |= {"version": method.report["version"], "what": method.report["what"]}
-        found["peak_bytes"] = max(found["peak_bytes"], method.report["peak_bytes"])
+        found |= {name: method.reports[0][name] for name in ("version", "what")}
+        own = sum(report["seconds"] - report["waited"] for report in method.reports)  # its seconds, not those waited
+        found |= {name: round(found[name] + own, 2) for name in ("seconds", "fit_seconds")}
+        found["peak_bytes"] = max(found["peak_bytes"], *(report["peak_bytes"] for report in method.reports))
     return found
 
 
