@@ -31,7 +31,7 @@ text = "three factors are better"
 kind = "better"
 metric = "poisson_loss"
 configurations = ["n_components=3", "base"]
-[quick]
+[scale.smoke]
 trials = 1
 """
 

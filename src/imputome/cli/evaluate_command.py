@@ -70,7 +70,8 @@ def command(
     from imputome.io.reading import read
     from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, summary
-    from imputome.studies.runner import check_settings, run_study
+    from imputome.studies.runner import run_study
+    from imputome.studies.settings import check_settings
 
     check_path(output)
     shares, analyses, options = _shares(fraction), opt.split_names(downstream), parse_settings(settings)

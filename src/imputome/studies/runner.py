@@ -12,7 +12,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -24,13 +24,11 @@ import scipy.sparse as sp
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
-from imputome.core.links import link as link_of
 from imputome.core.memory import peak_memory
 from imputome.core.scales import counts_to_scale
 from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
-from imputome.evaluation.arguments import check_choice, check_share
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
 from imputome.evaluation.outside import Outside
@@ -43,6 +41,7 @@ from imputome.result.run import Progress
 from imputome.studies.external import External, check_names, check_record, check_split, check_study
 from imputome.studies.inputs import Dataset, MethodSpec, as_text, digest, parse_method, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, TRIAL_METRICS, Journal, key_of
+from imputome.studies.settings import PROTOCOLS, check_settings, stratifies
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
 
     from imputome.evaluation.clustering import Clusterer
 
-DOWNSTREAM = ("clustering", "leiden", "de")
-# protocol -> what it adds to the name of the scheme in tables of results
-PROTOCOLS = {"honest": "", "as_published": " (leaky)", OPEN_PROBLEMS: f" ({OPEN_PROBLEMS})"}
 Scale = Literal["counts", "log1p"]
 
 
@@ -77,6 +73,7 @@ def run_study(
     tell: Callable[[Message], None] | None = None,
     external: Sequence[Outside] = (),
     masked: AnnData | None = None,
+    controls: bool = True,
 ) -> pd.DataFrame:
     """Hide values, impute them with each method and the controls, and score the imputed values.
 
@@ -124,6 +121,8 @@ def run_study(
         and values are hidden as `imputome.evaluation.masked.mask` hides them, from ``seed`` itself and in all rows.
     masked : AnnData, optional
         The masked data that these tools were given; refused if it does not hide the same values.
+    controls : bool, default=True
+        Whether the standard controls are run too.
 
     Returns
     -------
@@ -175,8 +174,8 @@ def run_study(
     leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
         data = _published(dataset.data) if leaky else dataset.data
-        controls = with_controls(specs, data.kind, protocol)
-        to_run: list[MethodSpec | External] = [*controls, *map(External, external)]
+        every = with_controls(specs, data.kind, protocol) if controls else specs
+        to_run: list[MethodSpec | External] = [*every, *map(External, external)]
         settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
@@ -384,56 +383,6 @@ def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str
     return scores
 
 
-def check_settings(
-    scheme: str,
-    fraction: float | Sequence[float] | None = None,
-    downstream: Iterable[str] = (),
-    protocol: str = "honest",
-    transform: str | None = None,
-) -> list[float | None]:
-    """Check the settings of `run_study` that need no data; returns the shares to hide, None if there is no choice."""
-    known = scheme_options(scheme)
-    if fraction is None:
-        fraction = known.get("fraction")
-    one = fraction is None or isinstance(fraction, int | float)
-    fractions: list[float | None] = [fraction] if one else list(dict.fromkeys(fraction))  # type: ignore[list-item,arg-type]
-    for share in fractions:
-        if share is not None:
-            check_share("fraction", share)
-    if fractions != [None] and "fraction" not in known:
-        text = f"the scheme {scheme} has no share to choose: leave {{fraction}} out"
-        raise InputError(text, code="unknown-option", fraction=...)
-    for analysis in downstream:
-        check_choice("downstream", analysis, DOWNSTREAM)
-    check_choice("protocol", protocol, PROTOCOLS)
-    if protocol == "as_published" and scheme.startswith("thin"):
-        text = "{protocol} gives no counts to thin: pass {scheme}"
-        raise InputError(text, code="protocol-scheme", protocol=protocol, scheme="random")
-    if protocol == OPEN_PROBLEMS:
-        _check_open_problems(scheme, fractions, downstream)
-    if transform not in (None, "none"):
-        link_of(str(transform))
-    return fractions
-
-
-def _check_open_problems(scheme: str, fractions: Sequence[float | None], downstream: Iterable[str]) -> None:
-    """Check that nothing was asked for that the benchmark does otherwise."""
-    if scheme != open_problems.SCHEME:
-        text = "{protocol} splits off molecules, each by itself: pass {scheme}"
-        raise InputError(text, code="protocol-scheme", protocol=OPEN_PROBLEMS, scheme=open_problems.SCHEME)
-    if fractions != [open_problems.FRACTION]:
-        text = f"{{protocol}} splits off {open_problems.FRACTION:g} of the molecules: leave {{fraction}} out"
-        raise InputError(text, code="protocol-fraction", protocol=OPEN_PROBLEMS, fraction=...)
-    if list(downstream):
-        text = "{protocol} has no analyses beside its scores: leave {downstream} out"
-        raise InputError(text, code="protocol-downstream", protocol=OPEN_PROBLEMS, downstream=...)
-
-
-def stratifies(scheme: str, options: Mapping[str, Any]) -> bool:
-    """Whether a scheme with these options has test rows that labels stratify."""
-    return "labels" in scheme_options(scheme) and (options.get("rows", "test") == "test" or scheme == "features")
-
-
 def _check(
     datasets: list[Dataset], scheme: str, downstream: tuple[str, ...], protocol: str, scale: str, transform: str | None
 ) -> None:
@@ -527,6 +476,7 @@ def run_trial(
     transform: str | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
+    controls: bool = True,
 ) -> pd.DataFrame:
     """Fit each method once on the training rows, and score it under every way to hide test values.
 
@@ -546,7 +496,8 @@ def run_trial(
         raise InputError(f"{dataset.name}: these splits need real values without gaps", code="data-not-complete")
     if not dataset.data.obs_names.is_unique:
         raise InputError(f"{dataset.name}: rows are found by name: make the names unique", code="names-not-unique")
-    specs = with_controls([parse_method(method) for method in methods], "real")
+    specs = [parse_method(method) for method in methods]
+    specs = with_controls(specs, "real") if controls else specs
     journal = Journal(output)
     trial_seed = seed_for(dataset.name, "rows", trial, base=seed)
     identity = dataset.identity()
