@@ -364,7 +364,7 @@ def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypat
             "imputome.studies.tuning.tune",
             "interrupted-partly-done",
         ),
-        (["study", "zipo_claims", "--output=there"], "imputome.studies.execute.execute", "interrupted-partly-done"),
+        (["study", "run", "zipo_claims", "--output=there"], "imputome.studies.execute.plan", "interrupted-partly-done"),
         (
             ["evaluate", "in.h5ad", "--methods", "ialm", "-o", "s.csv"],
             "imputome.studies.runner.run_study",

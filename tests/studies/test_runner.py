@@ -24,7 +24,8 @@ from imputome.evaluation.splits import make_split, row_split, seed_for
 from imputome.evaluation.streaming import Units, score_thinned
 from imputome.methods import get, info, names
 from imputome.studies import runner
-from imputome.studies.execute import execute, load_subset, write_results
+from imputome.report.study_page import write_results
+from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, standard_controls
 from imputome.studies.results import COLUMNS, Journal, read, summary
 from imputome.studies.runner import Tables, coverage_like, options_of, read_gc, run_study, run_trial
@@ -601,8 +602,9 @@ def test_a_study_from_end_to_end(tmp_path, seen):
     assert set(table["status"]) == {"ok", "skipped"}
     skipped = table[table["status"] == "skipped"].to_dict("records")
     assert [(row["scheme"], row["dataset"]) for row in skipped] == [("high_gc", "made")]
-    files, text = write_results(STUDY, table, tmp_path)
-    assert "tests.csv" in {path.name for path in files}
+    written = write_results(STUDY, table, tmp_path)
+    text = written.text
+    assert "tests.csv" in {path.name for path in written.files}
     assert "Skipped: high_gc on made: " in text
     rmse = values(table, method="mean", metric="rmse").xs("10 %", level="scheme")
     half = 4.302653 * rmse.std() / np.sqrt(3)  # Student's t, 2 degrees of freedom

@@ -128,6 +128,7 @@ def _finished(
 @contextmanager
 def _client(workers: int, scheduler: str) -> Iterator[Client]:
     """A client of the cluster at ``scheduler``, or of one that lasts as long as the client."""
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler:
@@ -144,7 +145,9 @@ def _client(workers: int, scheduler: str) -> Iterator[Client]:
             yield client
         return
     threads = {name: os.environ.get(name, "1") for name in THREAD_VARIABLES}
-    with tempfile.TemporaryDirectory(prefix="imputome-", ignore_cleanup_errors=True) as folder:
+    # a worker that died is not given up while it starts again, which takes long on a busy machine
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
+    with patient, tempfile.TemporaryDirectory(prefix="imputome-", ignore_cleanup_errors=True) as folder:
         with answered_here():
             cluster = LocalCluster(
                 n_workers=workers,

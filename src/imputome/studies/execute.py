@@ -32,7 +32,7 @@ from imputome.studies.units import (
     units_of,
 )
 
-BESIDE = ("summary.csv", "claims.csv", "tests.csv")  # what is written beside the results, with the pages
+BESIDE = ("summary.csv", "claims.csv", "tests.csv", "{}.md", "{}.html")  # what is written beside the results
 NO_LIMITS = Limits()
 
 
@@ -63,7 +63,7 @@ def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_
         None of the data sets is there, or what a study would replace in ``folder`` was not written by one.
     """
     folder = Path(folder)
-    _check_folder(folder)
+    _check_folder(study, folder)
     datasets: dict[str, tuple[Dataset, str]] = {}
     missing: dict[str, str] = {}
     errors: list[InputError] = []
@@ -185,7 +185,10 @@ def run_plan(
     report = _reporter(todo, progress)
 
     def store(unit: Unit, rows: list[dict[str, Any]]) -> None:
-        write(table_of(rows), unit.file(study, folder))
+        path = unit.file(study, folder)
+        new = {key_of(row) for row in rows}
+        others = [row for row in stored_rows(path) if row["status"] == "ok" and key_of(row) not in new]
+        write(table_of([*others, *rows]), path)  # others: of splits that an earlier version of the study had
         report(unit)
 
     if alone:
@@ -232,10 +235,10 @@ def _reporter(todo: Plan, progress: Progress | None) -> Callable[[Unit], None]:
     return report
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(study: Study, folder: Path) -> None:
     """Check that a study replaces no file of somebody else."""
     of_studies = (folder / PARTS_FOLDER).is_dir()
-    for path in (folder / name for name in BESIDE):
+    for path in (folder / name.format(study.name) for name in BESIDE):
         if path.exists() and not (of_studies and path.is_file()):
             text = f"{path} was not written by a study, which would replace it: pass another {{output}}"
             raise InputError(text, code="not-a-study-folder", output=...)
