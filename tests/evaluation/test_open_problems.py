@@ -208,11 +208,12 @@ def test_rows_and_ranks_of_a_study(data):
     assert rows["all_zeros"] == pytest.approx(test.mean())
     assert is_control(PERFECT)
     means = summary(table)
-    for _, part in means.groupby("metric"):
+    for metric, part in means.groupby("metric"):
         order = part.sort_values("rank")
         assert order["rank"].tolist() == list(range(1, len(part) + 1))
         assert order["mean"].is_monotonic_increasing
-        assert order["best"].tolist() == [True] + [False] * (len(part) - 1)
+        # all zeros can win the others, so that nobody is the best there
+        assert order["best"].tolist() == [METRICS[metric].is_contest] + [False] * (len(part) - 1)
     losses = means[means["loses_to"] != ""]
     assert set(losses["metric"]) <= {CORRECTED}  # to lose to all zeros as published says nothing
     assert PERFECT not in set(losses["loses_to"])
