@@ -213,7 +213,7 @@ def test_rows_and_ranks_of_a_study(data):
         assert order["rank"].tolist() == list(range(1, len(part) + 1))
         assert order["mean"].is_monotonic_increasing
         # all zeros can win the others, so that nobody is the best there
-        assert order["best"].tolist() == [METRICS[metric].is_contest] + [False] * (len(part) - 1)
+        assert order["best"].tolist() == [metrics.METRICS[metric].is_contest] + [False] * (len(part) - 1)
     losses = means[means["loses_to"] != ""]
     assert set(losses["metric"]) <= {CORRECTED}  # to lose to all zeros as published says nothing
     assert PERFECT not in set(losses["loses_to"])

@@ -19,6 +19,7 @@ from imputome.cli import run
 from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.clinical import cox_univariate
+from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split, row_split, seed_for
 from imputome.evaluation.streaming import Units, score_thinned

@@ -23,7 +23,7 @@ from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
-from imputome.inspection.advice import advised_method
+from imputome.inspection.advice import advised_method, few_samples
 from imputome.inspection.classify import CountState
 from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
@@ -337,7 +337,7 @@ def plan_impute(
         try:
             outputs = _outputs(estimator, options)
         except InputError as error:
-            if not notes:
+            if "posterior-off" not in {note.code for note in notes}:
                 raise
             text = f"{{outputs}} come from the posterior step, which needs raw counts, but {report.where} holds none: "
             text += "leave them out, or pass {layer} with counts and leave {scale} out"
@@ -359,7 +359,9 @@ def _estimator(estimator: Imputer | None, report: InputReport, options: Options)
     name = options.method or default_method(report)
     counts = report.state == "counts" or report.state.endswith("_counts") or options.round_counts is not None
     if options.method is not None or options.posterior is not None or report.kind == "real" or counts:
-        return make_estimator(name, options), []
+        estimator = make_estimator(name, options)
+        note = few_samples(estimator.name, report.shape[0]) if report.kind == "real" else None
+        return estimator, [note] if note else []
     text = f"{report.where} holds no raw counts, so {name} gives the values of its network, without the posterior step"
     note = Message(f"{text} that combines them with each cell's own counts", code="posterior-off")
     return make_estimator(name, replace(options, posterior=False)), [note]

@@ -365,8 +365,8 @@ def other_splits(table: pd.DataFrame) -> list[Message]:
         others = dict.fromkeys(name for (name, _), each in sets.items() if each != usual)
         if others:
             text = f"{key[0]}, {key[1]}: scored on other splits than the rest: {some(others)}; such means cannot be "
-            text += "compared: score all on the same splits, with one {seed}, in a new {output}"
-            messages.append(Message(text, code="other-splits", seed=..., output=...))
+            text += "compared: score all on the same splits, with one seed, in a new table"
+            messages.append(Message(text, code="other-splits"))
     return messages
 
 

@@ -165,6 +165,11 @@ class Saver(Imputer):
         }
 
     @property
+    def outputs_without_step(self) -> frozenset[Output]:
+        """With steps 2 and 3 also the variance and the interval of the posterior that they end in."""
+        return self.info.outputs | (GammaPosterior.outputs if self._uses_spread else frozenset())
+
+    @property
     def _uses_spread(self) -> bool:
         """Whether the fit has the steps 2 and 3."""
         return self.noise != "none" and not self.posterior
