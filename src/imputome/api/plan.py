@@ -353,15 +353,20 @@ def plan_impute(
 
 
 def _estimator(estimator: Imputer | None, report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
-    """The estimator that the user named, or else the default; its posterior step is off if the values are no counts."""
-    if estimator is not None:
-        return estimator, []
+    """The estimator that the user named, or else the default, and what to know before it is used on these data."""
+    notes: list[Message] = []
+    if estimator is None:
+        estimator, notes = _default_estimator(report, options)
+    few = few_samples(estimator.name, report.shape[0]) if report.kind == "real" else None
+    return estimator, [*notes, few] if few else notes
+
+
+def _default_estimator(report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
+    """The default; its posterior step is off if the values are no counts."""
     name = options.method or default_method(report)
     counts = report.state == "counts" or report.state.endswith("_counts") or options.round_counts is not None
     if options.method is not None or options.posterior is not None or report.kind == "real" or counts:
-        estimator = make_estimator(name, options)
-        note = few_samples(estimator.name, report.shape[0]) if report.kind == "real" else None
-        return estimator, [note] if note else []
+        return make_estimator(name, options), []
     text = f"{report.where} holds no raw counts, so {name} gives the values of its network, without the posterior step"
     note = Message(f"{text} that combines them with each cell's own counts", code="posterior-off")
     return make_estimator(name, replace(options, posterior=False)), [note]
