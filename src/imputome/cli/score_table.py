@@ -80,7 +80,7 @@ def conclusions(part: pd.DataFrame, rows: pd.DataFrame, more_splits: str = "") -
     metric = deciding_metric(part["metric"])
     if metric not in DECIDING:  # the others reward a method that raises every zero, or have a target
         return
-    part = part[part["metric"] == metric]
+    part = part[part["metric"] == metric].sort_values("mean")  # lower is better for both that decide
     if part["control"].all():
         return
     values = rows[rows["metric"] == metric].pivot_table(
