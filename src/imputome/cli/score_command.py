@@ -11,8 +11,8 @@ import typer
 from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import print_json, print_line, print_lines, verdict_lines, warning_line
-from imputome.cli.evaluate_command import show_summary
 from imputome.cli.masked_files import ResultFile, read_masked
+from imputome.cli.score_table import show_summary
 
 
 def command(

@@ -129,8 +129,12 @@ class PlainAutoencoder(DeepImputer):
     warning. Collapse is a plateau: on 400 cells and 500 genes of pbmc3k the paper's 10 x 32 sigmoid stops on it after
     96 epochs, and leaves it after about 1,000 epochs if ``patience`` allows.
 
-    Cost: a step takes three products of (batch, width) and (width, m); memory grows with the nonzeros, n x width and
-    batch x m.
+    Cost: minutes; a step takes three products of (batch, width) and (width, m); memory grows with the nonzeros, n x
+    width and batch x m.
+
+    Known to fail: zeros are not part of the error, so the network estimates a value *if it is not zero*; ``rescale``
+    corrects the total of each gene, not the pattern of its zeros. Narrow sigmoid networks, as the paper's, can collapse
+    to the mean (see above). Without ``posterior`` the cell's own counts are used only where they are not 0.
 
     Examples
     --------

@@ -63,7 +63,7 @@ class ScImpute(Imputer):
 
     A new cell belongs to the cluster of its nearest training cell.
 
-    Cost: about 50 rounds over the n x G values in blocks of genes, and for each cell a Gram matrix of its
+    Cost: minutes; about 50 rounds over the n x G values in blocks of genes, and for each cell a Gram matrix of its
     ``max_neighbors`` cells over G genes. Memory: n x G probabilities and predictions, float32 each, so that it is for
     data that fit in memory as dense values.
 

@@ -57,9 +57,9 @@ class LLS(RegressionImputer):
     Notes
     -----
     Scale: real values in the unit of the input; z-scores inside. New rows: by the regressions of the training rows,
-    applied feature after feature, up to ten times. Cost: ``12 n G^2`` flops for the similarities, then ``4 n k^2`` for
-    each incomplete feature and round; while k is chosen a few times that for 200 features. Memory: ``40 n G + 12 G k``
-    bytes.
+    applied feature after feature, up to ten times. Cost: minutes; ``12 n G^2`` flops for the similarities, then
+    ``4 n k^2`` for each incomplete feature and round; while k is chosen a few times that for 200 features. Memory:
+    ``40 n G + 12 G k`` bytes.
 
     Known to fail: with k near the number of rows the fit has no freedom left and predictions explode (the choice of k
     avoids it; a k of your own may not). There is no shrinkage, so with few rows it is behind `BPCA` and

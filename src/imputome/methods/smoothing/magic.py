@@ -61,9 +61,9 @@ class Magic(Imputer):
     -----
     New cells walk to their nearest training cells first, and on from there.
 
-    Cost: about 8 passes over the nonzeros for 100 components, ``n^2`` distances, and for each cell asked for, the
-    nonzero counts of the cells that its walk reaches. Memory: the counts, P, and a block of dense rows; with ``genes``
-    only these columns are computed.
+    Cost: seconds; about 8 passes over the nonzeros for 100 components, ``n^2`` distances, and for each cell asked for,
+    the nonzero counts of the cells that its walk reaches. Memory: the counts, P, and a block of dense rows; with
+    ``genes`` only these columns are computed.
 
     Known to fail: it smooths noise as it smooths signal. Values of permuted genes become correlated, and a rare cell
     takes the values of its neighbours; on most data its held-out loss is above that of the control
