@@ -117,7 +117,7 @@ def test_only_likely_dropouts_change():
 
 
 def test_no_prediction_is_above_what_the_neighbours_show():
-    """Weights found on genes in which the neighbours have nothing add up to hundreds, and the values are powers of 10."""
+    """Weights found on genes that the neighbours lack add up to hundreds, and values are powers of ten."""
     from imputome.methods.clusters.scimpute import _predicted
 
     point = np.log10(SHIFT)
