@@ -85,7 +85,8 @@ def command(
     if quiet:
         return
     show_summary(scores, found.table)
-    print_line(f"{found.equal:,} of {found.hidden:,} hidden entries are exactly as they were before")
+    how = ", up to one factor for each cell" if found.up_to_factors else ""
+    print_line(f"{found.equal:,} of {found.hidden:,} hidden entries are exactly as they were before{how}")
     print_lines("\n".join(verdict_lines(found.verdict)))
     if output is not None:
         print_line()

@@ -83,7 +83,7 @@ def outside_verdict(
     if back.leaked:
         text = (
             f"{back.telling_equal:,} of {back.telling:,} hidden values that nothing in the masked data shows came back "
-            "exactly: the tool was run on data in which they were not hidden, and the scores say nothing"
+            f"exactly{back.how}: the tool was run on data in which they were not hidden, and the scores say nothing"
         )
         verdict = _at_best_withheld(verdict, text)
     seconds = time.perf_counter() - start
