@@ -1,7 +1,7 @@
 """Whether hidden values came back exactly: then the tool was run on data in which they were not hidden.
 
 Tools of counts often bring all cells to one total first. So exactly means up to one factor for each cell, which the
-counts of the cell show from which nothing was hidden.
+counts of the cell show from which nothing was hidden, if it has any.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def returned(result: Fitted) -> Returned:
     as_they_were = _counted(equal, telling)
     if as_they_were.leaked:
         return as_they_were
-    factors = _factors(result, i, j)
     counts = scale_to_counts(values, train.depth[i], model.scale)
+    factors = _factors(result, i, j)
+    factors = np.where(np.isnan(factors), _factors_of_hidden(train, i, j, counts, truth), factors)
     equal |= np.isclose(counts, factors[i] * truth, rtol=1e-5, atol=0) & (counts > 0)
     up_to_factors = replace(_counted(equal, telling), factor=True)
     return up_to_factors if up_to_factors.leaked else as_they_were
@@ -123,6 +124,22 @@ def _factors(result: Fitted, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     factors = np.full(train.shape[0], np.nan)
     found = pd.concat([part for part in medians if len(part)] or medians)
     factors[found.index.to_numpy(dtype=np.intp)] = found.to_numpy()
+    return factors
+
+
+def _factors_of_hidden(train: Data, i: np.ndarray, j: np.ndarray, counts: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(n,) the same over the hidden entries themselves, for deep cells, in which something was hidden everywhere.
+
+    NaN for few entries, and where the masked counts have the same ratio to the values in all of them.
+    """
+    import pandas as pd
+
+    left = train.entries(i, j)
+    ratios = pd.DataFrame({"truth": counts / truth, "left": counts / np.where(left > 0, left, np.nan)}).groupby(i)
+    spread, number = ratios["left"].agg(["min", "max"]), ratios["left"].count()
+    usable = (number >= MIN_TELLING) & (spread["max"] > 1.001 * spread["min"])
+    factors = np.full(train.shape[0], np.nan)
+    factors[number.index.to_numpy()] = ratios["truth"].median().where(usable).to_numpy()
     return factors
 
 
