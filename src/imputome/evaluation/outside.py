@@ -26,9 +26,11 @@ from imputome.result.genes import spelled_names
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 _ALONE = "have the tool give them, or score it by itself with `imputome score`, which can score a part"
+IDENTIFIERS = "gene_ids"  # column of var, the first of features.tsv
 OTHER_UNIT = 2.0  # standard deviations between the known values and those of the tool, root mean square: not one unit
 
 
@@ -82,6 +84,22 @@ class Fitted:
         return Imputation(
             part, self.split.train, scale=imputation.scale, keeps_observed=False, status=imputation.status
         )
+
+
+def with_names_of(outside: Outside, masked: AnnData) -> Outside:
+    """The same with the names of the masked data, if its genes have their identifiers (``var["gene_ids"]``).
+
+    A 10x folder holds both, and tools take either.
+    """
+    if IDENTIFIERS not in masked.var:
+        return outside
+    names, ids = masked.var_names, masked.var[IDENTIFIERS].astype(str)
+    sides = {side: getattr(outside, side).astype(str) for side in ("obs_names", "var_names")}
+    by_name, by_id = (max(int(given.isin(known).sum()) for given in sides.values()) for known in (names, ids))
+    if by_id <= by_name:
+        return outside
+    of_id = dict(zip(ids, names, strict=True))
+    return replace(outside, **{side: given.map(lambda each: of_id.get(each, each)) for side, given in sides.items()})
 
 
 def fitted(outside: Outside, split: Split) -> Fitted:

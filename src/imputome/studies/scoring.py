@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError, Message
 from imputome.evaluation.masked import MASK_KEY, read_mask
-from imputome.evaluation.outside import Outside, fitted
+from imputome.evaluation.outside import Outside, fitted, with_names_of
 from imputome.evaluation.returned import on_return, returned
 from imputome.evaluation.splits import Split
 from imputome.evaluation.streaming import score_hidden, score_thinned
@@ -90,6 +90,7 @@ def score_masked(
     kind = split.train.kind
     to_run = with_controls(specs, kind)
     link, messages = chosen_transform(split.train, transform)
+    outside = with_names_of(outside, masked)
     tool = External(outside)
     result = fitted(outside, split)
     back = returned(result)

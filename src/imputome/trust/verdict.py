@@ -75,10 +75,15 @@ def _below(gain: float) -> str:
     return f"{_percent(abs(gain))} {'below' if gain >= 0 else 'above'}"
 
 
+def _interval(f: Figures, before: str) -> str:
+    lower = f["explained_lower"]
+    return "too few cells for an interval" if math.isnan(lower) else f"{before}{_percent(lower)}"
+
+
 def _structure(f: Figures) -> str:
     return (
         f"the method's error on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior "
-        f"(95 % interval of the reduction: from {_percent(f['explained_lower'])})"
+        f"({_interval(f, '95 % interval of the reduction: from ')})"
     )
 
 
@@ -107,7 +112,7 @@ def _raw(f: Figures) -> str:
 def _explained(f: Figures) -> str:
     return (
         f"the method explains {_percent(f['explained'])} of the variance of held-out values around the feature mean "
-        f"(lower end of the 95 % interval: {_percent(f['explained_lower'])})"
+        f"({_interval(f, 'lower end of the 95 % interval: ')})"
     )
 
 
