@@ -17,6 +17,7 @@ from imputome.evaluation.outside import Outside
 from imputome.inspection.source import find_matrix, is_raw
 from imputome.methods import Method
 from imputome.result.adapt import checked_anndata
+from imputome.studies.external import of_external
 from imputome.studies.inputs import parse_method
 from imputome.studies.scoring import Score as Found
 from imputome.studies.scoring import score_masked
@@ -145,7 +146,14 @@ def outside_of(
     scale: Scale | None = None,
     partial: bool | None = False,
 ) -> Outside:
-    """The values of an AnnData or a DataFrame, with their names."""
+    """The values of an AnnData or a DataFrame, with their names; messages name ``external`` if ``partial`` is None."""
+    try:
+        return _outside_of(result, name, layer, scale, partial)
+    except InputError as error:
+        raise error if partial is not None else InputError(of_external(error.message)) from error
+
+
+def _outside_of(result: Any, name: str, layer: str | None, scale: Scale | None, partial: bool | None) -> Outside:
     if isinstance(result, str | Path) or result is None:
         check_container(result)
     if hasattr(result, "iloc"):

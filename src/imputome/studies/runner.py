@@ -31,7 +31,7 @@ from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
 from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
-from imputome.evaluation.outside import Outside
+from imputome.evaluation.outside import Outside, with_names_of
 from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
 from imputome.evaluation.streaming import Units, score_hidden, score_thinned
 from imputome.methods import DEFAULT, Method, create, info
@@ -165,6 +165,7 @@ def run_study(
         check_study(datasets, fractions, trials, protocol, masked)
         check_names(external)
         check_record(masked, scheme=scheme, fraction=fractions[0], seed=seed, options=options)
+        external = [with_names_of(each, masked) for each in external]
         if datasets[0].data.kind == "real":
             options["rows"] = "all"
     journal = Journal(output)

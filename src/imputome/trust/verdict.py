@@ -78,15 +78,17 @@ def _below(gain: float) -> str:
 def _structure(f: Figures) -> str:
     return (
         f"the method's error on held-out molecules is {_below(f['explained'])} that of the control gene_mean_posterior "
-        f"(95 % interval: {_interval(f)})"
+        f"({_interval(f)})"
     )
 
 
 def _interval(f: Figures) -> str:
     """Both ends of the interval of the error, in the words of `_below`: ``3.1 % above to 1.2 % below``."""
+    if math.isnan(f["explained_lower"]):
+        return "too few cells for an interval"
     ends = [_below(f["explained_lower"]), _below(f.get("explained_upper", math.nan))]
     ends = ["equal" if end == "equal to" else end for end in ends]
-    return f"{ends[0]} to {ends[1]}" if "explained_upper" in f else f"from {ends[0]}"
+    return f"95 % interval: {ends[0]} to {ends[1]}" if "explained_upper" in f else f"95 % interval: from {ends[0]}"
 
 
 def _learned(f: Figures) -> bool:
@@ -112,9 +114,12 @@ def _raw(f: Figures) -> str:
 
 
 def _explained(f: Figures) -> str:
+    lower = f["explained_lower"]
+    few = math.isnan(lower)
+    interval = "too few samples for an interval" if few else f"lower end of the 95 % interval: {_percent(lower)}"
     return (
         f"the method explains {_percent(f['explained'])} of the variance of held-out values around the feature mean "
-        f"(lower end of the 95 % interval: {_percent(f['explained_lower'])})"
+        f"({interval})"
     )
 
 

@@ -146,11 +146,11 @@ class IterativeRidge(RegressionImputer):
 
         from sklearn import config_context
 
-        n, G = Z.shape
+        n = len(Z)
         k = max(1, min(len(used) - 1, self.n_nearest_features or len(used)))
         work = float(self.max_iter) * n * len(used) * k * min(n, k)
         warn_if_slow(self.name, work, RIDGE_LIMIT, "n_nearest_features")
-        regressions = LinearRegressions.empty(G, k)
+        regressions = LinearRegressions.empty(Z, k)
         if len(used) > 1:
             regressions.neighbors[used] = used[most_similar(Z[:, used], np.arange(len(used)), k, "pearson")]
 
