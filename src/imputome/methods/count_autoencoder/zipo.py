@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from imputome.methods.count_autoencoder import ZIPO_INFO
-from imputome.methods.count_autoencoder.family import SingleNetworkImputer
+from imputome.methods.count_autoencoder.family import Settings, SingleNetworkImputer
 from imputome.methods.count_autoencoder.network import (
     Activation,
     Dispersion,
     Distribution,
     InputTransform,
     Library,
+    Residual,
     Widths,
 )
+from imputome.methods.deep.training import wrong_parameter
+
+Preset = Literal["paper"]
+
+# settings that differ between the presets; of these, parameters are used as given unless they are None
+PRESETS: dict[Preset | None, dict[str, Any]] = {
+    None: {"input_transform": "log1p"},
+    "paper": {"input_transform": "counts", "data_start": False},
+}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -35,12 +45,16 @@ class Zipo(SingleNetworkImputer):
 
     Parameters
     ----------
+    preset : {"paper"} or None, default=None
+        Source of the parameters that are None and have two defaults in brackets below. ``"paper"`` is the configuration
+        in which the paper's figures on the penalties come out, see Notes; its starting values are PyTorch's.
     encoder : str, int or tuple of int, default="2048-1024-512-256-128"
         Widths of the encoder's layers, in the paper's notation or as integers. The last is the latent.
     decoder : str, int or tuple of int, default=""
         Widths of the decoder's hidden layers. The paper has none: its outputs are linear in V.
-    residual : bool, default=True
-        Add a projection (without bias) of every encoder block to the latent, after its batch normalisation.
+    residual : bool or tuple of int, default=True
+        Encoder blocks that are added to the latent, as a projection without bias after their batch normalisation: all,
+        none, or those of these numbers, from 1 (the paper's partial residuals).
     activation : {"sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"}, default="sigmoid"
         Activation of the hidden layers.
     batch_norm : bool, default=True
@@ -57,9 +71,9 @@ class Zipo(SingleNetworkImputer):
     library : {"network", "observed", "size_factor"}, default="network"
         l is predicted, or the molecules of the cell. With ``"size_factor"`` the mean is DCA's: an exponential output
         (no softmax) times the molecules of the cell over their median.
-    input_transform : {"counts", "log1p", "log1p_normalized", "zscore"}, default="log1p"
+    input_transform : {"counts", "log1p", "log1p_normalized", "zscore"} or None, default=None
         What the encoder reads: counts; their log1p; log1p of counts per 10,000; log1p of counts per median library,
-        standardised for each gene (DCA). The input stays sparse.
+        standardised for each gene (DCA). None: ``"log1p"``, and ``"counts"`` with the preset. The input stays sparse.
     alpha_z : float, default=0.1
         Strength of the penalty on z, above.
     alpha_w : float, default=0.1
@@ -158,9 +172,10 @@ class Zipo(SingleNetworkImputer):
         "alpha_w": (0.01, 1.0, "log"),
     }
 
+    preset: Preset | None = None
     encoder: Widths = "2048-1024-512-256-128"
     decoder: Widths = ""
-    residual: bool = True
+    residual: Residual = True
     activation: Activation = "sigmoid"
     batch_norm: bool = True
     batch_norm_place: Literal["after", "before"] = "after"
@@ -168,7 +183,7 @@ class Zipo(SingleNetworkImputer):
     zero_inflation: bool | None = None
     dispersion: Dispersion = "odds"
     library: Library = "network"
-    input_transform: InputTransform = "log1p"
+    input_transform: InputTransform | None = None
     alpha_z: float = 0.1
     alpha_w: float = 0.1
     alpha_theta: float | None = None
@@ -189,3 +204,14 @@ class Zipo(SingleNetworkImputer):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     posterior: bool = False
     random_state: int = 0
+
+    def _settings(self, kind: type[Settings]) -> Settings:
+        if self.preset not in PRESETS:
+            raise wrong_parameter("preset", self.preset, "must be None or 'paper'")
+        names = {field.name for field in fields(kind)}
+        changes = {
+            name: value
+            for name, value in PRESETS[self.preset].items()
+            if name in names and getattr(self, name, None) is None
+        }
+        return replace(super()._settings(kind), **changes)
