@@ -284,9 +284,10 @@ class ScDesign:
 
         Mean levels are drawn from a gamma with the moments of the fitted ones, standard deviations and dropout rates
         from fitted genes of a similar mean. A gene that differs has its mean level raised by log10 of the fold change
-        in type 1 (up) or in type 0 (down), and its standard deviation and dropout rate are drawn again there. Levels
-        are normal, dropouts fall on cells in proportion to their share of zeros, 10^level - 1.01 times the library
-        size of the cell gives proportions, and one multinomial over the whole matrix gives counts.
+        in type 1 (up) or in type 0 (down), and its dropout rate is drawn again there; standard deviations are drawn
+        again in type 1 for all genes, as in the R package. Levels are normal, dropouts fall on cells in proportion to
+        their share of zeros, 10^level - 1.01 times the library size of the cell gives proportions, and one multinomial
+        over the whole matrix gives counts.
 
         Parameters
         ----------
