@@ -231,8 +231,8 @@ def downstream_scores(
     >>> import numpy as np
     >>> from imputome import methods
     >>> from imputome.core.data import as_data
-    >>> rates = np.full((40, 8), 4.0)
-    >>> rates[20:, :4] = 30.0
+    >>> rates = np.full((40, 8), 20.0)
+    >>> rates[:20, :4] = rates[20:, 4:] = 80.0
     >>> data = as_data(np.random.default_rng(0).poisson(rates), kind="counts")
     >>> result = methods.create("no_imputation").fit_transform(data)
     >>> labels = ["a"] * 20 + ["b"] * 20

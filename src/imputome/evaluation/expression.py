@@ -163,7 +163,7 @@ def welch(X: Any, groups: Any, *, tested: Any = None, names: Sequence[str] | Non
     >>> import numpy as np
     >>> X = np.log1p(np.array([[0, 2], [0, 0], [1, 2], [5, 0], [7, 2], [9, 0]]))
     >>> welch(X, ["a", "a", "a", "b", "b", "b"], names=["marker", "other"])["p_value"].round(3).tolist()
-    [0.004, 0.519]
+    [0.005, 0.519]
     """
     X, in_tested, index = _checked(X, groups, tested, names)
     n, G = X.shape

@@ -477,7 +477,7 @@ def normalized_before(split: Split, data: Data) -> Split:
     >>> data = as_data(np.array([[5, 0, 3], [2, 8, 0]]), kind="counts")
     >>> split = make_split("random", data, rng=np.random.default_rng(0), fraction=0.5)
     >>> split.train.depth.tolist(), normalized_before(split, data).train.depth.tolist()
-    ([3.0, 2.0], [8.0, 10.0])
+    ([8.0, 0.0], [8.0, 10.0])
     """
     if split.test is not None or data.kind != "counts":
         text = f"the scheme {split.scheme} splits off molecules or is for real values: the protocol needs hidden counts"
