@@ -183,6 +183,14 @@ def test_leiden_in_both_spaces_and_real_values(cells):
     assert downstream_scores(values, ["clustering", "clustering_genes"], labels=[0] * 6 + [1] * 6)["genes_ari"] == 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_equal_cells_are_one_cluster():
+    result = create("no_imputation").fit_transform(as_data(np.tile([1, 2, 3], (6, 1)), kind="counts"))
+    scores = downstream_scores(result, ["clustering", "clustering_genes", "de"], labels=["a", "b"] * 3)
+    assert scores["ari"] == scores["genes_ari"] == 0
+    assert scores["tnr"] == 1
+
+
 @pytest.mark.parametrize(
     ("analyses", "options", "code"),
     [

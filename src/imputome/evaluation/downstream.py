@@ -95,16 +95,16 @@ def _clusters(
 
     def scores(imputed: Imputed) -> dict[str, float]:
         known: dict[str, Any] = {"labels": imputed.labels, "method": clusterer, "random_state": imputed.random_state}
-        if space == "components" or not imputed.is_counts:
-            known["embedding"] = imputed.components
-        elif renormalize:
-            total = imputed.values.sum(axis=1, keepdims=True, dtype=np.float64)
-            known["embedding"] = log_expression(counts_to_scale(imputed.values, total, "normalized"))
-        else:
-            known["embedding"] = imputed.logged
         with warnings.catch_warnings():  # if all cells are equal there is one cluster, and the scores show it
             warnings.simplefilter("ignore")
-            agreement = cluster_scores(**known)
+            if space == "components" or not imputed.is_counts:
+                embedding = imputed.components
+            elif renormalize:
+                total = imputed.values.sum(axis=1, keepdims=True, dtype=np.float64)
+                embedding = log_expression(counts_to_scale(imputed.values, total, "normalized"))
+            else:
+                embedding = imputed.logged
+            agreement = cluster_scores(embedding=embedding, **known)
         return {prefix + name: agreement[name] for name in AGREEMENT}
 
     return scores
@@ -179,6 +179,8 @@ ANALYSES: dict[str, Analysis] = {
         "genes called differential, against those simulated so (paper 000: FindMarkers with MAST)",
     ),
 }
+
+SCORES = tuple(dict.fromkeys(name for analysis in ANALYSES.values() for name in analysis.scores))  # higher is better
 
 
 def downstream_scores(
