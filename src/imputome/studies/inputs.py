@@ -243,9 +243,40 @@ def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> Inpu
     return InputError(text, code="too-little-data", **given)
 
 
-def detected(data: Data, min_genes: int, min_cells: int) -> tuple[Data, np.ndarray]:
-    """The cells with enough detected genes, the genes detected in enough of these cells, and the cells' positions."""
-    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
+def detected(
+    data: Data,
+    min_genes: int,
+    min_cells: int,
+    *,
+    max_genes: int | None = None,
+    max_counts: float | None = None,
+    max_mitochondrial: float | None = None,
+) -> tuple[Data, np.ndarray]:
+    """The cells with enough detected genes, the genes detected in enough of these cells, and the cells' positions.
+
+    Cells must have fewer detected genes than ``max_genes``, fewer molecules than ``max_counts``, and a smaller share of
+    mitochondrial molecules (genes whose names begin with MT-) than ``max_mitochondrial``. The quality control of paper
+    002 (section 2.5 and its code) is 200 genes, 3 cells, and fewer than 2,000 genes and 5 % for PBMC, 75,000 molecules
+    for Klein; all three are counted over all genes, before any is left out.
+    """
+    per_cell = data.observed_counts()[0]
+    kept = per_cell >= min_genes
+    if max_genes is not None:
+        kept &= per_cell < max_genes
+    if max_counts is not None or max_mitochondrial is not None:
+        if data.kind != "counts":
+            text = "limits of molecules are for counts, and these are real values: leave them out"
+            raise InputError(text, code="counts-only", parameter="max_counts")
+        total = np.asarray(data.X.sum(axis=1), dtype=np.float64).ravel()
+        kept &= total < (np.inf if max_counts is None else max_counts)
+    if max_mitochondrial is not None:
+        mitochondrial = np.flatnonzero(data.var_names.str.upper().str.startswith("MT-"))
+        if not len(mitochondrial):
+            text = "no gene has a name that begins with MT-: leave the limit of mitochondrial molecules out"
+            raise InputError(text, code="no-mitochondrial-genes", parameter="max_mitochondrial")
+        part = np.asarray(data.X[:, mitochondrial].sum(axis=1), dtype=np.float64).ravel()
+        kept &= part < max_mitochondrial * total
+    cells = np.flatnonzero(kept)
     data = data.subset(rows=cells)
     return data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells)), cells
 
