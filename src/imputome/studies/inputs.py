@@ -153,6 +153,7 @@ class Dataset:
     data: Data
     labels: np.ndarray | None = None  # (n,) class of each row
     clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
+    differential: np.ndarray | None = None  # (G,) whether a gene differs between the first class and the others
     messages: tuple[Message, ...] = ()  # what the user should know
     # how it was read, where that was chosen: layer, kind, labels and so on; rows of results name it
     source: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +163,8 @@ class Dataset:
 
     def identity(self) -> dict[str, Any]:
         """What results are stored under beside its name, so that they are never taken for those of other data."""
-        return {**self.source, "data": digest([self.data, self.labels, self.clinical]), "version": version("imputome")}
+        content = [self.data, self.labels, self.clinical, *([] if self.differential is None else [self.differential])]
+        return {**self.source, "data": digest(content), "version": version("imputome")}
 
 
 def digest(value: Any) -> str:

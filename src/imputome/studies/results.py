@@ -19,6 +19,7 @@ from imputome.core.disk import room_for
 from imputome.core.locks import locked
 from imputome.core.small_files import open_regular
 from imputome.errors import InputError, Message, missing_extra, printable, some
+from imputome.evaluation.downstream import SCORES
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.evaluation.open_problems import PERFECT
 from imputome.methods import info, names
@@ -43,7 +44,7 @@ LINE_START = b'[{"dataset": '  # of each line of a journal
 MAX_TABLE_BYTES, MAX_ROWS, MAX_LINE = 2**30, 10**7, 2**26
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
-    *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
+    *SCORES,
     *("spearman_concordance", "cox_concordance"),
 )
 

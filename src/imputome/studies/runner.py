@@ -13,27 +13,33 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.memory import peak_memory
-from imputome.core.scales import counts_to_scale
 from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
 from imputome.evaluation.clinical import clinical_coefficients, concordance_index
+from imputome.evaluation.downstream import downstream_scores
 from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
 from imputome.evaluation.outside import Outside, with_names_of
-from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
-from imputome.evaluation.streaming import Units, score_hidden, score_thinned
+from imputome.evaluation.splits import (
+    Split,
+    check_kind_of_scheme,
+    make_split,
+    normalized_before,
+    scheme_options,
+    seed_for,
+)
+from imputome.evaluation.streaming import HiddenScale, Units, score_hidden, score_thinned
 from imputome.methods import DEFAULT, Method, create, info
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import chosen_link
@@ -48,9 +54,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from imputome.evaluation.clustering import Clusterer
 
-Scale = Literal["counts", "log1p"]
+Scale = HiddenScale
 
 
 # -- one split for each trial ------------------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ def run_study(
     parts, part = len(datasets) * len(fractions) * len(trials), 0
     leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
-        data = _published(dataset.data) if leaky else dataset.data
+        data = dataset.data
         every = with_controls(specs, data.kind, protocol) if controls else specs
         to_run: list[MethodSpec | External] = [*every, *map(External, external)]
         settings = {
@@ -182,6 +187,7 @@ def run_study(
             "known": int(data.observed_counts()[0].sum()),
             "downstream": downstream,
             **({} if scale == "counts" else {"scale": scale}),
+            **({"library": "before hiding"} if leaky else {}),
             **({"details": True} if details else {}),
             **({"transform": transform or "auto"} if data.kind == "real" else {}),
             **options,
@@ -205,7 +211,8 @@ def run_study(
             if not todo:
                 continue
             rng = np.random.default_rng(trial_seed)
-            split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            split = make_split(scheme, data, rng=rng, fraction=share, **split_options)
+            split = normalized_before(split, data) if leaky else split
             if masked is not None:
                 check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
@@ -350,38 +357,18 @@ def _numbers_in(details: dict[str, Any]) -> dict[str, float]:
 
 
 def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str, ...], seed: int) -> dict[str, float]:
-    """Scores of analyses of the imputed matrix, which is made dense for them."""
+    """Scores of analyses of the imputed matrix."""
     if not analyses or dataset.labels is None:
         return {}
-    import pandas as pd
-
-    from imputome.evaluation.clustering import cluster_scores, expression_components
-    from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
-
-    counts = result.data.kind == "counts"
     rows = dataset.data.obs_names.get_indexer(result.obs_names)  # a row split imputes only some rows
-    labels = dataset.labels[rows]
-    values = result.to_array(scale="normalized" if counts else None)
-    scores: dict[str, float] = {}
-    clusterers: dict[str, Clusterer] = {"clustering": "kmeans", "leiden": "leiden"}
-    for analysis in [name for name in clusterers if name in analyses]:
-        prefix = "leiden_" if analysis == "leiden" else ""
-        with warnings.catch_warnings():  # if all cells are equal there is one cluster, and the scores show it
-            warnings.simplefilter("ignore")
-            embedding = expression_components(values, random_state=seed % 2**31) if counts else values
-            agreement = cluster_scores(
-                embedding=embedding, labels=labels, method=clusterers[analysis], random_state=seed % 2**31
-            )
-        scores |= {prefix + name: agreement[name] for name in ("ari", "ami", "nmi")}
-    if "de" in analyses:
-        labelled = np.flatnonzero(~pd.isna(labels))
-        texts = labels[labelled].astype(str)
-        groups = texts == np.unique(texts)[0]
-        whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
-        tables = [wilcoxon(np.log1p(part[labelled]), groups) for part in (whole, values)]
-        called = [(table["p_adjusted"] < 0.05).to_numpy() for table in tables]
-        scores |= precision_recall_tnr(truth=called[0], called=called[1])
-    return scores
+    return downstream_scores(
+        result,
+        analyses,
+        labels=dataset.labels[rows],
+        differential=dataset.differential,
+        before=dataset.data.subset(rows=rows),
+        random_state=seed % 2**31,
+    )
 
 
 def _check(
@@ -398,8 +385,8 @@ def _check(
         if transform not in (None, "none") and dataset.data.kind == "counts":
             text = f"the transform {transform} is for real values, and these are counts: leave {{transform}} out"
             raise InputError(text, code="transform-needs-real", transform=...)
-    if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
-        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' if single entries are hidden"
+    if scale not in ("counts", "log1p", "median") or (scale != "counts" and scheme.startswith("thin")):
+        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or another scale if entries are hidden"
         raise InputError(text, code="scale-scheme", parameter="scale")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
@@ -412,13 +399,6 @@ def _check(
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
         text = "{downstream} is for counts: leave it out for real values"
         raise InputError(text, code="downstream-kind", downstream="de")
-
-
-def _published(data: Data) -> Data:
-    """Counts times the median library size over their own, computed with the values that will be hidden."""
-    depth = data.depth
-    scale = np.divide(np.median(depth[depth > 0]), depth, out=np.ones_like(depth), where=depth > 0)
-    return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
 
 
 # -- one fit for all splits of a trial ---------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from imputome.core.links import link as link_of
 from imputome.errors import InputError
 from imputome.evaluation import open_problems
 from imputome.evaluation.arguments import check_choice, check_share
+from imputome.evaluation.downstream import ANALYSES
 from imputome.evaluation.metrics import OPEN_PROBLEMS
-from imputome.evaluation.splits import scheme_options
+from imputome.evaluation.splits import UNMASKED, scheme_options
 
-DOWNSTREAM = ("clustering", "leiden", "de")
+DOWNSTREAM = tuple(ANALYSES)
 # protocol -> what it adds to the name of the scheme in tables of results
 PROTOCOLS = {"honest": "", "as_published": " (leaky)", OPEN_PROBLEMS: f" ({OPEN_PROBLEMS})"}
 
@@ -39,6 +40,12 @@ def check_settings(
     for analysis in downstream:
         check_choice("downstream", analysis, DOWNSTREAM)
     check_choice("protocol", protocol, PROTOCOLS)
+    if scheme == UNMASKED and not list(downstream):
+        text = "the scheme none hides nothing, and only analyses can be scored: pass {downstream}"
+        raise InputError(text, code="nothing-to-score", downstream=...)
+    if protocol != "honest" and scheme == UNMASKED:
+        text = "{protocol} is about what is hidden, and the scheme none hides nothing: leave {protocol} out"
+        raise InputError(text, code="protocol-scheme", protocol=protocol)
     if protocol == "as_published" and scheme.startswith("thin"):
         text = "{protocol} gives no counts to thin: pass {scheme}"
         raise InputError(text, code="protocol-scheme", protocol=protocol, scheme="random")

@@ -75,10 +75,17 @@ class Subset:
     max_cells: Limit | None = None
     min_genes: StrictInt = 0  # cells with fewer detected genes are left out,
     min_cells: StrictInt = 0  # and genes detected in fewer cells
+    # cells with as many detected genes, molecules, or such a share of mitochondrial molecules are left out
+    max_genes: Limit | None = None
+    max_counts: StrictFloat | StrictInt | None = None
+    max_mitochondrial: Share | None = None
     n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
     # what real values are transformed with first; None: methods impute on the transform that fits the training part
     transform: Transform | None = None
+    # counts of two groups like those of this part, with known differences: arguments of
+    # `imputome.evaluation.simulate.simulated_groups`; the labels are then their column "group"
+    simulate: Params = field(default_factory=dict)
     labels: str = ""  # column of ``obs`` with the class of each row
     clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
@@ -100,6 +107,7 @@ class Subset:
             "at most {} cells": self.max_cells,
             "{} variable genes": self.n_top_genes,
             "at most {} features": self.max_features,
+            "simulated, {}": ", ".join(f"{key} {value}" for key, value in self.simulate.items()) or None,
         }
         parts = [text.format(limit) for text, limit in limits.items() if limit is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
@@ -117,7 +125,7 @@ class Hiding:
     fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = (
         None  # share of values to hide; by default that of the scheme
     )
-    scale: Literal["counts", "log1p", "zscore"] = "counts"  # of the scores
+    scale: Literal["counts", "log1p", "median", "zscore"] = "counts"  # of the scores
     params: Params = field(default_factory=dict)  # of the method of [base] under this split
     name: str = ""  # in tables of results; by default the scheme
     options: Params = field(default_factory=dict)  # of the scheme
@@ -140,7 +148,7 @@ class Hiding:
             raise _wrong(f"methods are fitted once for all splits with scale={ZSCORE!r}: leave out params")
         if self.downstream or self.protocol != "honest":
             raise _wrong(f"downstream and protocol are not for scale={ZSCORE!r}: leave them out")
-        if SCHEMES[self.scheme].kind != "real":
+        if self.scheme not in SCHEMES or SCHEMES[self.scheme].kind != "real":
             raise _wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
         if (self.scheme == "low_coverage") != bool(self.coverage):
             raise _wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from imputome.core.data import Data
+from imputome.core.data import Data, as_data
 from imputome.core.links import link
 from imputome.errors import InputError, missing_extra
+from imputome.evaluation.simulate import simulated_groups
 from imputome.evaluation.splits import seed_for
 from imputome.io.reading import read
 from imputome.studies.inputs import Dataset, detected, digest, obs_column, to_dataset
@@ -42,7 +43,8 @@ def subset_of(adata: Any, subset: Subset, *, seed: int) -> Dataset:
     if not hasattr(adata, "obs_names"):
         raise InputError(f"{subset.name} is a table, not a matrix of cells x genes", code="not-a-matrix")
     where = f"{subset.name}: "
-    labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if subset.labels else None
+    named = subset.labels and not subset.simulate
+    labels = obs_column(adata, subset.labels, where).astype(str).to_numpy() if named else None
     clinical = {name: _numbers(obs_column(adata, column, where)) for name, column in subset.clinical.items()}
     source = {
         name: getattr(subset, name) for name in ("layer", "kind", "round_counts", "feature_type", "keep_summary_rows")
@@ -58,7 +60,8 @@ def subset_of(adata: Any, subset: Subset, *, seed: int) -> Dataset:
         data = data.subset(rows=places)
     if data.kind == "counts":
         data = replace(data, library_size=data.depth)
-    data, kept = detected(data, subset.min_genes, subset.min_cells)
+    limits = {name: getattr(subset, name) for name in ("max_genes", "max_counts", "max_mitochondrial")}
+    data, kept = detected(data, subset.min_genes, subset.min_cells, **limits)
     places = places[kept]
     if subset.n_top_genes is not None and subset.n_top_genes < data.shape[1]:
         data = data.subset(columns=_most_variable(data, subset))
@@ -72,6 +75,13 @@ def subset_of(adata: Any, subset: Subset, *, seed: int) -> Dataset:
         if data.kind == "counts":
             raise InputError(f"{subset.name}: leave out transform, which is for real values", code="transform-kind")
         data = replace(data, X=link(subset.transform).forward(data.X), bounds=(-np.inf, np.inf))
+    if subset.simulate:
+        if data.kind != "counts":
+            raise InputError(f"{subset.name}: leave out simulate, which is for counts", code="counts-only")
+        made = simulated_groups(data.X, **{"random_state": seed, **subset.simulate})
+        simulated = as_data(made.X, kind="counts", obs_names=made.obs_names, var_names=made.var_names)
+        groups, truth = made.obs["group"].astype(str).to_numpy(), made.var["differential"].to_numpy()
+        return Dataset(subset.label, simulated, groups, differential=truth)
     labels = None if labels is None else labels[places]
     return Dataset(subset.label, data, labels, {name: numbers[places] for name, numbers in clinical.items()})
 
