@@ -14,14 +14,14 @@ from codes import has_code
 from imputome import datasets
 from imputome.errors import InputError
 from imputome.methods import get
+from imputome.report.study_page import write_results
 from imputome.studies import runner
 from imputome.studies.claims import by_configuration, markdown
-from imputome.report.study_page import write_results
 from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec, standard_controls
 from imputome.studies.runner import run_study
-from imputome.studies.subsets import load_subset
 from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study, known_studies
+from imputome.studies.subsets import load_subset
 
 SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)
 STUDY = Study(

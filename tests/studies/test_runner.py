@@ -23,13 +23,14 @@ from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split, row_split, seed_for
 from imputome.evaluation.streaming import Units, score_thinned
 from imputome.methods import get, info, names
-from imputome.studies import runner
 from imputome.report.study_page import write_results
+from imputome.studies import runner
 from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec, parse_method, standard_controls
 from imputome.studies.results import COLUMNS, Journal, read, summary
 from imputome.studies.runner import Tables, coverage_like, options_of, read_gc, run_study, run_trial
 from imputome.studies.spec import Comparison, Configuration, Hiding, Published, Study, Subset
+from imputome.studies.subsets import load_subset
 
 
 @pytest.fixture(scope="module")

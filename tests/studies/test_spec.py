@@ -185,7 +185,7 @@ def test_faults_of_a_file(write, old, new, code, fault):
 
 
 def test_no_quick_variant(write):
-    with pytest.raises(InputError, check=has_code("no-quick-variant")):
+    with pytest.raises(InputError, check=has_code("scale-missing")):
         find_study(write(FILE.partition("[scale.smoke]")[0]), scale="smoke")
 
 
@@ -314,10 +314,55 @@ def test_faults_of_a_file_of_real_values(write, old, new, code, fault):
     assert fault in str(error.value)
 
 
-def test_options_of_real_values_are_refused_with_counts(write):
-    text = FILE.replace('scheme = "thin"', 'scheme = "thin"\ndatasets = ["pbmc68k"]')
-    with pytest.raises(InputError, check=has_code("study-field")):
+@pytest.mark.parametrize("line", ['coverage = "wgbs_chr21_M_Cov"', "options = { rows = 3 }"])
+def test_options_of_real_values_are_refused_with_counts(write, line):
+    text = FILE.replace('scheme = "thin"', f'scheme = "thin"\n{line}')
+    with pytest.raises(InputError):
         find_study(write(text))
+
+
+def test_analyses_and_protocols_are_refused_with_z_scores(write):
+    for line in ('downstream = ["clustering"]', 'protocol = "as_published"'):
+        text = BULK.replace('scale = "zscore"', f'scale = "zscore"\n{line}', 1)
+        with pytest.raises(InputError, check=has_code("study-field")):
+            find_study(write(text))
+
+
+def test_a_scale_keeps_what_can_still_be_said(write):
+    whole = find_study(write(FILE))
+    names = [configuration.name for configuration in whole.configurations]
+    text = FILE.replace("[scale.smoke]", f"[scale.smoke]\nkeep = [{names[-1]!r}]".replace("'", '"'))
+    small = find_study(write(text), scale="smoke")
+    assert [configuration.name for configuration in small.configurations] == [names[0], names[-1]]
+    assert all(set(claim.configurations) <= {names[0], names[-1]} for claim in small.claims)
+    assert len(small.claims) < len(whole.claims)
+    with pytest.raises(InputError, check=has_code("configuration-unknown")):
+        find_study(write(text.replace("keep = [", 'keep = ["misspelt", ')), scale="smoke")
+    with pytest.raises(InputError, check=has_code("scale-unknown")):
+        find_study(write(FILE), scale="huge")
+
+
+def test_a_file_of_ones_own_is_read_beside_the_study(write, tmp_path):
+    import anndata as ad
+    import numpy as np
+
+    from imputome.studies.execute import execute
+
+    counts = np.random.default_rng(0).poisson(2.0, (30, 8)).astype(np.float32)
+    ad.AnnData(counts).write_h5ad(tmp_path / "mine.h5ad")
+    text = """
+title = "mine"
+[[datasets]]
+name = "mine"
+path = "mine.h5ad"
+[[splits]]
+scheme = "thin"
+[base]
+method = "gene_mean"
+"""
+    table = execute(find_study(write(text)), tmp_path / "out", load=lambda name: pytest.fail(name))
+    assert set(table["dataset"]) == {"mine"}
+    assert set(table["status"]) == {"ok"}
 
 
 def test_what_the_papers_need_is_there():

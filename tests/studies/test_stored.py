@@ -23,8 +23,8 @@ from imputome.cli import run
 from imputome.core.data import as_data
 from imputome.core.locks import locked
 from imputome.errors import InputError
-from imputome.studies import runner
 from imputome.report.study_page import write_results
+from imputome.studies import runner
 from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec
 from imputome.studies.results import KEY, Journal, merged, read, table_of, told_apart, write

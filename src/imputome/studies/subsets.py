@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from imputome.core.data import Data
@@ -18,9 +19,6 @@ from imputome.io.reading import read
 from imputome.studies.inputs import Dataset, detected, digest, obs_column, to_dataset
 from imputome.studies.runner import Tables, read_gc
 from imputome.studies.spec import Study, Subset
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Loader = Callable[[str], Any]  # from a name to an AnnData, as `imputome.datasets.load`
 

@@ -137,12 +137,13 @@ def is_done(unit: Unit, rows: pd.DataFrame, limits: Limits) -> bool:
     """
     if not len(rows):
         return False
-    lasting = rows["status"].isin(["ok", NEEDS_INTEGERS])
-    at_limit = [
-        row["status"] == STOPPED and limits.of(row["metric"]) <= row["value"] for row in rows.to_dict("records")
-    ]
-    keys = ["method", "parameters", "scheme"]
-    there = set(rows.loc[lasting | at_limit, keys].itertuples(index=False, name=None))
+
+    def lasts(row: dict[str, Any]) -> bool:
+        if row["status"] == STOPPED:
+            return bool(limits.of(row["metric"]) <= row["value"])
+        return row["status"] in ("ok", NEEDS_INTEGERS)
+
+    there = {(row["method"], row["parameters"], row["scheme"]) for row in rows.to_dict("records") if lasts(row)}
     return there.issuperset((spec.label, spec.parameters, split.label) for spec in unit.specs for split in unit.splits)
 
 

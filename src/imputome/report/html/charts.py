@@ -259,8 +259,9 @@ def against_parameter(table: pd.DataFrame, x: str, metric: str, *, ordinal: bool
         )
         text = {"align": "left", "baseline": "bottom", "dx": 4, "dy": -2, "color": CONTROL, "fontSize": 11}
         drawn.append(below.mark_text(**text).encode(x=alt.value(0), text="name:N"))
-    parts = [rows.assign(name=""), controls.assign(name=controls["line"], x=None)]
-    every = pd.concat([part for part in parts if len(part)]).drop(columns=["dataset", "scheme", "control"])
+    shown = ["x", "line", "mean", "low", "high", "n", "name"]
+    every = rows.assign(name="")[shown].to_dict("records")
+    every += controls.assign(name=controls["line"])[shown[1:]].to_dict("records")
     return _finished(alt.layer(*drawn), every, f"{metric} against {x}.")
 
 
