@@ -169,9 +169,9 @@ def test_an_unknown_name_lists_the_known():
 
 def test_the_network_guard_bites(no_network):
     with socket.socket(socket.AF_INET) as inet, pytest.raises(pytest.fail.Exception):
-        inet.connect(("127.0.0.1", 9))
+        inet.connect(("192.0.2.1", 9))  # an address for examples
     with socket.socket(socket.AF_INET6) as inet6, pytest.raises(pytest.fail.Exception):
-        inet6.connect_ex(("::1", 9))
+        inet6.connect_ex(("2001:db8::1", 9))
     with pytest.raises(pytest.fail.Exception):
         socket.create_connection(("example.org", 80))
     assert len(no_network) == 3

@@ -54,7 +54,8 @@ DATASETS: tuple[DatasetInfo, ...] = (
     DatasetInfo("pbmc3k_raw", "10x PBMC 3k, all genes",
                 "PyPI sdist desc 0.1.4.1: desc/datasets/pbmc.h5ad; labels: github.com/chanzuckerberg/cellxgene",
                 "MIT", "2700 x 32738", "cell_type (8 and 'unassigned')",
-                original="10x Genomics, 3k PBMCs from a Healthy Donor: pbmc3k_filtered_gene_bc_matrices.tar.gz (hg19)",
+                original="10x Genomics, 3k PBMCs from a Healthy Donor: pbmc3k_filtered_gene_bc_matrices.tar.gz (hg19); "
+                         "pbmc.h5ad of desc can be converted too",
                 files="pbmc3k_filtered_gene_bc_matrices.tar.gz [labels.csv]",
                 sha256="8e9d58a31e29c9240b754c7c72f5d4383c5b86687e7fe630d4fa978f0e091436"),
     DatasetInfo("pbmc4k_top2000", "10x PBMC 4k, 2000 chosen genes without names",
