@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from imputome.caches import use_writable_caches
-from imputome.cli import study_command
+from imputome.cli import datasets_command, study_command
 from imputome.cli.console import CONTROLS_WIN, begin, error_line, failure, print_line, print_lines, tell_interruption
 from imputome.core import interrupts
 from imputome.errors import ControlsWinError, ImputomeError, InputError, Message
@@ -25,7 +25,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 COMMANDS = (
     *("impute", "fit", "apply", "tune", "inspect", "evaluate"),
-    *("mask", "score", "methylation", "methods", "datasets", "demo", "report", "remove"),
+    *("mask", "score", "methylation", "methods", "demo", "report", "remove"),
 )
 INTERRUPTED = 130
 
@@ -66,6 +66,9 @@ for name in COMMANDS:
 for name, of_study in study_command.COMMANDS.items():
     study_command.app.command(name)(_with_debug(of_study))
 app.add_typer(study_command.app, name="study")
+datasets_command.app.callback(invoke_without_command=True)(_with_debug(datasets_command.list_datasets))
+datasets_command.app.command("convert")(_with_debug(datasets_command.convert_files))
+app.add_typer(datasets_command.app, name="datasets")
 
 
 def _print_version(value: bool) -> None:
