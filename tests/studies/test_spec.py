@@ -12,7 +12,7 @@ import pytest
 from codes import has_code
 from imputome.datasets import names as dataset_names
 from imputome.errors import InputError
-from imputome.studies.spec import BASE, find_study, known_studies
+from imputome.studies.spec import find_study, known_studies
 
 FILE = """
 title = "made"
@@ -196,20 +196,27 @@ def test_unknown_studies():
         find_study("nope.toml")
 
 
+STUDIES = ["autoencoder_clustering", "autoencoder_de", "bulk_imputation", "design_autoencoder", "scialm"]
+STUDIES += ["zipo_claims", "zipo_design"]
+
+
 def test_studies_of_the_package():
+    assert list(known_studies()) == STUDIES
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_scales(name):
     pytest.importorskip("torch")
-    assert set(known_studies()) == {"bulk_imputation", "design_autoencoder", "zipo_claims"}
-    for name in ("design_autoencoder", "zipo_claims"):
-        title = known_studies()[name]
-        study = find_study(name)
-        assert study.title == title
-        assert len(study.datasets) >= 3
-        assert {subset.name for subset in study.datasets} <= set(dataset_names())
-        assert all(subset.max_cells <= 1000 for subset in study.datasets)
-        quick = find_study(name, scale="smoke")
-        assert (quick.trials, len(quick.datasets)) == (1, 1)
-        assert quick.datasets[0].name == "pbmc68k"  # comes with scanpy, so that it runs everywhere
-        assert {spec.params["max_epochs"] for spec in quick.specs(quick.splits[0]).values()} == {2}
+    desk, smoke, full = (find_study(name, scale=scale) for scale in ("desk", "smoke", "full"))
+    assert desk.title == known_studies()[name]
+    assert {subset.name for study in (desk, smoke, full) for subset in study.datasets} <= set(dataset_names())
+    assert smoke.trials <= desk.trials <= full.trials
+    assert len(smoke.configurations) <= len(desk.configurations) <= len(full.configurations)
+    assert desk.claims
+    assert desk.figures
+    assert desk.paper.startswith("doi:")
+    if name != "bulk_imputation":  # it comes with scanpy, so that these run everywhere
+        assert {subset.name for subset in smoke.datasets} == {"pbmc68k"}
 
 
 BULK = """
@@ -366,21 +373,30 @@ method = "gene_mean"
 
 
 def test_what_the_papers_need_is_there():
+    """Claims of a paper are judged on its configuration."""
     pytest.importorskip("torch")
     zipo = find_study("zipo_claims")
-    assert zipo.trials == 5
     found = {configuration.name for configuration in zipo.configurations}
-    assert {f"alpha_z={value}" for value in ("0", "0.01", "0.1", "1", "10", "100", "10000")} <= found
+    assert {f"alpha_z={value}" for value in ("0", "0.01", "0.1", "1", "100", "10000", "1e+08")} <= found
     assert {f"alpha_w={value}" for value in ("0", "0.01", "0.1", "1")} <= found
-    assert {"dca", "dca_paper001", "zip_dca", "tuned_dca", "no batch norm", "7 layers, no residual"} <= found
-    assert all(spec.after == "prune" for spec in zipo.specs(zipo.splits[0]).values() if spec.name == "zipo")
+    assert {"dca", "dca_paper001", "zip_dca", "tuned_dca"} <= found
+    specs = zipo.specs(zipo.splits[0])
+    judged = {name for claim in zipo.claims if claim.by == "paper" for name in claim.configurations}
+    assert {specs[name].params["preset"] for name in judged if specs[name].name == "zipo"} == {"paper"}
+    assert all(subset.n_top_genes is None for subset in zipo.datasets)  # genes without a gradient are what is pruned
     design = find_study("design_autoencoder")
-    assert {split.scheme for split in design.splits} == {"random", "thin"}
     specs = design.specs(design.splits[0])
-    assert specs[BASE].params == {**specs["depth=10, width=32"].params}
-    tried = {(spec.params["depth"], spec.params["width"]) for spec in specs.values()}
-    assert {(depth, width) for depth in (1, 3, 5, 10, 15) for width in (32, 128)} <= tried
+    tried = {(spec.params["depth"], spec.params["width"], spec.params["activation"]) for spec in specs.values()}
+    assert {(depth, width, "relu") for depth in (1, 3, 5, 10) for width in (32, 128)} <= tried
     assert len({spec.params["activation"] for spec in specs.values()}) == 7
+    full = find_study("design_autoencoder", scale="full")
+    decays = {spec.params["weight_decay"] for spec in full.specs(full.splits[0]).values()}
+    dropouts = {spec.params["dropout"] for spec in full.specs(full.splits[0]).values()}
+    assert len(decays - {0.0}) >= 9
+    assert len(dropouts - {0.0}) >= 11
+    scialm = find_study("scialm")
+    steps = {spec.params["rank_step"] for spec in scialm.specs(scialm.splits[0]).values() if spec.name == "ialm"}
+    assert {10, 50, 400} <= steps
 
 
 def test_the_described_files_are_studies(write):

@@ -123,8 +123,14 @@ def run_studies(
     summaries = []
     for each in chosen:
         folder = output / each.name if every else output
-        with warnings_as_lines(quiet=quiet):
-            todo = _planned(each, folder, limits)
+        try:
+            with warnings_as_lines(quiet=quiet):
+                todo = _planned(each, folder, limits)
+        except InputError as error:
+            if not every or error.code != "dataset-missing":
+                raise
+            warning_line(f"study {each.name} is left out: {error}")  # the others can be run
+            continue
         if dry_run:
             summaries.append(_told(todo, workers, scheduler, as_json=as_json))
             continue

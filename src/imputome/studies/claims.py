@@ -50,7 +50,7 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     split_names = {split.name for split in study.splits}
     for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
-        share = "" if scheme in split_names else f", {fraction:g} hidden"
+        share = "" if scheme in split_names or math.isnan(fraction) else f", {fraction:g} hidden"
         rows = []
         for _, scores_of in part.groupby(["method", "parameters"], sort=False):
             cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}
