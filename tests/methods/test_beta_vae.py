@@ -618,19 +618,50 @@ def test_rounds_are_those_of_a_fit_with_as_many_iterations(start):
         estimator.rounds(data, 0)
 
 
-def test_no_shift_where_low_values_are_high():
-    X = np.random.default_rng(0).beta(1, 3, size=(40, 6))
-    estimator = Method(**{**QUICK, "max_epochs": 2})
+@pytest.fixture(scope="module")
+def beta_values():
+    """(training samples, truth, the same with half of the lowest fifth missing): beta values of rank 2 with noise."""
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(160, 2)) @ rng.normal(size=(2, 20)) + 0.8 * rng.normal(size=(160, 20)) - 1
+    X = 1 / (1 + np.exp(-logits))
+    train, test = X[:110], X[110:]
+    hidden = (test < np.quantile(test, 0.2)) & (rng.random(test.shape) < 0.5)
+    return train, test, np.where(hidden, np.nan, test)
+
+
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_a_shift_lowers_values_where_the_link_turns_them_round(beta_values, tmp_path, mode):
+    train, truth, given = beta_values
+    hidden = np.isnan(given)
+    options = {**QUICK, "preset": "paper", "shift_mode": mode, "max_epochs": 20, "learning_rate": 1e-2}
+    estimator = Method(**options, shift="auto")
     estimator.link = "neglog"
-    assert ((result := estimator.fit_transform(as_data(X, kind="real")).to_array(keep_observed=False)) >= 0).all()
-    assert (result <= 1).all()
-    with pytest.raises(InputError, check=has_code("parameter-conflict")):
-        estimator.sensitivity(as_data(X, kind="real"))
-    for shift in (0.5, "auto"):
-        estimator = Method(**QUICK, shift=shift)
-        estimator.link = "neglog"
-        with pytest.raises(InputError, check=has_code("parameter-conflict")):
-            estimator.fit(as_data(X, kind="real"))
+    estimator.fit(as_data(train, kind="real"))
+    assert 0.25 <= estimator.shift_ <= 3
+    values = estimator.transform(as_data(given, kind="real")).to_array()
+    plain = Method(**options)
+    plain.link = "neglog"
+    unshifted = plain.fit(as_data(train, kind="real")).transform(as_data(given, kind="real")).to_array()
+    assert values[hidden].mean() < 0.8 * unshifted[hidden].mean()
+    assert values.min() >= 0
+    assert np.abs(values - truth)[hidden].mean() < 0.8 * np.abs(unshifted - truth)[hidden].mean()
+    estimator.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").transform(as_data(given, kind="real")).to_array(), values)
+
+
+def test_one_round_of_a_turned_shift_is_mu_plus_lambda_sigma(beta_values):
+    train, _, given = beta_values
+    estimator = Method(**{**QUICK, "preset": "paper", "hidden": "24-12", "start": "mean", "max_epochs": 5})
+    estimator.link = "neglog"
+    estimator.fit(as_data(train, kind="real"))
+    Z = (-np.log(given + 0.001) - estimator.center_) / estimator.scale_
+    _, _, mu, spread = as_numpy(estimator.network_, np.nan_to_num(Z))
+    expected = estimator.center_ + estimator.scale_ * (mu + 1.5 * np.exp(spread / 2))
+    shifted = estimator_with(estimator, iterations=1, shift_=1.5)
+    shifted.link = "neglog"
+    shifted.feature_names_ = estimator.feature_names_
+    got = shifted.transform(as_data(given, kind="real")).to_array(keep_observed=False)
+    np.testing.assert_allclose(got, np.clip(np.exp(-expected) - 0.001, 0, 1), rtol=1e-3, atol=1e-4)
 
 
 def test_published_code(trained):

@@ -102,8 +102,10 @@ class BetaVAE(DeepImputer):
     start : {"mean", "random"} or None, default=None
         Missing values start at the mean (the default), or as N(0, 1) draws.
     shift : float or "auto", default=0.0
-        lambda; ``"auto"`` chooses among 0, 0.25, ..., 3 by the error on held-out samples, with half of their lowest
-        tenth of values hidden. With a preset these are 20 % of the samples, and the network is then trained on all.
+        lambda, for values that are missing because they are low in the unit of the input (on the transform
+        ``"neglog"``, which makes them the highest, mu + lambda sigma is imputed). ``"auto"`` chooses among 0, 0.25,
+        ..., 3 by the error on held-out samples, with half of their lowest tenth of values hidden. With a preset these
+        are 20 % of the samples, and the network is then trained on all.
     shift_mode : {"inference", "train"} or None, default=None
         ``"inference"`` (the default): the network is a standard one, and mu - lambda sigma is imputed in every round.
         ``"train"`` (with a preset): the network is trained with N(x; mu + lambda sigma, sigma), and mu is imputed.
@@ -130,8 +132,7 @@ class BetaVAE(DeepImputer):
     Raises
     ------
     InputError
-        A parameter is out of range, a sample has missing values when ``preset="published_code"`` is fitted, or there is
-        a shift on the transform ``"neglog"``, on which low values are high.
+        A parameter is out of range, or a sample has missing values when ``preset="published_code"`` is fitted.
 
     Notes
     -----
@@ -289,7 +290,6 @@ class BetaVAE(DeepImputer):
         """
         if self.design.likelihood == "mse":
             raise no_sigma()
-        self._check_direction()
         if not len(lambdas):
             raise InputError("beta_vae: sensitivity needs at least one lambda", code="no-lambdas", parameter="lambdas")
         shifted = copy(self)
@@ -304,20 +304,12 @@ class BetaVAE(DeepImputer):
     def _check_values(self) -> None:
         _ = self.design.schedule  # both check what they hold
 
-    def _check_direction(self) -> None:
-        """Check that low values are low on the link too."""
-        if not link(self.link).increasing:
-            raise InputError(
-                f"beta_vae: a shift is for values that are missing because they are low, and the transform {self.link} "
-                "makes these the highest: leave out {shift}, or choose another transform",
-                code="parameter-conflict",
-                shift=...,
-            )
+    def _towards_low(self, shift: float) -> float:
+        """A shift with the sign that lowers values in the unit of the input, which a link may turn round."""
+        return shift if link(self.link).increasing else -shift
 
     def _fit(self, data: Data) -> tuple[DecodedSamples, dict[str, Any]]:
         design = self.design
-        if design.shift:
-            self._check_direction()
         X = data.known_values()
         known = ~np.isnan(X)
         if design.complete_rows and not known.all():
@@ -411,8 +403,10 @@ class BetaVAE(DeepImputer):
 
     def _choose_shift(self, Z: np.ndarray) -> float:
         """The lambda with the smallest squared error, with half of the lowest known values hidden."""
-        limit = np.nanquantile(Z, LOW_QUANTILE)
-        visible, i, j, truth = hide_values(Z, 0.5, np.random.default_rng([self.random_state, 2]), among=limit > Z)
+        low_is_low = link(self.link).increasing
+        limit = np.nanquantile(Z, LOW_QUANTILE if low_is_low else 1 - LOW_QUANTILE)
+        low = limit > Z if low_is_low else limit < Z
+        visible, i, j, truth = hide_values(Z, 0.5, np.random.default_rng([self.random_state, 2]), among=low)
         if len(i) == 0:
             return 0.0
         errors = [np.square(self._in_z(visible, shift=shift).at(i, j) - truth).mean() for shift in LAMBDAS]
@@ -456,7 +450,7 @@ class BetaVAE(DeepImputer):
         return replace(self._model(Z, shift=shift), center=np.zeros(G), scale=np.ones(G), inflation=1.0)
 
     def _model(self, Z: np.ndarray, *, shift: float | None = None) -> DecodedSamples:
-        shift = self.shift_ if shift is None else shift
+        shift = self._towards_low(self.shift_ if shift is None else shift)
         blocks = row_blocks(len(Z), Z.shape[1], VALUES_PER_ENCODING)
         encoded = zip(*(self._encode(Z[rows], rows[0], shift) for rows in blocks), strict=True)
         latent, mean, spread = (np.concatenate(parts) for parts in encoded)
@@ -490,7 +484,7 @@ class BetaVAE(DeepImputer):
 
     def _network(self) -> VariationalAutoencoder:
         design, G = self.design, len(self.center_)
-        return VariationalAutoencoder(G, design, design.widths(G), shift=self.trained_shift_)
+        return VariationalAutoencoder(G, design, design.widths(G), shift=self._towards_low(self.trained_shift_))
 
     def _layers(self) -> int:
         return len(self.design.hidden or ())
