@@ -147,7 +147,17 @@ class BetaVAE(DeepImputer):
 
     The paper chose the learning rate for 17,176 features, among 1e-5, 5e-5, 1e-4 and 5e-4. A step of Adam changes each
     weight by about the rate, so that the same rate trains a network with fewer inputs less: with 100 features 5e-5
-    learns next to nothing in 250 epochs. For such data the choice has to be made again: pass ``learning_rate``.
+    learns next to nothing in 250 epochs. For such data the choice has to be made again: pass ``learning_rate``. In the
+    same way beta weighs more the fewer features there are, because the likelihood is a sum over them: with 500 features
+    the paper's 4 and 10 make the network impute the mean. 0.12 and 0.29, which weigh as much per feature as these in
+    the paper, made no difference (on one split).
+
+    Measured with ``preset="paper", learning_rate=5e-4`` and 500 features, 10 % hidden in new samples, RMSE in SD (mean
+    absolute error), means of two splits. TCGA glioma expression (arcsinh): 0.774 (0.502), beta = 0 0.774 (0.504), plain
+    autoencoder 0.873 (0.612), KNN 0.824 (0.547), SVD of the paper 0.742 (0.499), with its best rank 0.724 (0.483), mean
+    1.021 (0.748). Methylation: 0.775 (0.552), 0.789 (0.546), 0.939 (0.667), 0.811 (0.575), 0.877 (0.631), 0.763 (0.547)
+    and 1.027 (0.837). Where half of the lowest tenth is hidden: 0.729 and 0.830, with lambda in training 0.377 and
+    0.361, at inference 0.393 and 0.331.
 
     Output ``"variance"`` is the variance of a value, given what is known of its sample: of x around mu(z), and of mu
     over 20 draws of z ~ q. `Imputation.draw` gives multiple imputations: z ~ q, then x ~ N(mu, sigma). With
