@@ -235,7 +235,8 @@ def test_inspect_what_is_not_there(tmp_path, capsys):
 def test_methods(capsys):
     assert run(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(METHODS)
+    assert [line.split()[0] for line in lines[: len(METHODS)]] == list(METHODS)
+    assert all(info(line.split()[0]).new_rows in line.split() for line in lines[: len(METHODS)])
     assert "(control)" in next(line for line in lines if line.startswith("mean "))
     assert "(control)" not in next(line for line in lines if line.startswith("ialm "))
     assert "imputome[scvi]" in next(line for line in lines if line.startswith("scvi "))
@@ -364,7 +365,7 @@ def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypat
             "imputome.studies.tuning.tune",
             "interrupted-partly-done",
         ),
-        (["study", "zipo_claims", "--output=there"], "imputome.studies.execute.execute", "interrupted-partly-done"),
+        (["study", "run", "zipo_claims", "--output=there"], "imputome.studies.execute.plan", "interrupted-partly-done"),
         (
             ["evaluate", "in.h5ad", "--methods", "ialm", "-o", "s.csv"],
             "imputome.studies.runner.run_study",

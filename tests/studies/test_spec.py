@@ -55,7 +55,7 @@ kind = "better"
 metric = "poisson_loss"
 configurations = ["base", "n_components=2, tol=0.001"]
 
-[quick]
+[scale.smoke]
 trials = 1
 datasets = [{ name = "pbmc68k", max_cells = 30 }]
 params = { max_iter = 1 }
@@ -124,7 +124,7 @@ def test_numbers_of_what_is_called_after_a_fit(write):
 
 
 def test_quick_changes_what_it_names(write):
-    study = find_study(write(FILE), quick=True)
+    study = find_study(write(FILE), scale="smoke")
     assert study.trials == 1
     assert [subset.max_cells for subset in study.datasets] == [30]
     assert {spec.params["max_iter"] for spec in study.specs(study.splits[0]).values()} == {1}
@@ -163,7 +163,7 @@ def test_only_some_datasets(write):
         ("max_iter = 1 }", "max_iter = 1 }\nseeds = 1", "study-field", "seeds"),
         ("params = { n_components = 4, tol = 1e-3 }", "params = 4", "study-field", "params=4"),
         ("[common]", "[common", "study-file-unreadable", "made.toml"),
-        ("[quick]", "[[claims]]", "study-field", "[[claims]]"),
+        ("[scale.smoke]", "[[claims]]", "study-field", "[[claims]]"),
         ("fraction = 0.5", "fraction = 1.5", "study-field", "fraction=1.5"),
         ('metric = "poisson_loss"', 'metric = "poison_loss"', "metric-unknown", "'poison_loss'"),
         ('metric = "poisson_loss"', 'metric = "rmse_sd2"', "metric-unknown", "[[claims]]"),
@@ -185,8 +185,8 @@ def test_faults_of_a_file(write, old, new, code, fault):
 
 
 def test_no_quick_variant(write):
-    with pytest.raises(InputError, check=has_code("no-quick-variant")):
-        find_study(write(FILE.partition("[quick]")[0]), quick=True)
+    with pytest.raises(InputError, check=has_code("scale-missing")):
+        find_study(write(FILE.partition("[scale.smoke]")[0]), scale="smoke")
 
 
 def test_unknown_studies():
@@ -206,7 +206,7 @@ def test_studies_of_the_package():
         assert len(study.datasets) >= 3
         assert {subset.name for subset in study.datasets} <= set(dataset_names())
         assert all(subset.max_cells <= 1000 for subset in study.datasets)
-        quick = find_study(name, quick=True)
+        quick = find_study(name, scale="smoke")
         assert (quick.trials, len(quick.datasets)) == (1, 1)
         assert quick.datasets[0].name == "pbmc68k"  # comes with scanpy, so that it runs everywhere
         assert {spec.params["max_epochs"] for spec in quick.specs(quick.splits[0]).values()} == {2}
@@ -261,7 +261,7 @@ dataset = "expression"
 columns = { Mean = "mean" }
 rows = { low = { Mean = "1.0" } }
 
-[quick]
+[scale.smoke]
 trials = 2
 methods = { ialm = { max_iter = 2 } }
 """
@@ -276,7 +276,7 @@ def test_a_file_of_real_values_expands(write, tmp_path):
     assert study.splits_of(dataclasses.replace(study.datasets[0], name="other")) == study.splits[1:]
     assert study.comparisons[0].others == ("middle", "mean")
     assert study.published[0].rows == {"low": {"Mean": "1.0"}}
-    quick = find_study(write(BULK), quick=True)
+    quick = find_study(write(BULK), scale="smoke")
     params = {name: spec.params for name, spec in quick.specs(quick.splits[0]).items()}
     assert params == {"base": {"max_iter": 2}, "middle": {}}
 
@@ -309,15 +309,60 @@ def test_a_file_of_real_values_expands(write, tmp_path):
 def test_faults_of_a_file_of_real_values(write, old, new, code, fault):
     assert BULK.count(old) == 1
     with pytest.raises(InputError) as error:
-        find_study(write(BULK.replace(old, new)), quick=True)
+        find_study(write(BULK.replace(old, new)), scale="smoke")
     assert error.value.code == code or not code  # no code: another room sees the fault
     assert fault in str(error.value)
 
 
-def test_options_of_real_values_are_refused_with_counts(write):
-    text = FILE.replace('scheme = "thin"', 'scheme = "thin"\ndatasets = ["pbmc68k"]')
-    with pytest.raises(InputError, check=has_code("study-field")):
+@pytest.mark.parametrize("line", ['coverage = "wgbs_chr21_M_Cov"', "options = { rows = 3 }"])
+def test_options_of_real_values_are_refused_with_counts(write, line):
+    text = FILE.replace('scheme = "thin"', f'scheme = "thin"\n{line}')
+    with pytest.raises(InputError):
         find_study(write(text))
+
+
+def test_analyses_and_protocols_are_refused_with_z_scores(write):
+    for line in ('downstream = ["clustering"]', 'protocol = "as_published"'):
+        text = BULK.replace('scale = "zscore"', f'scale = "zscore"\n{line}', 1)
+        with pytest.raises(InputError, check=has_code("study-field")):
+            find_study(write(text))
+
+
+def test_a_scale_keeps_what_can_still_be_said(write):
+    whole = find_study(write(FILE))
+    names = [configuration.name for configuration in whole.configurations]
+    text = FILE.replace("[scale.smoke]", f"[scale.smoke]\nkeep = [{names[-1]!r}]".replace("'", '"'))
+    small = find_study(write(text), scale="smoke")
+    assert [configuration.name for configuration in small.configurations] == [names[0], names[-1]]
+    assert all(set(claim.configurations) <= {names[0], names[-1]} for claim in small.claims)
+    assert len(small.claims) < len(whole.claims)
+    with pytest.raises(InputError, check=has_code("configuration-unknown")):
+        find_study(write(text.replace("keep = [", 'keep = ["misspelt", ')), scale="smoke")
+    with pytest.raises(InputError, check=has_code("scale-unknown")):
+        find_study(write(FILE), scale="huge")
+
+
+def test_a_file_of_ones_own_is_read_beside_the_study(write, tmp_path):
+    import anndata as ad
+    import numpy as np
+
+    from imputome.studies.execute import execute
+
+    counts = np.random.default_rng(0).poisson(2.0, (30, 8)).astype(np.float32)
+    ad.AnnData(counts).write_h5ad(tmp_path / "mine.h5ad")
+    text = """
+title = "mine"
+[[datasets]]
+name = "mine"
+path = "mine.h5ad"
+[[splits]]
+scheme = "thin"
+[base]
+method = "gene_mean"
+"""
+    table = execute(find_study(write(text)), tmp_path / "out", load=lambda name: pytest.fail(name))
+    assert set(table["dataset"]) == {"mine"}
+    assert set(table["status"]) == {"ok"}
 
 
 def test_what_the_papers_need_is_there():
@@ -343,7 +388,7 @@ def test_the_described_files_are_studies(write):
     text = (Path(__file__).parents[2] / "docs" / "studies" / "file_format.md").read_text(encoding="utf-8")
     counts, real = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     assert [claim.kind for claim in find_study(write(counts)).claims] == ["better"]
-    assert find_study(write(counts), quick=True).trials == 1
+    assert find_study(write(counts), scale="smoke").trials == 1
     methods = '[base]\nmethod = "ialm"\n[[configurations]]\nname = "knn"\nmethod = "knn"\n'
     study = find_study(write(f'title = "real"\n{real}{methods}'))
     assert study.published[0].rows == {"5 % lowest": {"KNN": "0.9 ± 0.1"}}

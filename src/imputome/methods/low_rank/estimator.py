@@ -415,12 +415,16 @@ class IterativeSVD(LowRankImputer):
 
     Notes
     -----
-    Cost per iteration: about ``8 n G r`` flops, or the eigenvectors of the smaller Gram matrix if r is near full rank;
-    without missing entries a single iteration. Memory: ``4 n G`` bytes and a mask, and as much again while the rank is
-    chosen. With the preset each iteration is one of full rank, ``2 n^2 G + 9 n^3`` with n the smaller side.
+    Cost: seconds; per iteration about ``8 n G r`` flops, or the eigenvectors of the smaller Gram matrix if r is near
+    full rank; without missing entries a single iteration. With the preset each iteration is one of full rank, ``2 n^2 G
+    + 9 n^3`` with n the smaller side, for new rows too. Memory: ``4 n G`` bytes and a mask, and as much again while the
+    rank is chosen.
 
-    A fit of full rank changes nothing, so that the preset's values are those of a lower rank, a power of two: the
-    doubling of the rank and the stopping rule, not the full rank, are what imputes.
+    Known to fail: a rank that is too high follows the noise, and there is no shrinkage beside the rank (RMSE in SD on
+    glioma expression 0.688; `SoftImpute` 0.637). With a handful of samples it is no better than the mean (1.330 with 4;
+    mean 1.329). Linear, as all factors are; there are no intervals. A fit of full rank changes nothing, so that the
+    preset's values are those of a lower rank, a power of two: the doubling of the rank and the stopping rule, not the
+    full rank, are what imputes.
 
     Examples
     --------
@@ -540,9 +544,13 @@ class SoftImpute(LowRankImputer):
 
     Notes
     -----
-    Cost per iteration: about ``8 n G r`` flops, or ``2 n^2 G + 9 n^3`` (n the smaller side) if r is more than a quarter
-    of it. Complete training rows take one decomposition for the whole path. Memory: ``4 n G`` bytes and a mask, and as
-    much again while lam is chosen.
+    Cost: seconds; per iteration about ``8 n G r`` flops, or ``2 n^2 G + 9 n^3`` (n the smaller side) if r is more than
+    a quarter of it. Complete training rows take one decomposition for the whole path. Memory: ``4 n G`` bytes and a
+    mask, and as much again while lam is chosen.
+
+    Known to fail: strong and weak components lose the same amount, so that strong structure is shrunk too far. With a
+    handful of samples it is no better than the mean (RMSE in SD 1.328 with 4; mean 1.329). Linear, as all factors are;
+    values missing because they are low are imputed too high; there are no intervals.
 
     Examples
     --------
