@@ -471,3 +471,27 @@ def test_genes_without_a_training_count_are_left_out():
     seen = np.arange(12) != 4
     expected = metrics.poisson_loss(truth=test[:, seen], prediction=0.2 * result.to_array()[:, seen])
     assert score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"] == pytest.approx(expected, rel=1e-10)
+
+
+# -- each feature alone ------------------------------------------------------------------------------------------------
+def test_rmse_of_each_feature_by_a_loop():
+    rng = np.random.default_rng(4)
+    feature = rng.choice([1, 4, 9, 30], size=50)
+    truth, prediction = rng.normal(size=(2, 50))
+    result = metrics.feature_rmse(truth=truth, prediction=prediction, feature=feature)
+    assert list(result) == [1, 4, 9, 30]
+    for number, value in result.items():
+        squares = [(t - p) ** 2 for t, p, f in zip(truth, prediction, feature, strict=True) if f == number]
+        assert value == pytest.approx(math.sqrt(sum(squares) / len(squares)))
+    weights = np.bincount(feature)[list(result)] / 50
+    overall = metrics.rmse(truth=truth, prediction=prediction)
+    assert math.sqrt(np.sum(weights * np.square(list(result.values())))) == pytest.approx(overall)
+
+
+def test_rmse_of_features_refuses_what_does_not_fit():
+    with pytest.raises(InputError, check=has_code("shape-mismatch")):
+        metrics.feature_rmse(truth=[1.0, 2.0], prediction=[1.0, 2.0], feature=[0])
+    with pytest.raises(InputError, check=has_code("nothing-to-score")):
+        metrics.feature_rmse(truth=[], prediction=[], feature=[])
+    with pytest.raises(InputError, check=has_code("not-finite")):
+        metrics.feature_rmse(truth=[1.0], prediction=[np.nan], feature=[0])

@@ -88,7 +88,7 @@ def score(
         Score the part that ``result`` holds, if it lacks cells or genes or holds NaN; controls are scored on that part.
     methods : str, class or Imputer, or iterable of these, optional
         Methods to score beside the tool and the controls, as in `imputome.evaluate`.
-    transform : {"asinh", "clip", "logit", "none"}, optional
+    transform : {"asinh", "clip", "logit", "neglog", "none"}, optional
         Transform on which errors of real values are measured, as in `imputome.evaluate`.
     random_state : int, default=0
         Seed of the controls and methods.

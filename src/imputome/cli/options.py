@@ -87,7 +87,7 @@ Draws = Annotated[
     int,
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
-Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
+Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip, logit or neglog.")]
 Covariates = Annotated[
     str | None,
     typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
