@@ -24,7 +24,7 @@ from imputome.studies.claims import (
     plain,
     published_markdown,
     published_rows,
-    wilcoxon_tests,
+    compared_over_trials,
 )
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
@@ -73,7 +73,7 @@ def write_results(
     page = folder if page is None else page
     page.mkdir(parents=True, exist_ok=True)
     checked = check_claims(study, table)
-    tests = wilcoxon_tests(study, table)
+    tests = compared_over_trials(study, table)
     tables = {"summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests

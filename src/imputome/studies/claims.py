@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from imputome.errors import printable
+from imputome.evaluation.clinical import compare_over_trials
 from imputome.studies.results import NEEDS_INTEGERS, STOPPED, costs, summary
 from imputome.studies.spec import Claim, Published, Study
 
@@ -135,18 +136,18 @@ def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[list
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
-TEST_COLUMNS = ["dataset", "scheme", "metric", "first", "second", "mean_first", "mean_second", "difference", "n", "p"]
+TEST_COLUMNS = [
+    *("dataset", "scheme", "metric", "test", "first", "second", "mean_first", "mean_second", "difference", "n", "p"),
+]
 
 
-def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """Wilcoxon signed-rank tests: one row for each comparison, dataset and split that has its metric.
+def compared_over_trials(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Wilcoxon signed-rank tests and Welch's t-tests: one row for each comparison, dataset and split with its metric.
 
-    ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it is at least
-    0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the median of the
-    first minus the second.
+    ``p`` is two-sided. Wilcoxon's is exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it
+    is at least 0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the
+    median of the first minus the second.
     """
-    from scipy.stats import wilcoxon
-
     values = named(study, table[table["status"] == "ok"])
     rows = []
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
@@ -157,15 +158,23 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
                 if not {comparison.first, other} <= set(wide):
                     continue
                 pair = wide[[comparison.first, other]].dropna().to_numpy()
-                difference = pair[:, 0] - pair[:, 1]
-                p = math.nan
-                if len(pair) > 1:
-                    p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
                 means = pair.mean(axis=0) if len(pair) else (math.nan, math.nan)
-                names = [dataset, scheme, comparison.metric, comparison.first, other]
-                median = float(np.median(difference)) if len(pair) else math.nan
-                rows.append([*names, *means, median, len(pair), p])
+                names = [dataset, scheme, comparison.metric, comparison.test, comparison.first, other]
+                median = float(np.median(pair[:, 0] - pair[:, 1])) if len(pair) else math.nan
+                rows.append([*names, *means, median, len(pair), _p_value(comparison.test, pair)])
     return pd.DataFrame(rows, columns=TEST_COLUMNS)
+
+
+def _p_value(test: str, pair: np.ndarray) -> float:
+    """Of a test between the two columns of (n trials, 2) numbers."""
+    from scipy.stats import wilcoxon
+
+    if len(pair) < 2:
+        return math.nan
+    if test == "welch":
+        return compare_over_trials(first=pair[:, 0], second=pair[:, 1]).p
+    difference = pair[:, 0] - pair[:, 1]
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def comparisons_markdown(tests: pd.DataFrame) -> str:
@@ -174,7 +183,9 @@ def comparisons_markdown(tests: pd.DataFrame) -> str:
         [f"{row[name]:.4g}" if isinstance(row[name], float) else plain(row[name]) for name in TEST_COLUMNS]
         for row in tests.to_dict("records")
     ]
-    legend = "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."
+    legend = (
+        "Tests over trials (wilcoxon: signed ranks; welch: t-test); p is two-sided, not corrected for their number."
+    )
     return "\n".join(["# Tests", "", *markdown_table(TEST_COLUMNS, rows), "", legend]) + "\n"
 
 

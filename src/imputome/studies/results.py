@@ -50,7 +50,10 @@ HIGHER = (
 
 # metrics of `imputome.studies.runner.run_trial`; the others it records, beside the numbers of a fit
 TRIAL_METRICS = ("rmse", "mae", "pearson")
-TRIAL_NUMBERS = ("share_hidden", "spearman_concordance", "cox_concordance", "fit_seconds", "apply_seconds")
+TRIAL_NUMBERS = (
+    *("feature_rmse", "share_hidden", "spearman_concordance", "cox_concordance"),
+    *("spearman_difference_variance", "cox_difference_variance", "fit_seconds", "apply_seconds"),
+)
 # the numbers that methods of this package report of a fit, in ``status.details``
 FIT_NUMBERS = (
     *("iterations", "objective", "rank", "lam", "residual", "tol", "held_out_rmse", "held_out_mse"),

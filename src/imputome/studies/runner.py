@@ -27,9 +27,9 @@ from imputome.core.memory import peak_memory
 from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
-from imputome.evaluation.clinical import clinical_coefficients, concordance_index
+from imputome.evaluation.clinical import clinical_coefficients, coefficient_differences, concordance_index
 from imputome.evaluation.downstream import downstream_scores
-from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
+from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS, feature_rmse
 from imputome.evaluation.outside import Outside, with_names_of
 from imputome.evaluation.splits import (
     Split,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 
 Scale = HiddenScale
+COX_LIMIT = 1.0  # differences of Cox coefficients beyond it are of genes that nearly order the deaths
 
 
 # -- one split for each trial ------------------------------------------------------------------------------------------
@@ -133,8 +134,8 @@ def run_study(
     -------
     DataFrame
         One row per score, with the columns `imputome.studies.results.COLUMNS`. A method that fails gives one row with
-        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where the protocol as_published gives
-        normalised values to a method that splits molecules (`gene_mean_posterior`, every posterior step).
+        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where a method that splits molecules
+        (`gene_mean_posterior`, every posterior step) is given counts that are not integers.
 
     Raises
     ------
@@ -468,9 +469,11 @@ def run_trial(
     or one with new splits, continues from ``output``: a method is fitted again only if one of its rows is missing.
 
     Gives rows as `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
-    entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
-    ``cox_concordance``, the `concordance_index` between coefficients from the imputed and from the true values (test
-    rows, features with a hidden entry); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
+    entries; ``feature_rmse``, the mean over features of the RMSE of each (Table S1 of paper 003); ``share_hidden`` of the
+    test values; with clinical columns ``spearman_concordance`` and ``cox_concordance``, the `concordance_index` between
+    coefficients from the imputed and from the true values (test rows, features with a hidden entry), and
+    ``spearman_difference_variance`` and ``cox_difference_variance``, the variance of the first minus the second (figure
+    4; Cox coefficients within `COX_LIMIT`); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
     """
     tables = tables or Tables()
     if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
@@ -540,6 +543,8 @@ class _HiddenValues:
         assert i is not None and j is not None  # noqa: S101, PT018  (types)
         predicted = self.units.of(prediction, j)
         scores = {name: METRICS[name].function(truth=self.truth[i, j], prediction=predicted) for name in TRIAL_METRICS}
+        errors = feature_rmse(truth=self.truth[i, j], prediction=predicted, feature=j)
+        scores["feature_rmse"] = float(np.mean(list(errors.values())))
         scores["share_hidden"] = split.fraction
         if self.coefficients:
             features = np.unique(j)
@@ -548,6 +553,9 @@ class _HiddenValues:
             for name, coefficients in clinical_coefficients(values=imputed[:, features], **self.clinical).items():
                 truth = self.coefficients[name][features]
                 scores[f"{name}_concordance"] = concordance_index(truth=truth, prediction=coefficients)
+                limit = COX_LIMIT if name == "cox" else None
+                apart = coefficient_differences(truth=truth, prediction=coefficients, limit=limit)
+                scores[f"{name}_difference_variance"] = apart.variance
         return scores
 
 

@@ -208,11 +208,15 @@ class Claim:
 
 @validated(frozen=True, config=CLOSED)
 class Comparison:
-    """Wilcoxon signed-rank tests over trials: one configuration against each of several others, in one metric."""
+    """Tests over trials: one configuration against each of several others, in one metric.
+
+    Wilcoxon's signed-rank test pairs the trials; Welch's t-test, which paper 003 uses, does not.
+    """
 
     first: str
     others: tuple[str, ...]
     metric: str = "rmse"
+    test: Literal["wilcoxon", "welch"] = "wilcoxon"
 
 
 @validated(frozen=True, config=CLOSED)
