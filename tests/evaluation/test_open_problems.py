@@ -239,7 +239,8 @@ def folder(tmp_path, monkeypatch, data):
     return tmp_path
 
 
-def test_the_command_shows_both_numbers_and_all_ranks(folder, capsys):
+def test_the_command_shows_both_numbers_and_all_ranks(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     line = ["evaluate", "counts.h5ad", "--methods", "poisson_nmf+posterior", "-o", "out.csv"]
     assert run([*line, "--protocol", "open_problems"]) == 0
     shown = capsys.readouterr().out.splitlines()

@@ -19,6 +19,7 @@ from imputome.studies.claims import (
     TEST_COLUMNS,
     check_claims,
     claims_markdown,
+    compared_over_trials,
     comparisons_markdown,
     half_interval,
     markdown,
@@ -26,7 +27,6 @@ from imputome.studies.claims import (
     mean_difference,
     plain,
     published_markdown,
-    compared_over_trials,
 )
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
@@ -288,7 +288,7 @@ def test_tests_for_people():
     text = comparisons_markdown(compared_over_trials(TABLES, scores({"base": [0.5, 0.7], "other": [0.6, 0.9]})))
     lines = text.splitlines()
     assert lines[2] == f"| {' | '.join(TEST_COLUMNS)} |"
-    assert lines[4] == "| two | some | rmse | base | other | 0.6 | 0.75 | -0.15 | 2 | 0.5 |"
+    assert lines[4] == "| two | some | rmse | wilcoxon | base | other | 0.6 | 0.75 | -0.15 | 2 | 0.5 |"
 
 
 def test_the_papers_figures_stand_beside():

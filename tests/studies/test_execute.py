@@ -20,7 +20,7 @@ from imputome.studies.claims import by_configuration, markdown
 from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec, standard_controls
 from imputome.studies.runner import run_study
-from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study, known_studies
+from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study
 from imputome.studies.subsets import load_subset
 
 SMALL = Subset("pbmc68k", max_cells=60, min_cells=10)
@@ -255,12 +255,6 @@ def test_files(done):
 def test_quick_variant_of_the_claims_runs(tmp_path):
     pytest.importorskip("torch")
     study = find_study("zipo_claims", scale="smoke")
-    keep = {"base", "alpha_z=100", "dca"}
-    study = dataclasses.replace(
-        study,
-        configurations=tuple(one for one in study.configurations if one.name in keep),
-        claims=tuple(claim for claim in study.claims if set(claim.configurations) <= keep),
-    )
     table = execute(study, tmp_path, load=datasets.load)
     assert set(table["status"]) == {"ok"}
     text = write_results(study, table, tmp_path).text
@@ -275,8 +269,7 @@ EXPRESSION, METHYLATION = "tcga_gbmlgg_zscore_1544g", "tcga_glioma_meth_880x1205
 
 def test_the_experiments_of_paper_003_are_there():
     pytest.importorskip("torch")
-    study = find_study("bulk_imputation")
-    assert study.title == known_studies()["bulk_imputation"]
+    study = find_study("bulk_imputation", scale="full")
     assert study.trials == 10
     assert {spec.name for spec in study.specs(study.splits[0]).values()} == set(BULK_METHODS)
     expression, methylation = study.datasets
@@ -296,35 +289,24 @@ def test_the_experiments_of_paper_003_are_there():
         METHYLATION: [*both, ("low_coverage", 0.5, None)],
     }
     betas = {spec.params.get("beta") for spec in study.specs(study.splits[0]).values() if spec.name == "beta_vae"}
-    assert betas == {0.0, 1.0, 4.0, 10.0}
+    assert betas >= {0.0, 1.0, 4.0, 10.0}
+    judged = {name for claim in study.claims if claim.by == "paper" for name in claim.configurations}
+    specs = study.specs(study.splits[0])
+    assert {specs[name].params.get("preset") for name in judged if specs[name].name == "beta_vae"} == {"paper"}
     tables = {table.metric: table for table in study.published}
     assert set(tables) == {"spearman_concordance", "cox_concordance"}
     assert tables["spearman_concordance"].rows["entire features"]["SVD"] == "0.939 ± 0.005"
     assert all(len(figures) == 4 for table in tables.values() for figures in table.rows.values())
 
 
-def only_column(table, heading):
-    rows = {split: {heading: figures[heading]} for split, figures in table.rows.items()}
-    return dataclasses.replace(table, columns={heading: table.columns[heading]}, rows=rows)
-
-
 def test_its_quick_variant_runs(tmp_path, shared_data):
     pytest.importorskip("torch")
     study = find_study("bulk_imputation", scale="smoke")
-    assert (study.trials, [subset.max_features for subset in study.datasets]) == (2, [30, 30])
+    assert (study.trials, [subset.max_features for subset in study.datasets]) == (1, [30, 30])
     gc = pd.DataFrame({"gene": datasets.load(EXPRESSION).var_names})
     gc["gc"] = np.random.default_rng(0).random(len(gc))
     gc.to_csv(tmp_path / "gc.csv", index=False)
-    keep = {"base", "shift", "knn"}  # the copula takes minutes
-    study = dataclasses.replace(
-        study,
-        gc=str(tmp_path / "gc.csv"),
-        trials=1,
-        configurations=tuple(one for one in study.configurations if one.name in keep),
-        claims=tuple(claim for claim in study.claims if set(claim.configurations) <= keep),
-        comparisons=tuple(one for one in study.comparisons if {one.first, *one.others} <= keep),
-        published=tuple(only_column(table, "KNN") for table in study.published),
-    )
+    study = dataclasses.replace(study, gc=str(tmp_path / "gc.csv"))
     table = execute(study, tmp_path, load=datasets.load)
     assert set(table["status"]) == {"ok"}
     text = write_results(study, table, tmp_path).text
@@ -333,4 +315,4 @@ def test_its_quick_variant_runs(tmp_path, shared_data):
     hidden = table[(table["metric"] == "share_hidden") & (table["method"] == "mean")].set_index("scheme")["value"]
     assert 0.03 < hidden["half of coverage under 6"] < 0.12  # half of the 15 % of that genome's coverages
     assert hidden["highest GC content"] == pytest.approx(0.05, abs=0.001)
-    assert {"fit_seconds", "spearman_concordance", "cox_concordance", "shift"} <= set(table["metric"])
+    assert {"fit_seconds", "spearman_concordance", "cox_concordance", "shift", "feature_rmse"} <= set(table["metric"])

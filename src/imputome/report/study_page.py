@@ -19,12 +19,12 @@ from imputome.studies.claims import (
     check_claims,
     claim_rows,
     claims_markdown,
+    compared_over_trials,
     comparisons_markdown,
     markdown,
     plain,
     published_markdown,
     published_rows,
-    compared_over_trials,
 )
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data

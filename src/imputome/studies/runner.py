@@ -469,11 +469,11 @@ def run_trial(
     or one with new splits, continues from ``output``: a method is fitted again only if one of its rows is missing.
 
     Gives rows as `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
-    entries; ``feature_rmse``, the mean over features of the RMSE of each (Table S1 of paper 003); ``share_hidden`` of the
-    test values; with clinical columns ``spearman_concordance`` and ``cox_concordance``, the `concordance_index` between
-    coefficients from the imputed and from the true values (test rows, features with a hidden entry), and
-    ``spearman_difference_variance`` and ``cox_difference_variance``, the variance of the first minus the second (figure
-    4; Cox coefficients within `COX_LIMIT`); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
+    entries; ``feature_rmse``, the mean over features of the RMSE of each (Table S1 of paper 003); ``share_hidden`` of
+    the test values; ``fit_seconds``, ``apply_seconds``, and the numbers of the fit. With clinical columns also
+    ``spearman_concordance`` and ``cox_concordance``, the `concordance_index` between coefficients from the imputed and
+    from the true values (test rows, features with a hidden entry), and ``spearman_difference_variance`` and
+    ``cox_difference_variance``, the variance of the first minus the second (figure 4; Cox within `COX_LIMIT`).
     """
     tables = tables or Tables()
     if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
