@@ -472,12 +472,15 @@ def test_methods_of_a_name_lists_its_parameters(capsys):
     assert printed["name"] == "svd"
     defaults = get("svd").parameter_defaults()
     assert {name: entry["default"] for name, entry in printed["parameters"].items()} == defaults
-    assert printed["parameters"]["rank"]["type"] == "int | Literal['validated'] | None"
+    assert printed["parameters"]["rank"]["type"] == "int | Literal['validated', 'full'] | None"
     assert {name: entry["search"] for name, entry in printed["parameters"].items() if "search" in entry} == {
         name: list(space) for name, space in get("svd").search_space.items()
     }
     assert run(["methods", "svd"]) == 0
-    assert "  rank : int | Literal['validated'] | None = 'validated'; tuning: 2 to 128 (log)" in capsys.readouterr().out
+    assert (
+        "  rank : int | Literal['validated', 'full'] | None = 'validated'; tuning: 2 to 128 (log)"
+        in capsys.readouterr().out
+    )
     assert run(["methods", "mean"]) == 0
     assert "no parameters" in capsys.readouterr().out
     refused(capsys, run(["methods", "wand"]), "unknown-method", "'wand'")

@@ -100,3 +100,31 @@ def test_an_interruption_keeps_what_was_done(small, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(execute, "plan", interrupted)
     assert run(["study", "run", str(small), "-o", str(tmp_path / "out"), "-q"]) == 130
     assert PARTIAL_WORK in capsys.readouterr().err
+
+
+def test_what_is_left_is_told_and_pages_are_written_again(small, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert run(["study", "report", str(small), "-o", out]) == 1  # nothing was run
+    assert "[no-results]" in capsys.readouterr().err
+    assert run(["study", "run", str(small), "-o", out, "--dry-run", "--json"]) == 0
+    assert not (tmp_path / "out").exists()
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"study": "small", "runs": 6, "left": 6, "seconds": None}  # controls, two configurations; two trials
+    assert run(["study", "run", str(small), "-o", out, *HERE, "-q"]) == 0
+    first = (tmp_path / "out" / "small.md").read_text()
+    (tmp_path / "out" / "small.md").unlink()
+    assert run(["study", "run", str(small), "-o", out, "--dry-run"]) == 0
+    assert "0 of 6 runs are left" in capsys.readouterr().out
+    assert run(["study", "report", str(small), "-o", out, "--to", str(tmp_path / "pages"), "-q"]) == 0
+    assert (tmp_path / "pages" / "small.md").read_text() == first
+
+
+def test_studies_without_data_are_left_out_of_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("IMPUTOME_DATA", str(tmp_path))
+    line = ["study", "run", "--all", "--scale", "smoke", "-o", str(tmp_path / "out"), "--dry-run"]
+    assert run(line) == 0
+    printed = capsys.readouterr()
+    assert "bulk_imputation" in printed.err
+    assert "zipo_claims (smoke)" in printed.out
+    assert run(["study", "show", "zipo_claims", "--scale", "full", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == 12

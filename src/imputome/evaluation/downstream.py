@@ -253,8 +253,8 @@ def downstream_scores(
         raise InputError("analyses of differential genes are for counts: leave them out", code="downstream-kind")
     if any(ANALYSES[name].needs == "differential" for name in names):
         if differential is None:
-            text = "de_truth needs to know which genes differ: pass {differential}, or use data of simulated_groups"
-            raise InputError(text, code="truth-missing", differential=...)
+            text = "de_truth needs genes that are known to differ, as those of simulated data: leave this analysis out"
+            raise InputError(text, code="truth-missing")
         if isinstance(differential, pd.Series):
             missing = imputation.var_names.difference(differential.index)
             if len(missing):

@@ -114,13 +114,14 @@ def _finished(
         if future.status == "finished":
             yield future, future.result()
             continue
-        error = future.exception()
+        if future.status == "lost":  # its rows were on a worker that died: it is run again
+            continue
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, ImputomeError):
+            raise error
         if not isinstance(error, KilledWorker):
-            raise (
-                error
-                if isinstance(error, ImputomeError)
-                else InputError(f"a worker failed: {type(error).__name__}: {error}", code="worker-failed")
-            )
+            text = f"a worker failed ({error or future.status}): run the same command again to continue"
+            raise InputError(text, code="worker-failed")
         reason = "its process ended several times: it may need more memory than there is"
         yield future, rows_without_scores(study, futures[future], tables, status="failed", reason=reason)
 
