@@ -655,6 +655,9 @@ EXCEPTIONS = {
     "not-a-study-folder": "of studies, which take a while; tests/studies/test_stored.py",
     "not-checked": "of plots, and the remedy is another call; tests/report/test_plots.py",
     "library-size-unknown": "of reports of some genes, and the remedy is another call; tests/report",
+    "limits-need-workers": "of studies, in other processes; tests/studies/test_cluster.py",
+    "no-results": "of studies that were not run; tests/cli/test_study.py",
+    "no-folder": "needs a machine without a home; tests/io/test_conversion.py",
     "method-not-registered": "of studies run from Python with a class; tests/studies/test_execute.py",
     "no-control": "cannot happen with the controls of this package",
     "slow-fit": "needs data that take minutes; tests/methods/test_regression.py",
@@ -664,6 +667,7 @@ EXCEPTIONS = {
         (
             *("external-one-split", "external-protocol", "mask-of-other-data", "masked-missing", "name-taken"),
             *("other-mask", "result-lacks-names", "result-not-finite", "result-unchanged", "scale-contradicted"),
+            *("nothing-to-score", "result-all-missing"),
         ),
         "tests/cli/test_score_command.py follows it",
     ),

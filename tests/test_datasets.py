@@ -13,6 +13,7 @@ from anndata import AnnData
 from codes import has_code
 from imputome import datasets
 from imputome.errors import InputError, MissingExtraError
+from imputome.studies.runner import read_gc
 
 
 @pytest.fixture
@@ -126,6 +127,38 @@ def test_a_missing_file_says_where_it_comes_from_and_goes(elsewhere):
     text = str(caught.value)
     for part in ("kang_pbmc_stim.h5ad", "immunogenomics/harmony", str(elsewhere[1]), "IMPUTOME_DATA"):
         assert part in text
+    assert "`imputome datasets convert kang_pbmc_stim FILE...`" in text
+
+
+def test_every_data_set_can_be_made_again():
+    for entry in datasets.DATASETS:
+        assert len(entry.sha256) == 64, entry.name
+        assert bool(entry.files) == (entry.name != "pbmc68k"), entry.name
+        if not entry.in_r and entry.files:  # what convert takes is named where it comes from
+            names = [name for name in entry.files.split() if not name.startswith("[")]
+            told = f"{entry.source} {entry.original}".replace("{5k,10k}", "5k").replace("10k_protein", "5k_protein")
+            assert [name for name in names if name.replace("10k", "5k") not in told] == []
+    assert len({entry.sha256 for entry in datasets.DATASETS}) == len(datasets.DATASETS)
+
+
+def test_pbmc68k_has_the_checksum_of_the_table(elsewhere):
+    assert datasets.check(datasets.info("pbmc68k")).code == "same-values"
+
+
+def test_the_check_of_a_damaged_file_is_a_sentence(elsewhere):
+    (elsewhere[0] / "pbmc3k_raw.h5ad").write_bytes(b"no HDF5")
+    assert datasets.check(datasets.info("pbmc3k")).code == "unreadable"
+    small(1).write_h5ad(elsewhere[0] / "pbmc3k_raw.h5ad")
+    told = datasets.check(datasets.info("pbmc3k"))
+    assert (told.code, "3 x 2 instead of 2700 x 32738" in told) == ("other-values", True)
+
+
+def test_a_table_of_biomart_is_a_table_of_gc_contents(tmp_path):
+    """As docs/studies/file_format.md says: a header, genes without a name, several rows of a gene, no value."""
+    text = "Gene name,Gene % GC content,Chromosome\n,40.1,1\nTP53,48.9,17\nTP53,49.1,17\nEGFR,,7\n"
+    (tmp_path / "mart_export.csv").write_text(text)
+    table = read_gc(str(tmp_path / "mart_export.csv"))
+    assert (table["TP53"], np.isnan(table["EGFR"])) == (49.1, True)
 
 
 def test_an_unknown_name_lists_the_known():
@@ -136,9 +169,9 @@ def test_an_unknown_name_lists_the_known():
 
 def test_the_network_guard_bites(no_network):
     with socket.socket(socket.AF_INET) as inet, pytest.raises(pytest.fail.Exception):
-        inet.connect(("127.0.0.1", 9))
+        inet.connect(("192.0.2.1", 9))  # an address for examples
     with socket.socket(socket.AF_INET6) as inet6, pytest.raises(pytest.fail.Exception):
-        inet6.connect_ex(("::1", 9))
+        inet6.connect_ex(("2001:db8::1", 9))
     with pytest.raises(pytest.fail.Exception):
         socket.create_connection(("example.org", 80))
     assert len(no_network) == 3

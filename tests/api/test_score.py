@@ -71,6 +71,10 @@ def test_real_values_against_a_naive_computation():
     assert found.transposed
     assert found.verdict.verdict == "use"
     assert {"mean", "median"} <= set(found.table["method"])
+    shown = repr(found).splitlines()
+    assert len(shown) < 20
+    assert found.verdict.verdict in shown[0]
+    assert shown[-len({*found.table["method"]}) :][0].split()[:2] == ["latent", f"{mine['rmse_sd']:.4g}"]
     row = found.summary.query("method == 'latent' and metric == 'rmse'").iloc[0]
     assert (row["best"], row["loses_to"]) == (True, "")
 

@@ -240,6 +240,12 @@ def test_a_model_of_logged_values_takes_logged_values_only(saved):
         imputome.apply_model(make_counts(1), model)
 
 
+def test_what_applying_did_is_said(saved, tmp_path, capsys):
+    make_counts(1).write_h5ad(tmp_path / "new.h5ad")
+    assert run(["apply", str(saved / "mean"), str(tmp_path / "new.h5ad"), "-o", str(tmp_path / "out.h5ad")]) == 0
+    assert "the stored model was applied" in capsys.readouterr().out
+
+
 def test_one_new_cell_is_enough(saved):
     new = make_counts(1)
     one = applied(new[:1].copy(), saved / "posterior").layers["k"]

@@ -235,7 +235,8 @@ def test_inspect_what_is_not_there(tmp_path, capsys):
 def test_methods(capsys):
     assert run(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(METHODS)
+    assert [line.split()[0] for line in lines[: len(METHODS)]] == list(METHODS)
+    assert all(info(line.split()[0]).new_rows in line.split() for line in lines[: len(METHODS)])
     assert "(control)" in next(line for line in lines if line.startswith("mean "))
     assert "(control)" not in next(line for line in lines if line.startswith("ialm "))
     assert "imputome[scvi]" in next(line for line in lines if line.startswith("scvi "))
@@ -253,8 +254,12 @@ def test_methods_json(capsys):
 def test_datasets(capsys):
     assert run(["datasets"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()] == datasets.names()
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == datasets.names()
     assert re.search(r"pbmc68k +700 x 765 +here", out)
+    for entry in datasets.DATASETS:
+        assert f"    from {entry.source}\n" in out
+        assert not entry.files or f"    imputome datasets convert {entry.name} {entry.files}\n" in out
+    assert "our results" not in out
 
 
 def test_datasets_json(capsys, monkeypatch, tmp_path):
@@ -265,6 +270,59 @@ def test_datasets_json(capsys, monkeypatch, tmp_path):
     assert found["pbmc3k_raw"]["path"] == str(tmp_path / "pbmc3k_raw.h5ad")
     assert Path(found["pbmc68k"]["path"]).is_file()
     assert found["pbmc3k_raw"]["licence"] == "MIT"
+    assert len(found["pbmc3k_raw"]["sha256"]) == 64
+    assert "values" not in found["pbmc3k_raw"]
+
+
+def test_datasets_check(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMPUTOME_DATA", str(tmp_path))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "none"))
+    make_counts().write_h5ad(tmp_path / "pbmc3k_raw.h5ad")
+    assert run(["datasets", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"pbmc68k .*\n +the same values as those of our results\n", out)
+    assert re.search(r"pbmc3k_raw .*\n +other values than .*, 60 x 40 instead of 2700 x 32738\n", out)
+    assert run(["datasets", "--check", "--json"]) == 0
+    found = {entry["name"]: entry for entry in one_document(capsys.readouterr().out)["datasets"]}
+    told = [found[name]["values"] for name in ("pbmc68k", "pbmc3k_raw", "klein_d2_d4")]
+    assert told == ["same-values", "other-values", None]
+
+
+def test_datasets_convert(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("IMPUTOME_DATA", raising=False)
+    monkeypatch.setattr(datasets, "replaced", set())
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache"))
+    files = []
+    for day in ("d2", "d4"):
+        files.append(str(tmp_path / f"GSM_{day}_LIFminus.csv"))
+        Path(files[-1]).write_text("Gapdh,1,2\nActb,0,3\n", encoding="utf-8")
+    assert run(["datasets", "convert", "klein", *files]) == 0
+    printed = capsys.readouterr()
+    path = tmp_path / "cache" / "klein_d2_d4.h5ad"
+    assert printed.out == f"wrote {path} (4 x 2)\n"
+    assert "[other-values]" in printed.err
+    assert "IMPUTOME_DATA" not in printed.err
+    assert datasets.load("klein").X.toarray().tolist() == [[1, 0], [2, 3]] * 2
+    refused(capsys, run(["datasets", "convert", "klein", *files]), "output-exists", str(path), "--force")
+    assert run(["datasets", "convert", "klein", *files, "--force", "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    found = one_document(printed.out)
+    assert found == {
+        **{"dataset": "klein_d2_d4", "path": str(path), "shape": [4, 2]},
+        **{"values": "other-values", "lacking": []},
+    }
+    assert printed.err == ""
+    assert run(["datasets", "convert", "klein", *files, "-o", str(tmp_path)]) == 0
+    assert f"set IMPUTOME_DATA to {tmp_path}" in capsys.readouterr().err
+    refused(capsys, run(["datasets", "convert", "klein", files[0], "--force"]), "number-of-files", "d4")
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "convert", "klein", "a"], ["nonsense"], ["convert"], ["convert", "klein"]]
+)
+def test_datasets_usage(capsys, words):
+    assert run(["datasets", *words]) == 2
+    assert capsys.readouterr().out == ""
 
 
 # -- remove ------------------------------------------------------------------------------------------------------------
@@ -364,7 +422,7 @@ def test_demo_into_a_file_is_refused_before_the_work(tmp_path, capsys, monkeypat
             "imputome.studies.tuning.tune",
             "interrupted-partly-done",
         ),
-        (["study", "zipo_claims", "--output=there"], "imputome.studies.execute.execute", "interrupted-partly-done"),
+        (["study", "run", "zipo_claims", "--output=there"], "imputome.studies.execute.plan", "interrupted-partly-done"),
         (
             ["evaluate", "in.h5ad", "--methods", "ialm", "-o", "s.csv"],
             "imputome.studies.runner.run_study",
@@ -414,12 +472,15 @@ def test_methods_of_a_name_lists_its_parameters(capsys):
     assert printed["name"] == "svd"
     defaults = get("svd").parameter_defaults()
     assert {name: entry["default"] for name, entry in printed["parameters"].items()} == defaults
-    assert printed["parameters"]["rank"]["type"] == "int | Literal['validated'] | None"
+    assert printed["parameters"]["rank"]["type"] == "int | Literal['validated', 'full'] | None"
     assert {name: entry["search"] for name, entry in printed["parameters"].items() if "search" in entry} == {
         name: list(space) for name, space in get("svd").search_space.items()
     }
     assert run(["methods", "svd"]) == 0
-    assert "  rank : int | Literal['validated'] | None = 'validated'; tuning: 2 to 128 (log)" in capsys.readouterr().out
+    assert (
+        "  rank : int | Literal['validated', 'full'] | None = 'validated'; tuning: 2 to 128 (log)"
+        in capsys.readouterr().out
+    )
     assert run(["methods", "mean"]) == 0
     assert "no parameters" in capsys.readouterr().out
     refused(capsys, run(["methods", "wand"]), "unknown-method", "'wand'")

@@ -411,7 +411,7 @@ def test_special_files_are_refused(folder, capsys, name):
     Path(name).unlink()
     Path(name).mkdir()
     refused(capsys, impute(*line, name), "config-unreadable", name)
-    assert run(["study", name, "-o", "folder"]) == 1
+    assert run(["study", "run", name, "-o", "folder"]) == 1
 
 
 DEEP = 50_000

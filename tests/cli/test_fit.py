@@ -143,6 +143,18 @@ def test_the_default_for_real_values(folder, capsys):
     assert methods.load("model").name == "gaussian_copula"
 
 
+@pytest.mark.parametrize("method", ["bpca", "iterative_ridge", "lls"])
+def test_a_fit_that_ended_early_says_how_it_goes_on(method, folder, capsys):
+    X = np.random.default_rng(1).normal(size=(30, 10))
+    X[np.random.default_rng(2).random(X.shape) < 0.2] = np.nan
+    ad.AnnData(X).write_h5ad("real.h5ad")
+    further = ["--set", "k=5"] if method == "lls" else []
+    assert fit("--method", method, "--set", "max_iter=1", *further, source="real.h5ad") == 0
+    printed = capsys.readouterr().err
+    assert "[fit-max_iter]" in printed
+    assert "--set max_iter=5" in printed
+
+
 def test_complete_rows_are_learned_from(folder, capsys):
     """Rows without a hole, positive or not, teach what fills the holes of others, on the transform that was asked."""
     rng = np.random.default_rng(2)

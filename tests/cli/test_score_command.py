@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -193,6 +194,89 @@ def test_masked_files_without_their_truth(capsys):
     refused(capsys, run(["score", "masked.h5ad", "none.csv"]), "no-file", "none.csv")
 
 
+def test_a_result_with_the_identifiers_of_a_10x_folder(capsys):
+    cells = ad.read_h5ad("cells.h5ad")
+    ids = [f"ENSG{k:011d}" for k in range(G)]
+    ids[3] = GENES[3]  # a gene without a symbol has its identifier for a name
+    cells.var["gene_ids"] = ids
+    cells.write_h5ad("cells.h5ad")
+    assert mask("masked", "--quiet") == 0
+    write_as_r("tool.csv", (0.9 * RATES).T, ids, CELLS)
+    assert run(["score", "masked", "tool.csv", "--scale", "counts", "--json", "-q"]) == 0
+    by_id = summary_of(capsys)["summary"]
+    assert evaluate("--external", "A=tool.csv:scale=counts", "--masked", "masked") == 0
+    write_as_r("tool.csv", 0.9 * RATES, CELLS, GENES)
+    assert run(["score", "masked", "tool.csv", "--scale", "counts", "--json", "-q"]) == 0
+    by_name = summary_of(capsys)["summary"]
+    assert [row["mean"] for row in by_id] == pytest.approx([row["mean"] for row in by_name], nan_ok=True)
+
+
+def test_one_cell_is_too_little_for_a_verdict(capsys):
+    assert mask("masked.h5ad", "--quiet", "--fraction", "0.5") == 0
+    write_as_r("tool.csv", RATES[:1], CELLS[:1], GENES)
+    assert run(["score", "masked.h5ad", "tool.csv", "--scale", "counts", "--partial"]) == 0
+    printed = capsys.readouterr().out
+    assert "verdict on tool: WITHHELD" in printed
+    assert "nan" not in printed
+
+
+def test_zeros_are_scored(capsys):
+    assert mask("masked.h5ad", "--quiet") == 0
+    write_as_r("tool.csv", np.zeros((N, G)), CELLS, GENES)
+    assert run(["score", "masked.h5ad", "tool.csv", "--json", "-q"]) == 0
+    assert summary_of(capsys)["verdict"]["verdict"] == "do not impute"
+    assert evaluate("--external", "A=tool.csv", "--masked", "masked.h5ad") == 0
+
+
+def test_the_truth_is_told_up_to_a_factor(capsys):
+    assert mask("masked.h5ad", "--quiet", "--fraction", "0.3") == 0
+    whole = ad.read_h5ad("cells.h5ad").X.toarray()
+    write_as_r("tool.csv", 0.9 * whole, CELLS, GENES)
+    assert run(["score", "masked.h5ad", "tool.csv", "--scale", "counts"]) == 0
+    printed = capsys.readouterr()
+    assert "[truth-returned]" in printed.err
+    assert "up to one factor for each cell" in printed.out
+    assert "WITHHELD" in printed.out
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.9])
+def test_evaluate_says_that_the_truth_came_back(factor, capsys):
+    assert mask("masked.h5ad", "--quiet", "--fraction", "0.3") == 0
+    write_as_r("tool.csv", factor * ad.read_h5ad("cells.h5ad").X.toarray(), CELLS, GENES)
+    line = ["evaluate", "cells.h5ad", "--methods", "gene_mean", "-o", "scores.csv", "--seed", "7", "--fraction", "0.3"]
+    assert run([*line, "--external", "A=tool.csv:scale=counts", "--masked", "masked.h5ad"]) == 0
+    assert "[truth-returned]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", [["score", "masked.h5ad", "tool.csv"], ["evaluate", "cells.h5ad", "--methods", "gene_mean"]]
+)
+def test_a_folder_that_takes_no_file(line, capsys):
+    if not Path("/proc/self").exists() or os.geteuid():
+        pytest.skip("its permissions say no already")
+    assert mask("masked.h5ad", "--quiet") == 0
+    write_as_r("tool.csv", RATES, CELLS, GENES)
+    said = refused(capsys, run([*line, "-o", "/proc/scores.csv"]), "folder-not-writable")
+    assert "does not exist" not in said
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_scores_are_shown_where_their_table_cannot_be_written(as_json, monkeypatch, capsys):
+    def full(table, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("imputome.studies.results.write", full)
+    assert mask("masked.h5ad", "--quiet") == 0
+    write_as_r("tool.csv", RATES, CELLS, GENES)
+    line = ["score", "masked.h5ad", "tool.csv", "--scale", "counts", "-o", "scores.csv"]
+    assert run([*line, "--json"] if as_json else line) == 1
+    printed = capsys.readouterr()
+    assert "gene_mean_posterior" in printed.out
+    assert "verdict" in printed.out
+    assert "wrote" not in printed.out
+    assert printed.err.splitlines()[-1].startswith("error: ")
+
+
 # -- beside methods ----------------------------------------------------------------------------------------------------
 def evaluate(*more):
     line = ["evaluate", "cells.h5ad", "--methods", "gene_mean", "-o", "scores.csv", "--seed", "7", "--quiet"]
@@ -230,6 +314,7 @@ def test_evaluate_with_results_of_other_tools(capsys):
         (["--external", "A=a.csv", "--masked", "masked.csv", "--fraction", "0.2"], "other-mask", "--fraction 0.1"),
         (["--external", "A=a.csv", "--masked", "masked.csv", "--trials", "2"], "external-one-split", "--trials 1"),
         (["--external", "A=b.csv", "--masked", "masked.csv"], "scale-unclear", "pass scale in --external"),
+        (["--external", "A=a.csv:layer=b", "--masked", "masked.csv"], "option-unused", "leave layer in --external"),
         (["--external", "A=c.csv:scale=counts", "--masked", "masked.csv"], "result-lacks-names", "imputome score"),
         (["--external", "A=a.csv", "--masked", "masked.csv", "--min-cells", "40"], "mask-of-other-data", "--seed 7"),
     ],

@@ -31,9 +31,12 @@ text = "three factors are better"
 kind = "better"
 metric = "poisson_loss"
 configurations = ["n_components=3", "base"]
-[quick]
+[scale.smoke]
 trials = 1
 """
+
+
+HERE = ("--workers", "0")  # no other process
 
 
 @pytest.fixture
@@ -43,28 +46,28 @@ def small(tmp_path):
 
 
 def test_list(capsys):
-    assert run(["study"]) == 0
+    assert run(["study", "list"]) == 0
     printed = capsys.readouterr().out
     for name, title in known_studies().items():
         assert f"{name}: {title}" in printed
-    assert run(["study", "--json"]) == 0
+    assert run(["study", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"studies": known_studies()}
 
 
 def test_run(small, tmp_path, capsys):
     folder = tmp_path / "new" / "results"
-    assert run(["study", str(small), "-o", str(folder), "--seed", "4"]) == 0
+    assert run(["study", "run", str(small), "-o", str(folder), *HERE, "--seed", "4"]) == 0
     printed = capsys.readouterr()
     assert "| base = n_components=2 (control) |" in printed.out
     assert "three factors are better" in printed.out
     first = pd.read_csv(folder / "results.csv")
     assert first["trial"].nunique() == 2
-    assert run(["study", str(small), "-o", str(folder), "--json", "-q"]) == 0  # its own seed
+    assert run(["study", "run", str(small), "-o", str(folder), *HERE, "--json", "-q"]) == 0  # its own seed
     summary = json.loads(capsys.readouterr().out)
     assert summary["study"] == "small"
     assert str(folder / "claims.csv") in summary["files"]
     assert set(pd.read_csv(folder / "results.csv")["seed"]).isdisjoint(first["seed"])
-    assert run(["study", str(small), "-o", str(folder), "--quick", "-q"]) == 0
+    assert run(["study", "run", str(small), "-o", str(folder), *HERE, "--scale", "smoke", "-q"]) == 0
     assert pd.read_csv(folder / "results.csv")["trial"].nunique() == 1
 
 
@@ -75,12 +78,17 @@ def test_run(small, tmp_path, capsys):
         (["SMALL"], 2, "--output"),
         (["SMALL", "-o", "SMALL"], 1, "small.toml"),
         (["SMALL", "-o", "OUT", "--datasets", "kang"], 1, "kang"),
-        (["SMALL", "-o", "OUT", "--workers", "0"], 2, "workers"),
+        (["SMALL", "-o", "OUT", "--workers", "-1"], 2, "workers"),
+        (["SMALL", "-o", "OUT", "--scale", "full"], 1, "full"),
+        (["SMALL", "-o", "OUT", "--max-memory", "much"], 2, "max-memory"),
+        (["SMALL", "-o", "OUT", "--workers", "0", "--max-seconds", "9"], 1, "--workers"),
+        (["-o", "OUT"], 2, "--all"),
+        (["SMALL", "-o", "OUT", "--all"], 2, "--all"),
     ],
 )
 def test_wrong_calls(small, tmp_path, capsys, line, exit_code, word):
     places = {"SMALL": str(small), "OUT": str(tmp_path / "out")}
-    assert run(["study", *(places.get(part, part) for part in line)]) == exit_code
+    assert run(["study", "run", *(places.get(part, part) for part in line)]) == exit_code
     assert word in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -89,6 +97,34 @@ def test_an_interruption_keeps_what_was_done(small, tmp_path, capsys, monkeypatc
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(execute, "execute", interrupted)
-    assert run(["study", str(small), "-o", str(tmp_path / "out"), "-q"]) == 130
+    monkeypatch.setattr(execute, "plan", interrupted)
+    assert run(["study", "run", str(small), "-o", str(tmp_path / "out"), "-q"]) == 130
     assert PARTIAL_WORK in capsys.readouterr().err
+
+
+def test_what_is_left_is_told_and_pages_are_written_again(small, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert run(["study", "report", str(small), "-o", out]) == 1  # nothing was run
+    assert "[no-results]" in capsys.readouterr().err
+    assert run(["study", "run", str(small), "-o", out, "--dry-run", "--json"]) == 0
+    assert not (tmp_path / "out").exists()
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"study": "small", "runs": 6, "left": 6, "seconds": None}  # controls, two configurations; two trials
+    assert run(["study", "run", str(small), "-o", out, *HERE, "-q"]) == 0
+    first = (tmp_path / "out" / "small.md").read_text()
+    (tmp_path / "out" / "small.md").unlink()
+    assert run(["study", "run", str(small), "-o", out, "--dry-run"]) == 0
+    assert "0 of 6 runs are left" in capsys.readouterr().out
+    assert run(["study", "report", str(small), "-o", out, "--to", str(tmp_path / "pages"), "-q"]) == 0
+    assert (tmp_path / "pages" / "small.md").read_text() == first
+
+
+def test_studies_without_data_are_left_out_of_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("IMPUTOME_DATA", str(tmp_path))
+    line = ["study", "run", "--all", "--scale", "smoke", "-o", str(tmp_path / "out"), "--dry-run"]
+    assert run(line) == 0
+    printed = capsys.readouterr()
+    assert "bulk_imputation" in printed.err
+    assert "zipo_claims (smoke)" in printed.out
+    assert run(["study", "show", "zipo_claims", "--scale", "full", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == 12

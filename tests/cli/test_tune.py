@@ -39,7 +39,7 @@ from imputome.io.config import read_config
 optuna = pytest.importorskip("optuna")
 
 from imputome.studies import tuning  # noqa: E402  (they need optuna)
-from imputome.studies.execute import run_in_child  # noqa: E402
+from imputome.studies.processes import run_in_child  # noqa: E402
 
 PROGRAM = str(Path(sys.executable).with_name("imputome"))
 NMF = ["--method", "poisson_nmf", "--set", "max_iter=20", "--objective", "poisson_loss"]

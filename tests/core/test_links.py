@@ -1,5 +1,7 @@
 """Links: exact inverses, slopes by finite differences, and results in the unit of the input."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ VALUES = {
     "asinh": np.concatenate([-np.logspace(4, -3, 20), [0], np.logspace(-3, 4, 20)]),
     "clip": np.linspace(-9.9, 9.9, 41),
     "logit": np.linspace(0, 1, 41),
+    "neglog": np.linspace(0, 1, 41),
 }
 
 
@@ -25,7 +28,7 @@ def test_inverse_and_slope(name, dtype):
     t = known.forward(x)
     assert t.dtype == known.inverse(t).dtype == known.slope(t).dtype == dtype
     np.testing.assert_allclose(known.inverse(t), x, rtol=2e-5 if dtype == np.float32 else 1e-12, atol=1e-6)
-    assert (np.diff(t) > 0).all()
+    assert (np.diff(t) > 0).all() if known.increasing else (np.diff(t) < 0).all()
     wide, step = t.astype(np.float64), 1e-6
     inside = slice(1, -1)  # the logit's inverse is cut at its ends
     slope = (known.inverse(wide + step) - known.inverse(wide - step)) / (2 * step)
@@ -43,6 +46,30 @@ def test_m_values_are_logits_to_base_two():
     beta = np.array([0.2, 0.5, 0.9])
     expected = np.log2((beta + 0.001) / (1.001 - beta))
     np.testing.assert_allclose(link("logit").forward(beta), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_negative_logarithms_put_the_smallest_values_at_the_high_end():
+    beta = np.array([0.0, 0.2, 1.0, np.nan])
+    expected = [-math.log(0.001), -math.log(0.201), -math.log(1.001), math.nan]
+    np.testing.assert_allclose(link("neglog").forward(beta), expected, rtol=1e-12)
+    assert [known.name for known in LINKS.values() if not known.increasing] == ["neglog"]
+    assert link("neglog").inverse(np.array([-5.0, 50.0])).tolist() == [1, 0]  # never outside of beta values
+    with pytest.raises(InputError, check=has_code("not-beta-values")):
+        link("neglog").forward(np.array([0.5, -0.1]))
+
+
+def test_methods_impute_beta_values_on_negative_logarithms(tmp_path):
+    """The mean on this scale is a geometric one, of values raised by the offset."""
+    rng = np.random.default_rng(0)
+    X = rng.beta(0.3, 2, size=(40, 5))
+    X[rng.random(X.shape) < 0.2] = np.nan
+    estimator = methods.get("mean")()
+    estimator.link = "neglog"
+    result = estimator.fit_transform(as_data(X, kind="real"))
+    geometric = np.exp(np.nanmean(np.log(X + 0.001), axis=0)) - 0.001
+    np.testing.assert_allclose(result.to_array(keep_observed=False)[0], geometric, rtol=1e-9)
+    estimator.save(tmp_path / "model")
+    assert methods.load(tmp_path / "model").link == "neglog"
 
 
 def test_errors():

@@ -8,12 +8,18 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 from codes import has_code
 from imputome.errors import InputError
 from imputome.evaluation import clinical
-from imputome.evaluation.clinical import concordance_index, cox_univariate, spearman_with_grade
+from imputome.evaluation.clinical import (
+    coefficient_differences,
+    compare_over_trials,
+    concordance_index,
+    cox_univariate,
+    spearman_with_grade,
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +194,74 @@ def test_concordance_at_its_ends():
         concordance_index(truth=x, prediction=x[:-1])
     with pytest.raises(TypeError):
         concordance_index(x, x)
+
+
+# -- differences of coefficients ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_differences_of_coefficients_by_a_loop(limit):
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=60)
+    prediction = truth + rng.standard_t(2, size=60)
+    truth[3], prediction[7] = np.nan, np.nan
+    kept, beyond = [], 0
+    for t, p in zip(truth.tolist(), prediction.tolist(), strict=True):
+        if math.isnan(t) or math.isnan(p):
+            continue
+        if limit is not None and abs(p - t) > limit:
+            beyond += 1
+        else:
+            kept.append(p - t)
+    mean = sum(kept) / len(kept)
+    result = coefficient_differences(truth=truth, prediction=prediction, limit=limit)
+    assert result.values.tolist() == kept
+    assert result.mean == pytest.approx(mean)
+    assert result.variance == pytest.approx(sum((value - mean) ** 2 for value in kept) / (len(kept) - 1))
+    assert result.beyond == beyond
+    assert (beyond > 0) == (limit is not None)
+
+
+def test_differences_of_few_coefficients():
+    result = coefficient_differences(truth=[1.0, np.nan], prediction=[1.5, 1.0])
+    assert (result.values.tolist(), result.mean, result.beyond) == ([0.5], 0.5, 0)
+    assert math.isnan(result.variance)
+    assert math.isnan(coefficient_differences(truth=[np.nan], prediction=[1.0]).mean)
+    with pytest.raises(InputError, check=has_code("shape-mismatch")):
+        coefficient_differences(truth=[1.0], prediction=[1.0, 2.0])
+
+
+def test_the_nearer_method_has_the_smaller_variance(survival):
+    """Cox coefficients of values with much noise scatter more around the true ones than of values with little."""
+    values, time, event = survival
+    rng = np.random.default_rng(3)
+    genes = values[:, :1] + rng.normal(size=(80, 30))
+    truth = cox_univariate(values=genes, time=time, event=event).coef
+    variances = {}
+    for noise in (0.1, 1.0):
+        imputed = genes + noise * rng.normal(size=genes.shape)
+        prediction = cox_univariate(values=imputed, time=time, event=event).coef
+        variances[noise] = coefficient_differences(truth=truth, prediction=prediction).variance
+    assert variances[0.1] < 0.5 * variances[1.0]
+
+
+def test_comparison_over_trials_by_the_formula():
+    """Welch's t, and its p-value by integrating the density of Student's t."""
+    x, y = [0.11, 0.12, 0.10, 0.13, np.nan], [0.20, 0.16, 0.24]
+    a, b = np.array(x[:4]), np.array(y)
+    parts = [sum((v - part.mean()) ** 2 for v in part) / (len(part) - 1) / len(part) for part in (a, b)]
+    t = (a.mean() - b.mean()) / math.sqrt(sum(parts))
+    df = sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 2)
+    scale = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
+    tail, _ = integrate.quad(lambda u: scale * (1 + u * u / df) ** (-(df + 1) / 2), abs(t), math.inf)
+    result = compare_over_trials(first=x, second=y)
+    assert result == pytest.approx((a.mean() - b.mean(), t, df, 2 * tail), rel=1e-6)
+    back = compare_over_trials(first=y, second=x)
+    assert (back.difference, back.t, back.p) == pytest.approx((-result.difference, -result.t, result.p))
+
+
+def test_comparison_without_variation_or_trials():
+    same = compare_over_trials(first=[1.0, 1.0], second=[2.0, 2.0])
+    assert same.difference == -1
+    assert math.isnan(same.p)
+    with pytest.raises(InputError, check=has_code("too-few-values")) as error:
+        compare_over_trials(first=[1.0, 2.0], second=[1.0, np.nan])
+    assert error.value.parameter == "second"

@@ -18,7 +18,7 @@ from imputome.core.posterior import PosteriorModel
 from imputome.errors import InputError
 from imputome.evaluation import metrics
 from imputome.evaluation.metrics import METRICS
-from imputome.evaluation.splits import Split
+from imputome.evaluation.splits import Split, make_split, normalized_before
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import get
 
@@ -383,6 +383,45 @@ def test_hidden_counts(thinned, monkeypatch):
         score_thinned(result, hidden)
 
 
+def test_figures_of_the_papers(thinned):
+    """NRMSE of paper 000 (4.6) and the four metrics of paper 002 (eq. 9 to 12), in loops over the normalised matrix."""
+    split, model = thinned
+    X = split.train.X.toarray().astype(float)
+    data = as_data(X, kind="counts")
+    library = X.sum(axis=1)
+    middle = np.median(library[library > 0])
+    hidden = make_split("random", data, rng=np.random.default_rng(3), fraction=0.3)
+    leaky = normalized_before(hidden, data)
+    result = imputation(model, leaky.train)
+    xs, ys, logged, predicted = [], [], [], []
+    for i, j in zip(hidden.i, hidden.j, strict=True):
+        rate = model.a[i] * model.b[j]
+        ys.append(X[i, j] / library[i] * middle)
+        xs.append(rate / library[i] * middle)
+        logged.append(math.log(1 + 1e4 * X[i, j] / library[i]))
+        predicted.append(math.log(1 + 1e4 * rate / library[i]))
+    scores = score_hidden(result, leaky, scale="median")
+    N = len(xs)
+    assert scores["mse"] == pytest.approx(sum((x - y) ** 2 for x, y in zip(xs, ys, strict=True)) / N)
+    assert scores["mae"] == pytest.approx(sum(abs(x - y) for x, y in zip(xs, ys, strict=True)) / N)
+    x, y = sum(xs) / N, sum(ys) / N
+    top = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))
+    bottom = math.sqrt(sum((a - x) ** 2 for a in xs) * sum((b - y) ** 2 for b in ys))
+    assert scores["pearson"] == pytest.approx(top / bottom)
+    angle = sum(a * b for a, b in zip(xs, ys, strict=True))
+    assert scores["cosine"] == pytest.approx(angle / math.sqrt(sum(a * a for a in xs) * sum(b * b for b in ys)))
+    squares = sum((p - t) ** 2 for p, t in zip(predicted, logged, strict=True)) / N
+    expected = math.sqrt(squares) / (sum(logged) / N)
+    assert score_hidden(result, leaky, scale="log1p")["nrmse"] == pytest.approx(expected)
+    # the honest protocol normalises by what is left, and gives other figures
+    honest = imputation(model, hidden.train)
+    assert score_hidden(honest, hidden, scale="log1p")["nrmse"] != pytest.approx(expected, rel=1e-3)
+    left = hidden.train.depth
+    truth = hidden.truth / left[hidden.i] * np.median(left[left > 0])
+    rates = model.a[hidden.i] * model.b[hidden.j] / left[hidden.i] * np.median(left[left > 0])
+    assert score_hidden(honest, hidden, scale="median")["mse"] == pytest.approx(np.mean((truth - rates) ** 2))
+
+
 def test_hidden_real_values_of_new_rows():
     rng = np.random.default_rng(9)
     a, b = rng.normal(size=6), rng.normal(size=5)
@@ -432,3 +471,27 @@ def test_genes_without_a_training_count_are_left_out():
     seen = np.arange(12) != 4
     expected = metrics.poisson_loss(truth=test[:, seen], prediction=0.2 * result.to_array()[:, seen])
     assert score_thinned(result, split, metrics=["poisson_loss"])["poisson_loss"] == pytest.approx(expected, rel=1e-10)
+
+
+# -- each feature alone ------------------------------------------------------------------------------------------------
+def test_rmse_of_each_feature_by_a_loop():
+    rng = np.random.default_rng(4)
+    feature = rng.choice([1, 4, 9, 30], size=50)
+    truth, prediction = rng.normal(size=(2, 50))
+    result = metrics.feature_rmse(truth=truth, prediction=prediction, feature=feature)
+    assert list(result) == [1, 4, 9, 30]
+    for number, value in result.items():
+        squares = [(t - p) ** 2 for t, p, f in zip(truth, prediction, feature, strict=True) if f == number]
+        assert value == pytest.approx(math.sqrt(sum(squares) / len(squares)))
+    weights = np.bincount(feature)[list(result)] / 50
+    overall = metrics.rmse(truth=truth, prediction=prediction)
+    assert math.sqrt(np.sum(weights * np.square(list(result.values())))) == pytest.approx(overall)
+
+
+def test_rmse_of_features_refuses_what_does_not_fit():
+    with pytest.raises(InputError, check=has_code("shape-mismatch")):
+        metrics.feature_rmse(truth=[1.0, 2.0], prediction=[1.0, 2.0], feature=[0])
+    with pytest.raises(InputError, check=has_code("nothing-to-score")):
+        metrics.feature_rmse(truth=[], prediction=[], feature=[])
+    with pytest.raises(InputError, check=has_code("not-finite")):
+        metrics.feature_rmse(truth=[1.0], prediction=[np.nan], feature=[0])

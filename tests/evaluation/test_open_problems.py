@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from codes import has_code, refused
 from imputome.cli import run
+from imputome.cli.score_table import number
 from imputome.core.data import as_data
 from imputome.core.holdout import thin
 from imputome.errors import InputError
@@ -208,11 +209,12 @@ def test_rows_and_ranks_of_a_study(data):
     assert rows["all_zeros"] == pytest.approx(test.mean())
     assert is_control(PERFECT)
     means = summary(table)
-    for _, part in means.groupby("metric"):
+    for metric, part in means.groupby("metric"):
         order = part.sort_values("rank")
         assert order["rank"].tolist() == list(range(1, len(part) + 1))
         assert order["mean"].is_monotonic_increasing
-        assert order["best"].tolist() == [True] + [False] * (len(part) - 1)
+        # all zeros can win the others, so that nobody is the best there
+        assert order["best"].tolist() == [metrics.METRICS[metric].is_contest] + [False] * (len(part) - 1)
     losses = means[means["loses_to"] != ""]
     assert set(losses["metric"]) <= {CORRECTED}  # to lose to all zeros as published says nothing
     assert PERFECT not in set(losses["loses_to"])
@@ -237,19 +239,22 @@ def folder(tmp_path, monkeypatch, data):
     return tmp_path
 
 
-def test_the_command_shows_both_numbers_and_all_ranks(folder, capsys):
+def test_the_command_shows_both_numbers_and_all_ranks(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     line = ["evaluate", "counts.h5ad", "--methods", "poisson_nmf+posterior", "-o", "out.csv"]
     assert run([*line, "--protocol", "open_problems"]) == 0
     shown = capsys.readouterr().out.splitlines()
     header = next(text for text in shown if text.startswith("method"))
-    assert header.split() == ["method", "mse", "poisson", "poisson_corrected"]
+    assert header.split() == ["method", *["lower"] * 3, "seconds"]
+    above = " ".join(shown[1 : shown.index(header)]).split()  # long names are on two lines
+    assert sorted(above) == sorted(["open_problems_"] * 2 + ["poisson", "poisson_corrected", "open_problems_mse"])
     means = summary(read(folder / "out.csv"))
     assert len(means) == 3 * (len(standard_controls("counts")) + 2)
     for (method, control), rows in means.groupby(["method", "control"]):
         label = f"{method} (control)" if control else method
         cells = next(text for text in shown if text.startswith(f"{label}  "))
         for row in rows.to_dict("records"):
-            assert f"{row['mean']:.4g} ({row['rank']})" in cells
+            assert f"{number(row['mean'], 4)} ({row['rank']})" in cells
     assert run([*line, "--protocol", "open_problems", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["summary"]
     assert {row["rank"] for row in rows if row["method"] == PERFECT and row["metric"] == "open_problems_mse"} == {1}

@@ -92,7 +92,7 @@ def test_a_part_is_scored_where_the_user_says_so():
     split = split_of()
     rows, columns = np.arange(5, N), np.setdiff1d(np.arange(G), [3, 7])
     values = 0.9 * RATES[np.ix_(rows, columns)]
-    values[2, 4] = np.nan  # the gene at place 4 of those that are there: 5
+    values[[2, 9], 4] = np.nan  # the gene at place 4 of those that are there: 5; two cells have more values than it
     part = outside(values, [CELLS[k] for k in rows], [GENES[k] for k in columns], scale="counts", partial=True)
     result = fitted(part, split)
     assert codes(result) == ["result-in-part"]
@@ -115,7 +115,8 @@ def test_a_part_of_hidden_values():
     with pytest.raises(InputError, check=has_code("result-not-finite")):
         fitted(outside(values), split)
     result = fitted(outside(values, partial=True), split)
-    kept = split.j != split.j[0]
+    i, j = split.i[0], split.j[0]
+    kept = (split.i != i) if (split.i == i).sum() < (split.j == j).sum() else (split.j != j)
     expected = np.sqrt(np.mean((5.0 - split.truth[kept]) ** 2))
     assert score_hidden(result.imputation, result.split)["rmse"] == pytest.approx(expected, rel=1e-12)
 
@@ -130,6 +131,38 @@ def test_what_is_not_scored_may_be_missing():
     with pytest.raises(InputError, check=has_code("result-not-finite")) as caught:
         fitted(outside(counts, scale="counts"), split_of())
     assert "'AAAC2-1', 'HLA-3'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("cells", "genes"), [([3], []), ([], [4, 9]), ([3, 5], [4]), ([7], range(1, G))])
+def test_what_holds_no_finite_value_takes_nothing_else_along(cells, genes):
+    values = RATES.copy()
+    values[list(cells)], values[:, list(genes)] = np.nan, np.nan
+    result = fitted(outside(values, scale="counts", partial=True), split_of())
+    assert result.imputation.shape == (N - len(cells), G - len(genes))
+
+
+def test_the_side_with_fewer_values_is_left_out():
+    values = RATES.copy()
+    values[3, :25] = np.nan
+    result = fitted(outside(values, scale="counts", partial=True), split_of())
+    assert result.imputation.shape == (N - 1, G)
+    values[:, 2] = np.where(np.arange(N) < 50, np.nan, values[:, 2])
+    values[3] = RATES[3]
+    values[3, 2] = np.nan
+    result = fitted(outside(values, scale="counts", partial=True), split_of())
+    assert result.imputation.shape == (N, G - 1)
+
+
+@pytest.mark.parametrize("partial", [False, True, None])
+@pytest.mark.parametrize(("kind", "scheme"), [("counts", "thin"), ("real", "mcar")])
+def test_a_result_without_any_value(partial, kind, scheme):
+    with pytest.raises(InputError, check=has_code("result-all-missing")):
+        fitted(outside(np.full((N, G), np.nan), partial=partial), split_of(kind, scheme))
+    values = RATES.copy()
+    values[np.arange(N), np.arange(N) % G] = np.nan
+    if kind == "counts" and partial:
+        with pytest.raises(InputError, check=has_code("nothing-to-score")):
+            fitted(outside(values, scale="counts", partial=partial), split_of())
 
 
 # -- scales ------------------------------------------------------------------------------------------------------------
@@ -163,6 +196,24 @@ def test_the_scale_is_told_from_totals_or_asked_for(scale):
 def test_scales_that_do_not_fit_are_refused(values, scale, code):
     with pytest.raises(InputError, check=has_code(code)):
         fitted(outside(values, scale=scale), split_of())
+
+
+@pytest.mark.parametrize("scale", [None, "log1p", "counts"])
+def test_zeros_are_zeros_on_every_scale(scale):
+    split = split_of()
+    result = fitted(outside(np.zeros((N, G)), scale=scale), split)
+    assert not result.imputation.to_array().any()
+    assert np.isfinite(score_thinned(result.imputation, split)["poisson_loss"])
+
+
+def test_cells_without_molecules_of_a_part_do_not_tell_its_scale():
+    """Of one gene most cells have no molecule, and no value but 0 sums to that."""
+    counts = COUNTS.copy()
+    counts[:45, 0] = 0
+    data = as_data(counts, kind="counts", obs_names=CELLS, var_names=GENES)
+    split = make_split("thin", data, rng=np.random.default_rng(1))
+    part = outside(np.full((N, 1), counts[:, 0].mean()), columns=GENES[:1], scale="counts", partial=True)
+    assert fitted(part, split).scale == "counts"
 
 
 def test_doubts_about_a_scale_and_negative_values():
@@ -210,6 +261,35 @@ def test_counts_that_were_not_hidden_from_the_tool(scheme, scale):
     assert back.leaked
     assert back.share == 1
     assert back.entries == (split.test.nnz if scheme == "thin" else len(split.i))
+
+
+@pytest.mark.parametrize("scheme", ["thin", "random"])
+def test_counts_that_were_not_hidden_and_then_rescaled(scheme):
+    split = split_of(scheme=scheme, fraction=0.3)
+    library = COUNTS.sum(axis=1, keepdims=True)
+    to_median = COUNTS / library * np.median(library)  # as scanpy's normalize_total
+    for values, scale in (
+        (0.9 * COUNTS, "counts"),
+        (to_median, "counts"),
+        (to_median.astype(np.float32), "counts"),
+        (np.log1p(7_000 * COUNTS / library), "log1p"),
+    ):
+        back = returned(fitted(outside(values, scale=scale), split))
+        assert back.leaked
+        assert back.factor
+        assert back.share == 1
+
+
+@pytest.mark.parametrize("scheme", ["thin", "random"])
+def test_what_was_not_given_the_truth_is_not_accused_for_its_factors(scheme):
+    split = split_of(scheme=scheme, fraction=0.3)
+    masked = split.train.X.toarray()
+    library = masked.sum(axis=1, keepdims=True)
+    rank_one = np.outer(masked.sum(axis=1), masked.sum(axis=0)) / masked.sum()
+    half_known = np.where(masked > 0, masked, rank_one)  # a tool that keeps what it knows
+    for values in (masked, 1.1 * masked, masked / library * np.median(library), rank_one, half_known, np.rint(RATES)):
+        assert not returned(fitted(outside(values, scale="counts"), split)).leaked
+        assert not returned(fitted(outside(np.rint(values) * 0.9, scale="counts"), split)).leaked
 
 
 @pytest.mark.parametrize("scheme", ["thin", "random"])

@@ -23,6 +23,7 @@ from imputome.evaluation.simulate import (
     gamma_shape,
     mean_variance_zero_curves,
     simulate_counts,
+    simulated_groups,
 )
 
 EDGES = np.geomspace(0.01, 30, 13)
@@ -313,6 +314,26 @@ def test_scdesign_fold_changes_are_in_the_levels(fitted):
     assert np.corrcoef(moved[de], expected[de])[0, 1] > 0.95
     # spreads are drawn again for each type, as in the R package, so levels move only by sampling elsewhere
     assert np.median(np.abs(moved[~de])) < 0.02
+
+
+def test_simulated_groups_are_the_simulation_with_names(blood):
+    """The same counts as by hand; differential genes are those whose molecules differ between the groups."""
+    X = blood
+    made = simulated_groups(X, cells_per_group=300, de_share=0.2, random_state=5)
+    s = fit_scdesign(X).simulate(cells_per_type=300, de_share=0.2, rng=np.random.default_rng(5))
+    np.testing.assert_array_equal(made.X.toarray(), s.X.toarray())
+    np.testing.assert_array_equal(made.var["fold_change"], s.fold_change[1])
+    np.testing.assert_array_equal(made.var["differential"], s.fold_change[1] != 1)
+    assert made.var["differential"].sum() == 2 * round(0.1 * made.n_vars)
+    assert made.obs["group"].value_counts().to_dict() == {"group 1": 300, "group 2": 300}
+    sums = [made.X[(made.obs["group"] == group).to_numpy()].sum(axis=0) for group in ("group 1", "group 2")]
+    many = sums[0] + sums[1] > 200
+    up, down = (made.var["fold_change"].to_numpy() > 2) & many, (made.var["fold_change"].to_numpy() < 0.5) & many
+    assert min(up.sum(), down.sum()) > 5
+    assert np.mean(sums[1][up] > sums[0][up]) > 0.9
+    assert np.mean(sums[1][down] < sums[0][down]) > 0.9
+    other = simulated_groups(X, cells_per_group=300, de_share=0.2, random_state=6)
+    assert (other.X != made.X).nnz
 
 
 def test_dropouts_fall_on_cells_with_many_zeros(fitted):

@@ -11,20 +11,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 
 from codes import has_code
 from imputome.core.data import as_data
 from imputome.errors import InputError
+from imputome.evaluation.masked import mask
 from imputome.evaluation.splits import (
     SCHEMES,
     Split,
+    check_kind_of_scheme,
     gene_probabilities,
     make_split,
     moment_overdispersion,
+    normalized_before,
     row_split,
     scheme_options,
     seed_for,
 )
+from imputome.evaluation.streaming import score_hidden
+from imputome.methods import create
 
 N, G = 60, 25
 COUNTS = [name for name, scheme in SCHEMES.items() if scheme.kind == "counts"]
@@ -178,7 +184,7 @@ def test_random_per_gene(fraction, counts):
     X = counts.X.toarray()
     for j in range(G):
         nonzeros = int((X[:, j] > 0).sum())
-        expected = round(fraction * nonzeros) if nonzeros > 3 else 0
+        expected = int(fraction * nonzeros) if nonzeros > 3 else 0  # as in the published code of scIALM
         assert (split.j == j).sum() == expected
     times = np.zeros(X.shape)
     rng = np.random.default_rng(0)
@@ -186,7 +192,7 @@ def test_random_per_gene(fraction, counts):
         again = make_split("random", counts, rng=rng, fraction=0.5, per_gene=True)
         times[again.i, again.j] += 1
     column = times[X[:, 5] > 0, 5]
-    share = round(0.5 * len(column)) / len(column)
+    share = int(0.5 * len(column)) / len(column)
     assert np.abs(column - 300 * share).max() < 5 * np.sqrt(300 * share * (1 - share))
 
 
@@ -211,6 +217,57 @@ def test_double_exponential_solves_for_lambda(fraction, counts):
         assert probability[j] == pytest.approx(p, rel=1e-9)
         expected += p * size
     assert abs(expected / counts.X.nnz - fraction) < 1e-9
+
+
+def test_double_exponential_as_in_the_published_code(counts):
+    """Its R code: exp(-lambda * log(mean(x[x > 0]))^2), which is 1 for a gene whose counts are all 1."""
+    X = counts.X.toarray()
+    X[:, 3] = X[:, 3] > 0
+    data = as_data(X, kind="counts")
+    probability = gene_probabilities(data.X, 0.5, mean="published_code")
+    means = np.array([column[column > 0].mean() if column.any() else 1.0 for column in X.astype(float).T])
+    rate = -np.log(probability[5]) / np.log(means[5]) ** 2
+    np.testing.assert_allclose(probability, np.exp(-rate * np.log(means) ** 2), rtol=1e-9)
+    sizes = (X > 0).sum(axis=0)
+    assert probability @ sizes / sizes.sum() == pytest.approx(0.5, abs=1e-9)
+    split = split_of("double_exponential", data, mean="published_code")
+    assert (split.j == 3).sum() == sizes[3]
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        split_of("double_exponential", data, mean="median")
+
+
+def test_nothing_is_hidden_on_request(counts, real):
+    for data in (counts, real):
+        split = split_of("none", data)
+        assert split.train is data
+        assert len(split.i) == len(split.j) == len(split.truth) == 0
+        assert split.test is None
+        assert (split.fraction, split.leaky) == (0, False)
+        check_kind_of_scheme("none", data.kind)
+    assert scheme_options("none") == {}
+    with pytest.raises(InputError, check=has_code("unknown-option")):
+        split_of("none", counts, fraction=0.1)
+    result = create("gene_mean").fit_transform(counts)
+    assert score_hidden(result, split_of("none", counts)) == {}
+    with pytest.raises(InputError, check=has_code("nothing-to-hide")):
+        mask(AnnData(counts.X), scheme="none")
+
+
+def test_normalized_before_is_the_papers_matrix(counts):
+    """Papers 000 and 002 normalise, then hide: the matrix that is left has the library sizes of all counts."""
+    X = counts.X.toarray().astype(float)
+    split = split_of("random", counts, fraction=0.4)
+    leaky = normalized_before(split, counts)
+    assert leaky.leaky
+    assert not split.leaky
+    library = np.maximum(X.sum(axis=1, keepdims=True), 1)  # one cell is empty
+    logs = np.log1p(1e4 * X / library)
+    logs[split.i, split.j] = 0
+    train = leaky.train
+    np.testing.assert_array_equal(train.depth, X.sum(axis=1))
+    np.testing.assert_allclose(np.log1p(1e4 * train.X.toarray() / library), logs, rtol=1e-6)
+    with pytest.raises(InputError, check=has_code("protocol-scheme")):
+        normalized_before(split_of("thin", counts), counts)
 
 
 def test_double_exponential_hides_low_genes(counts):

@@ -327,9 +327,9 @@ CASES = [
     ),
     Case(
         "study",
-        ("study", "study.toml", "-o", "out", "-q"),
-        {"out/results.csv": scores, "out/summary.csv": scores, "out/summary.md": text},
-        (("study", "before/study.toml", "-o", "out", "-q"),),
+        ("study", "run", "study.toml", "-o", "out", "-q", "--workers", 0),
+        {"out/results.csv": scores, "out/summary.csv": scores, "out/study.md": text},
+        (("study", "run", "before/study.toml", "-o", "out", "-q", "--workers", 0),),
         kept=r"out(/parts(/.*)?)?",
         files={"study.toml": STUDY + MORE, "before/study.toml": STUDY},
     ),

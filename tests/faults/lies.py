@@ -628,7 +628,7 @@ FEEDS = [
     _bytes_of("counts.parquet", ("inspect", "counts.parquet", *COLUMNS)),
     Fed(
         *("study", _tree_of("study.toml.json"), put_toml("study.toml")),
-        (("study", "study.toml", "-o", "study", "--datasets", "nowhere"),),
+        (("study", "run", "study.toml", "-o", "study", "--datasets", "nowhere"),),
         share=2,
     ),
     Fed(

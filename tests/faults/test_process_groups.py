@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.faults
 
 TUNE = ["tune", "in.h5ad", "--method", "poisson_nmf", "--objective", "poisson_loss", "--trials", "9999"]
-STUDY = ["study", "mine.toml", "-o", "results"]
+STUDY = ["study", "run", "mine.toml", "-o", "results"]
 TOML = """
 title = "mine"
 trials = 999

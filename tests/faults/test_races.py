@@ -134,7 +134,7 @@ def test_two_studies_in_one_folder(race):
         methods = {(row.method, row.parameters) for row in table.itertuples() if row.method == "poisson_nmf"}
         assert len(methods) == 3, methods  # those of the study, and a control
 
-    line = ("study", "study.toml", "-o", "out", "-q")
+    line = ("study", "run", "study.toml", "-o", "out", "-q", "--workers", 0)
     race(line, line, check, None, {"study.toml": STUDY + MORE})
 
 
@@ -190,5 +190,5 @@ def test_two_studies_that_share_units(race):
             assert factors == {None, 2, 3, 4}, f"{part.name} has the rows of {factors}"
 
     other = STUDY + MORE.replace("three", "four").replace("3", "4")
-    lines = [("study", name, "-o", "out", "-q") for name in ("study.toml", "other.toml")]
+    lines = [("study", "run", name, "-o", "out", "-q", "--workers", 0) for name in ("study.toml", "other.toml")]
     race(*lines, check, None, {"study.toml": STUDY + MORE, "other.toml": other})

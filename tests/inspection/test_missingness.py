@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import tracemalloc
 
+import anndata as ad
 import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr, t
 
+import imputome
 from codes import has_code
 from imputome import datasets
 from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation import splits as splits_real
-from imputome.inspection.advice import advise
+from imputome.inspection.advice import advise, few_samples
 from imputome.inspection.missingness import SHARE_QUANTILES, cochran, count_missing, missingness
 from imputome.inspection.tails import low_values
 from imputome.methods.registry import METHODS
@@ -375,6 +377,8 @@ def advised(**changes):
         ({}, "gaussian_copula", "lowest-error", ""),
         ({"share": 0.0}, None, "nothing-missing", ""),
         ({"n": 3}, "mean", "few-samples", "3 samples"),
+        ({"n": 14}, "mean", "few-samples", "14 samples"),
+        ({"n": 50}, "gaussian_copula", "usual-default", ""),
         ({"n": 4, "G": 300_684}, "mean", "few-samples", "4 samples"),
         ({"G": 2}, "mean", "few-features", "2 features"),
         ({"share": 0.9}, "mean", "mostly-missing", "90 %"),
@@ -394,6 +398,20 @@ def test_notes():
     assert [note.code for note in advice.notes] == ["mostly-missing-features", "no-observed-values", "low-values"]
     assert all(figure in advice.notes[0] for figure in ("12", "80 %"))
     assert advised(low_values=True, n=3).notes == ()  # the mean has no such correction
+
+
+def test_few_samples():
+    assert [note.code for note in advised(n=20).notes] == ["few-samples-for-intervals"]
+    assert few_samples("gaussian_copula", 6).code == "few-samples-for-copula"
+    assert few_samples("gaussian_copula", 30) is None
+    assert few_samples("mean", 6) is None
+
+
+def test_the_user_is_warned_of_few_samples():
+    X = np.random.default_rng(0).normal(size=(8, 12))
+    X[0, 0] = np.nan
+    with pytest.warns(UserWarning, match="gaussian_copula"):
+        imputome.impute(ad.AnnData(X), method="gaussian_copula")
 
 
 def test_mostly_missing_features_are_counted():

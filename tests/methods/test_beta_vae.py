@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import entropy, norm
@@ -472,8 +474,194 @@ def test_widths_scale_down_with_the_features():
     assert latent == 20
     assert encoder == (100, 100)
     assert decoder == (100, 100)
-    assert Design(latent=50, hidden=None).widths(17_176) == ((1500, 500), (500, 1500), 50)
+    assert Design(latent=50, hidden=None).widths(1000) == ((500, 500), (500, 500), 50)
     assert Design().widths(2)[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("latent", "hidden", "encoder"),
+    [
+        # "for a five hidden layer VAE with latent size 50, the hidden layer dimensions are 3000, 500, 50, 500, 3000"
+        (50, None, (3000, 500)),
+        (200, None, (6000, 2000)),  # "five hidden layers of dimensions of 6000, 2000, 200, 2000, 6000"
+        (400, None, (8000, 4000)),
+        (50, "500", (500,)),
+        (200, "2000", (2000,)),  # "for a three hidden layer VAE with latent size 200 [...] 2000, 200, 2000"
+        (400, "4000", (4000,)),
+    ],
+)
+def test_the_six_architectures_of_figure_s1(latent, hidden, encoder):
+    assert Method(preset="paper", latent=latent, hidden=hidden).design.widths(17_176) == (
+        encoder,
+        encoder[::-1],
+        latent,
+    )
+
+
+def test_what_the_paper_says_is_what_the_preset_does():
+    design = Method(preset="paper").design
+    assert (design.latent, design.beta, design.likelihood, design.latent_noise) == (200, 1.0, "gaussian", True)
+    assert (design.learning_rate, design.rate_decay, design.weight_decay) == (5e-5, 1.0, 0.0)
+    assert (design.batch_size, design.max_epochs, design.patience) == (250, 250, 0)
+    assert (design.dropout, design.input_dropout, design.residual, design.compressed) == (0.0, 0.0, False, False)
+    assert (design.iterations, design.start, design.sampled) == (3, "random", False)
+    assert (design.shift, design.shift_mode, design.validation_share, design.retrained) == (0.0, "train", 0.2, True)
+    assert design.schedule.optimizer == "adam"
+    assert not design.schedule.restore_best
+
+
+@pytest.mark.parametrize("preset", ["paper", "published_code"])
+def test_weights_of_the_presets_start_as_glorot_and_bengio_say(preset):
+    estimator = Method(preset=preset, latent=20, hidden="90-70", max_epochs=1, learning_rate=1e-12, device="cpu")
+    estimator.fit(as_data(low_rank(n=30, G=120)[0], kind="real"))
+    linear = {name: m for name, m in estimator.network_.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert len(linear) == 8
+    for name, layer in linear.items():
+        bound = np.sqrt(6 / (layer.in_features + layer.out_features))
+        weights = layer.weight.detach().numpy()
+        assert 0.97 * bound < np.abs(weights).max() < bound + 1e-6, name
+        assert weights.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)  # uniform
+        assert layer.bias.abs().max() < 1e-6  # a step of Adam is as large as the learning rate
+
+
+@pytest.mark.parametrize("preset", ["paper", "published_code"])
+@pytest.mark.parametrize("shift", [0.0, 0.75, "auto"])
+@pytest.mark.parametrize("mode", [None, "inference", "train"])
+def test_every_shift_runs_with_every_preset(low_missing, preset, shift, mode):
+    train, truth, given = low_missing
+    options = {"latent": 3, "hidden": "24-12", "learning_rate": 1e-2, "batch_size": 80, "max_epochs": 8}
+    estimator = Method(preset=preset, shift=shift, shift_mode=mode, beta=0.5, device="cpu", **options)
+    estimator.fit(as_data(train, kind="real"))
+    if shift == "auto":
+        assert 0.25 <= estimator.shift_ <= 3
+    else:
+        assert estimator.shift_ == shift
+    assert estimator.trained_shift_ == (0 if mode == "inference" else estimator.shift_)  # with a preset: in training
+    values = estimator.transform(as_data(given, kind="real")).to_array()
+    assert np.isfinite(values).all()
+    shifted = rmse(estimator, truth, given, values)
+    if shift:
+        plain = estimator_with(estimator, shift_=0.0)
+        assert shifted < 0.9 * rmse(estimator, truth, given, plain.transform(as_data(given, kind="real")).to_array())
+
+
+def test_lambda_in_training_is_the_papers_loop(low_missing):
+    """Trained on N(mu + lambda sigma, sigma) the network imputes mu itself, in each round."""
+    train, _, given = low_missing
+    options = {"latent": 3, "hidden": "24-12", "learning_rate": 5e-3, "batch_size": 80, "max_epochs": 10}
+    estimator = Method(preset="paper", shift=0.75, start="mean", device="cpu", **options)
+    estimator.fit(as_data(train, kind="real"))
+    Z = z_scores(estimator, given)
+    missing = np.isnan(Z)
+    filled = np.where(missing, 0, Z)
+    for _ in range(3):
+        mu = as_numpy(estimator.network_, filled)[2]
+        filled = np.where(missing, mu, Z)
+    got = z_scores(estimator, estimator.transform(as_data(given, kind="real")).to_array())
+    np.testing.assert_allclose(got, filled, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_lambda_of_the_paper_is_chosen_on_a_fifth_and_used_on_all(monkeypatch, mode):
+    seen = []
+    original = DenseBatches.epoch
+
+    def epoch(self, rows=None, **options):
+        if options.get("generator") is not None:  # training, not validation
+            seen.append(len(rows))
+        return original(self, rows, **options)
+
+    monkeypatch.setattr(DenseBatches, "epoch", epoch)
+    estimator = Method(preset="paper", shift="auto", shift_mode=mode, latent=3, max_epochs=2, device="cpu")
+    estimator.fit(as_data(low_rank(n=50)[0], kind="real"))
+    assert seen == [40, 40, 50, 50]
+    assert estimator.network_.shift == (estimator.shift_ if mode == "train" else 0.0)
+
+
+def test_plain_autoencoder_of_the_paper_is_trained_on_squared_errors():
+    X, _ = low_rank(n=40)
+    estimator = Method(
+        preset="paper", likelihood="mse", latent_noise=False, beta=4.0, latent=3, max_epochs=2, device="cpu"
+    )
+    result = estimator.fit_transform(as_data(X, kind="real"))
+    assert {name for name in result.history.columns if name.startswith("train_")} == {
+        "train_reconstruction",
+        "train_loss",
+    }  # no KL, whatever beta is
+    Z = z_scores(estimator, X)
+    net = estimator.network_
+    mu = as_numpy(net, Z)[2]
+    assert net.spread is None
+    assert net.latent_spread is None
+    loss = net.loss_terms(batch_of(Z))["reconstruction"].item()
+    assert loss == pytest.approx(((Z - mu) ** 2).sum() / 40, rel=1e-4)
+    assert loss == net.loss_terms(batch_of(Z))["reconstruction"].item()  # nothing is drawn
+
+
+@pytest.mark.parametrize("start", ["mean", "random"])
+def test_rounds_are_those_of_a_fit_with_as_many_iterations(start):
+    """Without early stopping, which depends on the iterations."""
+    _, given = low_rank(n=50)
+    data = as_data(given, kind="real")
+    options = {**QUICK, "patience": 0, "max_epochs": 20, "start": start}
+    estimator = Method(**options).fit(data)
+    results = estimator.rounds(data, 4)
+    assert len(results) == 4
+    for k, result in enumerate(results, 1):
+        alone = Method(**options, iterations=k).fit_transform(data)
+        np.testing.assert_array_equal(result.to_array(), alone.to_array())
+    missing = np.isnan(given)
+    steps = [np.abs(b.to_array() - a.to_array())[missing].mean() for a, b in pairwise(results)]
+    assert steps == sorted(steps, reverse=True)  # it converges
+    assert estimator.iterations is None  # as it was
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        estimator.rounds(data, 0)
+
+
+@pytest.fixture(scope="module")
+def beta_values():
+    """(training samples, truth, the same with half of the lowest fifth missing): beta values of rank 2 with noise."""
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(160, 2)) @ rng.normal(size=(2, 20)) + 0.8 * rng.normal(size=(160, 20)) - 1
+    X = 1 / (1 + np.exp(-logits))
+    train, test = X[:110], X[110:]
+    hidden = (test < np.quantile(test, 0.2)) & (rng.random(test.shape) < 0.5)
+    return train, test, np.where(hidden, np.nan, test)
+
+
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_a_shift_lowers_values_where_the_link_turns_them_round(beta_values, tmp_path, mode):
+    train, truth, given = beta_values
+    hidden = np.isnan(given)
+    options = {**QUICK, "preset": "paper", "shift_mode": mode, "max_epochs": 20, "learning_rate": 1e-2}
+    estimator = Method(**options, shift="auto")
+    estimator.link = "neglog"
+    estimator.fit(as_data(train, kind="real"))
+    assert 0.25 <= estimator.shift_ <= 3
+    values = estimator.transform(as_data(given, kind="real")).to_array()
+    plain = Method(**options)
+    plain.link = "neglog"
+    unshifted = plain.fit(as_data(train, kind="real")).transform(as_data(given, kind="real")).to_array()
+    assert values[hidden].mean() < 0.8 * unshifted[hidden].mean()
+    assert values.min() >= 0
+    assert np.abs(values - truth)[hidden].mean() < 0.8 * np.abs(unshifted - truth)[hidden].mean()
+    estimator.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").transform(as_data(given, kind="real")).to_array(), values)
+
+
+def test_one_round_of_a_turned_shift_is_mu_plus_lambda_sigma(beta_values):
+    train, _, given = beta_values
+    estimator = Method(**{**QUICK, "preset": "paper", "hidden": "24-12", "start": "mean", "max_epochs": 5})
+    estimator.link = "neglog"
+    estimator.fit(as_data(train, kind="real"))
+    Z = (-np.log(given + 0.001) - estimator.center_) / estimator.scale_
+    _, _, mu, spread = as_numpy(estimator.network_, np.nan_to_num(Z))
+    expected = estimator.center_ + estimator.scale_ * (mu + 1.5 * np.exp(spread / 2))
+    shifted = estimator_with(estimator, iterations=1, shift_=1.5)
+    shifted.link = "neglog"
+    shifted.feature_names_ = estimator.feature_names_
+    got = shifted.transform(as_data(given, kind="real")).to_array(keep_observed=False)
+    np.testing.assert_allclose(got, np.clip(np.exp(-expected) - 0.001, 0, 1), rtol=1e-3, atol=1e-4)
 
 
 def test_published_code(trained):

@@ -114,3 +114,28 @@ def test_only_likely_dropouts_change():
     assert (values[~kept] != normalised[~kept]).any()
     with pytest.raises(InputError):
         methods.create("scimpute", {"threshold": 0.0}).fit(X)
+
+
+def test_no_prediction_is_above_what_the_neighbours_show():
+    """Weights found on genes that the neighbours lack add up to hundreds, and values are powers of ten."""
+    from imputome.methods.clusters.scimpute import _predicted
+
+    point = np.log10(SHIFT)
+    others = np.full((4, 12), point, np.float32)
+    others[:, 11] = [1.0, 2.0, 1.5, point]
+    cell = np.full((1, 12), 3.0, np.float32)
+    cell[0, 11] = point
+    dropout = np.arange(12)[None] == 11
+    values = _predicted(cell, dropout, np.ones(12, bool), np.arange(4)[None], others)
+    assert values[0, 11] == np.float32(2.0)
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+def test_few_molecules_give_finite_values_of_the_size_of_the_data(posterior, recwarn):
+    rng = np.random.default_rng(8)
+    X = rng.poisson(rng.gamma(1, 1, (30, 2)) @ rng.gamma(0.5, 1, (2, 20)))
+    values = methods.create("scimpute", {"posterior": posterior}).fit_transform(X).to_array()
+    assert np.isfinite(values).all()
+    assert values.max() < 2 * X.max()
+    np.testing.assert_allclose(values.sum(axis=0), X.sum(axis=0), rtol=0.1 if posterior else 1e-4)
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]

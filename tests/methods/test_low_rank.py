@@ -147,6 +147,54 @@ def test_full_rank_is_possible():
     assert np.isfinite(new.to_array(keep_observed=False)).all()
 
 
+def doubled_svd(Z, rank):
+    """IterativeSVD of fancyimpute as the code of paper 003 calls it: threshold 5e-4, at most 16 rounds."""
+    missing = np.isnan(Z)
+    filled = np.where(missing, 0, Z)
+    for turn in range(16):
+        u, s, vt = la.svd(filled, full_matrices=False)
+        r = min(rank, 2**turn)
+        fit = (u[:, :r] * s[:r]) @ vt[:r]
+        change, size = ((fit - filled)[missing] ** 2).sum(), (filled[missing] ** 2).sum()
+        filled[missing] = fit[missing]
+        if size > 0 and change / size < 5e-4:
+            break
+    return filled, turn + 1
+
+
+@pytest.mark.parametrize("rank", ["full", 7])
+def test_paper_svd_decomposes_training_and_new_rows_together(tmp_path, rank):
+    train, new = matrix(40, 60, missing=0.0, noise=0.5), matrix(9, 60, seed=1, missing=0.2, noise=0.5)
+    estimator = IterativeSVD(preset="paper", rank=rank).fit(real(train))
+    standard = Standard.of(train)
+    Z = np.vstack([train, new])
+    Z = (Z - standard.center) / standard.scale
+    filled, _ = doubled_svd(Z, 49 if rank == "full" else rank)
+    result = estimator.transform(real(new))
+    got = (result.to_array() - standard.center) / standard.scale
+    np.testing.assert_allclose(got, filled[40:], atol=2e-3)
+    assert (np.abs(got)[np.isnan(new)] > 0).all()  # they are not the means
+    alone = estimator.transform(real(new[:1])).to_array()
+    assert not np.allclose(alone[0], result.to_array()[0], atol=1e-3)  # no model: rows depend on each other
+    estimator.save(tmp_path / "model")
+    loaded = methods.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.transform(real(new)).to_array(), result.to_array())
+
+
+def test_paper_svd_of_the_rows_of_the_fit():
+    X = matrix(30, 20, missing=0.2, noise=0.5)
+    result = IterativeSVD(preset="paper").fit_transform(real(X))
+    filled, rounds = doubled_svd(scores(X), 20)
+    np.testing.assert_allclose(fitted_scores(result, X), filled, atol=2e-3)
+    assert list(result.history["rank"]) == [min(2**turn, 20) for turn in range(rounds)]
+    assert result.status.converged
+
+
+def test_full_rank_of_the_default_is_that_of_the_matrix():
+    X = matrix(12, 30, missing=0.0)
+    assert IterativeSVD(rank="full").fit(real(X)).rank_ == IterativeSVD(rank=10**6).fit(real(X)).rank_ == 11
+
+
 @pytest.mark.parametrize("rank", ["validated", None])
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_validated_rank_is_near_the_true_one(rank, missing):

@@ -85,10 +85,33 @@ def test_k_above_the_number_of_rows_has_the_smallest_norm():
 
 
 def test_k_is_chosen_below_the_number_of_rows():
-    """Features that are noise: with k near n the error explodes, so a small one must be chosen."""
+    """Features that are noise: with k near n the error explodes, so a small one, or none, must be chosen."""
     X = np.random.default_rng(0).normal(size=(30, 60))
     X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
     assert methods.get("lls")().fit_transform(X).status.details["k"] <= 10
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("options", [{}, {"k": 5}])
+def test_what_is_nearly_all_missing_is_not_far_worse_than_the_means(seed, options):
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 15)) + 0.2 * rng.normal(size=(40, 15))
+    hidden = rng.random(truth.shape) < 0.9
+    X = np.where(hidden, np.nan, truth)
+    estimator = methods.get("lls")(**options)
+    by_means = methods.get("mean")().fit_transform(X).to_array()
+    error = np.sqrt(np.mean((by_means - truth)[hidden] ** 2))
+    for values in (estimator.fit_transform(X).to_array(), estimator.transform(X).to_array()):
+        assert np.sqrt(np.mean((values - truth)[hidden] ** 2)) < 1.8 * error
+
+
+def test_means_where_they_predict_best():
+    X = np.random.default_rng(0).normal(size=(30, 60))
+    X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
+    estimator = methods.get("lls")()
+    result = estimator.fit_transform(X)
+    assert estimator.k_ == 0
+    np.testing.assert_allclose(result.to_array(), methods.get("mean")().fit_transform(X).to_array(), rtol=1e-6)
 
 
 # -- iterative_ridge ---------------------------------------------------------------------------------------------------
@@ -160,7 +183,7 @@ def test_rounds_end_before_the_change_grows():
 @pytest.mark.parametrize("name", ["lls", "iterative_ridge"])
 def test_new_rows_come_close_to_training_rows(name):
     X = with_missing(n=80)
-    estimator = methods.get(name)(**({"max_iter": 30} if name == "lls" else {"tol": 1e-6, "max_iter": 30}))
+    estimator = methods.get(name)(**({"k": 5, "max_iter": 30} if name == "lls" else {"tol": 1e-6, "max_iter": 30}))
     trained = estimator.fit_transform(X).to_array()
     new = estimator.transform(X).to_array()
     missing = np.isnan(X)

@@ -24,6 +24,7 @@ from imputome.methods.saver.gamma_poisson import (
     highest_points,
 )
 from imputome.methods.saver.poisson_lasso import FOLDS, STEP, STRENGTHS, column_sds, fit_regressions, poisson_lasso
+from imputome.result.layout import checked_outputs
 
 
 def regression(n=150, K=12, *, seed=0):
@@ -371,3 +372,16 @@ def test_counts_that_are_no_integers_are_taken():
         Saver().fit_transform(as_data(X + 0.25 * (X > 0), kind="counts")),
     )
     assert np.corrcoef(whole.ravel(), halves.to_array().ravel())[0, 1] > 0.98
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------------
+def test_its_own_posterior_gives_the_variance_and_interval():
+    outputs = ("variance", "lower", "upper")
+    assert set(checked_outputs(methods.create("saver"), outputs)) == set(outputs)
+    assert set(checked_outputs(methods.create("saver", {"posterior": True}), outputs)) == set(outputs)
+    with pytest.raises(InputError, check=has_code("output-needs-posterior")):
+        checked_outputs(methods.create("saver", {"noise": "none"}), outputs)
+    result = methods.create("saver", {"prior": "gene_mean"}).fit_transform(
+        np.random.default_rng(0).poisson(2.0, (30, 8))
+    )
+    assert set(outputs) <= result.outputs

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 
+from codes import warns
 from imputome import datasets, methods
 from imputome.core.data import as_data
 from imputome.methods.similar_cells import Components, summed
@@ -78,6 +79,19 @@ def test_magic_is_the_dense_loop(options):
     np.testing.assert_allclose(result.to_array().sum(axis=0), X.sum(axis=0), rtol=1e-4)
     some = np.array([3, 1, 40])
     np.testing.assert_allclose(result.model.rows(some, some, "value"), result.to_array()[some][:, some], rtol=1e-5)
+
+
+def test_a_long_walk_is_taken_at_once_or_announced(monkeypatch, recwarn):
+    from imputome.methods.smoothing import magic
+
+    X = counts()
+    taken_at_once = methods.create("magic", {"t": 60}).fit_transform(X)
+    assert taken_at_once.model.inner.t == 2
+    assert not recwarn
+    monkeypatch.setattr(magic, "MOST_SQUARED", 50)
+    with warns("slow-fit"):
+        step_by_step = methods.create("magic", {"t": 60}).fit_transform(X)
+    np.testing.assert_allclose(taken_at_once.to_array(), step_by_step.to_array(), rtol=1e-3)
 
 
 def test_the_length_of_the_walk_is_the_first_still_step_and_one():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,28 @@ def test_loss_is_the_formula_of_the_paper(distribution, rate_penalty):
     assert trained.network_ is network
 
 
+def test_the_likelihood_is_a_mean_over_cells_or_over_entries():
+    """Only the first term of the loss differs, by the number of genes; the validation loss is the same."""
+    X = simulated(20, 11)[0]
+    terms, losses = {}, {}
+    for loss_over in ("cells", "entries"):
+        _, network, batch = ready(X, loss_over=loss_over, alpha_z=0.3, alpha_w=0.7)
+        batch = doubled(batch)
+        m, r, _ = parameters_of(network, batch)
+        z = expit(r)
+        log_probability = np.log(z * (X == 0) + (1 - z) * stats.poisson.pmf(X, m))  # (n, G)
+        W = network.first.weight.detach().numpy()
+        expected = {
+            "nll": -(log_probability.sum(axis=1).mean() if loss_over == "cells" else log_probability.mean()),
+            "zero_inflation": 0.3 * np.mean(z**2),
+            "sparsity": 0.7 * np.mean(np.abs(W).mean(axis=0) / np.sqrt((W**2).mean(axis=0))),
+        }
+        terms[loss_over] = {name: float(term.detach()) for name, term in network.loss_terms(batch).items()}
+        assert terms[loss_over] == pytest.approx(expected, rel=1e-5)
+        losses[loss_over] = float(network.validation_loss(batch)) / -log_probability.sum()
+    assert losses == pytest.approx({"cells": 1.0, "entries": 1.0}, rel=1e-5)
+
+
 def test_defaults_of_the_penalties_follow_the_distribution():
     """NB: 0.01 and 0.1 (sections II-D and III-F); Poisson has neither."""
     for distribution, theta, rate in (("zip", 0, 0), ("zinb", 0.01, 0.1), ("nb", 0.01, 0.1)):
@@ -200,6 +223,36 @@ def test_latent_is_the_last_block_plus_projections_of_the_earlier():
     assert len(trained.network_.residuals) == 2
 
 
+@pytest.mark.parametrize("layers", [(2,), [3, 1], (), (1, 2, 3)])
+def test_residuals_of_some_layers(layers, tmp_path):
+    """The layers are numbered from 1; a list is a tuple, and the saved model has the same ones."""
+    X = simulated(20, 11)[0]
+    check_parameters(Zipo, {"residual": layers})
+    estimator, network, batch = ready(X, encoder="7-6-5-3", residual=layers)
+    hidden = [block(np.log1p(X), network.first, network.first_rest)]
+    for linear, rest in network.blocks:
+        hidden.append(block(hidden[-1], linear, rest))
+    expected = hidden[-1]
+    for layer, linear in zip(sorted(layers), network.residuals, strict=True):
+        expected = expected + hidden[layer - 1] @ linear.weight.detach().numpy().T
+    np.testing.assert_allclose(network(doubled(batch)).latent.detach().numpy(), expected, rtol=1e-6, atol=1e-7)
+    estimator.network_ = network.float()
+    estimator.save(tmp_path / "model")
+    loaded = methods.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.transform(X).to_array(), estimator.transform(X).to_array())
+    if set(layers) == {1, 2, 3}:
+        every = ready(X, encoder="7-6-5-3")[0]
+        every.network_.float()
+        np.testing.assert_array_equal(every.transform(X).to_array(), loaded.transform(X).to_array())
+
+
+@pytest.mark.parametrize("layers", [(3,), (0,), (-1, 1), 5.0, "all", (1.0,)])
+def test_wrong_layers_for_residuals_are_refused(layers):
+    """The latent, the third of three, has no residual connection to itself."""
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        methods.create("zipo", {"encoder": "7-5-3", "residual": layers}).fit(simulated(20, 11)[0])
+
+
 def test_library_network_starts_at_the_mean_log_total():
     X, _, _ = simulated(20, 11)
     _, network, _ = ready(X)
@@ -257,6 +310,28 @@ def test_defaults_are_the_papers():
     assert (schedule.plateau_factor, schedule.plateau_threshold, schedule.restore_best) == (0.1, 1e-3, True)
     rate = schedule.learning_rate * schedule.decay ** (schedule.decay_epochs - 1)
     assert rate == pytest.approx(0.001, rel=0.01)  # "to reach 0.001 at epoch 30"
+
+
+def test_preset_of_the_paper(tmp_path):
+    """Counts as input and PyTorch's starting values (sections II and II-G); a given parameter is used as it is."""
+    X = simulated(20, 11)[0]
+    design = Zipo(preset="paper")._design()
+    assert design == replace(Zipo()._design(), input_transform="counts", data_start=False)
+    assert Zipo(preset="paper")._schedule() == Zipo()._schedule()
+    assert Zipo(preset="paper", input_transform="log1p_normalized")._design().input_transform == "log1p_normalized"
+    assert Zipo()._design().input_transform == "log1p"
+    estimator, network, batch = ready(X, preset="paper", batch_norm=False)
+    assert abs(network.library[-1].bias.item()) < 0.5  # within 1 / sqrt(4) of zero, not near the log of the totals
+    assert network.mean_head.bias.detach().abs().max() < 1 / np.sqrt(3)
+    first = X @ network.first.weight.detach().numpy() + network.first.bias.detach().numpy()
+    np.testing.assert_allclose(network.read(doubled(batch).counts, batch.library).detach().numpy(), first, rtol=1e-5)
+    estimator.network_ = network.float()
+    estimator.save(tmp_path / "model")
+    loaded = methods.load(tmp_path / "model")
+    assert loaded.preset == "paper"
+    np.testing.assert_array_equal(loaded.transform(X).to_array(), estimator.transform(X).to_array())
+    with pytest.raises(InputError, check=has_code("parameter-value")):
+        Zipo(preset="papers").fit(X)
 
 
 def test_widths_are_read_from_the_papers_notation():
@@ -549,6 +624,32 @@ def test_pruning_reports_and_is_used():
     assert none.nll_after == none.nll_before == pytest.approx(report.nll_after)
     with pytest.raises(InputError, check=has_code("parameter-value")):
         estimator.prune(X, delta=1.0)
+
+
+def test_the_pruning_curve_is_what_prune_does_at_each_threshold():
+    """Shares by counting, fits by pruning copies of the model; the model itself stays as it is."""
+    X = simulated()[0]
+    estimator = Zipo(**SMALL).fit(X)
+    with torch.no_grad():  # weights of all sizes, from 1 to 1e-8 of the largest of their neuron
+        weight = estimator.network_.first.weight
+        weight *= 10 ** -torch.linspace(0, 8, len(weight))[:, None]
+    W = estimator.network_.first.weight.detach().numpy().copy()
+    before = estimator.transform(X).to_array()
+    curve = estimator.pruning_curve(X)
+    np.testing.assert_array_equal(estimator.network_.first.weight.detach().numpy(), W)
+    np.testing.assert_array_equal(estimator.transform(X).to_array(), before)
+    relative = np.abs(W) / np.abs(W).max(axis=0)
+    for k in range(1, 7):
+        pruned = copy.deepcopy(estimator).prune(X, delta=10.0**-k)
+        small = sum(value < 10.0**-k for value in relative.ravel().tolist())
+        assert getattr(curve, f"sparsity_1e_{k}") == pytest.approx(small / W.size) == pytest.approx(pruned.sparsity)
+        assert getattr(curve, f"nll_1e_{k}") == pytest.approx(pruned.nll_after, rel=1e-6)
+        assert getattr(curve, f"mse_1e_{k}") == pytest.approx(pruned.mse_after, rel=1e-6)
+        assert (curve.nll, curve.mse) == pytest.approx((pruned.nll_before, pruned.mse_before), rel=1e-6)
+    assert curve.sparsity_1e_1 > curve.sparsity_1e_3 > curve.sparsity_1e_6 > 0
+    assert abs(curve.nll_1e_1 - curve.nll) > 1e-3
+    assert curve.weight_loss == pytest.approx(np.mean(np.abs(W).mean(axis=0) / np.sqrt((W**2).mean(axis=0))), rel=1e-5)
+    assert all(isinstance(value, float) for value in asdict(curve).values())  # what a study records of it
 
 
 def test_a_result_stays_as_it_was_when_the_model_is_pruned_or_tuned():

@@ -19,6 +19,7 @@ from imputome.studies.claims import (
     TEST_COLUMNS,
     check_claims,
     claims_markdown,
+    compared_over_trials,
     comparisons_markdown,
     half_interval,
     markdown,
@@ -26,7 +27,6 @@ from imputome.studies.claims import (
     mean_difference,
     plain,
     published_markdown,
-    wilcoxon_tests,
 )
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
@@ -65,7 +65,7 @@ def test_the_interval_is_students(seed):
     values = rng.normal(rng.normal(), 1.0, size=rng.integers(2, 8))
     found = mean_difference(values)
     test = scipy.stats.ttest_1samp(values, 0.0)
-    expected = "unclear" if test.pvalue > 0.05 else "yes" if test.statistic > 0 else "no"
+    expected = "unclear" if test.pvalue > 0.05 else "holds" if test.statistic > 0 else "fails"
     assert found.held == expected
     assert found.estimate / found.se == pytest.approx(test.statistic)
 
@@ -83,25 +83,26 @@ def test_seeds_are_mean_difference():
     # far apart between seeds, and nearly the same distance within each
     losses = {"A": [1.0, 5.0, 9.0], "B": [1.2, 5.21, 9.19], "gene_mean": [0.5, 4.5, 8.51]}
     row = held(BETTER, {"poisson_loss": losses})
-    assert row["held"] == "yes"
+    assert row["held"] == "holds"
     assert row["estimate"] == pytest.approx(0.2)
     assert row["se"] == pytest.approx(np.std([0.2, 0.21, 0.19], ddof=1) / math.sqrt(3))
     assert row["n"] == 3
     assert row["beats_control"] == "no"
     worse = held(Claim("B over A", "better", "poisson_loss", ("B", "A")), {"poisson_loss": losses})
-    assert worse["held"] == "no"
+    assert worse["held"] == "fails"
 
 
 def test_the_direction_is_the_metrics():
     values = {"A": [0.9, 0.91, 0.92], "B": [0.5, 0.52, 0.51]}
-    assert held(Claim("A over B", "better", "pearson", ("A", "B")), {"pearson": values})["held"] == "yes"
-    assert held(Claim("A over B", "better", "nrmse", ("A", "B")), {"nrmse": values})["held"] == "no"
+    assert held(Claim("A over B", "better", "pearson", ("A", "B")), {"pearson": values})["held"] == "holds"
+    assert held(Claim("A over B", "better", "nrmse", ("A", "B")), {"nrmse": values})["held"] == "fails"
     ratio = {"A": [1.01, 0.99, 1.02], "B": [0.7, 1.4, 0.6]}
-    assert held(Claim("A over B", "better", "total_ratio", ("A", "B")), {"total_ratio": ratio})["held"] == "yes"
+    assert held(Claim("A over B", "better", "total_ratio", ("A", "B")), {"total_ratio": ratio})["held"] == "holds"
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"), [([0.96, 0.97], "yes"), ([0.94, 0.9], "no"), ([0.96, 0.94], "unclear"), ([0.95], "yes")]
+    ("values", "expected"),
+    [([0.96, 0.97], "holds"), ([0.94, 0.9], "fails"), ([0.96, 0.94], "unclear"), ([0.95], "holds")],
 )
 def test_at_least(values, expected):
     claim = Claim("enough", "at_least", "library_correlation", ("A",), value=0.95)
@@ -113,10 +114,10 @@ def test_at_least(values, expected):
 @pytest.mark.parametrize(
     ("middle", "last", "expected"),
     [
-        ([0.5, 0.52, 0.51], [0.1, 0.12, 0.11], "yes"),
-        ([0.95, 0.9, 0.93], [0.1, 0.12, 0.11], "yes"),  # a rise within noise
-        ([1.5, 1.52, 1.51], [0.1, 0.12, 0.11], "no"),  # a rise in every seed
-        ([0.5, 0.52, 0.51], [0.95, 0.85, 0.93], "no"),
+        ([0.5, 0.52, 0.51], [0.1, 0.12, 0.11], "holds"),
+        ([0.95, 0.9, 0.93], [0.1, 0.12, 0.11], "holds"),  # a rise within noise
+        ([1.5, 1.52, 1.51], [0.1, 0.12, 0.11], "fails"),  # a rise in every seed
+        ([0.5, 0.52, 0.51], [0.95, 0.85, 0.93], "fails"),
         ([0.91, 0.89, 0.93], [0.91, 0.9, 0.92], "unclear"),  # nothing falls
     ],
 )
@@ -128,8 +129,8 @@ def test_monotone(middle, last, expected):
 
 def test_close_is_relative():
     claim = Claim("kept", "close", "mae", ("A",), value=0.005, reference="rmse")
-    assert held(claim, {"mae": {"A": [1004.0, 99.6]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "yes"
-    assert held(claim, {"mae": {"A": [1006.0, 99.4]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "no"
+    assert held(claim, {"mae": {"A": [1004.0, 99.6]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "holds"
+    assert held(claim, {"mae": {"A": [1006.0, 99.4]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "fails"
 
 
 def test_what_is_missing_is_said():
@@ -147,18 +148,18 @@ def test_collapse_is_shown():
     rows = check_claims(study(BETTER), table(metrics))
     assert rows["spread"].tolist() == [pytest.approx(0.004)]
     text = claims_markdown(rows)
-    assert "| A over B | one | thin | poisson_loss | yes |" in text
+    assert "| A over B | A; B | one | thin | poisson_loss | holds |" in text
     assert "0.004" in text
     assert "beats_control" not in text  # no control was run
 
 
-@pytest.mark.parametrize(("flags", "expected"), [([1.0, 1.0, 0.0], "collapsed"), ([1.0, 0.0, 0.0], "yes")])
+@pytest.mark.parametrize(("flags", "expected"), [([1.0, 1.0, 0.0], "collapsed"), ([1.0, 0.0, 0.0], "holds")])
 def test_a_collapsed_winner_is_none(flags, expected):
     losses = {"A": [1.0, 1.1, 1.2], "B": [2.0, 2.1, 2.21]}
     row = held(BETTER, {"poisson_loss": losses, "collapsed": {"A": flags, "B": [0.0, 0.0, 0.0]}})
     assert row["held"] == expected
     lost = {"poisson_loss": {"A": losses["B"], "B": losses["A"]}, "collapsed": {"A": flags}}
-    assert held(BETTER, lost)["held"] == "no"
+    assert held(BETTER, lost)["held"] == "fails"
 
 
 def test_what_is_not_finite_decides_nothing():
@@ -179,11 +180,11 @@ def test_rows_of_other_configurations_are_left_out():
 
 def test_better_by_a_share():
     a, b = np.array([0.90, 0.91, 0.92, 0.90]), np.array([1.0, 1.01, 1.0, 1.02])
-    for value, expected in ((0.0, "yes"), (0.04, "yes"), (0.09, "unclear"), (0.2, "no")):
+    for value, expected in ((0.0, "holds"), (0.04, "holds"), (0.09, "unclear"), (0.2, "fails")):
         claim = Claim("by a share", "better", "mse", ("A", "B"), value=value)
         row = held(claim, {"mse": {"A": a, "B": b}})
         test = scipy.stats.ttest_1samp((1 - value) * b - a, 0.0)
-        assert expected == ("unclear" if test.pvalue > 0.05 else "yes" if test.statistic > 0 else "no")
+        assert expected == ("unclear" if test.pvalue > 0.05 else "holds" if test.statistic > 0 else "fails")
         assert row["held"] == expected
         assert row["estimate"] == pytest.approx((b - a).mean())  # the whole difference, whatever is claimed of it
     assert "9.93%" in row["evidence"]
@@ -192,8 +193,8 @@ def test_better_by_a_share():
 @pytest.mark.parametrize(
     ("ratios", "expected"),
     [
-        ([1.001, 0.999, 1.002, 0.998], "yes"),
-        ([1.03, 1.031, 1.029, 1.03], "no"),
+        ([1.001, 0.999, 1.002, 0.998], "holds"),
+        ([1.03, 1.031, 1.029, 1.03], "fails"),
         ([1.019, 1.001, 1.03, 1.0], "unclear"),
         ([1.0], "unclear"),
     ],
@@ -206,7 +207,7 @@ def test_similar(ratios, expected):
     if len(ratios) > 1:
         low, high = scipy.stats.t.interval(0.95, len(ratios) - 1, np.mean(ratios) - 1, scipy.stats.sem(ratios))
         inside, outside = low >= -0.02 and high <= 0.02, low > 0.02 or high < -0.02
-        assert expected == ("yes" if inside else "no" if outside else "unclear")
+        assert expected == ("holds" if inside else "fails" if outside else "unclear")
 
 
 def test_claims_of_some_splits_and_datasets():
@@ -259,7 +260,7 @@ def test_p_values(seed):
     base, other = rng.normal(size=n), rng.normal(0.5, size=n)
     order = rng.permutation(n)  # trials are paired by number, in whatever order they come
     shuffled = scores({"base": base, "other": other}).iloc[[*order, *(n + rng.permutation(n))]]
-    found = wilcoxon_tests(TABLES, shuffled).to_dict("records")
+    found = compared_over_trials(TABLES, shuffled).to_dict("records")
     assert len(found) == 1
     assert found[0]["p"] == pytest.approx(by_enumeration(base - other))
     assert found[0]["difference"] == pytest.approx(np.median(base - other))
@@ -268,24 +269,26 @@ def test_p_values(seed):
 
 def test_ten_trials_that_agree():
     low = np.linspace(0.5, 0.6, 10)
-    (row,) = wilcoxon_tests(TABLES, scores({"base": low, "mean": low + np.linspace(0.1, 0.2, 10)})).to_dict("records")
+    (row,) = compared_over_trials(TABLES, scores({"base": low, "mean": low + np.linspace(0.1, 0.2, 10)})).to_dict(
+        "records"
+    )
     assert row["p"] == pytest.approx(2 / 2**10)
     assert row["mean_second"] - row["mean_first"] == pytest.approx(0.15)
 
 
 def test_nothing_to_test():
-    (same,) = wilcoxon_tests(TABLES, scores({"base": [1.0, 2.0], "other": [1.0, 2.0]})).to_dict("records")
+    (same,) = compared_over_trials(TABLES, scores({"base": [1.0, 2.0], "other": [1.0, 2.0]})).to_dict("records")
     assert same["p"] == 1
-    (single,) = wilcoxon_tests(TABLES, scores({"base": [1.0], "other": [2.0]})).to_dict("records")
+    (single,) = compared_over_trials(TABLES, scores({"base": [1.0], "other": [2.0]})).to_dict("records")
     assert math.isnan(single["p"])
-    assert not len(wilcoxon_tests(TABLES, scores({"base": [1.0], "other": [2.0]}, metric="mae")))
+    assert not len(compared_over_trials(TABLES, scores({"base": [1.0], "other": [2.0]}, metric="mae")))
 
 
 def test_tests_for_people():
-    text = comparisons_markdown(wilcoxon_tests(TABLES, scores({"base": [0.5, 0.7], "other": [0.6, 0.9]})))
+    text = comparisons_markdown(compared_over_trials(TABLES, scores({"base": [0.5, 0.7], "other": [0.6, 0.9]})))
     lines = text.splitlines()
     assert lines[2] == f"| {' | '.join(TEST_COLUMNS)} |"
-    assert lines[4] == "| two | some | rmse | base | other | 0.6 | 0.75 | -0.15 | 2 | 0.5 |"
+    assert lines[4] == "| two | some | rmse | wilcoxon | base | other | 0.6 | 0.75 | -0.15 | 2 | 0.5 |"
 
 
 def test_the_papers_figures_stand_beside():
@@ -346,9 +349,9 @@ def test_names_of_a_study_mean_nothing_in_its_text():
     )
     rows = scores({"base": [1.0, 2.0], "other": [3.0, 4.0]}, scheme=NASTY)
     failed = rows.head(1).assign(status="failed", reason=NASTY, trial=7)
-    claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "claim": NASTY, "evidence": NASTY}])
+    claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "by": "paper", "claim": NASTY, "evidence": NASTY}])
     text = markdown(study, pd.concat([rows, failed])) + "\n" + published_markdown(study, rows) + "\n"
-    text += comparisons_markdown(wilcoxon_tests(study, rows)) + "\n" + claims_markdown(claims)
+    text += comparisons_markdown(compared_over_trials(study, rows)) + "\n" + claims_markdown(claims)
     assert text.count("script") >= 2 * 10
     for kinds, content in inline_parts(text):
         assert kinds <= {"text", "softbreak", "strong_open", "strong_close"} or "Bold: the best" in content

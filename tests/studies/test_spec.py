@@ -12,7 +12,7 @@ import pytest
 from codes import has_code
 from imputome.datasets import names as dataset_names
 from imputome.errors import InputError
-from imputome.studies.spec import BASE, find_study, known_studies
+from imputome.studies.spec import find_study, known_studies
 
 FILE = """
 title = "made"
@@ -55,7 +55,7 @@ kind = "better"
 metric = "poisson_loss"
 configurations = ["base", "n_components=2, tol=0.001"]
 
-[quick]
+[scale.smoke]
 trials = 1
 datasets = [{ name = "pbmc68k", max_cells = 30 }]
 params = { max_iter = 1 }
@@ -124,7 +124,7 @@ def test_numbers_of_what_is_called_after_a_fit(write):
 
 
 def test_quick_changes_what_it_names(write):
-    study = find_study(write(FILE), quick=True)
+    study = find_study(write(FILE), scale="smoke")
     assert study.trials == 1
     assert [subset.max_cells for subset in study.datasets] == [30]
     assert {spec.params["max_iter"] for spec in study.specs(study.splits[0]).values()} == {1}
@@ -163,7 +163,7 @@ def test_only_some_datasets(write):
         ("max_iter = 1 }", "max_iter = 1 }\nseeds = 1", "study-field", "seeds"),
         ("params = { n_components = 4, tol = 1e-3 }", "params = 4", "study-field", "params=4"),
         ("[common]", "[common", "study-file-unreadable", "made.toml"),
-        ("[quick]", "[[claims]]", "study-field", "[[claims]]"),
+        ("[scale.smoke]", "[[claims]]", "study-field", "[[claims]]"),
         ("fraction = 0.5", "fraction = 1.5", "study-field", "fraction=1.5"),
         ('metric = "poisson_loss"', 'metric = "poison_loss"', "metric-unknown", "'poison_loss'"),
         ('metric = "poisson_loss"', 'metric = "rmse_sd2"', "metric-unknown", "[[claims]]"),
@@ -185,8 +185,8 @@ def test_faults_of_a_file(write, old, new, code, fault):
 
 
 def test_no_quick_variant(write):
-    with pytest.raises(InputError, check=has_code("no-quick-variant")):
-        find_study(write(FILE.partition("[quick]")[0]), quick=True)
+    with pytest.raises(InputError, check=has_code("scale-missing")):
+        find_study(write(FILE.partition("[scale.smoke]")[0]), scale="smoke")
 
 
 def test_unknown_studies():
@@ -196,20 +196,27 @@ def test_unknown_studies():
         find_study("nope.toml")
 
 
+STUDIES = ["autoencoder_clustering", "autoencoder_de", "bulk_imputation", "design_autoencoder", "scialm"]
+STUDIES += ["zipo_claims", "zipo_design"]
+
+
 def test_studies_of_the_package():
+    assert list(known_studies()) == STUDIES
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_scales(name):
     pytest.importorskip("torch")
-    assert set(known_studies()) == {"bulk_imputation", "design_autoencoder", "zipo_claims"}
-    for name in ("design_autoencoder", "zipo_claims"):
-        title = known_studies()[name]
-        study = find_study(name)
-        assert study.title == title
-        assert len(study.datasets) >= 3
-        assert {subset.name for subset in study.datasets} <= set(dataset_names())
-        assert all(subset.max_cells <= 1000 for subset in study.datasets)
-        quick = find_study(name, quick=True)
-        assert (quick.trials, len(quick.datasets)) == (1, 1)
-        assert quick.datasets[0].name == "pbmc68k"  # comes with scanpy, so that it runs everywhere
-        assert {spec.params["max_epochs"] for spec in quick.specs(quick.splits[0]).values()} == {2}
+    desk, smoke, full = (find_study(name, scale=scale) for scale in ("desk", "smoke", "full"))
+    assert desk.title == known_studies()[name]
+    assert {subset.name for study in (desk, smoke, full) for subset in study.datasets} <= set(dataset_names())
+    assert smoke.trials <= desk.trials <= full.trials
+    assert len(smoke.configurations) <= len(desk.configurations) <= len(full.configurations)
+    assert desk.claims
+    assert desk.figures
+    assert desk.paper.startswith(("doi:", "pmid:"))
+    if name != "bulk_imputation":  # it comes with scanpy, so that these run everywhere
+        assert {subset.name for subset in smoke.datasets} == {"pbmc68k"}
 
 
 BULK = """
@@ -261,7 +268,7 @@ dataset = "expression"
 columns = { Mean = "mean" }
 rows = { low = { Mean = "1.0" } }
 
-[quick]
+[scale.smoke]
 trials = 2
 methods = { ialm = { max_iter = 2 } }
 """
@@ -276,7 +283,7 @@ def test_a_file_of_real_values_expands(write, tmp_path):
     assert study.splits_of(dataclasses.replace(study.datasets[0], name="other")) == study.splits[1:]
     assert study.comparisons[0].others == ("middle", "mean")
     assert study.published[0].rows == {"low": {"Mean": "1.0"}}
-    quick = find_study(write(BULK), quick=True)
+    quick = find_study(write(BULK), scale="smoke")
     params = {name: spec.params for name, spec in quick.specs(quick.splits[0]).items()}
     assert params == {"base": {"max_iter": 2}, "middle": {}}
 
@@ -309,33 +316,87 @@ def test_a_file_of_real_values_expands(write, tmp_path):
 def test_faults_of_a_file_of_real_values(write, old, new, code, fault):
     assert BULK.count(old) == 1
     with pytest.raises(InputError) as error:
-        find_study(write(BULK.replace(old, new)), quick=True)
+        find_study(write(BULK.replace(old, new)), scale="smoke")
     assert error.value.code == code or not code  # no code: another room sees the fault
     assert fault in str(error.value)
 
 
-def test_options_of_real_values_are_refused_with_counts(write):
-    text = FILE.replace('scheme = "thin"', 'scheme = "thin"\ndatasets = ["pbmc68k"]')
-    with pytest.raises(InputError, check=has_code("study-field")):
+@pytest.mark.parametrize("line", ['coverage = "wgbs_chr21_M_Cov"', "options = { rows = 3 }"])
+def test_options_of_real_values_are_refused_with_counts(write, line):
+    text = FILE.replace('scheme = "thin"', f'scheme = "thin"\n{line}')
+    with pytest.raises(InputError):
         find_study(write(text))
 
 
+def test_analyses_and_protocols_are_refused_with_z_scores(write):
+    for line in ('downstream = ["clustering"]', 'protocol = "as_published"'):
+        text = BULK.replace('scale = "zscore"', f'scale = "zscore"\n{line}', 1)
+        with pytest.raises(InputError, check=has_code("study-field")):
+            find_study(write(text))
+
+
+def test_a_scale_keeps_what_can_still_be_said(write):
+    whole = find_study(write(FILE))
+    names = [configuration.name for configuration in whole.configurations]
+    text = FILE.replace("[scale.smoke]", f"[scale.smoke]\nkeep = [{names[-1]!r}]".replace("'", '"'))
+    small = find_study(write(text), scale="smoke")
+    assert [configuration.name for configuration in small.configurations] == [names[0], names[-1]]
+    assert all(set(claim.configurations) <= {names[0], names[-1]} for claim in small.claims)
+    assert len(small.claims) < len(whole.claims)
+    with pytest.raises(InputError, check=has_code("configuration-unknown")):
+        find_study(write(text.replace("keep = [", 'keep = ["misspelt", ')), scale="smoke")
+    with pytest.raises(InputError, check=has_code("scale-unknown")):
+        find_study(write(FILE), scale="huge")
+
+
+def test_a_file_of_ones_own_is_read_beside_the_study(write, tmp_path):
+    import anndata as ad
+    import numpy as np
+
+    from imputome.studies.execute import execute
+
+    counts = np.random.default_rng(0).poisson(2.0, (30, 8)).astype(np.float32)
+    ad.AnnData(counts).write_h5ad(tmp_path / "mine.h5ad")
+    text = """
+title = "mine"
+[[datasets]]
+name = "mine"
+path = "mine.h5ad"
+[[splits]]
+scheme = "thin"
+[base]
+method = "gene_mean"
+"""
+    table = execute(find_study(write(text)), tmp_path / "out", load=lambda name: pytest.fail(name))
+    assert set(table["dataset"]) == {"mine"}
+    assert set(table["status"]) == {"ok"}
+
+
 def test_what_the_papers_need_is_there():
+    """Claims of a paper are judged on its configuration."""
     pytest.importorskip("torch")
     zipo = find_study("zipo_claims")
-    assert zipo.trials == 5
     found = {configuration.name for configuration in zipo.configurations}
-    assert {f"alpha_z={value}" for value in ("0", "0.01", "0.1", "1", "10", "100", "10000")} <= found
+    assert {f"alpha_z={value}" for value in ("0", "0.01", "0.1", "1", "100", "10000", "1e+08")} <= found
     assert {f"alpha_w={value}" for value in ("0", "0.01", "0.1", "1")} <= found
-    assert {"dca", "dca_paper001", "zip_dca", "tuned_dca", "no batch norm", "7 layers, no residual"} <= found
-    assert all(spec.after == "prune" for spec in zipo.specs(zipo.splits[0]).values() if spec.name == "zipo")
+    assert {"dca", "dca_paper001", "zip_dca", "tuned_dca"} <= found
+    specs = zipo.specs(zipo.splits[0])
+    judged = {name for claim in zipo.claims if claim.by == "paper" for name in claim.configurations}
+    assert {specs[name].params["preset"] for name in judged if specs[name].name == "zipo"} == {"paper"}
+    assert all(subset.n_top_genes is None for subset in zipo.datasets)  # genes without a gradient are what is pruned
     design = find_study("design_autoencoder")
-    assert {split.scheme for split in design.splits} == {"random", "thin"}
     specs = design.specs(design.splits[0])
-    assert specs[BASE].params == {**specs["depth=10, width=32"].params}
-    tried = {(spec.params["depth"], spec.params["width"]) for spec in specs.values()}
-    assert {(depth, width) for depth in (1, 3, 5, 10, 15) for width in (32, 128)} <= tried
+    tried = {(spec.params["depth"], spec.params["width"], spec.params["activation"]) for spec in specs.values()}
+    assert {(depth, width, "relu") for depth in (1, 3, 5, 10) for width in (32, 128)} <= tried
     assert len({spec.params["activation"] for spec in specs.values()}) == 7
+    full = find_study("design_autoencoder", scale="full")
+    decays = {spec.params["weight_decay"] for spec in full.specs(full.splits[0]).values()}
+    dropouts = {spec.params["dropout"] for spec in full.specs(full.splits[0]).values()}
+    assert len(decays) >= 9
+    assert len(dropouts) >= 11
+    scialm = find_study("scialm")
+    steps = {spec.params["rank_step"] for spec in scialm.specs(scialm.splits[0]).values() if spec.name == "ialm"}
+    assert {10, 50, 400} <= steps
 
 
 def test_the_described_files_are_studies(write):
@@ -343,7 +404,7 @@ def test_the_described_files_are_studies(write):
     text = (Path(__file__).parents[2] / "docs" / "studies" / "file_format.md").read_text(encoding="utf-8")
     counts, real = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     assert [claim.kind for claim in find_study(write(counts)).claims] == ["better"]
-    assert find_study(write(counts), quick=True).trials == 1
+    assert find_study(write(counts), scale="smoke").trials == 1
     methods = '[base]\nmethod = "ialm"\n[[configurations]]\nname = "knn"\nmethod = "knn"\n'
     study = find_study(write(f'title = "real"\n{real}{methods}'))
     assert study.published[0].rows == {"5 % lowest": {"KNN": "0.9 ± 0.1"}}

@@ -23,8 +23,9 @@ from imputome.cli import run
 from imputome.core.data import as_data
 from imputome.core.locks import locked
 from imputome.errors import InputError
+from imputome.report.study_page import write_results
 from imputome.studies import runner
-from imputome.studies.execute import execute, write_results
+from imputome.studies.execute import execute
 from imputome.studies.inputs import Dataset, MethodSpec
 from imputome.studies.results import KEY, Journal, merged, read, table_of, told_apart, write
 from imputome.studies.runner import run_study
@@ -299,7 +300,7 @@ def test_a_study_of_replaced_data_computes_anew(tmp_path, counted):
     assert set(other["options"]).isdisjoint(first["options"])
 
 
-@pytest.mark.parametrize("name", ["summary.csv", "claims.csv", "summary.md"])
+@pytest.mark.parametrize("name", ["summary.csv", "claims.csv", f"{STUDY.name}.md"])
 def test_a_study_replaces_no_file_of_somebody_else(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, check=has_code("not-a-study-folder")):
@@ -308,7 +309,7 @@ def test_a_study_replaces_no_file_of_somebody_else(tmp_path, name):
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
-@pytest.mark.parametrize("name", ["results.csv", "summary.md"])
+@pytest.mark.parametrize("name", ["results.csv", f"{STUDY.name}.md"])
 def test_a_folder_in_the_place_of_a_file(tmp_path, name):
     execute(STUDY, tmp_path, load=load)
     (tmp_path / name).mkdir()

@@ -113,6 +113,20 @@ def test_one_criterion_not_met_decides(kind, change, criterion, expected):
     assert decide(measured, kind, without=[criterion]).verdict == USE
 
 
+@pytest.mark.parametrize(
+    ("lower", "explained", "upper", "words"),
+    [
+        (-0.147, -0.136, -0.125, ("13.6 % above", "14.7 % above to 12.5 % above")),
+        (-0.011, 0.02, 0.031, ("2.0 % below", "1.1 % above to 3.1 % below")),
+        (0.0, 0.0, 0.0, ("equal to", "equal to equal")),
+    ],
+)
+def test_an_error_and_its_interval_are_in_the_same_words(lower, explained, upper, words):
+    measured = {**GOOD["counts"], "explained": explained, "explained_lower": lower, "explained_upper": upper}
+    sentence = next(each for each in decide(measured, "counts").reasons if "gene_mean_posterior (95" in each)
+    assert all(each in sentence for each in words)
+
+
 def test_the_worst_decides():
     measured = {**GOOD["counts"], "null_excess": 0.3, "explained": -0.1, "explained_lower": -0.2}
     verdict = decide(measured, "counts")

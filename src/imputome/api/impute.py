@@ -99,7 +99,7 @@ def impute(
         ``"log2p1"`` (log2(1 + x)), ``"log10p1"`` or ``"sqrt"`` of that, or ``"input"``. If the input itself is on a
         scale other than counts, naming that scale is the consent to impute on it, and the values come back on it.
         ``"log1p_counts"`` and so on are the same of counts that were not normalised.
-    transform : {"asinh", "clip", "logit", "none"}, optional
+    transform : {"asinh", "clip", "logit", "neglog", "none"}, optional
         Transform on which real values are imputed (see `imputome.core.links`); results are in the unit of the input. By
         default arcsinh for values with heavy tails, unless the method is a control; a warning says so.
     outputs : iterable of str, default=()

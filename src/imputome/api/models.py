@@ -240,7 +240,7 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
         replace(input_data, bounds=estimator.bounds_, covariates=None),
         scale=inner.scale,
         keeps_observed=inner.keeps_observed,
-        status=Status("exact", "nothing was learned from these cells", instead),
+        status=Status("exact", "the stored model was applied, and these cells were not used to train it", instead),
         latent=inner.latent,
         cell_columns=inner.cell_columns,
     )

@@ -23,7 +23,7 @@ from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
-from imputome.inspection.advice import advised_method
+from imputome.inspection.advice import advised_method, few_samples
 from imputome.inspection.classify import CountState
 from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
@@ -337,7 +337,7 @@ def plan_impute(
         try:
             outputs = _outputs(estimator, options)
         except InputError as error:
-            if not notes:
+            if "posterior-off" not in {note.code for note in notes}:
                 raise
             text = f"{{outputs}} come from the posterior step, which needs raw counts, but {report.where} holds none: "
             text += "leave them out, or pass {layer} with counts and leave {scale} out"
@@ -353,9 +353,16 @@ def plan_impute(
 
 
 def _estimator(estimator: Imputer | None, report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
-    """The estimator that the user named, or else the default; its posterior step is off if the values are no counts."""
-    if estimator is not None:
-        return estimator, []
+    """The estimator that the user named, or else the default, and what to know before it is used on these data."""
+    notes: list[Message] = []
+    if estimator is None:
+        estimator, notes = _default_estimator(report, options)
+    few = few_samples(estimator.name, report.shape[0]) if report.kind == "real" else None
+    return estimator, [*notes, few] if few else notes
+
+
+def _default_estimator(report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
+    """The default; its posterior step is off if the values are no counts."""
     name = options.method or default_method(report)
     counts = report.state == "counts" or report.state.endswith("_counts") or options.round_counts is not None
     if options.method is not None or options.posterior is not None or report.kind == "real" or counts:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from imputome.caches import use_writable_caches
+from imputome.cli import datasets_command, study_command
 from imputome.cli.console import CONTROLS_WIN, begin, error_line, failure, print_line, print_lines, tell_interruption
 from imputome.core import interrupts
 from imputome.errors import ControlsWinError, ImputomeError, InputError, Message
@@ -23,8 +24,8 @@ from imputome.errors import ControlsWinError, ImputomeError, InputError, Message
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 COMMANDS = (
-    *("impute", "fit", "apply", "tune", "inspect", "evaluate", "study"),
-    *("mask", "score", "methylation", "methods", "datasets", "demo", "report", "remove"),
+    *("impute", "fit", "apply", "tune", "inspect", "evaluate"),
+    *("mask", "score", "methylation", "methods", "demo", "report", "remove"),
 )
 INTERRUPTED = 130
 
@@ -62,6 +63,12 @@ def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for name in COMMANDS:
     app.command(name)(_with_debug(import_module(f"imputome.cli.{name}_command").command))
+for name, of_study in study_command.COMMANDS.items():
+    study_command.app.command(name)(_with_debug(of_study))
+app.add_typer(study_command.app, name="study")
+datasets_command.app.callback(invoke_without_command=True)(_with_debug(datasets_command.list_datasets))
+datasets_command.app.command("convert")(_with_debug(datasets_command.convert_files))
+app.add_typer(datasets_command.app, name="datasets")
 
 
 def _print_version(value: bool) -> None:

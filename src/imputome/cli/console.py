@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ def print_line(text: str = "", *, err: bool = False) -> None:
     """
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
-        print(_shown(text, stream), file=stream, flush=True)
+        print(shown(text, stream), file=stream, flush=True)
 
 
 def print_lines(text: str, *, err: bool = False) -> None:
@@ -40,23 +40,9 @@ def print_lines(text: str, *, err: bool = False) -> None:
         print_line(each, err=err)
 
 
-def print_grid(header: Sequence[str], rows: Iterable[Sequence[tuple[str, bool]]]) -> None:
-    """Print a table; each cell is its text and whether it is bold. The first column is left-aligned."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    terminal = Console()
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(header):
-        table.add_column(Text(_shown(name, sys.stdout)), justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_shown(text, sys.stdout), style="bold" if bold else "") for text, bold in row))
-    (terminal if terminal.is_terminal else Console(width=200)).print(table)
-
-
-def _shown(text: str, stream: Any) -> str:
-    """The text as the stream can show it."""
+def shown(text: str, stream: Any = None) -> str:
+    """The text as the stream (by default stdout) can show it."""
+    stream = sys.stdout if stream is None else stream
     try:
         "±".encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
-from imputome.cli.console import keeps_partial_work, print_grid, print_json, print_line, warning_line, warnings_as_lines
+from imputome.cli.console import keeps_partial_work, print_json, print_line, warning_line, warnings_as_lines
 from imputome.cli.masked_files import masked_of, result_of
 from imputome.cli.options import parse_settings
-
-METRICS_PER_TABLE = 5  # metrics side by side in a printed table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from imputome.cli.score_table import show_summary
 
 
 def command(
@@ -25,7 +21,10 @@ def command(
     methods: Annotated[
         str, typer.Option(help="A,B,C; with parameters as name:key=value, with the posterior step as name+posterior.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Table of results: .parquet or .csv.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Table of results: .parquet or .csv (default: printed only)."),
+    ] = None,
     scheme: Annotated[str, typer.Option(help="How values are hidden, as in `imputome mask`.")] = "thin",
     fraction: Annotated[str | None, typer.Option(help="Share hidden, one or several: 0.1,0.3.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
@@ -70,14 +69,16 @@ def command(
     from imputome.io.reading import read
     from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, summary
-    from imputome.studies.runner import check_settings, run_study
+    from imputome.studies.runner import run_study
+    from imputome.studies.settings import check_settings
 
-    check_path(output)
+    if output is not None:
+        check_path(output)
+        keeps_partial_work()
     shares, analyses, options = _shares(fraction), opt.split_names(downstream), parse_settings(settings)
     wanted = None if transform == "auto" else transform
     check_settings(scheme, shares, analyses, protocol, wanted)
     specs = [parse_method(method) for method in opt.split_names(methods)]
-    keeps_partial_work()
     reading = opt.table_options(decimal, missing, annotation)
     results = [result_of(text) for text in external or []]
     hidden = masked_of(masked, results)
@@ -125,20 +126,24 @@ def command(
             external=outsides,
             masked=hidden,
         )
-    scores = summary(table)
+    with warnings_as_lines(quiet=quiet):
+        scores = summary(table)
     if as_json:
         rows = scores.to_dict("records")
         for row in rows:  # text in a table
             row.update({name: json.loads(row[name] or "{}") for name in ("parameters", "options")})
-        print_json({"output": str(output), "summary": rows})
+        print_json({"output": None if output is None else str(output), "summary": rows})
         return
     if quiet:
         return
     for failed in table[table["status"] != "ok"].to_dict("records"):
         warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
-    show_summary(scores, table)
+    show_summary(scores, table, more_splits="" if external else "--trials 3")
     print_line()
-    print_line(f"wrote {len(table):,} rows to {output}")
+    if output is None:
+        print_line("nothing was stored: -o scores.csv keeps the scores, and continues a run that was interrupted")
+    else:
+        print_line(f"wrote {len(table):,} rows to {output}")
 
 
 def _shares(text: str | None) -> list[float] | None:
@@ -158,47 +163,3 @@ def _named(sources: list[Path]) -> list[tuple[str, Path]]:
         if len(set(names)) == len(names):
             break
     return list(zip(names, sources, strict=True))
-
-
-def show_summary(scores: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Tables of a few metrics each: best in bold, controls and what does not beat one of them marked."""
-    from imputome.evaluation.open_problems import SCORES
-    from imputome.studies.external import is_external
-    from imputome.studies.results import told_apart
-
-    ranked = set(SCORES) & set(scores["metric"])
-    settings = ["dataset", "scheme", "fraction", "options"]
-    different = told_apart(scores)
-    for key, part in scores.groupby(settings, sort=False, dropna=False):
-        metrics = list(dict.fromkeys(part["metric"]))
-        rows_of = table[(table["dataset"] == key[0]) & (table["options"] == key[3])]
-        # one transform, unless the training parts of two trials call for different ones
-        transforms = sorted(set(rows_of["transform"]) - {""})
-        on = f", imputed on {' or '.join(transforms)}" if set(transforms) - {"identity"} else ""
-        # the file can hold results of other settings
-        on += f", {different[part.index[0]]}" if different[part.index[0]] else ""
-        for start in range(0, len(metrics), METRICS_PER_TABLE):
-            shown = metrics[start : start + METRICS_PER_TABLE]
-            grid = []
-            for (name, parameters), rows in part.groupby(["method", "parameters"], sort=False):
-                by_metric = {row["metric"]: row for row in rows.to_dict("records")}
-                label = name if parameters in ("{}", '{"posterior": true}') else f"{name} {parameters}"
-                if is_external(parameters) and len(set(part.loc[part["method"] == name, "parameters"])) == 1:
-                    label = f"{name} (external)"
-                label += " (control)" if rows["control"].iloc[0] else ""
-                grid.append([(label, False), *(_cell(by_metric.get(metric), metric in ranked) for metric in shown)])
-            print_line(f"{key[0]}, {key[1]}, {key[2]:g} hidden{on}")
-            print_grid(["method", *(metric.removeprefix("open_problems_") for metric in shown)], grid)
-            print_line()
-    print_line("bold: best of the column.  !: does not beat the controls.  ±: standard deviation over trials.")
-    if ranked:
-        print_line("(1): rank among methods and controls.  poisson: as published, with truth and prediction swapped.")
-
-
-def _cell(row: dict[str, Any] | None, ranked: bool = False) -> tuple[str, bool]:
-    """Its text, and whether it is bold."""
-    if row is None or row["mean"] != row["mean"]:
-        return "", False
-    spread = f" ± {row['sd']:.1g}" if row["n"] > 1 else ""
-    rank = f" ({row['rank']})" if ranked else ""
-    return f"{row['mean']:.4g}{spread}{rank}{' !' if row['loses_to'] else '  '}", row["best"]

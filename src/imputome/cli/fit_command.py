@@ -38,7 +38,9 @@ class Arguments:
     ] = None
     transform: Annotated[
         str | None,
-        typer.Option(help="Transform of real values: asinh, clip, logit or none (default: asinh if tails are heavy)."),
+        typer.Option(
+            help="Transform of real values: asinh, clip, logit, neglog or none (default: asinh if tails are heavy)."
+        ),
     ] = None
     feature_type: opt.FeatureType = None
     genes_in: opt.GenesIn = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imputome.cli.output import STORES, check_store, fill_store, write_store
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -145,7 +145,7 @@ class ResultFile:
     path: Path
     layer: str | None = None
     scale: str | None = None
-    partial: bool | None = None
+    partial: bool | None = None  # None for a result in --external, where messages name that option
 
     def read(self, decimal: str = ".", missing: list[str] | None = None) -> Outside:
         """The values, with their names; those of a table in either orientation, which the names tell later."""
@@ -153,6 +153,7 @@ class ResultFile:
         from imputome.cli import options as opt
         from imputome.io.reading import read
         from imputome.io.tables import table_suffix
+        from imputome.studies.external import of_external
 
         is_table = table_suffix(self.path) is not None and self.path.is_file()
         options = opt.table_options(decimal, missing, "none" if is_table else None)
@@ -169,7 +170,8 @@ class ResultFile:
                     raise error from None
         if self.layer is not None and is_table:
             text = f"{self.path} is a table, which has no layers: leave {{layer}} out"
-            raise InputError(text, code="option-unused", layer=...)
+            message = Message(text, code="option-unused", layer=...)
+            raise InputError(message if self.partial is not None else of_external(message))
         return outside_of(adata, name=self.name, layer=self.layer, scale=self.scale, partial=self.partial)  # type: ignore[arg-type]
 
 

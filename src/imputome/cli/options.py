@@ -67,7 +67,12 @@ MatchGenes = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Parameter of the method: key=value.")]
 Posterior = Annotated[
-    bool | None, typer.Option("--posterior/--no-posterior", help="Combine with each cell's own counts.")
+    bool | None,
+    typer.Option(
+        "--posterior/--no-posterior",
+        help="Shrink each cell's own counts towards the value of the method, by as much as held-out molecules say; "
+        "adds the outputs variance, lower and upper. For counts; see imputome methods NAME+posterior.",
+    ),
 ]
 KeepObserved = Annotated[
     bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
@@ -82,7 +87,7 @@ Draws = Annotated[
     int,
     typer.Option(min=0, max=MAX_DRAWS, help="Number of multiple imputations: tables beside a table, else layers."),
 ]
-Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip or logit.")]
+Transform = Annotated[str, typer.Option(help="Transform of real values: auto, none, asinh, clip, logit or neglog.")]
 Covariates = Annotated[
     str | None,
     typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),

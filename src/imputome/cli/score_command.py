@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import print_json, print_line, print_lines, verdict_lines, warning_line
-from imputome.cli.evaluate_command import show_summary
 from imputome.cli.masked_files import ResultFile, read_masked
+from imputome.cli.score_table import show_summary
+from imputome.errors import ImputomeError
+
+if TYPE_CHECKING:
+    from imputome.studies.scoring import Score
 
 
 def command(
@@ -48,7 +52,7 @@ def command(
     Cells and genes are found by their names, in any order and either way round. What is compared with the truth is the
     values as they are: a tool must be given MASKED, not the data that it was made of.
     """
-    from imputome.core.atomic import exists_already
+    from imputome.core.atomic import check_place, exists_already
     from imputome.studies.external import free_name
     from imputome.studies.inputs import parse_method
     from imputome.studies.results import check_path, write
@@ -58,6 +62,7 @@ def command(
         check_path(output)
         if output.exists() and not force:
             raise exists_already(output)
+        check_place(output)
     specs = [parse_method(method) for method in opt.split_names(methods)]
     hidden = read_masked(masked)
     given = ResultFile(name or free_name(layer or result.name), result, layer, scale, partial)
@@ -72,20 +77,33 @@ def command(
             warning_line(message)
         for failed in found.table[found.table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']}: {failed['reason']}")
+    failed_write: Exception | None = None
     if output is not None:
-        write(found.table, output)
+        try:
+            write(found.table, output)
+        except (ImputomeError, OSError) as error:  # the scores took long, and are shown first
+            failed_write = error
+    _show(found, None if failed_write else output, quiet=quiet, as_json=as_json)
+    if failed_write is not None:
+        raise failed_write
+
+
+def _show(found: Score, output: Path | None, *, quiet: bool, as_json: bool) -> None:
+    """Print the scores and the verdict; ``output`` is where the table was written."""
     scores = found.summary
     if as_json:
         rows = scores.to_dict("records")
         for row in rows:  # text in a table
             row.update({entry: json.loads(row[entry] or "{}") for entry in ("parameters", "options")})
         facts = {"scale": found.scale, "transposed": found.transposed, "hidden": found.hidden, "equal": found.equal}
-        print_json({**facts, "leaked": found.leaked, "summary": rows, "verdict": found.verdict.brief()})
+        facts |= {"up_to_factors": found.up_to_factors, "leaked": found.leaked}
+        print_json({**facts, "summary": rows, "verdict": found.verdict.brief()})
         return
     if quiet:
         return
     show_summary(scores, found.table)
-    print_line(f"{found.equal:,} of {found.hidden:,} hidden entries are exactly as they were before")
+    how = ", up to one factor for each cell" if found.up_to_factors else ""
+    print_line(f"{found.equal:,} of {found.hidden:,} hidden entries are exactly as they were before{how}")
     print_lines("\n".join(verdict_lines(found.verdict)))
     if output is not None:
         print_line()

@@ -1,10 +1,15 @@
-"""``imputome study``: run a study, and print its results and whether they support its claims."""
+"""``imputome study``: list, show and run studies, and write their pages."""
 
 from __future__ import annotations
 
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,49 +23,237 @@ from imputome.cli.console import (
     warning_line,
     warnings_as_lines,
 )
+from imputome.errors import InputError
+
+if TYPE_CHECKING:
+    from imputome.studies.execute import Plan
+    from imputome.studies.spec import Study
+    from imputome.studies.units import Limits
+
+app = typer.Typer(
+    help="Run the papers' experiments, or studies of your own; `imputome study list` names them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="A name of `imputome study list`, or a file.")]
+ScaleOfStudy = Annotated[str, typer.Option(help="smoke (minutes), desk (an hour on 2 cores), or full (the paper's).")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+Datasets = Annotated[str | None, typer.Option(help="A,B: only these datasets of the study.")]
+StudySeed = Annotated[int | None, typer.Option(min=0, help="Seed (default: that of the study).")]
+GC = Annotated[Path | None, typer.Option(help="CSV of gene and GC content, for studies that use it.")]
 
 
-def command(
+def list_studies(as_json: opt.AsJson = False) -> None:
+    """List the studies that come with the package."""
+    from imputome.studies.spec import known_studies
+
+    if as_json:
+        print_json({"studies": known_studies()})
+        return
+    for name, title in known_studies().items():
+        print_line(f"{name}: {title}")
+
+
+def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False) -> None:
+    """Show what a study runs: data, splits, configurations, claims."""
+    from imputome.studies.spec import find_study
+
+    chosen = find_study(study, scale=scale)
+    parts = {
+        "datasets": [subset.label for subset in chosen.datasets],
+        "splits": [f"{split.label} ({split.scale})" for split in chosen.splits],
+        "configurations": [configuration.name for configuration in chosen.configurations],
+        "claims": [claim.text for claim in chosen.claims],
+        "figures": [figure.title for figure in chosen.figures],
+    }
+    if as_json:
+        print_json({"study": chosen.name, "title": chosen.title, "scale": scale, "trials": chosen.trials, **parts})
+        return
+    print_line(f"{chosen.name} ({scale}): {chosen.title}")
+    print_line(f"paper: {chosen.paper}" if chosen.paper else "no paper")
+    print_line(f"trials: {chosen.trials}")
+    for part, entries in parts.items():
+        print_line(f"{part}: {len(entries)}")
+        print_lines("\n".join(f"  {entry}" for entry in entries))
+
+
+def run_studies(
     study: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Without it, list the studies.")
+        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="A name of `imputome study list`, or a file.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Run a small variant, as a quick trial.")] = False,
-    datasets: Annotated[str | None, typer.Option(help="A,B: only these datasets of the study.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed (default: that of the study).")] = None,
-    gc: Annotated[Path | None, typer.Option(help="CSV of gene and GC content, for studies that use it.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes; if several, each has one thread.")] = 1,
+    every: Annotated[
+        bool, typer.Option("--all", help="All studies of the package, each in a folder of its own.")
+    ] = False,
+    scale: ScaleOfStudy = "desk",
+    datasets: Datasets = None,
+    seed: StudySeed = None,
+    gc: GC = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes of this machine, of one thread each (default: one a core; 0: none)."),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Use the workers of this dask scheduler, tcp://HOST:8786.")
+    ] = "",
+    max_seconds: Annotated[float | None, typer.Option(min=1, help="Stop a run that takes longer.")] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Stop a run that takes more memory, as 4GB.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be run, and how long it may take.")
+    ] = False,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Run a study; an interrupted one continues where it stopped. `imputome datasets` lists the datasets."""
-    from imputome.datasets import load
     from imputome.studies.spec import find_study, known_studies
-
-    if study is None:
-        if as_json:
-            print_json({"studies": known_studies()})
-            return
-        for name, title in known_studies().items():
-            print_line(f"{name}: {title}")
-        return
-    from imputome.studies.execute import execute, write_results
 
     if output is None:
         raise typer.BadParameter("a folder for the results is needed", param_hint="--output")
-    chosen = find_study(study, quick=quick)
-    chosen = chosen.only(datasets.split(",")) if datasets else chosen
-    chosen = replace(chosen, seed=chosen.seed if seed is None else seed, gc=chosen.gc if gc is None else str(gc))
+    if every == (study is not None):
+        raise typer.BadParameter("give the name of a study, or --all", param_hint="NAME")
+    names = list(known_studies()) if every else [str(study)]
+    chosen = [_changed(find_study(name, scale=scale), datasets, seed, gc) for name in names]
+    limits = _limits(max_seconds, max_memory)
     keeps_partial_work()
-    with progress(f"study {chosen.name}", quiet=quiet) as show:
-        table = execute(chosen, output, load=load, workers=workers, progress=show)
+    summaries = []
+    for each in chosen:
+        folder = output / each.name if every else output
+        try:
+            with warnings_as_lines(quiet=quiet):
+                todo = _planned(each, folder, limits)
+        except InputError as error:
+            if not every or error.code != "dataset-missing":
+                raise
+            warning_line(f"study {each.name} is left out: {error}")  # the others can be run
+            continue
+        if dry_run:
+            summaries.append(_told(todo, workers, scheduler, as_json=as_json))
+            continue
+        summaries.append(_run(todo, workers, scheduler, limits, quiet=quiet, as_json=as_json))
+    if as_json:
+        print_json({"studies": summaries} if every else summaries[0])
+
+
+def report(
+    study: Name,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder with the results.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the pages (default: that of the results).")] = None,
+    scale: ScaleOfStudy = "desk",
+    datasets: Datasets = None,
+    seed: StudySeed = None,
+    gc: GC = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Write the pages of a study from its results, and run nothing."""
+    from imputome.studies.execute import collected
+    from imputome.studies.spec import find_study
+
+    chosen = _changed(find_study(study, scale=scale), datasets, seed, gc)
     with warnings_as_lines(quiet=quiet):
-        files, text = write_results(chosen, table, output)
+        todo = _planned(chosen, output, _limits(None, None))
+        if len(todo.left) == len(todo.units):
+            text = f"{output} has no results of this study at this scale: run it first, or pass another {{output}}"
+            raise InputError(text, code="no-results", output=str(output))
+        if todo.left and not quiet:
+            warning_line(f"{len(todo.left)} of {len(todo.units)} runs are not done: the pages are of the others")
+        _write(todo, collected(todo), to, quiet=quiet, as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"list": list_studies, "show": show, "run": run_studies, "report": report}
+
+
+# -- parts of the commands ---------------------------------------------------------------------------------------------
+def _changed(study: Study, datasets: str | None, seed: int | None, gc: Path | None) -> Study:
+    study = study.only(datasets.split(",")) if datasets else study
+    return replace(study, seed=study.seed if seed is None else seed, gc=study.gc if gc is None else str(gc))
+
+
+def _limits(max_seconds: float | None, max_memory: str | None) -> Limits:
+    from imputome.studies.units import Limits
+
+    size = math.inf if max_memory is None else _bytes(max_memory)
+    return Limits(math.inf if max_seconds is None else max_seconds, size)
+
+
+def _bytes(text: str) -> float:
+    """``4GB`` as a number of bytes."""
+    units = {"GB": 1e9, "MB": 1e6, "GIB": 2.0**30, "MIB": 2.0**20, "G": 1e9, "M": 1e6}
+    number = text.strip().upper()
+    unit = next((unit for unit in units if number.endswith(unit)), "")
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory") from None
+    if not 0 < size < math.inf:
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory")
+    return size
+
+
+def _workers(workers: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if workers is None else workers
+
+
+def _planned(study: Study, folder: Path, limits: Limits) -> Plan:
+    from imputome.datasets import load
+    from imputome.studies.execute import plan
+
+    return plan(study, folder, load=load, limits=limits)
+
+
+def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> dict[str, Any]:
+    """Tell what is left to run."""
+    number = 1 if scheduler else max(_workers(workers), 1)
+    if not as_json:
+        print_line(f"{todo.study.name} ({todo.study.scale}): {len(todo.left)} of {len(todo.units)} runs are left")
+        if math.isnan(todo.seconds):
+            print_line("  how long they take is not known: none has been run yet")
+        elif todo.left:
+            each = f"about {todo.seconds / 60:.0f} minutes of one processor"
+            print_line(f"  {each}" + ("" if scheduler else f", {todo.seconds / 60 / number:.0f} with {number} workers"))
+        for label, reason in todo.missing.items():
+            print_line(f"  not run: {label}: {reason}")
+    seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
+    return {"study": todo.study.name, "runs": len(todo.units), "left": len(todo.left), "seconds": seconds}
+
+
+def _run(
+    todo: Plan, workers: int | None, scheduler: str, limits: Limits, *, quiet: bool, as_json: bool
+) -> dict[str, Any]:
+    from imputome.datasets import load
+    from imputome.studies.execute import run_plan
+
+    with progress(f"study {todo.study.name}", quiet=quiet) as show_progress:
+        table = run_plan(
+            todo,
+            load=load,
+            workers=_workers(workers),
+            scheduler=scheduler,
+            limits=limits,
+            progress=show_progress,
+        )
+    with warnings_as_lines(quiet=quiet):
+        return _write(todo, table, None, quiet=quiet, as_json=as_json)
+
+
+def _write(todo: Plan, table: Any, to: Path | None, *, quiet: bool, as_json: bool) -> dict[str, Any]:
+    from imputome.report.study_page import write_results
+
+    made_by = shlex.join(["imputome", *sys.argv[1:]])
+    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
-    if as_json:
-        print_json({"study": chosen.name, "files": [str(path) for path in files]})
-    elif not quiet:
-        print_lines(text)
-        print_line(f"wrote {', '.join(map(str, files))}")
+        if not written.drawn:
+            warning_line(
+                "figures and the HTML page need `pip install 'imputome[report]'`: then `imputome study report`"
+            )
+        if not as_json:
+            print_lines(written.text)
+            print_line(f"wrote {', '.join(map(str, written.files))}")
+    return {"study": todo.study.name, "files": [str(path) for path in written.files]}

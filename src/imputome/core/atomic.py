@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imputome.core.disk import room_for
+from imputome.core.disk import room_for, takes_no_file
 from imputome.core.interrupts import held, placing
 from imputome.errors import InputError
 
@@ -96,6 +96,15 @@ def check_writable(path: Path) -> None:
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             text = f"the folder {place} cannot be written to: choose another, or change its permissions"
             raise InputError(text, code="folder-not-writable")
+
+
+def check_place(path: Path) -> None:
+    """Check, before any computation, that files can be made beside ``path``, by making one; permissions do not tell."""
+    path = destination(path)
+    with room_for(path), held():
+        work, lock = _new_work(path)
+        os.close(lock)
+        _remove(work)
 
 
 def check_file(path: Path, suffixes: tuple[str, ...], what: str, *, overwrite: bool) -> None:
@@ -194,7 +203,12 @@ def _new_work(path: Path) -> tuple[Path, int]:
     """A hidden folder, with a file that the system keeps locked for this process, and that names the machine."""
     while True:
         work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        work.mkdir()
+        try:
+            work.mkdir()
+        except FileNotFoundError as error:
+            if not path.parent.is_dir():
+                raise
+            raise takes_no_file(path.parent, error.strerror) from error
         try:
             lock = os.open(work / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             break

@@ -23,3 +23,9 @@ def room_for(path: Path) -> Iterator[None]:
             text = f"{path} would be larger than a file may be here (see ulimit -f), so it was not written: raise the "
             raise InputError(f"{text}limit, or choose another disk", code="file-too-large") from error
         raise
+
+
+def takes_no_file(folder: Path, reason: str | None) -> InputError:
+    """The refusal of a folder that is there, and in which nobody can make a file, such as /proc."""
+    text = f"no file can be made in the folder {folder} ({reason}): choose another"
+    return InputError(text, code="folder-not-writable")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 import numpy as np
 
 from imputome.core.data import Data, Kind, as_data
-from imputome.core.imputation import Imputation, LinkedModel, Model, Status
+from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Status
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
@@ -117,6 +117,11 @@ class Imputer(ABC):
     def parameter_defaults(cls) -> dict[str, Any]:
         """Constructor parameters and their defaults."""
         return _defaults(cls)
+
+    @property
+    def outputs_without_step(self) -> frozenset[Output]:
+        """Outputs that it has with its present parameters, those of the posterior step left out."""
+        return self.info.outputs
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters and their values; ``deep`` is for scikit-learn only, because parameters are plain values."""

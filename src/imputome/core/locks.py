@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imputome.core.disk import takes_no_file
 from imputome.core.interrupts import held
 from imputome.errors import InputError, Message
 
@@ -119,9 +120,11 @@ def _open(lock: Path, *, create: bool) -> int:
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | (os.O_CREAT if create else 0)
     try:
         handle = os.open(lock, flags, 0o666)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if not create:
             raise
+        if lock.parent.is_dir():
+            raise takes_no_file(lock.parent, error.strerror) from error
         raise InputError(f"the folder {lock.parent} does not exist: make it first", code="no-folder") from None
     except OSError as error:
         reason = "it is a link" if error.errno == errno.ELOOP else error.strerror

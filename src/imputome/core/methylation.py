@@ -29,12 +29,17 @@ def beta_to_m(beta: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:
     """
     _check_offset(offset)
     values = _floats(beta)
+    check_beta(values)
+    with np.errstate(divide="ignore"):
+        return np.log2(values + values.dtype.type(offset)) - np.log2(1 - values + values.dtype.type(offset))
+
+
+def check_beta(values: np.ndarray) -> None:
+    """Check that all values but NaN are from 0 to 1."""
     outside = (values < 0) | (values > 1)
     if outside.any():
         text = f"{outside.sum():,} values are not beta values in [0, 1] (first: {values[outside].flat[0]:.6g})"
         raise InputError(f"{text}: divide percentages by 100; leave M-values as they are", code="not-beta-values")
-    with np.errstate(divide="ignore"):
-        return np.log2(values + values.dtype.type(offset)) - np.log2(1 - values + values.dtype.type(offset))
 
 
 def m_to_beta(m: ArrayLike, *, offset: float = OFFSET) -> np.ndarray:

@@ -18,6 +18,7 @@ N_COMPONENTS = 50
 MAX_RESOLUTIONS = 25  # resolutions that `leiden` tries
 
 Clusterer = Literal["kmeans", "leiden"]
+Space = Literal["components", "genes"]  # in which cells of `values` are clustered
 
 
 def ari(*, truth: Any, prediction: Any) -> float:
@@ -50,8 +51,23 @@ def expression_components(values: Any, *, n_components: int = N_COMPONENTS, rand
     ``values`` is expression on scale ``normalized`` (per 10,000 molecules), without logarithm, dense or sparse:
     ``imputation.to_array(scale="normalized")``. k is ``n_components``, or less if n or G does not allow it.
     """
-    import scipy.sparse as sp
     from sklearn.decomposition import PCA
+
+    logged = log_expression(values)
+    k = min(n_components, min(logged.shape) - 1)
+    if k < 1:
+        raise InputError(
+            f"{logged.shape[0]} x {logged.shape[1]} values have no principal components: pass at least 2 x 2",
+            code="too-few-values",
+            parameter="values",
+        )
+    solver = "auto" if isinstance(logged, np.ndarray) else "arpack"
+    return np.asarray(PCA(k, svd_solver=solver, random_state=random_state).fit_transform(logged))
+
+
+def log_expression(values: Any) -> Any:
+    """ln(1 + normalised expression) of `expression_components`, (n, G), dense or sparse as ``values`` are."""
+    import scipy.sparse as sp
 
     sparse = sp.issparse(values)
     values = values if sparse else matrix("values", values)
@@ -63,16 +79,7 @@ def expression_components(values: Any, *, n_components: int = N_COMPONENTS, rand
             parameter="values",
             embedding=...,
         )
-    k = min(n_components, min(values.shape) - 1)
-    if k < 1:
-        raise InputError(
-            f"{values.shape[0]} x {values.shape[1]} values have no principal components: pass at least 2 x 2",
-            code="too-few-values",
-            parameter="values",
-        )
-    logged = sp.csr_array(values).log1p() if sparse else np.log1p(values)
-    solver = "arpack" if sparse else "auto"
-    return np.asarray(PCA(k, svd_solver=solver, random_state=random_state).fit_transform(logged))
+    return sp.csr_array(values).log1p() if sparse else np.log1p(values)
 
 
 def kmeans(embedding: np.ndarray, *, n_clusters: int, random_state: int = 0) -> np.ndarray:
@@ -129,13 +136,18 @@ def cluster_scores(
     embedding: np.ndarray | None = None,
     values: Any = None,
     method: Clusterer = "kmeans",
+    space: Space = "components",
     random_state: int = 0,
 ) -> dict[str, float]:
     """``ari``, ``ami``, ``nmi`` of clusters with known cell types, and the number of ``clusters``.
 
-    Cells are clustered by their ``embedding`` (n, d) as it is (a latent space, or real values), or by the 50
-    `expression_components` of ``values`` (n, G). "kmeans" has 25 starts and as many clusters as types, "leiden" a
-    resolution for this number (`leiden`). Cells without a label (None, NaN) are left out before clustering.
+    Cells are clustered by their ``embedding`` (n, d) as it is (a latent space, or real values), or by ``values``
+    (n, G): by their 50 `expression_components`, or with ``space="genes"`` by the whole `log_expression`, dense, as in
+    papers 000 (section 4.9) and 002. "kmeans" has 25 starts and as many clusters as types, "leiden" a resolution for
+    this number (`leiden`). Cells without a label (None, NaN) are left out before clustering.
+
+    The starts of k-means are those of k-means++ and its steps Lloyd's, where R's ``kmeans`` of paper 000 has random
+    cells and Hartigan's steps: both keep the best of 25.
 
     Examples
     --------
@@ -155,6 +167,7 @@ def cluster_scores(
             values=...,
         )
     check_choice("method", method, ("kmeans", "leiden"))
+    check_choice("space", space, ("components", "genes"))
     codes, types = pd.factorize(pd.Series(np.asarray(labels)))
     features = values if embedding is None else np.asarray(embedding)
     check_length("labels", codes, features.shape[0])
@@ -164,7 +177,10 @@ def cluster_scores(
         )
     labelled = np.flatnonzero(codes >= 0)
     features = features[labelled]
-    if embedding is None:
+    if embedding is None and space == "genes":
+        features = log_expression(features)
+        features = features if isinstance(features, np.ndarray) else features.toarray()
+    elif embedding is None:
         features = expression_components(features, random_state=random_state)
     cluster = kmeans if method == "kmeans" else leiden
     clusters = cluster(features, n_clusters=len(types), random_state=random_state)

@@ -16,7 +16,7 @@ import numpy as np
 
 from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.errors import InputError
-from imputome.evaluation.splits import KIND_NAME, SCHEMES, Split, make_split, scheme_options
+from imputome.evaluation.splits import KIND_NAME, SCHEMES, UNMASKED, Split, make_split, scheme_options
 from imputome.inspection.features import ALL, CODES, features_of
 from imputome.inspection.state import InputReport
 from imputome.result.adapt import evaluated, part_of
@@ -91,6 +91,9 @@ def mask(
     """
     from anndata import AnnData
 
+    if scheme == UNMASKED:
+        text = f"the scheme none hides nothing: choose one of {', '.join(SCHEMES)}"
+        raise InputError(text, code="nothing-to-hide", parameter="scheme")
     fraction = scheme_options(scheme).get("fraction") if fraction is None else fraction
     report, data = evaluated(
         adata,

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from imputome.core.data import Data, as_data
 from imputome.core.imputation import Imputation, Output, Status
@@ -25,9 +26,11 @@ from imputome.result.genes import spelled_names
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 VALUES_PER_BLOCK = 2**21  # dense values in memory at a time
 _ALONE = "have the tool give them, or score it by itself with `imputome score`, which can score a part"
+IDENTIFIERS = "gene_ids"  # column of var, the first of features.tsv
 OTHER_UNIT = 2.0  # standard deviations between the known values and those of the tool, root mean square: not one unit
 
 
@@ -81,6 +84,22 @@ class Fitted:
         return Imputation(
             part, self.split.train, scale=imputation.scale, keeps_observed=False, status=imputation.status
         )
+
+
+def with_names_of(outside: Outside, masked: AnnData) -> Outside:
+    """The same with the names of the masked data, if its genes have their identifiers (``var["gene_ids"]``).
+
+    A 10x folder holds both, and tools take either.
+    """
+    if IDENTIFIERS not in masked.var:
+        return outside
+    names, ids = masked.var_names, masked.var[IDENTIFIERS].astype(str)
+    sides = {side: getattr(outside, side).astype(str) for side in ("obs_names", "var_names")}
+    by_name, by_id = (max(int(given.isin(known).sum()) for given in sides.values()) for known in (names, ids))
+    if by_id <= by_name:
+        return outside
+    of_id = dict(zip(ids, names, strict=True))
+    return replace(outside, **{side: given.map(lambda each: of_id.get(each, each)) for side, given in sides.items()})
 
 
 def fitted(outside: Outside, split: Split) -> Fitted:
@@ -258,7 +277,7 @@ def _found(outside: Outside, train: Data) -> _Found:
 
 
 def _checked_parts(found: _Found, outside: Outside, split: Split) -> _Found:
-    """Refuse what is not there; with ``partial``, take genes with NaN for absent ones."""
+    """Refuse what is not there; with ``partial``, take genes or cells with NaN for absent ones."""
     lacking = []
     for places, names, what in (
         (found.rows, split.train.obs_names, "cells"),
@@ -272,49 +291,72 @@ def _checked_parts(found: _Found, outside: Outside, split: Split) -> _Found:
             raise InputError(f"{text}{_ALONE}", code="result-lacks-names")
         text += "pass {partial} to score the part that it holds, the controls on the same part"
         raise InputError(text, code="result-lacks-names", partial=True)
-    bad, first = _not_finite(found, split)
-    if not bad.any():
+    bad, asked = _not_finite(found, split)
+    if not bad.nnz:
         return found
+    options: dict[str, Any] = {"layer": ...} if outside.layers else {}
+    instead = f"pass {{layer}} if the values are in one ({', '.join(outside.layers)}), or " if outside.layers else ""
+    if bad.nnz == asked[0].sum():
+        text = (
+            f"no value of {outside.name} that is to be scored is a finite number: {instead}give what the tool imputed"
+        )
+        raise InputError(text, code="result-all-missing", **options)
     if outside.partial:
-        return replace(found, columns=np.where(bad > 0, -1, found.columns))
-    where = f"the first in {split.train.obs_names[first[0]]!r}, {split.train.var_names[first[1]]!r}"
-    text = f"{outside.name} holds {bad.sum():,} values that are NaN or infinite among those to score ({where}): "
-    options: dict[str, Any] = {}
-    if outside.layers:
-        text += f"pass {{layer}} if the values are in one ({', '.join(outside.layers)}), or "
-        options["layer"] = ...
+        return _without(found, bad, asked, outside.name)
+    i, j = (int(places[0]) for places in bad.nonzero())
+    where = f"the first in {split.train.obs_names[i]!r}, {split.train.var_names[j]!r}"
+    text = f"{outside.name} holds {bad.nnz:,} values that are NaN or infinite among those to score ({where}): {instead}"
     if outside.partial is None:
         raise InputError(f"{text}{_ALONE}", code="result-not-finite", **options)
-    text += "pass {partial} to leave these genes out"
+    text += "pass {partial} to leave out the genes, or the cells, that they are in"
     raise InputError(text, code="result-not-finite", **options, partial=True)
 
 
-def _not_finite(found: _Found, split: Split) -> tuple[np.ndarray, tuple[int, int]]:
-    """(G,) numbers of values to score that are not finite, and the position of the first."""
-    number = np.zeros(len(found.columns), dtype=np.int64)
-    first = (0, 0)
+def _not_finite(found: _Found, split: Split) -> tuple[sp.csr_array, tuple[np.ndarray, np.ndarray]]:
+    """(n, G) True where a value to score is not finite; (n,) and (G,) how many of a cell or gene are to be scored."""
+    n, G = len(found.rows), len(found.columns)
+    rows, columns = np.flatnonzero(found.rows >= 0), np.flatnonzero(found.columns >= 0)
+    values_of = _Values(found.matrix, found.rows, found.columns)
     if split.test is None and split.train.kind == "real":
         assert split.i is not None and split.j is not None  # noqa: S101, PT018
         there = (found.rows[split.i] >= 0) & (found.columns[split.j] >= 0)
         i, j = split.i[there], split.j[there]
-        values = _Values(found.matrix, found.rows, found.columns).at(i, j)
-        bad = ~np.isfinite(values)
-        if bad.any():
-            k = int(bad.argmax())
-            first = int(i[k]), int(j[k])
-        return np.bincount(j[bad], minlength=len(number)), first
+        bad = ~np.isfinite(values_of.at(i, j))
+        return sp.csr_array((bad[bad], (i[bad], j[bad])), shape=(n, G)), (
+            np.bincount(i, minlength=n),
+            np.bincount(j, minlength=G),
+        )
+    asked = np.where(found.rows >= 0, len(columns), 0), np.where(found.columns >= 0, len(rows), 0)
     stored = found.matrix if isinstance(found.matrix, np.ndarray) else found.matrix.data
     if np.isfinite(stored).all():
-        return number, first
-    rows, columns = np.flatnonzero(found.rows >= 0), np.flatnonzero(found.columns >= 0)
-    values_of = _Values(found.matrix, found.rows, found.columns)
+        return sp.csr_array((n, G), dtype=bool), asked
+    places: list[tuple[np.ndarray, np.ndarray]] = []
     for part in _pieces(len(rows), len(columns)):
-        bad = ~np.isfinite(values_of.rows(rows[part], columns))
-        if bad.any() and not number.any():
-            i, j = np.unravel_index(int(bad.argmax()), bad.shape)
-            first = int(rows[part][i]), int(columns[j])
-        number[columns] += bad.sum(axis=0)
-    return number, first
+        i, j = np.nonzero(~np.isfinite(values_of.rows(rows[part], columns)))
+        places.append((rows[part][i], columns[j]))
+    i, j = (np.concatenate(each) for each in zip(*places, strict=True))
+    return sp.csr_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, G)), asked
+
+
+def _without(found: _Found, bad: sp.csr_array, asked: tuple[np.ndarray, np.ndarray], name: str) -> _Found:
+    """Take genes, or cells, with values that are not finite for absent ones: those with fewer values to score.
+
+    Cells and genes without any finite value go first, so that one of them does not take all of the others along.
+    """
+    in_cell, in_gene = bad.sum(axis=1), bad.sum(axis=0)
+    no_cell, no_gene = (asked[0] > 0) & (in_cell == asked[0]), (asked[1] > 0) & (in_gene == asked[1])
+    rest = bad[~no_cell][:, ~no_gene]
+    cells, genes = no_cell.copy(), no_gene.copy()
+    cells[~no_cell], genes[~no_gene] = rest.sum(axis=1) > 0, rest.sum(axis=0) > 0
+    if asked[1][genes & ~no_gene].sum() <= asked[0][cells & ~no_cell].sum():
+        cells = no_cell
+    else:
+        genes = no_gene
+    rows, columns = np.where(cells, -1, found.rows), np.where(genes, -1, found.columns)
+    if (rows < 0).all() or (columns < 0).all():
+        text = f"each cell and each gene of {name} holds values that are NaN or infinite, so that no part of it can be "
+        raise InputError(f"{text}scored: have the tool give them", code="nothing-to-score")
+    return replace(found, rows=rows, columns=columns)
 
 
 def part_of_split(split: Split, rows: np.ndarray, columns: np.ndarray, name: str) -> Split:
@@ -360,8 +402,6 @@ class _Values:
         i, j = self.row_places[i], self.column_places[j]
         if isinstance(self.matrix, np.ndarray):
             return np.asarray(self.matrix[i, j], dtype=np.float64)
-        import scipy.sparse as sp
-
         return np.asarray(sp.csr_matrix(self.matrix, copy=False)[i, j], dtype=np.float64).ravel()
 
 

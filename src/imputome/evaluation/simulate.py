@@ -1,8 +1,8 @@
 """Simulated counts with known truth, and curves that compare them with real counts.
 
 `simulate_counts` is a low-rank model of 10x data. `fit_scdesign` fits a simulator to a data set (after scDesign, Li &
-Li 2019), whose `ScDesign.simulate` draws two cell types with known differences. `mean_variance_zero_curves` compares
-simulated with real counts.
+Li 2019), whose `ScDesign.simulate` draws two cell types with known differences; `simulated_groups` does both, and gives
+an AnnData. `mean_variance_zero_curves` compares simulated with real counts.
 
 Letters: ``n`` cells (rows), ``G`` genes (columns), ``T`` cell types. In scDesign's model a *level* is log10(x + 1.01),
 with x the count of a cell scaled to the median library size; its smallest value, that of a zero, is `ZERO_LEVEL`.
@@ -22,6 +22,7 @@ from imputome.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
+    from anndata import AnnData
 
 ZERO_LEVEL = np.log10(1.01)
 MAX_SHAPE = 20.0  # of the gamma: with zeros alone it would go to infinity
@@ -283,9 +284,10 @@ class ScDesign:
 
         Mean levels are drawn from a gamma with the moments of the fitted ones, standard deviations and dropout rates
         from fitted genes of a similar mean. A gene that differs has its mean level raised by log10 of the fold change
-        in type 1 (up) or in type 0 (down), and its standard deviation and dropout rate are drawn again there. Levels
-        are normal, dropouts fall on cells in proportion to their share of zeros, 10^level - 1.01 times the library
-        size of the cell gives proportions, and one multinomial over the whole matrix gives counts.
+        in type 1 (up) or in type 0 (down), and its dropout rate is drawn again there; standard deviations are drawn
+        again in type 1 for all genes, as in the R package. Levels are normal, dropouts fall on cells in proportion to
+        their share of zeros, 10^level - 1.01 times the library size of the cell gives proportions, and one multinomial
+        over the whole matrix gives counts.
 
         Parameters
         ----------
@@ -481,6 +483,75 @@ def fit_scdesign(X: Any, *, max_steps: int = 500) -> ScDesign:
     mixture, steps, unconverged = fit_mixture(levels[:, genes], max_steps=max_steps)
     w, a, b, m, s, log_likelihood = mixture
     return ScDesign(w, a, b, m, s, log_likelihood, genes, library, zero_share, levels.data.max(), steps, unconverged)
+
+
+def simulated_groups(
+    X: Any,
+    *,
+    cells_per_group: int = 1000,
+    de_share: float = 0.1,
+    fold_change: tuple[float, float] = (1.5, 5.0),
+    depth: int | None = None,
+    random_state: int = 0,
+    max_steps: int = 500,
+) -> AnnData:
+    """Counts of two groups of cells with known differential genes, like those of a data set: `fit_scdesign`, simulated.
+
+    The defaults are those of paper 000 (section 4.10): 1,000 cells a group, 5 % of the genes up and 5 % down, fold
+    changes from 1.5 to 5, and as many molecules as the median library size of the data times the cells. The paper
+    passes the 2,000 variable genes of a data set with one cell type.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, G), dense or sparse
+        Counts; genes without a count are left out.
+    cells_per_group : int, default=1000
+        Cells of each of the two groups.
+    de_share, fold_change, depth
+        As in `ScDesign.simulate`.
+    random_state : int, default=0
+        The same seed and data give the same counts.
+    max_steps : int, default=500
+        EM steps of the fit at most.
+
+    Returns
+    -------
+    AnnData of shape (2 * cells_per_group, genes with a count)
+        Counts in ``X``; ``obs["group"]`` ("group 1" or "group 2"); ``var["differential"]`` and ``var["fold_change"]``,
+        that of group 2 over group 1. The genes are new ones: they have no names of the data.
+
+    Raises
+    ------
+    InputError
+        As `fit_scdesign` and `ScDesign.simulate`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counts = np.random.default_rng(0).poisson(np.geomspace(0.5, 50, 40), (60, 40))
+    >>> simulated = simulated_groups(counts, cells_per_group=20, fold_change=(1.5, 2))
+    >>> simulated.shape, int(simulated.var["differential"].sum())
+    ((40, 40), 4)
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    simulation = fit_scdesign(X, max_steps=max_steps).simulate(
+        cells_per_type=cells_per_group,
+        de_share=de_share,
+        fold_change=fold_change,
+        depth=depth,
+        rng=np.random.default_rng(random_state),
+    )
+    group = np.array(["group 1", "group 2"])[simulation.cell_type]
+    return AnnData(
+        simulation.X,
+        obs=pd.DataFrame({"group": pd.Categorical(group)}, index=simulation.obs_names),
+        var=pd.DataFrame(
+            {"differential": simulation.de_between(0, 1), "fold_change": simulation.fold_change[1]},
+            index=simulation.var_names,
+        ),
+    )
 
 
 def fit_mixture(levels: sp.csc_array, *, max_steps: int) -> tuple[np.ndarray, int, int]:

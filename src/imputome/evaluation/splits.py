@@ -32,7 +32,19 @@ from imputome.inspection.tails import rank_scores
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["SCHEMES", "Scheme", "Split", "make_split", "row_split", "scheme_options", "seed_for"]
+__all__ = [
+    "SCHEMES",
+    "UNMASKED",
+    "Scheme",
+    "Split",
+    "make_split",
+    "normalized_before",
+    "row_split",
+    "scheme_options",
+    "seed_for",
+]
+
+UNMASKED = "none"  # scheme that hides nothing: methods are judged by analyses of what they make of all data
 
 KIND_NAME: dict[Kind, str] = {"counts": "counts", "real": "real values"}
 
@@ -65,8 +77,8 @@ class Scheme(NamedTuple):
 def random(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, per_gene: bool = False) -> Split:
     """Hide ``round(fraction * number)`` of the nonzeros, all with the same probability.
 
-    With ``per_gene``, this share of each gene's nonzeros is hidden; genes with three nonzeros or fewer keep them (the
-    protocol of scIALM).
+    With ``per_gene``, this share of each gene's nonzeros is hidden, rounded down; genes with three nonzeros or fewer
+    keep theirs (the published code of paper 002).
     """
     X = _counts("random", data)
     check_share("fraction", fraction)
@@ -76,32 +88,43 @@ def random(data: Data, rng: np.random.Generator, *, fraction: float = 0.1, per_g
     by_gene, starts = _positions_by_gene(X)
     for start, stop in itertools.pairwise(starts.tolist()):
         if stop - start > 3:
-            size = round(fraction * (stop - start))
+            size = int(fraction * (stop - start))
             hidden[by_gene[start + rng.choice(stop - start, size=size, replace=False)]] = True
     return _entries("random", data, *take_out(X, hidden))
 
 
-def double_exponential(data: Data, rng: np.random.Generator, *, fraction: float = 0.5) -> Split:
+def double_exponential(
+    data: Data,
+    rng: np.random.Generator,
+    *,
+    fraction: float = 0.5,
+    mean: Literal["log1p", "published_code"] = "log1p",
+) -> Split:
     """Hide each nonzero of gene j with probability exp(-lambda mean_j^2): weakly expressed genes lose more.
 
-    mean_j is the mean of ln(1 + count) over the nonzeros of gene j. lambda is chosen so that the expected share of
-    hidden nonzeros is ``fraction``; the realised share varies at random.
+    mean_j is the mean of ln(1 + count) over the nonzeros of gene j, as paper 000 says; with ``mean="published_code"``
+    it is ln(mean count of the nonzeros), as its code has it: 0 for a gene whose counts are all 1, which then loses all
+    of them. lambda is chosen so that the expected share of hidden nonzeros is ``fraction``; the realised share varies
+    at random.
     """
     X = _counts("double_exponential", data)
-    probability = gene_probabilities(X, fraction)
+    check_choice("mean", mean, ("log1p", "published_code"))
+    probability = gene_probabilities(X, fraction, mean=mean)
     hidden = rng.random(X.nnz) < probability[X.indices]
     return _entries("double_exponential", data, *take_out(X, hidden))
 
 
-def gene_probabilities(X: sp.csr_array, fraction: float) -> np.ndarray:
+def gene_probabilities(X: sp.csr_array, fraction: float, *, mean: str = "log1p") -> np.ndarray:
     """(G,) probabilities exp(-lambda mean_j^2) of `double_exponential`; lambda is solved to about 1e-12."""
     from scipy.optimize import brentq
 
     check_share("fraction", fraction)
     G = X.shape[1]
     size = np.bincount(X.indices, minlength=G)
-    total = np.bincount(X.indices, weights=np.log1p(X.data, dtype=np.float64), minlength=G)
-    squared = (total / np.maximum(size, 1)) ** 2
+    values = X.data.astype(np.float64)
+    values = np.log1p(values) if mean == "log1p" else values
+    level = np.bincount(X.indices, weights=values, minlength=G) / np.maximum(size, 1)
+    squared = (level if mean == "log1p" else np.log(np.where(size > 0, level, 1.0))) ** 2
     share = size / max(X.nnz, 1)
 
     def excess(rate: float) -> float:
@@ -378,6 +401,8 @@ def scheme_options(name: str) -> dict[str, Any]:
     >>> scheme_options("random")
     {'fraction': 0.1, 'per_gene': False}
     """
+    if name == UNMASKED:
+        return {}
     if name not in SCHEMES:
         message = f"there is no scheme {name!r}: choose one of {', '.join(SCHEMES)}"
         raise InputError(message, code="unknown-scheme", parameter="scheme")
@@ -394,7 +419,7 @@ def make_split(
     Parameters
     ----------
     name : str
-        A name in `SCHEMES`.
+        A name in `SCHEMES`, or ``"none"`` (`UNMASKED`): then nothing is hidden, and the training part is the data.
     data : Data
         n cells x G genes of counts, or n samples x G features of real values.
     rng : numpy.random.Generator
@@ -431,7 +456,33 @@ def make_split(
         if option not in known:
             message = f"the scheme {name} has no option {option!r}; options: {', '.join(known)}"
             raise InputError(message, code="unknown-option", parameter=option)
+    if name == UNMASKED:
+        nowhere = np.empty(0, dtype=np.int64)
+        return Split(UNMASKED, data, i=nowhere, j=nowhere, truth=np.empty(0))
     return SCHEMES[name].function(data, rng, **options)
+
+
+def normalized_before(split: Split, data: Data) -> Split:
+    """The split with the library sizes from before counts were hidden: the leaky protocol of the papers.
+
+    Papers 000 (section 4.4) and 002 (section 2.5) normalise first and hide then, so that the library size of a cell
+    still counts what is hidden in it. With this split, log1p of the training part is the matrix that paper 000 trains
+    on, and counts over library sizes the one that paper 002 completes; the counts stay integers. ``data`` are those
+    that were split.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from imputome.core.data import as_data
+    >>> data = as_data(np.array([[5, 0, 3], [2, 8, 0]]), kind="counts")
+    >>> split = make_split("random", data, rng=np.random.default_rng(0), fraction=0.5)
+    >>> split.train.depth.tolist(), normalized_before(split, data).train.depth.tolist()
+    ([8.0, 0.0], [8.0, 10.0])
+    """
+    if split.test is not None or data.kind != "counts":
+        text = f"the scheme {split.scheme} splits off molecules or is for real values: the protocol needs hidden counts"
+        raise InputError(f"{text}, such as those of random", code="protocol-scheme", parameter="split")
+    return replace(split, train=replace(split.train, library_size=data.depth), leaky=True)
 
 
 def seed_for(*axes: Any, base: int = 0) -> int:
@@ -487,8 +538,8 @@ def row_split(
 
 # -- steps that schemes share ------------------------------------------------------------------------------------------
 def check_kind_of_scheme(scheme: str, kind_of_data: Kind) -> None:
-    """Check that a scheme hides data of this kind."""
-    kind = SCHEMES[scheme].kind
+    """Check that a scheme hides data of this kind; `UNMASKED` takes both."""
+    kind = kind_of_data if scheme == UNMASKED else SCHEMES[scheme].kind
     if kind_of_data != kind:
         others = ", ".join(name for name, known in SCHEMES.items() if known.kind == kind_of_data)
         raise InputError(

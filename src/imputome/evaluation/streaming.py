@@ -15,10 +15,11 @@ import numpy as np
 
 from imputome.core.data import Data
 from imputome.core.links import link
-from imputome.core.scales import counts_to_scale
+from imputome.core.scales import TARGET, counts_to_scale
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_finite
 from imputome.evaluation.metrics import MEAN_EDGES, METRICS, covered, worst_coverage
+from imputome.evaluation.splits import UNMASKED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,8 @@ N_STRATA = 5  # strata of the predicted real value, for coverage
 ENTRIES_PER_CALL = 2**20  # hidden entries that the imputation is asked for at a time
 MIN_KNOWN_FOR_SD = 3  # known training values that a feature needs for a standard deviation
 CONSTANT_RELATIVE_SD = 1e-6  # up to this SD over the mean a feature counts as constant: rounding is no variation
+
+HiddenScale = Literal["counts", "log1p", "median"]  # of scores of hidden counts
 
 IN_UNITS = ("rmse_sd", "crps_sd")  # metrics in the unit of `Units`
 
@@ -92,7 +95,7 @@ def score_hidden(
     split: Split,
     *,
     metrics: Sequence[str] | None = None,
-    scale: Literal["counts", "log1p"] = "counts",
+    scale: HiddenScale = "counts",
     link_name: str = "identity",
 ) -> dict[str, float]:
     """Scores over the hidden entries, from single entries of the imputation; observed values are not put back.
@@ -109,8 +112,13 @@ def score_hidden(
 
     ``scale`` is that of the hidden counts and of their predictions. "log1p" is the log of counts per 10,000, with the
     library size of the training part, because that of all counts would give away what is hidden. It has no
-    ``total_ratio``. ``share_of_zeros_raised`` does not refer to the hidden entries but to the zeros of the matrix
-    before any were hidden (one pass over all predictions, in blocks): what imputing every zero costs.
+    ``total_ratio``. "median" is counts over these library sizes times their median, the scale of paper 002. For the
+    figures of the papers, which used the library size of all counts, make the split with
+    `imputome.evaluation.splits.normalized_before`: then "log1p" is the scale of paper 000, "median" that of paper 002.
+    The split of the scheme "none" has no hidden entries, and no scores.
+
+    ``share_of_zeros_raised`` does not refer to the hidden entries but to the zeros of the matrix before any were hidden
+    (one pass over all predictions, in blocks): what imputing every zero costs.
 
     Examples
     --------
@@ -124,6 +132,8 @@ def score_hidden(
     >>> round(score_hidden(imputation, split, metrics=["rmse"])["rmse"], 2)
     1.0
     """
+    if split.scheme == UNMASKED:
+        return {}
     if split.i is None or split.j is None or split.truth is None:
         raise InputError(
             f"the split {split.scheme!r} hides no entries: use score_thinned",
@@ -138,7 +148,7 @@ def score_hidden(
             "hidden nonzeros are a selection that no interval accounts for; use the scheme thin"
         )
         unavailable |= dict.fromkeys(IN_UNITS, "it is for real values, and this split holds counts")
-        if scale != "counts":
+        if scale == "log1p":
             unavailable["total_ratio"] = "a total of logarithms has no meaning; score it on the scale counts"
     else:
         reason = "it is for counts, and this split holds real values"
@@ -148,9 +158,13 @@ def score_hidden(
     names = _chosen(metrics, "hidden", unavailable)
     options: dict[str, Any] = {"keep_observed": False}
     truth = np.asarray(split.truth, dtype=np.float64)
+    factor = 1.0
     if is_counts:
-        options["scale"] = scale
-        truth = counts_to_scale(truth, reference.depth[split.i], scale)
+        options["scale"] = "normalized" if scale == "median" else scale
+        truth = counts_to_scale(truth, reference.depth[split.i], options["scale"])
+    if is_counts and scale == "median":
+        factor = float(np.median(reference.depth[reference.depth > 0])) / TARGET
+        truth *= factor
     scores = {}
     prediction = None
     for name in names:
@@ -161,7 +175,7 @@ def score_hidden(
             scores[name] = METRICS[name].function(truth=truth, lower=lower, upper=upper)
         else:
             if prediction is None:
-                prediction = _at(imputation, split.i, split.j, **options)
+                prediction = factor * _at(imputation, split.i, split.j, **options)
             if name in IN_UNITS:
                 values = {"prediction": prediction}
                 if name == "crps_sd" and {"lower", "upper"} <= imputation.outputs:

@@ -71,6 +71,8 @@ def scale_of_counts(
     check_known(named)
     cells = sampled_cells(train)
     values = rows(cells)
+    if not values.any():  # zeros are zeros on every scale
+        return ("counts" if named in (None, "input") else named), []
     logs = totals_off(values, train, cells)
     off = {scale: float(np.median(each)) if len(each) else 0.0 for scale, each in logs.items()}
     miss = {scale: float(np.median(np.abs(each))) if len(each) else 0.0 for scale, each in logs.items()}
@@ -117,16 +119,17 @@ def sampled_cells(train: Data) -> np.ndarray:
 def totals_off(values: np.ndarray, train: Data, cells: np.ndarray) -> dict[Scale, np.ndarray]:
     """For each scale, the log of the sum of each cell's values, taken back to counts, over its molecules.
 
-    The molecules are those of the genes at hand; negative values count as 0, and what float64 cannot take back as
-    infinite.
+    The molecules are those of the genes at hand, and cells that have none of them, or all of whose values are 0, say
+    nothing and are left out; negative values count as 0, and what float64 cannot take back as infinite.
     """
     molecules = np.asarray(train.X[cells] @ np.ones(train.shape[1]))
-    depth = train.depth[cells, None]
     positive = np.maximum(values, 0.0)
+    telling = (molecules > 0) & positive.any(axis=1)
+    molecules, positive, depth = molecules[telling], positive[telling], train.depth[cells[telling], None]
     logs: dict[Scale, np.ndarray] = {}
     for scale in SCALES[:-1]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             total = scale_to_counts(positive, depth, scale).sum(axis=1)
-            off = np.log(total) - np.log(np.maximum(molecules, 1e-300))
+            off = np.log(total) - np.log(molecules)
         logs[scale] = np.clip(np.nan_to_num(off, nan=_MAX_LOG), -_MAX_LOG, _MAX_LOG)
     return logs

@@ -58,7 +58,7 @@ def checked_outputs(estimator: Imputer, outputs: Iterable[str]) -> tuple[Output,
     from imputome.core.posterior import PosteriorModel
 
     defaults = estimator.parameter_defaults()
-    offered: frozenset[str] = estimator.info.outputs
+    offered: frozenset[str] = estimator.outputs_without_step
     if estimator.posterior:
         offered |= PosteriorModel.posterior_outputs
     elif defaults.get("posterior"):

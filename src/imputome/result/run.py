@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from imputome.core.data import Data, Kind
-from imputome.core.imputation import Imputation, Output
+from imputome.core.imputation import Imputation, Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.memory import peak_memory
 from imputome.core.scales import Scale
@@ -119,7 +119,7 @@ def fit_run(
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     status = result.status
     if status.message and not status.converged and not estimator.replaced_by:
-        messages.append(Message(f"{estimator.name}: {status.message}", code=f"fit-{status.name}"))
+        messages.append(_ended_early(estimator, status))
     messages += replaced(estimator)
     keeps = result.keeps_observed if keep_observed is None else keep_observed
     return Run(result, estimator, report, scale, keeps, seconds, tuple(messages), outputs, peak())
@@ -132,3 +132,12 @@ def replaced(estimator: Imputer) -> list[Message]:
     why = "the method itself does not predict held-out molecules clearly better"
     text = f"{estimator.name}: all values come from {estimator.replaced_by}, because {why}"
     return [Message(text, code="method-replaced")]
+
+
+def _ended_early(estimator: Imputer, status: Status) -> Message:
+    """How a fit ended that did not reach its stopping rule, and how to let it go on."""
+    text, code = f"{estimator.name}: {status.message}", f"fit-{status.name}"
+    rounds = getattr(estimator, "max_iter", None)
+    if status.name != "max_iter" or not isinstance(rounds, int):
+        return Message(text, code=code)
+    return Message(f"{text}: pass {{max_iter}} to let it go on for longer", code=code, max_iter=5 * rounds)

@@ -39,7 +39,7 @@ class Imputer(TransformerMixin, BaseEstimator):
         (see `~sklearn.impute.MissingIndicator`).
     keep_empty_features : bool, default=False
         Keep features without any value at `fit`, with 0 for missing values; otherwise they are left out.
-    link : {"none", "asinh", "clip", "logit"}, default=None
+    link : {"none", "asinh", "clip", "logit", "neglog"}, default=None
         Transform on which values are imputed, see `imputome.core.links`; results are in the unit of the input. None
         takes ``"asinh"`` if the values have heavy tails, as `imputome.impute` does. (`imputome.impute` calls it
         ``transform``, which is a method here.)
@@ -88,7 +88,7 @@ class Imputer(TransformerMixin, BaseEstimator):
         missing_values: Any = np.nan,
         add_indicator: bool = False,
         keep_empty_features: bool = False,
-        link: Literal["none", "asinh", "clip", "logit"] | None = None,
+        link: Literal["none", "asinh", "clip", "logit", "neglog"] | None = None,
         random_state: int = 0,
     ) -> None:
         self.method = method

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from imputome.errors import printable
-from imputome.studies.results import NEEDS_INTEGERS, costs, summary
+from imputome.evaluation.clinical import compare_over_trials
+from imputome.studies.results import NEEDS_INTEGERS, STOPPED, costs, summary
 from imputome.studies.spec import Claim, Published, Study
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -46,11 +47,11 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     The computations that were skipped or failed, and the reasons, are at the end.
     """
     scores = by_configuration(study, table)
-    lines = [f"# {plain(study.name)}", "", plain(study.title), ""]
+    lines = ["# Scores", ""]
     split_names = {split.name for split in study.splits}
     for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
-        share = "" if scheme in split_names else f", {fraction:g} hidden"
+        share = "" if scheme in split_names or math.isnan(fraction) else f", {fraction:g} hidden"
         rows = []
         for _, scores_of in part.groupby(["method", "parameters"], sort=False):
             cells = {row["metric"]: _cell(row, study.spread) for row in scores_of.to_dict("records")}
@@ -63,7 +64,7 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
         lines.append(plain(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}"))
-    for failed in table[table["status"].isin(["failed", NEEDS_INTEGERS])].to_dict("records"):
+    for failed in table[table["status"].isin(["failed", STOPPED, NEEDS_INTEGERS])].to_dict("records"):
         method = f"{failed['method']} {failed['parameters']} on {failed['dataset']}"
         lines.append(plain(f"{failed['status'].capitalize()}: {method}: {failed['reason']}"))
     return "\n".join(lines) + "\n"
@@ -101,45 +102,52 @@ def _cell(row: dict[str, Any], kind: str) -> str:
 
 def published_markdown(study: Study, table: pd.DataFrame) -> str:
     """The tables of ``study.published`` whose dataset is in the study, with our numbers and those of the paper."""
+    lines: list[str] = []
+    for title, headings, rows in published_rows(study, table):
+        cells = [[plain(cell) for cell in row] for row in rows]
+        lines += [f"# {plain(title)}", "", *markdown_table(["", *map(plain, headings)], cells), ""]
+    return "\n".join([*lines, PUBLISHED_LEGEND]) + "\n" if lines else ""
+
+
+def published_rows(study: Study, table: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of texts of each published table whose dataset is in the study."""
     labels = {subset.name: subset.label for subset in study.datasets}
     scores = by_configuration(study, table)
-    lines: list[str] = []
+    tables = []
     for published in study.published:
         if published.dataset in labels:
             rows = (scores["dataset"] == labels[published.dataset]) & (scores["metric"] == published.metric)
-            lines += [f"# {plain(published.title)}", "", *_lines(published, scores[rows], study.spread), ""]
-    if not lines:
-        return ""
-    return "\n".join([*lines, "Our numbers, and in brackets those of the paper, which used other data."]) + "\n"
+            tables.append((published.title, list(published.columns), _lines(published, scores[rows], study.spread)))
+    return tables
 
 
-def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[str]:
+def _lines(published: Published, scores: pd.DataFrame, spread: str) -> list[list[str]]:
     rows = []
     for split, figures in published.rows.items():
-        cells = [plain(split)]
+        cells = [split]
         for heading, configuration in published.columns.items():
             matching = scores[(scores["scheme"] == split) & (scores["configuration"] == configuration)].to_dict(
                 "records"
             )
             ours = _with_spread(matching[0], spread) if matching else "-"
-            cells.append(f"{ours} ({plain(figures[heading])})" if heading in figures else ours)
+            cells.append(f"{ours} ({figures[heading]})" if heading in figures else ours)
         rows.append(cells)
-    return markdown_table(["", *map(plain, published.columns)], rows)
+    return rows
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
-TEST_COLUMNS = ["dataset", "scheme", "metric", "first", "second", "mean_first", "mean_second", "difference", "n", "p"]
+TEST_COLUMNS = [
+    *("dataset", "scheme", "metric", "test", "first", "second", "mean_first", "mean_second", "difference", "n", "p"),
+]
 
 
-def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """Wilcoxon signed-rank tests: one row for each comparison, dataset and split that has its metric.
+def compared_over_trials(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Wilcoxon signed-rank tests and Welch's t-tests: one row for each comparison, dataset and split with its metric.
 
-    ``p`` is two-sided, and exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it is at least
-    0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the median of the
-    first minus the second.
+    ``p`` is two-sided. Wilcoxon's is exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it
+    is at least 0.002. It is 1 if every difference is 0, and NaN with fewer than two trials. ``difference`` is the
+    median of the first minus the second.
     """
-    from scipy.stats import wilcoxon
-
     values = named(study, table[table["status"] == "ok"])
     rows = []
     for (dataset, scheme, _), part in values.groupby(TABLE_KEYS, sort=False, dropna=False):
@@ -150,15 +158,23 @@ def wilcoxon_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
                 if not {comparison.first, other} <= set(wide):
                     continue
                 pair = wide[[comparison.first, other]].dropna().to_numpy()
-                difference = pair[:, 0] - pair[:, 1]
-                p = math.nan
-                if len(pair) > 1:
-                    p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
                 means = pair.mean(axis=0) if len(pair) else (math.nan, math.nan)
-                names = [dataset, scheme, comparison.metric, comparison.first, other]
-                median = float(np.median(difference)) if len(pair) else math.nan
-                rows.append([*names, *means, median, len(pair), p])
+                names = [dataset, scheme, comparison.metric, comparison.test, comparison.first, other]
+                median = float(np.median(pair[:, 0] - pair[:, 1])) if len(pair) else math.nan
+                rows.append([*names, *means, median, len(pair), _p_value(comparison.test, pair)])
     return pd.DataFrame(rows, columns=TEST_COLUMNS)
+
+
+def _p_value(test: str, pair: np.ndarray) -> float:
+    """Of a test between the two columns of (n trials, 2) numbers."""
+    from scipy.stats import wilcoxon
+
+    if len(pair) < 2:
+        return math.nan
+    if test == "welch":
+        return compare_over_trials(first=pair[:, 0], second=pair[:, 1]).p
+    difference = pair[:, 0] - pair[:, 1]
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def comparisons_markdown(tests: pd.DataFrame) -> str:
@@ -167,15 +183,32 @@ def comparisons_markdown(tests: pd.DataFrame) -> str:
         [f"{row[name]:.4g}" if isinstance(row[name], float) else plain(row[name]) for name in TEST_COLUMNS]
         for row in tests.to_dict("records")
     ]
-    legend = "Wilcoxon signed-rank tests over trials; p is two-sided and not corrected for the number of tests."
+    legend = (
+        "Tests over trials (wilcoxon: signed ranks; welch: t-test); p is two-sided, not corrected for their number."
+    )
     return "\n".join(["# Tests", "", *markdown_table(TEST_COLUMNS, rows), "", legend]) + "\n"
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
 CLAIM_COLUMNS = [
-    *("claim", "dataset", "scheme", "metric", "held", "estimate", "se", "n", "evidence", "beats_control", "spread")
+    *(
+        "claim",
+        "by",
+        "configurations",
+        "dataset",
+        "scheme",
+        "metric",
+        "held",
+        "estimate",
+        "se",
+        "n",
+        "evidence",
+        "beats_control",
+        "spread",
+    )
 ]
-PRINTED_COLUMNS = [name for name in CLAIM_COLUMNS if name not in ("estimate", "se")]
+PRINTED_COLUMNS = [name for name in CLAIM_COLUMNS if name not in ("by", "estimate", "se")]
+PUBLISHED_LEGEND = "Our numbers, and in brackets those of the paper, which used other data."
 LEGEND = (
     "Held: by the 95 % interval over trials, or in every trial; collapsed: it holds, but the network gives all cells "
     "the same profile. ±: standard error of a difference, else standard deviation. Spread: SD between cells of the "
@@ -185,7 +218,7 @@ SPREADS = ("between_cell_sd", "data_between_cell_sd")  # of output and data, if 
 
 
 class Outcome(NamedTuple):
-    """Whether a claim holds (``"yes"``, ``"no"`` or ``"unclear"``), and the estimate for that, over ``n`` trials."""
+    """Whether a claim ``"holds"``, ``"fails"`` or is ``"unclear"``, and the estimate for that, over ``n`` trials."""
 
     held: str
     estimate: float
@@ -208,8 +241,8 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
     Gives one row per claim, dataset and split:
 
-    - ``held``: ``"yes"``, ``"no"``, ``"unclear"``, or ``"collapsed"``: yes, but in half of the trials or more the
-      network gives all cells the same profile, so it has learned nothing about any cell,
+    - ``held``: ``"holds"``, ``"fails"``, ``"unclear"``, or ``"collapsed"``: it holds, but in half of the trials or more
+      the network gives all cells the same profile, so it has learned nothing about any cell,
     - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else the
       mean of the value that is claimed to be large or small,
     - ``se``: standard error of the estimate; ``n``: number of trials; ``evidence``: the numbers as text,
@@ -226,14 +259,15 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
             elsewhere = elsewhere or (claim.datasets and names[dataset] not in claim.datasets)
             if elsewhere or claim.metric not in set(part["metric"]):
                 continue
-            row = {"claim": claim.text, "dataset": dataset, "scheme": scheme, "metric": claim.metric}
+            row = {"claim": claim.text, "by": claim.by, "configurations": "; ".join(claim.configurations)}
+            row |= {"dataset": dataset, "scheme": scheme, "metric": claim.metric}
             metrics = [metric for metric in (claim.metric, claim.reference) if metric]
             missing = [name for name in claim.configurations for metric in metrics if (metric, name) not in wide]
             if missing:
                 rows.append({**row, **UNKNOWN._replace(evidence=f"no result of {missing[0]}")._asdict()})
                 continue
             row |= {**CLAIM_CHECKS[claim.kind](claim, wide)._asdict(), **_context(claim, wide)}
-            if row["held"] == "yes" and _collapsed(claim, wide):
+            if row["held"] == "holds" and _collapsed(claim, wide):
                 row["held"] = "collapsed"
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
@@ -249,7 +283,7 @@ def mean_difference(differences: np.ndarray) -> Outcome:
         return UNKNOWN._replace(n=1, estimate=mean)
     sd = float(differences.std(ddof=1))
     half = half_interval(sd, n)
-    held = "yes" if mean > half else "no" if mean < -half else "unclear"
+    held = "holds" if mean > half else "fails" if mean < -half else "unclear"
     return Outcome(held, mean, sd / math.sqrt(n), n)
 
 
@@ -276,7 +310,7 @@ def _similar(claim: Claim, wide: pd.DataFrame) -> Outcome:
         return relative._replace(held="unclear", evidence=evidence)
     half = half_interval(relative.se * math.sqrt(relative.n), relative.n)
     within, outside = abs(relative.estimate) + half <= claim.value, abs(relative.estimate) - half > claim.value
-    held = "yes" if within else "no" if outside else "unclear"
+    held = "holds" if within else "fails" if outside else "unclear"
     evidence += f" ± {relative.se:.2%}; {claim.value:.0%} or less is claimed"
     return relative._replace(held=held, evidence=evidence)
 
@@ -290,11 +324,11 @@ def _monotone(claim: Claim, wide: pd.DataFrame) -> Outcome:
     curves = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()  # trials x curve
     steps = np.diff(curves, axis=1)
     fall = mean_difference(curves[:, 0] - curves[:, -1])
-    rises = any(mean_difference(step).held == "yes" for step in steps.T)
+    rises = any(mean_difference(step).held == "holds" for step in steps.T)
     curve = ", ".join(f"{value:.3g}" for value in curves.mean(axis=0))
     falling = int((steps <= 0).all(axis=1).sum())
     evidence = f"means {curve}; no step rises in {falling} of {len(curves)} trials"
-    return fall._replace(held="no" if rises else fall.held, evidence=evidence)
+    return fall._replace(held="fails" if rises else fall.held, evidence=evidence)
 
 
 def _close(claim: Claim, wide: pd.DataFrame) -> Outcome:
@@ -313,7 +347,8 @@ def _context(claim: Claim, wide: pd.DataFrame) -> dict[str, Any]:
     context: dict[str, Any] = {}
     first = claim.configurations[0]
     if claim.control and (claim.metric, claim.control) in wide:
-        context["beats_control"] = _improvement(wide, claim.metric, first, claim.control).held
+        held = _improvement(wide, claim.metric, first, claim.control).held
+        context["beats_control"] = {"holds": "yes", "fails": "no"}.get(held, held)
     if all((name, first) in wide for name in SPREADS):
         output, data = (wide[name, first] for name in SPREADS)
         context["spread"] = float((output / data).median())
@@ -335,7 +370,7 @@ def _improvement(wide: pd.DataFrame, metric: str, first: str, second: str, *, ma
 def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> Outcome:
     """A claim that holds, or does not hold, if it does so in every trial."""
     n, k = len(holds), int(np.sum(holds))
-    held = "unclear" if n == 0 or 0 < k < n else "yes" if k else "no"
+    held = "unclear" if n == 0 or 0 < k < n else "holds" if k else "fails"
     mean = float(values.mean()) if n else math.nan
     se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Outcome(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
@@ -348,14 +383,23 @@ def _mean(values: np.ndarray) -> str:
 
 
 def claims_markdown(checked: pd.DataFrame) -> str:
-    """The checked claims as a Markdown table; the text of a claim is in its first row."""
-    columns = [name for name in PRINTED_COLUMNS if checked[name].notna().any()]
+    """The checked claims as Markdown: those of the paper, then ours; the text of a claim is in its first row."""
+    lines = []
+    for by, title in (("paper", "Claims of the paper"), ("us", "Our own claims")):
+        part = checked[checked["by"] == by]
+        if len(part):
+            columns = [name for name in PRINTED_COLUMNS if part[name].notna().any()]
+            lines += [f"# {title}", "", *markdown_table(columns, claim_rows(part, columns)), ""]
+    return "\n".join([*lines, LEGEND]) + "\n"
+
+
+def claim_rows(checked: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
+    """Rows of texts; the text of a claim, and its configurations, are in its first row."""
     rows = []
-    for claim, part in checked.groupby("claim", sort=False):
+    for _, part in checked.groupby("claim", sort=False):
         for place, row in enumerate(part.to_dict("records")):
-            rows.append([_text(row[name]) for name in columns])
-            rows[-1][0] = "" if place else plain(claim)
-    return "\n".join(["# Claims", "", *markdown_table(columns, rows), "", LEGEND]) + "\n"
+            rows.append([_text("" if place and name in ("claim", "configurations") else row[name]) for name in columns])
+    return rows
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from imputome.core.imputation import Imputation
 from imputome.errors import InputError, Message
 from imputome.evaluation.masked import MASK_KEY, read_mask
 from imputome.evaluation.outside import Fitted, Outside, fitted
+from imputome.evaluation.returned import on_return, returned
 from imputome.evaluation.splits import Split
 from imputome.methods import names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
@@ -52,8 +53,8 @@ class External:
         try:
             result = fitted(self.values, split)
         except InputError as error:
-            raise InputError(_of_external(error.message)) from error
-        messages = tuple(map(_of_external, result.messages))
+            raise InputError(of_external(error.message)) from error
+        messages = (*map(of_external, result.messages), *on_return(self.values.name, returned(result)))
         return replace(self, result=replace(result, messages=messages))
 
     @property
@@ -63,7 +64,7 @@ class External:
         return self.result.imputation
 
 
-def _of_external(message: Message) -> Message:
+def of_external(message: Message) -> Message:
     """A message about one result, whose options are part of ``external`` here."""
     template, options = message.template, dict(message.options)
     for name in ("layer", "scale"):

@@ -153,6 +153,7 @@ class Dataset:
     data: Data
     labels: np.ndarray | None = None  # (n,) class of each row
     clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
+    differential: np.ndarray | None = None  # (G,) whether a gene differs between the first class and the others
     messages: tuple[Message, ...] = ()  # what the user should know
     # how it was read, where that was chosen: layer, kind, labels and so on; rows of results name it
     source: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +163,8 @@ class Dataset:
 
     def identity(self) -> dict[str, Any]:
         """What results are stored under beside its name, so that they are never taken for those of other data."""
-        return {**self.source, "data": digest([self.data, self.labels, self.clinical]), "version": version("imputome")}
+        content = [self.data, self.labels, self.clinical, *([] if self.differential is None else [self.differential])]
+        return {**self.source, "data": digest(content), "version": version("imputome")}
 
 
 def digest(value: Any) -> str:
@@ -243,9 +245,40 @@ def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> Inpu
     return InputError(text, code="too-little-data", **given)
 
 
-def detected(data: Data, min_genes: int, min_cells: int) -> tuple[Data, np.ndarray]:
-    """The cells with enough detected genes, the genes detected in enough of these cells, and the cells' positions."""
-    cells = np.flatnonzero(data.observed_counts()[0] >= min_genes)
+def detected(
+    data: Data,
+    min_genes: int,
+    min_cells: int,
+    *,
+    max_genes: int | None = None,
+    max_counts: float | None = None,
+    max_mitochondrial: float | None = None,
+) -> tuple[Data, np.ndarray]:
+    """The cells with enough detected genes, the genes detected in enough of these cells, and the cells' positions.
+
+    Cells must have fewer detected genes than ``max_genes``, fewer molecules than ``max_counts``, and a smaller share of
+    mitochondrial molecules (genes whose names begin with MT-) than ``max_mitochondrial``. The quality control of paper
+    002 (section 2.5 and its code) is 200 genes, 3 cells, and fewer than 2,000 genes and 5 % for PBMC, 75,000 molecules
+    for Klein; all three are counted over all genes, before any is left out.
+    """
+    per_cell = data.observed_counts()[0]
+    kept = per_cell >= min_genes
+    if max_genes is not None:
+        kept &= per_cell < max_genes
+    if max_counts is not None or max_mitochondrial is not None:
+        if data.kind != "counts":
+            text = "limits of molecules are for counts, and these are real values: leave them out"
+            raise InputError(text, code="counts-only", parameter="max_counts")
+        total = np.asarray(data.X.sum(axis=1), dtype=np.float64).ravel()
+        kept &= total < (np.inf if max_counts is None else max_counts)
+    if max_mitochondrial is not None:
+        mitochondrial = np.flatnonzero(data.var_names.str.upper().str.startswith("MT-"))
+        if not len(mitochondrial):
+            text = "no gene has a name that begins with MT-: leave the limit of mitochondrial molecules out"
+            raise InputError(text, code="no-mitochondrial-genes", parameter="max_mitochondrial")
+        part = np.asarray(data.X[:, mitochondrial].sum(axis=1), dtype=np.float64).ravel()
+        kept &= part < max_mitochondrial * total
+    cells = np.flatnonzero(kept)
     data = data.subset(rows=cells)
     return data.subset(columns=np.flatnonzero(data.observed_counts()[1] >= min_cells)), cells
 

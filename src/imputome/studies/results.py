@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +18,8 @@ from imputome.core.atomic import atomic_path, destination
 from imputome.core.disk import room_for
 from imputome.core.locks import locked
 from imputome.core.small_files import open_regular
-from imputome.errors import InputError, missing_extra, printable
+from imputome.errors import InputError, Message, missing_extra, printable, some
+from imputome.evaluation.downstream import SCORES
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.evaluation.open_problems import PERFECT
 from imputome.methods import info, names
@@ -33,7 +35,8 @@ COLUMNS = (*KEY, "transform", "metric", "value", "seconds", "peak_bytes", "statu
 TEXT_COLUMNS = ("dataset", "method", "parameters", "scheme", "options", "transform", "metric", "status", "reason")
 INTEGERS, NUMBERS = ("trial", "seed"), ("fraction", "value", "seconds", "peak_bytes")
 NEEDS_INTEGERS = "needs integers"  # status of a method that cannot run on normalised counts
-STATUSES = {"ok", "failed", NEEDS_INTEGERS, "skipped"}
+STOPPED = "stopped"  # status of a run that took more than its limits; its metric and value say which
+STATUSES = {"ok", "failed", NEEDS_INTEGERS, STOPPED, "skipped"}
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 RESULTS = "results.csv"  # of a study, in its folder
 LINE_START = b'[{"dataset": '  # of each line of a journal
@@ -41,13 +44,16 @@ LINE_START = b'[{"dataset": '  # of each line of a journal
 MAX_TABLE_BYTES, MAX_ROWS, MAX_LINE = 2**30, 10**7, 2**26
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
-    *("ari", "ami", "nmi", "leiden_ari", "leiden_ami", "leiden_nmi", "precision", "recall", "tnr"),
+    *SCORES,
     *("spearman_concordance", "cox_concordance"),
 )
 
 # metrics of `imputome.studies.runner.run_trial`; the others it records, beside the numbers of a fit
 TRIAL_METRICS = ("rmse", "mae", "pearson")
-TRIAL_NUMBERS = ("share_hidden", "spearman_concordance", "cox_concordance", "fit_seconds", "apply_seconds")
+TRIAL_NUMBERS = (
+    *("feature_rmse", "share_hidden", "spearman_concordance", "cox_concordance"),
+    *("spearman_difference_variance", "cox_difference_variance", "fit_seconds", "apply_seconds"),
+)
 # the numbers that methods of this package report of a fit, in ``status.details``
 FIT_NUMBERS = (
     *("iterations", "objective", "rank", "lam", "residual", "tol", "held_out_rmse", "held_out_mse"),
@@ -305,8 +311,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     place among them: 1 is best, equal means share the better place, and NaN has the last.
     ``loses_to`` is the best control if the method does not beat it, else an empty text; the control that is the
     held-out part itself (``perfect_denoising``) is none to beat. Numbers that are not scores, such as the iterations of
-    a fit, are never best, never lose, and have the rank 0; no method loses by a metric that says nothing of that
-    (`imputome.evaluation.metrics.Metric.is_contest`).
+    a fit, are never best, never lose, and have the rank 0; no method is best or loses by a metric that says nothing of
+    that (`imputome.evaluation.metrics.Metric.is_contest`).
+
+    Warns
+    -----
+    UserWarning
+        Methods were not all scored on the same splits (`other_splits`), so that their means cannot be compared.
 
     Examples
     --------
@@ -319,6 +330,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    for message in other_splits(table):
+        warnings.warn(message, stacklevel=2)
     group = ["dataset", "scheme", "options", "fraction", "metric"]
     parts = []
     for key, part in table[table["status"] == "ok"].groupby(group, sort=False, dropna=False):
@@ -329,10 +342,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         cost = costs(scores["mean"], str(key[-1]))
         is_score = key[-1] in METRICS or key[-1] in HIGHER
         scores["control"] = control
-        scores["best"] = is_score & np.isfinite(cost) & (cost == cost.min())
+        is_contest = key[-1] in HIGHER or (key[-1] in METRICS and METRICS[key[-1]].is_contest)
+        scores["best"] = is_contest & np.isfinite(cost) & (cost == cost.min())
         scores["rank"] = [int((cost < one).sum()) + 1 if is_score else 0 for one in cost]
         scores["loses_to"] = ""
-        is_contest = key[-1] in HIGHER or (key[-1] in METRICS and METRICS[key[-1]].is_contest)
         to_beat = control & (scores["method"] != PERFECT).to_numpy()
         if is_contest and to_beat.any():
             best_control = min(np.flatnonzero(to_beat), key=lambda place: cost[place])
@@ -340,6 +353,26 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         parts.append(scores.assign(**dict(zip(group, key, strict=True))))
     columns = [*group, "method", "parameters", "mean", "sd", "n", "control", "best", "rank", "loses_to"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def other_splits(table: pd.DataFrame) -> list[Message]:
+    """Which methods were scored on other splits than most, for each dataset, scheme, options and fraction.
+
+    A table can have them that was continued with another seed or number of trials, or with what other tools made of
+    masked data; a method that failed on some splits has fewer.
+    """
+    messages = []
+    done = table[table["status"] == "ok"].drop_duplicates(list(KEY))
+    for key, part in done.groupby(["dataset", "scheme", "options", "fraction"], sort=False, dropna=False):
+        splits = part.groupby(["method", "parameters"], sort=False)[["trial", "seed"]].agg(tuple)
+        sets = {name: frozenset(zip(trials, seeds, strict=True)) for name, trials, seeds in splits.itertuples()}
+        usual = max(sets.values(), key=list(sets.values()).count)
+        others = dict.fromkeys(name for (name, _), each in sets.items() if each != usual)
+        if others:
+            text = f"{key[0]}, {key[1]}: scored on other splits than the rest: {some(others)}; such means cannot be "
+            text += "compared: score all on the same splits, with one seed, in a new table"
+            messages.append(Message(text, code="other-splits"))
+    return messages
 
 
 def told_apart(table: pd.DataFrame) -> pd.Series:

@@ -12,30 +12,34 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
-from imputome.core.links import link as link_of
 from imputome.core.memory import peak_memory
-from imputome.core.scales import counts_to_scale
 from imputome.core.small_files import read_small_text
 from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
-from imputome.evaluation.arguments import check_choice, check_share
-from imputome.evaluation.clinical import clinical_coefficients, concordance_index
-from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS
-from imputome.evaluation.outside import Outside
-from imputome.evaluation.splits import Split, check_kind_of_scheme, make_split, scheme_options, seed_for
-from imputome.evaluation.streaming import Units, score_hidden, score_thinned
+from imputome.evaluation.clinical import clinical_coefficients, coefficient_differences, concordance_index
+from imputome.evaluation.downstream import downstream_scores
+from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS, feature_rmse
+from imputome.evaluation.outside import Outside, with_names_of
+from imputome.evaluation.splits import (
+    Split,
+    check_kind_of_scheme,
+    make_split,
+    normalized_before,
+    scheme_options,
+    seed_for,
+)
+from imputome.evaluation.streaming import HiddenScale, Units, score_hidden, score_thinned
 from imputome.methods import DEFAULT, Method, create, info
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.result.adapt import chosen_link
@@ -43,18 +47,16 @@ from imputome.result.run import Progress
 from imputome.studies.external import External, check_names, check_record, check_split, check_study
 from imputome.studies.inputs import Dataset, MethodSpec, as_text, digest, parse_method, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, TRIAL_METRICS, Journal, key_of
+from imputome.studies.settings import PROTOCOLS, check_settings, stratifies
 from imputome.studies.spec import Hiding, non_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from imputome.evaluation.clustering import Clusterer
 
-DOWNSTREAM = ("clustering", "leiden", "de")
-# protocol -> what it adds to the name of the scheme in tables of results
-PROTOCOLS = {"honest": "", "as_published": " (leaky)", OPEN_PROBLEMS: f" ({OPEN_PROBLEMS})"}
-Scale = Literal["counts", "log1p"]
+Scale = HiddenScale
+COX_LIMIT = 1.0  # differences of Cox coefficients beyond it are of genes that nearly order the deaths
 
 
 # -- one split for each trial ------------------------------------------------------------------------------------------
@@ -77,6 +79,7 @@ def run_study(
     tell: Callable[[Message], None] | None = None,
     external: Sequence[Outside] = (),
     masked: AnnData | None = None,
+    controls: bool = True,
 ) -> pd.DataFrame:
     """Hide values, impute them with each method and the controls, and score the imputed values.
 
@@ -124,13 +127,15 @@ def run_study(
         and values are hidden as `imputome.evaluation.masked.mask` hides them, from ``seed`` itself and in all rows.
     masked : AnnData, optional
         The masked data that these tools were given; refused if it does not hide the same values.
+    controls : bool, default=True
+        Whether the standard controls are run too.
 
     Returns
     -------
     DataFrame
         One row per score, with the columns `imputome.studies.results.COLUMNS`. A method that fails gives one row with
-        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where the protocol as_published gives
-        normalised values to a method that splits molecules (`gene_mean_posterior`, every posterior step).
+        the status ``"failed"`` and the reason. The status is ``"needs integers"`` where a method that splits molecules
+        (`gene_mean_posterior`, every posterior step) is given counts that are not integers.
 
     Raises
     ------
@@ -166,6 +171,7 @@ def run_study(
         check_study(datasets, fractions, trials, protocol, masked)
         check_names(external)
         check_record(masked, scheme=scheme, fraction=fractions[0], seed=seed, options=options)
+        external = [with_names_of(each, masked) for each in external]
         if datasets[0].data.kind == "real":
             options["rows"] = "all"
     journal = Journal(output)
@@ -174,14 +180,15 @@ def run_study(
     parts, part = len(datasets) * len(fractions) * len(trials), 0
     leaky, benchmark = protocol == "as_published", protocol == OPEN_PROBLEMS
     for dataset in datasets:
-        data = _published(dataset.data) if leaky else dataset.data
-        controls = with_controls(specs, data.kind, protocol)
-        to_run: list[MethodSpec | External] = [*controls, *map(External, external)]
+        data = dataset.data
+        every = with_controls(specs, data.kind, protocol) if controls else specs
+        to_run: list[MethodSpec | External] = [*every, *map(External, external)]
         settings = {
             "shape": data.shape,
             "known": int(data.observed_counts()[0].sum()),
             "downstream": downstream,
             **({} if scale == "counts" else {"scale": scale}),
+            **({"library": "before hiding"} if leaky else {}),
             **({"details": True} if details else {}),
             **({"transform": transform or "auto"} if data.kind == "real" else {}),
             **options,
@@ -205,7 +212,8 @@ def run_study(
             if not todo:
                 continue
             rng = np.random.default_rng(trial_seed)
-            split = replace(make_split(scheme, data, rng=rng, fraction=share, **split_options), leaky=leaky)
+            split = make_split(scheme, data, rng=rng, fraction=share, **split_options)
+            split = normalized_before(split, data) if leaky else split
             if masked is not None:
                 check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
@@ -350,88 +358,18 @@ def _numbers_in(details: dict[str, Any]) -> dict[str, float]:
 
 
 def _downstream_scores(result: Imputation, dataset: Dataset, analyses: tuple[str, ...], seed: int) -> dict[str, float]:
-    """Scores of analyses of the imputed matrix, which is made dense for them."""
+    """Scores of analyses of the imputed matrix."""
     if not analyses or dataset.labels is None:
         return {}
-    import pandas as pd
-
-    from imputome.evaluation.clustering import cluster_scores, expression_components
-    from imputome.evaluation.expression import precision_recall_tnr, wilcoxon
-
-    counts = result.data.kind == "counts"
     rows = dataset.data.obs_names.get_indexer(result.obs_names)  # a row split imputes only some rows
-    labels = dataset.labels[rows]
-    values = result.to_array(scale="normalized" if counts else None)
-    scores: dict[str, float] = {}
-    clusterers: dict[str, Clusterer] = {"clustering": "kmeans", "leiden": "leiden"}
-    for analysis in [name for name in clusterers if name in analyses]:
-        prefix = "leiden_" if analysis == "leiden" else ""
-        with warnings.catch_warnings():  # if all cells are equal there is one cluster, and the scores show it
-            warnings.simplefilter("ignore")
-            embedding = expression_components(values, random_state=seed % 2**31) if counts else values
-            agreement = cluster_scores(
-                embedding=embedding, labels=labels, method=clusterers[analysis], random_state=seed % 2**31
-            )
-        scores |= {prefix + name: agreement[name] for name in ("ari", "ami", "nmi")}
-    if "de" in analyses:
-        labelled = np.flatnonzero(~pd.isna(labels))
-        texts = labels[labelled].astype(str)
-        groups = texts == np.unique(texts)[0]
-        whole = counts_to_scale(dataset.data.block(rows), dataset.data.depth[rows, None], "normalized")
-        tables = [wilcoxon(np.log1p(part[labelled]), groups) for part in (whole, values)]
-        called = [(table["p_adjusted"] < 0.05).to_numpy() for table in tables]
-        scores |= precision_recall_tnr(truth=called[0], called=called[1])
-    return scores
-
-
-def check_settings(
-    scheme: str,
-    fraction: float | Sequence[float] | None = None,
-    downstream: Iterable[str] = (),
-    protocol: str = "honest",
-    transform: str | None = None,
-) -> list[float | None]:
-    """Check the settings of `run_study` that need no data; returns the shares to hide, None if there is no choice."""
-    known = scheme_options(scheme)
-    if fraction is None:
-        fraction = known.get("fraction")
-    one = fraction is None or isinstance(fraction, int | float)
-    fractions: list[float | None] = [fraction] if one else list(dict.fromkeys(fraction))  # type: ignore[list-item,arg-type]
-    for share in fractions:
-        if share is not None:
-            check_share("fraction", share)
-    if fractions != [None] and "fraction" not in known:
-        text = f"the scheme {scheme} has no share to choose: leave {{fraction}} out"
-        raise InputError(text, code="unknown-option", fraction=...)
-    for analysis in downstream:
-        check_choice("downstream", analysis, DOWNSTREAM)
-    check_choice("protocol", protocol, PROTOCOLS)
-    if protocol == "as_published" and scheme.startswith("thin"):
-        text = "{protocol} gives no counts to thin: pass {scheme}"
-        raise InputError(text, code="protocol-scheme", protocol=protocol, scheme="random")
-    if protocol == OPEN_PROBLEMS:
-        _check_open_problems(scheme, fractions, downstream)
-    if transform not in (None, "none"):
-        link_of(str(transform))
-    return fractions
-
-
-def _check_open_problems(scheme: str, fractions: Sequence[float | None], downstream: Iterable[str]) -> None:
-    """Check that nothing was asked for that the benchmark does otherwise."""
-    if scheme != open_problems.SCHEME:
-        text = "{protocol} splits off molecules, each by itself: pass {scheme}"
-        raise InputError(text, code="protocol-scheme", protocol=OPEN_PROBLEMS, scheme=open_problems.SCHEME)
-    if fractions != [open_problems.FRACTION]:
-        text = f"{{protocol}} splits off {open_problems.FRACTION:g} of the molecules: leave {{fraction}} out"
-        raise InputError(text, code="protocol-fraction", protocol=OPEN_PROBLEMS, fraction=...)
-    if list(downstream):
-        text = "{protocol} has no analyses beside its scores: leave {downstream} out"
-        raise InputError(text, code="protocol-downstream", protocol=OPEN_PROBLEMS, downstream=...)
-
-
-def stratifies(scheme: str, options: Mapping[str, Any]) -> bool:
-    """Whether a scheme with these options has test rows that labels stratify."""
-    return "labels" in scheme_options(scheme) and (options.get("rows", "test") == "test" or scheme == "features")
+    return downstream_scores(
+        result,
+        analyses,
+        labels=dataset.labels[rows],
+        differential=dataset.differential,
+        before=dataset.data.subset(rows=rows),
+        random_state=seed % 2**31,
+    )
 
 
 def _check(
@@ -448,8 +386,8 @@ def _check(
         if transform not in (None, "none") and dataset.data.kind == "counts":
             text = f"the transform {transform} is for real values, and these are counts: leave {{transform}} out"
             raise InputError(text, code="transform-needs-real", transform=...)
-    if scale not in ("counts", "log1p") or (scale == "log1p" and scheme.startswith("thin")):
-        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or 'log1p' if single entries are hidden"
+    if scale not in ("counts", "log1p", "median") or (scale != "counts" and scheme.startswith("thin")):
+        text = f"{scheme} cannot be scored with scale={scale!r}: use 'counts', or another scale if entries are hidden"
         raise InputError(text, code="scale-scheme", parameter="scale")
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
@@ -462,13 +400,6 @@ def _check(
     if "de" in downstream and any(dataset.data.kind == "real" for dataset in datasets):
         text = "{downstream} is for counts: leave it out for real values"
         raise InputError(text, code="downstream-kind", downstream="de")
-
-
-def _published(data: Data) -> Data:
-    """Counts times the median library size over their own, computed with the values that will be hidden."""
-    depth = data.depth
-    scale = np.divide(np.median(depth[depth > 0]), depth, out=np.ones_like(depth), where=depth > 0)
-    return replace(data, X=sp.csr_array(sp.diags_array(scale) @ data.X), library_size=None)
 
 
 # -- one fit for all splits of a trial ---------------------------------------------------------------------------------
@@ -527,6 +458,7 @@ def run_trial(
     transform: str | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
+    controls: bool = True,
 ) -> pd.DataFrame:
     """Fit each method once on the training rows, and score it under every way to hide test values.
 
@@ -537,16 +469,19 @@ def run_trial(
     or one with new splits, continues from ``output``: a method is fitted again only if one of its rows is missing.
 
     Gives rows as `run_study`, with ``rmse``, ``mae`` (which paper 003 calls RMSE) and ``pearson`` over the hidden
-    entries; ``share_hidden`` of the test values; with clinical columns ``spearman_concordance`` and
-    ``cox_concordance``, the `concordance_index` between coefficients from the imputed and from the true values (test
-    rows, features with a hidden entry); ``fit_seconds``, ``apply_seconds``, and the numbers of the fit.
+    entries; ``feature_rmse``, the mean over features of the RMSE of each (Table S1 of paper 003); ``share_hidden`` of
+    the test values; ``fit_seconds``, ``apply_seconds``, and the numbers of the fit. With clinical columns also
+    ``spearman_concordance`` and ``cox_concordance``, the `concordance_index` between coefficients from the imputed and
+    from the true values (test rows, features with a hidden entry), and ``spearman_difference_variance`` and
+    ``cox_difference_variance``, the variance of the first minus the second (figure 4; Cox within `COX_LIMIT`).
     """
     tables = tables or Tables()
     if dataset.data.kind != "real" or np.isnan(dataset.data.known_values()).any():
         raise InputError(f"{dataset.name}: these splits need real values without gaps", code="data-not-complete")
     if not dataset.data.obs_names.is_unique:
         raise InputError(f"{dataset.name}: rows are found by name: make the names unique", code="names-not-unique")
-    specs = with_controls([parse_method(method) for method in methods], "real")
+    specs = [parse_method(method) for method in methods]
+    specs = with_controls(specs, "real") if controls else specs
     journal = Journal(output)
     trial_seed = seed_for(dataset.name, "rows", trial, base=seed)
     identity = dataset.identity()
@@ -608,6 +543,8 @@ class _HiddenValues:
         assert i is not None and j is not None  # noqa: S101, PT018  (types)
         predicted = self.units.of(prediction, j)
         scores = {name: METRICS[name].function(truth=self.truth[i, j], prediction=predicted) for name in TRIAL_METRICS}
+        errors = feature_rmse(truth=self.truth[i, j], prediction=predicted, feature=j)
+        scores["feature_rmse"] = float(np.mean(list(errors.values())))
         scores["share_hidden"] = split.fraction
         if self.coefficients:
             features = np.unique(j)
@@ -616,6 +553,9 @@ class _HiddenValues:
             for name, coefficients in clinical_coefficients(values=imputed[:, features], **self.clinical).items():
                 truth = self.coefficients[name][features]
                 scores[f"{name}_concordance"] = concordance_index(truth=truth, prediction=coefficients)
+                limit = COX_LIMIT if name == "cox" else None
+                apart = coefficient_differences(truth=truth, prediction=coefficients, limit=limit)
+                scores[f"{name}_difference_variance"] = apart.variance
         return scores
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError, Message
 from imputome.evaluation.masked import MASK_KEY, read_mask
-from imputome.evaluation.outside import Outside, fitted
-from imputome.evaluation.returned import Returned, returned
+from imputome.evaluation.outside import Outside, fitted, with_names_of
+from imputome.evaluation.returned import on_return, returned
 from imputome.evaluation.splits import Split
 from imputome.evaluation.streaming import score_hidden, score_thinned
 from imputome.methods import REFERENCE, controls
@@ -45,9 +45,12 @@ class Score:
     hidden : int
         Number of hidden entries; under thinning, of those from which molecules were split off.
     equal : int
-        How many of these have exactly the value from before they were hidden.
+        How many of these have exactly the value from before they were hidden; if a tool of counts must have seen them,
+        but for one factor for each cell (`up_to_factors`).
     leaked : bool
         Whether the tool must have seen what was hidden.
+    up_to_factors : bool
+        Whether ``equal`` counts values that are equal up to one factor for each cell.
     messages : tuple of Message
         What the user should know: how the values were matched and read.
     """
@@ -59,6 +62,7 @@ class Score:
     hidden: int
     equal: int
     leaked: bool
+    up_to_factors: bool = False
     messages: tuple[Message, ...] = ()
 
     @property
@@ -86,6 +90,7 @@ def score_masked(
     kind = split.train.kind
     to_run = with_controls(specs, kind)
     link, messages = chosen_transform(split.train, transform)
+    outside = with_names_of(outside, masked)
     tool = External(outside)
     result = fitted(outside, split)
     back = returned(result)
@@ -132,7 +137,8 @@ def score_masked(
         hidden=back.entries,
         equal=back.equal,
         leaked=back.leaked,
-        messages=(*messages, *result.messages, *_on_return(outside.name, back)),
+        up_to_factors=back.factor,
+        messages=(*messages, *result.messages, *on_return(outside.name, back)),
     )
 
 
@@ -141,14 +147,3 @@ def scorer(imputation: Imputation, split: Split, link: str) -> Callable[[], dict
     if split.test is not None:
         return lambda: score_thinned(imputation, split)
     return lambda: score_hidden(imputation, split, link_name=link)
-
-
-def _on_return(name: str, back: Returned) -> list[Message]:
-    if not back.leaked:
-        return []
-    text = (
-        f"{100 * back.share:.0f} % of the {back.entries:,} hidden values are in {name} exactly as they were, with "
-        f"{back.telling_equal:,} of the {back.telling:,} that nothing in the masked data shows: it was run on data in "
-        "which they were not hidden, so run it on what `imputome mask` wrote"
-    )
-    return [Message(text, code="truth-returned")]

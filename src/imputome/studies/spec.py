@@ -39,11 +39,13 @@ from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.methods.registry import METHODS
 from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
-from imputome.studies.results import FIT_NUMBERS, TRIAL_METRICS, TRIAL_NUMBERS
+from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
+from imputome.studies.settings import check_settings
 
 CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
+SCALES = ("smoke", "desk", "full")  # minutes; an hour on two cores; the paper's sizes and grids
 MAX_COMBINATIONS = 1000  # of the values of one table of factors
 MAX_TEXT = 1000  # characters
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
@@ -63,7 +65,8 @@ Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
 class Subset:
     """The part of a dataset that a study uses; if there are more cells or features, they are drawn with the seed."""
 
-    name: str  # as in `imputome.datasets`
+    name: str  # as in `imputome.datasets`, or any name beside a path
+    path: str = ""  # a file of your own, as `imputome impute` takes it; relative to the file of the study
     layer: str | None = None  # these five as in `imputome.impute`
     kind: Kind | None = None
     round_counts: Literal["nearest", "stochastic"] | None = None
@@ -72,10 +75,17 @@ class Subset:
     max_cells: Limit | None = None
     min_genes: StrictInt = 0  # cells with fewer detected genes are left out,
     min_cells: StrictInt = 0  # and genes detected in fewer cells
+    # cells with as many detected genes, molecules, or such a share of mitochondrial molecules are left out
+    max_genes: Limit | None = None
+    max_counts: StrictFloat | StrictInt | None = None
+    max_mitochondrial: Share | None = None
     n_top_genes: Limit | None = None  # most variable genes to keep, for counts
     max_features: Limit | None = None
     # what real values are transformed with first; None: methods impute on the transform that fits the training part
     transform: Transform | None = None
+    # counts of two groups like those of this part, with known differences: arguments of
+    # `imputome.evaluation.simulate.simulated_groups`; the labels are then their column "group"
+    simulate: Params = field(default_factory=dict)
     labels: str = ""  # column of ``obs`` with the class of each row
     clinical: dict[str, str] = field(default_factory=dict)  # columns of ``obs`` for grade, and for time and event
 
@@ -97,6 +107,7 @@ class Subset:
             "at most {} cells": self.max_cells,
             "{} variable genes": self.n_top_genes,
             "at most {} features": self.max_features,
+            "simulated, {}": ", ".join(f"{key} {value}" for key, value in self.simulate.items()) or None,
         }
         parts = [text.format(limit) for text, limit in limits.items() if limit is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
@@ -107,35 +118,40 @@ class Hiding:
     """A way to hide values.
 
     With ``scale="zscore"`` (real values, for all splits of a study) each method is fitted once per trial, and the split
-    can have ``options``, ``datasets`` and ``coverage``.
+    can have a ``coverage``; without it, it can have ``downstream`` and ``protocol``.
     """
 
     scheme: str  # one of ``imputome.evaluation.splits.SCHEMES``
     fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = (
         None  # share of values to hide; by default that of the scheme
     )
-    scale: Literal["counts", "log1p", "zscore"] = "counts"  # of the scores
+    scale: Literal["counts", "log1p", "median", "zscore"] = "counts"  # of the scores
     params: Params = field(default_factory=dict)  # of the method of [base] under this split
     name: str = ""  # in tables of results; by default the scheme
     options: Params = field(default_factory=dict)  # of the scheme
+    downstream: tuple[str, ...] = ()  # analyses of the imputed matrix, as in `imputome.studies.runner.run_study`
+    protocol: str = "honest"  # as there
     datasets: tuple[str, ...] = ()  # names of those that it is for; by default all
     coverage: str = ""  # the dataset whose coverages are drawn, for low_coverage
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
         scheme_options(self.scheme)  # refuses an unknown scheme
+        options = [name for name in scheme_options(self.scheme) if name not in SET_BY_TRIAL]
+        _check_known("option", self.options, options, where=f"{self.scheme}: ")
         if self.scale != ZSCORE:
-            if self.options or self.datasets or self.coverage:
-                raise _wrong(f"options, datasets and coverage need scale={ZSCORE!r}")
+            if self.coverage:
+                raise _wrong(f"coverage needs scale={ZSCORE!r}")
+            check_settings(self.scheme, self.fraction, self.downstream, self.protocol)
             return self
         if self.params:
             raise _wrong(f"methods are fitted once for all splits with scale={ZSCORE!r}: leave out params")
-        if SCHEMES[self.scheme].kind != "real":
+        if self.downstream or self.protocol != "honest":
+            raise _wrong(f"downstream and protocol are not for scale={ZSCORE!r}: leave them out")
+        if self.scheme not in SCHEMES or SCHEMES[self.scheme].kind != "real":
             raise _wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
         if (self.scheme == "low_coverage") != bool(self.coverage):
             raise _wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")
-        options = [name for name in scheme_options(self.scheme) if name not in SET_BY_TRIAL]
-        _check_known("option", self.options, options, where=f"{self.scheme}: ")
         return self
 
     @property
@@ -172,6 +188,7 @@ class Claim:
     value: StrictFloat = 0.0
     reference: str = ""
     control: str = ""  # the table of claims says whether the first configuration is better than this control
+    by: Literal["paper", "us"] = "paper"  # whose claim it is; a paper's is judged on the paper's configuration
     splits: tuple[str, ...] = ()  # labels of those that the claim is about; by default all
     datasets: tuple[str, ...] = ()  # names of those that the claim is about; by default all
 
@@ -191,11 +208,15 @@ class Claim:
 
 @validated(frozen=True, config=CLOSED)
 class Comparison:
-    """Wilcoxon signed-rank tests over trials: one configuration against each of several others, in one metric."""
+    """Tests over trials: one configuration against each of several others, in one metric.
+
+    Wilcoxon's signed-rank test pairs the trials; Welch's t-test, which paper 003 uses, does not.
+    """
 
     first: str
     others: tuple[str, ...]
     metric: str = "rmse"
+    test: Literal["wilcoxon", "welch"] = "wilcoxon"
 
 
 @validated(frozen=True, config=CLOSED)
@@ -216,6 +237,31 @@ class Published:
 
 
 @validated(frozen=True, config=CLOSED)
+class Figure:
+    """A figure of the page of a study: a metric against a parameter, or of some configurations, for each data set.
+
+    With ``x``, the configurations are those that differ from the base in ``x`` and ``lines`` only.
+    """
+
+    title: str
+    metric: str
+    x: str = ""  # parameter on the horizontal axis
+    lines: str = ""  # parameter with a line for each value
+    log: StrictBool = False  # whether the horizontal axis is logarithmic
+    configurations: tuple[str, ...] = ()  # instead of x: a bar for each
+    controls: tuple[str, ...] = ()  # drawn beside them
+    splits: tuple[str, ...] = ()  # labels; by default all that have the metric
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if bool(self.x) == bool(self.configurations):
+            raise _wrong(f"a figure needs either x or configurations: {self.title!r}")
+        if (self.lines or self.log) and not self.x:
+            raise _wrong(f"a figure with lines or log needs x: {self.title!r}")
+        return self
+
+
+@validated(frozen=True, config=CLOSED)
 class Study:
     """A study, as `find_study` reads it from a file."""
 
@@ -227,6 +273,9 @@ class Study:
     claims: tuple[Claim, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    scale: str = "desk"  # one of `SCALES`
+    minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
     controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
     shown: tuple[str, ...] = ()  # metrics of the printed tables; by default all
     spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
@@ -254,6 +303,12 @@ class Study:
         for table in self.published:
             _check_known("configuration", table.columns.values(), every, where="[[published]]: ")
             _check_known("split", table.rows, splits, where="[[published]]: ")
+        for figure in self.figures:
+            shown = (*figure.configurations, *figure.controls)
+            _check_known("configuration", shown, every, where="[[figures]]: ")
+            _check_known("split", figure.splits, splits, where="[[figures]]: ")
+            parameters = self.configurations[0].spec.params
+            _check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
         return self
 
     @model_validator(mode="after")
@@ -272,6 +327,7 @@ class Study:
             "[[claims]]: ": [name for claim in self.claims for name in (claim.metric, claim.reference) if name],
             "[[comparisons]]: ": [comparison.metric for comparison in self.comparisons],
             "[[published]]: ": [table.metric for table in self.published],
+            "[[figures]]: ": [figure.metric for figure in self.figures],
             "shown: ": self.shown,
         }
         for where, metrics in named.items():
@@ -283,7 +339,7 @@ class Study:
         specs = [configuration.spec for configuration in self.configurations]
         if not {spec.method for spec in specs} <= set(METHODS):
             return []
-        scores = (*TRIAL_METRICS, *TRIAL_NUMBERS) if self.shares_fits else METRICS
+        scores = (*TRIAL_METRICS, *TRIAL_NUMBERS) if self.shares_fits else (*METRICS, *HIGHER)
         return [
             *scores,
             *FIT_NUMBERS,
@@ -390,13 +446,18 @@ class _Variant:
 
 
 @validated(frozen=True, config=CLOSED)
-class _Quick:
-    """``[quick]``: what the quick variant changes."""
+class _Change:
+    """``[scale.NAME]``: what a scale changes."""
 
+    title: str | None = None
     trials: int | None = None
+    minutes: float | int | None = None
     datasets: tuple[Any, ...] | None = None
-    params: Params = field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    splits: tuple[Any, ...] | None = None
+    factors: tuple[dict[str, Any], ...] | None = None
+    keep: tuple[str, ...] = ()  # names of the configurations that are run; by default all
+    params: Params = field(default_factory=dict)  # of every configuration
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the configurations of one method
 
 
 @validated(frozen=True, config=CLOSED)
@@ -407,7 +468,6 @@ class _MethodTables:
     common: Params = field(default_factory=dict)
     factors: tuple[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], ...] = ()
     configurations: tuple[_Variant, ...] = ()
-    quick: _Quick | None = None
 
     def variants(self) -> list[_Variant]:
         """The base, all combinations of each table of factors, and the other configurations."""
@@ -418,21 +478,24 @@ class _MethodTables:
                 text = f"[[factors]]: {', '.join(factor)} have more than {MAX_COMBINATIONS} combinations"
                 raise _wrong(f"{text}: give fewer values")
             for values in itertools.product(*factor.values()):
-                name = ", ".join(f"{key}={_plain(value)}" for key, value in zip(factor, values, strict=True))
+                name = ", ".join(f"{key}={plain_value(value)}" for key, value in zip(factor, values, strict=True))
                 variants.append(_Variant(name, params=dict(zip(factor, values, strict=True))))
         return [*variants, *self.configurations]
 
-    def configured(self, quick: _Quick) -> list[Configuration]:
-        """All configurations, with the parameters of ``quick`` last."""
+    def configured(self, change: _Change) -> list[Configuration]:
+        """The configurations of a scale, with its parameters last."""
         configurations = []
         for variant in self.variants():
             method = variant.method or self.base.method
             base = self.base if method == self.base.method else _Base(method)
-            params = {**self.common, **base.params, **variant.params, **quick.params, **quick.methods.get(method, {})}
+            params = {**self.common, **base.params, **variant.params, **change.params, **change.methods.get(method, {})}
             params = {key: from_toml(value) for key, value in params.items()}
             after = base.after if variant.after is None else variant.after
             configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
-        return configurations
+        if not change.keep:
+            return configurations
+        _check_known("configuration", change.keep, [each.name for each in configurations], where="keep: ")
+        return [each for each in configurations if each.name in (BASE, *change.keep)]
 
 
 # what TOML calls the types that pydantic names in Python's words
@@ -445,7 +508,7 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"base": _Base, "configurations": _Variant, "quick": _Quick},
+    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure},
 }
 
 
@@ -455,18 +518,21 @@ def known_studies() -> dict[str, str]:
     Examples
     --------
     >>> from imputome.studies.spec import known_studies
-    >>> list(known_studies())
-    ['bulk_imputation', 'design_autoencoder', 'zipo_claims']
+    >>> "zipo_claims" in known_studies()
+    True
     """
     paths = sorted(FOLDER.glob("*.toml"))
     return {path.stem: read_toml(path, "study file", code="study-file")["title"] for path in paths}
 
 
-def find_study(name: str, *, quick: bool = False) -> Study:
-    """A study of the package by its name, or of a .toml file by its path.
+def find_study(name: str, *, scale: str = "desk") -> Study:
+    """A study of the package by its name, or of a .toml file by its path, at one of `SCALES`.
 
-    With ``quick`` the changes of its table ``[quick]`` are made: it is then small enough to try out whether it runs.
+    A file is the study at the scale ``"desk"``; its tables ``[scale.smoke]`` and ``[scale.full]`` say what others
+    change.
     """
+    if scale not in SCALES:
+        raise InputError(f"there is no scale {scale!r}: choose one of {', '.join(SCALES)}", code="scale-unknown")
     path = Path(name)
     if path.suffix != ".toml":
         if name not in known_studies():
@@ -478,23 +544,88 @@ def find_study(name: str, *, quick: bool = False) -> Study:
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
         _check_texts(content)
-        return _study(printable(path.stem, 200), content, quick)
+        return _beside(path, _study(printable(path.stem, 200), content, scale))
     except (ValidationError, InputError) as error:
         raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
 
 
-def _study(name: str, content: dict[str, Any], quick: bool) -> Study:
+def _beside(path: Path, study: Study) -> Study:
+    """The study with the paths of its data sets as seen from the working folder."""
+    datasets = tuple(
+        replace(subset, path=str(path.parent / subset.path)) if subset.path else subset for subset in study.datasets
+    )
+    return replace(study, datasets=datasets)
+
+
+def _study(name: str, content: dict[str, Any], scale: str) -> Study:
+    changes = TypeAdapter(dict[Literal["smoke", "full"], _Change]).validate_python(content.pop("scale", {}))
     method_tables = {entry.name: content.pop(entry.name) for entry in fields(_MethodTables) if entry.name in content}
     tables = TypeAdapter(_MethodTables).validate_python(method_tables)
-    change = _Quick()
-    if quick:
-        if tables.quick is None:
-            raise InputError("the table [quick] is missing, so there is no quick variant", code="no-quick-variant")
-        change = tables.quick
-        changed = {"trials": change.trials, "datasets": change.datasets}
-        content |= {key: value for key, value in changed.items() if value is not None}
-    content |= {"name": name, "configurations": tables.configured(change)}
-    return TypeAdapter(Study).validate_python(content)
+    content |= {"name": name, "configurations": tables.configured(_Change())}
+    study = TypeAdapter(Study).validate_python(content)
+    if scale == "desk":
+        return study
+    if scale not in changes:
+        text = f"the table [scale.{scale}] is missing, so there is no such scale: choose another, or write the table"
+        raise InputError(text, code="scale-missing")
+    change = changes[scale]
+    if change.factors is not None:
+        tables = TypeAdapter(_MethodTables).validate_python(method_tables | {"factors": change.factors})
+    changed: dict[str, Any] = {
+        key: getattr(change, key) for key in ("title", "trials") if getattr(change, key) is not None
+    }
+    if change.datasets is not None:
+        changed["datasets"] = TypeAdapter(tuple[Subset, ...]).validate_python(change.datasets)
+    if change.splits is not None:
+        changed["splits"] = TypeAdapter(tuple[Hiding, ...]).validate_python(change.splits)
+    changed |= {"scale": scale, "minutes": change.minutes, "configurations": tuple(tables.configured(change))}
+    return replace(study, **changed, **_said_of(study, changed))
+
+
+def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
+    """The claims, figures, comparisons and published tables, without what a scale leaves out."""
+    configurations = {each.name for each in changed["configurations"]} | set(study.control_specs())
+    splits = {split.label for split in changed.get("splits", study.splits)}
+    datasets = {subset.name for subset in changed.get("datasets", study.datasets)}
+
+    def kept(part: Claim | Figure) -> bool:
+        return not part.splits or not splits.isdisjoint(part.splits)
+
+    def within(part: Claim | Figure, **others: Any) -> Any:
+        return replace(part, splits=tuple(label for label in part.splits if label in splits), **others)
+
+    def named(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in configurations)
+
+    return {
+        "claims": tuple(
+            within(claim)
+            for claim in study.claims
+            if kept(claim)
+            and configurations.issuperset(claim.configurations)
+            and (not claim.datasets or not datasets.isdisjoint(claim.datasets))
+        ),
+        "figures": tuple(
+            within(figure, configurations=named(figure.configurations))
+            for figure in study.figures
+            if kept(figure) and (figure.x or named(figure.configurations))
+        ),
+        "comparisons": tuple(
+            replace(each, others=named(each.others)) for each in study.comparisons if each.first in configurations
+        ),
+        "published": tuple(
+            replace(
+                table,
+                columns={heading: name for heading, name in table.columns.items() if name in configurations},
+                rows={
+                    label: {head: text for head, text in row.items() if table.columns[head] in configurations}
+                    for label, row in table.rows.items()
+                    if label in splits
+                },
+            )
+            for table in study.published
+        ),
+    }
 
 
 def _first_fault(error: ValidationError) -> InputError:
@@ -534,5 +665,6 @@ def _check_texts(content: Any, where: str = "") -> None:
             raise _wrong(f"{where}={printable(content, 200)} has a character that cannot be printed: leave it out")
 
 
-def _plain(value: Any) -> str:
+def plain_value(value: Any) -> str:
+    """A value of a parameter as it is in the name of a configuration."""
     return f"{value:g}" if isinstance(value, float) else str(value)

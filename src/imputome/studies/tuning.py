@@ -36,8 +36,8 @@ from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import get
 from imputome.result.run import Progress
-from imputome.studies.execute import WORKER_DIED, run_processes
 from imputome.studies.inputs import MethodSpec, check_kind, digest
+from imputome.studies.processes import WORKER_DIED, run_processes
 
 Objective = Literal["nll", "poisson_loss"]
 

@@ -31,6 +31,10 @@ from imputome.trust.verdict import RULE, USE, VERDICTS, WITHHELD, verdict_of
 NOT_RUN_AGAIN = (
     "correlations that the tool makes between unrelated genes were not measured: it would have to be run again"
 )
+TOO_LITTLE = (
+    "too few cells are there to tell how certain the scores are, so that there is no verdict: have the tool give more "
+    "cells"
+)
 
 
 def outside_verdict(
@@ -64,7 +68,7 @@ def outside_verdict(
     Verdict
         ``withheld`` at best if the scores cannot answer whether to impute: if only nonzero counts were hidden, if
         hidden values came back exactly although nothing but the truth could show them, or if values of data with
-        missing blocks were not hidden in blocks.
+        missing blocks were not hidden in blocks; and always if too few cells are there for an interval.
 
     Notes
     -----
@@ -80,10 +84,14 @@ def outside_verdict(
         verdict = replace(verdict, reasons=(*verdict.reasons, NOT_RUN_AGAIN), held_out=split.scheme)
         if split.train.kind == "real":
             verdict = _in_another_pattern(verdict, split, seed)
+    if math.isfinite(verdict.figures.get("explained", math.nan)) and math.isnan(
+        verdict.figures.get("explained_lower", math.nan)
+    ):
+        verdict = replace(verdict, verdict=WITHHELD, reasons=(TOO_LITTLE, *verdict.reasons), failed=("held out",))
     if back.leaked:
         text = (
             f"{back.telling_equal:,} of {back.telling:,} hidden values that nothing in the masked data shows came back "
-            "exactly: the tool was run on data in which they were not hidden, and the scores say nothing"
+            f"exactly{back.how}: the tool was run on data in which they were not hidden, and the scores say nothing"
         )
         verdict = _at_best_withheld(verdict, text)
     seconds = time.perf_counter() - start

@@ -55,15 +55,19 @@ class PlainAutoencoder(DeepImputer):
     large for genes with zeros. Observed counts are kept, unless ``keep_observed=False``.
 
     Genes that the network does not read get library x share of the gene (the gene mean). These are genes beyond
-    ``n_top_genes``, genes found in fewer than 3 cells, and genes without any positive output. Cells without counts are
-    not used in training. The paper's filter of cells with fewer than 200 genes is left to the user.
+    ``n_top_genes``, genes found in fewer than 3 cells (with a preset and ``n_top_genes="all"``: in none of the training
+    cells), and genes without any positive output. Cells without counts are not used in training. The paper's filter of
+    cells with fewer than 200 genes is left to the user.
 
     Parameters
     ----------
     preset : {"paper", "published_code"} or None, default=None
         Source of the parameters that are None. None: the defaults in brackets below, chosen by measurement (see
         `Design`). ``"paper"``: 10 x 32 sigmoid on 2,000 variable genes, without regularisation (Table 1 adds
-        ``dropout=0.2``), at most 10,000 epochs, not rescaled. ``"published_code"``: the same, as in its scripts: the
+        ``dropout=0.2``), at most 10,000 epochs, not rescaled. The paper's figures on depth and width for imputation
+        (figure 2) are of ``activation="relu"``; those for clustering and differential genes of sigmoid. It chooses
+        genes and normalises before values are hidden: `imputome.evaluation.splits.normalized_before`, and
+        ``n_top_genes="all"`` on data of its 2,000 genes. ``"published_code"``: the same, as in its scripts: the
         error is divided by the number of all entries, the last weights are used instead of the best, weight decay is
         Adam's own (with biases), learning rate 1e-4, at most 1,000 epochs, one start for all seeds. (Its script on
         depth and width has 1e-3 and 10,000.)
@@ -129,8 +133,12 @@ class PlainAutoencoder(DeepImputer):
     warning. Collapse is a plateau: on 400 cells and 500 genes of pbmc3k the paper's 10 x 32 sigmoid stops on it after
     96 epochs, and leaves it after about 1,000 epochs if ``patience`` allows.
 
-    Cost: a step takes three products of (batch, width) and (width, m); memory grows with the nonzeros, n x width and
-    batch x m.
+    Cost: minutes; a step takes three products of (batch, width) and (width, m); memory grows with the nonzeros, n x
+    width and batch x m.
+
+    Known to fail: zeros are not part of the error, so the network estimates a value *if it is not zero*; ``rescale``
+    corrects the total of each gene, not the pattern of its zeros. Narrow sigmoid networks, as the paper's, can collapse
+    to the mean (see above). Without ``posterior`` the cell's own counts are used only where they are not 0.
 
     Examples
     --------
@@ -203,7 +211,9 @@ class PlainAutoencoder(DeepImputer):
         design = self.design
         cells = np.flatnonzero(np.diff(data.X.indptr))
         train, validation = (cells[part] for part in split_cells(len(cells), VALIDATION_SHARE, self.random_state))
-        self.selected_ = _select_genes(data.X, train, design.n_top_genes)
+        # the paper filters genes before values are hidden: its networks read genes that then are left with one cell
+        as_published = self.preset is not None and design.n_top_genes == "all"
+        self.selected_ = _select_genes(data.X, train, design.n_top_genes, 1 if as_published else MIN_CELLS_PER_GENE)
         X = self._read_by_network(data)
         batches = self._batches(X, data.depth)
         training = self._train(
@@ -271,10 +281,10 @@ class PlainAutoencoder(DeepImputer):
         return DecodedCells(hidden, weight, bias, factor, share, library)
 
 
-def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal["all"]) -> np.ndarray:
+def _select_genes(X: sp.csr_array, train: np.ndarray, n_top_genes: int | Literal["all"], min_cells: int) -> np.ndarray:
     """Sorted positions of the genes that the network reads."""
     G = X.shape[1]
-    min_cells = min(MIN_CELLS_PER_GENE, int((np.diff(X.indptr) > 0).sum()))
+    min_cells = min(min_cells, int((np.diff(X.indptr) > 0).sum()))
     in_training = np.bincount(X[train].indices, minlength=G) > 0  # the outputs of other genes would not be trained
     usable = np.flatnonzero((np.bincount(X.indices, minlength=G) >= min_cells) & in_training)
     if not len(usable):

@@ -47,8 +47,8 @@ class DrImpute(Imputer):
     -----
     A new cell belongs to the clusters of the training cell that it is most correlated with.
 
-    Cost: two n x n correlations and their components, in float32: the time grows with n^3, so that more than about
-    10,000 cells take long. Memory: 8 n^2 bytes.
+    Cost: minutes; two n x n correlations and their components, in float32: the time grows with n^3, so that more than
+    about 10,000 cells take long. Memory: 8 n^2 bytes.
 
     Known to fail: where few molecules are seen, the mean of a cluster is mostly zeros, and little changes; a type with
     fewer cells than the other clusters takes their values.

@@ -34,7 +34,8 @@ class ScImpute(Imputer):
     2. In each cluster each gene is a mixture: a gamma distribution for dropouts, a normal one for expression, fitted by
        expectation maximisation. It gives each value its probability of being a dropout.
     3. In each cell, values with a probability above ``threshold`` are predicted: the weights of its nearest cells in
-       the cluster, not negative, are those that predict its other genes best (least squares).
+       the cluster, not negative, are those that predict its other genes best (least squares). A prediction is at most
+       the largest value of the gene in these cells. A value above the mean of the normal component is no dropout.
 
     Values on scale ``counts`` are ``10^value - 1.01``, per million, scaled to the library of the cell, times the factor
     of each gene that restores its total (``total_factor``).
@@ -59,16 +60,21 @@ class ScImpute(Imputer):
 
     Notes
     -----
-    The output ``dropout_probability`` is that of step 2.
+    The output ``dropout_probability`` is that of step 2; 0 for a value above the mean of the normal component.
+
+    The authors' program does not bound predictions, and leaves genes and clusters of little expression as they are.
+    Without the bound, where the neighbours have little but zeros in the genes that the weights are found on, these add
+    up to hundreds, and as a power of ten the prediction has no limit.
 
     A new cell belongs to the cluster of its nearest training cell.
 
-    Cost: about 50 rounds over the n x G values in blocks of genes, and for each cell a Gram matrix of its
+    Cost: minutes; about 50 rounds over the n x G values in blocks of genes, and for each cell a Gram matrix of its
     ``max_neighbors`` cells over G genes. Memory: n x G probabilities and predictions, float32 each, so that it is for
     data that fit in memory as dense values.
 
     Known to fail: on UMI counts a gene seen in few cells of a cluster has no normal component to speak of, and stays;
-    dropout probabilities are near 1 at most zeros of expressed genes, so that biological zeros are filled.
+    dropout probabilities are near 1 at most zeros of expressed genes, so that biological zeros are filled. A cell
+    whose other genes its neighbours do not have gets the largest values that they show, as the bound says.
 
     Examples
     --------
@@ -140,6 +146,7 @@ class ScImpute(Imputer):
                 continue
             part = _shifted(logs[cells])
             dropout[cells] = dropout_probabilities(part, mixtures) * (np.diff(logs.indptr)[cells, None] > 0)
+            dropout[cells] *= ~(part > mixtures[3])  # the gamma density has the longer tail, also to the right
             distances, near = nearest(scores[cells], self.scores_[others], self.max_neighbors, skip_self=training)
             if not training and near.shape[1] > 1:
                 # a training cell that is given again must not predict itself: its dropouts are its zeros
@@ -333,7 +340,8 @@ def _predicted(
             continue
         neighbors = others[near[cell]]
         weights = nonnegative_weights(neighbors[:, use].astype(np.float64), values[cell, use].astype(np.float64))
-        out[cell, dropout[cell]] = weights @ neighbors[:, dropout[cell]]
+        shown = neighbors[:, dropout[cell]]
+        out[cell, dropout[cell]] = np.minimum(weights @ shown, shown.max(axis=0))  # the weights can sum to anything
     return out
 
 

@@ -35,6 +35,13 @@ FEW_PRODUCTS = 2**20  # with fewer products per update, one thread is faster
 class NoImputation(Imputer):
     """The counts as they are: the score of not imputing.
 
+    Notes
+    -----
+    Cost: seconds; nothing is fitted.
+
+    Known to fail: a zero stays 0, so that held-out molecules of sparse data are predicted worse than by the gene mean
+    (Poisson deviance on pbmc3k 0.2245 and 0.0828). It is a control for whether to impute at all.
+
     Examples
     --------
     >>> from imputome import methods
@@ -84,6 +91,13 @@ class GeneMean(Imputer):
     share_ : ndarray of shape (G,)
         Share of each gene in the molecules of the training cells.
 
+    Notes
+    -----
+    Cost: seconds; one pass over the nonzeros.
+
+    Known to fail: all cells get the same proportions, so that nothing of what differs between types of cells is left.
+    The deeper the cells, the more that costs (Poisson deviance on baron 0.8034; the counts as they are 0.4109).
+
     Examples
     --------
     >>> from imputome import methods
@@ -111,6 +125,13 @@ class GeneMeanPosterior(GeneMean):
     """The cell's own counts, shrunk towards the gene mean.
 
     It is `GeneMean` with ``posterior=True``; see there for parameters and attributes.
+
+    Notes
+    -----
+    Cost: seconds; the fit of the shapes passes ten times over the counts (`imputome.core.posterior`).
+
+    Known to fail: a gene of which the cell shows no molecule gets about the mean, whatever type of cell it is: nothing
+    is learned from other genes. It is the control to beat, not a method for finding structure.
     """
 
     info = GENE_MEAN_POSTERIOR_INFO
@@ -139,6 +160,15 @@ class PoissonNMF(Imputer):
     ----------
     components_ : ndarray of shape (G, n_components), float32
         Factors of the genes.
+
+    Notes
+    -----
+    Cost: seconds; an iteration takes two products of the nonzeros with ``n_components`` columns. Memory: the counts and
+    the factors.
+
+    Known to fail: without ``posterior`` what a cell's own counts say beyond the factors is lost (Poisson deviance on
+    baron 0.2702, with it 0.2019; ``gene_mean_posterior`` 0.2101). A rare type of cell has no factor of its own unless
+    there are more of them than the main structure needs.
 
     Examples
     --------
@@ -199,6 +229,14 @@ class FeatureMean(Imputer):
     center_ : ndarray of shape (G,)
         The value of each feature.
 
+    Notes
+    -----
+    Cost: seconds; one pass over the values.
+
+    Known to fail: all rows get one value, so that spreads and correlations shrink as more is missing. Values that are
+    missing because they are low are imputed too high. It is a control; with fewer than about 15 samples the default,
+    `GaussianCopula`, did not beat it.
+
     Examples
     --------
     >>> import numpy as np
@@ -246,6 +284,13 @@ class FeatureMedian(FeatureMean):
     center_ : ndarray of shape (G,)
         The value of each feature.
 
+    Notes
+    -----
+    Cost: seconds; a sort of each feature.
+
+    Known to fail: as `FeatureMean`. Its squared error is larger (RMSE in SD on glioma expression 1.037, the mean's
+    1.001), because the median of a skewed feature is not in the middle of its values.
+
     Examples
     --------
     >>> import numpy as np
@@ -282,6 +327,12 @@ class RandomDraws(Imputer):
         Where the values of each gene start in ``values_``.
     drawn_from_ : ndarray of shape (G,)
         Number of values to draw from, for counts with zeros.
+
+    Notes
+    -----
+    Cost: seconds; a sort of the stored values.
+
+    Known to fail: always, for it is made to: a draw knows nothing of the cell. It is a control only.
 
     Examples
     --------

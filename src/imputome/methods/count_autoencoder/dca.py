@@ -98,6 +98,12 @@ class DCA(OriginalDCA):
     Outputs, ``latent``, ``status.details`` and fitted attributes are those of `Zipo`, whose class has all settings as
     parameters.
 
+    Cost: minutes; an epoch makes n x G outputs three times (mean, dispersion, dropout), in small batches.
+
+    Known to fail: on UMI counts zero inflation explains zeros that are sampling only. Without ``posterior`` the cell's
+    own counts are lost. With a few hundred cells the network sees too little: compare it with ``gene_mean_posterior``
+    on your data.
+
     Examples
     --------
     >>> import numpy as np
@@ -136,6 +142,13 @@ class DCAPaper001(OriginalDCA):
     dispersion, input_transform, learning_rate, plateau_patience, patience, max_epochs, batch_size, clip_value, \
 validation_share, device, posterior, random_state
         As in `DCA`; ``input_transform="log1p_normalized"`` by default.
+
+    Notes
+    -----
+    Cost: minutes; as `DCA`, with wider layers and no dropout output.
+
+    Known to fail: as `DCA`; it is here for the comparison of paper 001, with the settings found there, not for use on
+    new data.
     """
 
     info = DCA_PAPER001_INFO
@@ -158,6 +171,13 @@ class ZipDCA(OriginalDCA):
     input_transform, alpha_z, learning_rate, plateau_patience, patience, max_epochs, batch_size, clip_value, \
 validation_share, device, posterior, random_state
         As in `DCA`; ``input_transform="log1p_normalized"`` by default.
+
+    Notes
+    -----
+    Cost: minutes; as `DCA`, with wider layers and no dispersion.
+
+    Known to fail: as `DCA`. A Poisson distribution with zero inflation takes spread between cells for dropout, so that
+    the share of dropouts is too high.
     """
 
     info = ZIP_DCA_INFO
@@ -186,6 +206,13 @@ class TunedDCA(DCAFamily):
         As in `Zipo`.
     dispersion, input_transform, clip_value, validation_share, device, posterior, random_state
         As in `DCA`; ``input_transform="log1p_normalized"`` by default.
+
+    Notes
+    -----
+    Cost: minutes; as `Zipo`: the encoder is wide.
+
+    Known to fail: as `Zipo` and `DCA`: it needs many cells. An exponential mean at a high learning rate diverges if
+    ``clip_value`` is None.
     """
 
     info = TUNED_DCA_INFO

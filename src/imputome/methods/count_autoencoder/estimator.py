@@ -111,8 +111,13 @@ class CountAutoencoder(CountFamily):
     -----
     Covariates (`Data.covariates`) are read by the decoder, with the latents.
 
-    Cost: an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for x2. The
-    shapes of the posterior step need the rates of up to ten splits of the molecules.
+    Cost: minutes; an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for
+    x2. The shapes of the posterior step need the rates of up to ten splits of the molecules.
+
+    Known to fail: with few cells, or little structure, the network predicts held-out molecules no better than the gene
+    mean; the gene mean is then returned, and ``status`` says so. Rare types of cells are drawn to their neighbours in
+    the latent space. Counts that are not integers cannot have the posterior step, which gives most of the gain over the
+    gene mean.
 
     Examples
     --------

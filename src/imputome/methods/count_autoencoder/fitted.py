@@ -178,3 +178,37 @@ class Pruning:
     nll_after: float
     mse_before: float  # mean squared error of the rate per entry
     mse_after: float
+
+
+PRUNING_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # those of figure 10 of paper 001
+
+
+@dataclass(frozen=True)
+class PruningCurve:
+    """The effect of each of `PRUNING_THRESHOLDS`; ``1e_4`` in a name stands for 1e-4.
+
+    The shares of pruned weights are at the same time the cumulative histogram, by powers of ten, of the weights
+    relative to the largest of their neuron.
+    """
+
+    weight_loss: float  # mean over neurons of mean|w| / sqrt(mean w^2), which alpha_w penalises (figure 9d)
+    nll: float  # mean negative log-likelihood per cell, before pruning
+    mse: float  # mean squared error of the rate per entry, before pruning
+    sparsity_1e_1: float  # share of the first layer's weights that are zero after pruning
+    sparsity_1e_2: float
+    sparsity_1e_3: float
+    sparsity_1e_4: float
+    sparsity_1e_5: float
+    sparsity_1e_6: float
+    nll_1e_1: float  # after pruning
+    nll_1e_2: float
+    nll_1e_3: float
+    nll_1e_4: float
+    nll_1e_5: float
+    nll_1e_6: float
+    mse_1e_1: float
+    mse_1e_2: float
+    mse_1e_3: float
+    mse_1e_4: float
+    mse_1e_5: float
+    mse_1e_6: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from imputome.methods.deep.batches import Batch, Block
 from imputome.methods.deep.likelihoods import CountDistribution, NegativeBinomial, Poisson, ZeroInflated
 from imputome.methods.deep.rates import LARGEST_LOG_RATE
 from imputome.methods.deep.sparse_layers import SparseLinear, multinomial_loss
-from imputome.methods.deep.training import NOT_NEGATIVE, SHARE, check_values
+from imputome.methods.deep.training import NOT_NEGATIVE, SHARE, check_values, wrong_parameter
 
 Widths = str | int | tuple[int, ...]
+Residual = bool | tuple[int, ...]
 Distribution = Literal["poisson", "nb", "zip", "zinb"]
 Activation = Literal["sigmoid", "tanh", "relu", "relu6", "gelu", "elu", "selu", "leaky_relu"]
 InputTransform = Literal["counts", "log1p", "log1p_normalized", "zscore"]
@@ -51,12 +52,12 @@ class Design:
 
     The attributes up to ``loss_over`` are parameters of `imputome.methods.count_autoencoder.zipo.Zipo`. ``dropout`` and
     ``input_dropout`` are the shares of hidden units and of nonzero inputs dropped in training; with ``linear_latent``
-    the latent layer has no activation.
+    the latent layer has no activation; with ``data_start`` the biases of library network and mean start at the data.
     """
 
     encoder: Widths = "2048-1024-512-256-128"
     decoder: Widths = ""
-    residual: bool = True
+    residual: Residual = True
     activation: Activation = "sigmoid"
     batch_norm: bool = True
     batch_norm_place: Literal["after", "before"] = "after"
@@ -74,13 +75,14 @@ class Design:
     dropout: float = 0.0
     input_dropout: float = 0.0
     linear_latent: bool = False
+    data_start: bool = True
 
     def __post_init__(self) -> None:
         if not self.encoder_widths:
             raise InputError(
                 "the encoder needs at least one layer, the latent: pass {encoder}", code="parameter-value", encoder="64"
             )
-        _ = self.decoder_widths  # raises an error if they are not widths
+        _ = self.decoder_widths, self.residual_layers  # raise an error if they are not widths and layers
         check_values(self, NOT_NEGATIVE, "alpha_z", "alpha_w", "alpha_theta", "alpha_rate")
         check_values(self, SHARE, "dropout", "input_dropout")
 
@@ -93,6 +95,17 @@ class Design:
     def decoder_widths(self) -> tuple[int, ...]:
         """Widths of the decoder's hidden layers."""
         return widths(self.decoder, "decoder")
+
+    @property
+    def residual_layers(self) -> tuple[int, ...]:
+        """Numbers, from 1 and in order, of the encoder layers that are projected to the latent."""
+        earlier = range(1, len(self.encoder_widths))  # all but the latent
+        if isinstance(self.residual, bool):
+            return tuple(earlier) if self.residual else ()
+        if not set(self.residual) <= set(earlier):
+            rule = f"must be true, false, or numbers of encoder layers from 1 to {len(earlier)}, without the latent"
+            raise wrong_parameter("residual", self.residual, rule)
+        return tuple(sorted(set(self.residual)))
 
     @property
     def is_negative_binomial(self) -> bool:
@@ -158,20 +171,17 @@ class CountNetwork(nn.Module):
             for (a, b), last in zip(pairwise(encoder), linear[1:], strict=True)
         )
         self.residuals = nn.ModuleList(
-            nn.Linear(size, encoder[-1], bias=False) for size in (encoder[:-1] if d.residual else ())
+            nn.Linear(encoder[layer - 1], encoder[-1], bias=False) for layer in d.residual_layers
         )
         width = encoder[-1] + n_covariates  # of V
         self.decoder = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), _AfterLinear(b, d)) for a, b in pairwise((width, *decoder)))
         )
         K = decoder[-1] if decoder else width
-        self.library = _library_network(width, statistics.mean_log_total) if d.library == "network" else None
+        self.library = _library_network(width) if d.library == "network" else None
         self.mean_head = nn.Linear(K, G)
-        # genes without molecules start at a hundredth of the smallest positive share
-        start = np.log(np.maximum(statistics.share, 0.01 * statistics.share[statistics.share > 0].min()))
-        start += np.log(statistics.median_library) if d.library == "size_factor" else 0.0
-        with torch.no_grad():
-            self.mean_head.bias.copy_(torch.from_numpy(start))
+        if d.data_start:
+            self._start_at(statistics)
         self.zero_head = nn.Linear(K, G) if d.has_zero_inflation else None
         conditional = d.is_negative_binomial and d.dispersion != "gene"
         self.dispersion_head = nn.Linear(K, G) if conditional else None
@@ -182,6 +192,16 @@ class CountNetwork(nn.Module):
         mean, sd = (statistics.mean, statistics.sd) if zscored else (None, None)
         self.register_buffer("mean", None if mean is None else torch.from_numpy(mean.astype(np.float32)))
         self.register_buffer("inverse_sd", None if sd is None else torch.from_numpy((1 / sd).astype(np.float32)))
+
+    @torch.no_grad()
+    def _start_at(self, statistics: Statistics) -> None:
+        """Set the biases of library network and mean to the logs of the mean total and of the genes' shares."""
+        if self.library is not None:
+            cast(nn.Linear, self.library[-1]).bias.fill_(statistics.mean_log_total)
+        # genes without molecules start at a hundredth of the smallest positive share
+        start = np.log(np.maximum(statistics.share, 0.01 * statistics.share[statistics.share > 0].min()))
+        start += np.log(statistics.median_library) if self.design.library == "size_factor" else 0.0
+        self.mean_head.bias.copy_(torch.from_numpy(start))
 
     # -- forward -------------------------------------------------------------------------------------------------------
     def read(self, counts: Block, library: Tensor) -> Tensor:
@@ -210,9 +230,10 @@ class CountNetwork(nn.Module):
         """Latent, last hidden layer and log library size of a batch."""
         h = self.first_rest(self.read(batch.counts, batch.library))  # (B, first width)
         projections: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if self.design.residual:
-                projections.append(self.residuals[i](h))  # (B, latents)
+        residuals = dict(zip(self.design.residual_layers, self.residuals, strict=True))
+        for layer, block in enumerate(self.blocks, 1):
+            if layer in residuals:
+                projections.append(residuals[layer](h))  # (B, latents)
             h = block(h)
         latent = sum(projections, h)  # after the batch normalisation of the latent block
         V = latent if batch.covariates is None else torch.cat([latent, batch.covariates], 1)
@@ -321,13 +342,11 @@ class _AfterLinear(nn.Sequential):
         super().__init__(*parts)
 
 
-def _library_network(width: int, mean_log_total: float) -> nn.Sequential:
+def _library_network(width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for a, b in pairwise((width, *LIBRARY_WIDTHS)):
         layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.Sigmoid()]
-    last = nn.Linear(LIBRARY_WIDTHS[-1], 1)
-    nn.init.constant_(last.bias, mean_log_total)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, nn.Linear(LIBRARY_WIDTHS[-1], 1))
 
 
 def _log_softplus(x: Tensor) -> Tensor:

@@ -91,8 +91,12 @@ class DeepImpute(DeepImputer):
     Poisson loss is 0.04745, with the posterior step 0.04555; that of the gene mean is 0.04934, of its posterior
     0.04563.
 
-    Cost: a step takes three products of (batch, u), (u, h) and (h, t) for each group. Memory: the columns of inputs and
-    targets of a batch, and for a result those of a block of cells; no n x G array.
+    Cost: minutes; a step takes three products of (batch, u), (u, h) and (h, t) for each group. Memory: the columns of
+    inputs and targets of a batch, and for a result those of a block of cells; no n x G array.
+
+    Known to fail: genes of low variance have no network and get the gene mean. Zeros have no weight in the loss, so
+    that the prediction is a value if it is not zero, and only its total is corrected. Without ``posterior`` it was
+    behind ``gene_mean_posterior`` on pbmc3k (above).
 
     Examples
     --------

@@ -77,6 +77,16 @@ class IALM(Imputer):
     components_ : ndarray of shape (G, r)
         Right singular vectors (zero rows for genes without an observed entry).
 
+    Notes
+    -----
+    Cost: minutes; an iteration takes a truncated singular value decomposition, whose rank is as high as ``rank_step``
+    and ``max_rank`` let it be; ``inner="exact"`` takes several. Counts stay sparse; memory grows with the nonzeros and
+    (n + G) x rank.
+
+    Known to fail: filled zeros are values given that the gene was seen, so that totals of genes and cells are too
+    large: use it neither for differential expression nor for totals. The iteration need not end at the smallest nuclear
+    norm (above).
+
     Examples
     --------
     >>> import numpy as np

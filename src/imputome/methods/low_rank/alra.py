@@ -59,8 +59,8 @@ class ALRA(Imputer):
     -----
     New cells are projected on the factors of the genes, which gives training cells the values that they have.
 
-    Cost: about 30 passes over the nonzeros with blocks of 110 columns, and three over n x G values in blocks. Memory:
-    factors of (n + G) x k, and blocks.
+    Cost: seconds; about 30 passes over the nonzeros with blocks of 110 columns, and three over n x G values in blocks.
+    Memory: factors of (n + G) x k, and blocks.
 
     Known to fail: the threshold needs noise around zero, so that in genes seen in most cells nothing is restored; and
     the values of expressed genes get the spread of the observed ones, dropout included.

@@ -450,8 +450,8 @@ class PPCA(ProbabilisticPCA):
 
     Notes
     -----
-    Scale: real values in the unit of the input; z-scores inside. New rows: exactly as training rows. Cost per
-    iteration: ``2 n G k^2`` flops and n + G inverses of (k, k). Memory: ``4 n G`` bytes, ``4 G k^2``, and about 0.1 GB.
+    Scale: real values in the unit of the input; z-scores inside. New rows: exactly as training rows. Cost: seconds; per
+    iteration ``2 n G k^2`` flops and n + G inverses of (k, k). Memory: ``4 n G`` bytes, ``4 G k^2``, and about 0.1 GB.
 
     Outputs: ``value``; ``variance`` of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
     joint over the missing features of a row. They take W and s2 as known and the noise as equal in all features, in
@@ -527,8 +527,8 @@ class BPCA(ProbabilisticPCA):
     Notes
     -----
     Scale: real values in the unit of the input; z-scores inside (the authors' program takes values as they are). New
-    rows: exactly as training rows. Cost per iteration: ``2 n G k^2`` flops and n inverses of (k, k). Memory: ``4 n G``
-    bytes, ``8 G k^2``, and about 0.1 GB.
+    rows: exactly as training rows. Cost: seconds; per iteration ``2 n G k^2`` flops and n inverses of (k, k). Memory:
+    ``4 n G`` bytes, ``8 G k^2``, and about 0.1 GB.
 
     Outputs and draws are those of `PPCA`, and the uncertainty of W widens the intervals. The noise is equal in all
     features, in standard deviations, so intervals are right on average only.

@@ -7,7 +7,7 @@ of features on which a feature is regressed.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from imputome.core.scales import Standard, varying
 from imputome.methods.factors import SMALL_SIDE, few_threads
 
 BLOCK_VALUES = 2**22  # values in a block of similarities (32 MiB)
+REACH = 1.5  # a prediction is at most this times as far from the mean of its feature as the farthest known value
 Similarity = Literal["pearson", "euclidean"]
 
 
@@ -33,20 +34,27 @@ class Regressions(Protocol):
 
 @dataclass(frozen=True)
 class LinearRegressions:
-    """``value = intercept_j + sum_c coefficients_jc F[:, neighbors_jc]``; unused places have the coefficient 0."""
+    """``value = intercept_j + sum_c coefficients_jc F[:, neighbors_jc]``; unused places have the coefficient 0.
+
+    A value is at most ``reach_j`` from 0: a regression on few rows has no limit of its own, and where values are fed
+    into each other round after round, they would grow without end.
+    """
 
     neighbors: np.ndarray  # (G, k) int32
     coefficients: np.ndarray  # (G, k)
     intercept: np.ndarray  # (G,)
+    reach: np.ndarray  # (G,)
 
     @classmethod
-    def empty(cls, G: int, k: int) -> LinearRegressions:
-        """All predictions are 0, the mean of each feature."""
-        return cls(np.zeros((G, k), np.int32), np.zeros((G, k)), np.zeros(G))
+    def empty(cls, Z: np.ndarray, k: int) -> LinearRegressions:
+        """Regressions for (n, G) z-scores whose predictions are all 0, the mean of each feature."""
+        G = Z.shape[1]
+        reach = REACH * np.abs(np.where(np.isnan(Z), 0.0, Z)).max(axis=0, initial=0.0)
+        return cls(np.zeros((G, k), np.int32), np.zeros((G, k)), np.zeros(G), reach)
 
     def predict(self, F: np.ndarray, rows: np.ndarray, feature: int) -> np.ndarray:
-        values = F[rows[:, None], self.neighbors[feature]] @ self.coefficients[feature]
-        return np.asarray(values + self.intercept[feature])
+        values = F[rows[:, None], self.neighbors[feature]] @ self.coefficients[feature] + self.intercept[feature]
+        return np.asarray(np.clip(values, -self.reach[feature], self.reach[feature]))
 
 
 def most_similar(Z: np.ndarray, targets: np.ndarray, k: int, similarity: Similarity) -> np.ndarray:
@@ -142,6 +150,7 @@ class RegressionImputer(Imputer):
         "neighbors": Learned("G k", "int", below="G"),
         "coefficients": Learned("G k"),
         "intercept": Learned("G"),
+        "reach": Learned("G", values="not negative"),
     }
     rounds = 10  # largest number of sweeps over a new row
     tol_new_rows = 1e-3
@@ -189,4 +198,4 @@ class RegressionImputer(Imputer):
 
     def _regressions_from(self, arrays: dict[str, np.ndarray]) -> Regressions:
         """The regressions from their saved arrays."""
-        return LinearRegressions(arrays["neighbors"], arrays["coefficients"], arrays["intercept"])
+        return LinearRegressions(*(arrays[each.name] for each in fields(LinearRegressions)))

@@ -108,7 +108,7 @@ class IterativeRidge(RegressionImputer):
     Notes
     -----
     Scale: real values in the unit of the input; z-scores inside. New rows: by the regressions of the last round,
-    repeated up to ten times. Cost per round: ``6 n k min(n, k)`` flops for each incomplete feature. Memory:
+    repeated up to ten times. Cost: minutes; per round ``6 n k min(n, k)`` flops for each incomplete feature. Memory:
     ``24 n G + 12 G k`` bytes.
 
     Known to fail: with few rows and many neighbours the regressions chase each other and need more rounds; it is slow
@@ -146,11 +146,11 @@ class IterativeRidge(RegressionImputer):
 
         from sklearn import config_context
 
-        n, G = Z.shape
+        n = len(Z)
         k = max(1, min(len(used) - 1, self.n_nearest_features or len(used)))
         work = float(self.max_iter) * n * len(used) * k * min(n, k)
         warn_if_slow(self.name, work, RIDGE_LIMIT, "n_nearest_features")
-        regressions = LinearRegressions.empty(G, k)
+        regressions = LinearRegressions.empty(Z, k)
         if len(used) > 1:
             regressions.neighbors[used] = used[most_similar(Z[:, used], np.arange(len(used)), k, "pearson")]
 
@@ -288,9 +288,9 @@ class MissForest(RegressionImputer):
     Notes
     -----
     Scale: real values in the unit of the input; forests do not depend on it. New rows: by the forests of the last
-    round, repeated up to ten times. Cost per round: ``n_trees n sqrt(G) log2(n)`` comparisons for each incomplete
-    feature. Memory: ``24 n G`` bytes, and 28 bytes for each node, of which a tree has about ``n / min_leaf``. Known
-    entries, where asked for, are predicted by trees that have seen them.
+    round, repeated up to ten times. Cost: hours; per round ``n_trees n sqrt(G) log2(n)`` comparisons for each
+    incomplete feature. Memory: ``24 n G`` bytes, and 28 bytes for each node, of which a tree has about
+    ``n / min_leaf``. Known entries, where asked for, are predicted by trees that have seen them.
 
     Known to fail: more than a few hundred features take hours; trees cannot leave the range of the training values and
     pull extremes to the middle; where features are in nearly linear relation (most bulk expression), `BPCA` is better

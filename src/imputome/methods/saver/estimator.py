@@ -80,9 +80,9 @@ class Saver(Imputer):
     ``max_predictors`` genes (the original all, of which at most 300 get a coefficient); genes with fewer than
     ``min_molecules`` molecules have none.
 
-    Cost: 25 to 70 ms a gene for 2,700 cells on one core, the more the more molecules the gene has, and in proportion to
-    the cells: hours for 100,000 cells, where ``prior="poisson_nmf"`` takes minutes. Regressions run in parallel.
-    Memory: the nonzeros of the predictors twice, and blocks of values; no n x G array.
+    Cost: minutes; 25 to 70 ms a gene for 2,700 cells on one core, the more the more molecules the gene has, and in
+    proportion to the cells: hours for 100,000 cells, where ``prior="poisson_nmf"`` takes minutes. Regressions run in
+    parallel. Memory: the nonzeros of the predictors twice, and blocks of values; no n x G array.
 
     On pbmc3k (11,139 genes found in ten cells, a tenth of the molecules held out) the Poisson loss is 0.04504, with the
     prior from ``"poisson_nmf"`` 0.04508; that of the posterior of the gene mean is 0.04563.
@@ -163,6 +163,11 @@ class Saver(Imputer):
             "status": Status("exact", text, details),
             "gene_columns": columns,
         }
+
+    @property
+    def outputs_without_step(self) -> frozenset[Output]:
+        """With steps 2 and 3 also the variance and the interval of the posterior that they end in."""
+        return self.info.outputs | (GammaPosterior.outputs if self._uses_spread else frozenset())
 
     @property
     def _uses_spread(self) -> bool:

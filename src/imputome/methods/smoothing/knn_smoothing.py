@@ -47,8 +47,8 @@ class KNNSmoothing(Imputer):
     -----
     A new cell is summed with the training cells nearest to it in each step.
 
-    Cost: for each of log2(k) steps, principal components of the sums (their nonzeros grow up to k-fold) and ``n^2``
-    distances in ``n_components`` dimensions. Memory: the sums of one step, sparse.
+    Cost: seconds; for each of log2(k) steps, principal components of the sums (their nonzeros grow up to k-fold) and
+    ``n^2`` distances in ``n_components`` dimensions. Memory: the sums of one step, sparse.
 
     Known to fail: sums blur cells of a type with fewer than ``k`` cells, and make permuted genes correlated.
 

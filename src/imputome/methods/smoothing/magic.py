@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
+from imputome.errors import Message
 from imputome.methods.rescaled import TRAINING, Rescaled, normalized_counts, restored_counts, saved_counts
 from imputome.methods.similar_cells import Components, nearest, summed
 from imputome.methods.smoothing import MAGIC_INFO
@@ -18,6 +20,7 @@ from imputome.methods.smoothing import MAGIC_INFO
 SMALLEST_AFFINITY = 1e-4
 STILL = 0.001  # a step that changes the values by less, as a Procrustes disparity, is the last but one
 LONGEST_WALK = 20
+MOST_SQUARED = 2_000  # cells up to which a longer walk is a power of a dense P, by repeated squaring
 GENES_TO_CHOOSE = 500  # genes on which the length of the walk is chosen
 
 
@@ -57,13 +60,18 @@ class Magic(Imputer):
     n_edges_ : int
         Stored weights of P.
 
+    Warns
+    -----
+    UserWarning
+        The walk has more than 20 steps, over more than 2,000 cells.
+
     Notes
     -----
     New cells walk to their nearest training cells first, and on from there.
 
-    Cost: about 8 passes over the nonzeros for 100 components, ``n^2`` distances, and for each cell asked for, the
-    nonzero counts of the cells that its walk reaches. Memory: the counts, P, and a block of dense rows; with ``genes``
-    only these columns are computed.
+    Cost: seconds; about 8 passes over the nonzeros for 100 components, ``n^2`` distances, and for each cell asked for,
+    the nonzero counts of the cells that its walk reaches. Memory: the counts, P, and a block of dense rows; with
+    ``genes`` only these columns are computed.
 
     Known to fail: it smooths noise as it smooths signal. Values of permuted genes become correlated, and a rare cell
     takes the values of its neighbours; on most data its held-out loss is above that of the control
@@ -127,6 +135,10 @@ class Magic(Imputer):
         self._walk_on_training()
         self.n_edges_ = self.walk_.nnz
         self.t_ = self._chosen_length() if self.t == "auto" else self.t
+        if self.t_ > LONGEST_WALK and len(self.points_) > MOST_SQUARED:
+            text = f"a walk of {self.t_:,} steps over {len(self.points_):,} cells takes long, as each step is made "
+            text += "again for every block of cells: pass a smaller {t}"
+            warnings.warn(Message(text, code="slow-fit", t=3), stacklevel=4)
         model = Rescaled.matched(_Walks(self.walk_, self.walk_, self.training_, self.t_), data)
         self.gene_scale_ = model.gene_scale
         details = {"t": self.t_, "edges": self.n_edges_}
@@ -181,10 +193,16 @@ class Magic(Imputer):
 
 
 class _Walks:
-    """Squares of smoothed square roots: the first step of each row, then ``t - 1`` more among the training cells."""
+    """Squares of smoothed square roots: the first step of each row, then ``t - 1`` more among the training cells.
+
+    Of few cells, many steps are taken at once.
+    """
 
     def __init__(self, first: sp.csr_array, walk: sp.csr_array, roots: sp.csr_array, t: int) -> None:
         self.first, self.walk, self.roots, self.t = first, walk, roots, t
+        if t > LONGEST_WALK and walk.shape[0] <= MOST_SQUARED:
+            power = np.linalg.matrix_power(walk.toarray().astype(np.float64), t - 1)
+            self.walk, self.t = sp.csr_array(power.astype(np.float32)), 2
 
     def normalized(self, rows: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
         weights = self.first[rows]

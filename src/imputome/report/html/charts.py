@@ -6,6 +6,7 @@ are variables of the page's style sheet, so that light and dark mode need no sec
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -226,6 +227,69 @@ def mixing(table: pd.DataFrame, name: str) -> Spec:
     )
     long = table[["label", *looks]].melt("label", var_name="when")
     return _finished(chart, long, f"Share of the nearest neighbours of a cell that have the same {name}.")
+
+
+def against_parameter(table: pd.DataFrame, x: str, metric: str, *, ordinal: bool) -> Spec:
+    """Means against a parameter with their 95 % intervals; ``table`` is a part of
+    `imputome.studies.figures.figure_data`. Controls are dashed lines with their names.
+    """
+    rows, controls = table[~table["control"]], table[table["control"]]
+    lines = distinct(rows["line"])
+    looks = {name: (CATEGORIES[place % len(CATEGORIES)], "circle") for place, name in enumerate(lines)}
+    if ordinal:
+        rows = rows.sort_values("x", kind="stable").assign(x=[_short(value) for value in sorted(rows["x"])])
+        place = alt.X("x:O", title=x, sort=distinct(rows["x"]), axis=alt.Axis(labelAngle=0))
+    else:
+        place = _axis(alt.X, "x", x, zero=False)
+    y = _axis(alt.Y, "mean", metric.replace("_", " "), zero=False)
+    color = _color("line", looks) if lines != [""] else alt.value(METHOD)
+    base = _chart().encode(x=place, color=color).transform_filter("!datum.name")
+    tooltip = _tips(x=x, **({"line": ""} if lines != [""] else {}), mean="mean", low="from", high="to", n="trials")
+    if ordinal:
+        tooltip[0] = alt.Tooltip("x:O", title=x)
+    drawn = [
+        base.mark_line().encode(y=y),
+        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"),
+        base.mark_point(filled=True, size=60).encode(y=y, tooltip=tooltip),
+    ]
+    if len(controls):
+        below = _chart().transform_filter("datum.name").encode(y=y)
+        drawn.append(
+            below.mark_rule(color=CONTROL, strokeDash=[4, 4]).encode(tooltip=_tips(name="control", mean="mean"))
+        )
+        text = {"align": "left", "baseline": "bottom", "dx": 4, "dy": -2, "color": CONTROL, "fontSize": 11}
+        drawn.append(below.mark_text(**text).encode(x=alt.value(0), text="name:N"))
+    shown = ["x", "line", "mean", "low", "high", "n", "name"]
+    every = rows.assign(name="")[shown].to_dict("records")
+    every += controls.assign(name=controls["line"])[shown[1:]].to_dict("records")
+    return _finished(alt.layer(*drawn), every, f"{metric} against {x}.")
+
+
+def by_configuration(table: pd.DataFrame, metric: str) -> Spec:
+    """Means of configurations with their 95 % intervals, a row for each; controls are squares."""
+    table = table.assign(name=table["x"])
+    base = _rows("name", table["name"]).encode(color=_color("role", ROLES))
+    tooltip = _tips(name="configuration", mean="mean", low="from", high="to", n="trials")
+    points = base.mark_point(filled=True, size=90).encode(
+        x=_axis(alt.X, "mean", metric.replace("_", " "), zero=False), shape=_shape("role", ROLES), tooltip=tooltip
+    )
+    spread = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    kept = table.drop(columns=["dataset", "scheme", "x", "line"])
+    return _finished(alt.layer(spread, points), kept, f"{metric} of each configuration.")
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def still(spec: Spec, style: str, width: int = 440) -> str:
+    """A chart as an SVG picture with the light colours of ``style``, the style sheet of the pages."""
+    import vl_convert
+
+    colors = dict(reversed(re.findall(r"(--[\w-]+):\s*(#\w+)", style)))  # the first of a name is the light one
+    text = re.sub(r"var\((--[\w-]+)\)", lambda found: colors[found[1]], json.dumps(spec))
+    fixed = {"width": width, "autosize": {"type": "pad"}, "background": "white"}
+    return str(vl_convert.vegalite_to_svg(json.loads(text) | fixed))
 
 
 # -- what charts share -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from imputome.errors import missing_extra
 from imputome.report.html.content import Content
 from imputome.report.html.parts import sentence
 from imputome.report.html.scoreboard import Scoreboard
+from imputome.studies.claims import LEGEND, PUBLISHED_LEGEND
 
 # module -> package of the extra `report`
 PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
@@ -59,7 +60,13 @@ def render(content: Content | Scoreboard) -> str:
     if isinstance(content, Content):
         template, values = "result.html", result_parts(content)
     else:
-        template, values = "study.html", {"board": content, "spec": charts.trials()}
+        template, values = (
+            "study.html",
+            {
+                **{"board": content, "spec": charts.trials()},
+                **{"legend": LEGEND, "published_legend": PUBLISHED_LEGEND},
+            },
+        )
     script = _script()
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -55,6 +55,16 @@ class Section(NamedTuple):
     links: Terms = ()
 
 
+class StudyPart(NamedTuple):
+    """What the page of a study shows above its scores."""
+
+    name: str
+    title: str
+    claims: tuple[Table, ...]
+    charts: tuple[tuple[str, tuple[Chart, ...]], ...]  # title of a figure -> its charts
+    published: tuple[Table, ...]
+
+
 def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:
     """(title, kind, meaning) of each column; its kind is ``"text"``, ``"number"``, ``"percent"`` or ``"flag"``."""
     return [dict(zip(("title", "kind", "why"), column, strict=True)) for column in columns]

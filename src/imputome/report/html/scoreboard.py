@@ -15,7 +15,7 @@ from imputome.errors import InputError
 from imputome.evaluation.metrics import METRICS
 from imputome.report.before_after import direction
 from imputome.report.html import citation
-from imputome.report.html.parts import Live, Table, distinct, json_column, live_columns, terms_table
+from imputome.report.html.parts import Live, StudyPart, Table, distinct, json_column, live_columns, terms_table
 from imputome.studies.results import HIGHER, is_control, read, summary, told_apart
 
 MAX_VALUES = 60_000  # drawn one by one; of more, only the means are drawn
@@ -37,6 +37,7 @@ class Scoreboard:
     means_only: bool  # whether `trials` holds means, because there are too many single values
     made_by: str  # command that made this page
     software: str  # how to cite imputome
+    study: StudyPart | None = None  # what is above the scores, if the table is of a study
 
 
 def of_file(path: Path, *, made_by: str = "") -> Scoreboard:

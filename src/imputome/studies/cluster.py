@@ -1,0 +1,218 @@
+"""Running the units of a study by dask: on processes of this machine, or on a cluster by its scheduler's address.
+
+Each unit is one task. Its rows come back to this process, which stores them, so that a cluster needs to share no folder
+for results; the data sets are read by the workers. A worker that dies costs the units that it was running, which the
+scheduler gives to another worker. A unit over its limits ends its worker, after it has told why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from imputome.core.interrupts import answered_here
+from imputome.errors import ImputomeError, InputError, missing_extra
+from imputome.studies.processes import POLL_SECONDS, THREAD_VARIABLES
+from imputome.studies.results import STOPPED
+from imputome.studies.runner import Tables
+from imputome.studies.spec import Study
+from imputome.studies.subsets import Loader, load_subset, tables_of
+from imputome.studies.units import Limits, Unit, rows_without_scores, run_unit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TOPIC = "imputome"  # of what workers tell about units that they stop
+TELLING_SECONDS = 1.0  # for the message to leave, before the worker ends
+ENVIRONMENT = ("IMPUTOME_DATA",)  # variables that workers need as they are here
+Store = Callable[[Unit, list[dict[str, Any]]], None]
+
+
+def run_on_workers(
+    study: Study,
+    units: Sequence[Unit],
+    *,
+    load: Loader,
+    tables: Tables,
+    workers: int,
+    scheduler: str = "",
+    limits: Limits,
+    store: Store,
+) -> None:
+    """Run units on ``workers`` processes of this machine, or on the cluster at ``scheduler``.
+
+    ``store`` is called here with each unit and its rows, in any order.
+    """
+    check_installed()
+    with _client(workers, scheduler) as client:
+        told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        client.subscribe_topic(TOPIC, lambda event: told.put(event[1]))
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        inputs = {
+            subset.label: client.submit(_inputs, study, subset, load, environment, pure=False)
+            for subset in {unit.subset.label: unit.subset for unit in units}.values()
+        }
+        futures = {
+            client.submit(_rows, study, unit, place, inputs[unit.subset.label], limits, pure=False): unit
+            for place, unit in enumerate(units)
+        }
+        left = [unit.subset.label for unit in units]
+        while futures:
+            for future, rows in _finished(client, futures, study, tables, units, told, limits):
+                unit = futures.pop(future)
+                store(unit, rows)
+                left.remove(unit.subset.label)
+                if unit.subset.label not in left:
+                    del inputs[unit.subset.label]  # the workers need not hold it any longer
+
+
+def check_installed() -> None:
+    """Check that dask's scheduler is installed."""
+    try:
+        import distributed  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra("a study in several processes", "distributed", "cluster") from error
+
+
+def _finished(
+    client: Client,
+    futures: dict[Any, Unit],
+    study: Study,
+    tables: Tables,
+    units: Sequence[Unit],
+    told: queue.SimpleQueue[dict[str, Any]],
+    limits: Limits,
+) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """Wait a little; give the futures of the units that have ended since, with their rows."""
+    from distributed import KilledWorker
+
+    time.sleep(POLL_SECONDS / 5)
+    while not told.empty():
+        message = told.get()
+        metric = message["metric"]
+        for future in [future for future, unit in futures.items() if unit is units[message["place"]]]:
+            client.cancel([future], force=True)
+            text = "took more than {:g} s" if metric == "limit_seconds" else "took more than {:.3g} GB of memory"
+            limit = limits.of(metric)
+            reason = text.format(limit if metric == "limit_seconds" else limit / 1e9)
+            yield (
+                future,
+                rows_without_scores(
+                    study, futures[future], tables, status=STOPPED, reason=reason, metric=metric, value=limit
+                ),
+            )
+    for future in [future for future in futures if future.done()]:
+        if future.status == "finished":
+            yield future, future.result()
+            continue
+        if future.status == "lost":  # its rows were on a worker that died: it is run again
+            continue
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, ImputomeError):
+            raise error
+        if not isinstance(error, KilledWorker):
+            text = f"a worker failed ({error or future.status}): run the same command again to continue"
+            raise InputError(text, code="worker-failed")
+        reason = "its process ended several times: it may need more memory than there is"
+        yield future, rows_without_scores(study, futures[future], tables, status="failed", reason=reason)
+
+
+@contextmanager
+def _client(workers: int, scheduler: str) -> Iterator[Client]:
+    """A client of the cluster at ``scheduler``, or of one that lasts as long as the client."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    if scheduler:
+        try:
+            client = Client(scheduler, timeout=10, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"there is no scheduler at {scheduler} ({type(error).__name__}): pass the address that it printed, as "
+                "tcp://HOST:8786",
+                code="no-scheduler",
+                parameter="scheduler",
+            ) from error
+        with client:
+            yield client
+        return
+    threads = {name: os.environ.get(name, "1") for name in THREAD_VARIABLES}
+    # a worker that died is not given up while it starts again, which takes long on a busy machine
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
+    with patient, tempfile.TemporaryDirectory(prefix="imputome-", ignore_cleanup_errors=True) as folder:
+        with answered_here():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,  # the limits of this package are others
+                host="127.0.0.1",
+                dashboard_address=None,
+                local_directory=folder,
+                silence_logs=logging.CRITICAL,
+                env=threads,
+            )
+            client = Client(cluster, set_as_default=False)
+        try:
+            yield client
+        finally:
+            client.close(timeout=1)
+            cluster.close(timeout=10)
+
+
+# -- in a worker -------------------------------------------------------------------------------------------------------
+def _inputs(study: Study, subset: Any, load: Loader, environment: dict[str, str]) -> tuple[Any, Tables]:
+    """The data set of a subset, and what the schemes need."""
+    import warnings
+
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are told once, where the study was started
+        return load_subset(subset, load, seed=study.seed), tables_of(study, load)
+
+
+def _rows(study: Study, unit: Unit, place: int, inputs: tuple[Any, Tables], limits: Limits) -> list[dict[str, Any]]:
+    """The rows of a unit, within its limits and with the threads of its worker."""
+    from distributed import get_worker
+    from threadpoolctl import threadpool_limits
+
+    worker = get_worker()
+    dataset, tables = inputs
+    with _watched(worker, place, limits), threadpool_limits(limits=worker.state.nthreads):
+        return run_unit(study, unit, dataset, tables)
+
+
+@contextmanager
+def _watched(worker: Any, place: int, limits: Limits) -> Iterator[None]:
+    """End this process once the unit takes more than its limits; nothing else can stop a fit in its middle."""
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch, args=(worker, place, limits, ended), daemon=True)
+    if limits != Limits():
+        watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(worker: Any, place: int, limits: Limits, ended: threading.Event) -> None:
+    begun, process = time.monotonic(), psutil.Process()
+    while not ended.wait(POLL_SECONDS):
+        over = {
+            "limit_seconds": time.monotonic() - begun > limits.seconds,
+            "limit_bytes": process.memory_info().rss > limits.bytes,
+        }
+        for metric in [name for name, exceeded in over.items() if exceeded]:
+            worker.log_event(TOPIC, {"place": place, "metric": metric})
+            if not ended.wait(TELLING_SECONDS):
+                os._exit(1)
+            return

@@ -1,0 +1,59 @@
+"""The numbers of the figures of a study: means over trials, against a parameter or by configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from imputome.studies.claims import TABLE_KEYS, half_interval, named
+from imputome.studies.results import is_control
+from imputome.studies.spec import Figure, Study, plain_value
+
+COLUMNS = ["dataset", "scheme", "x", "line", "mean", "low", "high", "n", "control"]
+
+
+def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    """The points of a figure: one for each data set, split and configuration, with the 95 % interval of its mean.
+
+    ``x`` is the value of the parameter on the axis, or the name of the configuration; ``line`` the value of the other
+    parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it.
+    """
+    scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
+    if figure.splits:
+        scores = scores[scores["scheme"].isin(figure.splits)]
+    places = dict(_places(study, figure))
+    rows = []
+    keys = [*TABLE_KEYS, "configuration"]
+    for (dataset, scheme, _, name), part in scores.groupby(keys, sort=False, dropna=False):
+        if name not in places:
+            continue
+        values = part["value"].to_numpy()
+        mean, n = float(values.mean()), len(values)
+        half = half_interval(float(values.std(ddof=1)), n) if n > 1 else 0.0
+        control = is_control(part["method"].iloc[0]) and name in figure.controls
+        x, line = places[name]
+        rows.append([dataset, scheme, x, line, mean, mean - half, mean + half, n, control])
+    # one configuration can have several names
+    return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
+
+
+def _places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Name of a configuration or control in the figure -> its place on the axis, and its line."""
+    for name in figure.controls:
+        yield name, (math.nan if figure.x else name, name)
+    if not figure.x:
+        yield from ((name, (name, "")) for name in figure.configurations)
+        return
+    base = study.configurations[0].spec
+    free = {figure.x, figure.lines}
+    fixed = {name: value for name, value in base.params.items() if name not in free}
+    for configuration in study.configurations:
+        spec = configuration.spec
+        if spec.method != base.method or spec.after != base.after:
+            continue
+        if {name: value for name, value in spec.params.items() if name not in free} == fixed:
+            line = f"{figure.lines}={plain_value(spec.params.get(figure.lines))}" if figure.lines else ""
+            yield configuration.name, (spec.params.get(figure.x), line)
