@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -150,22 +152,31 @@ def _client(workers: int, scheduler: str) -> Iterator[Client]:
     patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
     with patient, tempfile.TemporaryDirectory(prefix="imputome-", ignore_cleanup_errors=True) as folder:
         with answered_here():
+            ensure_running()  # else the first worker starts it, and signals are unblocked where that is done
             cluster = LocalCluster(
-                n_workers=workers,
+                n_workers=0,
                 threads_per_worker=1,
                 memory_limit=0,  # the limits of this package are others
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: the usual one may be another run's
                 local_directory=folder,
                 silence_logs=logging.CRITICAL,
                 env=threads,
             )
             client = Client(cluster, set_as_default=False)
         try:
+            # Ctrl-C is for this process, which ends the workers; they would print where they were. A process begins
+            # with the signals blocked that are blocked in the thread that starts it.
+            cluster.sync(_block_interrupts)
+            cluster.scale(workers)
             yield client
         finally:
             client.close(timeout=1)
             cluster.close(timeout=10)
+
+
+async def _block_interrupts() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 # -- in a worker -------------------------------------------------------------------------------------------------------
