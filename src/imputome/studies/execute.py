@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from imputome.core.atomic import recover
 from imputome.errors import InputError, Message
 from imputome.result.run import Progress
 from imputome.studies.cluster import check_installed, run_on_workers
@@ -182,6 +183,9 @@ def run_plan(
         ) from error
     check_path(folder / RESULTS)
     stored_rows(folder / RESULTS)  # refuses a damaged table now
+    if any((folder / PARTS_FOLDER).glob(".*.partial")):  # of a run that was killed as it ended
+        for unit in todo.units:
+            recover(unit.file(study, folder))
     report = _reporter(todo, progress)
 
     def store(unit: Unit, rows: list[dict[str, Any]]) -> None:
