@@ -19,7 +19,6 @@ from imputome.studies.claims import (
     TEST_COLUMNS,
     check_claims,
     claims_markdown,
-    compared_over_trials,
     comparisons_markdown,
     half_interval,
     markdown,
@@ -27,6 +26,7 @@ from imputome.studies.claims import (
     mean_difference,
     plain,
     published_markdown,
+    table_of_tests,
 )
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
@@ -260,7 +260,7 @@ def test_p_values(seed):
     base, other = rng.normal(size=n), rng.normal(0.5, size=n)
     order = rng.permutation(n)  # trials are paired by number, in whatever order they come
     shuffled = scores({"base": base, "other": other}).iloc[[*order, *(n + rng.permutation(n))]]
-    found = compared_over_trials(TABLES, shuffled).to_dict("records")
+    found = table_of_tests(TABLES, shuffled).to_dict("records")
     assert len(found) == 1
     assert found[0]["p"] == pytest.approx(by_enumeration(base - other))
     assert found[0]["difference"] == pytest.approx(np.median(base - other))
@@ -269,23 +269,21 @@ def test_p_values(seed):
 
 def test_ten_trials_that_agree():
     low = np.linspace(0.5, 0.6, 10)
-    (row,) = compared_over_trials(TABLES, scores({"base": low, "mean": low + np.linspace(0.1, 0.2, 10)})).to_dict(
-        "records"
-    )
+    (row,) = table_of_tests(TABLES, scores({"base": low, "mean": low + np.linspace(0.1, 0.2, 10)})).to_dict("records")
     assert row["p"] == pytest.approx(2 / 2**10)
     assert row["mean_second"] - row["mean_first"] == pytest.approx(0.15)
 
 
 def test_nothing_to_test():
-    (same,) = compared_over_trials(TABLES, scores({"base": [1.0, 2.0], "other": [1.0, 2.0]})).to_dict("records")
+    (same,) = table_of_tests(TABLES, scores({"base": [1.0, 2.0], "other": [1.0, 2.0]})).to_dict("records")
     assert same["p"] == 1
-    (single,) = compared_over_trials(TABLES, scores({"base": [1.0], "other": [2.0]})).to_dict("records")
+    (single,) = table_of_tests(TABLES, scores({"base": [1.0], "other": [2.0]})).to_dict("records")
     assert math.isnan(single["p"])
-    assert not len(compared_over_trials(TABLES, scores({"base": [1.0], "other": [2.0]}, metric="mae")))
+    assert not len(table_of_tests(TABLES, scores({"base": [1.0], "other": [2.0]}, metric="mae")))
 
 
 def test_tests_for_people():
-    text = comparisons_markdown(compared_over_trials(TABLES, scores({"base": [0.5, 0.7], "other": [0.6, 0.9]})))
+    text = comparisons_markdown(table_of_tests(TABLES, scores({"base": [0.5, 0.7], "other": [0.6, 0.9]})))
     lines = text.splitlines()
     assert lines[2] == f"| {' | '.join(TEST_COLUMNS)} |"
     assert lines[4] == "| two | some | rmse | wilcoxon | base | other | 0.6 | 0.75 | -0.15 | 2 | 0.5 |"
@@ -351,7 +349,7 @@ def test_names_of_a_study_mean_nothing_in_its_text():
     failed = rows.head(1).assign(status="failed", reason=NASTY, trial=7)
     claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "by": "paper", "claim": NASTY, "evidence": NASTY}])
     text = markdown(study, pd.concat([rows, failed])) + "\n" + published_markdown(study, rows) + "\n"
-    text += comparisons_markdown(compared_over_trials(study, rows)) + "\n" + claims_markdown(claims)
+    text += comparisons_markdown(table_of_tests(study, rows)) + "\n" + claims_markdown(claims)
     assert text.count("script") >= 2 * 10
     for kinds, content in inline_parts(text):
         assert kinds <= {"text", "softbreak", "strong_open", "strong_close"} or "Bold: the best" in content

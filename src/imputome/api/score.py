@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,13 @@ from imputome.api.spelling import Spelling
 from imputome.core.data import check_container, in_memory
 from imputome.core.scales import Scale
 from imputome.errors import InputError
-from imputome.evaluation.glossary import DECIDING
-from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.outside import Outside
 from imputome.inspection.source import find_matrix, is_raw
 from imputome.methods import Method
 from imputome.result.adapt import checked_anndata
 from imputome.studies.external import of_external
 from imputome.studies.inputs import parse_method
-from imputome.studies.scoring import Score as Found
-from imputome.studies.scoring import score_masked
+from imputome.studies.scoring import Score, score_masked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,26 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Score", "score"]
 
 _SPELLING = Spelling("params")
-TINY = 1e-12  # smaller scores are zero but for rounding
-SCORES_SHOWN = 4  # scores that the repr shows, those that decide first
-
-
-@dataclass(frozen=True, repr=False)
-class Score(Found):
-    """What `score` found: ``table``, ``summary``, ``verdict`` and so on, see `imputome.studies.scoring.Score`.
-
-    It is shown as the verdict, with its reasons and the scores that decide, the best method first.
-    """
-
-    def __repr__(self) -> str:
-        means = self.summary
-        contests = [name for name, metric in METRICS.items() if metric.is_contest]
-        shown = [name for name in dict.fromkeys([*DECIDING, *contests]) if name in set(means["metric"])][:SCORES_SHOWN]
-        wide = means[means["metric"].isin(shown)].pivot(index=["method", "parameters"], columns="metric", values="mean")
-        wide = wide[shown].droplevel("parameters").sort_values(shown[0])
-        text = wide.to_string(float_format=lambda value: f"{0.0 if abs(value) < TINY else value:.4g}", na_rep="")
-        reasons = "\n".join(f"  - {reason}" for reason in self.verdict.reasons)
-        return f"Score: {self.verdict.verdict} ({self.verdict.method})\n{reasons}\n{text}"
 
 
 @_SPELLING.of
@@ -135,7 +111,7 @@ def score(
     outside = outside_of(result, name=name, layer=layer, scale=scale, partial=partial)
     found = score_masked(checked_anndata(masked), outside, specs, transform=transform, seed=random_state)
     _SPELLING.warn(found.messages)
-    return Score(**{each.name: getattr(found, each.name) for each in fields(found)})
+    return found
 
 
 def outside_of(

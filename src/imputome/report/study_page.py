@@ -19,12 +19,12 @@ from imputome.studies.claims import (
     check_claims,
     claim_rows,
     claims_markdown,
-    compared_over_trials,
     comparisons_markdown,
     markdown,
     plain,
     published_markdown,
     published_rows,
+    table_of_tests,
 )
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
@@ -73,7 +73,7 @@ def write_results(
     page = folder if page is None else page
     page.mkdir(parents=True, exist_ok=True)
     checked = check_claims(study, table)
-    tests = compared_over_trials(study, table)
+    tests = table_of_tests(study, table)
     tables = {"summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests

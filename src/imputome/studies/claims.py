@@ -141,7 +141,7 @@ TEST_COLUMNS = [
 ]
 
 
-def compared_over_trials(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+def table_of_tests(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon signed-rank tests and Welch's t-tests: one row for each comparison, dataset and split with its metric.
 
     ``p`` is two-sided. Wilcoxon's is exact if no differences are tied or 0 (scipy's ``wilcoxon``): with ten trials it

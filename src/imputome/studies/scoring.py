@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError, Message
+from imputome.evaluation.glossary import DECIDING
 from imputome.evaluation.masked import MASK_KEY, read_mask
+from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.outside import Outside, fitted, with_names_of
 from imputome.evaluation.returned import on_return, returned
 from imputome.evaluation.splits import Split
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@dataclass(frozen=True)
+TINY = 1e-12  # smaller scores are zero but for rounding
+SCORES_SHOWN = 4  # scores that the repr shows, those that decide first
+
+
+@dataclass(frozen=True, repr=False)
 class Score:
     """What `imputome.score` found.
 
@@ -69,6 +75,16 @@ class Score:
     def summary(self) -> pd.DataFrame:
         """One row per method and metric, which is best, and which control a method does not beat."""
         return summary(self.table)
+
+    def __repr__(self) -> str:
+        means = self.summary
+        contests = [name for name, metric in METRICS.items() if metric.is_contest]
+        shown = [name for name in dict.fromkeys([*DECIDING, *contests]) if name in set(means["metric"])][:SCORES_SHOWN]
+        wide = means[means["metric"].isin(shown)].pivot(index=["method", "parameters"], columns="metric", values="mean")
+        wide = wide[shown].droplevel("parameters").sort_values(shown[0])
+        text = wide.to_string(float_format=lambda value: f"{0.0 if abs(value) < TINY else value:.4g}", na_rep="")
+        reasons = "\n".join(f"  - {reason}" for reason in self.verdict.reasons)
+        return f"Score: {self.verdict.verdict} ({self.verdict.method})\n{reasons}\n{text}"
 
 
 def score_masked(
