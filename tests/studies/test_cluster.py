@@ -95,7 +95,12 @@ def test_a_run_over_its_limit_is_stopped_and_said_once(tmp_path):
 def test_memory_and_a_scheduler_by_its_address(tmp_path):
     from distributed import LocalCluster
 
-    study = dataclasses.replace(STUDY, configurations=(Configuration("endless", ENDLESS),), trials=1)
+    study = dataclasses.replace(
+        STUDY,
+        datasets=(Subset("large"),),  # on little data the fit ends, and before the first look at the memory
+        configurations=(Configuration("endless", ENDLESS),),
+        trials=1,
+    )
     with LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, local_directory=str(tmp_path)
     ) as cluster:

@@ -7,6 +7,7 @@ scheduler gives to another worker. A unit over its limits ends its worker, after
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import queue
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 TOPIC = "imputome"  # of what workers tell about units that they stop
-TELLING_SECONDS = 1.0  # for the message to leave, before the worker ends
+TELLING_SECONDS = 60.0  # that a busy scheduler may take to answer that it knows, before the worker ends
 ENVIRONMENT = ("IMPUTOME_DATA",)  # variables that workers need as they are here
 Store = Callable[[Unit, list[dict[str, Any]]], None]
 
@@ -223,7 +224,10 @@ def _watch(worker: Any, place: int, limits: Limits, ended: threading.Event) -> N
             "limit_bytes": process.memory_info().rss > limits.bytes,
         }
         for metric in [name for name, exceeded in over.items() if exceeded]:
-            worker.log_event(TOPIC, {"place": place, "metric": metric})
-            if not ended.wait(TELLING_SECONDS):
+            told = worker.scheduler.log_event(topic=TOPIC, msg={"place": place, "metric": metric})
+            # if it is not told, the unit is run again, and stopped again; the worker that does so tells
+            with suppress(TimeoutError, OSError):
+                asyncio.run_coroutine_threadsafe(told, worker.loop.asyncio_loop).result(TELLING_SECONDS)
+            if not ended.is_set():
                 os._exit(1)
             return
