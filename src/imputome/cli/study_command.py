@@ -70,11 +70,13 @@ def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False)
         "figures": [figure.title for figure in chosen.figures],
     }
     if as_json:
-        print_json({"study": chosen.name, "title": chosen.title, "scale": scale, "trials": chosen.trials, **parts})
+        trials = {"trials": chosen.trials, "trials_of": chosen.trials_of}
+        print_json({"study": chosen.name, "title": chosen.title, "scale": scale, **trials, **parts})
         return
     print_line(f"{chosen.name} ({scale}): {chosen.title}")
     print_line(f"paper: {chosen.paper}" if chosen.paper else "no paper")
-    print_line(f"trials: {chosen.trials}")
+    more = "".join(f", {name}: {number}" for name, number in chosen.trials_of.items())
+    print_line(f"trials: {chosen.trials}{more}")
     for part, entries in parts.items():
         print_line(f"{part}: {len(entries)}")
         print_lines("\n".join(f"  {entry}" for entry in entries))

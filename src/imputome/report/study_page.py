@@ -30,6 +30,7 @@ from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
 from imputome.studies.results import RESULTS, write
 from imputome.studies.spec import Figure, Study
+from imputome.studies.trials import at_levels
 
 if TYPE_CHECKING:
     from imputome.report.html.scoreboard import Scoreboard
@@ -190,4 +191,12 @@ def study_board(
     ]
     charts = tuple((figure.title, tuple(drawn)) for figure, drawn in figures)
     part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published))
-    return replace(of_table(table, source=RESULTS, made_by=made_by), study=part_of_study)
+    board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
+    return replace(board, rows=len(table), study=part_of_study)
+
+
+def _with_levels(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over the trials that all configurations have; those with more have them under another name again."""
+    first, *others = at_levels(study, table)
+    more = [part.assign(scheme=part["scheme"] + f", {trials} trials") for trials, part in others]
+    return pd.concat([first[1], *more], ignore_index=True)

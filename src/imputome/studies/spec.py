@@ -38,7 +38,7 @@ from imputome.io.config import from_toml, read_toml
 from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.methods.registry import METHODS
-from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
+from imputome.studies.inputs import MethodSpec, lacking, parse_method, standard_controls
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
 
@@ -59,6 +59,7 @@ Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and
 Transform = Annotated[str, AfterValidator(lambda name: link(name).name)]  # of `imputome.core.links`, for real values
 Params = dict[str, Any]
 Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
+Trials = Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
 @validated(frozen=True, config=CLOSED)
@@ -281,7 +282,8 @@ class Study:
     spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
     gc: str = ""  # CSV file with the GC content of the genes
     paper: str = ""  # source of the claims
-    trials: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1
+    trials: Trials = 1
+    trials_of: dict[str, Trials] = field(default_factory=dict)  # see `imputome.studies.trials.trials_of_configurations`
     seed: Annotated[StrictInt, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -294,6 +296,7 @@ class Study:
             if number > 1:
                 raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
         _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
+        _check_known("parameter", self.trials_of, self.configurations[0].spec.params, where="trials_of: in [base] ")
         for claim in self.claims:
             _check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
             _check_known("split", claim.splits, splits, where="[[claims]]: ")
@@ -316,8 +319,10 @@ class Study:
         if len({split.scale == ZSCORE for split in self.splits}) > 1:
             raise _wrong(f"[[splits]]: either all splits have scale={ZSCORE!r} or none")
         for split in self.splits:
-            for name, spec in self.specs(split).items():
+            for place, (name, spec) in enumerate(self.specs(split).items()):
                 try:
+                    if place and lacking(spec):  # skipped, see `imputome.studies.units.skipped`; a study needs its base
+                        continue
                     parse_method(spec)
                 except InputError as error:
                     raise _within(f"configuration {name!r}", error) from error
@@ -337,7 +342,7 @@ class Study:
     def _recorded(self) -> list[str]:
         """Names of the metrics that the results will have; empty if a method from elsewhere may report others."""
         specs = [configuration.spec for configuration in self.configurations]
-        if not {spec.method for spec in specs} <= set(METHODS):
+        if not {spec.method for spec in specs} <= set(METHODS) or any(spec.after and lacking(spec) for spec in specs):
             return []
         scores = (*TRIAL_METRICS, *TRIAL_NUMBERS) if self.shares_fits else (*METRICS, *HIGHER)
         return [
@@ -451,6 +456,7 @@ class _Change:
 
     title: str | None = None
     trials: int | None = None
+    trials_of: dict[str, Any] | None = None
     minutes: float | int | None = None
     datasets: tuple[Any, ...] | None = None
     splits: tuple[Any, ...] | None = None
@@ -574,6 +580,8 @@ def _study(name: str, content: dict[str, Any], scale: str) -> Study:
     changed: dict[str, Any] = {
         key: getattr(change, key) for key in ("title", "trials") if getattr(change, key) is not None
     }
+    if change.trials is not None or change.trials_of is not None:
+        changed["trials_of"] = change.trials_of or {}  # those of the file are beside its own number of trials
     if change.datasets is not None:
         changed["datasets"] = TypeAdapter(tuple[Subset, ...]).validate_python(change.datasets)
     if change.splits is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from imputome.errors import InputError
-from imputome.studies.inputs import Dataset, MethodSpec, digest, with_controls
+from imputome.studies.inputs import Dataset, MethodSpec, digest, lacking, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, STOPPED, read
 from imputome.studies.runner import Tables, options_of, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
+from imputome.studies.trials import most_trials, trials_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,10 @@ class Unit:
 
 
 def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Unit]:
-    """All units on these data sets: label of a subset -> data set, and digest of what it was taken from."""
+    """All units on these data sets: label of a subset -> data set, and digest of what it was taken from.
+
+    Methods whose optional dependency is not installed have none, see `skipped`.
+    """
     units = []
     for subset in study.datasets:
         if subset.label not in datasets:
@@ -75,12 +78,16 @@ def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Uni
         dataset, data = datasets[subset.label]
         kind = dataset.data.kind
         groups = [study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits_of(subset)]
-        for splits, trial in itertools.product(filter(None, groups), range(study.trials)):
+        for splits in filter(None, groups):
             own = [MethodSpec(name) for name in study.controls]
             controls = with_controls(own, kind, splits[0].protocol)
-            every = with_controls([*own, *study.specs(splits[0]).values()], kind, splits[0].protocol)
-            methods = [(spec,) for spec in every if spec not in controls]
-            units += [Unit(subset, splits, trial, specs, data) for specs in (tuple(controls), *methods)]
+            specs = [spec for spec in study.specs(splits[0]).values() if not lacking(spec)]
+            every = with_controls([*own, *specs], kind, splits[0].protocol)
+            numbers = trials_of_rows(study, splits[0])
+            methods = [(spec, numbers[spec.label, spec.parameters]) for spec in every if spec not in controls]
+            for trial in range(most_trials(study)):
+                now = [tuple(controls), *((spec,) for spec, number in methods if trial < number)]
+                units += [Unit(subset, splits, trial, specs, data) for specs in now]
     return units
 
 
@@ -148,8 +155,12 @@ def is_done(unit: Unit, rows: pd.DataFrame, limits: Limits) -> bool:
 
 
 def skipped(study: Study, missing: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A row, with the reason, for each data set that is not there, and each split that lacks what it needs."""
+    """A row, with the reason, for each data set, split or configuration that lacks what it needs."""
     base = {"method": "every method", "parameters": "{}", "trial": 0, "seed": 0, "metric": "", "status": "skipped"}
+    everywhere = {"dataset": "every data set", "scheme": "every split"}
+    for spec in study.specs(study.splits[0]).values():
+        if reason := lacking(spec):
+            yield {**base, **everywhere, "method": spec.label, "parameters": spec.parameters, "reason": reason}
     for subset in study.datasets:
         if subset.label in missing:
             yield {**base, "dataset": subset.label, "scheme": "every split", "reason": missing[subset.label]}
