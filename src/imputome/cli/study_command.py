@@ -27,6 +27,7 @@ from imputome.errors import InputError
 
 if TYPE_CHECKING:
     from imputome.studies.execute import Plan
+    from imputome.studies.searches import Found
     from imputome.studies.spec import Study
     from imputome.studies.units import Limits
 
@@ -68,6 +69,7 @@ def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False)
         "configurations": [configuration.name for configuration in chosen.configurations],
         "claims": [claim.text for claim in chosen.claims],
         "figures": [figure.title for figure in chosen.figures],
+        "tuning": [f"{tuning.title}: {len(tuning.names())} x {tuning.trials} trials" for tuning in chosen.tuning],
     }
     if as_json:
         trials = {"trials": chosen.trials, "trials_of": chosen.trials_of}
@@ -154,6 +156,7 @@ def report(
 ) -> None:
     """Write the pages of a study from its results, and run nothing."""
     from imputome.studies.execute import collected
+    from imputome.studies.searches import found
     from imputome.studies.spec import find_study
 
     chosen = _changed(find_study(study, scale=scale), datasets, seed, gc)
@@ -164,7 +167,7 @@ def report(
             raise InputError(text, code="no-results", output=str(output))
         if todo.left and not quiet:
             warning_line(f"{len(todo.left)} of {len(todo.units)} runs are not done: the pages are of the others")
-        _write(todo, collected(todo), to, quiet=quiet, as_json=as_json)
+        _write(todo, collected(todo), found(todo), to, quiet=quiet, as_json=as_json)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_studies, "show": show, "run": run_studies, "report": report}
@@ -210,6 +213,9 @@ def _planned(study: Study, folder: Path, limits: Limits) -> Plan:
 
 def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> dict[str, Any]:
     """Tell what is left to run."""
+    from imputome.studies.searches import left
+
+    searches = left(todo)
     number = 1 if scheduler else max(_workers(workers), 1)
     if not as_json:
         print_line(f"{todo.study.name} ({todo.study.scale}): {len(todo.left)} of {len(todo.units)} runs are left")
@@ -218,10 +224,14 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
         elif todo.left:
             each = f"about {todo.seconds / 60:.0f} minutes of one processor"
             print_line(f"  {each}" + ("" if scheduler else f", {todo.seconds / 60 / number:.0f} with {number} workers"))
+        if searches:
+            trials = sum(search.tuning.trials for search in searches)
+            print_line(f"  and {len(searches)} searches by Optuna with {trials} trials, which no estimate includes")
         for label, reason in todo.missing.items():
             print_line(f"  not run: {label}: {reason}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
-    return {"study": todo.study.name, "runs": len(todo.units), "left": len(todo.left), "seconds": seconds}
+    numbers = {"runs": len(todo.units), "left": len(todo.left), "searches_left": len(searches)}
+    return {"study": todo.study.name, **numbers, "seconds": seconds}
 
 
 def _run(
@@ -229,6 +239,7 @@ def _run(
 ) -> dict[str, Any]:
     from imputome.datasets import load
     from imputome.studies.execute import run_plan
+    from imputome.studies.searches import run_searches
 
     with progress(f"study {todo.study.name}", quiet=quiet) as show_progress:
         table = run_plan(
@@ -239,18 +250,26 @@ def _run(
             limits=limits,
             progress=show_progress,
         )
+    searches: list[Found] = []
+    if todo.study.tuning:
+        with progress(f"searches of {todo.study.name}", quiet=quiet) as show_progress:
+            searches = run_searches(todo, progress=show_progress)
     with warnings_as_lines(quiet=quiet):
-        return _write(todo, table, None, quiet=quiet, as_json=as_json)
+        return _write(todo, table, searches, None, quiet=quiet, as_json=as_json)
 
 
-def _write(todo: Plan, table: Any, to: Path | None, *, quiet: bool, as_json: bool) -> dict[str, Any]:
+def _write(
+    todo: Plan, table: Any, searches: list[Found], to: Path | None, *, quiet: bool, as_json: bool
+) -> dict[str, Any]:
     from imputome.report.study_page import write_results
 
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by)
+    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by, searches=searches)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+        for reason in dict.fromkeys(result.reason for result in searches if result.reason):
+            warning_line(f"parameters were not searched: {reason}")
         if not written.drawn:
             warning_line(
                 "figures and the HTML page need `pip install 'imputome[report]'`: then `imputome study report`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from imputome.studies.claims import (
     claims_markdown,
     comparisons_markdown,
     markdown,
+    markdown_table,
     plain,
     published_markdown,
     published_rows,
@@ -29,6 +30,8 @@ from imputome.studies.claims import (
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
 from imputome.studies.results import RESULTS, write
+from imputome.studies.searches import LEGEND as SEARCH_LEGEND
+from imputome.studies.searches import SEARCHES, Found, search_rows, search_table
 from imputome.studies.spec import Figure, Study
 from imputome.studies.trials import at_levels
 
@@ -49,7 +52,13 @@ class StudyFiles:
 
 
 def write_results(
-    study: Study, table: pd.DataFrame, folder: Path, *, page: Path | None = None, made_by: str = ""
+    study: Study,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    page: Path | None = None,
+    made_by: str = "",
+    searches: Sequence[Found] = (),
 ) -> StudyFiles:
     """Write all rows, the summary by configuration, the checked claims, the tests if any, and the pages.
 
@@ -65,6 +74,8 @@ def write_results(
         Where the pages and their figures go; by default ``folder``.
     made_by : str, default=""
         Command that the HTML page names.
+    searches : sequence of Found, optional
+        What the searches of the study found, as `imputome.studies.searches.found` gives it.
 
     Returns
     -------
@@ -78,12 +89,15 @@ def write_results(
     tables = {"summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests
+    if searches:
+        tables[SEARCHES] = search_table(searches)
     drawn = all(find_spec(module) is not None for module in DRAWN_BY)
     figures = list(_charts(study, table)) if drawn else []
     sections = [
         f"# {plain(study.name)}\n\n{plain(study.title)}\n",
         claims_markdown(checked) if len(checked) else "",
         published_markdown(study, table),
+        _searches_markdown(searches),
     ]
     scores = [comparisons_markdown(tests) if len(tests) else "", markdown(study, table)]
     text = "\n".join(section for section in (*sections, *scores) if section)
@@ -100,7 +114,7 @@ def write_results(
     files.append(page / f"{study.name}.md")
     if drawn:
         files.append(page / f"{study.name}.html")
-        _write_html(study, table, checked, figures, files[-1], made_by)
+        _write_html(study, table, checked, figures, searches, files[-1], made_by)
     return StudyFiles(tuple(files), text, drawn)
 
 
@@ -160,12 +174,23 @@ def _write_html(
     table: pd.DataFrame,
     checked: pd.DataFrame,
     figures: list[tuple[Figure, list[Chart]]],
+    searches: Sequence[Found],
     path: Path,
     made_by: str,
 ) -> None:
     from imputome.report.html.page import write_report
 
-    write_report(path, study_board(study, table, checked, figures, made_by=made_by), overwrite=True)
+    board = study_board(study, table, checked, figures, searches=searches, made_by=made_by)
+    write_report(path, board, overwrite=True)
+
+
+def _searches_markdown(searches: Sequence[Found]) -> str:
+    lines: list[str] = []
+    for title, headings, rows, notes in search_rows(searches):
+        cells = [[plain(cell) for cell in row] for row in rows]
+        lines += [f"# {plain(title)}", "", *markdown_table([*map(plain, headings)], cells), ""]
+        lines += [line for note in notes for line in (f"Not searched: {plain(note)}", "")]
+    return "\n".join([*lines, SEARCH_LEGEND]) + "\n" if lines else ""
 
 
 def study_board(
@@ -174,6 +199,7 @@ def study_board(
     checked: pd.DataFrame,
     figures: list[tuple[Figure, list[Chart]]],
     *,
+    searches: Sequence[Found] = (),
     made_by: str = "",
 ) -> Scoreboard:
     """The page of a table of scores, with what the study says of them above it."""
@@ -190,7 +216,11 @@ def study_board(
         for title, columns, rows in published_rows(study, table)
     ]
     charts = tuple((figure.title, tuple(drawn)) for figure, drawn in figures)
-    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published))
+    found = tuple(
+        (Table(title, tuple(headings), rows, tuple(range(len(headings)))), tuple(notes))
+        for title, headings, rows, notes in search_rows(searches)
+    )
+    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), searches=found)
     board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
     return replace(board, rows=len(table), study=part_of_study)
 

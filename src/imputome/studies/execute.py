@@ -33,7 +33,14 @@ from imputome.studies.units import (
     units_of,
 )
 
-BESIDE = ("summary.csv", "claims.csv", "tests.csv", "{}.md", "{}.html")  # what is written beside the results
+BESIDE = (
+    "summary.csv",
+    "claims.csv",
+    "tests.csv",
+    "searches.csv",
+    "{}.md",
+    "{}.html",
+)  # what is written beside the results
 NO_LIMITS = Limits()
 
 

@@ -41,6 +41,7 @@ from imputome.methods.registry import METHODS
 from imputome.studies.inputs import MethodSpec, lacking, parse_method, standard_controls
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
+from imputome.studies.tuning_table import Tuning, on_datasets
 
 CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
@@ -275,6 +276,7 @@ class Study:
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
     figures: tuple[Figure, ...] = ()
+    tuning: tuple[Tuning, ...] = ()
     scale: str = "desk"  # one of `SCALES`
     minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
     controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
@@ -297,6 +299,8 @@ class Study:
                 raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
         _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
         _check_known("parameter", self.trials_of, self.configurations[0].spec.params, where="trials_of: in [base] ")
+        subsets = [subset.name for subset in self.datasets]
+        _check_known("dataset", [each.dataset for each in self.tuning], subsets, where="[[tuning]]: ")
         for claim in self.claims:
             _check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
             _check_known("split", claim.splits, splits, where="[[claims]]: ")
@@ -395,7 +399,8 @@ class Study:
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
-        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in chosen))
+        subsets = tuple(subset for subset in self.datasets if subset.name in chosen)
+        return replace(self, datasets=subsets, tuning=on_datasets(self.tuning, chosen))
 
 
 def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
@@ -461,6 +466,7 @@ class _Change:
     datasets: tuple[Any, ...] | None = None
     splits: tuple[Any, ...] | None = None
     factors: tuple[dict[str, Any], ...] | None = None
+    tuning: tuple[Any, ...] | None = None
     keep: tuple[str, ...] = ()  # names of the configurations that are run; by default all
     params: Params = field(default_factory=dict)  # of every configuration
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the configurations of one method
@@ -514,7 +520,7 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure},
+    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure, "tuning": Tuning},
 }
 
 
@@ -586,6 +592,8 @@ def _study(name: str, content: dict[str, Any], scale: str) -> Study:
         changed["datasets"] = TypeAdapter(tuple[Subset, ...]).validate_python(change.datasets)
     if change.splits is not None:
         changed["splits"] = TypeAdapter(tuple[Hiding, ...]).validate_python(change.splits)
+    left = {subset.name for subset in changed.get("datasets", study.datasets)}
+    changed["tuning"] = on_datasets(study.tuning, left) if change.tuning is None else change.tuning
     changed |= {"scale": scale, "minutes": change.minutes, "configurations": tuple(tables.configured(change))}
     return replace(study, **changed, **_said_of(study, changed))
 

@@ -63,6 +63,7 @@ class StudyPart(NamedTuple):
     claims: tuple[Table, ...]
     charts: tuple[tuple[str, tuple[Chart, ...]], ...]  # title of a figure -> its charts
     published: tuple[Table, ...]
+    searches: tuple[tuple[Table, tuple[str, ...]], ...] = ()  # best parameters, and why some were not searched
 
 
 def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:
