@@ -214,6 +214,7 @@ def _planned(study: Study, folder: Path, limits: Limits) -> Plan:
 def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> dict[str, Any]:
     """Tell what is left to run."""
     from imputome.studies.searches import left
+    from imputome.studies.units import skipped
 
     searches = left(todo)
     number = 1 if scheduler else max(_workers(workers), 1)
@@ -227,8 +228,9 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
         if searches:
             trials = sum(search.tuning.trials for search in searches)
             print_line(f"  and {len(searches)} searches by Optuna with {trials} trials, which no estimate includes")
-        for label, reason in todo.missing.items():
-            print_line(f"  not run: {label}: {reason}")
+        for row in skipped(todo.study, todo.missing):
+            what = (row[name] for name in ("method", "dataset", "scheme") if not row[name].startswith("every "))
+            print_line(f"  not run: {', '.join(what)}: {row['reason']}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
     numbers = {"runs": len(todo.units), "left": len(todo.left), "searches_left": len(searches)}
     return {"study": todo.study.name, **numbers, "seconds": seconds}
