@@ -24,7 +24,7 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
     if figure.splits:
         scores = scores[scores["scheme"].isin(figure.splits)]
-    places = dict(_places(study, figure))
+    places = dict(places(study, figure))
     rows = []
     keys = [*TABLE_KEYS, "configuration"]
     for (dataset, scheme, _, name), part in scores.groupby(keys, sort=False, dropna=False):
@@ -40,7 +40,7 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
 
 
-def _places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]]:
+def places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]]:
     """Name of a configuration or control in the figure -> its place on the axis, and its line."""
     for name in figure.controls:
         yield name, (math.nan if figure.x else name, name)
