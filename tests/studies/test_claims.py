@@ -133,6 +133,15 @@ def test_close_is_relative():
     assert held(claim, {"mae": {"A": [1006.0, 99.4]}, "rmse": {"A": [1000.0, 100.0]}})["held"] == "fails"
 
 
+def test_trials_that_agree():
+    losses = {"A": [1.0, 2.0, 3.0], "B": [1.5, 1.9, 3.5]}
+    assert held(Claim("A over B", "better", "rmse", ("A", "B")), {"rmse": losses})["agree"] == 2
+    assert held(Claim("A far over B", "better", "rmse", ("A", "B"), value=0.2), {"rmse": losses})["agree"] == 1
+    assert held(Claim("A near B", "similar", "rmse", ("A", "B"), value=0.1), {"rmse": losses})["agree"] == 1
+    assert held(Claim("B small", "at_least", "rmse", ("B",), value=1.9), {"rmse": losses})["agree"] == 2
+    assert held(Claim("falls", "monotone", "rmse", ("B", "A")), {"rmse": losses})["agree"] == 2
+
+
 def test_what_is_missing_is_said():
     row = held(BETTER, {"poisson_loss": {"A": [1.0, 2.0]}})
     assert row["held"] == "unclear"

@@ -215,12 +215,13 @@ CLAIM_COLUMNS = [
         "estimate",
         "se",
         "n",
+        "agree",
         "evidence",
         "beats_control",
         "spread",
     )
 ]
-PRINTED_COLUMNS = [name for name in CLAIM_COLUMNS if name not in ("by", "estimate", "se")]
+PRINTED_COLUMNS = [name for name in CLAIM_COLUMNS if name not in ("by", "estimate", "se", "agree")]
 PUBLISHED_LEGEND = "Our numbers, and in brackets those of the paper, which used other data."
 LEGEND = (
     "Held: by the 95 % interval over trials, or in every trial; collapsed: it holds, but the network gives all cells "
@@ -238,6 +239,7 @@ class Outcome(NamedTuple):
     se: float
     n: int
     evidence: str = ""  # the numbers as text
+    agree: int = 0  # trials in which it is so
 
 
 UNKNOWN = Outcome("unclear", math.nan, math.nan, 0)
@@ -259,6 +261,7 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else the
       mean of the value that is claimed to be large or small,
     - ``se``: standard error of the estimate; ``n``: number of trials; ``evidence``: the numbers as text,
+    - ``agree``: number of trials in which it is so, whatever the interval,
     - ``beats_control``: the same test of the first configuration against the control of the claim,
     - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
     """
@@ -291,13 +294,13 @@ def mean_difference(differences: np.ndarray) -> Outcome:
     n = len(differences)
     if n == 0 or not np.isfinite(differences).all():
         return UNKNOWN._replace(n=n)
-    mean = float(differences.mean())
+    mean, agree = float(differences.mean()), int((differences > 0).sum())
     if n == 1:
-        return UNKNOWN._replace(n=1, estimate=mean)
+        return UNKNOWN._replace(n=1, estimate=mean, agree=agree)
     sd = float(differences.std(ddof=1))
     half = half_interval(sd, n)
     held = "holds" if mean > half else "fails" if mean < -half else "unclear"
-    return Outcome(held, mean, sd / math.sqrt(n), n)
+    return Outcome(held, mean, sd / math.sqrt(n), n, agree=agree)
 
 
 def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
@@ -312,14 +315,15 @@ def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
     evidence += "" if math.isnan(difference.se) else f" ± {difference.se:.2g}"
     if claim.value:
         beyond = _improvement(wide, claim.metric, *claim.configurations, margin=claim.value)
-        difference = difference._replace(held=beyond.held)
+        difference = difference._replace(held=beyond.held, agree=beyond.agree)
         evidence += f", which is {1 - first.mean() / second.mean():.2%}; {claim.value:.0%} or more is claimed"
     return difference._replace(evidence=evidence)
 
 
 def _similar(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
-    relative = mean_difference(pair[:, 0] / pair[:, 1] - 1)
+    differences = pair[:, 0] / pair[:, 1] - 1
+    relative = mean_difference(differences)._replace(agree=int((np.abs(differences) <= claim.value).sum()))
     evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.estimate:+.2%}"
     if math.isnan(relative.se):
         return relative._replace(held="unclear", evidence=evidence)
@@ -343,7 +347,7 @@ def _monotone(claim: Claim, wide: pd.DataFrame) -> Outcome:
     curve = ", ".join(f"{value:.3g}" for value in curves.mean(axis=0))
     falling = int((steps <= 0).all(axis=1).sum())
     evidence = f"means {curve}; no step rises in {falling} of {len(curves)} trials"
-    return fall._replace(held="fails" if rises else fall.held, evidence=evidence)
+    return fall._replace(held="fails" if rises else fall.held, evidence=evidence, agree=falling)
 
 
 def _close(claim: Claim, wide: pd.DataFrame) -> Outcome:
@@ -388,7 +392,7 @@ def _in_every_trial(holds: np.ndarray, values: np.ndarray, claimed: str) -> Outc
     held = "unclear" if n == 0 or 0 < k < n else "holds" if k else "fails"
     mean = float(values.mean()) if n else math.nan
     se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return Outcome(held, mean, se, n, f"{claimed}: in {k} of {n} trials")
+    return Outcome(held, mean, se, n, f"{claimed}: in {k} of {n} trials", k)
 
 
 def _mean(values: np.ndarray) -> str:

@@ -26,27 +26,27 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
     if figure.splits:
         scores = scores[scores["scheme"].isin(figure.splits)]
-    places = dict(_places(study, figure))
+    place_of = dict(places(study, figure))
     for split in study.splits:
-        number = in_common(study, places, split)
+        number = in_common(study, place_of, split)
         if number is not None:
             scores = scores[(scores["scheme"] != split.label) | (scores["trial"] < number)]
     rows = []
     keys = [*TABLE_KEYS, "configuration"]
     for (dataset, scheme, _, name), part in scores.groupby(keys, sort=False, dropna=False):
-        if name not in places:
+        if name not in place_of:
             continue
         values = part["value"].to_numpy()
         mean, n = float(values.mean()), len(values)
         half = half_interval(float(values.std(ddof=1)), n) if n > 1 else 0.0
         control = is_control(part["method"].iloc[0]) and name in figure.controls
-        x, line = places[name]
+        x, line = place_of[name]
         rows.append([dataset, scheme, x, line, mean, mean - half, mean + half, n, control])
     # one configuration can have several names
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
 
 
-def _places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]]:
+def places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]]:
     """Name of a configuration or control in the figure -> its place on the axis, and its line."""
     for name in figure.controls:
         yield name, (math.nan if figure.x else name, name)
