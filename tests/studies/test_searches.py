@@ -130,7 +130,7 @@ def test_the_searches_of_paper_001():
         assert search.tuning.objective == "nll"
         assert search.params["preset"] == "paper"
         assert "alpha_w" not in search.params  # that of the base is 0
-    assert sum(search.tuning.trials for search in desk) <= 30
+    assert sum(search.tuning.trials for search in desk) <= 40
     assert searches_of(find_study("zipo_design", scale="smoke")) == []
 
 

@@ -104,7 +104,8 @@ def _declared(method: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 def run_searches(todo: Plan, *, progress: Progress | None = None) -> list[Found]:
     """Run what is left of the searches of a study, one trial after the other in this process.
 
-    So one seed gives the same trials. A search that cannot be run is told in its result: Optuna may not be installed,
+    So one seed gives the same trials. All searches have the seed of the study: the same validation cells, so that their
+    objectives can be compared, and the same first draws. A search that cannot be run is told in its result: Optuna may not be installed,
     and the rest of a study does not need it.
     """
     results = found(todo)
