@@ -37,9 +37,7 @@ COLUMNS = (
     "reason",
 )
 OBJECTIVES = {"nll": "NLL per validation cell", "poisson_loss": "loss per held-out molecule"}
-LEGEND = (
-    "The best of the trials of each search (Optuna, sampler TPE), and its parameters; trials that were stopped count."
-)
+LEGEND = "The best trial of each search (Optuna, sampler TPE); the number of trials includes those stopped early."
 NOT_RUN = "not run yet: run the study"
 
 
@@ -105,8 +103,8 @@ def run_searches(todo: Plan, *, progress: Progress | None = None) -> list[Found]
     """Run what is left of the searches of a study, one trial after the other in this process.
 
     So one seed gives the same trials. All searches have the seed of the study: the same validation cells, so that their
-    objectives can be compared, and the same first draws. A search that cannot be run is told in its result: Optuna may not be installed,
-    and the rest of a study does not need it.
+    objectives can be compared, and the same first draws. A search that cannot be run is told in its result: Optuna may
+    not be installed, and the rest of a study does not need it.
     """
     results = found(todo)
     for place, result in enumerate(results):
@@ -217,7 +215,8 @@ def _table(results: Sequence[Found]) -> tuple[str, list[str], list[list[str]], l
     headings += ["the paper"] if tuning.reported else []
     rows = []
     for result in results:
-        number = f"{result.trials} ({result.stopped_early} stopped early, {result.failed} failed)"
+        kinds = {"stopped early": result.stopped_early, "failed": result.failed}
+        number = ", ".join([f"{result.trials}", *(f"{count} {kind}" for kind, count in kinds.items() if count)])
         numbers = (
             [""] * (len(searched) + 2)
             if result.reason
