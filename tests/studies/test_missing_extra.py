@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
+import pandas as pd
 import pytest
 
 from imputome import datasets, methods
@@ -12,7 +14,7 @@ from imputome.errors import MissingExtraError
 from imputome.report.study_page import write_results
 from imputome.studies import runner
 from imputome.studies.claims import plain
-from imputome.studies.execute import execute, plan
+from imputome.studies.execute import collected, execute, plan
 from imputome.studies.spec import find_study
 
 FILE = """
@@ -73,14 +75,23 @@ def test_the_rest_runs_and_it_runs_later(file, tmp_path, monkeypatch):
     written = write_results(find_study(file), table, tmp_path / "out")
     assert plain(skipped["reason"].iloc[0]) in written.text
     # now a method of this name is there, with other parameters than scVI's
-    monkeypatch.setitem(methods.METHODS, "scvi", (methods.METHODS["scvi"][0], "controls.estimators:PoissonNMF"))
     computed = []
     original = runner.impute_split
-    monkeypatch.setattr(runner, "impute_split", lambda *a: computed.append(a[0].name) or original(*a))
-    table = execute(find_study(file), tmp_path / "out", load=datasets.load)
+    with monkeypatch.context() as patched:
+        patched.setitem(methods.METHODS, "scvi", (methods.METHODS["scvi"][0], "controls.estimators:PoissonNMF"))
+        patched.setattr(runner, "impute_split", lambda *a: computed.append(a[0].name) or original(*a))
+        table = execute(find_study(file), tmp_path / "out", load=datasets.load)
     assert computed == ["scvi"] * 4  # two splits, two trials
     assert set(table["status"]) == {"ok"}
-    assert len(plan(find_study(file), tmp_path / "out", load=datasets.load).left) == 0
+    # what was run stays in the results where the extra is not installed
+    todo = plan(find_study(file), tmp_path / "out", load=datasets.load)
+    assert (todo.left, todo.absent) == ((), ())
+    pd.testing.assert_frame_equal(collected(todo), table)
+    # a part of it is missing
+    next((tmp_path / "out" / "parts").glob("*scvi_1_*.csv")).unlink()
+    rest = collected(plan(find_study(file), tmp_path / "out", load=datasets.load))
+    assert Counter(rest["status"] == "skipped")[True] == 1
+    assert set(rest[rest["method"] == "scvi"]["trial"]) == {0, 1}
 
 
 def test_a_study_needs_its_base(file, tmp_path):

@@ -228,7 +228,7 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
         if searches:
             trials = sum(search.tuning.trials for search in searches)
             print_line(f"  and {len(searches)} searches by Optuna with {trials} trials, which no estimate includes")
-        for row in skipped(todo.study, todo.missing):
+        for row in skipped(todo.study, todo.missing, todo.absent):
             what = (row[name] for name in ("method", "dataset", "scheme") if not row[name].startswith("every "))
             print_line(f"  not run: {', '.join(what)}: {row['reason']}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)

@@ -16,7 +16,7 @@ from imputome.core.atomic import recover
 from imputome.errors import InputError, Message
 from imputome.result.run import Progress
 from imputome.studies.cluster import check_installed, run_on_workers
-from imputome.studies.inputs import Dataset
+from imputome.studies.inputs import Dataset, MethodSpec, lacking
 from imputome.studies.results import COLUMNS, RESULTS, check_path, key_of, read, stored_rows, table_of, write
 from imputome.studies.runner import Tables
 from imputome.studies.spec import Study
@@ -54,11 +54,12 @@ class Plan:
 
     study: Study
     folder: Path
-    units: tuple[Unit, ...]  # all
+    units: tuple[Unit, ...]  # all that are done or can be run
     left: tuple[Unit, ...]
     datasets: dict[str, tuple[Dataset, str]]  # label -> data set, and digest of what it was taken from
     tables: Tables
     missing: dict[str, str]  # label of a data set that is not there -> what to get
+    absent: tuple[MethodSpec, ...]  # methods whose optional dependency is not installed, and that are not done
     seconds: float
 
 
@@ -88,16 +89,21 @@ def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_
     if not datasets:
         raise errors[0]
     tables = tables_of(study, load)
-    units = units_of(study, datasets)
-    left, done = [], []
-    for unit in units:
+    units, left, done = [], [], []
+    absent: dict[tuple[str, str], MethodSpec] = {}
+    for unit in units_of(study, datasets):
         rows = stored(study, unit, folder, tables)
         if is_done(unit, rows, limits):
             done.append(rows)
+        elif lacking(unit.specs[0]):
+            absent[unit.specs[0].label, unit.specs[0].parameters] = unit.specs[0]
+            continue
         else:
             left.append(unit)
+        units.append(unit)
     seconds = _seconds(study, len(units), left, done)
-    return Plan(study, folder, tuple(units), tuple(left), datasets, tables, missing, seconds)
+    missing_methods = tuple(absent.values())
+    return Plan(study, folder, tuple(units), tuple(left), datasets, tables, missing, missing_methods, seconds)
 
 
 def _seconds(study: Study, units: int, left: Sequence[Unit], done: list[pd.DataFrame]) -> float:
@@ -223,7 +229,7 @@ def run_plan(
 def collected(todo: Plan) -> pd.DataFrame:
     """All stored rows of the units of a plan, and rows that say what was skipped."""
     parts = [stored(todo.study, unit, todo.folder, todo.tables) for unit in todo.units]
-    parts.append(table_of(skipped(todo.study, todo.missing)))
+    parts.append(table_of(skipped(todo.study, todo.missing, todo.absent)))
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else table_of([])
 

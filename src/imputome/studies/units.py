@@ -22,7 +22,7 @@ from imputome.studies.spec import Hiding, Study, Subset, non_defaults
 from imputome.studies.trials import most_trials, trials_of_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PARTS_FOLDER = "parts"  # of the files of the units
 
@@ -67,10 +67,7 @@ class Unit:
 
 
 def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Unit]:
-    """All units on these data sets: label of a subset -> data set, and digest of what it was taken from.
-
-    Methods whose optional dependency is not installed have none, see `skipped`.
-    """
+    """All units on these data sets: label of a subset -> data set, and digest of what it was taken from."""
     units = []
     for subset in study.datasets:
         if subset.label not in datasets:
@@ -81,8 +78,7 @@ def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Uni
         for splits in filter(None, groups):
             own = [MethodSpec(name) for name in study.controls]
             controls = with_controls(own, kind, splits[0].protocol)
-            specs = [spec for spec in study.specs(splits[0]).values() if not lacking(spec)]
-            every = with_controls([*own, *specs], kind, splits[0].protocol)
+            every = with_controls([*own, *study.specs(splits[0]).values()], kind, splits[0].protocol)
             numbers = trials_of_rows(study, splits[0])
             methods = [(spec, numbers[spec.label, spec.parameters]) for spec in every if spec not in controls]
             for trial in range(most_trials(study)):
@@ -154,13 +150,16 @@ def is_done(unit: Unit, rows: pd.DataFrame, limits: Limits) -> bool:
     return there.issuperset((spec.label, spec.parameters, split.label) for spec in unit.specs for split in unit.splits)
 
 
-def skipped(study: Study, missing: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A row, with the reason, for each data set, split or configuration that lacks what it needs."""
+def skipped(study: Study, missing: dict[str, str], absent: Iterable[MethodSpec]) -> Iterator[dict[str, Any]]:
+    """A row, with the reason, for each data set, split or method that lacks what it needs.
+
+    ``missing`` are the data sets that are not there, with what to get, and ``absent`` the methods whose optional
+    dependency is not installed.
+    """
     base = {"method": "every method", "parameters": "{}", "trial": 0, "seed": 0, "metric": "", "status": "skipped"}
     everywhere = {"dataset": "every data set", "scheme": "every split"}
-    for spec in study.specs(study.splits[0]).values():
-        if reason := lacking(spec):
-            yield {**base, **everywhere, "method": spec.label, "parameters": spec.parameters, "reason": reason}
+    for spec in absent:
+        yield {**base, **everywhere, "method": spec.label, "parameters": spec.parameters, "reason": lacking(spec)}
     for subset in study.datasets:
         if subset.label in missing:
             yield {**base, "dataset": subset.label, "scheme": "every split", "reason": missing[subset.label]}
