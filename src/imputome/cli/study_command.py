@@ -68,6 +68,7 @@ def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False)
         "configurations": [configuration.name for configuration in chosen.configurations],
         "claims": [claim.text for claim in chosen.claims],
         "figures": [figure.title for figure in chosen.figures],
+        "pictures": [picture.title for picture in chosen.pictures],
     }
     if as_json:
         print_json({"study": chosen.name, "title": chosen.title, "scale": scale, "trials": chosen.trials, **parts})
@@ -162,6 +163,9 @@ def report(
             raise InputError(text, code="no-results", output=str(output))
         if todo.left and not quiet:
             warning_line(f"{len(todo.left)} of {len(todo.units)} runs are not done: the pages are of the others")
+        if todo.panels_left and not quiet:
+            number = f"{len(todo.panels_left)} of {len(todo.panels)} panels of pictures"
+            warning_line(f"{number} are not made: run the study to make them")
         _write(todo, collected(todo), to, quiet=quiet, as_json=as_json)
 
 
@@ -210,16 +214,20 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
     """Tell what is left to run."""
     number = 1 if scheduler else max(_workers(workers), 1)
     if not as_json:
-        print_line(f"{todo.study.name} ({todo.study.scale}): {len(todo.left)} of {len(todo.units)} runs are left")
+        pictures = f", and {len(todo.panels_left)} of {len(todo.panels)} panels of pictures" if todo.panels else ""
+        runs = f"{len(todo.left)} of {len(todo.units)} runs{pictures} are left"
+        print_line(f"{todo.study.name} ({todo.study.scale}): {runs}")
         if math.isnan(todo.seconds):
             print_line("  how long they take is not known: none has been run yet")
-        elif todo.left:
+        elif todo.tasks_left:
             each = f"about {todo.seconds / 60:.0f} minutes of one processor"
             print_line(f"  {each}" + ("" if scheduler else f", {todo.seconds / 60 / number:.0f} with {number} workers"))
         for label, reason in todo.missing.items():
             print_line(f"  not run: {label}: {reason}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
-    return {"study": todo.study.name, "runs": len(todo.units), "left": len(todo.left), "seconds": seconds}
+    left = {"runs": len(todo.units), "left": len(todo.left)}
+    left |= {"panels": len(todo.panels), "panels_left": len(todo.panels_left)}
+    return {"study": todo.study.name, **left, "seconds": seconds}
 
 
 def _run(
@@ -243,12 +251,17 @@ def _run(
 
 def _write(todo: Plan, table: Any, to: Path | None, *, quiet: bool, as_json: bool) -> dict[str, Any]:
     from imputome.report.study_page import write_results
+    from imputome.studies.execute import drawn
 
+    pictures = drawn(todo)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by)
+    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by, pictures=pictures)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+        for picture in pictures:
+            for name, reason in picture.failed.items():
+                warning_line(f"picture {picture.picture.title!r} of {picture.dataset}, {name}: {reason}")
         if not written.drawn:
             warning_line(
                 "figures and the HTML page need `pip install 'imputome[report]'`: then `imputome study report`"

@@ -39,6 +39,7 @@ from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.methods.registry import METHODS
 from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
+from imputome.studies.pictures import Picture, pictures_within
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
 
@@ -274,6 +275,7 @@ class Study:
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
     figures: tuple[Figure, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     scale: str = "desk"  # one of `SCALES`
     minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
     controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
@@ -309,6 +311,13 @@ class Study:
             _check_known("split", figure.splits, splits, where="[[figures]]: ")
             parameters = self.configurations[0].spec.params
             _check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
+        specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
+        labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
+        for picture in self.pictures:
+            _check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
+            _check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
+            _check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
+            picture.check(specs, labelled, shares_fits=self.shares_fits)
         return self
 
     @model_validator(mode="after")
@@ -390,7 +399,8 @@ class Study:
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
-        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in chosen))
+        datasets = tuple(subset for subset in self.datasets if subset.name in chosen)
+        return replace(self, datasets=datasets, pictures=pictures_within(self.pictures, datasets=chosen))
 
 
 def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
@@ -508,7 +518,7 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure},
+    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure, "pictures": Picture},
 }
 
 
@@ -610,6 +620,7 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
             for figure in study.figures
             if kept(figure) and (figure.x or named(figure.configurations))
         ),
+        "pictures": pictures_within(study.pictures, configurations=configurations, splits=splits, datasets=datasets),
         "comparisons": tuple(
             replace(each, others=named(each.others)) for each in study.comparisons if each.first in configurations
         ),
