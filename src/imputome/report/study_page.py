@@ -222,13 +222,13 @@ def _picture_texts(picture: Drawing) -> list[str]:
     """What a picture shows, in words."""
     table, rows = picture.picture, WORDS[picture.kind].rows
     number = max((len(panel) for panel in picture.panels.values()), default=0)
-    left = f"what the split {table.split!r} leaves"
-    meant = [f"{RAW}: the data as they are"] if RAW in table.panels else []
-    meant += [f"{MASKED}: {left} of them"] if MASKED in table.panels else []
+    split = f"the split {table.split!r}"
+    meant = [f"panel {RAW} is the data as they are"] if RAW in table.panels else []
+    meant += [f"panel {MASKED} is what {split} leaves of them"] if MASKED in table.panels else []
     if table.configurations:
         what = "latents" if table.of == "latents" else "imputed values"
-        on = left if table.split else "the data as they are"
-        meant.append(f"{'others: ' if meant else ''}the {what} of a method that was fitted on {on} (first trial)")
+        on = f"what {'it' if MASKED in table.panels else split} leaves" if table.split else "the data as they are"
+        meant.append(f"{'the others' if meant else 'panels'} are the {what} of methods fitted on {on} (first trial)")
     text = f"{MAPS[table.by]} of {number:,} {rows}, coloured by {picture.column}; seed {picture.seed}. "
     text += f"{sentence('; '.join(meant))}. Maps are rotated to match the first; distances between groups mean little."
     share = f"The numbers are the share of the {N_NEIGHBORS} nearest neighbours of a {rows[:-1]} that have its label"
@@ -258,7 +258,7 @@ def _shares(picture: Drawing, name: str) -> str:
         return ""
     near, on_map = map(percent, picture.near[name])
     space = "components" if picture.picture.of == "imputed" or name in (RAW, MASKED) else "latents"
-    return f"Same label: {near} in the {space}, {on_map} on the map"
+    return f"Same label: {near} in the {space}, {on_map} on the map".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _looks(picture: Drawing) -> dict[str, tuple[str, str]]:

@@ -87,13 +87,13 @@ def subset_of(adata: Any, subset: Subset, *, seed: int) -> Dataset:
 
 
 def labels_of(adata: Any, dataset: Dataset, subset: Subset, column: str) -> np.ndarray:
-    """(n,) texts of a column of ``obs`` for the cells of a subset, empty where there is none; simulated cells have
-    their groups, and without a ``column`` it is the labels of the subset.
+    """(n,) texts of a column of ``obs`` for the cells of a subset, empty where there is none; by default the column
+    with its labels. Simulated cells have their groups.
     """
-    if subset.simulate or not column:
-        assert dataset.labels is not None  # noqa: S101  (`imputome.studies.pictures.Picture.check`)
+    if subset.simulate:
+        assert dataset.labels is not None  # noqa: S101  (types)
         return dataset.labels
-    labels = obs_column(adata, column, f"{subset.name}: ")
+    labels = obs_column(adata, column or subset.labels, f"{subset.name}: ")
     if not labels.index.is_unique:
         text = f"{subset.name}: the cells of a picture are found by name: make the names unique"
         raise InputError(text, code="names-not-unique")
