@@ -16,7 +16,7 @@ endif
 endif
 
 # what `make bench` leaves out: hours, an environment with the peers, or no script of its own
-PEERS := $(addprefix benchmarks/,counts.py real.py comparison.py deep.py)
+PEERS := $(addprefix benchmarks/,counts.py real.py comparison.py deep.py added_memory.py)
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))

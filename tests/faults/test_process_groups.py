@@ -10,6 +10,7 @@ import time
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -92,3 +93,34 @@ def test_a_signal_ends_all_processes(tmp_path, command, number, send, seconds):
     finally:
         if members(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_study_that_is_killed_whole_runs_what_was_missing(tmp_path):
+    """SIGKILL of the process that hands out the runs: its workers end, and what they had finished is not run again."""
+    toml = TOML.replace("999", "12").replace('"pbmc68k"', '"pbmc68k"\nmax_cells = 100')
+    (tmp_path / "mine.toml").write_text(toml, encoding="utf-8")
+    command = [sys.executable, "-m", "imputome", "study", "run", "mine.toml", "-q", "--workers", "2", "-o"]
+    process = subprocess.Popen([*command, "killed"], cwd=tmp_path, start_new_session=True)
+    parts = tmp_path / "killed" / "parts"
+    try:
+        until(lambda: len(list(parts.glob("*.csv"))) >= 3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until(lambda: members(process.pid) == [], 30.0)
+    finally:
+        if members(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    finished = {path: path.stat().st_mtime_ns for path in parts.glob("*.csv")}
+    assert len(finished) < 12
+    for folder in ("killed", "whole"):
+        subprocess.run([*command, folder], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(parts.glob("*.csv"))) == 12
+    killed, whole = (
+        pd.read_csv(tmp_path / folder / "results.csv")
+        .query("status == 'ok' and not metric.str.contains('seconds')")
+        .set_index(["dataset", "method", "parameters", "trial", "metric"])["value"]
+        .sort_index()
+        for folder in ("killed", "whole")
+    )
+    pd.testing.assert_series_equal(killed, whole, rtol=1e-6)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["counts", "real"]
 
+SUM_BLOCK = 2**20  # stored values that a sum takes at a time
+
 
 @dataclass(frozen=True)
 class Data:
@@ -87,7 +89,11 @@ class Data:
         """(G,) column sums of ``X``, in float64, because float32 sums lose molecules above 2^24."""
         if isinstance(self.X, np.ndarray):
             return np.asarray(self.X.sum(axis=0, dtype=np.float64))
-        return np.bincount(self.X.indices, weights=self.X.data, minlength=self.shape[1])
+        total = np.zeros(self.shape[1])
+        for start in range(0, self.X.nnz, SUM_BLOCK):  # bincount copies what it is given to 64 bits
+            part = slice(start, start + SUM_BLOCK)
+            total += np.bincount(self.X.indices[part], weights=self.X.data[part], minlength=len(total))
+        return total
 
     def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of observed entries in each row, (n,), and in each column, (G,)."""

@@ -17,7 +17,7 @@ from imputome.core.imputation import Output
 from imputome.core.learned import Learned, damaged
 from imputome.core.scales import TARGET
 
-BLOCK_VALUES = 2**22  # dense values made at a time
+BLOCK_VALUES = 2**20  # dense values made at a time
 
 
 class Normalized(Protocol):
@@ -82,11 +82,12 @@ def row_blocks(n: int, G: int) -> list[np.ndarray]:
     return [np.arange(start, min(n, start + step)) for start in range(0, n, step)]
 
 
-def normalized_counts(data: Data, change: Callable[[np.ndarray], np.ndarray]) -> sp.csr_array:
+def normalized_counts(data: Data, change: np.ufunc) -> sp.csr_array:
     """Counts per 10,000 molecules of the cell, float32, with ``change`` (0 at 0) applied to those that are not 0."""
     per_molecule = TARGET / np.where(data.depth > 0, data.depth, 1.0)
-    values = data.X.data * np.repeat(per_molecule, np.diff(data.X.indptr))
-    return sp.csr_array((change(values).astype(np.float32), data.X.indices, data.X.indptr), shape=data.shape)
+    values = np.repeat(per_molecule.astype(np.float32), np.diff(data.X.indptr))
+    values *= data.X.data.astype(np.float32, copy=False)  # in place: the nonzeros are most of the memory of these fits
+    return sp.csr_array((change(values, out=values), data.X.indices, data.X.indptr), shape=data.shape)
 
 
 TRAINING = {  # what `saved_counts` gives

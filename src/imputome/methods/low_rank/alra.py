@@ -20,7 +20,6 @@ NOISE_SHARE = 0.21  # this share of the spacings, the last ones, is taken for no
 SPACING_SDS = 6.0  # a spacing above the mean of the noise by more SDs separates signal from noise
 ZERO_QUANTILE = 0.001
 PASSES_TO_CHOOSE, PASSES_TO_FIT = 2, 10  # power iterations
-GENE_BLOCK_VALUES = 2**22
 
 
 class ALRA(Imputer):
