@@ -42,6 +42,10 @@ STUDY = Study(
 )
 
 
+def replaced(**changes):
+    return dataclasses.replace(PICTURE, **changes)
+
+
 def counts():
     rng = np.random.default_rng(0)
     rates = rng.gamma(1.0, 2.0, (N, G))
@@ -156,6 +160,20 @@ def test_real_values_with_gaps(tmp_path):
     assert whole.near["raw"][0] > 0.8 > whole.chance
     # the split has test rows; so both panels have these only
     assert len(masked.panels["raw"]) == len(masked.panels["masked"]) == 8
+
+
+def test_imputed_counts_can_be_normalised_again(tmp_path):
+    base = Configuration("base", MethodSpec("ialm"))  # which adds molecules to each cell
+    picture = replaced(panels=("base",), renormalize=True, split="")
+    study = dataclasses.replace(STUDY, configurations=(base,), pictures=(picture,))
+    (drawing,) = drawn(_panels_only(study, tmp_path, load))
+    seed = seed_for("two groups", "none", None, 0) % 2**31
+    fit = methods.create("ialm", random_state=seed).fit_transform(as_data(counts(), kind="counts"))
+    values = fit.to_array()
+    again, before = (1e4 * values / total.sum(axis=1, keepdims=True) for total in (values, counts()))
+    again, before = (share(components(each), LABELS) for each in (again, before))
+    assert drawing.near["base (ialm)"][0] == pytest.approx(again, abs=1e-3)
+    assert abs(again - before) > 2e-3
 
 
 def _panels_only(study, folder, loader):
@@ -314,6 +332,7 @@ keep = ["base"]
         ('split = "thin"', "", "split-needed"),
         ('labels = "cell_type"', "", "labels-needed"),
         ('by = "tsne"', 'by = "pca"', "study-field"),
+        ('of = "imputed"', 'of = "latents"\nrenormalize = true', "renormalize-latents"),
         ('of = "imputed"', 'of = "latent"', "study-field"),
         ('of = "imputed"\nsplit = "thin"', 'of = "latents"\nsplits = ["thin"]', "study-field"),
     ],
@@ -340,10 +359,6 @@ def test_methods_without_latents_and_columns_that_are_not_there(tmp_path):
     base = Configuration("base", MethodSpec("svd"))
     with pytest.raises(ValidationError, match="leave split out"):
         Study("z", "z", (Subset("x", labels="t"),), (shared,), (base,), pictures=(replaced(panels=("raw", "base")),))
-
-
-def replaced(**changes):
-    return dataclasses.replace(PICTURE, **changes)
 
 
 def test_scales_and_chosen_datasets_leave_pictures_out(tmp_path):

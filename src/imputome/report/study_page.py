@@ -227,6 +227,7 @@ def _picture_texts(picture: Drawing) -> list[str]:
     meant += [f"panel {MASKED} is what {split} leaves of them"] if MASKED in table.panels else []
     if table.configurations:
         what = "latents" if table.of == "latents" else "imputed values"
+        what += ", normalised again," if table.renormalize else ""
         on = f"what {'it' if MASKED in table.panels else split} leaves" if table.split else "the data as they are"
         meant.append(f"{'the others' if meant else 'panels'} are the {what} of methods fitted on {on} (first trial)")
     text = f"{MAPS[table.by]} of {number:,} {rows}, coloured by {picture.column}; seed {picture.seed}. "

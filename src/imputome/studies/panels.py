@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from imputome.core.data import Kind
-from imputome.core.scales import Scale
+from imputome.core.scales import Scale, counts_to_scale
 from imputome.core.small_files import open_regular
 from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates
@@ -65,7 +65,8 @@ class Panel:
         """Its coordinates. The name depends on everything that they depend on."""
         identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, version("imputome"), self.picture.by]
         identity += [self.picture.labels, {} if self.hiding is None else non_defaults(self.hiding)]
-        identity.append(self.panel if self.spec is None else [self.picture.of, self.spec.label, self.spec.parameters])
+        what = f"{self.picture.of}, renormalized" if self.picture.renormalize else self.picture.of
+        identity.append(self.panel if self.spec is None else [what, self.spec.label, self.spec.parameters])
         words = ["picture", self.subset.name, self.panel, self.picture.by]
         name = re.sub(r"[^A-Za-z0-9]+", "_", " ".join(words))[:100]
         return folder / PARTS_FOLDER / f"{name}_{digest(identity)}.csv"
@@ -142,8 +143,14 @@ class Panel:
         link, _ = chosen_transform(split.train, None if self.subset.transform is None else "none")
         imputation = impute_split(replace(spec, after=""), split, seed, link)
         if self.picture.of == "imputed":
-            scale: Scale | None = "normalized" if imputation.data.kind == "counts" else None
-            return space.of_values(imputation.rows(cells, genes=space.genes, scale=scale))
+            if not self.picture.renormalize:
+                scale: Scale | None = "normalized" if imputation.data.kind == "counts" else None
+                return space.of_values(imputation.rows(cells, genes=space.genes, scale=scale))
+            if imputation.data.kind != "counts":
+                raise InputError("renormalize is for counts: leave it out for real values", code="counts-only")
+            total = np.concatenate([block.sum(axis=1, dtype=np.float64) for _, block in imputation.blocks()])[cells]
+            values = imputation.rows(cells, genes=space.genes)
+            return space.of_values(counts_to_scale(values, total[:, None], "normalized"))
         if imputation.latent is None:
             raise InputError(f"this fit of {spec.name} has no latents: draw of='imputed'", code="no-latents")
         return np.asarray(imputation.latent)[cells]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StrictBool, model_validator
 from pydantic.dataclasses import dataclass as validated
 
 from imputome.errors import InputError
@@ -31,6 +31,7 @@ class Picture:
     of: Literal["imputed", "latents"] = "imputed"  # what is drawn of a configuration
     split: str = ""  # label of a split of the study; without it nothing is hidden
     labels: str = ""  # column of ``obs`` for the colours; by default the labels of the data set
+    renormalize: StrictBool = False  # whether imputed counts are normalised again, by what the method made of a cell
     datasets: tuple[str, ...] = ()  # names of those that it is for; by default all
 
     @model_validator(mode="after")
@@ -40,6 +41,9 @@ class Picture:
         if MASKED in self.panels and not self.split:
             text = f"picture {self.title!r}: {MASKED!r} is what a split leaves: give the name of a split"
             raise InputError(text, code="split-needed")
+        if self.renormalize and self.of == "latents":
+            text = f"picture {self.title!r}: renormalize is about imputed counts: leave it out, or draw of='imputed'"
+            raise InputError(text, code="renormalize-latents")
         return self
 
     @property
