@@ -69,6 +69,7 @@ def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False)
         "configurations": [configuration.name for configuration in chosen.configurations],
         "claims": [claim.text for claim in chosen.claims],
         "figures": [figure.title for figure in chosen.figures],
+        "pictures": [picture.title for picture in chosen.pictures],
         "tuning": [f"{tuning.title}: {len(tuning.names())} x {tuning.trials} trials" for tuning in chosen.tuning],
     }
     if as_json:
@@ -167,6 +168,9 @@ def report(
             raise InputError(text, code="no-results", output=str(output))
         if todo.left and not quiet:
             warning_line(f"{len(todo.left)} of {len(todo.units)} runs are not done: the pages are of the others")
+        if todo.panels_left and not quiet:
+            number = f"{len(todo.panels_left)} of {len(todo.panels)} panels of pictures"
+            warning_line(f"{number} are not made: run the study to make them")
         _write(todo, collected(todo), found(todo), to, quiet=quiet, as_json=as_json)
 
 
@@ -219,10 +223,12 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
     searches = left(todo)
     number = 1 if scheduler else max(_workers(workers), 1)
     if not as_json:
-        print_line(f"{todo.study.name} ({todo.study.scale}): {len(todo.left)} of {len(todo.units)} runs are left")
+        pictures = f", and {len(todo.panels_left)} of {len(todo.panels)} panels of pictures" if todo.panels else ""
+        runs = f"{len(todo.left)} of {len(todo.units)} runs{pictures} are left"
+        print_line(f"{todo.study.name} ({todo.study.scale}): {runs}")
         if math.isnan(todo.seconds):
             print_line("  how long they take is not known: none has been run yet")
-        elif todo.left:
+        elif todo.tasks_left:
             each = f"about {todo.seconds / 60:.0f} minutes of one processor"
             print_line(f"  {each}" + ("" if scheduler else f", {todo.seconds / 60 / number:.0f} with {number} workers"))
         if searches:
@@ -233,6 +239,7 @@ def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> 
             print_line(f"  not run: {', '.join(what)}: {row['reason']}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
     numbers = {"runs": len(todo.units), "left": len(todo.left), "searches_left": len(searches)}
+    numbers |= {"panels": len(todo.panels), "panels_left": len(todo.panels_left)}
     return {"study": todo.study.name, **numbers, "seconds": seconds}
 
 
@@ -264,12 +271,19 @@ def _write(
     todo: Plan, table: Any, searches: list[Found], to: Path | None, *, quiet: bool, as_json: bool
 ) -> dict[str, Any]:
     from imputome.report.study_page import write_results
+    from imputome.studies.execute import drawn
 
+    pictures = drawn(todo)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by, searches=searches)
+    written = write_results(
+        todo.study, table, todo.folder, page=to, made_by=made_by, pictures=pictures, searches=searches
+    )
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+        for picture in pictures:
+            for name, reason in picture.failed.items():
+                warning_line(f"picture {picture.picture.title!r} of {picture.dataset}, {name}: {reason}")
         for reason in dict.fromkeys(result.reason for result in searches if result.reason):
             warning_line(f"parameters were not searched: {reason}")
         if not written.drawn:

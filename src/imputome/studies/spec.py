@@ -39,6 +39,7 @@ from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.methods.registry import METHODS
 from imputome.studies.inputs import MethodSpec, lacking, parse_method, standard_controls
+from imputome.studies.pictures import Picture, pictures_within
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
 from imputome.studies.tuning_table import Tuning, on_datasets
@@ -276,6 +277,7 @@ class Study:
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
     figures: tuple[Figure, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     tuning: tuple[Tuning, ...] = ()
     scale: str = "desk"  # one of `SCALES`
     minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
@@ -316,6 +318,13 @@ class Study:
             _check_known("split", figure.splits, splits, where="[[figures]]: ")
             parameters = self.configurations[0].spec.params
             _check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
+        specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
+        labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
+        for picture in self.pictures:
+            _check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
+            _check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
+            _check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
+            picture.check(specs, labelled, shares_fits=self.shares_fits)
         return self
 
     @model_validator(mode="after")
@@ -399,8 +408,9 @@ class Study:
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
-        subsets = tuple(subset for subset in self.datasets if subset.name in chosen)
-        return replace(self, datasets=subsets, tuning=on_datasets(self.tuning, chosen))
+        datasets = tuple(subset for subset in self.datasets if subset.name in chosen)
+        pictures, tuning = pictures_within(self.pictures, datasets=chosen), on_datasets(self.tuning, chosen)
+        return replace(self, datasets=datasets, pictures=pictures, tuning=tuning)
 
 
 def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
@@ -520,7 +530,8 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure, "tuning": Tuning},
+    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure, "pictures": Picture},
+    "tuning": Tuning,
 }
 
 
@@ -626,6 +637,7 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
             for figure in study.figures
             if kept(figure) and (figure.x or named(figure.configurations))
         ),
+        "pictures": pictures_within(study.pictures, configurations=configurations, splits=splits, datasets=datasets),
         "comparisons": tuple(
             replace(each, others=named(each.others)) for each in study.comparisons if each.first in configurations
         ),
