@@ -109,13 +109,8 @@ def test_what_is_left_is_told_and_pages_are_written_again(small, tmp_path, capsy
     assert run(["study", "run", str(small), "-o", out, "--dry-run", "--json"]) == 0
     assert not (tmp_path / "out").exists()
     told = json.loads(capsys.readouterr().out)
-    assert told == {
-        "study": "small",
-        "runs": 6,
-        "left": 6,
-        "searches_left": 0,
-        "seconds": None,
-    }  # controls, two configurations; two trials
+    # controls and two configurations, two trials of each; no searches
+    assert told == {"study": "small", "runs": 6, "left": 6, "searches_left": 0, "seconds": None}
     assert run(["study", "run", str(small), "-o", out, *HERE, "-q"]) == 0
     first = (tmp_path / "out" / "small.md").read_text()
     (tmp_path / "out" / "small.md").unlink()
