@@ -35,14 +35,8 @@ from imputome.studies.units import (
     units_of,
 )
 
-BESIDE = (
-    "summary.csv",
-    "claims.csv",
-    "tests.csv",
-    "searches.csv",
-    "{}.md",
-    "{}.html",
-)  # what is written beside the results
+# what is written beside the results
+BESIDE = ("summary.csv", "claims.csv", "tests.csv", "searches.csv", "{}.md", "{}.html")
 NO_LIMITS = Limits()
 
 

@@ -217,13 +217,10 @@ def _table(results: Sequence[Found]) -> tuple[str, list[str], list[list[str]], l
     for result in results:
         kinds = {"stopped early": result.stopped_early, "failed": result.failed}
         number = ", ".join([f"{result.trials}", *(f"{count} {kind}" for kind, count in kinds.items() if count)])
-        numbers = (
-            [""] * (len(searched) + 2)
-            if result.reason
-            else [*(_text(result.best.get(name, "")) for name in searched), f"{result.value:.6g}", number]
-        )
+        best = [_text(result.best.get(name, "")) for name in searched]
+        numbers = ["", ""] if result.reason else [f"{result.value:.6g}", number]
         reported = [tuning.reported.get(result.search.name, "")] if tuning.reported else []
-        rows.append([result.search.name, *numbers, *reported])
+        rows.append([result.search.name, *best, *numbers, *reported])
     notes = dict.fromkeys(result.reason for result in results if result.reason)
     return tuning.title, headings, rows, list(notes)
 
