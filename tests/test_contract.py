@@ -263,10 +263,12 @@ def test_input_is_not_modified(variant, array):
 # -- the result --------------------------------------------------------------------------------------------------------
 @every_variant
 def test_shape_names_and_finite_values(variant):
-    data, _, result = fitted(variant)
+    data, estimator, result = fitted(variant)
     assert result.shape == data.shape
     assert list(result.obs_names) == [f"cell{i}" for i in range(data.shape[0])]
     assert list(result.var_names) == [f"gene{j}" for j in range(data.shape[1])]
+    # a network that is replaced by simpler rates has no latents
+    assert (result.latent is not None) == (estimator.info.latent and not result.status.details.get("replaced"))
     assert result.latent is None or len(result.latent) == data.shape[0]
     for values in result.gene_columns.values():
         assert values.shape == (data.shape[1],)

@@ -109,7 +109,9 @@ def test_what_is_left_is_told_and_pages_are_written_again(small, tmp_path, capsy
     assert run(["study", "run", str(small), "-o", out, "--dry-run", "--json"]) == 0
     assert not (tmp_path / "out").exists()
     told = json.loads(capsys.readouterr().out)
-    assert told == {"study": "small", "runs": 6, "left": 6, "seconds": None}  # controls, two configurations; two trials
+    # controls, two configurations; two trials; no pictures, no searches
+    runs = {"study": "small", "runs": 6, "left": 6, "searches_left": 0, "seconds": None}
+    assert told == runs | {"panels": 0, "panels_left": 0}
     assert run(["study", "run", str(small), "-o", out, *HERE, "-q"]) == 0
     first = (tmp_path / "out" / "small.md").read_text()
     (tmp_path / "out" / "small.md").unlink()

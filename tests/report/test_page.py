@@ -18,8 +18,9 @@ import imputome
 from codes import has_code
 from imputome.core.data import as_data
 from imputome.errors import InputError, MissingExtraError
+from imputome.evaluation.maps import rotated
 from imputome.methods import get, info, names
-from imputome.report.before_after import BeforeAfter, measure, rotated
+from imputome.report.before_after import BeforeAfter, measure
 from imputome.report.html.citation import of_method
 from imputome.report.html.content import chosen_label, of_imputation, of_result
 from imputome.report.html.page import PACKAGES, render, write_report

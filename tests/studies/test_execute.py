@@ -17,7 +17,7 @@ from imputome.methods import get
 from imputome.report.study_page import write_results
 from imputome.studies import runner
 from imputome.studies.claims import by_configuration, markdown
-from imputome.studies.execute import execute
+from imputome.studies.execute import drawn, execute, plan
 from imputome.studies.inputs import Dataset, MethodSpec, standard_controls
 from imputome.studies.runner import run_study
 from imputome.studies.spec import Claim, Configuration, Hiding, Study, Subset, find_study
@@ -260,6 +260,9 @@ def test_quick_variant_of_the_claims_runs(tmp_path):
     text = write_results(study, table, tmp_path).text
     assert "| base |" in text
     assert {"mean_dropout", "total_ratio_rate", "nll_validation", "mse_validation"} <= set(table["metric"])
+    (latents,) = drawn(plan(study, tmp_path, load=datasets.load))  # figure 16 of the paper
+    assert list(latents.panels) == ["raw", "base (zipo)", "distribution=zinb (zipo)", "dca_paper001"]
+    assert not latents.failed
 
 
 # -- the study of paper 003 --------------------------------------------------------------------------------------------

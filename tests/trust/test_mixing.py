@@ -7,7 +7,7 @@ import pytest
 
 from codes import has_code
 from imputome.errors import InputError
-from imputome.trust.mixing import label_mixing
+from imputome.trust.mixing import label_mixing, same_label_shares
 
 
 def groups(n=120, distance=10.0, seed=0):
@@ -68,3 +68,16 @@ def test_what_cannot_be_compared_is_refused():
         label_mixing(labels=labels, before=apart, after=apart[:50])
     with pytest.raises(InputError, check=has_code("not-finite")):
         label_mixing(labels=labels, before=np.where(apart > 9, np.nan, apart), after=apart)
+
+
+def test_shares_of_each_cell_by_a_loop():
+    rng = np.random.default_rng(3)
+    embedding = rng.normal(size=(40, 3))
+    labels = rng.choice(["a", "b", "c"], 40).astype(object)
+    labels[[4, 9]] = None
+    shares = same_label_shares(labels=labels, embedding=embedding, n_neighbors=5)
+    assert np.isnan(shares[[4, 9]]).all()
+    others = [i for i in range(40) if labels[i] is not None]
+    for i in others:
+        near = sorted((np.linalg.norm(embedding[i] - embedding[j]), labels[j]) for j in others if j != i)[:5]
+        assert shares[i] == np.mean([label == labels[i] for _, label in near])

@@ -27,6 +27,7 @@ from imputome.errors import InputError
 
 if TYPE_CHECKING:
     from imputome.studies.execute import Plan
+    from imputome.studies.searches import Found
     from imputome.studies.spec import Study
     from imputome.studies.units import Limits
 
@@ -68,13 +69,17 @@ def show(study: Name, scale: ScaleOfStudy = "desk", as_json: opt.AsJson = False)
         "configurations": [configuration.name for configuration in chosen.configurations],
         "claims": [claim.text for claim in chosen.claims],
         "figures": [figure.title for figure in chosen.figures],
+        "pictures": [picture.title for picture in chosen.pictures],
+        "tuning": [f"{tuning.title}: {len(tuning.names())} x {tuning.trials} trials" for tuning in chosen.tuning],
     }
     if as_json:
-        print_json({"study": chosen.name, "title": chosen.title, "scale": scale, "trials": chosen.trials, **parts})
+        trials = {"trials": chosen.trials, "trials_of": chosen.trials_of}
+        print_json({"study": chosen.name, "title": chosen.title, "scale": scale, **trials, **parts})
         return
     print_line(f"{chosen.name} ({scale}): {chosen.title}")
     print_line(f"paper: {chosen.paper}" if chosen.paper else "no paper")
-    print_line(f"trials: {chosen.trials}")
+    more = "".join(f", {name}: {number}" for name, number in chosen.trials_of.items())
+    print_line(f"trials: {chosen.trials}{more}")
     for part, entries in parts.items():
         print_line(f"{part}: {len(entries)}")
         print_lines("\n".join(f"  {entry}" for entry in entries))
@@ -152,6 +157,7 @@ def report(
 ) -> None:
     """Write the pages of a study from its results, and run nothing."""
     from imputome.studies.execute import collected
+    from imputome.studies.searches import found
     from imputome.studies.spec import find_study
 
     chosen = _changed(find_study(study, scale=scale), datasets, seed, gc)
@@ -162,7 +168,10 @@ def report(
             raise InputError(text, code="no-results", output=str(output))
         if todo.left and not quiet:
             warning_line(f"{len(todo.left)} of {len(todo.units)} runs are not done: the pages are of the others")
-        _write(todo, collected(todo), to, quiet=quiet, as_json=as_json)
+        if todo.panels_left and not quiet:
+            number = f"{len(todo.panels_left)} of {len(todo.panels)} panels of pictures"
+            warning_line(f"{number} are not made: run the study to make them")
+        _write(todo, collected(todo), found(todo), to, quiet=quiet, as_json=as_json)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_studies, "show": show, "run": run_studies, "report": report}
@@ -208,18 +217,30 @@ def _planned(study: Study, folder: Path, limits: Limits) -> Plan:
 
 def _told(todo: Plan, workers: int | None, scheduler: str, *, as_json: bool) -> dict[str, Any]:
     """Tell what is left to run."""
+    from imputome.studies.searches import left
+    from imputome.studies.units import skipped
+
+    searches = left(todo)
     number = 1 if scheduler else max(_workers(workers), 1)
     if not as_json:
-        print_line(f"{todo.study.name} ({todo.study.scale}): {len(todo.left)} of {len(todo.units)} runs are left")
+        pictures = f", and {len(todo.panels_left)} of {len(todo.panels)} panels of pictures" if todo.panels else ""
+        runs = f"{len(todo.left)} of {len(todo.units)} runs{pictures} are left"
+        print_line(f"{todo.study.name} ({todo.study.scale}): {runs}")
         if math.isnan(todo.seconds):
             print_line("  how long they take is not known: none has been run yet")
-        elif todo.left:
+        elif todo.tasks_left:
             each = f"about {todo.seconds / 60:.0f} minutes of one processor"
             print_line(f"  {each}" + ("" if scheduler else f", {todo.seconds / 60 / number:.0f} with {number} workers"))
-        for label, reason in todo.missing.items():
-            print_line(f"  not run: {label}: {reason}")
+        if searches:
+            trials = sum(search.tuning.trials for search in searches)
+            print_line(f"  and {len(searches)} searches by Optuna with {trials} trials, which no estimate includes")
+        for row in skipped(todo.study, todo.missing, todo.absent):
+            what = (row[name] for name in ("method", "dataset", "scheme") if not row[name].startswith("every "))
+            print_line(f"  not run: {', '.join(what)}: {row['reason']}")
     seconds = None if math.isnan(todo.seconds) else round(todo.seconds)
-    return {"study": todo.study.name, "runs": len(todo.units), "left": len(todo.left), "seconds": seconds}
+    numbers = {"runs": len(todo.units), "left": len(todo.left), "searches_left": len(searches)}
+    numbers |= {"panels": len(todo.panels), "panels_left": len(todo.panels_left)}
+    return {"study": todo.study.name, **numbers, "seconds": seconds}
 
 
 def _run(
@@ -227,6 +248,7 @@ def _run(
 ) -> dict[str, Any]:
     from imputome.datasets import load
     from imputome.studies.execute import run_plan
+    from imputome.studies.searches import run_searches
 
     with progress(f"study {todo.study.name}", quiet=quiet) as show_progress:
         table = run_plan(
@@ -237,18 +259,33 @@ def _run(
             limits=limits,
             progress=show_progress,
         )
+    searches: list[Found] = []
+    if todo.study.tuning:
+        with progress(f"searches of {todo.study.name}", quiet=quiet) as show_progress:
+            searches = run_searches(todo, progress=show_progress)
     with warnings_as_lines(quiet=quiet):
-        return _write(todo, table, None, quiet=quiet, as_json=as_json)
+        return _write(todo, table, searches, None, quiet=quiet, as_json=as_json)
 
 
-def _write(todo: Plan, table: Any, to: Path | None, *, quiet: bool, as_json: bool) -> dict[str, Any]:
+def _write(
+    todo: Plan, table: Any, searches: list[Found], to: Path | None, *, quiet: bool, as_json: bool
+) -> dict[str, Any]:
     from imputome.report.study_page import write_results
+    from imputome.studies.execute import drawn
 
+    pictures = drawn(todo)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by)
+    written = write_results(
+        todo.study, table, todo.folder, page=to, made_by=made_by, pictures=pictures, searches=searches
+    )
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")
+        for picture in pictures:
+            for name, reason in picture.failed.items():
+                warning_line(f"picture {picture.picture.title!r} of {picture.dataset}, {name}: {reason}")
+        for reason in dict.fromkeys(result.reason for result in searches if result.reason):
+            warning_line(f"parameters were not searched: {reason}")
         if not written.drawn:
             warning_line(
                 "figures and the HTML page need `pip install 'imputome[report]'`: then `imputome study report`"

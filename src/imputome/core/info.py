@@ -46,6 +46,9 @@ class MethodInfo:
         Whether it uses `Data.covariates`.
     draws : bool, default=False
         Whether it can draw multiple imputations (`Imputation.draw`).
+    latent : bool, default=False
+        Whether its results represent the cells by a few numbers each (`Imputation.latent`); a network that is replaced
+        by something simpler, as the data ask for, has none.
 
     Examples
     --------
@@ -68,3 +71,4 @@ class MethodInfo:
     control: bool = False
     covariates: bool = False
     draws: bool = False
+    latent: bool = False

@@ -15,7 +15,8 @@ from imputome.core.data import Data, Kind, as_data, in_memory
 from imputome.core.imputation import Imputation, Output
 from imputome.core.scales import TARGET, Scale, counts_to_scale, holds_molecules, is_integer, scale_to_counts
 from imputome.errors import InputError
-from imputome.evaluation.clustering import coordinates, expression_components
+from imputome.evaluation.clustering import coordinates
+from imputome.evaluation.maps import SAMPLED_CELLS, CellSpace, known_frame, per_10k, rotated, sampled, sparse_moments
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.inspection.source import find_matrix, is_raw, raw_columns
 from imputome.result.adapt import counted_of_raw, to_molecules
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 Map = Literal["pca", "umap"]
 
-SAMPLED_CELLS = 2000  # measured for the page, at most
-MAP_GENES = 2000  # the most variable genes, which the map of the cells is made from, at most
 BLOCK_VALUES = 2**22  # dense values in memory at a time
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
 DIRECTIONS["nominal"] = f"best at {COVERAGE:g}"
@@ -99,10 +98,7 @@ class BeforeAfter:
         if max_cells < 3:
             message = f"max_cells={max_cells} is too few: pass 3 or more"
             raise InputError(message, code="too-few-cells", parameter="max_cells")
-        n = len(self.obs_names)
-        if n <= max_cells:
-            return np.arange(n)
-        return np.sort(np.random.default_rng(seed).choice(n, max_cells, replace=False))
+        return sampled(len(self.obs_names), max_cells, seed)
 
     def gene(self, name: str) -> int:
         """Position of an imputed gene."""
@@ -306,8 +302,8 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
     cells = values.sample(max_cells, seed)
     before = values.data(cells)
     s, G = before.shape
-    map_genes = _map_genes(before)
-    map_values = np.empty((s, len(map_genes)), dtype=np.float32)
+    space = CellSpace(before, seed=seed)
+    map_values = np.empty((s, len(space.genes)), dtype=np.float32)
     after_totals, sums, squares = np.empty(s), np.zeros(G), np.zeros(G)
     shift = np.zeros(G)  # squares are taken of the distance from the first cell, so that no digits cancel
     step = max(1, BLOCK_VALUES // max(1, G))
@@ -319,83 +315,39 @@ def measure(values: BeforeAfter, *, map: Map, seed: int, max_cells: int = SAMPLE
         sums += (block - shift).sum(axis=0)
         squares += np.square(block - shift).sum(axis=0)
         after_totals[part] = block.sum(axis=1) if counts else block.mean(axis=1)
-        map_values[part] = block[:, map_genes]
+        map_values[part] = block[:, space.genes]
     shifted = sums / s
     after = {"mean_after": shifted + shift, "variance_after": np.maximum(squares / s - shifted**2, 0)}
     if counts:
         before_totals = np.asarray(before.X.sum(axis=1, dtype=np.float64)).ravel()
-        mean, variance = _sparse_moments(before.X)
+        mean, variance = sparse_moments(before.X)
         further = {}
         if values.counted:
             zeros = values.zeros(cells)
             further = {"zeros_before": zeros.before, "zeros_after": zeros.after}
             further |= {"confident": zeros.confident, "raised": zeros.raised}
     else:
-        known = _known(before)
+        known = known_frame(before)
         before_totals, mean = known.mean(axis=1).to_numpy(), known.mean().to_numpy()
         variance, further = known.var(ddof=0).to_numpy(), {"missing": known.isna().mean().to_numpy()}
     columns = {"mean_before": mean, "variance_before": variance} | after | further
     names = values.obs_names[cells].astype(str)
     genes = pd.DataFrame(columns, index=values.var_names.astype(str))
     totals = pd.DataFrame({"name": names, "before": before_totals, "after": after_totals})
-    embedding = _embedding(before, map_values, map_genes, names, map=map, seed=seed)
+    embedding = _embedding(before, map_values, space, names, map=map, seed=seed)
     return Measured(cells, genes, totals, embedding, map)
 
 
-def _sparse_moments(X: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) mean and variance of the columns."""
-    n, G = X.shape
-    values = X.data.astype(np.float64)
-    mean = np.bincount(X.indices, weights=values, minlength=G) / n
-    squares = np.bincount(X.indices, weights=np.square(values), minlength=G) / n
-    return mean, np.maximum(squares - mean**2, 0)
-
-
-def _known(data: Data) -> pd.DataFrame:
-    """Real values, NaN where they are missing, which pandas leaves out of means and variances."""
-    import pandas as pd
-
-    return pd.DataFrame(data.known_values(), dtype=np.float64)
-
-
-def _map_genes(before: Data) -> np.ndarray:
-    """Positions of the most variable genes before imputing, in ascending order."""
-    if before.kind == "counts":
-        import scipy.sparse as sp
-
-        _, variance = _sparse_moments(sp.csr_array(before.X * _per_10k(before)[:, None]).log1p())
-    else:
-        known = _known(before)
-        # the features with most known values: their units may differ, so that variances cannot be compared
-        variance = (known.notna().sum() * (known.var(ddof=0) > 0)).to_numpy()
-    return np.sort(np.argsort(-variance, kind="stable")[:MAP_GENES])
-
-
-def _per_10k(data: Data) -> np.ndarray:
-    """(n,) factors that turn the counts of a cell into counts per 10,000."""
-    depth = data.depth
-    return np.divide(TARGET, depth, out=np.zeros(len(depth)), where=depth > 0)
-
-
 def _embedding(
-    before: Data, after: np.ndarray, genes: np.ndarray, names: pd.Index, *, map: Map, seed: int
+    before: Data, after: np.ndarray, space: CellSpace, names: pd.Index, *, map: Map, seed: int
 ) -> pd.DataFrame | None:
     """A map of the cells by their values before and one by their values after, rotated to match the first."""
     import pandas as pd
 
-    if before.shape[0] < 5 or len(genes) < 3:
+    if before.shape[0] < 5 or len(space.genes) < 3:
         return None
-    if before.kind == "counts":
-        factors = _per_10k(before)[:, None]
-        components = [
-            expression_components(before.subset(columns=genes).X * factors),
-            expression_components(np.maximum(after, 0) * factors),
-        ]
-    else:
-        known = _known(before)[genes]
-        mean, sd = known.mean().to_numpy(), known.std(ddof=0).to_numpy()
-        scaled = [(block - mean) / np.where(sd > 0, sd, 1) for block in (known.to_numpy(), after)]
-        components = [real_components(block, min(50, min(block.shape) - 1), seed) for block in scaled]
+    after = np.maximum(after, 0) * per_10k(before)[:, None] if before.kind == "counts" else after
+    components = [space.of_data(before), space.of_values(after)]
     if map == "umap":
         components = [coordinates(block, random_state=seed) for block in components]
     first, second = (block[:, :2] for block in components)
@@ -404,20 +356,3 @@ def _embedding(
     second, first = rotated(second, first), first - first.mean(axis=0)
     columns = {"x_before": first[:, 0], "y_before": first[:, 1], "x_after": second[:, 0], "y_after": second[:, 1]}
     return pd.DataFrame({"name": names, **columns})
-
-
-def real_components(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
-    """(n, n_components) principal components of real values, a missing one at the mean of its feature."""
-    import pandas as pd
-    from sklearn.decomposition import PCA
-
-    known = pd.DataFrame(values)
-    filled = (known - known.mean()).fillna(0).to_numpy()
-    return np.asarray(PCA(n_components, random_state=seed).fit_transform(filled))
-
-
-def rotated(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """``points`` centred, and rotated or mirrored to lie as close as possible to ``target`` (orthogonal Procrustes)."""
-    centred = points - points.mean(axis=0)
-    left, _, right = np.linalg.svd(centred.T @ (target - target.mean(axis=0)))
-    return np.asarray(centred @ (left @ right))

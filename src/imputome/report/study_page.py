@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from imputome.core.atomic import atomic_path
 from imputome.core.locks import locked
-from imputome.report.html.parts import Chart, StudyPart, Table
+from imputome.report.before_after import WORDS
+from imputome.report.html.parts import Chart, Maps, StudyPart, Table, percent, sentence
 from imputome.studies.claims import (
     PRINTED_COLUMNS,
     by_configuration,
@@ -21,6 +22,7 @@ from imputome.studies.claims import (
     claims_markdown,
     comparisons_markdown,
     markdown,
+    markdown_table,
     plain,
     published_markdown,
     published_rows,
@@ -28,13 +30,20 @@ from imputome.studies.claims import (
 )
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
+from imputome.studies.panels import NOT_KNOWN, OTHER, Drawing
+from imputome.studies.pictures import MASKED, RAW
 from imputome.studies.results import RESULTS, write
+from imputome.studies.searches import LEGEND as SEARCH_LEGEND
+from imputome.studies.searches import SEARCHES, Found, search_rows, search_table
 from imputome.studies.spec import Figure, Study
+from imputome.studies.trials import at_levels
+from imputome.trust.mixing import N_NEIGHBORS
 
 if TYPE_CHECKING:
     from imputome.report.html.scoreboard import Scoreboard
 
 FIGURES = "figures"  # folder beside the page
+MAPS = {"umap": "UMAP", "tsne": "t-SNE"}
 DRAWN_BY = ("altair", "jinja2", "vl_convert", "bibtexparser")  # the extra `report`
 
 
@@ -48,7 +57,14 @@ class StudyFiles:
 
 
 def write_results(
-    study: Study, table: pd.DataFrame, folder: Path, *, page: Path | None = None, made_by: str = ""
+    study: Study,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    page: Path | None = None,
+    made_by: str = "",
+    pictures: Sequence[Drawing] = (),
+    searches: Sequence[Found] = (),
 ) -> StudyFiles:
     """Write all rows, the summary by configuration, the checked claims, the tests if any, and the pages.
 
@@ -64,6 +80,10 @@ def write_results(
         Where the pages and their figures go; by default ``folder``.
     made_by : str, default=""
         Command that the HTML page names.
+    pictures : sequence of Drawing, optional
+        Pictures of cells, as `imputome.studies.execute.drawn` gives them.
+    searches : sequence of Found, optional
+        What the searches of the study found, as `imputome.studies.searches.found` gives it.
 
     Returns
     -------
@@ -77,12 +97,15 @@ def write_results(
     tables = {"summary.csv": by_configuration(study, table), "claims.csv": checked}
     if study.comparisons:
         tables["tests.csv"] = tests
+    if searches:
+        tables[SEARCHES] = search_table(searches)
     drawn = all(find_spec(module) is not None for module in DRAWN_BY)
     figures = list(_charts(study, table)) if drawn else []
     sections = [
         f"# {plain(study.name)}\n\n{plain(study.title)}\n",
         claims_markdown(checked) if len(checked) else "",
         published_markdown(study, table),
+        _searches_markdown(searches),
     ]
     scores = [comparisons_markdown(tests) if len(tests) else "", markdown(study, table)]
     text = "\n".join(section for section in (*sections, *scores) if section)
@@ -92,14 +115,17 @@ def write_results(
         write(content, folder / name)
     files = [folder / name for name in (RESULTS, *tables)]
     if drawn:
-        files += _write_pictures(study, figures, page / FIGURES)
-        sections.append(_pictures_markdown(study, figures))
+        files += _write_figures(study, figures, pictures, page / FIGURES)
+        sections += [_figures_markdown(study, figures), _pictures_markdown(study, pictures)]
     with atomic_path(page / f"{study.name}.md") as partial:
         partial.write_text("\n".join(part for part in (*sections, *scores) if part), encoding="utf-8")
     files.append(page / f"{study.name}.md")
     if drawn:
+        from imputome.report.html.page import write_report
+
         files.append(page / f"{study.name}.html")
-        _write_html(study, table, checked, figures, files[-1], made_by)
+        board = study_board(study, table, checked, figures, pictures, searches=searches, made_by=made_by)
+        write_report(files[-1], board, overwrite=True)
     return StudyFiles(tuple(files), text, drawn)
 
 
@@ -124,25 +150,33 @@ def _charts(study: Study, table: pd.DataFrame) -> Iterator[tuple[Figure, list[Ch
             yield figure, drawn
 
 
-def _write_pictures(study: Study, figures: list[tuple[Figure, list[Chart]]], folder: Path) -> list[Path]:
+def _write_figures(
+    study: Study, figures: list[tuple[Figure, list[Chart]]], pictures: Sequence[Drawing], folder: Path
+) -> list[Path]:
     from imputome.report.html import charts, page
 
     style = (page.HERE / "page.css").read_text(encoding="utf-8")
+    drawn = {_file(study, chart.id): charts.still(chart.spec, style) for _, parts in figures for chart in parts}
+    for picture in pictures:
+        if picture.panels:
+            tables = {f"{name}{_share(picture, name)}": table for name, table in picture.panels.items()}
+            looks = _looks(picture)
+            spec = charts.panels(tables, map=MAPS[picture.picture.by], label=picture.column, looks=looks)
+            drawn[_file(study, _id(picture))] = charts.still(spec, style, width=None)
     files = []
-    for _, drawn in figures:
+    for name, text in drawn.items():
         folder.mkdir(parents=True, exist_ok=True)
-        for chart in drawn:
-            files.append(folder / _picture(study, chart))
-            with atomic_path(files[-1]) as partial:
-                partial.write_text(charts.still(chart.spec, style), encoding="utf-8")
+        files.append(folder / name)
+        with atomic_path(files[-1]) as partial:
+            partial.write_text(text, encoding="utf-8")
     return files
 
 
-def _picture(study: Study, chart: Chart) -> str:
-    return f"{study.name}-{chart.id}.svg"
+def _file(study: Study, chart: str) -> str:
+    return f"{study.name}-{chart}.svg"
 
 
-def _pictures_markdown(study: Study, figures: list[tuple[Figure, list[Chart]]]) -> str:
+def _figures_markdown(study: Study, figures: list[tuple[Figure, list[Chart]]]) -> str:
     if not figures:
         return ""
     lines = ["# Figures", ""]
@@ -150,21 +184,113 @@ def _pictures_markdown(study: Study, figures: list[tuple[Figure, list[Chart]]]) 
         lines += [f"## {plain(figure.title)}", ""]
         for chart in drawn:
             alt = f"{plain(figure.title)}: {plain(chart.caption)}"
-            lines += [f"{plain(chart.caption)}", "", f"![{alt}]({FIGURES}/{_picture(study, chart)})", ""]
+            lines += [f"{plain(chart.caption)}", "", f"![{alt}]({FIGURES}/{_file(study, chart.id)})", ""]
     return "\n".join(lines)
 
 
-def _write_html(
-    study: Study,
-    table: pd.DataFrame,
-    checked: pd.DataFrame,
-    figures: list[tuple[Figure, list[Chart]]],
-    path: Path,
-    made_by: str,
-) -> None:
-    from imputome.report.html.page import write_report
+def _searches_markdown(searches: Sequence[Found]) -> str:
+    lines: list[str] = []
+    for title, headings, rows, notes in search_rows(searches):
+        cells = [[plain(cell) for cell in row] for row in rows]
+        lines += [f"# {plain(title)}", "", *markdown_table([*map(plain, headings)], cells), ""]
+        lines += [line for note in notes for line in (f"Not searched: {plain(note)}", "")]
+    return "\n".join([*lines, SEARCH_LEGEND]) + "\n" if lines else ""
 
-    write_report(path, study_board(study, table, checked, figures, made_by=made_by), overwrite=True)
+
+# -- pictures of cells -------------------------------------------------------------------------------------------------
+def _pictures_markdown(study: Study, pictures: Sequence[Drawing]) -> str:
+    lines = ["# Pictures of cells", ""] if pictures else []
+    titles = set()
+    for picture in pictures:
+        title = picture.picture.title
+        lines += [] if title in titles else [f"## {plain(title)}", ""]
+        titles.add(title)
+        for text in (f"### {picture.dataset}", *_picture_texts(picture)):
+            lines += [plain(text), ""]
+        if picture.panels:
+            alt = f"{plain(title)}: {plain(picture.dataset)}"
+            lines += [f"![{alt}]({FIGURES}/{_file(study, _id(picture))})", ""]
+        if _has_shares(picture):
+            lines += [f"| same label | {_space(picture)} | on the map |", "| --- | --- | --- |"]
+            lines += [
+                f"| {plain(name)} | {percent(near)} | {percent(on_map)} |"
+                for name, (near, on_map) in picture.near.items()
+            ]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _picture_parts(pictures: Sequence[Drawing]) -> tuple[tuple[str, tuple[Maps, ...]], ...]:
+    """The pictures by title, with a chart for each panel."""
+    from imputome.report.html import charts
+
+    parts: dict[str, list[Maps]] = {}
+    for picture in pictures:
+        looks, drawn = _looks(picture), []
+        for place, (name, table) in enumerate(picture.panels.items(), 1):
+            given: dict[str, Any] = {"map": MAPS[picture.picture.by], "label": picture.column, "looks": looks}
+            spec = charts.panel(table, **given, words=WORDS[picture.kind], title=name)
+            drawn.append(Chart(f"{_id(picture)}-{place}", spec, _shares(picture, name)))
+        legend = tuple((f"{name} ({picture.labels[name]:,})", *looks[name]) for name in looks)
+        maps = Maps(picture.dataset, tuple(_picture_texts(picture)), legend, tuple(drawn))
+        parts.setdefault(picture.picture.title, []).append(maps)
+    return tuple((title, tuple(maps)) for title, maps in parts.items())
+
+
+def _picture_texts(picture: Drawing) -> list[str]:
+    """What a picture shows, in words."""
+    table, rows = picture.picture, WORDS[picture.kind].rows
+    number = max((len(panel) for panel in picture.panels.values()), default=0)
+    split = f"the split {table.split!r}"
+    meant = [f"panel {RAW} is the data as they are"] if RAW in table.panels else []
+    meant += [f"panel {MASKED} is what {split} leaves of them"] if MASKED in table.panels else []
+    if table.configurations:
+        what = "latents" if table.of == "latents" else "imputed values"
+        what += ", normalised again," if table.renormalize else ""
+        on = f"what {'it' if MASKED in table.panels else split} leaves" if table.split else "the data as they are"
+        meant.append(f"{'the others' if meant else 'panels'} are the {what} of methods fitted on {on} (first trial)")
+    text = f"{MAPS[table.by]} of {number:,} {rows}, coloured by {picture.column}; seed {picture.seed}. "
+    text += f"{sentence('; '.join(meant))}. Maps are rotated to match the first; distances between groups mean little."
+    share = f"The numbers are the share of the {N_NEIGHBORS} nearest neighbours of a {rows[:-1]} that have its label"
+    chance = f"; among {rows} drawn at random it is {percent(picture.chance)}" if _has_shares(picture) else ""
+    failed = [f"{name} is missing: {reason}" for name, reason in picture.failed.items()]
+    return [text, *([f"{share}{chance}."] if chance else []), *failed]
+
+
+def _has_shares(picture: Drawing) -> bool:
+    return picture.chance == picture.chance  # with fewer than two labels there are none
+
+
+def _space(picture: Drawing) -> str:
+    """What the maps are made from."""
+    if picture.picture.of == "imputed":
+        return "in the components"
+    with_data = {RAW, MASKED} & set(picture.picture.panels)
+    return "in the latents (of the data: components)" if with_data else "in the latents"
+
+
+def _share(picture: Drawing, name: str) -> str:
+    return f": {percent(picture.near[name][0])}" if _has_shares(picture) else ""
+
+
+def _shares(picture: Drawing, name: str) -> str:
+    if not _has_shares(picture):
+        return ""
+    near, on_map = map(percent, picture.near[name])
+    space = "components" if picture.picture.of == "imputed" or name in (RAW, MASKED) else "latents"
+    return f"Same label: {near} in the {space}, {on_map} on the map".replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _looks(picture: Drawing) -> dict[str, tuple[str, str]]:
+    from imputome.report.html import charts
+
+    grey = tuple(name for name in picture.labels if name in (OTHER, NOT_KNOWN))
+    coloured = sorted((name for name in picture.labels if name not in grey), key=charts.natural)
+    return charts.looks_of(coloured, grey)
+
+
+def _id(picture: Drawing) -> str:
+    return f"picture-{picture.number}-{picture.place}"
 
 
 def study_board(
@@ -172,7 +298,9 @@ def study_board(
     table: pd.DataFrame,
     checked: pd.DataFrame,
     figures: list[tuple[Figure, list[Chart]]],
+    pictures: Sequence[Drawing] = (),
     *,
+    searches: Sequence[Found] = (),
     made_by: str = "",
 ) -> Scoreboard:
     """The page of a table of scores, with what the study says of them above it."""
@@ -189,5 +317,18 @@ def study_board(
         for title, columns, rows in published_rows(study, table)
     ]
     charts = tuple((figure.title, tuple(drawn)) for figure, drawn in figures)
-    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published))
-    return replace(of_table(table, source=RESULTS, made_by=made_by), study=part_of_study)
+    maps = _picture_parts(pictures)
+    found = tuple(
+        (Table(title, tuple(headings), rows, tuple(range(len(headings)))), tuple(notes))
+        for title, headings, rows, notes in search_rows(searches)
+    )
+    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), maps, found)
+    board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
+    return replace(board, rows=len(table), study=part_of_study)
+
+
+def _with_levels(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over the trials that all configurations have; those with more have them under another name again."""
+    first, *others = at_levels(study, table)
+    more = [part.assign(scheme=part["scheme"] + f", {trials} trials") for trials, part in others]
+    return pd.concat([first[1], *more], ignore_index=True)

@@ -15,6 +15,7 @@ from imputome.errors import printable
 from imputome.evaluation.clinical import compare_over_trials
 from imputome.studies.results import NEEDS_INTEGERS, STOPPED, costs, summary
 from imputome.studies.spec import Claim, Published, Study
+from imputome.studies.trials import at_levels, in_common
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 LEVEL = 0.95  # of the intervals
@@ -22,8 +23,15 @@ TABLE_KEYS = ["dataset", "scheme", "fraction"]  # each combination has its own t
 
 
 def by_configuration(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """`imputome.studies.results.summary` with the names of the configurations; two equal ones give two rows."""
-    return named(study, summary(table))
+    """`imputome.studies.results.summary` with the names of the configurations; two equal ones give two rows.
+
+    Where some configurations have more trials than others (`Study.trials_of`), all are compared over the trials that
+    all have, and those with more have rows of their own over these; the column ``trials`` tells them apart.
+    """
+    return pd.concat(
+        [named(study, summary(part)).assign(trials=trials) for trials, part in at_levels(study, table)],
+        ignore_index=True,
+    )
 
 
 def named(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +57,7 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
     scores = by_configuration(study, table)
     lines = ["# Scores", ""]
     split_names = {split.name for split in study.splits}
-    for (dataset, scheme, fraction), part in scores.groupby(TABLE_KEYS, sort=False, dropna=False):
+    for (dataset, scheme, fraction, trials), part in scores.groupby([*TABLE_KEYS, "trials"], sort=False, dropna=False):
         metrics = [name for name in study.shown or dict.fromkeys(part["metric"]) if name in set(part["metric"])]
         share = "" if scheme in split_names or math.isnan(fraction) else f", {fraction:g} hidden"
         rows = []
@@ -58,12 +66,14 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
             label = plain(" = ".join(dict.fromkeys(scores_of["configuration"])))
             label += " (control)" if scores_of["control"].iloc[0] else ""
             rows.append([label, *(cells.get(metric, "") for metric in metrics)])
-        title = plain(f"{dataset}, {scheme}{share}")
+        number = f", {trials} trials" if study.trials_of else ""
+        title = plain(f"{dataset}, {scheme}{share}{number}")
         lines += [f"## {title}", "", *markdown_table(["", *map(plain, metrics)], rows), ""]
     spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
     lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
-        lines.append(plain(f"Skipped: {row['scheme']} on {row['dataset']}: {row['reason']}"))
+        what = row["scheme"] if row["method"] == "every method" else f"{row['method']} {row['parameters']}"
+        lines.append(plain(f"Skipped: {what} on {row['dataset']}: {row['reason']}"))
     for failed in table[table["status"].isin(["failed", STOPPED, NEEDS_INTEGERS])].to_dict("records"):
         method = f"{failed['method']} {failed['parameters']} on {failed['dataset']}"
         lines.append(plain(f"{failed['status'].capitalize()}: {method}: {failed['reason']}"))
@@ -117,6 +127,9 @@ def published_rows(study: Study, table: pd.DataFrame) -> list[tuple[str, list[st
     for published in study.published:
         if published.dataset in labels:
             rows = (scores["dataset"] == labels[published.dataset]) & (scores["metric"] == published.metric)
+            for split in study.splits if study.trials_of else ():
+                number = in_common(study, published.columns.values(), split)
+                rows &= (scores["scheme"] != split.label) | (scores["trials"] == number)
             tables.append((published.title, list(published.columns), _lines(published, scores[rows], study.spread)))
     return tables
 
@@ -235,11 +248,11 @@ UNKNOWN = Outcome("unclear", math.nan, math.nan, 0)
 def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Check each claim on each dataset and split that it is about and that has its metric.
 
-    A comparison pairs the two configurations by trial: the claim holds if the 95 % interval (Student's t) of the mean
-    difference is above 0, and does not hold if it is below. A curve is monotone if its last value is lower than its
-    first and no step rises, both by that interval. Two configurations are similar if the interval of the mean relative
-    difference is within the claimed share, and not similar if it is outside. The other kinds hold, or do not, if
-    they do so in every trial. A single trial of a comparison is always unclear.
+    A comparison pairs the two configurations by trial, over the trials that both have: the claim holds if the 95 %
+    interval (Student's t) of the mean difference is above 0, and does not hold if it is below. A curve is monotone if
+    its last value is lower than its first and no step rises, both by that interval. Two configurations are similar if
+    the interval of the mean relative difference is within the claimed share, and not similar if it is outside. The
+    other kinds hold, or do not, if they do so in every trial. A single trial of a comparison is always unclear.
 
     Gives one row per claim, dataset and split:
 
@@ -291,7 +304,9 @@ def mean_difference(differences: np.ndarray) -> Outcome:
 
 
 def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
-    first, second = (wide[claim.metric, name] for name in claim.configurations)
+    keys = [(claim.metric, name) for name in claim.configurations]
+    both = wide.dropna(subset=keys)  # one may have more trials
+    first, second = (both[key] for key in keys)
     difference = _improvement(wide, claim.metric, *claim.configurations)
     evidence = f"{first.mean():.5g} against {second.mean():.5g}"
     if math.isnan(difference.estimate):

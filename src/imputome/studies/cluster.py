@@ -1,8 +1,8 @@
-"""Running the units of a study by dask: on processes of this machine, or on a cluster by its scheduler's address.
+"""Running the tasks of a study by dask: on processes of this machine, or on a cluster by its scheduler's address.
 
-Each unit is one task. Its rows come back to this process, which stores them, so that a cluster needs to share no folder
-for results; the data sets are read by the workers. A worker that dies costs the units that it was running, which the
-scheduler gives to another worker. A unit over its limits ends its worker, after it has told why.
+A task is a unit, or a panel of a picture. Its rows come back to this process, which stores them, so that a cluster
+needs to share no folder for results; the data sets are read by the workers. A worker that dies costs the tasks that it
+was running, which the scheduler gives to another worker. A task over its limits ends its worker, after it has told why.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from imputome.studies.results import STOPPED
 from imputome.studies.runner import Tables
 from imputome.studies.spec import Study
 from imputome.studies.subsets import Loader, load_subset, tables_of
-from imputome.studies.units import Limits, Unit, rows_without_scores, run_unit
+from imputome.studies.units import Limits, Task
 
 if TYPE_CHECKING:
     from distributed import Client
 
-TOPIC = "imputome"  # of what workers tell about units that they stop
+TOPIC = "imputome"  # of what workers tell about tasks that they stop
 TELLING_SECONDS = 60.0  # that a busy scheduler may take to answer that it knows, before the worker ends
 ENVIRONMENT = ("IMPUTOME_DATA",)  # variables that workers need as they are here
-Store = Callable[[Unit, list[dict[str, Any]]], None]
+Store = Callable[[Task, list[dict[str, Any]]], None]
 
 
 def run_on_workers(
     study: Study,
-    units: Sequence[Unit],
+    tasks: Sequence[Task],
     *,
     load: Loader,
     tables: Tables,
@@ -51,9 +51,9 @@ def run_on_workers(
     limits: Limits,
     store: Store,
 ) -> None:
-    """Run units on ``workers`` processes of this machine, or on the cluster at ``scheduler``.
+    """Run tasks on ``workers`` processes of this machine, or on the cluster at ``scheduler``.
 
-    ``store`` is called here with each unit and its rows, in any order.
+    ``store`` is called here with each task and its rows, in any order.
     """
     check_installed()
     with _client(workers, scheduler) as client:
@@ -62,20 +62,20 @@ def run_on_workers(
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         inputs = {
             subset.label: client.submit(_inputs, study, subset, load, environment, pure=False)
-            for subset in {unit.subset.label: unit.subset for unit in units}.values()
+            for subset in {task.subset.label: task.subset for task in tasks}.values()
         }
         futures = {
-            client.submit(_rows, study, unit, place, inputs[unit.subset.label], limits, pure=False): unit
-            for place, unit in enumerate(units)
+            client.submit(_rows, study, task, place, inputs[task.subset.label], limits, pure=False): task
+            for place, task in enumerate(tasks)
         }
-        left = [unit.subset.label for unit in units]
+        left = [task.subset.label for task in tasks]
         while futures:
-            for future, rows in _finished(client, futures, study, tables, units, told, limits):
-                unit = futures.pop(future)
-                store(unit, rows)
-                left.remove(unit.subset.label)
-                if unit.subset.label not in left:
-                    del inputs[unit.subset.label]  # the workers need not hold it any longer
+            for future, rows in _finished(client, futures, study, tables, tasks, told, limits):
+                task = futures.pop(future)
+                store(task, rows)
+                left.remove(task.subset.label)
+                if task.subset.label not in left:
+                    del inputs[task.subset.label]  # the workers need not hold it any longer
 
 
 def check_installed() -> None:
@@ -88,31 +88,27 @@ def check_installed() -> None:
 
 def _finished(
     client: Client,
-    futures: dict[Any, Unit],
+    futures: dict[Any, Task],
     study: Study,
     tables: Tables,
-    units: Sequence[Unit],
+    tasks: Sequence[Task],
     told: queue.SimpleQueue[dict[str, Any]],
     limits: Limits,
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Wait a little; give the futures of the units that have ended since, with their rows."""
+    """Wait a little; give the futures of the tasks that have ended since, with their rows."""
     from distributed import KilledWorker
 
     time.sleep(POLL_SECONDS / 5)
     while not told.empty():
         message = told.get()
         metric = message["metric"]
-        for future in [future for future, unit in futures.items() if unit is units[message["place"]]]:
+        for future in [future for future, task in futures.items() if task is tasks[message["place"]]]:
             client.cancel([future], force=True)
             text = "took more than {:g} s" if metric == "limit_seconds" else "took more than {:.3g} GB of memory"
             limit = limits.of(metric)
             reason = text.format(limit if metric == "limit_seconds" else limit / 1e9)
-            yield (
-                future,
-                rows_without_scores(
-                    study, futures[future], tables, status=STOPPED, reason=reason, metric=metric, value=limit
-                ),
-            )
+            ended = {"status": STOPPED, "reason": reason, "metric": metric, "value": limit}
+            yield future, futures[future].ended(study, tables, **ended)
     for future in [future for future in futures if future.done()]:
         if future.status == "finished":
             yield future, future.result()
@@ -126,7 +122,7 @@ def _finished(
             text = f"a worker failed ({error or future.status}): run the same command again to continue"
             raise InputError(text, code="worker-failed")
         reason = "its process ended several times: it may need more memory than there is"
-        yield future, rows_without_scores(study, futures[future], tables, status="failed", reason=reason)
+        yield future, futures[future].ended(study, tables, status="failed", reason=reason)
 
 
 @contextmanager
@@ -192,20 +188,20 @@ def _inputs(study: Study, subset: Any, load: Loader, environment: dict[str, str]
         return load_subset(subset, load, seed=study.seed), tables_of(study, load)
 
 
-def _rows(study: Study, unit: Unit, place: int, inputs: tuple[Any, Tables], limits: Limits) -> list[dict[str, Any]]:
-    """The rows of a unit, within its limits and with the threads of its worker."""
+def _rows(study: Study, task: Task, place: int, inputs: tuple[Any, Tables], limits: Limits) -> list[dict[str, Any]]:
+    """The rows of a task, within its limits and with the threads of its worker."""
     from distributed import get_worker
     from threadpoolctl import threadpool_limits
 
     worker = get_worker()
     dataset, tables = inputs
     with _watched(worker, place, limits), threadpool_limits(limits=worker.state.nthreads):
-        return run_unit(study, unit, dataset, tables)
+        return task.run(study, dataset, tables)
 
 
 @contextmanager
 def _watched(worker: Any, place: int, limits: Limits) -> Iterator[None]:
-    """End this process once the unit takes more than its limits; nothing else can stop a fit in its middle."""
+    """End this process once the task takes more than its limits; nothing else can stop a fit in its middle."""
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, place, limits, ended), daemon=True)
     if limits != Limits():
@@ -225,7 +221,7 @@ def _watch(worker: Any, place: int, limits: Limits, ended: threading.Event) -> N
         }
         for metric in [name for name, exceeded in over.items() if exceeded]:
             told = worker.scheduler.log_event(topic=TOPIC, msg={"place": place, "metric": metric})
-            # if it is not told, the unit is run again, and stopped again; the worker that does so tells
+            # if it is not told, the task is run again, and stopped again; the worker that does so tells
             with suppress(TimeoutError, OSError):
                 asyncio.run_coroutine_threadsafe(told, worker.loop.asyncio_loop).result(TELLING_SECONDS)
             if not ended.is_set():

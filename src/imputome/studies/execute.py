@@ -10,30 +10,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from imputome.core.atomic import recover
 from imputome.errors import InputError, Message
 from imputome.result.run import Progress
 from imputome.studies.cluster import check_installed, run_on_workers
-from imputome.studies.inputs import Dataset
-from imputome.studies.results import COLUMNS, RESULTS, check_path, key_of, read, stored_rows, table_of, write
+from imputome.studies.inputs import Dataset, MethodSpec, lacking
+from imputome.studies.panels import Drawing, Panel, drawings, panels_left, panels_of
+from imputome.studies.results import COLUMNS, RESULTS, check_path, key_of, read, stored_rows, table_of
 from imputome.studies.runner import Tables
 from imputome.studies.spec import Study
-from imputome.studies.subsets import Loader, digest_of, subset_of, tables_of, whole_of
+from imputome.studies.subsets import Loader, digest_of, labels_of, subset_of, tables_of, whole_of
 from imputome.studies.units import (
     PARTS_FOLDER,
     Limits,
+    Task,
     Unit,
     check_registered,
     is_done,
-    run_unit,
     skipped,
     stored,
     units_of,
 )
 
-BESIDE = ("summary.csv", "claims.csv", "tests.csv", "{}.md", "{}.html")  # what is written beside the results
+# what is written beside the results
+BESIDE = ("summary.csv", "claims.csv", "tests.csv", "searches.csv", "{}.md", "{}.html")
 NO_LIMITS = Limits()
 
 
@@ -42,17 +45,31 @@ class Plan:
     """What is left to run of a study.
 
     ``seconds`` is an estimate of the processor time that the units left take, from those that are done, or from what
-    the study took when it was measured; NaN if neither is known.
+    the study took when it was measured; NaN if neither is known. Panels of pictures are made after the units, and count
+    as the fit of one.
     """
 
     study: Study
     folder: Path
-    units: tuple[Unit, ...]  # all
+    units: tuple[Unit, ...]  # all that are done or can be run
     left: tuple[Unit, ...]
     datasets: dict[str, tuple[Dataset, str]]  # label -> data set, and digest of what it was taken from
     tables: Tables
     missing: dict[str, str]  # label of a data set that is not there -> what to get
+    absent: tuple[MethodSpec, ...]  # methods whose optional dependency is not installed, and that are not done
     seconds: float
+    panels: tuple[Panel, ...] = ()  # of pictures, all
+    panels_left: tuple[Panel, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All that the study runs."""
+        return (*self.units, *self.panels)
+
+    @property
+    def tasks_left(self) -> tuple[Task, ...]:
+        """What is left of it, in the order in which it is begun."""
+        return (*self.left, *self.panels_left)
 
 
 def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_LIMITS) -> Plan:
@@ -66,6 +83,7 @@ def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_
     folder = Path(folder)
     _check_folder(study, folder)
     datasets: dict[str, tuple[Dataset, str]] = {}
+    labels: dict[tuple[str, str], np.ndarray] = {}  # label of a data set, column of obs -> labels of its cells
     missing: dict[str, str] = {}
     errors: list[InputError] = []
     for subset in study.datasets:
@@ -77,24 +95,36 @@ def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_
             errors.append(error)
             missing[subset.label] = str(error)
             continue
-        datasets[subset.label] = subset_of(whole, subset, seed=study.seed), digest_of(whole)
+        dataset = subset_of(whole, subset, seed=study.seed)
+        datasets[subset.label] = dataset, digest_of(whole)
+        for column in {picture.labels for picture in study.pictures if picture.takes(subset.name)}:
+            labels[subset.label, column] = labels_of(whole, dataset, subset, column)
     if not datasets:
         raise errors[0]
     tables = tables_of(study, load)
-    units = units_of(study, datasets)
-    left, done = [], []
-    for unit in units:
+    units, left, done = [], [], []
+    absent: dict[tuple[str, str], MethodSpec] = {}
+    for unit in units_of(study, datasets):
         rows = stored(study, unit, folder, tables)
         if is_done(unit, rows, limits):
             done.append(rows)
+        elif lacking(unit.specs[0]):
+            absent[unit.specs[0].label, unit.specs[0].parameters] = unit.specs[0]
+            continue
         else:
             left.append(unit)
-    seconds = _seconds(study, len(units), left, done)
-    return Plan(study, folder, tuple(units), tuple(left), datasets, tables, missing, seconds)
+        units.append(unit)
+    panels = panels_of(study, datasets, labels)
+    undrawn = panels_left(study, panels, folder)
+    first = [unit.specs[0].label for unit in left]
+    seconds = _seconds(study, len(units), [*first, *(panel.spec.label for panel in undrawn if panel.spec)], done)
+    common: dict[str, Any] = {"datasets": datasets, "tables": tables, "missing": missing, "seconds": seconds}
+    common["absent"] = tuple(absent.values())
+    return Plan(study, folder, tuple(units), tuple(left), panels=tuple(panels), panels_left=tuple(undrawn), **common)
 
 
-def _seconds(study: Study, units: int, left: Sequence[Unit], done: list[pd.DataFrame]) -> float:
-    """Processor time of the units left: of each, the mean of those of its method, else that of all."""
+def _seconds(study: Study, units: int, left: Sequence[str], done: list[pd.DataFrame]) -> float:
+    """Processor time of what is left: for the method of each, the mean of its units, else that of all."""
     if not left:
         return 0.0
     if not done:
@@ -102,7 +132,7 @@ def _seconds(study: Study, units: int, left: Sequence[Unit], done: list[pd.DataF
     table = pd.concat(done)
     each = table.drop_duplicates(["dataset", "method", "parameters", "scheme", "trial"])
     by_method = each.groupby("method")["seconds"].mean()
-    return float(sum(by_method.get(unit.specs[0].label, each["seconds"].mean()) for unit in left))
+    return float(sum(by_method.get(method, each["seconds"].mean()) for method in left))
 
 
 def execute(
@@ -184,25 +214,23 @@ def run_plan(
     check_path(folder / RESULTS)
     stored_rows(folder / RESULTS)  # refuses a damaged table now
     if any((folder / PARTS_FOLDER).glob(".*.partial")):  # of a run that was killed as it ended
-        for unit in todo.units:
-            recover(unit.file(study, folder))
+        for task in todo.tasks:
+            recover(task.file(study, folder))
     report = _reporter(todo, progress)
 
-    def store(unit: Unit, rows: list[dict[str, Any]]) -> None:
-        path = unit.file(study, folder)
-        new = {key_of(row) for row in rows}
-        others = [row for row in stored_rows(path) if row["status"] == "ok" and key_of(row) not in new]
-        write(table_of([*others, *rows]), path)  # others: of splits that an earlier version of the study had
-        report(unit)
+    def store(task: Task, rows: list[dict[str, Any]]) -> None:
+        task.write(study, folder, rows)
+        report(task)
 
+    left = todo.tasks_left
     if alone:
-        for unit in todo.left:
-            store(unit, run_unit(study, unit, todo.datasets[unit.subset.label][0], todo.tables))
-    elif todo.left:
-        most = min(workers, len(todo.left))
+        for task in left:
+            store(task, task.run(study, todo.datasets[task.subset.label][0], todo.tables))
+    elif left:
+        most = min(workers, len(left))
         run_on_workers(
             study,
-            todo.left,
+            left,
             load=load,
             tables=todo.tables,
             workers=most,
@@ -216,25 +244,31 @@ def run_plan(
 def collected(todo: Plan) -> pd.DataFrame:
     """All stored rows of the units of a plan, and rows that say what was skipped."""
     parts = [stored(todo.study, unit, todo.folder, todo.tables) for unit in todo.units]
-    parts.append(table_of(skipped(todo.study, todo.missing)))
+    parts.append(table_of(skipped(todo.study, todo.missing, todo.absent)))
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else table_of([])
 
 
-def _reporter(todo: Plan, progress: Progress | None) -> Callable[[Unit], None]:
-    """What is called with each unit that is done."""
-    begun = time.monotonic()
-    before = ended = len(todo.units) - len(todo.left)
-    if progress is not None:
-        progress(before / max(len(todo.units), 1), f"{before} of {len(todo.units)} runs")
+def drawn(todo: Plan) -> list[Drawing]:
+    """The pictures of a plan of which something is made."""
+    return drawings(todo.study, todo.panels, todo.folder)
 
-    def report(unit: Unit) -> None:
+
+def _reporter(todo: Plan, progress: Progress | None) -> Callable[[Task], None]:
+    """What is called with each task that is done."""
+    begun = time.monotonic()
+    number = len(todo.tasks)
+    before = ended = number - len(todo.tasks_left)
+    if progress is not None:
+        progress(before / max(number, 1), f"{before} of {number} runs")
+
+    def report(task: Task) -> None:
         nonlocal ended
         ended += 1
         if progress is not None:
             each = (time.monotonic() - begun) / (ended - before)
-            text = f"{ended} of {len(todo.units)} runs, about {each * (len(todo.units) - ended):.0f} s left"
-            progress(ended / len(todo.units), f"{text}: {unit.name()}")
+            text = f"{ended} of {number} runs, about {each * (number - ended):.0f} s left"
+            progress(ended / number, f"{text}: {task.name()}")
 
     return report
 

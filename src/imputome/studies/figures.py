@@ -11,6 +11,7 @@ import pandas as pd
 from imputome.studies.claims import TABLE_KEYS, half_interval, named
 from imputome.studies.results import is_control
 from imputome.studies.spec import Figure, Study, plain_value
+from imputome.studies.trials import in_common
 
 COLUMNS = ["dataset", "scheme", "x", "line", "mean", "low", "high", "n", "control"]
 
@@ -19,12 +20,17 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     """The points of a figure: one for each data set, split and configuration, with the 95 % interval of its mean.
 
     ``x`` is the value of the parameter on the axis, or the name of the configuration; ``line`` the value of the other
-    parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it.
+    parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it. All points are over
+    the trials that all configurations of the figure have.
     """
     scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
     if figure.splits:
         scores = scores[scores["scheme"].isin(figure.splits)]
     place_of = dict(places(study, figure))
+    for split in study.splits:
+        number = in_common(study, place_of, split)
+        if number is not None:
+            scores = scores[(scores["scheme"] != split.label) | (scores["trial"] < number)]
     rows = []
     keys = [*TABLE_KEYS, "configuration"]
     for (dataset, scheme, _, name), part in scores.groupby(keys, sort=False, dropna=False):

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
-from imputome.errors import InputError, Message, printable
+from imputome.errors import InputError, Message, MissingExtraError, printable
 from imputome.evaluation.metrics import OPEN_PROBLEMS
 from imputome.evaluation.open_problems import PERFECT
 from imputome.inspection.features import CODES
@@ -101,6 +101,16 @@ def parse_method(method: Method | MethodSpec) -> MethodSpec:
     if spec.method not in REFERENCE_PREDICTIONS:
         create(spec.method, spec.params).check_params()
     return spec
+
+
+def lacking(spec: MethodSpec) -> str:
+    """What a method needs that is not installed here, as a sentence with the remedy; empty if nothing is missing."""
+    if spec.method not in REFERENCE_PREDICTIONS:
+        try:
+            get(spec.method)
+        except MissingExtraError as error:
+            return str(error)
+    return ""
 
 
 def _parse_text(text: str) -> MethodSpec:

@@ -194,9 +194,6 @@ def run_study(
             **options,
             **dataset.identity(),
         }
-        split_options = dict(options)
-        if dataset.labels is not None and stratifies(scheme, options):
-            split_options.setdefault("labels", dataset.labels)
         for share, trial in itertools.product(fractions, trials):
             trial_seed = seed if external else seed_for(dataset.name, scheme, share, trial, base=seed)
             base: dict[str, Any] = {"dataset": dataset.name, "scheme": scheme + PROTOCOLS[protocol]}
@@ -211,9 +208,7 @@ def run_study(
             part += 1
             if not todo:
                 continue
-            rng = np.random.default_rng(trial_seed)
-            split = make_split(scheme, data, rng=rng, fraction=share, **split_options)
-            split = normalized_before(split, data) if leaky else split
+            split = drawn_split(dataset, scheme, share, seed=trial_seed, protocol=protocol, options=options)
             if masked is not None:
                 check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
@@ -235,6 +230,16 @@ def run_study(
                 used = {"transform": spec.link or link if data.kind == "real" else ""}
                 journal.append([{**key, **used, **row} for row in rows])
     return journal.finish()
+
+
+def drawn_split(
+    dataset: Dataset, scheme: str, fraction: float | None, *, seed: int, protocol: str, options: dict[str, Any]
+) -> Split:
+    """The split of one trial, whose seed `seed_for` derives; test rows are stratified by the labels of the data set."""
+    if dataset.labels is not None and stratifies(scheme, options):
+        options = {"labels": dataset.labels, **options}
+    split = make_split(scheme, dataset.data, rng=np.random.default_rng(seed), fraction=fraction, **options)
+    return normalized_before(split, dataset.data) if protocol == "as_published" else split
 
 
 def chosen_transform(train: Data, transform: str | None) -> tuple[str, list[Message]]:

@@ -38,9 +38,11 @@ from imputome.io.config import from_toml, read_toml
 from imputome.methods import get, names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
 from imputome.methods.registry import METHODS
-from imputome.studies.inputs import MethodSpec, parse_method, standard_controls
+from imputome.studies.inputs import MethodSpec, lacking, parse_method, standard_controls
+from imputome.studies.pictures import Picture, pictures_within
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
+from imputome.studies.tuning_table import Tuning, on_datasets
 
 CLOSED = ConfigDict(extra="forbid")
 FOLDER = Path(__file__).parent  # of the studies that come with the package
@@ -59,6 +61,7 @@ Limit = Annotated[StrictInt, Field(ge=2)]  # methods need at least two cells and
 Transform = Annotated[str, AfterValidator(lambda name: link(name).name)]  # of `imputome.core.links`, for real values
 Params = dict[str, Any]
 Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
+Trials = Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
 @validated(frozen=True, config=CLOSED)
@@ -274,6 +277,8 @@ class Study:
     comparisons: tuple[Comparison, ...] = ()
     published: tuple[Published, ...] = ()
     figures: tuple[Figure, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    tuning: tuple[Tuning, ...] = ()
     scale: str = "desk"  # one of `SCALES`
     minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
     controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
@@ -281,7 +286,8 @@ class Study:
     spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
     gc: str = ""  # CSV file with the GC content of the genes
     paper: str = ""  # source of the claims
-    trials: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1
+    trials: Trials = 1
+    trials_of: dict[str, Trials] = field(default_factory=dict)  # see `imputome.studies.trials.trials_of_configurations`
     seed: Annotated[StrictInt, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -294,6 +300,9 @@ class Study:
             if number > 1:
                 raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
         _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
+        _check_known("parameter", self.trials_of, self.configurations[0].spec.params, where="trials_of: in [base] ")
+        subsets = [subset.name for subset in self.datasets]
+        _check_known("dataset", [each.dataset for each in self.tuning], subsets, where="[[tuning]]: ")
         for claim in self.claims:
             _check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
             _check_known("split", claim.splits, splits, where="[[claims]]: ")
@@ -309,6 +318,13 @@ class Study:
             _check_known("split", figure.splits, splits, where="[[figures]]: ")
             parameters = self.configurations[0].spec.params
             _check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
+        specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
+        labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
+        for picture in self.pictures:
+            _check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
+            _check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
+            _check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
+            picture.check(specs, labelled, shares_fits=self.shares_fits)
         return self
 
     @model_validator(mode="after")
@@ -316,8 +332,10 @@ class Study:
         if len({split.scale == ZSCORE for split in self.splits}) > 1:
             raise _wrong(f"[[splits]]: either all splits have scale={ZSCORE!r} or none")
         for split in self.splits:
-            for name, spec in self.specs(split).items():
+            for place, (name, spec) in enumerate(self.specs(split).items()):
                 try:
+                    if place and lacking(spec):  # skipped, see `imputome.studies.units.skipped`; a study needs its base
+                        continue
                     parse_method(spec)
                 except InputError as error:
                     raise _within(f"configuration {name!r}", error) from error
@@ -337,7 +355,7 @@ class Study:
     def _recorded(self) -> list[str]:
         """Names of the metrics that the results will have; empty if a method from elsewhere may report others."""
         specs = [configuration.spec for configuration in self.configurations]
-        if not {spec.method for spec in specs} <= set(METHODS):
+        if not {spec.method for spec in specs} <= set(METHODS) or any(spec.after and lacking(spec) for spec in specs):
             return []
         scores = (*TRIAL_METRICS, *TRIAL_NUMBERS) if self.shares_fits else (*METRICS, *HIGHER)
         return [
@@ -390,7 +408,9 @@ class Study:
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
         _check_known("dataset", chosen, known, where=f"study {self.name}: ")
-        return replace(self, datasets=tuple(subset for subset in self.datasets if subset.name in chosen))
+        datasets = tuple(subset for subset in self.datasets if subset.name in chosen)
+        pictures, tuning = pictures_within(self.pictures, datasets=chosen), on_datasets(self.tuning, chosen)
+        return replace(self, datasets=datasets, pictures=pictures, tuning=tuning)
 
 
 def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
@@ -451,10 +471,12 @@ class _Change:
 
     title: str | None = None
     trials: int | None = None
+    trials_of: dict[str, Any] | None = None
     minutes: float | int | None = None
     datasets: tuple[Any, ...] | None = None
     splits: tuple[Any, ...] | None = None
     factors: tuple[dict[str, Any], ...] | None = None
+    tuning: tuple[Any, ...] | None = None
     keep: tuple[str, ...] = ()  # names of the configurations that are run; by default all
     params: Params = field(default_factory=dict)  # of every configuration
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the configurations of one method
@@ -508,7 +530,8 @@ EXPECTED = {
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
-    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure},
+    **{"base": _Base, "configurations": _Variant, "scale": _Change, "figures": Figure, "pictures": Picture},
+    "tuning": Tuning,
 }
 
 
@@ -574,10 +597,14 @@ def _study(name: str, content: dict[str, Any], scale: str) -> Study:
     changed: dict[str, Any] = {
         key: getattr(change, key) for key in ("title", "trials") if getattr(change, key) is not None
     }
+    if change.trials is not None or change.trials_of is not None:
+        changed["trials_of"] = change.trials_of or {}  # those of the file are beside its own number of trials
     if change.datasets is not None:
         changed["datasets"] = TypeAdapter(tuple[Subset, ...]).validate_python(change.datasets)
     if change.splits is not None:
         changed["splits"] = TypeAdapter(tuple[Hiding, ...]).validate_python(change.splits)
+    left = {subset.name for subset in changed.get("datasets", study.datasets)}
+    changed["tuning"] = on_datasets(study.tuning, left) if change.tuning is None else change.tuning
     changed |= {"scale": scale, "minutes": change.minutes, "configurations": tuple(tables.configured(change))}
     return replace(study, **changed, **_said_of(study, changed))
 
@@ -610,6 +637,7 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
             for figure in study.figures
             if kept(figure) and (figure.x or named(figure.configurations))
         ),
+        "pictures": pictures_within(study.pictures, configurations=configurations, splits=splits, datasets=datasets),
         "comparisons": tuple(
             replace(each, others=named(each.others)) for each in study.comparisons if each.first in configurations
         ),

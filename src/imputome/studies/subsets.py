@@ -86,6 +86,21 @@ def subset_of(adata: Any, subset: Subset, *, seed: int) -> Dataset:
     return Dataset(subset.label, data, labels, {name: numbers[places] for name, numbers in clinical.items()})
 
 
+def labels_of(adata: Any, dataset: Dataset, subset: Subset, column: str) -> np.ndarray:
+    """(n,) texts of a column of ``obs`` for the cells of a subset, empty where there is none; by default the column
+    with its labels. Simulated cells have their groups.
+    """
+    if subset.simulate:
+        assert dataset.labels is not None  # noqa: S101  (types)
+        return dataset.labels
+    labels = obs_column(adata, column or subset.labels, f"{subset.name}: ")
+    if not labels.index.is_unique:
+        text = f"{subset.name}: the cells of a picture are found by name: make the names unique"
+        raise InputError(text, code="names-not-unique")
+    found = labels.astype(object).reindex(dataset.data.obs_names)
+    return found.where(found.notna(), "").astype(str).to_numpy()
+
+
 def _numbers(column: pd.Series) -> np.ndarray:
     """A column as numbers; texts such as G2, G3, G4 are ranked in alphabetical order. NaN stays."""
     if pd.api.types.is_numeric_dtype(column):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -11,18 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from imputome.errors import InputError
-from imputome.studies.inputs import Dataset, MethodSpec, digest, with_controls
-from imputome.studies.results import NEEDS_INTEGERS, STOPPED, read
+from imputome.studies.inputs import Dataset, MethodSpec, digest, lacking, with_controls
+from imputome.studies.results import NEEDS_INTEGERS, STOPPED, key_of, read, stored_rows, table_of, write
 from imputome.studies.runner import Tables, options_of, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
+from imputome.studies.trials import most_trials, trials_of_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PARTS_FOLDER = "parts"  # of the files of the units
 
@@ -37,6 +37,31 @@ class Limits:
     def of(self, metric: str) -> float:
         """The limit that a row with this metric tells of."""
         return {"limit_seconds": self.seconds, "limit_bytes": self.bytes}[metric]
+
+
+class Task(Protocol):
+    """What a study runs, here or on a worker, and stores in a file of its own: a `Unit`, or a panel of a picture."""
+
+    @property
+    def subset(self) -> Subset:
+        """The part of a data set that it is about."""
+
+    def name(self) -> str:
+        """Its name in a line of progress."""
+
+    def file(self, study: Study, folder: Path) -> Path:
+        """Where its rows are stored."""
+
+    def run(self, study: Study, dataset: Dataset, tables: Tables) -> list[dict[str, Any]]:
+        """Compute its rows."""
+
+    def ended(
+        self, study: Study, tables: Tables, *, status: str, reason: str, metric: str = "", value: float = math.nan
+    ) -> list[dict[str, Any]]:
+        """Its rows if its process was stopped, or ended."""
+
+    def write(self, study: Study, folder: Path, rows: list[dict[str, Any]]) -> None:
+        """Store its rows."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +90,43 @@ class Unit:
         method = self.specs[0].label if len(self.specs) == 1 else "controls"
         return f"{self.subset.label}, {self.splits[0].label}, {method}, trial {self.trial + 1}"
 
+    def run(self, study: Study, dataset: Dataset, tables: Tables) -> list[dict[str, Any]]:
+        """Its rows: those of `run_study` with details, or of `run_trial`."""
+        split = self.splits[0]
+        common: dict[str, Any] = {"seed": study.seed, "controls": False}
+        common["transform"] = None if self.subset.transform is None else "none"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the numbers of a fit include what it warns about
+            if study.shares_fits:
+                table = run_trial(dataset, self.specs, self.splits, trial=self.trial, tables=tables, **common)
+            else:
+                hiding: dict[str, Any] = {"scheme": split.scheme, "fraction": split.fraction, "scale": split.scale}
+                hiding |= {"downstream": split.downstream, "protocol": split.protocol, "options": split.options}
+                table = run_study(dataset, self.specs, trials=[self.trial], details=True, **hiding, **common)
+        rows: list[dict[str, Any]] = table.to_dict("records")
+        return rows
+
+    def ended(
+        self, study: Study, tables: Tables, *, status: str, reason: str, metric: str = "", value: float = math.nan
+    ) -> list[dict[str, Any]]:
+        """Its rows if its process was stopped, or ended."""
+        common = {"dataset": self.subset.label, "trial": self.trial, "seed": study.seed, "transform": ""}
+        common |= {"metric": metric, "value": value, "status": status, "reason": reason, "fraction": math.nan}
+        cost = {"seconds": value if metric == "limit_seconds" else math.nan, "peak_bytes": math.nan}
+        return [
+            {**common, **cost, "method": spec.label, "parameters": spec.parameters, "scheme": split.label}
+            | {"options": options_of(split, tables) if study.shares_fits else "{}"}
+            for spec in self.specs
+            for split in self.splits
+        ]
+
+    def write(self, study: Study, folder: Path, rows: list[dict[str, Any]]) -> None:
+        """Store its rows, beside those of splits that an earlier version of the study had."""
+        path = self.file(study, folder)
+        new = {key_of(row) for row in rows}
+        others = [row for row in stored_rows(path) if row["status"] == "ok" and key_of(row) not in new]
+        write(table_of([*others, *rows]), path)
+
 
 def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Unit]:
     """All units on these data sets: label of a subset -> data set, and digest of what it was taken from."""
@@ -75,48 +137,19 @@ def units_of(study: Study, datasets: dict[str, tuple[Dataset, str]]) -> list[Uni
         dataset, data = datasets[subset.label]
         kind = dataset.data.kind
         groups = [study.splits_of(subset)] if study.shares_fits else [(split,) for split in study.splits_of(subset)]
-        for splits, trial in itertools.product(filter(None, groups), range(study.trials)):
+        for splits in filter(None, groups):
             own = [MethodSpec(name) for name in study.controls]
             controls = with_controls(own, kind, splits[0].protocol)
             every = with_controls([*own, *study.specs(splits[0]).values()], kind, splits[0].protocol)
-            methods = [(spec,) for spec in every if spec not in controls]
-            units += [Unit(subset, splits, trial, specs, data) for specs in (tuple(controls), *methods)]
+            numbers = trials_of_rows(study, splits[0])
+            methods = [(spec, numbers[spec.label, spec.parameters]) for spec in every if spec not in controls]
+            for trial in range(most_trials(study)):
+                now = [tuple(controls), *((spec,) for spec, number in methods if trial < number)]
+                units += [Unit(subset, splits, trial, specs, data) for specs in now]
     return units
 
 
-def run_unit(study: Study, unit: Unit, dataset: Dataset, tables: Tables) -> list[dict[str, Any]]:
-    """The rows of a unit: those of `run_study` with details, or of `run_trial`."""
-    split = unit.splits[0]
-    common: dict[str, Any] = {"seed": study.seed, "controls": False}
-    common["transform"] = None if unit.subset.transform is None else "none"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the numbers of a fit include what it warns about
-        if study.shares_fits:
-            table = run_trial(dataset, unit.specs, unit.splits, trial=unit.trial, tables=tables, **common)
-        else:
-            hiding: dict[str, Any] = {"scheme": split.scheme, "fraction": split.fraction, "scale": split.scale}
-            hiding |= {"downstream": split.downstream, "protocol": split.protocol, "options": split.options}
-            table = run_study(dataset, unit.specs, trials=[unit.trial], details=True, **hiding, **common)
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    return rows
-
-
 # -- rows --------------------------------------------------------------------------------------------------------------
-def rows_without_scores(
-    study: Study, unit: Unit, tables: Tables, *, status: str, reason: str, metric: str = "", value: float = math.nan
-) -> list[dict[str, Any]]:
-    """Rows of a unit whose process was stopped, or ended."""
-    common = {"dataset": unit.subset.label, "trial": unit.trial, "seed": study.seed, "transform": ""}
-    common |= {"metric": metric, "value": value, "status": status, "reason": reason, "fraction": math.nan}
-    cost = {"seconds": value if metric == "limit_seconds" else math.nan, "peak_bytes": math.nan}
-    return [
-        {**common, **cost, "method": spec.label, "parameters": spec.parameters, "scheme": split.label}
-        | {"options": options_of(split, tables) if study.shares_fits else "{}"}
-        for spec in unit.specs
-        for split in unit.splits
-    ]
-
-
 def stored(study: Study, unit: Unit, folder: Path, tables: Tables) -> pd.DataFrame:
     """The stored rows of a unit that the study asks for, under the names of its splits; none if there is no file."""
     path = unit.file(study, folder)
@@ -147,9 +180,16 @@ def is_done(unit: Unit, rows: pd.DataFrame, limits: Limits) -> bool:
     return there.issuperset((spec.label, spec.parameters, split.label) for spec in unit.specs for split in unit.splits)
 
 
-def skipped(study: Study, missing: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A row, with the reason, for each data set that is not there, and each split that lacks what it needs."""
+def skipped(study: Study, missing: dict[str, str], absent: Iterable[MethodSpec]) -> Iterator[dict[str, Any]]:
+    """A row, with the reason, for each data set, split or method that lacks what it needs.
+
+    ``missing`` are the data sets that are not there, with what to get, and ``absent`` the methods whose optional
+    dependency is not installed.
+    """
     base = {"method": "every method", "parameters": "{}", "trial": 0, "seed": 0, "metric": "", "status": "skipped"}
+    everywhere = {"dataset": "every data set", "scheme": "every split"}
+    for spec in absent:
+        yield {**base, **everywhere, "method": spec.label, "parameters": spec.parameters, "reason": lacking(spec)}
     for subset in study.datasets:
         if subset.label in missing:
             yield {**base, "dataset": subset.label, "scheme": "every split", "reason": missing[subset.label]}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.errors import InputError
-from imputome.evaluation.arguments import check_finite, matrix
+from imputome.evaluation.arguments import check_finite, check_length, matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,32 @@ def label_mixing(
         shares.append(np.bincount(codes, weights=same, minlength=len(names)) / np.maximum(sizes, 1))
     chance = (sizes - 1) / (len(codes) - 1)
     return Mixing(np.asarray(names)[present], sizes[present], shares[0][present], shares[1][present], chance[present])
+
+
+def same_label_shares(*, labels: Any, embedding: np.ndarray, n_neighbors: int = N_NEIGHBORS) -> np.ndarray:
+    """(n,) share of each cell's neighbours in ``embedding`` (n, d) that have the label of the cell, as `label_mixing`
+    counts them; cells without a label (None, NaN) are nobody's neighbours, and have NaN.
+
+    Cost: O(n^2 d).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> embedding = np.array([[0.0], [1.0], [2.0], [9.0]])
+    >>> same_label_shares(labels=["B", "B", "T", None], embedding=embedding, n_neighbors=1)
+    array([1. , 0.5, 0. , nan])
+    """
+    import pandas as pd
+
+    codes, _ = pd.factorize(pd.Series(np.asarray(labels)))
+    embedding = matrix("embedding", embedding, "cells x dimensions").astype(np.float64)
+    check_length("labels", codes, len(embedding))
+    check_finite("embedding", embedding)
+    labelled = np.flatnonzero(codes >= 0)
+    shares = np.full(len(codes), np.nan)
+    if len(labelled) > 1:
+        shares[labelled] = _share_of_same_label(embedding[labelled], codes[labelled], n_neighbors)
+    return shares
 
 
 def _share_of_same_label(embedding: np.ndarray, codes: np.ndarray, n_neighbors: int) -> np.ndarray:

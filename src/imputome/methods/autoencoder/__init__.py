@@ -13,4 +13,5 @@ AUTOENCODER_INFO = MethodInfo(
     extra="deep",
     outputs=frozenset({"value", "rate", "expected_count"}),
     stochastic=True,
+    latent=True,
 )

@@ -15,4 +15,5 @@ BETA_VAE_INFO = MethodInfo(
     outputs=frozenset({"value", "variance"}),
     stochastic=True,
     draws=True,
+    latent=True,
 )

@@ -27,6 +27,7 @@ POISSON_NMF_INFO = MethodInfo(
     new_rows="projection",
     stochastic=True,
     control=True,
+    latent=True,
 )
 RANDOM_INFO = MethodInfo(
     "random",

@@ -12,4 +12,5 @@ IALM_INFO = MethodInfo(
     keeps_observed=True,
     new_rows="projection",
     stochastic=True,
+    latent=True,
 )

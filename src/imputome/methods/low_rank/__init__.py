@@ -13,6 +13,7 @@ SVD_INFO = MethodInfo(
     keeps_observed=True,
     new_rows="projection",
     stochastic=True,
+    latent=True,
 )
 SOFT_IMPUTE_INFO = MethodInfo(
     "soft_impute",
@@ -23,6 +24,7 @@ SOFT_IMPUTE_INFO = MethodInfo(
     keeps_observed=True,
     new_rows="projection",
     stochastic=True,
+    latent=True,
 )
 PPCA_INFO = MethodInfo(
     "ppca",
@@ -35,6 +37,7 @@ PPCA_INFO = MethodInfo(
     outputs=frozenset({"value", "variance", "lower", "upper"}),
     stochastic=True,
     draws=True,
+    latent=True,
 )
 BPCA_INFO = MethodInfo(
     "bpca",
@@ -46,6 +49,7 @@ BPCA_INFO = MethodInfo(
     new_rows="exact",
     outputs=frozenset({"value", "variance", "lower", "upper"}),
     draws=True,
+    latent=True,
 )
 ALRA_INFO = MethodInfo(
     "alra",
@@ -54,4 +58,5 @@ ALRA_INFO = MethodInfo(
     source="doi:10.1038/s41467-021-27729-z",
     outputs=frozenset({"value", "rate"}),
     stochastic=True,
+    latent=True,
 )

@@ -13,4 +13,5 @@ SCVI_INFO = MethodInfo(
     outputs=frozenset({"value", "rate", "expected_count", "normalized", "variance"}),
     stochastic=True,
     covariates=True,
+    latent=True,
 )

@@ -18,6 +18,7 @@ from imputome.report.before_after import Words
 from imputome.report.html.parts import distinct, rounded
 
 # the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
+MUTED = "var(--muted)"
 BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"
 CATEGORIES = tuple(f"var(--c{number})" for number in range(1, 9))
 SHAPES = ("circle", "triangle-up", "square")  # beyond eight labels the colours are used again with the next shape
@@ -33,6 +34,7 @@ DIGITS = 4
 TEXT_FIELDS = ("name", "metric", "label", "when", "outcome", "stratum", "column", "evidence")
 
 Spec = dict[str, Any]
+Looks = dict[str, tuple[str, str]]  # label -> colour and shape
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
@@ -155,24 +157,15 @@ def totals(table: pd.DataFrame, words: Words, *, counted: bool) -> Spec:
 
 def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Words) -> Spec:
     """A map of the cells; ``table`` has ``name``, ``x_<when>``, ``y_<when>`` and ``label`` (texts or numbers)."""
-    shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"], cell=np.arange(len(table)))
-    axis = {"UMAP": "UMAP", "PCA": "PC"}[map]
-    hidden = alt.Axis(labels=False, ticks=False, grid=False)
-    scales = {name: _around(shown[name]) for name in ("x", "y")}
-    chart = _chart(None).encode(
-        x=alt.X("x:Q", title=f"{axis} 1", scale=scales["x"], axis=hidden),
-        y=alt.Y("y:Q", title=f"{axis} 2", scale=scales["y"], axis=hidden),
-        tooltip=_tips(name=words.row, label=label),
-    )
+    shown = table[["name", "label"]].assign(x=table[f"x_{when}"], y=table[f"y_{when}"])
+    chart = _map_of(shown, {"UMAP": "UMAP", "PCA": "PC"}[map], label, words)
     if shown["label"].dtype.kind == "f":
         scale = alt.Scale(range=[LOW, HIGH], interpolate="lab")
         chart = chart.mark_point(filled=True, size=24, opacity=0.8, aria=False)
         chart = chart.encode(color=alt.Color("label:Q", scale=scale, legend=alt.Legend(title=label, orient="top")))
     else:
-        names = sorted(set(shown["label"]), key=natural)
-        many = len(CATEGORIES)
-        looks = {name: (CATEGORIES[place % many], SHAPES[place // many]) for place, name in enumerate(names)}
-        legend: dict[str, Any] = {"title": label, "columns": 2, "labelLimit": 140, "symbolLimit": len(names)}
+        looks = looks_of(sorted(set(shown["label"]), key=natural))
+        legend: dict[str, Any] = {"title": label, "columns": 2, "labelLimit": 140, "symbolLimit": len(looks)}
         picked = alt.selection_point(name="picked", fields=["label"], bind="legend")
         chart = chart.mark_point(filled=True, size=26, aria=False).add_params(picked)
         chart = chart.encode(
@@ -180,13 +173,68 @@ def embedding(table: pd.DataFrame, when: str, *, map: str, label: str, words: Wo
             shape=_shape("label", looks, **legend),
             opacity=alt.condition(picked, alt.value(0.8), alt.value(0.08)),
         )
-    # the page sets `cell` to the cell under the pointer in the other map
+    text = f"{map} of the {words.rows} {when} imputing, coloured by {label}."
+    return _finished(_ringed(chart, shown, 340), shown.assign(cell=np.arange(len(shown))), text)
+
+
+def panel(table: pd.DataFrame, *, map: str, label: str, looks: Looks, words: Words, title: str) -> Spec:
+    """One of several maps of the same cells; ``table`` has ``cell``, ``label``, ``x`` and ``y``. It has no legend."""
+    shown = table.rename(columns={"cell": "name"})[["name", "label", "x", "y"]]
+    chart = _map_of(shown, map, label, words).mark_point(filled=True, size=22, opacity=0.8, aria=False)
+    chart = chart.encode(color=_unexplained(alt.Color, looks, 0), shape=_unexplained(alt.Shape, looks, 1))
+    text = f"{map} of {title}, {words.rows} coloured by {label}."
+    above = alt.Title(title, anchor="start", color=INK, fontSize=13, fontWeight=600)
+    return _finished(_ringed(chart, shown, 300).properties(title=above), shown.assign(cell=np.arange(len(shown))), text)
+
+
+def panels(tables: dict[str, pd.DataFrame], *, map: str, label: str, looks: Looks) -> Spec:
+    """Several maps of the same cells in one picture with one legend, for `still`; title -> table as for `panel`."""
+    rows = pd.concat([table[["label", "x", "y"]].assign(name=title) for title, table in tables.items()])
+    hidden = alt.Axis(labels=False, ticks=False, grid=False)
+    legend: dict[str, Any] = {"title": label, "columns": 5, "labelLimit": 160, "symbolLimit": len(looks)}
+    chart = alt.Chart(alt.NamedData(name="rows")).mark_point(filled=True, size=14, opacity=0.8, aria=False)
+    chart = chart.encode(
+        x=alt.X("x:Q", title=f"{map} 1", scale=alt.Scale(zero=False, nice=False, padding=8), axis=hidden),
+        y=alt.Y("y:Q", title=f"{map} 2", scale=alt.Scale(zero=False, nice=False, padding=8), axis=hidden),
+        color=_color("label", looks, **legend),
+        shape=_shape("label", looks, **legend),
+        facet=alt.Facet("name:N", columns=3, sort=list(tables), title=None, header=alt.Header(labelFontSize=12)),
+    )
+    chart = chart.properties(width=260, height=240).resolve_scale(x="independent", y="independent")
+    spec = _finished(chart, rows.to_dict("records"), f"{map}, coloured by {label}.")
+    return {key: value for key, value in spec.items() if key not in ("width", "autosize")}
+
+
+def looks_of(labels: list[str], grey: tuple[str, ...] = ()) -> Looks:
+    """The colour and shape of each label: first all colours, then all with the next shape; ``grey`` ones have none."""
+    many = len(CATEGORIES)
+    looks = {name: (CATEGORIES[place % many], SHAPES[place // many]) for place, name in enumerate(labels)}
+    return looks | dict.fromkeys(grey, (MUTED, "circle"))
+
+
+def _map_of(shown: pd.DataFrame, axis: str, label: str, words: Words) -> Any:
+    """A map without marks; only the names of its axes mean anything."""
+    hidden = alt.Axis(labels=False, ticks=False, grid=False)
+    return _chart(None).encode(
+        x=alt.X("x:Q", title=f"{axis} 1", scale=_around(shown["x"]), axis=hidden),
+        y=alt.Y("y:Q", title=f"{axis} 2", scale=_around(shown["y"]), axis=hidden),
+        tooltip=_tips(name=words.row, label=label),
+    )
+
+
+def _ringed(chart: Any, shown: pd.DataFrame, height: int) -> Any:
+    """The map with a ring around one cell: the page sets ``cell`` to the one under the pointer in another map."""
     ring = _chart(None).transform_filter("datum.cell === cell")
     ring = ring.mark_point(size=220, strokeWidth=2.5, color=INK, aria=False).encode(
-        x=alt.X("x:Q", scale=scales["x"]), y=alt.Y("y:Q", scale=scales["y"])
+        x=alt.X("x:Q", scale=_around(shown["x"])), y=alt.Y("y:Q", scale=_around(shown["y"]))
     )
-    both = alt.layer(chart, ring).add_params(alt.param(name="cell", value=-1)).properties(height=340)
-    return _finished(both, shown, f"{map} of the {words.rows} {when} imputing, coloured by {label}.")
+    return alt.layer(chart, ring).add_params(alt.param(name="cell", value=-1)).properties(height=height)
+
+
+def _unexplained(channel: Any, looks: Looks, place: int) -> Any:
+    """Labels by colour (place 0) or shape (1), without a legend."""
+    scale = alt.Scale(domain=list(looks), range=[look[place] for look in looks.values()])
+    return channel("label:N", scale=scale, legend=None)
 
 
 def null(table: pd.DataFrame, words: Words) -> Spec:
@@ -282,13 +330,16 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def still(spec: Spec, style: str, width: int = 440) -> str:
-    """A chart as an SVG picture with the light colours of ``style``, the style sheet of the pages."""
+def still(spec: Spec, style: str, width: int | None = 440) -> str:
+    """A chart as an SVG picture with the light colours of ``style``, the style sheet of the pages.
+
+    With ``width=None`` it is as wide as the specification says, as `panels`.
+    """
     import vl_convert
 
     colors = dict(reversed(re.findall(r"(--[\w-]+):\s*(#\w+)", style)))  # the first of a name is the light one
     text = re.sub(r"var\((--[\w-]+)\)", lambda found: colors[found[1]], json.dumps(spec))
-    fixed = {"width": width, "autosize": {"type": "pad"}, "background": "white"}
+    fixed: Spec = {"autosize": {"type": "pad"}, "background": "white"} | ({"width": width} if width else {})
     return str(vl_convert.vegalite_to_svg(json.loads(text) | fixed))
 
 

@@ -39,13 +39,15 @@ async function plot(place, spec) {
   return view;
 }
 
-// the cell under the pointer in one map gets a ring in the other
-function link(view, other) {
-  view.addEventListener("mousemove", (event, item) => {
-    const cell = item?.datum?.cell ?? -1;
-    if (other.signal("cell") !== cell) other.signal("cell", cell).runAsync();
+// the cell under the pointer in one map gets a ring in the others
+function link(views) {
+  const ring = (view, cell) => views.forEach((other) => {
+    if (other !== view && other.signal("cell") !== cell) other.signal("cell", cell).runAsync();
   });
-  view.addEventListener("mouseout", () => other.signal("cell", -1).runAsync());
+  views.forEach((view) => {
+    view.addEventListener("mousemove", (event, item) => ring(view, item?.datum?.cell ?? -1));
+    view.addEventListener("mouseout", () => ring(view, -1));
+  });
 }
 
 // -- tables ----------------------------------------------------------------------------------------------------------
@@ -241,10 +243,8 @@ async function begin() {
   });
   const views = {};
   for (const place of document.querySelectorAll(".plot[data-spec]")) views[place.id] = await plot(place, data(place.dataset.spec));
-  if (views["plot-map-before"] && views["plot-map-after"]) {
-    link(views["plot-map-before"], views["plot-map-after"]);
-    link(views["plot-map-after"], views["plot-map-before"]);
-  }
+  if (views["plot-map-before"] && views["plot-map-after"]) link([views["plot-map-before"], views["plot-map-after"]]);
+  document.querySelectorAll(".panels").forEach((group) => link([...group.querySelectorAll(".plot")].map(({ id }) => views[id])));
   const form = document.getElementById("filters");
   if (form) await study(form);
   document.documentElement.dataset.drawn = "yes";

@@ -16,6 +16,7 @@ from imputome.report.html.content import Content
 from imputome.report.html.parts import sentence
 from imputome.report.html.scoreboard import Scoreboard
 from imputome.studies.claims import LEGEND, PUBLISHED_LEGEND
+from imputome.studies.searches import LEGEND as SEARCH_LEGEND
 
 # module -> package of the extra `report`
 PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
@@ -64,7 +65,7 @@ def render(content: Content | Scoreboard) -> str:
             "study.html",
             {
                 **{"board": content, "spec": charts.trials()},
-                **{"legend": LEGEND, "published_legend": PUBLISHED_LEGEND},
+                **{"legend": LEGEND, "published_legend": PUBLISHED_LEGEND, "search_legend": SEARCH_LEGEND},
             },
         )
     script = _script()

@@ -55,6 +55,15 @@ class Section(NamedTuple):
     links: Terms = ()
 
 
+class Maps(NamedTuple):
+    """Maps of the same cells side by side, with one legend."""
+
+    title: str  # of the data set
+    text: tuple[str, ...]
+    legend: tuple[tuple[str, str, str], ...]  # label, colour, and shape
+    charts: tuple[Chart, ...]
+
+
 class StudyPart(NamedTuple):
     """What the page of a study shows above its scores."""
 
@@ -63,6 +72,8 @@ class StudyPart(NamedTuple):
     claims: tuple[Table, ...]
     charts: tuple[tuple[str, tuple[Chart, ...]], ...]  # title of a figure -> its charts
     published: tuple[Table, ...]
+    pictures: tuple[tuple[str, tuple[Maps, ...]], ...] = ()  # title of a picture -> its maps of each data set
+    searches: tuple[tuple[Table, tuple[str, ...]], ...] = ()  # best parameters, and why some were not searched
 
 
 def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:

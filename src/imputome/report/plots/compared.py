@@ -10,7 +10,8 @@ import numpy as np
 
 from imputome.errors import InputError
 from imputome.evaluation.clustering import expression_components
-from imputome.report.before_after import STRONG, WORDS, real_components, stored_result, strong_shares, usual_labels
+from imputome.evaluation.maps import real_components
+from imputome.report.before_after import STRONG, WORDS, stored_result, strong_shares, usual_labels
 from imputome.report.plots import style
 from imputome.result.record import Record, meant
 
