@@ -135,7 +135,9 @@ def _grid(part: pd.DataFrame, rows: pd.DataFrame, ranked: set[str]) -> tuple[lis
         if decides is not None and decides in by_metric:
             cost = float(costs(group.loc[group["metric"] == decides, "mean"], decides)[0])
         taken = seconds.get(key, math.nan)
-        lines.append((cost, place, [label, *cells, "" if taken != taken else f"{taken:.3g}"]))
+        # three digits, and all digits of more than a thousand seconds
+        time = "" if taken != taken else f"{taken:.3g}" if taken < 1000 else f"{taken:,.0f}"
+        lines.append((cost, place, [label, *cells, time]))
     header = ["method", *(_heading(name) for name in metrics), "seconds"]
     return header, [line for _, _, line in sorted(lines, key=lambda line: line[:2])]
 

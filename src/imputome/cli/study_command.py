@@ -272,12 +272,13 @@ def _write(
 ) -> dict[str, Any]:
     from imputome.report.study_page import write_results
     from imputome.studies.execute import drawn
+    from imputome.studies.subsets import data_rows
 
     pictures = drawn(todo)
     made_by = shlex.join(["imputome", *sys.argv[1:]])
-    written = write_results(
-        todo.study, table, todo.folder, page=to, made_by=made_by, pictures=pictures, searches=searches
-    )
+    data = data_rows({label: dataset for label, (dataset, _) in todo.datasets.items()})
+    parts: dict[str, Any] = {"pictures": pictures, "searches": searches, "data": data}
+    written = write_results(todo.study, table, todo.folder, page=to, made_by=made_by, **parts)
     if not quiet:
         for failed in table[table["status"] != "ok"].to_dict("records"):
             warning_line(f"{failed['method']} on {failed['dataset']}, trial {failed['trial'] + 1}: {failed['reason']}")

@@ -36,6 +36,7 @@ from imputome.studies.results import RESULTS, write
 from imputome.studies.searches import LEGEND as SEARCH_LEGEND
 from imputome.studies.searches import SEARCHES, Found, search_rows, search_table
 from imputome.studies.spec import Figure, Study
+from imputome.studies.subsets import DATA_COLUMNS
 from imputome.studies.trials import at_levels
 from imputome.trust.mixing import N_NEIGHBORS
 
@@ -65,6 +66,7 @@ def write_results(
     made_by: str = "",
     pictures: Sequence[Drawing] = (),
     searches: Sequence[Found] = (),
+    data: Sequence[Sequence[str]] = (),
 ) -> StudyFiles:
     """Write all rows, the summary by configuration, the checked claims, the tests if any, and the pages.
 
@@ -84,6 +86,8 @@ def write_results(
         Pictures of cells, as `imputome.studies.execute.drawn` gives them.
     searches : sequence of Found, optional
         What the searches of the study found, as `imputome.studies.searches.found` gives it.
+    data : sequence of rows, optional
+        What the study ran on, as `imputome.studies.subsets.data_rows` gives it.
 
     Returns
     -------
@@ -103,6 +107,7 @@ def write_results(
     figures = list(_charts(study, table)) if drawn else []
     sections = [
         f"# {plain(study.name)}\n\n{plain(study.title)}\n",
+        _data_markdown(data),
         claims_markdown(checked) if len(checked) else "",
         published_markdown(study, table),
         _searches_markdown(searches),
@@ -124,9 +129,14 @@ def write_results(
         from imputome.report.html.page import write_report
 
         files.append(page / f"{study.name}.html")
-        board = study_board(study, table, checked, figures, pictures, searches=searches, made_by=made_by)
+        board = study_board(study, table, checked, figures, pictures, searches=searches, data=data, made_by=made_by)
         write_report(files[-1], board, overwrite=True)
     return StudyFiles(tuple(files), text, drawn)
+
+
+def _data_markdown(data: Sequence[Sequence[str]]) -> str:
+    rows = [[plain(cell) for cell in row] for row in data]
+    return "\n".join(["# Data", "", *markdown_table(DATA_COLUMNS, rows), ""]) if data else ""
 
 
 def _charts(study: Study, table: pd.DataFrame) -> Iterator[tuple[Figure, list[Chart]]]:
@@ -301,6 +311,7 @@ def study_board(
     pictures: Sequence[Drawing] = (),
     *,
     searches: Sequence[Found] = (),
+    data: Sequence[Sequence[str]] = (),
     made_by: str = "",
 ) -> Scoreboard:
     """The page of a table of scores, with what the study says of them above it."""
@@ -322,7 +333,8 @@ def study_board(
         (Table(title, tuple(headings), rows, tuple(range(len(headings)))), tuple(notes))
         for title, headings, rows, notes in search_rows(searches)
     )
-    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), maps, found)
+    of_data = Table("What the study ran on", DATA_COLUMNS, [list(row) for row in data], (0, 1)) if data else None
+    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), maps, found, of_data)
     board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
     return replace(board, rows=len(table), study=part_of_study)
 

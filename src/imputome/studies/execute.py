@@ -115,7 +115,7 @@ def plan(study: Study, folder: str | Path, *, load: Loader, limits: Limits = NO_
             left.append(unit)
         units.append(unit)
     panels = panels_of(study, datasets, labels)
-    undrawn = panels_left(study, panels, folder)
+    undrawn = [panel for panel in panels_left(study, panels, folder) if panel.spec is None or not lacking(panel.spec)]
     first = [unit.specs[0].label for unit in left]
     seconds = _seconds(study, len(units), [*first, *(panel.spec.label for panel in undrawn if panel.spec)], done)
     common: dict[str, Any] = {"datasets": datasets, "tables": tables, "missing": missing, "seconds": seconds}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from imputome.core.data import Data, as_data
 from imputome.core.links import link
+from imputome.datasets import DATASETS
 from imputome.errors import InputError, missing_extra
 from imputome.evaluation.simulate import simulated_groups
 from imputome.evaluation.splits import seed_for
@@ -139,6 +140,24 @@ def tables_of(study: Study, load: Loader) -> Tables:
             raise InputError(f"{name} has no coverages (columns Cov.*): give another dataset", code="coverage-missing")
         coverage[name] = table[columns].to_numpy()
     return Tables(read_gc(study.gc) if study.gc else {}, coverage)
+
+
+DATA_COLUMNS = ("data set", "what it is", "rows", "features", "zeros or missing")
+
+
+def data_rows(datasets: Mapping[str, Dataset]) -> list[list[str]]:
+    """What a study ran on, as texts in the order of `DATA_COLUMNS`: label of a subset -> data set.
+
+    The last is the share of zeros for counts, and of missing values for others.
+    """
+    what = {info.name: info.what for info in DATASETS}
+    rows = []
+    for label, dataset in datasets.items():
+        n, G = dataset.data.shape
+        known = int(dataset.data.observed_counts()[0].sum())
+        about = "simulated" if dataset.differential is not None else what.get(label.split(" (")[0], "")
+        rows.append([label, about, f"{n:,}", f"{G:,}", f"{1 - known / (n * G):.1%}"])
+    return rows
 
 
 def digest_of(loaded: Any) -> str:

@@ -74,6 +74,7 @@ class StudyPart(NamedTuple):
     published: tuple[Table, ...]
     pictures: tuple[tuple[str, tuple[Maps, ...]], ...] = ()  # title of a picture -> its maps of each data set
     searches: tuple[tuple[Table, tuple[str, ...]], ...] = ()  # best parameters, and why some were not searched
+    data: Table | None = None  # what the study ran on
 
 
 def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:
