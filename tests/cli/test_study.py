@@ -9,8 +9,10 @@ import pytest
 
 from imputome.cli import run
 from imputome.cli.console import PARTIAL_WORK
+from imputome.datasets import load
 from imputome.studies import execute
-from imputome.studies.spec import known_studies
+from imputome.studies.spec import find_study, known_studies
+from imputome.studies.subsets import load_subset
 
 FILE = """
 title = "small"
@@ -114,6 +116,12 @@ def test_what_is_left_is_told_and_pages_are_written_again(small, tmp_path, capsy
     assert told == runs | {"panels": 0, "panels_left": 0}
     assert run(["study", "run", str(small), "-o", out, *HERE, "-q"]) == 0
     first = (tmp_path / "out" / "small.md").read_text()
+    # the page says what the study ran on
+    counts = load_subset(find_study(str(small)).datasets[0], load, seed=0).data.X
+    rows, features = counts.shape
+    row = next(line for line in first.splitlines() if line.startswith("| pbmc68k (at most 50 cells) | 10x PBMC"))
+    zeros = 100 * (counts.toarray() == 0).mean()
+    assert row.split(" | ")[2:] == [f"{rows}", f"{features}", f"{zeros:.1f}% |"]
     (tmp_path / "out" / "small.md").unlink()
     assert run(["study", "run", str(small), "-o", out, "--dry-run"]) == 0
     assert "0 of 6 runs are left" in capsys.readouterr().out
