@@ -10,19 +10,19 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
 
-from imputome.studies.claims import check_claims, markdown_table, plain
+from imputome.studies.claims import AUTHORS, check_claims, markdown_table, plain
 from imputome.studies.figures import places
 from imputome.studies.results import read, write
 from imputome.studies.spec import Claim, Study, find_study, known_studies
+from imputome.studies.verdicts import verdicts
 
 DOCS = Path(__file__).resolve().parent
 PAGE, RESULTS = DOCS / "findings.md", DOCS / "studies" / "results"
-HEADER = ["claim", "verdict", "runs that agree", "what was measured, by data set"]
-ALPHA = 0.05
+HEADER = ["claim", "verdict", "runs that agree", "by data set"]
 
 
 def table_of_findings(study: Study, results: pd.DataFrame) -> str:
@@ -30,47 +30,18 @@ def table_of_findings(study: Study, results: pd.DataFrame) -> str:
     checked = check_claims(study, results)
     texts = {claim.text: claim for claim in study.claims}
     lines = []
-    for by, title in (("paper", "Claims of the paper"), ("us", "Our own claims")):
+    for by, title in AUTHORS:
         rows = [
-            [
-                f"[{plain(text)}]({_link(study, texts[text])})",
-                verdict(part),
-                f"{part['agree'].sum()} of {part['n'].sum()}",
-                "; ".join(plain(_measured(row, part)) for row in part.to_dict("records")),
-            ]
-            for text, part in checked[checked["by"] == by].groupby("claim", sort=False)
+            [f"[{plain(row['claim'])}]({_link(study, texts[row['claim']])})", *map(plain, _cells(row))]
+            for row in verdicts(checked[checked["by"] == by]).to_dict("records")
         ]
         if rows:
             lines += [f"**{title}**", "", *markdown_table(HEADER, rows), ""]
     return "\n".join(lines).rstrip()
 
 
-def verdict(rows: pd.DataFrame) -> str:
-    """Of a claim: each row is that of one data set and split, as `check_claims` gives it.
-
-    Two runs decide nothing by an interval of their own, so runs are counted over all data sets: the claim holds, or
-    fails, by a two-sided sign test at 5 %. Where data sets disagree, that is the verdict.
-    """
-    agree, runs = int(rows["agree"].sum()), int(rows["n"].sum())
-    if not runs:
-        return "not run"
-    held = rows["held"].replace("collapsed", "holds")
-    if {"holds", "fails"} <= set(held):
-        return "differs between data sets"
-    counted = "unclear"
-    if binomtest(agree, runs).pvalue < ALPHA:
-        counted = "holds" if 2 * agree > runs else "fails"
-    single = set(held).pop() if held.nunique() == 1 else "unclear"
-    decided = {counted, single} - {"unclear"}
-    if len(decided) != 1:
-        return "unclear"
-    return decided.pop() + (", by networks that collapsed" if (rows["held"] == "collapsed").all() else "")
-
-
-def _measured(row: dict[str, str], part: pd.DataFrame) -> str:
-    where = re.sub(r" \(.*", "", row["dataset"])
-    where += f", {row['scheme']}" if part["scheme"].nunique() > 1 else ""
-    return f"{where}: {row['evidence']}"
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [row["verdict"], f"{row['agree']} of {row['n']}", row["by data set"]]
 
 
 def _link(study: Study, claim: Claim) -> str:

@@ -18,6 +18,7 @@ from imputome.studies.claims import (
     CLAIM_COLUMNS,
     TEST_COLUMNS,
     check_claims,
+    claims_in_detail_markdown,
     claims_markdown,
     comparisons_markdown,
     half_interval,
@@ -31,6 +32,7 @@ from imputome.studies.claims import (
 from imputome.studies.inputs import MethodSpec
 from imputome.studies.results import COLUMNS, table_of
 from imputome.studies.spec import Claim, Comparison, Configuration, Hiding, Published, Study, Subset
+from imputome.studies.verdicts import verdict, verdicts
 
 A, B, C = (Configuration(name, MethodSpec("poisson_nmf", {"n_components": k})) for k, name in enumerate("ABC", start=2))
 
@@ -156,8 +158,9 @@ def test_collapse_is_shown():
     metrics |= {"between_cell_sd": {"A": [0.001, 0.003]}, "data_between_cell_sd": {"A": [0.5, 0.5]}}
     rows = check_claims(study(BETTER), table(metrics))
     assert rows["spread"].tolist() == [pytest.approx(0.004)]
-    text = claims_markdown(rows)
-    assert "| A over B | A; B | one | thin | poisson_loss | holds |" in text
+    assert "| A over B | A; B | holds | 2 of 2 | one: 2 of 2 |" in claims_markdown(rows)
+    text = claims_in_detail_markdown(rows)
+    assert "| A over B | one | thin | poisson_loss | holds |" in text
     assert "0.004" in text
     assert "beats_control" not in text  # no control was run
 
@@ -357,9 +360,40 @@ def test_names_of_a_study_mean_nothing_in_its_text():
     rows = scores({"base": [1.0, 2.0], "other": [3.0, 4.0]}, scheme=NASTY)
     failed = rows.head(1).assign(status="failed", reason=NASTY, trial=7)
     claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "by": "paper", "claim": NASTY, "evidence": NASTY}])
+    claims = claims.assign(dataset=NASTY, configurations=NASTY, n=2, agree=1)
     text = markdown(study, pd.concat([rows, failed])) + "\n" + published_markdown(study, rows) + "\n"
     text += comparisons_markdown(table_of_tests(study, rows)) + "\n" + claims_markdown(claims)
+    text += "\n" + claims_in_detail_markdown(claims)
     assert text.count("script") >= 2 * 10
     for kinds, content in inline_parts(text):
         assert kinds <= {"text", "softbreak", "strong_open", "strong_close"} or "Bold: the best" in content
         assert content.count("script") == 2 * content.count(SHOWN)
+
+
+def checked_rows(*rows):
+    """(dataset, held, agree, n) of one claim."""
+    table = pd.DataFrame(rows, columns=["dataset", "held", "agree", "n"])
+    return table.assign(claim="A over B", by="paper", configurations="A; B")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("one", "unclear", 3, 3), ("two", "unclear", 3, 3)], "holds"),  # 6 of 6: p = 0.031
+        ([("one", "unclear", 2, 2), ("two", "unclear", 3, 3)], "unclear"),  # 5 of 5: p = 0.063
+        ([("one", "unclear", 0, 3), ("two", "unclear", 0, 3)], "fails"),
+        ([("one", "holds", 2, 2), ("two", "holds", 2, 2)], "holds"),  # by the interval of each
+        ([("one", "holds", 9, 9), ("two", "fails", 0, 2)], "differs between data sets"),
+        ([("one", "holds", 2, 3), ("two", "unclear", 1, 3)], "unclear"),
+        ([("one", "collapsed", 3, 3), ("two", "collapsed", 3, 3)], "holds, by networks that collapsed"),
+        ([("one", "unclear", 0, 0)], "not run"),
+    ],
+)
+def test_one_verdict_over_all_data_sets(rows, expected):
+    assert verdict(checked_rows(*rows)) == expected
+
+
+def test_verdicts_count_the_runs_of_each_data_set():
+    rows = checked_rows(("one (at most 5 cells)", "holds", 2, 2), ("one (at most 5 cells)", "unclear", 1, 2))
+    row = verdicts(rows).to_dict("records")[0]
+    assert (row["agree"], row["n"], row["by data set"]) == (3, 4, "one: 3 of 4")

@@ -15,18 +15,22 @@ from imputome.core.locks import locked
 from imputome.report.before_after import WORDS
 from imputome.report.html.parts import Chart, Maps, StudyPart, Table, percent, sentence
 from imputome.studies.claims import (
-    PRINTED_COLUMNS,
+    AUTHORS,
+    VERDICT_HEADER,
     by_configuration,
     check_claims,
     claim_rows,
+    claims_in_detail_markdown,
     claims_markdown,
     comparisons_markdown,
     markdown,
     markdown_table,
     plain,
+    printed_columns,
     published_markdown,
     published_rows,
     table_of_tests,
+    verdict_rows,
 )
 from imputome.studies.execute import with_others
 from imputome.studies.figures import figure_data
@@ -112,7 +116,11 @@ def write_results(
         published_markdown(study, table),
         _searches_markdown(searches),
     ]
-    scores = [comparisons_markdown(tests) if len(tests) else "", markdown(study, table)]
+    scores = [
+        comparisons_markdown(tests) if len(tests) else "",
+        markdown(study, table),
+        claims_in_detail_markdown(checked) if len(checked) else "",
+    ]
     text = "\n".join(section for section in (*sections, *scores) if section)
     with locked(folder / RESULTS):  # `imputome evaluate` may be adding scores to it
         write(with_others(folder, table), folder / RESULTS)
@@ -317,12 +325,14 @@ def study_board(
     """The page of a table of scores, with what the study says of them above it."""
     from imputome.report.html.scoreboard import of_table
 
-    claims = []
-    for by, caption in (("paper", "Claims of the paper"), ("us", "Our own claims")):
+    claims, details = [], []
+    for by, caption in AUTHORS:
         part = checked[checked["by"] == by]
         if len(part):
-            columns = [name for name in PRINTED_COLUMNS if part[name].notna().any()]
-            claims.append(Table(caption, tuple(columns), claim_rows(part, columns), tuple(range(len(columns)))))
+            claims.append(Table(caption, tuple(VERDICT_HEADER), verdict_rows(part), tuple(range(5))))
+            columns = printed_columns(part)
+            of_each = f"{caption}, on each data set"
+            details.append(Table(of_each, tuple(columns), claim_rows(part, columns), tuple(range(len(columns)))))
     published = [
         Table(title, ("", *columns), rows, tuple(range(len(columns) + 1)))
         for title, columns, rows in published_rows(study, table)
@@ -335,6 +345,7 @@ def study_board(
     )
     of_data = Table("What the study ran on", DATA_COLUMNS, [list(row) for row in data], (0, 1)) if data else None
     part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), maps, found, of_data)
+    part_of_study = part_of_study._replace(claims_in_detail=tuple(details))
     board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
     return replace(board, rows=len(table), study=part_of_study)
 

@@ -16,6 +16,7 @@ from imputome.evaluation.clinical import compare_over_trials
 from imputome.studies.results import NEEDS_INTEGERS, STOPPED, costs, summary
 from imputome.studies.spec import Claim, Published, Study
 from imputome.studies.trials import at_levels, in_common
+from imputome.studies.verdicts import VERDICT_LEGEND, verdicts
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 LEVEL = 0.95  # of the intervals
@@ -221,7 +222,7 @@ CLAIM_COLUMNS = [
         "spread",
     )
 ]
-PRINTED_COLUMNS = [name for name in CLAIM_COLUMNS if name not in ("by", "estimate", "se", "agree")]
+PRINTED_COLUMNS = ["claim", "dataset", "scheme", "metric", "held", "n", "evidence", "beats_control", "spread"]
 PUBLISHED_LEGEND = "Our numbers, and in brackets those of the paper, which used other data."
 LEGEND = (
     "Held: by the 95 % interval over trials, or in every trial; collapsed: it holds, but the network gives all cells "
@@ -401,27 +402,54 @@ def _mean(values: np.ndarray) -> str:
     return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.1g}" if len(values) > 1 else "")
 
 
+AUTHORS = (("paper", "Claims of the paper"), ("us", "Our own claims"))
+VERDICT_HEADER = ["claim", "configurations", "verdict", "runs that agree", "by data set"]
+
+
 def claims_markdown(checked: pd.DataFrame) -> str:
-    """The checked claims as Markdown: those of the paper, then ours; the text of a claim is in its first row."""
+    """A verdict on each claim as Markdown: those of the paper, then ours."""
     lines = []
-    for by, title in (("paper", "Claims of the paper"), ("us", "Our own claims")):
+    for by, title in AUTHORS:
+        if rows := [[plain(cell) for cell in row] for row in verdict_rows(checked[checked["by"] == by])]:
+            lines += [f"# {title}", "", *markdown_table(VERDICT_HEADER, rows), ""]
+    return "\n".join([*lines, VERDICT_LEGEND]) + "\n"
+
+
+def claims_in_detail_markdown(checked: pd.DataFrame) -> str:
+    """Each claim on each data set, as Markdown."""
+    lines = []
+    for by, title in AUTHORS:
         part = checked[checked["by"] == by]
         if len(part):
-            columns = [name for name in PRINTED_COLUMNS if part[name].notna().any()]
-            lines += [f"# {title}", "", *markdown_table(columns, claim_rows(part, columns)), ""]
+            columns = printed_columns(part)
+            rows = [[plain(cell) for cell in row] for row in claim_rows(part, columns)]
+            lines += [f"# {title}, on each data set", "", *markdown_table(columns, rows), ""]
     return "\n".join([*lines, LEGEND]) + "\n"
 
 
+def verdict_rows(checked: pd.DataFrame) -> list[list[str]]:
+    """Rows of texts: one per claim, in the order of `VERDICT_HEADER`."""
+    return [
+        [row["claim"], row["configurations"], row["verdict"], f"{row['agree']} of {row['n']}", row["by data set"]]
+        for row in verdicts(checked).to_dict("records")
+    ]
+
+
+def printed_columns(checked: pd.DataFrame) -> list[str]:
+    """The columns of `claim_rows` that say something."""
+    return [name for name in PRINTED_COLUMNS if checked[name].notna().any()]
+
+
 def claim_rows(checked: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
-    """Rows of texts; the text of a claim, and its configurations, are in its first row."""
+    """Rows of texts: one per claim, data set and way to hide values; the text of a claim is in its first row."""
     rows = []
     for _, part in checked.groupby("claim", sort=False):
         for place, row in enumerate(part.to_dict("records")):
-            rows.append([_text("" if place and name in ("claim", "configurations") else row[name]) for name in columns])
+            rows.append([_text("" if place and name == "claim" else row[name]) for name in columns])
     return rows
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.2g}"
-    return plain(value)
+    return str(value)

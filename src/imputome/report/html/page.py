@@ -17,6 +17,7 @@ from imputome.report.html.parts import sentence
 from imputome.report.html.scoreboard import Scoreboard
 from imputome.studies.claims import LEGEND, PUBLISHED_LEGEND
 from imputome.studies.searches import LEGEND as SEARCH_LEGEND
+from imputome.studies.verdicts import VERDICT_LEGEND
 
 # module -> package of the extra `report`
 PACKAGES = {"altair": "altair", "bibtexparser": "bibtexparser", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
@@ -65,7 +66,12 @@ def render(content: Content | Scoreboard) -> str:
             "study.html",
             {
                 **{"board": content, "spec": charts.trials()},
-                **{"legend": LEGEND, "published_legend": PUBLISHED_LEGEND, "search_legend": SEARCH_LEGEND},
+                **{
+                    "legend": LEGEND,
+                    "verdict_legend": VERDICT_LEGEND,
+                    "published_legend": PUBLISHED_LEGEND,
+                    "search_legend": SEARCH_LEGEND,
+                },
             },
         )
     script = _script()

@@ -75,6 +75,7 @@ class StudyPart(NamedTuple):
     pictures: tuple[tuple[str, tuple[Maps, ...]], ...] = ()  # title of a picture -> its maps of each data set
     searches: tuple[tuple[Table, tuple[str, ...]], ...] = ()  # best parameters, and why some were not searched
     data: Table | None = None  # what the study ran on
+    claims_in_detail: tuple[Table, ...] = ()  # each claim on each data set
 
 
 def live_columns(*columns: tuple[str, str, str]) -> list[dict[str, str]]:
