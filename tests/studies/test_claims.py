@@ -158,7 +158,7 @@ def test_collapse_is_shown():
     metrics |= {"between_cell_sd": {"A": [0.001, 0.003]}, "data_between_cell_sd": {"A": [0.5, 0.5]}}
     rows = check_claims(study(BETTER), table(metrics))
     assert rows["spread"].tolist() == [pytest.approx(0.004)]
-    assert "| A over B | A; B | holds | 2 of 2 | one: 2 of 2 |" in claims_markdown(rows)
+    assert "| A over B | holds | 2 of 2 | one: 2 of 2 | A; B |" in claims_markdown(rows)
     text = claims_in_detail_markdown(rows)
     assert "| A over B | one | thin | poisson_loss | holds |" in text
     assert "0.004" in text

@@ -36,13 +36,13 @@ STUDY = Study(
 )
 
 
-def made():
+def made(trials=3):
     rng = np.random.default_rng(0)
     specs = [MethodSpec("gene_mean"), *(each.spec for each in STUDY.configurations[:1] + STUDY.configurations[2:])]
     rows = []
     for dataset in ("one", "two"):
         for spec in specs:
-            for trial in range(3):
+            for trial in range(trials):
                 row = {"dataset": dataset, "method": spec.label, "parameters": spec.parameters, "scheme": "thin"}
                 row |= {"options": "{}", "fraction": 0.1, "trial": trial, "seed": 0, "transform": ""}
                 row |= {"metric": "poisson_loss", "value": rng.random(), "seconds": 1.0, "peak_bytes": 1.0}
@@ -50,21 +50,30 @@ def made():
     return pd.DataFrame(rows)
 
 
-def test_points_are_means_with_their_interval():
-    table = made()
+@pytest.mark.parametrize("trials", [3, 5])
+def test_points_are_means_with_their_interval_or_the_range_of_few_trials(trials):
+    table = made(trials)
     data = figure_data(STUDY, table, STUDY.figures[0])
     assert len(data) == 2 * 4  # the base has two names; "other" differs in another parameter
     point = data[(data["dataset"] == "two") & (data["x"] == 4) & (data["line"] == "max_iter=9")].iloc[0]
     values = table[(table["dataset"] == "two") & (table["parameters"] == STUDY.configurations[3].spec.parameters)][
         "value"
     ]
-    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    low, high = min(values), max(values)
+    if trials == 5:
+        low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
     assert (point["mean"], point["low"], point["high"]) == pytest.approx((values.mean(), low, high))
     control = data[data["control"]]
     assert control["x"].isna().all()
     assert control["line"].tolist() == ["gene_mean"] * 2
     some = figure_data(STUDY, table, STUDY.figures[1])
     assert some[some["dataset"] == "one"]["x"].tolist() == ["gene_mean", "base", "other"]
+
+
+def test_other_parameters_than_those_of_the_base():
+    figure = Figure("Factors", "poisson_loss", x="n_components", where={"max_iter": 9})
+    data = figure_data(STUDY, made(), figure)
+    assert data["x"].tolist() == [4, 4]  # one configuration, two data sets
 
 
 def test_the_pages_have_the_figures(tmp_path):

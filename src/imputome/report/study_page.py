@@ -33,7 +33,7 @@ from imputome.studies.claims import (
     verdict_rows,
 )
 from imputome.studies.execute import with_others
-from imputome.studies.figures import figure_data
+from imputome.studies.figures import TRIALS_FOR_INTERVAL, figure_data
 from imputome.studies.panels import NOT_KNOWN, OTHER, Drawing
 from imputome.studies.pictures import MASKED, RAW
 from imputome.studies.results import RESULTS, write
@@ -163,9 +163,18 @@ def _charts(study: Study, table: pd.DataFrame) -> Iterator[tuple[Figure, list[Ch
                 spec = charts.against_parameter(part, figure.x, figure.metric, ordinal=figure.log or not numeric)
             else:
                 spec = charts.by_configuration(part, figure.metric)
-            drawn.append(Chart(f"{number}-{place}", spec, f"{dataset}, {scheme}" if several else str(dataset)))
+            caption = f"{dataset}, {scheme}" if several else str(dataset)
+            drawn.append(Chart(f"{number}-{place}", spec, f"{caption}{_bars(part['n'].max())}"))
         if drawn:
             yield figure, drawn
+
+
+def _bars(trials: int) -> str:
+    """What the bars of a chart are, for its caption."""
+    if trials < 2:
+        return ""
+    what = "the range of" if trials < TRIALS_FOR_INTERVAL else "95 % intervals of the mean over"
+    return f" (bars: {what} {trials} trials)"
 
 
 def _write_figures(

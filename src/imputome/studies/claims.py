@@ -403,7 +403,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 AUTHORS = (("paper", "Claims of the paper"), ("us", "Our own claims"))
-VERDICT_HEADER = ["claim", "configurations", "verdict", "runs that agree", "by data set"]
+VERDICT_HEADER = ["claim", "verdict", "runs that agree", "by data set", "configurations"]
 
 
 def claims_markdown(checked: pd.DataFrame) -> str:
@@ -430,7 +430,7 @@ def claims_in_detail_markdown(checked: pd.DataFrame) -> str:
 def verdict_rows(checked: pd.DataFrame) -> list[list[str]]:
     """Rows of texts: one per claim, in the order of `VERDICT_HEADER`."""
     return [
-        [row["claim"], row["configurations"], row["verdict"], f"{row['agree']} of {row['n']}", row["by data set"]]
+        [row["claim"], row["verdict"], f"{row['agree']} of {row['n']}", row["by data set"], row["configurations"]]
         for row in verdicts(checked).to_dict("records")
     ]
 

@@ -13,11 +13,15 @@ from imputome.studies.results import is_control
 from imputome.studies.spec import Figure, Study, plain_value
 from imputome.studies.trials import in_common
 
+TRIALS_FOR_INTERVAL = 4
 COLUMNS = ["dataset", "scheme", "x", "line", "mean", "low", "high", "n", "control"]
 
 
 def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """The points of a figure: one for each data set, split and configuration, with the 95 % interval of its mean.
+    """The points of a figure: one for each data set, split and configuration, and the 95 % interval of its mean.
+
+    With fewer than `TRIALS_FOR_INTERVAL` trials ``low`` and ``high`` are the range instead: the interval of two trials
+    is so wide that nothing else can be seen.
 
     ``x`` is the value of the parameter on the axis, or the name of the configuration; ``line`` the value of the other
     parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it. All points are over
@@ -38,10 +42,13 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
             continue
         values = part["value"].to_numpy()
         mean, n = float(values.mean()), len(values)
-        half = half_interval(float(values.std(ddof=1)), n) if n > 1 else 0.0
+        low, high = float(values.min()), float(values.max())
+        if n >= TRIALS_FOR_INTERVAL:
+            half = half_interval(float(values.std(ddof=1)), n)
+            low, high = mean - half, mean + half
         control = is_control(part["method"].iloc[0]) and name in figure.controls
         x, line = place_of[name]
-        rows.append([dataset, scheme, x, line, mean, mean - half, mean + half, n, control])
+        rows.append([dataset, scheme, x, line, mean, low, high, n, control])
     # one configuration can have several names
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
 
@@ -55,7 +62,7 @@ def places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]
         return
     base = study.configurations[0].spec
     free = {figure.x, figure.lines}
-    fixed = {name: value for name, value in base.params.items() if name not in free}
+    fixed = {name: value for name, value in {**base.params, **figure.where}.items() if name not in free}
     for configuration in study.configurations:
         spec = configuration.spec
         if spec.method != base.method or spec.after != base.after:

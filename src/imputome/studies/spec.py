@@ -243,13 +243,14 @@ class Published:
 class Figure:
     """A figure of the page of a study: a metric against a parameter, or of some configurations, for each data set.
 
-    With ``x``, the configurations are those that differ from the base in ``x`` and ``lines`` only.
+    With ``x``, the configurations are those that differ from the base in ``x``, ``lines`` and ``where`` only.
     """
 
     title: str
     metric: str
     x: str = ""  # parameter on the horizontal axis
     lines: str = ""  # parameter with a line for each value
+    where: Params = field(default_factory=dict)  # other parameters, if they are not those of the base
     log: StrictBool = False  # whether the horizontal axis is logarithmic
     configurations: tuple[str, ...] = ()  # instead of x: a bar for each
     controls: tuple[str, ...] = ()  # drawn beside them
@@ -259,8 +260,8 @@ class Figure:
     def _can_be_drawn(self) -> Self:
         if bool(self.x) == bool(self.configurations):
             raise _wrong(f"a figure needs either x or configurations: {self.title!r}")
-        if (self.lines or self.log) and not self.x:
-            raise _wrong(f"a figure with lines or log needs x: {self.title!r}")
+        if (self.lines or self.log or self.where) and not self.x:
+            raise _wrong(f"a figure with lines, where or log needs x: {self.title!r}")
         return self
 
 
