@@ -50,11 +50,12 @@ test-faults: $(VENV)/.dev  ## kill runs, fill disks, race processes, feed 500 fi
 fuzz: $(VENV)/.dev  ## feed 5,000 files that lie (half an hour)
 	FUZZ_INPUTS=5000 $(BIN)/pytest -m faults -n 2 tests/faults/test_fuzz.py
 
-check: $(VENV)/.dev  ## ruff, mypy and the README's table of methods
+check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs are those of their sources
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/method_table.py --check
+	$(BIN)/python docs/findings.py --check
 	$(BIN)/python benchmarks/counts.py check
 	$(BIN)/python benchmarks/real.py check
 
