@@ -137,6 +137,14 @@ def test_nll_is_scipys_negative_binomial(tiny, size):
     assert metrics.nll(truth=truth, prediction=prediction, size=per_gene) == pytest.approx(np.mean(columns), rel=1e-7)
 
 
+def test_nll_of_a_variance_that_overflowed(tiny):
+    truth, prediction = tiny
+    with np.errstate(all="raise"):
+        found = metrics.nll(truth=truth, prediction=prediction, size=0.0)
+    assert np.isfinite(found)
+    assert found > metrics.nll(truth=truth, prediction=prediction, size=1e-6)
+
+
 def test_nll_of_other_distributions(tiny):
     truth, prediction = tiny
     normal = stats.norm(prediction, 2.0)

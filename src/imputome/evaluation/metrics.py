@@ -23,6 +23,7 @@ from imputome.errors import InputError
 
 BROADCAST = ("library", "size", "sd", "truth_total", "prediction_total")  # arguments that may be smaller than the truth
 MIN_RATE = 1e-8  # smaller predicted rates are raised to this before a logarithm is taken
+MIN_SIZE = 1e-12  # of a negative binomial whose variance is far too large, or overflowed
 COVERAGE = 0.9  # stated coverage of the intervals
 MEAN_EDGES = np.array([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])  # limits of the strata of the predicted mean
 MIN_ENTRIES_PER_STRATUM = 1000  # with fewer entries the coverage of a stratum is mostly noise
@@ -290,7 +291,7 @@ def _nll(x: Any, mu: np.ndarray, size: Any) -> tuple[Any, Any]:
 
     mu = np.maximum(mu, MIN_RATE)
     poisson = np.isinf(size)
-    r = np.where(poisson, 1.0, size)
+    r = np.where(poisson, 1.0, np.maximum(size, MIN_SIZE))
     at_zero = np.where(poisson, mu, r * np.log1p(mu / r))
     if np.ndim(x) == 0 and x == 0:
         return at_zero, 1.0
@@ -544,7 +545,7 @@ def covered(
     mu, size = np.maximum(mu.ravel(), MIN_RATE), size.ravel()
     uniform = rng.random(mu.size)
     transform = uniform * np.exp(-_nll(0.0, mu, size)[0])
-    m, r = mu[at], size[at]
+    m, r = mu[at], np.maximum(size[at], MIN_SIZE)
     poisson = np.isinf(r)
     # F(x - 1) of the negative binomial by the incomplete beta function, of the Poisson by the gamma function
     below = np.where(poisson, gammaincc(x, m), betainc(np.where(poisson, 1.0, r), x, 1 / (1 + m / r)))
