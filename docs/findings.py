@@ -80,7 +80,9 @@ def main() -> int:
         for name in known_studies():
             path = chosen.store / name / "results.csv"
             if path.exists():
-                write(read(path), RESULTS / f"{name}.csv.gz")
+                stored, new = RESULTS / f"{name}.csv.gz", read(path)
+                if not (stored.exists() and read(stored).equals(new)):
+                    write(new, stored)
     old = PAGE.read_text(encoding="utf-8")
     new = rewritten(old)
     if chosen.write:

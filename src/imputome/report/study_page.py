@@ -174,7 +174,7 @@ def _bars(trials: int) -> str:
     if trials < 2:
         return ""
     what = "the range of" if trials < TRIALS_FOR_INTERVAL else "95 % intervals of the mean over"
-    return f" (bars: {what} {trials} trials)"
+    return f"; bars: {what} {trials} trials"
 
 
 def _write_figures(
