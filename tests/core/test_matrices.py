@@ -194,3 +194,11 @@ def test_half_precision_everywhere():
 def test_empty_data_are_refused(shape):
     with pytest.raises(InputError, check=has_code("empty-matrix")):
         imputome.impute(ad.AnnData(np.zeros(shape)), method="gene_mean")
+
+
+@pytest.mark.parametrize("block", [7, 10**6])
+def test_totals_of_genes_are_exact_in_blocks(monkeypatch, block):
+    monkeypatch.setattr("imputome.core.data.SUM_BLOCK", block)
+    X = COUNTS.astype(np.float32)
+    X[:, 0] = 2**23 + 1  # a sum in float32 would lose molecules
+    np.testing.assert_array_equal(as_data(sp.csr_array(X), kind="counts").gene_totals, X.sum(axis=0, dtype=np.float64))

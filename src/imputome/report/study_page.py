@@ -353,8 +353,8 @@ def study_board(
         for title, headings, rows, notes in search_rows(searches)
     )
     of_data = Table("What the study ran on", DATA_COLUMNS, [list(row) for row in data], (0, 1)) if data else None
-    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), maps, found, of_data)
-    part_of_study = part_of_study._replace(claims_in_detail=tuple(details))
+    parts: dict[str, Any] = {"pictures": maps, "searches": found, "data": of_data, "claims_in_detail": tuple(details)}
+    part_of_study = StudyPart(study.name, study.title, tuple(claims), charts, tuple(published), **parts)
     board = of_table(_with_levels(study, table), source=RESULTS, made_by=made_by)
     return replace(board, rows=len(table), study=part_of_study)
 
