@@ -14,7 +14,7 @@ from scipy import stats
 from codes import has_code
 from imputome.core.data import as_data
 from imputome.core.imputation import Imputation
-from imputome.core.posterior import PosteriorModel
+from imputome.core.posterior import PosteriorModel, Prior
 from imputome.errors import InputError
 from imputome.evaluation import metrics
 from imputome.evaluation.metrics import METRICS
@@ -302,7 +302,7 @@ def test_thinned_scores_are_the_dense_ones(thinned, monkeypatch, block):
     split, model = thinned
     monkeypatch.setattr("imputome.evaluation.streaming.VALUES_PER_BLOCK", block)
     shape = np.geomspace(0.1, 50, 40)
-    result = imputation(PosteriorModel(model, split.train, shape), split.train)
+    result = imputation(PosteriorModel(model, split.train, Prior.constant(shape)), split.train)
     X, truth = split.train.X.toarray(), split.test.toarray().astype(float)
     rate = model.a[:, None] * model.b
     mu = rate * (shape + X) / (shape + rate) / 9
@@ -456,7 +456,9 @@ def test_streaming_makes_no_dense_matrix():
     for matrix in (X, test):
         matrix.data[:] = 1.0
     data = as_data(X, kind="counts")
-    model = PosteriorModel(Rates(rng.random(n).astype(np.float32), rng.random(G).astype(np.float32)), data, np.ones(G))
+    model = PosteriorModel(
+        Rates(rng.random(n).astype(np.float32), rng.random(G).astype(np.float32)), data, Prior.constant(np.ones(G))
+    )
     split = Split("thin", data, test=test, ratio=1 / 9)
     result = imputation(model, data)
     tracemalloc.start()

@@ -82,15 +82,15 @@ def test_posterior_on_the_gene_mean(name):
     X = counts(n=80)
     estimator = methods.get(name)(posterior=True)
     result = estimator.fit_transform(X)
-    assert estimator.shape_.shape == (20,)
-    assert (estimator.shape_ > 0).all()
+    assert estimator.prior_.shape.shape == (20,)
+    assert (estimator.prior_.shape > 0).all()
     rate = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
-    values, variances = brute_posterior(X, rate, estimator.shape_)
+    values, variances = brute_posterior(X, rate, estimator.prior_.shape)
     factor = X.sum() / values.sum()
     assert estimator.total_factor_ == pytest.approx(factor, rel=1e-8)
     np.testing.assert_allclose(result.to_array(), factor * values, rtol=1e-8)
     np.testing.assert_allclose(result.to_array(output="variance"), factor**2 * variances, rtol=1e-8)
-    np.testing.assert_allclose(result.gene_columns["posterior_shape"], estimator.shape_)
+    np.testing.assert_allclose(result.gene_columns["posterior_shape"], estimator.prior_.shape)
     assert not result.keeps_observed
 
 

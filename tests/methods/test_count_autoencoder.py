@@ -106,7 +106,7 @@ def test_the_fall_back_is_the_posterior_of_the_gene_mean(library, tmp_path):
     estimator, control = make(random_state=3), methods.get("gene_mean_posterior")(random_state=3)
     result, expected = estimator.fit_transform(data), control.fit_transform(data)
     assert estimator.uses_gene_mean_
-    np.testing.assert_array_equal(result.gene_columns["posterior_shape"], control.shape_)
+    np.testing.assert_array_equal(result.gene_columns["posterior_shape"], control.prior_.shape)
     estimator.save(tmp_path / "model")
     loaded = CountAutoencoder.load(tmp_path / "model")
     assert loaded.replaced_by == estimator.replaced_by

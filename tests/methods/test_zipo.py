@@ -493,7 +493,7 @@ def test_the_posterior_step_takes_the_expected_count():
     result = estimator.fit_transform(X)
     assert "variance" in result.outputs
     assert result.to_array().sum() == pytest.approx(X.sum(), rel=1e-3)
-    shape = estimator.shape_.copy()
+    shape = estimator.prior_.shape.copy()
     tuned = estimator.fine_tune(2 * X, max_epochs=2)
     assert tuned.to_array().sum() == pytest.approx(2 * X.sum(), rel=1e-3)
     np.testing.assert_array_equal(tuned.gene_columns["posterior_shape"], shape)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from imputome.core.links import link
 from imputome.core.scales import Scale, is_integer
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
+
+if TYPE_CHECKING:
+    from imputome.core.posterior import Prior
 
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 2**63 - 1  # for compiled code
@@ -174,9 +177,9 @@ class Imputer(ABC):
         text = f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together"
         raise InputError(text, code="no-new-rows")
 
-    def _posterior_shape(self, data: Data) -> np.ndarray:
-        """(G,) shape of each gene's prior for the posterior step; called after `_fit`."""
-        return fit_shape(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
+    def _posterior_prior(self, data: Data) -> Prior:
+        """The prior of the posterior step; called after `_fit`."""
+        return fit_prior(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
     def _check_values(self) -> None:
         """Refuse values of parameters that no data could make valid; their types were checked before."""
@@ -258,7 +261,7 @@ class Imputer(ABC):
         self.covariate_names_ = [] if data.covariates is None else [str(name) for name in data.covariates.columns]
         self.training_totals_ = data.gene_totals if data.kind == "counts" else None
         if self.posterior:
-            self.shape_ = self._posterior_shape(data)
+            self.prior_ = self._posterior_prior(data)
         return self._imputation(model, data, training=True, **result)
 
     def transform(self, data: Any) -> Imputation:
@@ -340,7 +343,10 @@ class Imputer(ABC):
             raise NotFittedError(f"{self.name} is not fitted yet: call fit before save")
         arrays = dict(self._state())
         if self.posterior:
-            arrays |= {"posterior_shape": self.shape_, "posterior_factor": np.array(self.total_factor_)}
+            prior = self.prior_
+            arrays |= {"posterior_shape": prior.shape, "posterior_power": prior.power, "posterior_mean": prior.mean}
+            arrays |= {"posterior_cell_power": np.array(prior.cell_power), "posterior_excess": np.array(prior.excess)}
+            arrays["posterior_factor"] = np.array(self.total_factor_)
         if self.training_totals_ is not None:
             arrays["training_totals"] = self.training_totals_
         fault = array_fault(self._declared(), arrays, n_features=len(self.feature_names_))
@@ -407,7 +413,7 @@ class Imputer(ABC):
                 raise damaged(fault[1], code=fault[0])
             estimator.training_totals_ = arrays.pop("training_totals", None)
             if estimator.posterior:
-                estimator.shape_ = arrays.pop("posterior_shape")
+                estimator.prior_ = _saved_prior(arrays)
                 estimator.total_factor_ = float(arrays.pop("posterior_factor"))
             estimator._restore(arrays)
         except KeyError as error:
@@ -432,6 +438,11 @@ class Imputer(ABC):
             common |= {
                 "posterior_shape": Learned("G", values="positive"),
                 "posterior_factor": Learned(values="positive"),
+                # models of the first versions lack these: the shapes depend on the gene alone
+                "posterior_power": Learned("G", optional=True),
+                "posterior_mean": Learned("G", values="not negative", optional=True),
+                "posterior_cell_power": Learned(values="not negative", optional=True),
+                "posterior_excess": Learned(values="positive", optional=True),
             }
         return {**self.learned, **self.stored, **common}
 
@@ -484,11 +495,12 @@ class Imputer(ABC):
             from imputome.core.posterior import PosteriorModel
 
             if training:
-                model = PosteriorModel(model, data, self.shape_).matched_to_total()
+                model = PosteriorModel(model, data, self.prior_).matched_to_total()
                 self.total_factor_ = model.factor
-                result["gene_columns"] = {**result.get("gene_columns", {}), "posterior_shape": self.shape_}
+                columns = {"posterior_shape": self.prior_.shape, "posterior_power": self.prior_.power}
+                result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
             else:
-                model = PosteriorModel(model, data, self.shape_, factor=self.total_factor_)
+                model = PosteriorModel(model, data, self.prior_, factor=self.total_factor_)
         if self.link != "identity":
             model = LinkedModel(model, link(self.link))
         if inputs is not None and inputs is not data:
@@ -574,19 +586,30 @@ def _type_problem(adapter: Any, value: Any) -> str | None:
     return None
 
 
-def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.ndarray:
-    """Shape phi of every gene's prior, (G,), from molecules of integer counts that the method did not see.
+def _saved_prior(arrays: dict[str, np.ndarray]) -> Prior:
+    """Take the prior of the posterior step out of the arrays of a saved model."""
+    from imputome.core.posterior import Prior
+
+    prior = Prior.constant(arrays.pop("posterior_shape"))
+    parts = {name: arrays.pop(f"posterior_{name}", None) for name in ("power", "mean", "cell_power", "excess")}
+    known: dict[str, Any] = {
+        name: value if value.ndim else float(value) for name, value in parts.items() if value is not None
+    }
+    return replace(prior, **known)
+
+
+def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior:
+    """The prior of the posterior step, from molecules of integer counts that the method did not see.
 
     The molecules are divided at random into `FOLDS` parts. The method (with its posterior step off) is fitted on all
-    parts but the first. Then each part in turn is x2 and the others are x1, and phi maximises the predictive likelihood
-    of x2: negative binomial with size phi + x1 and mean ``ratio`` (depth of x2 over that of x1) times the posterior
-    mean at x1, see `pooled_shape`. For a method that cannot impute new rows exactly, only the first x2 is used.
+    parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
+    that cannot impute new rows exactly, only the first x2 is used.
 
     Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
-    over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per grid
-    point elsewhere.
+    over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
+    candidate elsewhere.
     """
-    from imputome.core.posterior import deal, pooled_shape, split
+    from imputome.core.prior import deal, pooled_prior, split
 
     if not is_integer(data.X.data):
         text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
@@ -594,5 +617,5 @@ def fit_shape(estimator: Imputer, data: Data, *, random_state: int = 0) -> np.nd
     parts = deal(data, np.random.default_rng(random_state))
     fitted = estimator.fit_transform(split(data, parts[0])[0])
     if estimator.info.new_rows == "exact":
-        return pooled_shape(data, parts, estimator._new_rows)[0]
-    return pooled_shape(data, parts[:1], lambda seen: fitted.model)[0]
+        return pooled_prior(data, parts, estimator._new_rows)[0]
+    return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]

@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "gaussian_copula": ("gaussian_copula:GAUSSIAN_COPULA_INFO", "gaussian_copula.estimator:GaussianCopula"),
     "ialm": ("ialm:IALM_INFO", "ialm.estimator:IALM"),
     "count_autoencoder": ("count_autoencoder:COUNT_AUTOENCODER_INFO", "count_autoencoder.estimator:CountAutoencoder"),
+    "count_factors": ("count_factors:COUNT_FACTORS_INFO", "count_factors.estimator:CountFactors"),
     "zipo": ("count_autoencoder:ZIPO_INFO", "count_autoencoder.zipo:Zipo"),
     "dca": ("count_autoencoder:DCA_INFO", "count_autoencoder.dca:DCA"),
     "dca_paper001": ("count_autoencoder:DCA_PAPER001_INFO", "count_autoencoder.dca:DCAPaper001"),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # columns <key>_<name> of var and obs that methods write
 GENE_COLUMNS = (
-    *("center", "fitted_total", "imputed", "n_predictors", "noise", "posterior_shape", "prior_power", "prior_shape"),
-    *("share", "total_factor", "training_total"),
+    *("center", "fitted_total", "imputed", "n_predictors", "noise", "posterior_power", "posterior_shape"),
+    *("prior_power", "prior_shape", "share", "total_factor", "training_total"),
 )
 CELL_COLUMNS = ("library_size",)
 MAX_KEY = 200  # bytes in the name of a result

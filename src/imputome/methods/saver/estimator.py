@@ -11,8 +11,9 @@ import scipy.sparse as sp
 from imputome import methods
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output, Status
-from imputome.core.imputer import Imputer, fit_shape
+from imputome.core.imputer import Imputer, fit_prior
 from imputome.core.learned import Learned, array_fault, damaged
+from imputome.core.posterior import Prior
 from imputome.methods.rescaled import at_from_rows, row_blocks
 from imputome.methods.saver import SAVER_INFO
 from imputome.methods.saver.gamma_poisson import POWERS, GammaPosterior, Spread, fitted_spread
@@ -182,8 +183,8 @@ class Saver(Imputer):
     def power_(self) -> np.ndarray:
         return self.spread_.power
 
-    def _posterior_shape(self, data: Data) -> np.ndarray:
-        return fit_shape(self.clone(posterior=False, noise="none"), data, random_state=self.random_state)
+    def _posterior_prior(self, data: Data) -> Prior:
+        return fit_prior(self.clone(posterior=False, noise="none"), data, random_state=self.random_state)
 
     def _regress(self, data: Data, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Learn the regressions; returns the gain of each gene and its number of predictors, (G,) each."""
