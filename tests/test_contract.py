@@ -32,6 +32,7 @@ SMALL = {
     "autoencoder": {"depth": 1, "width": 16, "learning_rate": 0.03, "max_epochs": 30},
     "beta_vae": {"latent": 8, "hidden": "32", "learning_rate": 3e-3, "batch_size": 16, "max_epochs": 60},
     "count_autoencoder": {"n_hidden": 8, "n_latent": 4, "n_factors": 3, "batch_size": 32, "max_epochs": 10},
+    "count_factors": {"n_factors": 3},
     "zipo": {"encoder": "8", "learning_rate": 3e-3, "max_epochs": 10},
     "dca": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
     "dca_paper001": {"encoder": "16-8", "decoder": "16", "max_epochs": 10},
@@ -62,6 +63,7 @@ VARIANTS = {
     "saver-of-factors": ("saver", "counts", {"prior": "poisson_nmf"}),
     "saver-posterior": ("saver", "counts", {"posterior": True}),
     "count_autoencoder-rates": ("count_autoencoder", "counts", {**SMALL["count_autoencoder"], "posterior": False}),
+    "count_factors-rates": ("count_factors", "counts", {"n_factors": 3, "posterior": False}),
 }
 COUNTS = [key for key, (_, kind, _) in VARIANTS.items() if kind == "counts"]
 REAL = [key for key, (_, kind, _) in VARIANTS.items() if kind == "real"]

@@ -67,11 +67,12 @@ def test_gene_mean_totals_are_exact():
     np.testing.assert_allclose(share, exact / exact.sum(), rtol=1e-9)
 
 
-def brute_posterior(X, rate, shape):
+def brute_posterior(X, rate, prior):
+    shapes = prior.shape * (rate / prior.mean) ** prior.power
     values, variances = np.zeros_like(X), np.zeros_like(X)
     for i in range(X.shape[0]):
         for j in range(X.shape[1]):
-            m, phi, x = rate[i, j], shape[j], X[i, j]
+            m, phi, x = rate[i, j], shapes[i, j], X[i, j]
             values[i, j] = m * (phi + x) / (phi + m)
             variances[i, j] = m * m * (phi + x) / (phi + m) ** 2
     return values, variances
@@ -85,12 +86,14 @@ def test_posterior_on_the_gene_mean(name):
     assert estimator.prior_.shape.shape == (20,)
     assert (estimator.prior_.shape > 0).all()
     rate = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
-    values, variances = brute_posterior(X, rate, estimator.prior_.shape)
+    values, variances = brute_posterior(X, rate, estimator.prior_)
+    assert estimator.prior_.cell_power == 0
     factor = X.sum() / values.sum()
     assert estimator.total_factor_ == pytest.approx(factor, rel=1e-8)
     np.testing.assert_allclose(result.to_array(), factor * values, rtol=1e-8)
     np.testing.assert_allclose(result.to_array(output="variance"), factor**2 * variances, rtol=1e-8)
-    np.testing.assert_allclose(result.gene_columns["posterior_shape"], estimator.prior_.shape)
+    np.testing.assert_array_equal(result.gene_columns["posterior_shape"], estimator.prior_.shape)
+    np.testing.assert_array_equal(result.gene_columns["posterior_power"], estimator.prior_.power)
     assert not result.keeps_observed
 
 

@@ -21,12 +21,8 @@ from codes import has_code, warns  # noqa: E402
 from imputome import methods  # noqa: E402
 from imputome.core.data import as_data  # noqa: E402
 from imputome.errors import InputError  # noqa: E402
-from imputome.methods.count_autoencoder import estimator as default  # noqa: E402
-from imputome.methods.count_autoencoder.estimator import AveragedRates, CountAutoencoder  # noqa: E402
+from imputome.methods.count_autoencoder.estimator import CountAutoencoder  # noqa: E402
 from imputome.methods.count_autoencoder.fitted import encode  # noqa: E402
-from imputome.methods.deep import rates as fitted_rates  # noqa: E402
-from imputome.methods.deep.rates import LinearOutput, LogLinearModel  # noqa: E402
-from imputome.methods.factors import LowRank  # noqa: E402
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "n_factors": 3, "max_epochs": 15, "batch_size": 64, "learning_rate": 0.01}
 BRIEF = {**SMALL, "max_epochs": 2}
@@ -71,8 +67,9 @@ def test_structure_is_found():
     assert not estimator.uses_gene_mean_
     assert estimator.replaced_by == ""
     assert result.status.details["values_from"].startswith("the network")
-    assert result.status.details["network_weight"] == estimator.weight_
-    assert 0 < estimator.weight_ <= 1
+    assert result.status.details["weight_networks"] == estimator.weights_[0]
+    assert 0 < estimator.weights_[0] <= 1
+    assert estimator.weights_.sum() == 1
     mean = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
     plain = free(methods.get("gene_mean")(posterior=True).fit_transform(X))
     error = np.abs(free(result) - rate).sum()
@@ -88,8 +85,9 @@ def test_no_structure_is_claimed_where_none_is(seed, tmp_path):
     estimator = make(random_state=seed)
     result = estimator.fit_transform(X)
     assert estimator.uses_gene_mean_
-    shape = result.gene_columns["posterior_shape"]
     m = np.outer(X.sum(axis=1), X.sum(axis=0) / X.sum())
+    assert estimator.prior_.cell_power == 0
+    shape = result.gene_columns["posterior_shape"] * (m / X.mean(axis=0)) ** result.gene_columns["posterior_power"]
     expected = m * (shape + X) / (shape + m)
     np.testing.assert_allclose(free(result), expected * X.sum() / expected.sum(), rtol=1e-4)
     np.testing.assert_array_equal(free(estimator.transform(X)), free(result))
@@ -128,7 +126,7 @@ def test_a_fall_back_is_always_said():
     assert convergence["converged"]
     assert "gene_mean_posterior" in convergence["message"]
     assert convergence["values_from"] == "the gene mean (as gene_mean_posterior)"
-    assert "network_weight" not in convergence
+    assert not any(name.startswith("weight_") for name in convergence)
     with warns("method-replaced"):
         model = imputome.fit_model(adata, method=CountAutoencoder(**params))
     with warns("method-replaced"):
@@ -144,20 +142,12 @@ def test_a_fall_back_is_always_said():
 def test_networks_without_weight_are_said():
     _, estimator, _ = fitted(posterior=False)
     other = make(posterior=False)
-    other.factors_, other.weight_ = estimator.factors_, 0.0
-    assert other.replaced_by == "3 Poisson factors"
-    other.weight_ = 0.2
+    other.factors_, other.weights_ = estimator.factors_, np.array([0.0, 0.25, 0.75])
+    assert other.replaced_by == "log-linear factors and Poisson factors"
+    other.weights_ = np.array([0.0, 0.0, 1.0])
+    assert other.replaced_by == "Poisson factors"
+    other.weights_ = np.array([0.25, 0.0, 0.75])
     assert other.replaced_by == ""
-
-
-def test_a_clear_gain_is_two_standard_errors():
-    gains = np.array([3.0, -1.0, 2.0, 4.0])
-    error = np.sqrt(9 + 1 + 4 + 16)
-    assert error < 8 < 2 * error
-    assert default._clear_gain(gains) == 0
-    assert default._clear_gain(np.tile(gains, 4)) == pytest.approx(32)  # twice the standard error
-    assert default._clear_gain(-np.tile(gains, 4)) == 0
-    assert default._clear_gain(np.zeros(3)) == 0
 
 
 @pytest.mark.parametrize("posterior", [True, False])
@@ -166,7 +156,7 @@ def test_new_rows_and_saved_models_give_the_training_rows(posterior, tmp_path):
     new = estimator.transform(X)
     estimator.save(tmp_path / "model")
     loaded = CountAutoencoder.load(tmp_path / "model")
-    assert loaded.weight_ == estimator.weight_
+    np.testing.assert_array_equal(loaded.weights_, estimator.weights_)
     again = loaded.transform(X)
     assert result.outputs == new.outputs == again.outputs
     for output in result.outputs:
@@ -263,11 +253,11 @@ def test_counts_that_are_not_integers():
         make().fit(normalised)
     estimator = make(posterior=False)
     values = free(estimator.fit_transform(normalised))
-    assert estimator.weight_ == 0.6
+    np.testing.assert_allclose(estimator.weights_, 1 / 3)
     np.testing.assert_allclose(values.sum(axis=1), 1e4, rtol=1e-3)
     truth = rate / rate.sum(axis=1, keepdims=True)
     assert np.corrcoef(values.ravel(), truth.ravel())[0, 1] > 0.9
-    assert make(posterior=False, n_factors=0, max_epochs=2).fit(normalised).weight_ == 1
+    assert list(make(posterior=False, n_factors=0, max_epochs=2).fit(normalised).weights_) == [1, 0, 0]
 
 
 def test_covariates_are_used_and_asked_for(tmp_path):
@@ -336,74 +326,6 @@ def test_two_networks_are_averaged_on_the_log_scale():
     np.testing.assert_allclose(free(result), expected, rtol=1e-4)
 
 
-def log_linear(n=7, G=9, K=3, *, seed=0):
-    """A model by hand: cell 2 is empty, gene 4 unknown."""
-    rng = np.random.default_rng(seed)
-    bias = rng.normal(size=G).astype(np.float32)
-    bias[4] = -np.inf
-    offset = rng.normal(size=n).astype(np.float32)
-    offset[2] = -np.inf
-    head = LinearOutput(rng.normal(size=(K, G)).astype(np.float32), bias)
-    hidden, library = rng.normal(size=(n, K)).astype(np.float32), np.ones(n, np.float32)
-    return LogLinearModel(hidden, log_offset=offset, library=library, mean=head, latent=hidden[:, :2])
-
-
-@pytest.mark.parametrize("members", [1, 2, 3])
-def test_stacked_models_are_the_geometric_mean(members):
-    models = [log_linear(seed=k) for k in range(members)]
-    stacked = default._geometric_mean(models)
-    every = np.arange(7)
-    rates = [model.rows(every, None, "rate").astype(np.float64) for model in models]
-    np.testing.assert_allclose(stacked.rows(every, None, "rate"), np.prod(rates, axis=0) ** (1 / members), rtol=1e-4)
-    assert stacked.latent.shape == (7, 2 * members)
-    np.testing.assert_array_equal(stacked.library, models[0].library)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
-def test_the_average_sums_to_the_library(weight, monkeypatch):
-    monkeypatch.setattr(fitted_rates, "VALUES_PER_BLOCK", 2 * 9)  # several blocks, the last one shorter
-    rng = np.random.default_rng(1)
-    model = log_linear()
-    left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
-    library = np.array([10, 20, 0, 5, 1e5, 3, 7], np.float32)
-    rates = AveragedRates(model, LowRank(left, right), weight=weight, library=library)
-    every = np.arange(7)
-    got = rates.rows(every, None, "rate")
-    known = model.rows(every, None, "rate").astype(np.float64) > 0
-    expected = np.where(known, model.rows(every, None, "rate").astype(np.float64), 0) ** weight
-    expected = np.where(known, expected * (left @ right.T).astype(np.float64) ** (1 - weight), 0)
-    expected *= (library / np.where(expected.any(axis=1), expected.sum(axis=1), 1))[:, None]
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
-    assert not got[2].any()
-    assert not got[:, 4].any()
-    i, j = np.divmod(np.arange(63), 9)
-    np.testing.assert_allclose(rates.at(i, j, "rate"), got.ravel(), rtol=1e-5)
-    genes = np.array([8, 4, 0])
-    np.testing.assert_allclose(rates.rows(every[:3], genes, "rate"), got[:3][:, genes], rtol=1e-5)
-
-
-@pytest.mark.parametrize("best", [0.0, 0.4, 1.0])
-def test_the_weight_that_predicts_best_is_taken(best):
-    """Held-out counts are the rates of one weight themselves: by Gibbs no other predicts them better."""
-    rng = np.random.default_rng(0)
-    left, right = rng.gamma(1, size=(7, 2)).astype(np.float32), rng.gamma(1, size=(9, 2)).astype(np.float32)
-    rates = AveragedRates(log_linear(), LowRank(left, right), weight=best, library=np.full(7, 100, np.float32))
-    rest = sp.csr_array(rates.rows(np.arange(7), None, "rate"))
-    assert default._best_weight(rates.with_weight(0.6), rest) == pytest.approx(best)
-
-
-@pytest.mark.parametrize(("n", "sample", "expected"), [(10, 1000, 10), (10, 25, 5), (10, 1, 1), (1, 1000, 1)])
-def test_cells_that_decide_the_weight_are_spread_evenly(n, sample, expected, monkeypatch):
-    monkeypatch.setattr(default, "ENTRIES_FOR_WEIGHT", sample)
-    rows = default._evenly_spaced(n, 5)
-    assert len(rows) == expected
-    assert len(set(rows)) == expected
-    assert rows[0] == 0
-    if expected > 1:
-        assert rows[-1] == n - 1
-        assert np.ptp(np.diff(rows)) <= 1
-
-
 def test_a_few_factors_alone_are_given_where_they_are_better_than_network_and_gene_mean(tmp_path):
     """Two types; the network is hardly trained."""
     rng = np.random.default_rng(0)
@@ -415,7 +337,7 @@ def test_a_few_factors_alone_are_given_where_they_are_better_than_network_and_ge
     result = estimator.fit_transform(X)
     assert estimator.uses_factors_
     assert not estimator.uses_gene_mean_
-    assert estimator.weight_ is None
+    assert estimator.weights_ is None
     assert (
         result.status.details["values_from"]
         == estimator.replaced_by

@@ -348,7 +348,7 @@ def _with_cells(prior: Prior, model: Model, x1: Data, x2: Any) -> Prior:
 
     for part in blocks:
         excess[part] = excesses(*block(part))
-    typical = float(np.median(excess))
+    typical = max(float(np.median(excess)), 1e-6)
     factors = np.stack([replace(prior, cell_power=p, excess=typical).cell_factors(excess) for p in CELL_POWERS], axis=1)
     for part in blocks:
         held_out = x2[rows[part]].toarray().astype(np.float32)

@@ -30,7 +30,7 @@ else:
 
 # the default method for each kind of data, and a method for counts that needs no optional dependency
 DEFAULT: dict[Kind, str] = {"counts": "count_autoencoder", "real": "gaussian_copula"}
-WITHOUT_EXTRAS = "gene_mean_posterior"
+WITHOUT_EXTRAS = "count_factors"
 # the control that each gene's error is compared with
 REFERENCE: dict[Kind, str] = {"counts": "gene_mean_posterior", "real": "mean"}
 GROUP = "imputome.methods"  # entry-point group in which installed packages register methods

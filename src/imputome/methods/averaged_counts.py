@@ -48,7 +48,9 @@ class AveragedCounts(Imputer):
     n_factors: int
     random_state: int
     factors_: np.ndarray | None  # (G, k) Poisson factors
-    log_linear_: LogLinearFactors | None
+    log_linear_factors_: np.ndarray | None  # (G, k), with the next
+    log_linear_offset_: np.ndarray | None  # (G,)
+    weight_: float | None = None  # of the networks, in models of the first versions
     weights_: np.ndarray | None  # of `MEMBERS`; None if the gene mean, or a few factors, give the rate
     uses_gene_mean_: bool
     uses_factors_: bool
@@ -83,12 +85,13 @@ class AveragedCounts(Imputer):
     def _learn(self, data: Data, parts: list[np.ndarray], x1: Data, x2: Any) -> None:
         """Learn the factors from x1, choose the weights on x2, and fit the prior of the posterior step."""
         self.factors_ = self._poisson_factors(x1, self.n_factors) if self.n_factors else None
-        self.log_linear_ = None
+        self.log_linear_factors_ = self.log_linear_offset_ = None
         if self.n_factors:
             with few_threads(True):  # its batches are small
-                self.log_linear_ = fit_log_linear(
+                found = fit_log_linear(
                     x1.X, self.n_factors, penalty=PENALTY, epochs=EPOCHS, random_state=self.random_state
                 )
+            self.log_linear_factors_, self.log_linear_offset_ = found.factors, found.offset
         self.uses_gene_mean_ = self.uses_factors_ = False
         self.mean_share_ = gene_shares(data)
         present = self._present()
@@ -98,11 +101,11 @@ class AveragedCounts(Imputer):
         if self.posterior:
             self._choose_rate(data, x1, parts)
 
+    _has_networks = False
+
     def _present(self) -> np.ndarray:
         """(3,) 1 for each of `MEMBERS` that the model has, else 0."""
         return np.array([self._has_networks, self.log_linear_ is not None, self.factors_ is not None], float)
-
-    _has_networks = False
 
     def _best_weights(self, x1: Data, x2: Any) -> np.ndarray:
         """The weights whose rates, combined with the counts of x1, give x2 the largest likelihood, on some cells."""
@@ -140,7 +143,8 @@ class AveragedCounts(Imputer):
         self._prior, by_average = pooled_prior(data, parts, self._averaged)
         if _clear_gain(by_average.evidence() - by_gene_mean):
             return
-        self.factors_, self.log_linear_, self.weights_, self.uses_gene_mean_ = None, None, None, True
+        self.factors_ = self.log_linear_factors_ = self.log_linear_offset_ = self.weights_ = None
+        self.uses_gene_mean_ = True
         best = 0.0
         for rank in FALLBACK_RANKS:
             factors = self._poisson_factors(x1, rank)
@@ -159,6 +163,13 @@ class AveragedCounts(Imputer):
         with few_threads(data.X.nnz * rank < 2**20):
             return poisson_nmf(data.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
 
+    @property
+    def log_linear_(self) -> LogLinearFactors | None:
+        """The log-linear factors of the genes; None if there are none."""
+        if self.log_linear_factors_ is None or self.log_linear_offset_ is None:
+            return None
+        return LogLinearFactors(self.log_linear_factors_, self.log_linear_offset_)
+
     # -- in words ------------------------------------------------------------------------------------------------------
     @property
     def replaced_by(self) -> str:  # type: ignore[override]
@@ -168,7 +179,8 @@ class AveragedCounts(Imputer):
         if getattr(self, "uses_factors_", False):
             assert self.factors_ is not None  # noqa: S101
             return f"{self.factors_.shape[1]} Poisson factors"
-        return ""
+        weights = getattr(self, "weights_", None)
+        return self._average_in_words() if self._has_networks and weights is not None and weights[0] == 0 else ""
 
     def _details(self) -> dict[str, Any]:
         """Entries of ``Status.details`` that say what gives the values."""
@@ -214,29 +226,18 @@ class AveragedCounts(Imputer):
         return AveragedRates(networks, log_linear, factors, weights=weights, library=library, usable=usable)
 
     # -- saved models --------------------------------------------------------------------------------------------------
-    def _state(self) -> dict[str, np.ndarray]:
-        arrays = super()._state()
-        if self.log_linear_ is not None:
-            arrays["log_linear_factors"] = self.log_linear_.factors
-            arrays["log_linear_offset"] = self.log_linear_.offset
-        return arrays
-
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        factors, offset = arrays.pop("log_linear_factors", None), arrays.pop("log_linear_offset", None)
-        weight = arrays.pop("weight", None)
         super()._restore(arrays)
-        self.log_linear_ = None
-        if factors is not None and offset is not None:
-            self.log_linear_ = LogLinearFactors(factors, offset)
         self.uses_factors_ = bool(self.uses_factors_)
         if self.mean_share_ is None:
             self.mean_share_ = self.share_
         if self.uses_gene_mean_ or self.uses_factors_:
             self.weights_ = None
         elif self.weights_ is None:
-            if weight is None:
+            if self.weight_ is None:
                 raise KeyError("weights")
-            self.weights_ = np.array([float(weight), 0.0, 1 - float(weight)])
+            self.weights_ = np.array([self.weight_, 0.0, 1 - self.weight_], dtype=np.float64)
+            self.weight_ = None
         needs_factors = self.uses_factors_ or (self.weights_ is not None and self.weights_[2] > 0)
         if self.factors_ is None and needs_factors:
             raise KeyError("factors")

@@ -58,7 +58,8 @@ TRIAL_NUMBERS = (
 FIT_NUMBERS = (
     *("iterations", "objective", "rank", "lam", "residual", "tol", "held_out_rmse", "held_out_mse"),
     *("epochs", "best_epoch", "validation_loss", "train_seconds", "rate_cuts", "shift", "inflation"),
-    *("between_cell_sd", "data_between_cell_sd", "collapsed", "network_weight", "uses_gene_mean", "uses_factors"),
+    *("between_cell_sd", "data_between_cell_sd", "collapsed", "uses_gene_mean", "uses_factors"),
+    *("weight_networks", "weight_log_linear", "weight_poisson_factors"),
     *("nll_validation", "mse_validation", "mean_dropout", "total_ratio_rate", "total_ratio_expected"),
     *("library_correlation", "nuclear_norm", "replaced", "t", "edges", "noise_variance", "k"),
     *("predicted_genes",),

@@ -17,7 +17,7 @@ _paper001 = partial(_info, source="doi:10.1101/2024.11.20.624552")
 
 COUNT_AUTOENCODER_INFO = _paper001(
     "count_autoencoder",
-    "the default for counts: count autoencoder averaged with Poisson factors, and the cell's own counts",
+    "the default for counts: count autoencoder averaged with two kinds of factors, and the cell's own counts",
     outputs=frozenset({"value", "rate"}),
     latent=True,
 )

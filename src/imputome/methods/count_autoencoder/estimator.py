@@ -1,4 +1,4 @@
-"""The default for counts: a small count autoencoder, averaged with Poisson factors, and the posterior step.
+"""The default for counts: a small count autoencoder, averaged with two kinds of factors, and the posterior step.
 
 Letters: ``n`` cells, ``G`` genes, ``k`` factors, ``x1`` nine tenths of the molecules, for training, ``x2`` the held-out
 tenth.
@@ -34,8 +34,9 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     10,000, with random entries hidden in training, through a sparse first layer (``n_hidden`` units, batch
     normalisation, ReLU, dropout) and ``n_latent`` linear latents. The softmax of a linear output, times the library
     size, is the rate. Nine tenths of the molecules (x1) are for training, which stops when the other tenth (x2) is no
-    longer predicted better. The rate is averaged, on the log scale, with that of a Poisson factorisation of x1; the
-    weight is the one that predicts x2 best.
+    longer predicted better. The rate is averaged, on the log scale, with those of two kinds of factors of x1, as in
+    `imputome.methods.count_factors.estimator.CountFactors`; the weights are those that predict x2 best, once the rate
+    is combined with the counts of x1.
 
     The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is not predicted
     clearly better (by two standard errors) than by the posterior of the gene mean, 2, 4 and 8 Poisson factors alone are
@@ -43,7 +44,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     ``gene_mean_posterior`` with the same ``random_state``. ``status`` and ``replaced_by`` say what gives the values.
 
     Counts that are not integers (a normalised matrix) cannot be split into molecules. Then a fifth of the cells is held
-    out instead, and the weight of the networks is 0.6.
+    out instead, and networks and both kinds of factors have the same weight.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     input_dropout : float, default=0.3
         Share of nonzero inputs dropped in training.
     n_factors : int, default=16
-        Rank of the Poisson factorisation; 0 for none.
+        Rank of the log-linear and of the Poisson factors; 0 for none.
     n_networks : int, default=1
         Networks with different initial weights, averaged on the log scale; 3 gives a better but slower fit.
     learning_rate : float, default=2e-3
@@ -81,13 +82,16 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     network_ : torch.nn.ModuleList
         The trained networks.
     factors_ : ndarray of shape (G, k) or None
-        Gene factors.
-    weight_ : float or None
-        Weight of the networks' log rate; None if the gene mean, or a few factors, give the rate.
+        Poisson factors of the genes.
+    log_linear_ : LogLinearFactors or None
+        Log-linear factors of the genes.
+    weights_ : ndarray of shape (3,) or None
+        Weights of the log rates of networks, log-linear factors and Poisson factors; None if the gene mean, or a few
+        factors, give the rate.
     uses_gene_mean_, uses_factors_ : bool
         Whether the gene mean, or a few factors, give the rate.
     replaced_by : str
-        What gives the rate if it is not the networks, in words.
+        What gives the rate if the networks have no part in it, in words.
 
     Raises
     ------
@@ -99,7 +103,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     Covariates (`Data.covariates`) are read by the decoder, with the latents.
 
     Cost: minutes; an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for
-    x2. The shapes of the posterior step need the rates of up to ten splits of the molecules.
+    x2. The prior of the posterior step needs the rates of up to ten splits of the molecules.
 
     Known to fail: with few cells, or little structure, the network predicts held-out molecules no better than the gene
     mean; the gene mean is then returned, and ``status`` says so. Rare types of cells are drawn to their neighbours in
