@@ -158,6 +158,7 @@ def test_a_real_result_comes_back_from_a_file(tmp_path, store):
         ("layers", "k"),
         ("layers", "k_variance"),
         ("obsm", "X_k"),
+        ("var", "k_posterior_power"),
         ("var", "k_posterior_shape"),
     }
     same(Record.from_uns(through(adata.uns["imputome"], tmp_path / f"a.{store}")["k"]), record)

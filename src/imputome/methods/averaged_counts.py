@@ -50,7 +50,6 @@ class AveragedCounts(Imputer):
     factors_: np.ndarray | None  # (G, k) Poisson factors
     log_linear_factors_: np.ndarray | None  # (G, k), with the next
     log_linear_offset_: np.ndarray | None  # (G,)
-    weight_: float | None = None  # of the networks, in models of the first versions
     weights_: np.ndarray | None  # of `MEMBERS`; None if the gene mean, or a few factors, give the rate
     uses_gene_mean_: bool
     uses_factors_: bool
@@ -58,14 +57,12 @@ class AveragedCounts(Imputer):
 
     learned: ClassVar[dict[str, Learned]] = {
         "uses_gene_mean": Learned(kind="bool"),
-        # models of the first versions lack the next two, and have one weight, that of the networks
-        "uses_factors": Learned(kind="bool", optional=True),
-        "mean_share": Learned("G", values="a share", optional=True),
+        "uses_factors": Learned(kind="bool"),
+        "mean_share": Learned("G", values="a share"),
         "factors": Learned("G k", values="not negative", optional=True),
         "log_linear_factors": Learned("G r", optional=True),
         "log_linear_offset": Learned("G", optional=True),
         "weights": Learned("3", values="a share", optional=True),
-        "weight": Learned(values="a share", optional=True),
     }
 
     # -- fitting -------------------------------------------------------------------------------------------------------
@@ -84,24 +81,35 @@ class AveragedCounts(Imputer):
 
     def _learn(self, data: Data, parts: list[np.ndarray], x1: Data, x2: Any) -> None:
         """Learn the factors from x1, choose the weights on x2, and fit the prior of the posterior step."""
+        self._tell_of_learning(0.0, "Poisson factors")
         self.factors_ = self._poisson_factors(x1, self.n_factors) if self.n_factors else None
         self.log_linear_factors_ = self.log_linear_offset_ = None
         if self.n_factors:
             with few_threads(True):  # its batches are small
                 found = fit_log_linear(
-                    x1.X, self.n_factors, penalty=PENALTY, epochs=EPOCHS, random_state=self.random_state
+                    x1.X,
+                    self.n_factors,
+                    penalty=PENALTY,
+                    epochs=EPOCHS,
+                    random_state=self.random_state,
+                    progress=lambda share, text: self._tell_of_learning(0.1 + 0.4 * share, text),
                 )
             self.log_linear_factors_, self.log_linear_offset_ = found.factors, found.offset
         self.uses_gene_mean_ = self.uses_factors_ = False
         self.mean_share_ = gene_shares(data)
         present = self._present()
         self.weights_ = present / present.sum()
+        self._tell_of_learning(0.5, "weights and posterior step")
         if x2 is not None and present.sum() > 1:
             self.weights_ = self._best_weights(x1, x2)
         if self.posterior:
             self._choose_rate(data, x1, parts)
 
     _has_networks = False
+
+    def _tell_of_learning(self, share: float, text: str) -> None:
+        """Report how far `_learn` is; a subclass that has trained networks before may say so in its own way."""
+        self._tell(share, text)
 
     def _present(self) -> np.ndarray:
         """(3,) 1 for each of `MEMBERS` that the model has, else 0."""
@@ -223,25 +231,27 @@ class AveragedCounts(Imputer):
         factors = _factor_rates(data, self.factors_) if weights[2] and self.factors_ is not None else None
         library = np.asarray(data.X.sum(axis=1), dtype=np.float32)
         usable = self.mean_share_ > 0
-        return AveragedRates(networks, log_linear, factors, weights=weights, library=library, usable=usable)
+        rates = AveragedRates(networks, log_linear, factors, weights=weights, library=library, usable=usable)
+        if self._has_networks:
+            rates.latent = None if networks is None else networks.latent
+        elif log_linear is not None:
+            rates.latent = log_linear.latent
+        elif factors is not None:
+            rates.latent = factors.left
+        return rates
 
     # -- saved models --------------------------------------------------------------------------------------------------
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         super()._restore(arrays)
-        self.uses_factors_ = bool(self.uses_factors_)
-        if self.mean_share_ is None:
-            self.mean_share_ = self.share_
-        if self.uses_gene_mean_ or self.uses_factors_:
+        simpler = self.uses_gene_mean_ or self.uses_factors_
+        if simpler:
             self.weights_ = None
         elif self.weights_ is None:
-            if self.weight_ is None:
-                raise KeyError("weights")
-            self.weights_ = np.array([self.weight_, 0.0, 1 - self.weight_], dtype=np.float64)
-            self.weight_ = None
-        needs_factors = self.uses_factors_ or (self.weights_ is not None and self.weights_[2] > 0)
-        if self.factors_ is None and needs_factors:
+            raise KeyError("weights")
+        weights = np.zeros(3) if self.weights_ is None else self.weights_
+        if self.factors_ is None and (self.uses_factors_ or weights[2] > 0):
             raise KeyError("factors")
-        if self.log_linear_ is None and self.weights_ is not None and self.weights_[1] > 0:
+        if self.log_linear_ is None and weights[1] > 0:
             raise KeyError("log_linear_factors")
 
 
@@ -289,7 +299,7 @@ class AveragedRates:
         self.members = (networks, log_linear, factors)
         self.weights = np.where([member is not None for member in self.members], weights, 0.0)
         self.library, self.usable = library, usable
-        self.latent = next((m.latent for m in (networks, log_linear) if m is not None), None)
+        self.latent: np.ndarray | None = None  # represents the cells
         self.factor = np.ones(len(library), np.float32)
         for rows in row_blocks(len(library), len(usable)):
             sums = self.rows(rows, None, "rate").sum(axis=1)

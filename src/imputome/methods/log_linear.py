@@ -7,7 +7,7 @@ Letters: ``n`` cells, ``G`` genes, ``k`` factors, ``B`` cells of a batch; ``U`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,20 @@ class LogLinearFactors:
 
 
 def fit_log_linear(
-    X: Any, rank: int, *, penalty: float, epochs: int, random_state: int, batch_size: int = BATCH_SIZE
+    X: Any,
+    rank: int,
+    *,
+    penalty: float,
+    epochs: int,
+    random_state: int,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[float, str], None] | None = None,
 ) -> LogLinearFactors:
     """Minimise ``-log multinomial(X | softmax(U V' + b)) + |U|^2 / 2 + penalty |V|^2 / 2`` over U, V and b.
 
     X is a CSR array of counts, (n, G). Adam on batches of cells, with a learning rate that falls to 0 along a cosine;
     the start is the leading singular vectors of log1p of counts per 10,000. Cost: an epoch is three products of (n, k)
-    with (G, k) and n x G exponentials, in blocks of ``batch_size`` cells.
+    with (G, k) and n x G exponentials, in blocks of ``batch_size`` cells. ``progress`` is called after each.
     """
     used = np.flatnonzero(X.sum(axis=0) > 0)
     cells = np.flatnonzero(np.diff(X.indptr))
@@ -70,6 +77,8 @@ def fit_log_linear(
             by_gene[0].step(V, (residual.T @ U[rows]) * share + np.float32(penalty) * V, rate)
             by_gene[1].step(b, residual.sum(axis=0) * share, rate)
             U[rows] -= 3 * rate * change
+        if progress is not None:
+            progress(epoch / epochs, f"log-linear factors, pass {epoch} of {epochs}")
     factors = np.zeros((X.shape[1], V.shape[1]), np.float32)
     offset = np.full(X.shape[1], b.min() - np.log(100), np.float32)
     factors[used], offset[used] = V, b

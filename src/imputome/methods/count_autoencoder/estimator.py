@@ -6,7 +6,7 @@ tenth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -122,6 +122,8 @@ class CountAutoencoder(AveragedCounts, CountFamily):
 
     info = COUNT_AUTOENCODER_INFO
     learned: ClassVar[dict[str, Learned]] = {**CountFamily.learned, **AveragedCounts.learned}
+    # models of the first versions lack what these replace: they have one weight, that of the networks
+    stored: ClassVar[dict[str, Learned]] = {**CountFamily.stored, "weight": Learned(values="a share", optional=True)}
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "n_hidden": (64, 128, 256),
         "n_latent": (16, 32, 64),
@@ -210,6 +212,9 @@ class CountAutoencoder(AveragedCounts, CountFamily):
 
     _has_networks = True
 
+    def _tell_of_learning(self, share: float, text: str) -> None:
+        self._tell(1.0, text)  # the networks took nearly all of the time
+
     def _networks_in_words(self) -> str:
         return "the network" if self.n_networks == 1 else f"{self.n_networks} networks"
 
@@ -233,3 +238,16 @@ class CountAutoencoder(AveragedCounts, CountFamily):
 
     def _layers(self) -> int:
         return self.n_networks * super()._layers()
+
+    def _declared(self) -> dict[str, Learned]:
+        declared = super()._declared()
+        first = {name: replace(declared[name], optional=True) for name in ("uses_factors", "mean_share")}
+        return {**declared, **first}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        arrays.setdefault("uses_factors", np.array(False))
+        arrays.setdefault("mean_share", arrays["share"])
+        weight = arrays.pop("weight", None)
+        if weight is not None:
+            arrays.setdefault("weights", np.array([float(weight), 0.0, 1 - float(weight)]))
+        super()._restore(arrays)

@@ -61,7 +61,7 @@ class CountFactors(AveragedCounts):
     -----
     Source: Townes et al. 2019 (GLM-PCA) and Lee & Seung 1999 (Poisson factorisation); the average is ours.
 
-    Cost: seconds. 30 passes over n x G rates for the log-linear factors, in blocks of 128 cells, and for each part of
+    Cost: seconds; 30 passes over n x G rates for the log-linear factors, in blocks of 128 cells, and for each part of
     the molecules that the posterior step uses about 15.
 
     Known to fail: where the types of cells are many and rare, a network (``count_autoencoder``) is better. With few
