@@ -16,7 +16,7 @@ endif
 endif
 
 # what `make bench` leaves out: hours, an environment with the peers, or no script of its own
-PEERS := $(addprefix benchmarks/,counts.py real.py comparison.py deep.py added_memory.py)
+PEERS := $(addprefix benchmarks/,counts.py real.py limit.py comparison.py deep.py added_memory.py)
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
@@ -58,18 +58,21 @@ check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs ar
 	$(BIN)/python docs/findings.py --check
 	$(BIN)/python benchmarks/counts.py check
 	$(BIN)/python benchmarks/real.py check
+	$(BIN)/python benchmarks/limit.py check
 
 bench: $(VENV)/.dev  ## run every script in benchmarks/
 	@set -e; for script in $(filter-out $(PEERS),$(sort $(wildcard benchmarks/*.py))); do echo "$$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/limit.py run
 
 bench-peers: $(VENV)/.dev  ## every method beside its peers, on every data set (hours; continues where it stopped)
 	$(BIN)/python benchmarks/counts.py run --make-peers
 	$(BIN)/python benchmarks/real.py run --make-peers
 	$(MAKE) bench-tables
 
-bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md and docs/comparison.md
+bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md, docs/comparison.md and docs/limits.md
 	$(BIN)/python benchmarks/counts.py write
 	$(BIN)/python benchmarks/real.py write
+	$(BIN)/python benchmarks/limit.py write
 
 clean:  ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

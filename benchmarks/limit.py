@@ -8,12 +8,12 @@ Nine tenths of the molecules to fit on, the rest held out. The *share recovered*
 from the posterior of the gene mean, 0 %, to the posterior with the true rate and the true shapes, 100 %, in Poisson
 loss of the held-out molecules. Three limits on this way separate the causes of the rest:
 
-- true gene factors (``loadings``): the gene factors are the true ones, and only the cell's own factors are inferred from its counts;
-  what it lacks to 100 % is what inference costs, which no method gets back;
-- ten times the cells (``METHOD@cells``): the method learns from ten times as many cells, and is applied to the same ones; what it
-  gains is what learning costs;
-- true shapes (``METHOD@shapes``): the method's rate with the true shapes of the posterior step; what it gains is what the fitted prior
-  costs.
+- true gene factors (``loadings``): the gene factors are the true ones, and only the cell's own are inferred from its
+  counts; what it lacks to 100 % is what inference costs, which no method gets back;
+- true shapes (``METHOD@shapes``): the method's rate with the true shapes of the posterior step; what it gains is what
+  the fitted prior costs;
+- ten times the cells (``METHOD@cells``): the method learns from ten times as many cells, and is applied to the same
+  ones; what it gains is what learning costs.
 """
 
 from __future__ import annotations
@@ -53,13 +53,9 @@ class Truth:
 
 def low_rank(n: int, rng: np.random.Generator, **options: Any) -> Truth:
     """Simulator (a): log rates of low rank, types, and a trend of the overdispersion."""
-    rank, depth, overdispersion = options.get("rank", 10), options.get("depth", 1000.0), (0.05, 1.2)
-    overdispersion = options.get("overdispersion", overdispersion)
     simulated = simulate_counts(n=n, rng=rng, **options)
-    # the shapes of the trend: its mean is the expected count of the gene at the median library
-    share = (simulated.rate / simulated.library[:, None]).mean(axis=0)
-    phi = 1 / (overdispersion[0] + overdispersion[1] / (1 + depth * share / share.sum()))
-    return Truth(simulated.X.toarray().astype(np.int64), simulated.rate, phi, rank + 5)
+    phi = 1 / (simulated.realised / simulated.rate).var(axis=0)
+    return Truth(simulated.X.toarray().astype(np.int64), simulated.rate, phi, options.get("rank", 10) + 5)
 
 
 def drawn(share: np.ndarray, rank: int, rng: np.random.Generator, *, depth: float) -> Truth:

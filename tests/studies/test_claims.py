@@ -360,7 +360,7 @@ def test_names_of_a_study_mean_nothing_in_its_text():
     rows = scores({"base": [1.0, 2.0], "other": [3.0, 4.0]}, scheme=NASTY)
     failed = rows.head(1).assign(status="failed", reason=NASTY, trial=7)
     claims = pd.DataFrame([{**dict.fromkeys(CLAIM_COLUMNS, "x"), "by": "paper", "claim": NASTY, "evidence": NASTY}])
-    claims = claims.assign(dataset=NASTY, configurations=NASTY, n=2, agree=1)
+    claims = claims.assign(dataset=NASTY, configurations=NASTY, n=2, agree=1, ties=0)
     text = markdown(study, pd.concat([rows, failed])) + "\n" + published_markdown(study, rows) + "\n"
     text += comparisons_markdown(table_of_tests(study, rows)) + "\n" + claims_markdown(claims)
     text += "\n" + claims_in_detail_markdown(claims)
@@ -371,8 +371,9 @@ def test_names_of_a_study_mean_nothing_in_its_text():
 
 
 def checked_rows(*rows):
-    """(dataset, held, agree, n) of one claim."""
-    table = pd.DataFrame(rows, columns=["dataset", "held", "agree", "n"])
+    """(dataset, held, agree, n, ties) of one claim; no ties if they are not given."""
+    rows = [(*row, 0)[:5] for row in rows]
+    table = pd.DataFrame(rows, columns=["dataset", "held", "agree", "n", "ties"])
     return table.assign(claim="A over B", by="paper", configurations="A; B")
 
 
@@ -387,6 +388,8 @@ def checked_rows(*rows):
         ([("one", "holds", 2, 3), ("two", "unclear", 1, 3)], "unclear"),
         ([("one", "collapsed", 3, 3), ("two", "collapsed", 3, 3)], "holds, by networks that collapsed"),
         ([("one", "unclear", 0, 0)], "not run"),
+        ([("one", "unclear", 6, 6), ("two", "unclear", 0, 4, 4)], "holds"),  # equal ones decide nothing
+        ([("one", "unclear", 0, 4, 4)], "unclear"),
     ],
 )
 def test_one_verdict_over_all_data_sets(rows, expected):
@@ -397,3 +400,11 @@ def test_verdicts_count_the_runs_of_each_data_set():
     rows = checked_rows(("one (at most 5 cells)", "holds", 2, 2), ("one (at most 5 cells)", "unclear", 1, 2))
     row = verdicts(rows).to_dict("records")[0]
     assert (row["agree"], row["n"], row["by data set"]) == (3, 4, "one: 3 of 4")
+    rows = checked_rows(("one", "holds", 2, 3, 1), ("two", "unclear", 0, 2, 2))
+    row = verdicts(rows).to_dict("records")[0]
+    assert (row["agree"], row["n"], row["by data set"]) == (2, 2, "one: 2 of 2; two: equal")
+
+
+def test_equal_configurations_are_ties():
+    outcome = mean_difference(np.array([0.0, 0.5, 0.0, -0.1]))
+    assert (outcome.n, outcome.agree, outcome.ties) == (4, 1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ POWERS_FOR_WEIGHTS = np.array([0.5])
 SMALLEST_RATE = np.float32(1e-12)
 FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the average is no better than the gene mean
 PROJECTION_UPDATES = 15  # updates of a cell's Poisson factors; more of them fit the noise of the cell
+DEFAULT_RANK, LARGEST_RANK = 16, 64  # numbers of factors; that of the log-linear ones is chosen up to the second
 EPOCHS = 30  # passes over the cells when the log-linear factors are fitted
 PENALTY = 100.0  # of their gene factors
 
@@ -45,7 +46,7 @@ class AveragedCounts(Imputer):
     networks, if it has any, and calls `_learn`.
     """
 
-    n_factors: int
+    n_factors: int | Literal["auto"]
     random_state: int
     factors_: np.ndarray | None  # (G, k) Poisson factors
     log_linear_factors_: np.ndarray | None  # (G, k), with the next
@@ -82,18 +83,13 @@ class AveragedCounts(Imputer):
     def _learn(self, data: Data, parts: list[np.ndarray], x1: Data, x2: Any) -> None:
         """Learn the factors from x1, choose the weights on x2, and fit the prior of the posterior step."""
         self._tell_of_learning(0.0, "Poisson factors")
-        self.factors_ = self._poisson_factors(x1, self.n_factors) if self.n_factors else None
+        rank = DEFAULT_RANK if self.n_factors == "auto" else self.n_factors
+        self.factors_ = self._poisson_factors(x1, rank) if rank else None
         self.log_linear_factors_ = self.log_linear_offset_ = None
-        if self.n_factors:
-            with few_threads(True):  # its batches are small
-                found = fit_log_linear(
-                    x1.X,
-                    self.n_factors,
-                    penalty=PENALTY,
-                    epochs=EPOCHS,
-                    random_state=self.random_state,
-                    progress=lambda share, text: self._tell_of_learning(0.1 + 0.4 * share, text),
-                )
+        if rank:
+            found = (
+                self._log_linear(x1, rank) if x2 is None or self.n_factors != "auto" else self._best_log_linear(x1, x2)
+            )
             self.log_linear_factors_, self.log_linear_offset_ = found.factors, found.offset
         self.uses_gene_mean_ = self.uses_factors_ = False
         self.mean_share_ = gene_shares(data)
@@ -115,23 +111,44 @@ class AveragedCounts(Imputer):
         """(3,) 1 for each of `MEMBERS` that the model has, else 0."""
         return np.array([self._has_networks, self.log_linear_ is not None, self.factors_ is not None], float)
 
+    def _log_linear(self, x1: Data, rank: int) -> LogLinearFactors:
+        with few_threads(True):  # its batches are small
+            return fit_log_linear(
+                x1.X,
+                rank,
+                penalty=PENALTY,
+                epochs=EPOCHS,
+                random_state=self.random_state,
+                progress=lambda share, text: self._tell_of_learning(0.1 + 0.3 * share, text),
+            )
+
+    def _best_log_linear(self, x1: Data, x2: Any) -> LogLinearFactors:
+        """Log-linear factors of the rank that predicts x2 best: doubled as long as that helps, or else halved."""
+        seen, held_out = _some_cells(x1, x2)
+
+        def tried(rank: int) -> tuple[float, LogLinearFactors]:
+            genes = self._log_linear(x1, rank)
+            return _predicted(_log_linear_rates(seen, genes), seen, held_out), genes
+
+        rank = min(DEFAULT_RANK, *x1.shape)
+        best = tried(rank)
+        while 2 * rank <= min(LARGEST_RANK, *x1.shape) and (doubled := tried(2 * rank))[0] > best[0]:
+            rank, best = 2 * rank, doubled
+        if rank == DEFAULT_RANK and (halved := tried(rank // 2))[0] > best[0]:
+            best = halved
+        return best[1]
+
     def _best_weights(self, x1: Data, x2: Any) -> np.ndarray:
         """The weights whose rates, combined with the counts of x1, give x2 the largest likelihood, on some cells."""
-        n, G = x1.shape
-        rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES_FOR_WEIGHTS // G))).astype(np.intp))
-        seen, held_out = x1.subset(rows=rows), x2[rows]
+        seen, held_out = _some_cells(x1, x2)
         rates = self._averaged(seen, np.full(3, 1 / 3))
-        logs = rates.log_members(np.arange(len(rows)), None)
+        logs = rates.log_members(np.arange(seen.shape[0]), None)
         best, weights = -np.inf, self._present()
         for steps in product(range(WEIGHT_STEPS + 1), repeat=3):
             candidate = np.array(steps) / WEIGHT_STEPS
             if sum(steps) != WEIGHT_STEPS or (candidate[self._present() == 0] > 0).any():
                 continue
-            model = _DenseRates(_averaged_logs(logs, candidate), rates.library)
-            likelihood = predictive_likelihood(
-                model, seen.X, held_out, ratio=1 / 9, shapes=SHAPES_FOR_WEIGHTS, powers=POWERS_FOR_WEIGHTS
-            )
-            total = float(likelihood.max(axis=(1, 2)).sum())
+            total = _predicted(_DenseRates(_averaged_logs(logs, candidate), rates.library), seen, held_out)
             if total > best:
                 best, weights = total, candidate
         return weights
@@ -253,6 +270,21 @@ class AveragedCounts(Imputer):
             raise KeyError("factors")
         if self.log_linear_ is None and weights[1] > 0:
             raise KeyError("log_linear_factors")
+
+
+def _some_cells(x1: Data, x2: Any) -> tuple[Data, Any]:
+    """Evenly spaced cells of x1 and x2, with at most `ENTRIES_FOR_WEIGHTS` entries in all."""
+    n, G = x1.shape
+    rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES_FOR_WEIGHTS // G))).astype(np.intp))
+    return x1.subset(rows=rows), x2[rows]
+
+
+def _predicted(rates: Model, seen: Data, held_out: Any) -> float:
+    """Log-likelihood of held-out counts given the others, with the best shape of each gene."""
+    likelihood = predictive_likelihood(
+        rates, seen.X, held_out, ratio=1 / 9, shapes=SHAPES_FOR_WEIGHTS, powers=POWERS_FOR_WEIGHTS
+    )
+    return float(likelihood.max(axis=(1, 2)).sum())
 
 
 def _clear_gain(gains: np.ndarray) -> float:

@@ -217,6 +217,7 @@ CLAIM_COLUMNS = [
         "se",
         "n",
         "agree",
+        "ties",
         "evidence",
         "beats_control",
         "spread",
@@ -241,6 +242,7 @@ class Outcome(NamedTuple):
     n: int
     evidence: str = ""  # the numbers as text
     agree: int = 0  # trials in which it is so
+    ties: int = 0  # trials in which two configurations are exactly equal, which decides nothing
 
 
 UNKNOWN = Outcome("unclear", math.nan, math.nan, 0)
@@ -262,7 +264,8 @@ def check_claims(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     - ``estimate``: how much better the first configuration is, in units of the metric; the fall of a curve; else the
       mean of the value that is claimed to be large or small,
     - ``se``: standard error of the estimate; ``n``: number of trials; ``evidence``: the numbers as text,
-    - ``agree``: number of trials in which it is so, whatever the interval,
+    - ``agree``: number of trials in which it is so, whatever the interval; ``ties``: in which two configurations that
+      are compared are exactly equal,
     - ``beats_control``: the same test of the first configuration against the control of the claim,
     - ``spread``: SD between cells of the first configuration's output, divided by that of the data.
     """
@@ -295,13 +298,14 @@ def mean_difference(differences: np.ndarray) -> Outcome:
     n = len(differences)
     if n == 0 or not np.isfinite(differences).all():
         return UNKNOWN._replace(n=n)
-    mean, agree = float(differences.mean()), int((differences > 0).sum())
+    mean = float(differences.mean())
+    agree, ties = int((differences > 0).sum()), int((differences == 0).sum())
     if n == 1:
-        return UNKNOWN._replace(n=1, estimate=mean, agree=agree)
+        return UNKNOWN._replace(n=1, estimate=mean, agree=agree, ties=ties)
     sd = float(differences.std(ddof=1))
     half = half_interval(sd, n)
     held = "holds" if mean > half else "fails" if mean < -half else "unclear"
-    return Outcome(held, mean, sd / math.sqrt(n), n, agree=agree)
+    return Outcome(held, mean, sd / math.sqrt(n), n, agree=agree, ties=ties)
 
 
 def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
@@ -316,7 +320,7 @@ def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
     evidence += "" if math.isnan(difference.se) else f" ± {difference.se:.2g}"
     if claim.value:
         beyond = _improvement(wide, claim.metric, *claim.configurations, margin=claim.value)
-        difference = difference._replace(held=beyond.held, agree=beyond.agree)
+        difference = difference._replace(held=beyond.held, agree=beyond.agree, ties=beyond.ties)
         evidence += f", which is {1 - first.mean() / second.mean():.2%}; {claim.value:.0%} or more is claimed"
     return difference._replace(evidence=evidence)
 
@@ -324,7 +328,7 @@ def _better(claim: Claim, wide: pd.DataFrame) -> Outcome:
 def _similar(claim: Claim, wide: pd.DataFrame) -> Outcome:
     pair = wide[[(claim.metric, name) for name in claim.configurations]].dropna().to_numpy()
     differences = pair[:, 0] / pair[:, 1] - 1
-    relative = mean_difference(differences)._replace(agree=int((np.abs(differences) <= claim.value).sum()))
+    relative = mean_difference(differences)._replace(agree=int((np.abs(differences) <= claim.value).sum()), ties=0)
     evidence = f"{pair[:, 0].mean():.5g} against {pair[:, 1].mean():.5g}: {relative.estimate:+.2%}"
     if math.isnan(relative.se):
         return relative._replace(held="unclear", evidence=evidence)
@@ -348,7 +352,7 @@ def _monotone(claim: Claim, wide: pd.DataFrame) -> Outcome:
     curve = ", ".join(f"{value:.3g}" for value in curves.mean(axis=0))
     falling = int((steps <= 0).all(axis=1).sum())
     evidence = f"means {curve}; no step rises in {falling} of {len(curves)} trials"
-    return fall._replace(held="fails" if rises else fall.held, evidence=evidence, agree=falling)
+    return fall._replace(held="fails" if rises else fall.held, evidence=evidence, agree=falling, ties=0)
 
 
 def _close(claim: Claim, wide: pd.DataFrame) -> Outcome:

@@ -7,23 +7,27 @@ import pandas as pd
 ALPHA = 0.05
 VERDICT_COLUMNS = ["claim", "by", "configurations", "verdict", "agree", "n", "by data set"]
 VERDICT_LEGEND = (
-    "A run is one trial on one data set with one way to hide values. The verdict counts the runs that agree with the "
-    "claim (two-sided sign test at 5 %), or is that of every data set by a 95 % interval over its trials; where the "
-    "intervals of two data sets contradict each other, it differs between data sets. Everything else is unclear. The "
-    "runs of one data set are not independent: a verdict is about these data sets."
+    "A run is one trial on one data set with one way to hide values; runs in which both are exactly equal are left "
+    "out. The verdict counts the runs that agree with the claim (two-sided sign test at 5 %), or is that of every data "
+    "set by a 95 % interval over its trials; where the intervals of two data sets contradict each other, it differs "
+    "between data sets. Everything else is unclear. The runs of one data set are not independent: a verdict is about "
+    "these data sets."
 )
 
 
 def verdicts(checked: pd.DataFrame) -> pd.DataFrame:
     """One row per claim, from the rows of `imputome.studies.claims.check_claims`.
 
-    ``agree`` of ``n`` runs agree with the claim; ``by data set`` tells the same for each data set, as text.
+    ``agree`` of ``n`` runs agree with the claim, runs that decide nothing left out; ``by data set`` tells the same for
+    each data set, as text.
     """
     rows = []
     for (text, by), part in checked.groupby(["claim", "by"], sort=False):
-        runs = part.groupby(part["dataset"].str.replace(r" \(.*", "", regex=True), sort=False)[["agree", "n"]].sum()
-        places = "; ".join(f"{name}: {agree} of {n}" for name, agree, n in runs.itertuples())
-        numbers = part["agree"].sum(), part["n"].sum()
+        decisive = part.assign(n=part["n"] - part["ties"])
+        sets = part["dataset"].str.replace(r" \(.*", "", regex=True)
+        runs = decisive.groupby(sets, sort=False)[["agree", "n"]].sum()
+        places = "; ".join(f"{name}: {agree} of {n}" if n else f"{name}: equal" for name, agree, n in runs.itertuples())
+        numbers = decisive["agree"].sum(), decisive["n"].sum()
         rows.append([text, by, part["configurations"].iloc[0], verdict(part), *numbers, places])
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
@@ -35,9 +39,9 @@ def verdict(rows: pd.DataFrame) -> str:
     """
     from scipy.stats import binomtest
 
-    agree, runs = int(rows["agree"].sum()), int(rows["n"].sum())
+    agree, runs = int(rows["agree"].sum()), int((rows["n"] - rows["ties"]).sum())
     if not runs:
-        return "not run"
+        return "unclear" if rows["n"].any() else "not run"
     held = rows["held"].replace("collapsed", "holds")
     if {"holds", "fails"} <= set(held):
         return "differs between data sets"

@@ -56,8 +56,9 @@ class CountAutoencoder(AveragedCounts, CountFamily):
         Share of hidden units dropped in training.
     input_dropout : float, default=0.3
         Share of nonzero inputs dropped in training.
-    n_factors : int, default=16
-        Rank of the log-linear and of the Poisson factors; 0 for none.
+    n_factors : int or "auto", default="auto"
+        Rank of the log-linear and of the Poisson factors; 0 for none. ``"auto"``: 16 for the Poisson factors; for the
+        log-linear ones 8, 16, 32 or 64, whichever predicts the held-out molecules best.
     n_networks : int, default=1
         Networks with different initial weights, averaged on the log scale; 3 gives a better but slower fit.
     learning_rate : float, default=2e-3
@@ -137,7 +138,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     n_latent: int = 32
     dropout: float = 0.2
     input_dropout: float = 0.3
-    n_factors: int = 16
+    n_factors: int | Literal["auto"] = "auto"
     n_networks: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -163,7 +164,8 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _check_values(self) -> None:
         check_values(self, POSITIVE, "n_hidden", "n_latent", "n_networks")
-        check_values(self, NOT_NEGATIVE, "n_factors")
+        if self.n_factors != "auto":
+            check_values(self, NOT_NEGATIVE, "n_factors")
         super()._check_values()
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -32,8 +32,9 @@ class CountFactors(AveragedCounts):
 
     Parameters
     ----------
-    n_factors : int, default=16
-        Rank of both models.
+    n_factors : int or "auto", default="auto"
+        Rank of both models. ``"auto"``: 16 for the Poisson factors; for the log-linear ones 8, 16, 32 or 64, whichever
+        predicts the held-out molecules best.
     posterior : bool, default=True
         Combine the rate with the cell's own counts (`imputome.core.posterior`).
     random_state : int, default=0
@@ -80,13 +81,15 @@ class CountFactors(AveragedCounts):
     learned: ClassVar[dict[str, Learned]] = AveragedCounts.learned
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"n_factors": (4, 32, "log")}
 
-    def __init__(self, *, n_factors: int = 16, posterior: bool = True, random_state: int = 0) -> None:
+    def __init__(
+        self, *, n_factors: int | Literal["auto"] = "auto", posterior: bool = True, random_state: int = 0
+    ) -> None:
         self.n_factors = n_factors
         self.posterior = posterior
         self.random_state = random_state
 
     def _check_values(self) -> None:
-        self._require("n_factors", self.n_factors >= 1, "at least 1")
+        self._require("n_factors", self.n_factors == "auto" or self.n_factors >= 1, "at least 1, or 'auto'")
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         if np.count_nonzero(np.diff(data.X.indptr)) < 2:
