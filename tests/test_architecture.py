@@ -46,7 +46,7 @@ ROOMS = (
 )
 LOOSE = {"__init__", "__main__", "caches", "datasets", "errors"}  # modules that stand beside the rooms
 # the parts of the room `methods` that several methods share; a method imports these and its own folder only
-SHARED_BY_METHODS = ("deep", "factors", "nmf", "rescaled", "similar_cells")
+SHARED_BY_METHODS = ("averaged_counts", "deep", "factors", "log_linear", "nmf", "rescaled", "similar_cells")
 # methods that take the name of another method, which they find through the face of the room
 BUILT_ON_OTHERS = ("saver",)
 

@@ -1050,7 +1050,7 @@ def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys,
 
     monkeypatch.setattr("imputome.api.plan.get", lacking)
     code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
-    refused(capsys, code, "missing-extra", "imputome[deep]", "--method gene_mean_posterior")
+    refused(capsys, code, "missing-extra", "imputome[deep]", "--method count_factors")
 
 
 @pytest.mark.parametrize(
