@@ -154,17 +154,21 @@ def _log_rising(size, b):  # type: ignore[no-untyped-def]
 
 
 @compiled(fastmath=True)
+def _log1p(q):  # type: ignore[no-untyped-def]
+    """log(1 + q)."""
+    if q > 0.25:
+        return math.log1p(q)
+    s = q / (2.0 + q)
+    s2 = s * s
+    # log(1 + q) = 2 artanh(s), exact to 1e-10
+    return 2.0 * s * (1.0 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * (1 / 9)))))
+
+
+@compiled(fastmath=True)
 def _log_likelihood(rate, a, b, phi, ratio):  # type: ignore[no-untyped-def]
     """Log-likelihood of the count b, without log b!, given the count a, at one rate."""
     q = ratio * rate / (phi + rate)  # mean over size, at most the ratio
-    if ratio <= 0.25:
-        s = q / (2.0 + q)
-        s2 = s * s
-        # log(1 + q) = 2 artanh(s), exact to 1e-10 for q <= 0.25
-        log = 2.0 * s * (1.0 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * (1 / 9)))))
-    else:
-        log = math.log1p(q)
-    value = -(phi + a + b) * log
+    value = -(phi + a + b) * _log1p(q)
     if b > 0.0:
         value += b * math.log(q) + _log_rising(phi + a, b)
     return value
@@ -238,15 +242,17 @@ def _add_bins(entries, sums, ratio, shapes, powers, mean, total):  # type: ignor
                 of_held_out = sums[j, place, 4] / held_out if held_out > 0.0 else rate
                 for p in range(powers.size):
                     scale = _scale(rate, mean[j], powers[p])
+                    scale_of_molecules = _scale(of_molecules, mean[j], powers[p])
+                    scale_of_held_out = _scale(of_held_out, mean[j], powers[p])
                     for k in range(shapes.size):
                         phi = _bounded(shapes[k] * scale)
-                        value = -count * phi * math.log1p(ratio * rate / (phi + rate))
+                        value = -count * phi * _log1p(ratio * rate / (phi + rate))
                         if molecules > 0.0:
-                            at = _bounded(shapes[k] * _scale(of_molecules, mean[j], powers[p]))
-                            value -= molecules * math.log1p(ratio * of_molecules / (at + of_molecules))
+                            phi = _bounded(shapes[k] * scale_of_molecules)
+                            value -= molecules * _log1p(ratio * of_molecules / (phi + of_molecules))
                             if held_out > 0.0:
-                                at = _bounded(shapes[k] * _scale(of_held_out, mean[j], powers[p]))
-                                value -= held_out * math.log(at + of_held_out)
+                                phi = _bounded(shapes[k] * scale_of_held_out)
+                                value -= held_out * math.log(phi + of_held_out)
                         total[j, k, p] += value
 
 

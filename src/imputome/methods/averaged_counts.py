@@ -28,9 +28,9 @@ from imputome.methods.nmf import poisson_nmf, project
 
 MEMBERS = ("networks", "log_linear", "poisson_factors")  # what is averaged, in the order of ``weights_``
 WEIGHT_STEPS = 4  # weights are multiples of 1 / WEIGHT_STEPS
-ENTRIES_FOR_WEIGHTS = 2**22  # largest number of entries on which the weights are chosen
+ENTRIES_FOR_WEIGHTS = 2**23  # largest number of entries on which the weights are chosen
 SHAPES_FOR_WEIGHTS = np.geomspace(0.1, 100, 8)  # phi of a gene, when weights are compared: the best of these
-POWERS_FOR_WEIGHTS = np.array([0.5])
+POWERS_FOR_WEIGHTS = np.array([0.0, 0.5, 1.0])
 SMALLEST_RATE = np.float32(1e-12)
 FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the average is no better than the gene mean
 PROJECTION_UPDATES = 15  # updates of a cell's Poisson factors; more of them fit the noise of the cell
@@ -83,6 +83,8 @@ class AveragedCounts(Imputer):
     def _learn(self, data: Data, parts: list[np.ndarray], x1: Data, x2: Any) -> None:
         """Learn the factors from x1, choose the weights on x2, and fit the prior of the posterior step."""
         self._tell_of_learning(0.0, "Poisson factors")
+        self.uses_gene_mean_ = self.uses_factors_ = False
+        self.mean_share_ = gene_shares(data)
         rank = DEFAULT_RANK if self.n_factors == "auto" else self.n_factors
         self.factors_ = self._poisson_factors(x1, rank) if rank else None
         self.log_linear_factors_ = self.log_linear_offset_ = None
@@ -91,8 +93,6 @@ class AveragedCounts(Imputer):
                 self._log_linear(x1, rank) if x2 is None or self.n_factors != "auto" else self._best_log_linear(x1, x2)
             )
             self.log_linear_factors_, self.log_linear_offset_ = found.factors, found.offset
-        self.uses_gene_mean_ = self.uses_factors_ = False
-        self.mean_share_ = gene_shares(data)
         present = self._present()
         self.weights_ = present / present.sum()
         self._tell_of_learning(0.5, "weights and posterior step")
@@ -123,12 +123,26 @@ class AveragedCounts(Imputer):
             )
 
     def _best_log_linear(self, x1: Data, x2: Any) -> LogLinearFactors:
-        """Log-linear factors of the rank that predicts x2 best: doubled as long as that helps, or else halved."""
+        """Log-linear factors of the rank that predicts x2 best: doubled as long as that helps, or else halved.
+
+        They are compared averaged with the other members, which get a half or a quarter of the weight together: alone,
+        fewer factors look better than they are beside others.
+        """
         seen, held_out = _some_cells(x1, x2)
+        rows = np.arange(seen.shape[0])
+        others = self._averaged(seen, np.array([1.0, 0.0, 1.0]))
+        logs = others.log_members(rows, None)
+        present = np.array([log is not None for log in logs], float)
+        present /= present.sum()
 
         def tried(rank: int) -> tuple[float, LogLinearFactors]:
             genes = self._log_linear(x1, rank)
-            return _predicted(_log_linear_rates(seen, genes), seen, held_out), genes
+            logs[1] = _log_linear_rates(seen, genes).log_rows(rows, None)
+            totals = []
+            for weight in (0.5, 0.75):
+                averaged = _averaged_logs(logs, np.where([False, True, False], weight, (1 - weight) * present))
+                totals.append(_predicted(_DenseRates(averaged, others.library), seen, held_out))
+            return max(totals), genes
 
         rank = min(DEFAULT_RANK, *x1.shape)
         best = tried(rank)
