@@ -38,7 +38,7 @@ MORE = 10  # times the cells, for what learning costs
 LARGEST = 20_000  # cells that such a fit may have
 CONTROL = "gene_mean_posterior"
 METHODS = ("poisson_nmf+posterior", "count_factors", "count_autoencoder")
-LIMITS = ("loadings", *(f"{name}@{limit}" for name in METHODS[1:] for limit in ("shapes", "cells")))
+LIMITS = ("loadings", "count_factors@shapes", "count_factors@cells")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ def one(name: str, number: int, what: str) -> dict[str, Any]:
     method, _, limit = what.partition("@")
     if limit == "cells" and SIMULATORS[name][1] * MORE > LARGEST:
         return {"scores": {}, "seconds": 0.0}
-    begun = time.process_time()
     case = Case(name, number, times=MORE if limit == "cells" else 1)
+    if limit == "cells":
+        return {"scores": what_learning_costs(case, method), "seconds": 0.0}
+    begun = time.process_time()
     if method == "limit":
         values = case.posterior(case.true_rate())
     elif method == "loadings":
@@ -157,18 +159,29 @@ def one(name: str, number: int, what: str) -> dict[str, Any]:
     else:
         estimator, data = comparison.estimator(method), case.data(slice(None))
         begun = time.process_time()
-        result = estimator.fit_transform(data)
-        rows = np.arange(case.n)
-        values = result.rows(rows, keep_observed=False)
+        values = estimator.fit_transform(data).rows(np.arange(case.n), keep_observed=False)
         if limit == "shapes":
-            values = case.posterior(estimator._new_rows(data).rows(rows, None, "value"))
+            values = case.posterior(estimator._new_rows(data).rows(np.arange(case.n), None, "value"))
     return {"scores": {"loss": case.loss(values)}, "seconds": round(time.process_time() - begun, 1)}
+
+
+def what_learning_costs(case: Case, method: str) -> dict[str, float]:
+    """Shares recovered of the first n cells of a larger simulation, fitted alone and with all the others."""
+
+    def loss(name: str, rows: slice) -> float:
+        result = comparison.estimator(name).fit_transform(case.data(rows))
+        return case.loss(result.rows(np.arange(case.n), keep_observed=False))
+
+    alone = slice(case.n)
+    control, limit = loss(CONTROL, alone), case.loss(case.posterior(case.true_rate()))
+    shares = {"alone": loss(method, alone), "with the others": loss(method, slice(None))}
+    return {name: 100 * (control - value) / (control - limit) for name, value in shares.items()}
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 def shares(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
     """Share recovered by simulation and by what was run, one for each number."""
-    losses = {(r["data"], r["split"], r["method"]): r["scores"]["loss"] for r in rows if r.get("scores")}
+    losses = {(r["data"], r["split"], r["method"]): r["scores"]["loss"] for r in rows if "loss" in r.get("scores", {})}
     found: dict[tuple[str, str], list[float]] = {}
     for (name, number, what), loss in losses.items():
         control, limit = losses.get((name, number, CONTROL)), losses.get((name, number, "limit"))
@@ -189,16 +202,29 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def learning_table(rows: list[dict[str, Any]]) -> str:
+    """What ten times the cells add, for each simulation of which there are as many."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["method"].endswith("@cells") and row.get("scores"):
+            for name, share in row["scores"].items():
+                found.setdefault(row["data"], {}).setdefault(name, []).append(share)
+    lines = ["| simulation | these cells alone | with ten times the cells |", "| --- | --- | --- |"]
+    for name, of in found.items():
+        lines.append(f"| {name} | " + " | ".join(f"{statistics.fmean(values):.0f} %" for values in of.values()) + " |")
+    return "\n".join(lines)
+
+
 def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
     recovered = {name: f"`{name}`".replace("+posterior`", "`, with the step") for name in METHODS}
-    causes = {"loadings": "true gene factors"}
-    for what in LIMITS[1:]:
-        name, _, limit = what.partition("@")
-        causes[what] = f"`{name}`, " + {"shapes": "true shapes", "cells": "ten times the cells"}[limit]
+    causes = {name: f"`{name}`" for name in METHODS[1:2]} | {
+        f"{name}@shapes": f"`{name}`, true shapes" for name in METHODS[1:2]
+    }
     return {
         comparison.ROOT / "docs" / "limits.md": {
             "limit-shares": table(rows, recovered),
-            "limit-causes": table(rows, causes),
+            "limit-causes": table(rows, {**causes, "loadings": "true gene factors"}),
+            "limit-learning": learning_table(rows),
         }
     }
 
