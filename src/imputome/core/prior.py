@@ -51,6 +51,11 @@ def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
     return parts
 
 
+def evenly_spaced(n: int, G: int, entries: int) -> np.ndarray:
+    """Positions of evenly spaced cells, of n, with at most this number of entries in all, but at least one cell."""
+    return np.unique(np.linspace(0, n - 1, max(1, min(n, entries // G))).astype(np.intp))
+
+
 def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
     """Take the molecules of one part from `deal` out of the data; returns the rest, and the part as (n, G) matrix."""
     library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
@@ -339,7 +344,7 @@ def _common_factor(likelihood: np.ndarray, prior: Prior) -> float:
 def _with_cells(prior: Prior, model: Model, x1: Data, x2: Any) -> Prior:
     """The prior with the power of the cells' excess that predicts x2 best, if it is clearly better than 0."""
     n, G = x1.shape
-    rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES_FOR_CELLS // G))).astype(np.intp))
+    rows = evenly_spaced(n, G, ENTRIES_FOR_CELLS)
     rows = rows[np.diff(x1.X.indptr)[rows] > 0]
     if len(rows) == 0:
         return prior

@@ -17,8 +17,8 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
-from imputome.core.posterior import Prior
-from imputome.core.prior import CLEARLY_BETTER, deal, pooled_prior, predictive_likelihood, split
+from imputome.core.posterior import LARGEST_SHAPE, Prior
+from imputome.core.prior import CLEARLY_BETTER, deal, evenly_spaced, pooled_prior, predictive_likelihood, split
 from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
@@ -141,7 +141,7 @@ class AveragedCounts(Imputer):
             totals = []
             for weight in (0.5, 0.75):
                 averaged = _averaged_logs(logs, np.where([False, True, False], weight, (1 - weight) * present))
-                totals.append(_predicted(_DenseRates(averaged, others.library), seen, held_out))
+                totals.append(self._predicted(_DenseRates(averaged, others.library), seen, held_out))
             return max(totals), genes
 
         rank = min(DEFAULT_RANK, *x1.shape)
@@ -153,7 +153,7 @@ class AveragedCounts(Imputer):
         return best[1]
 
     def _best_weights(self, x1: Data, x2: Any) -> np.ndarray:
-        """The weights whose rates, combined with the counts of x1, give x2 the largest likelihood, on some cells."""
+        """The weights that give x2 the largest likelihood, on some cells; see `_predicted`."""
         seen, held_out = _some_cells(x1, x2)
         rates = self._averaged(seen, np.full(3, 1 / 3))
         logs = rates.log_members(np.arange(seen.shape[0]), None)
@@ -162,10 +162,21 @@ class AveragedCounts(Imputer):
             candidate = np.array(steps) / WEIGHT_STEPS
             if sum(steps) != WEIGHT_STEPS or (candidate[self._present() == 0] > 0).any():
                 continue
-            total = _predicted(_DenseRates(_averaged_logs(logs, candidate), rates.library), seen, held_out)
+            total = self._predicted(_DenseRates(_averaged_logs(logs, candidate), rates.library), seen, held_out)
             if total > best:
                 best, weights = total, candidate
         return weights
+
+    def _predicted(self, rates: Model, seen: Data, held_out: Any) -> float:
+        """Log-likelihood of held-out counts given the others, with the best shape of each gene.
+
+        Without the posterior step it is that of the rates alone: with the largest shape, the counts have no weight.
+        """
+        shapes, powers = SHAPES_FOR_WEIGHTS, POWERS_FOR_WEIGHTS
+        if not self.posterior:
+            shapes, powers = np.array([LARGEST_SHAPE]), np.zeros(1)
+        likelihood = predictive_likelihood(rates, seen.X, held_out, ratio=1 / 9, shapes=shapes, powers=powers)
+        return float(likelihood.max(axis=(1, 2)).sum())
 
     def _choose_rate(self, data: Data, x1: Data, parts: list[np.ndarray]) -> None:
         """Choose average, few factors or gene mean, all learned from x1, and fit the prior of the posterior step.
@@ -288,17 +299,8 @@ class AveragedCounts(Imputer):
 
 def _some_cells(x1: Data, x2: Any) -> tuple[Data, Any]:
     """Evenly spaced cells of x1 and x2, with at most `ENTRIES_FOR_WEIGHTS` entries in all."""
-    n, G = x1.shape
-    rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES_FOR_WEIGHTS // G))).astype(np.intp))
+    rows = evenly_spaced(*x1.shape, ENTRIES_FOR_WEIGHTS)
     return x1.subset(rows=rows), x2[rows]
-
-
-def _predicted(rates: Model, seen: Data, held_out: Any) -> float:
-    """Log-likelihood of held-out counts given the others, with the best shape of each gene."""
-    likelihood = predictive_likelihood(
-        rates, seen.X, held_out, ratio=1 / 9, shapes=SHAPES_FOR_WEIGHTS, powers=POWERS_FOR_WEIGHTS
-    )
-    return float(likelihood.max(axis=(1, 2)).sum())
 
 
 def _clear_gain(gains: np.ndarray) -> float:

@@ -15,11 +15,12 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.learned import Learned
-from imputome.methods.averaged_counts import AveragedCounts, geometric_mean
+from imputome.methods.averaged_counts import AveragedCounts, AveragedRates, geometric_mean
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
 from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork
+from imputome.methods.deep.covariates import coded_as_in_fit
 from imputome.methods.deep.rates import LogLinearModel
 from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
 
@@ -36,7 +37,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     size, is the rate. Nine tenths of the molecules (x1) are for training, which stops when the other tenth (x2) is no
     longer predicted better. The rate is averaged, on the log scale, with those of two kinds of factors of x1, as in
     `imputome.methods.count_factors.estimator.CountFactors`; the weights are those that predict x2 best, once the rate
-    is combined with the counts of x1.
+    is combined with the counts of x1 (or, with ``posterior=False``, by itself).
 
     The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is not predicted
     clearly better (by two standard errors) than by the posterior of the gene mean, 2, 4 and 8 Poisson factors alone are
@@ -229,6 +230,11 @@ class CountAutoencoder(AveragedCounts, CountFamily):
         return self.n_hidden, self.n_latent
 
     # -- the fitted model ----------------------------------------------------------------------------------------------
+    def _averaged(self, data: Data, weights: np.ndarray | None = None) -> AveragedRates:
+        # networks without weight read no covariates, but other ones than in the fit are an error all the same
+        coded_as_in_fit(self.coding_, data.covariates, method=self.name)
+        return super()._averaged(data, weights)
+
     def _network_rates(self, data: Data) -> LogLinearModel:
         batches = self._batches(data)
         return geometric_mean(

@@ -20,7 +20,7 @@ class CountFactors(AveragedCounts):
     Two low-rank models of the same counts are learned from nine tenths of the molecules (x1): GLM-PCA (Townes et al.
     2019), in which the logs of the rates are low rank, and a Poisson factorisation, in which the rates are. The rate is
     their weighted geometric mean. The weight is the one that predicts the other tenth of the molecules (x2) best, once
-    the rate is combined with the counts of x1.
+    the rate is combined with the counts of x1 (or, with ``posterior=False``, by itself).
 
     The posterior step combines the rate, at the cell's full counts, with these counts. If then x2 is not predicted
     clearly better (by two standard errors) than by the posterior of the gene mean, 2, 4 and 8 Poisson factors alone are
