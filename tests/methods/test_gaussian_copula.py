@@ -13,11 +13,13 @@ from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
 from imputome.errors import InputError, ModelFormatError
+from imputome.methods.gaussian_copula import relevance
 from imputome.methods.gaussian_copula.calibration import NORMAL_SCORES, QuantileCalibration, residuals_at, scores_of
 from imputome.methods.gaussian_copula.conditional import BasePredictor, Conditional, solve_predictors
 from imputome.methods.gaussian_copula.estimator import NAMES_0_1_0, _predictors_named
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian, leave_one_out, refill
+from imputome.methods.gaussian_copula.relevance import fit_relevance
 
 GaussianCopula = methods.get("gaussian_copula")
 
@@ -33,6 +35,12 @@ def tiny(n=9, G=6, *, seed=0):
 def _covariance(Z, noise, ridge):
     Z = Z.astype(np.float64)
     return Z.T @ Z / ridge + np.diag(noise)
+
+
+def _centred(Z):
+    """The mean of the rows, and the rows without it."""
+    Z = Z.astype(np.float64)
+    return Z.mean(axis=0), Z - Z.mean(axis=0)
 
 
 def low_rank(n=150, G=60, *, seed=0, share=0.15, noise=0.3):
@@ -55,9 +63,9 @@ def noise_grows_with_level(n=400, G=150, *, seed=0):
 @pytest.mark.parametrize("missing", [[1], [0, 3], [0, 1, 2, 4, 5]])
 @pytest.mark.parametrize("training_row", [None, 2])
 def test_conditional_is_that_of_the_explicit_covariance(missing, training_row):
-    gaussian, S = tiny()
-    if training_row is not None:
-        S = _covariance(np.delete(gaussian.Z, training_row, axis=0), gaussian.noise, gaussian.ridge)
+    gaussian, _ = tiny()
+    centre, rows = _centred(gaussian.Z if training_row is None else np.delete(gaussian.Z, training_row, axis=0))
+    S = _covariance(rows, gaussian.noise, gaussian.ridge)
     t = np.random.default_rng(1).normal(size=6)
     t[missing] = np.nan
     known = np.flatnonzero(~np.isnan(t))
@@ -65,7 +73,7 @@ def test_conditional_is_that_of_the_explicit_covariance(missing, training_row):
     row = conditional.predict(t, training_row)
     gain = np.linalg.solve(S[np.ix_(known, known)], S[np.ix_(known, missing)])
     covariance = S[np.ix_(missing, missing)] - S[np.ix_(missing, known)] @ gain
-    np.testing.assert_allclose(row.mean[missing], t[known] @ gain, atol=1e-8)
+    np.testing.assert_allclose(row.mean[missing], centre[missing] + (t - centre)[known] @ gain, atol=1e-7)
     np.testing.assert_allclose(row.variance[missing], np.diag(covariance), atol=1e-8)
     joint = row.roots.T @ row.roots + np.diag(gaussian.noise[missing])
     np.testing.assert_allclose(joint, covariance, atol=1e-8)
@@ -76,12 +84,63 @@ def test_leave_one_out_is_that_of_the_explicit_covariance():
     Z = gaussian.Z.astype(np.float64)
     ((_, error, variance),) = leave_one_out(gaussian.Z, gaussian.noise, gaussian.ridge)
     for i in range(9):
-        S = _covariance(np.delete(Z, i, axis=0), gaussian.noise, gaussian.ridge)
+        centre, rows = _centred(np.delete(Z, i, axis=0))
+        S = _covariance(rows, gaussian.noise, gaussian.ridge)
         for j in range(6):
             others = np.delete(np.arange(6), j)
             gain = np.linalg.solve(S[np.ix_(others, others)], S[others, j])
-            np.testing.assert_allclose(error[i, j], Z[i, j] - Z[i, others] @ gain, atol=1e-10)
+            np.testing.assert_allclose(error[i, j], Z[i, j] - centre[j] - (Z[i] - centre)[others] @ gain, atol=1e-10)
             np.testing.assert_allclose(variance[i, j], S[j, j] - S[j, others] @ gain, atol=1e-10)
+
+
+def test_rows_of_noise_are_not_predicted_from_the_sum_of_the_others():
+    """With few rows and many features row i is minus the sum of the others, whose coefficients a small ridge finds."""
+    T = np.random.default_rng(0).normal(size=(8, 300))
+    T = (T - T.mean(axis=0)) / T.std(axis=0)
+    ((_, error, _),) = leave_one_out(T.astype(np.float32), np.ones(300), 0.01)
+    assert 0.9 < np.mean(error**2) < 1.6  # a value around the mean of seven others: 1.14
+
+
+@pytest.mark.parametrize("n", [12, 60])  # solved over rows, and over columns
+def test_regressions_are_generalised_ridges_of_the_best_correlated_features(n, monkeypatch):
+    monkeypatch.setitem(relevance.MAX_PREDICTORS, "few rows", 20)
+    rng = np.random.default_rng(3)
+    X, _ = low_rank(n=n, G=40, share=0.1, noise=1.0)
+    known = ~np.isnan(X)
+    T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
+    Z = np.where(known, T, 0.1).astype(np.float32)
+    noise = rng.uniform(0.3, 1, 40)
+    model = fit_relevance(Z, known, noise, features=np.array([5, 2]))
+    row = rng.normal(size=40)
+    for position, j in enumerate((5, 2)):
+        rows = Z[known[:, j]].astype(np.float64)
+        r = np.array([np.corrcoef(rows[:, j], column)[0, 1] for column in rows.T])
+        weights = np.abs(r) ** relevance.POWER / noise
+        weights[j] = 0
+        chosen = np.sort(np.argsort(-weights)[:20])
+        np.testing.assert_array_equal(model.predictors[position], chosen)
+        weights = weights[chosen] / weights[chosen].sum()
+
+        def ridge(A, y, amount, weights=weights):
+            """Coefficients and intercept; the penalty of a coefficient is ``amount`` over its weight."""
+            mean = A.mean(axis=0)
+            solution = np.linalg.solve(
+                (A - mean).T @ (A - mean) + np.diag(amount / weights), (A - mean).T @ (y - y.mean())
+            )
+            return solution, y.mean() - mean @ solution
+
+        A, y = rows[:, chosen], rows[:, j]
+        unit = ((A - A.mean(axis=0)) ** 2 @ weights).mean()
+        losses = []
+        for amount in relevance.RIDGES * unit:
+            without = [ridge(np.delete(A, i, axis=0), np.delete(y, i), amount) for i in range(len(y))]
+            losses.append(np.mean([(y[i] - A[i] @ b - a) ** 2 for i, (b, a) in enumerate(without)]))
+        place = model.ridges[position]
+        assert losses[place] <= 1.02 * min(losses[max(0, place - 1) : place + 2])
+        coefficients, intercept = ridge(A, y, relevance.RIDGES[place] * unit)
+        np.testing.assert_allclose(model.coefficients[position], coefficients, atol=2e-4)
+        found = model.predict(row, np.array([position]))
+        np.testing.assert_allclose(found, row[chosen] @ coefficients + intercept, atol=2e-3)
 
 
 def test_completed_rows_have_their_conditional_means():
@@ -104,7 +163,7 @@ def test_refilled_rows_do_not_depend_on_hidden_values():
     T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
     gap = np.isnan(T)
     hidden = ~gap & (np.random.default_rng(5).random(T.shape) < 0.2)
-    aware = fit_gaussian(T)
+    aware = fit_gaussian(T, np.random.default_rng(6))
     start = np.where(gap | hidden, 0, T).astype(np.float32)
     goal = refill(Gaussian(start, aware.noise, aware.ridge), gap | hidden, passes=60)
     found = refill(aware, gap | hidden)
@@ -121,7 +180,8 @@ def test_laplace_member_is_kernel_ridge_on_distances():
     (got,) = solve_predictors(Z @ Z.T, Z @ t, t @ t, member, ridge=3.0, precision=total, total_precision=total)
     between = np.array([[np.exp(-np.sqrt(((a - b) ** 2).sum() / total) / 1.5) for b in Z] for a in Z])
     to_row = np.array([np.exp(-np.sqrt(((a - t) ** 2).sum() / total) / 1.5) for a in Z])
-    np.testing.assert_allclose(got, np.linalg.solve(between + 0.3 * np.eye(9), to_row), atol=1e-10)
+    expected = np.linalg.solve(between + 0.3 * np.eye(9), to_row)
+    np.testing.assert_allclose(got, expected + (1 - expected.sum()) / 9, atol=1e-10)
 
 
 def test_local_member_is_a_weighted_ridge_regression():
@@ -207,7 +267,7 @@ def test_noise_of_simulated_features_is_found():
     noise = np.repeat([0.1, 0.5], 40)
     Z = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 80)) * np.sqrt((1 - noise) / 3)
     Z = Z + np.sqrt(noise) * rng.normal(size=Z.shape)
-    gaussian = fit_gaussian(Z)
+    gaussian = fit_gaussian(Z, rng)
     assert abs(np.median(gaussian.noise[:40]) - 0.1) < 0.04
     assert abs(np.median(gaussian.noise[40:]) - 0.5) < 0.12
 
@@ -231,7 +291,7 @@ def test_low_rank_data_are_recovered(mode):
 def test_missing_training_values_are_filled_near_the_truth():
     X, truth = low_rank(share=0.3)
     T = (X - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
-    filled = fit_gaussian(T).Z
+    filled = fit_gaussian(T, np.random.default_rng(1)).Z
     expected = (truth - np.nanmean(X, axis=0)) / np.nanstd(X, axis=0)
     gap = np.isnan(X)
     np.testing.assert_allclose(filled[~gap], T[~gap], rtol=1e-6)
@@ -321,17 +381,53 @@ def test_draws_keep_the_correlation_of_missing_features():
 
 def test_median_lowers_the_absolute_error_and_the_mean_the_squared_one():
     """Errors are divided by the standard deviation of the (skewed) feature, or a few values would dominate."""
-    rng = np.random.default_rng(0)
-    truth = np.exp(0.5 * (rng.normal(size=(150, 3)) @ rng.normal(size=(3, 40)) / 2 + rng.normal(size=(150, 40))))
-    X = np.where(rng.random(truth.shape) < 0.15, np.nan, truth)
-    gap = np.isnan(X)
-    data = as_data(X, kind="real")
-    mean, median = (
-        ((GaussianCopula(mode="fast", center=center).fit_transform(data).to_array() - truth) / truth.std(axis=0))[gap]
-        for center in ("mean", "median")
-    )
+    errors = {"mean": [], "median": []}
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        truth = np.exp(0.5 * (rng.normal(size=(150, 3)) @ rng.normal(size=(3, 40)) / 2 + rng.normal(size=(150, 40))))
+        X = np.where(rng.random(truth.shape) < 0.15, np.nan, truth)
+        for center, found in errors.items():
+            values = GaussianCopula(mode="fast", center=center).fit_transform(as_data(X, kind="real")).to_array()
+            found.append(((values - truth) / truth.std(axis=0))[np.isnan(X)])
+    mean, median = (np.concatenate(errors[center]) for center in ("mean", "median"))
     assert np.abs(median).mean() < np.abs(mean).mean()
     assert np.square(mean).mean() < np.square(median).mean()
+
+
+@pytest.mark.parametrize("n", [10, 20])
+def test_few_samples_are_better_than_the_mean_and_have_honest_intervals(n):
+    X, truth = low_rank(n=n, G=400, share=0.1, noise=1.0)
+    gap, spread = np.isnan(X), truth.std(axis=0)
+    result = GaussianCopula().fit_transform(as_data(X, kind="real"))
+    of_mean = methods.get("mean")().fit_transform(as_data(X, kind="real")).to_array()
+    error, error_of_mean = (((values - truth) / spread)[gap] for values in (result.to_array(), of_mean))
+    assert np.mean(error**2) < 0.8 * np.mean(error_of_mean**2)
+    low, high = (result.to_array(output=output) for output in ("lower", "upper"))
+    assert np.mean(((low <= truth) & (truth <= high))[gap]) > 0.75
+
+
+def test_many_missing_values_are_filled_as_if_they_were_unknown():
+    """What was filled with the help of a value predicts it too well: no such leave-one-out error chooses the ridge."""
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(120, 12)) @ rng.normal(size=(12, 150)) / 3 + rng.normal(size=(120, 150))
+    X = np.where(rng.random(truth.shape) < 0.4, np.nan, truth)
+    gap = np.isnan(X)
+    errors = {}
+    for name in ("gaussian_copula", "soft_impute", "mean"):
+        values = methods.get(name)().fit_transform(as_data(X, kind="real")).to_array()
+        errors[name] = np.sqrt(np.mean(((values - truth) / truth.std(axis=0))[gap] ** 2))
+    assert errors["gaussian_copula"] < 1.02 * errors["soft_impute"] < errors["mean"]
+
+
+def test_an_outlier_in_a_new_row_does_not_spoil_the_row():
+    X, truth = low_rank(n=60, G=50, share=0.2)
+    model = GaussianCopula().fit(as_data(truth[:40], kind="real"))
+    new = X[40:].copy()
+    expected = model.transform(as_data(new, kind="real")).to_array()
+    new[:, 0] = 1e6
+    spread = truth.std(axis=0)
+    moved = np.abs(model.transform(as_data(new, kind="real")).to_array() - expected)[:, 1:] / spread[1:]
+    assert moved.max() < 1.5
 
 
 # -- edges -------------------------------------------------------------------------------------------------------------
@@ -415,7 +511,7 @@ def change_saved_arrays(folder, change):
 def test_saved_models_name_their_predictors_and_older_ones_load(tmp_path):
     """Version 0.1.0 saved positions in a list; models before it had no calibration of the quantiles."""
     data = as_data(low_rank(n=60, G=20)[0], kind="real")
-    fitted = GaussianCopula().fit(data)
+    fitted = GaussianCopula(mode="fast").fit(data)
     fitted.save(tmp_path / "model")
     expected = fitted.transform(data)
 

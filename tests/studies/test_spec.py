@@ -197,7 +197,7 @@ def test_unknown_studies():
 
 
 STUDIES = ["autoencoder_clustering", "autoencoder_de", "bulk_imputation", "design_autoencoder", "scialm"]
-STUDIES += ["zipo_claims", "zipo_design"]
+STUDIES += ["scialm_rank", "zipo_claims", "zipo_design"]
 
 
 def test_studies_of_the_package():
@@ -394,7 +394,7 @@ def test_what_the_papers_need_is_there():
     dropouts = {spec.params["dropout"] for spec in full.specs(full.splits[0]).values()}
     assert len(decays) >= 9
     assert len(dropouts) >= 11
-    scialm = find_study("scialm")
+    scialm = find_study("scialm_rank")
     steps = {spec.params["rank_step"] for spec in scialm.specs(scialm.splits[0]).values() if spec.name == "ialm"}
     assert {10, 50, 400} <= steps
 

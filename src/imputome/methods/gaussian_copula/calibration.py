@@ -19,6 +19,7 @@ from scipy.special import ndtri
 from imputome.methods.gaussian_copula.conditional import MAX_RESIDUAL, PRIOR_FEATURES, Conditional
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out, refill
+from imputome.methods.gaussian_copula.relevance import fit_relevance
 
 RESIDUAL_QUANTILES = (np.arange(10) + 0.5) / 10  # all distributions are given by these: 5 % to 95 %
 NORMAL_SCORES = ndtri(RESIDUAL_QUANTILES)
@@ -33,6 +34,8 @@ PRIOR_RESIDUALS = 20.0  # the quantiles of all features count as much as this ma
 
 # values hidden in training rows
 HIDDEN_ROWS = 120
+HIDDEN_ENTRIES = 60_000  # with regressions of each feature, which are fitted again, values of this many are hidden
+RELEVANCE_FOLDS = 10
 HIDDEN_PER_PREDICTOR = 50  # fewer hidden values per predictor than this are not enough for weights
 MIN_WEIGHT = 0.03  # predictors with a smaller weight are removed
 CALIBRATION_BINS = 10  # by the prediction in the input's unit
@@ -247,7 +250,9 @@ def tune(
     The values of T, the (n, G) transformed training rows, are hidden at the rate of missing values in the input (10 %
     if there are hardly any), and each row is predicted from the others. The weights are non-negative least squares of
     the error in the input's unit over the standard deviation of the feature, to first order. The missing values of
-    other rows were filled with the help of the hidden values; for the calibration they are filled without.
+    other rows were filled with the help of the hidden values, and are filled again without these. The
+    regressions of `relevance` are fitted again for each of `RELEVANCE_FOLDS` parts of the rows, without them, and if
+    there are more than `HIDDEN_ENTRIES` entries, values of some features only are hidden.
 
     ``conditional`` has all predictors, the result only those that are kept, with their weights. Both arguments are
     returned unchanged if too few values could be hidden.
@@ -259,22 +264,39 @@ def tune(
     if not len(rows):
         return conditional, residuals
     gaussian, predictors = conditional.gaussian, conditional.predictors
-    separate = Conditional(gaussian, predictors, np.eye(len(predictors)), residuals.explained)
+    columns = np.arange(T.shape[1])
+    if conditional.relevance is not None:
+        columns = np.sort(rng.permutation(T.shape[1])[: HIDDEN_ENTRIES // len(rows)])
     hidden = np.zeros(T.shape, bool)
     for i in rows:
-        hidden[i] = ~np.isnan(T[i]) & (rng.random(T.shape[1]) < rate)
-    independent_Z = _filled_without(conditional, T, hidden)
+        hidden[i, columns] = ~np.isnan(T[i, columns]) & (rng.random(len(columns)) < rate)
+    without = replace(gaussian, Z=_filled_without(conditional, T, hidden))
+    separate = Conditional(without, predictors, np.eye(len(predictors)), residuals.explained)
+    fold = rng.permutation(len(T)) % RELEVANCE_FOLDS
     parts = []
-    for i in rows:
-        in_row = np.flatnonzero(hidden[i])
-        t = T[i].astype(np.float64)
-        t[in_row] = np.nan
-        prediction = separate.predict(t, int(i))
-        independent = np.atleast_2d(prediction.row_weights) @ independent_Z[np.ix_(prediction.rows, in_row)]
-        deviation = prediction.scale * np.sqrt(prediction.variance[in_row])
-        means = np.atleast_2d(prediction.mean)[:, in_row]
-        parts.append((in_row, T[i, in_row].astype(np.float64), means, independent, deviation))
-    columns, truth, means, independent_means, deviation = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
+    for number in range(RELEVANCE_FOLDS):
+        relevance = conditional.relevance
+        if relevance is not None:
+            others = np.flatnonzero(fold != number)
+            relevance = fit_relevance(
+                without.Z[others],
+                ~np.isnan(T[others]),
+                gaussian.noise,
+                features=columns,
+                ridges=relevance.ridges[columns],
+            )
+        for i in rows[fold[rows] == number]:
+            in_row = np.flatnonzero(hidden[i])
+            t = T[i].astype(np.float64)
+            t[in_row] = np.nan
+            prediction = separate.predict(t, int(i))
+            deviation = prediction.scale * np.sqrt(prediction.variance[in_row])
+            means = np.atleast_2d(prediction.mean)[:, in_row]
+            if relevance is not None:
+                own = relevance.predict(prediction.filled, np.searchsorted(columns, in_row))
+                means[~separate.of_rows] = own
+            parts.append((in_row, T[i, in_row].astype(np.float64), means, deviation))
+    columns, truth, means, deviation = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
     if len(columns) < HIDDEN_PER_PREDICTOR * len(predictors):
         return conditional, residuals
     centre, step = means.mean(axis=0), 0.1
@@ -285,10 +307,9 @@ def tune(
         return conditional, residuals
     weights = nnls(means[kept].T * importance[:, None], truth * importance)[0]
     kept_predictors = tuple(predictor for predictor, keep in zip(predictors, kept, strict=True) if keep)
-    final = Conditional(gaussian, kept_predictors, weights, residuals.explained)
+    final = Conditional(gaussian, kept_predictors, weights, residuals.explained, conditional.relevance)
     values = _HiddenValues(weights @ means[kept], truth, deviation, columns)
-    residuals = _with_width(residuals, marginals, values)
-    return final, _with_calibration(residuals, marginals, values._replace(mean=weights @ independent_means[kept]))
+    return final, _with_calibration(_with_width(residuals, marginals, values), marginals, values)
 
 
 def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Predicts the missing features of a row from its observed ones: Gaussian, kernel and local predictors.
+"""Predicts the missing features of a row from its observed ones: Gaussian, kernel, local and feature-wise predictors.
 
 Letters: n training rows (all, or those that are used), G features that vary, O the observed features of a row t, M its
 missing features, d the noise per feature, c the ridge. With K = Z_O D_O^-1 Z_O' (n x n) and k = Z_O D_O^-1 t_O, the
 Gaussian with covariance Z'Z / c + D has the conditional mean Z_M' (K + c I)^-1 k (the Woodbury identity turns the solve
-over |O| features into one over n rows). Every predictor here is such a vector of n weights on the training rows; they
-differ in the kernel that replaces K. A training row is not used to predict itself.
+over |O| features into one over n rows). Every predictor but one is such a vector of n weights on the training rows;
+they differ in the kernel that replaces K. A training row is not used to predict itself. The last one, ``relevance``,
+has a regression for each feature (see `relevance`), applied to the row whose missing features the Gaussian filled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import scipy.linalg as la
 
 from imputome.methods.gaussian_copula.noise import Gaussian, gram
+from imputome.methods.gaussian_copula.relevance import Relevance
 
 MAX_ROWS_IN_SYSTEM = 1000  # up to this many training rows, the system of a row has all of them
 NEAREST_ROWS = 256  # otherwise it has this many
@@ -29,18 +31,19 @@ class BasePredictor:
 
     ``gaussian``: the kernel is K. ``sum``: K + height c exp(-r / length), a Gaussian process over rows whose second
     part is a Laplace kernel of r, the noise-weighted root mean squared distance of two rows over O. ``laplace``: exp(-r
-    / length) only. ``local``: a ridge regression centred and weighted with exp(-r / length).
+    / length) only. ``local``: a ridge regression centred and weighted with exp(-r / length). ``relevance``: a
+    regression for each feature.
     """
 
-    kind: str  # "gaussian", "sum", "laplace" or "local"
-    noise: float  # ridge in units of c; for laplace in units of the kernel
+    kind: str  # "gaussian", "sum", "laplace", "local" or "relevance"
+    noise: float = 0.0  # ridge in units of c; for laplace in units of the kernel
     length: float = 0.0  # of the kernel
     height: float = 0.0  # of the kernel
 
     @property
     def name(self) -> str:
         """Its name in `GaussianCopula.members_` and in saved models."""
-        return f"{self.kind} {self.noise:g}"
+        return f"{self.kind} {self.noise:g}" if self.noise else self.kind
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class RowPrediction:
     roots: np.ndarray  # (n, m); roots' roots is the covariance of the missing features without their noise
     rows: np.ndarray  # training rows that were used
     row_weights: np.ndarray  # (len(rows),) or (k, len(rows)) weights of the training rows in the mean
+    filled: np.ndarray  # (G,) the row; what is missing has its mean under the Gaussian
 
 
 class Conditional:
     """Predicts rows from the training rows, with ``weights`` of the predictors: (len(predictors),) or k sets of them.
 
-    ``explained``, (G,), is the variance of each feature that the others explain, z_j' (K + c I)^-1 z_j.
+    ``explained``, (G,), is the variance of each feature that the others explain, z_j' (K + c I)^-1 z_j. ``relevance``
+    has the regressions of all features, if one of the predictors needs them.
 
     Cost of a row with m missing features: O(n^2 m) for K, by subtracting the missing features from the full Gram matrix
     (or by adding up the observed ones, if they are fewer), and O(n^3) for each predictor. With more than
@@ -69,9 +74,17 @@ class Conditional:
     """
 
     def __init__(
-        self, gaussian: Gaussian, predictors: tuple[BasePredictor, ...], weights: np.ndarray, explained: np.ndarray
+        self,
+        gaussian: Gaussian,
+        predictors: tuple[BasePredictor, ...],
+        weights: np.ndarray,
+        explained: np.ndarray,
+        relevance: Relevance | None = None,
     ) -> None:
         self.gaussian, self.predictors, self.weights, self.explained = gaussian, predictors, weights, explained
+        self.relevance = relevance if any(predictor.kind == "relevance" for predictor in predictors) else None
+        self.of_rows = np.array([predictor.kind != "relevance" for predictor in predictors])
+        self.predictors_of_rows = tuple(predictor for predictor in predictors if predictor.kind != "relevance")
         self.scale = (1 / np.sqrt(gaussian.noise)).astype(np.float32)
         self.uses_all_rows = len(gaussian.Z) <= MAX_ROWS_IN_SYSTEM
         if self.uses_all_rows:
@@ -94,21 +107,34 @@ class Conditional:
             roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
             sets = self.weights.shape[:-1]
             no_weights = np.zeros((*sets, len(rows)))
-            return RowPrediction(np.zeros((*sets, len(t))), np.ones(len(t)), 1.0, missing, roots, rows, no_weights)
+            mean, filled = np.zeros((*sets, len(t))), np.zeros(len(t))
+            return RowPrediction(mean, np.ones(len(t)), 1.0, missing, roots, rows, no_weights, filled)
         total = float((1 / noise).sum())
-        solved = solve_predictors(K, k, norm, self.predictors, ridge=ridge, precision=precision, total_precision=total)
-        row_weights = self.weights @ solved
+        of_rows = tuple(
+            predictor for predictor, is_of_rows in zip(self.predictors, self.of_rows, strict=True) if is_of_rows
+        )
+        solved = solve_predictors(K, k, norm, of_rows, ridge=ridge, precision=precision, total_precision=total)
+        row_weights = self.weights[..., self.of_rows] @ solved
         mean = row_weights @ Z
-        factor = la.cholesky(K + ridge * np.eye(len(K)), lower=True, check_finite=False)
-        roots = la.solve_triangular(factor, Z[:, missing].astype(np.float64), lower=True, check_finite=False)
-        gaussian_mean = la.cho_solve((factor, True), k, check_finite=False) @ Z
+        gaussian, k = _centred(K, k)
+        gaussian[np.diag_indices_from(gaussian)] += ridge
+        factor = la.cholesky(gaussian, lower=True, overwrite_a=True, check_finite=False)
+        centre = Z.mean(axis=0)
+        centred = (Z[:, missing] - centre[missing]).astype(np.float64)
+        roots = la.solve_triangular(factor, centred, lower=True, check_finite=False)
+        gaussian_mean = la.cho_solve((factor, True), k, check_finite=False) @ Z + centre
+        filled = np.where(observed, t, gaussian_mean)
+        if self.relevance is not None:
+            own = gaussian_mean.copy()
+            own[missing] = self.relevance.predict(filled, missing)
+            mean += self.weights[..., ~self.of_rows] * own
         # leave-one-feature-out residuals of the observed features, relative to their standard deviations
         unexplained = np.maximum(1 - self.explained / noise, 1e-6)
         squares = np.minimum((t - gaussian_mean)[observed] ** 2 / (noise * unexplained)[observed], MAX_RESIDUAL**2)
         scale = float(np.sqrt((PRIOR_FEATURES + squares.sum()) / (PRIOR_FEATURES + len(squares))))
         variance = noise / unexplained
         variance[missing] = noise[missing] + np.einsum("nm,nm->m", roots, roots)
-        return RowPrediction(mean, variance, scale, missing, roots, rows, row_weights)
+        return RowPrediction(mean, variance, scale, missing, roots, rows, row_weights, filled)
 
     def _system(
         self, t: np.ndarray, training_row: int | None
@@ -151,7 +177,7 @@ def solve_predictors(
     precision: float,
     total_precision: float,
 ) -> np.ndarray:
-    """(len(predictors), n) weights of the training rows under each predictor.
+    """(len(predictors), n) weights of the training rows under each predictor; their sum is 1.
 
     K, (n, n), are the inner products of the training rows over O, divided by the noise; ``k``, (n,), those with the row
     to predict, and ``norm`` that of this row with itself. ``ridge`` is c. ``precision`` and ``total_precision`` are
@@ -165,14 +191,15 @@ def solve_predictors(
         np.fill_diagonal(between, 0)
         to_row = np.sqrt(np.maximum(diagonal + norm - 2 * k, 0) / precision)
     out = np.empty((len(predictors), len(k)))
+    centred_K, centred_k = _centred(K, k)
     for weights, predictor in zip(out, predictors, strict=True):
         if predictor.kind == "gaussian":
-            weights[:] = _solve(K.copy(), k, predictor.noise * ridge)
+            weights[:] = _solve(centred_K.copy(), centred_k, predictor.noise * ridge)
         elif predictor.kind == "sum":
             kernel = np.exp(between / -predictor.length)
             near = np.exp(to_row / -predictor.length)
             height = predictor.height * ridge
-            weights[:] = _solve(kernel * height + K, near * height + k, predictor.noise * ridge)
+            weights[:] = _solve(kernel * height + centred_K, near * height + centred_k, predictor.noise * ridge)
         elif predictor.kind == "laplace":
             kernel = np.exp(between / -predictor.length)
             # distances over few features are uncertain, so their noise is larger
@@ -180,7 +207,18 @@ def solve_predictors(
             weights[:] = _solve(kernel, np.exp(to_row / -predictor.length), noise)
         else:
             weights[:] = _local(K, k, to_row, predictor.length, predictor.noise * ridge)
+        weights += (1 - weights.sum()) / len(weights)  # what is left is the mean of the rows
     return out
+
+
+def _centred(K: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """K and k with all rows, and the one to predict, centred at the mean of the training rows.
+
+    Without the row itself the mean of the training rows is not 0: see `noise` for what that does.
+    """
+    means = K.mean(axis=1)
+    to_row = k - means
+    return K - means[:, None] - means + means.mean(), to_row - to_row.mean()
 
 
 def _solve(kernel: np.ndarray, target: np.ndarray, noise: float) -> np.ndarray:

@@ -27,6 +27,7 @@ from imputome.methods.gaussian_copula.calibration import (
 from imputome.methods.gaussian_copula.conditional import MAX_ROWS_IN_SYSTEM, BasePredictor, Conditional, RowPrediction
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
+from imputome.methods.gaussian_copula.relevance import MAX_ROWS, Relevance, fit_relevance
 
 NORMAL_SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
 GAUSSIAN = tuple(BasePredictor("gaussian", noise) for noise in (1.0, 0.5, 0.25))
@@ -37,6 +38,7 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
         BasePredictor("sum", 0.5, length=1.0, height=1.0),
         BasePredictor("laplace", 0.1, length=4.0),
         BasePredictor("local", 0.25, length=0.2),
+        BasePredictor("relevance"),
     ),
 }
 # models saved by version 0.1.0 hold positions in this list
@@ -63,8 +65,9 @@ class GaussianCopula(Imputer):
     Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing
     training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
     a solve over training rows, not features (see `conditional`). ``mode="accurate"`` adds processes with a Laplace
-    kernel and a local ridge; all are stacked with non-negative weights, fitted on values hidden in training rows. In
-    the input's unit, a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
+    kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see `relevance`);
+    all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit, a value is
+    the mean or median over quantiles of the out-of-fold residuals of its feature.
 
     A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
     without any observed value gets the feature means. Constant features stay constant; features that were never
@@ -134,6 +137,9 @@ class GaussianCopula(Imputer):
         "ridge": Learned(values="positive", optional=True),
         "members": Learned("m", "int or text", optional=True),
         "weights": Learned("m", optional=True),
+        "regressed_on": Learned("U k", "int", optional=True),
+        "coefficients": Learned("U k", optional=True),
+        "intercepts": Learned("U", optional=True),
         "heights": Learned("B", optional=True),
         "pooled": Learned("10 B", optional=True),
         "scores": Learned("10 U", optional=True),
@@ -171,7 +177,8 @@ class GaussianCopula(Imputer):
         self.seen_ = ~np.isnan(X).all(axis=0)
         self.fallback_variance_ = _variance(X)
         self.prints_ = _fingerprints(X)
-        rng = np.random.default_rng(self.random_state)
+        # not the stream of ``default_rng(random_state)``: a user may have hidden values by that
+        rng = np.random.default_rng([self.random_state, 1])
         with few_threads(X.size < 2**16):
             if self.usable_.any():
                 self._learn(X[:, self.usable_], rng)
@@ -193,7 +200,7 @@ class GaussianCopula(Imputer):
             self._tell(0.6 * number / len(shares), f"correlations, marginals {number + 1} of {len(shares)}")
             marginals = Marginals.fit(X, share)
             T = marginals.forward(X[rows])
-            gaussian = fit_gaussian(T)
+            gaussian = fit_gaussian(T, rng)
             error = leave_one_out_loss(gaussian, marginals, T, feature_sd) if len(shares) > 1 else 0.0
             if error < lowest:
                 lowest, best = error, (marginals, T, gaussian)
@@ -206,8 +213,13 @@ class GaussianCopula(Imputer):
         self._tell(0.7, "calibration on hidden values")
         predictors = PREDICTORS[self.mode]
         first_only = np.eye(len(predictors))[0]
-        start = Conditional(gaussian, predictors, first_only, residuals.explained)
+        relevance = self._regressions(gaussian, T, rng) if self.mode == "accurate" else None
+        start = Conditional(gaussian, predictors, first_only, residuals.explained, relevance)
         self.conditional_, self.residuals_ = tune(start, residuals, self.marginals_, T, rng)
+
+    def _regressions(self, gaussian: Gaussian, T: np.ndarray, rng: np.random.Generator) -> Relevance:
+        rows = np.arange(len(T)) if len(T) <= MAX_ROWS else np.sort(rng.permutation(len(T))[:MAX_ROWS])
+        return fit_relevance(gaussian.Z[rows], ~np.isnan(T[rows]), gaussian.noise)
 
     @property
     def noise_(self) -> np.ndarray:
@@ -242,6 +254,7 @@ class GaussianCopula(Imputer):
             "ridge": np.array(gaussian.ridge),
             "members": np.array(list(self.members_)),
             "weights": self.conditional_.weights,
+            **_saved(self.conditional_.relevance),
             **{name: getattr(residuals, attribute) for name, attribute in RESIDUAL_ARRAYS.items()},
             "calibration": np.array([getattr(residuals, name) for name in RESIDUAL_FACTORS]),
             "levels_at": calibration.predicted,
@@ -268,7 +281,10 @@ class GaussianCopula(Imputer):
         fitted |= zip(RESIDUAL_FACTORS, arrays["calibration"].tolist(), strict=True)
         self.residuals_ = ResidualDistribution(**fitted, calibration=calibration)
         predictors = _predictors_named(arrays["members"])
-        self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained)
+        relevance = _relevance_of(arrays, len(gaussian.noise))
+        if relevance is None and any(predictor.kind == "relevance" for predictor in predictors):
+            raise damaged("the regressions of the features are not there", code="model-array-values")
+        self.conditional_ = Conditional(gaussian, predictors, arrays["weights"], self.residuals_.explained, relevance)
 
 
 def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
@@ -283,6 +299,22 @@ def _predictors_named(stored: np.ndarray) -> tuple[BasePredictor, ...]:
         )
         raise ModelFormatError(text, code="model-version")
     return tuple(known[name] for name in names)
+
+
+def _saved(relevance: Relevance | None) -> dict[str, np.ndarray]:
+    if relevance is None:
+        return {}
+    arrays = {"regressed_on": relevance.predictors, "coefficients": relevance.coefficients}
+    return arrays | {"intercepts": relevance.intercepts}
+
+
+def _relevance_of(arrays: dict[str, np.ndarray], n_features: int) -> Relevance | None:
+    if any(name not in arrays for name in ("regressed_on", "coefficients", "intercepts")):
+        return None
+    predictors = arrays["regressed_on"]
+    if predictors.size and not 0 <= predictors.min() <= predictors.max() < n_features:
+        raise damaged("the array 'regressed_on' has positions that are not there", code="model-array-values")
+    return Relevance(predictors, arrays["coefficients"], arrays["intercepts"], np.zeros(n_features, int))
 
 
 def _centres(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -433,7 +465,7 @@ class CopulaModel:
             row = copula.predict(self.X[i, self.usable], None if position < 0 else position)
             if not with_roots:
                 row = replace(row, roots=np.empty((0, len(row.missing))))
-            size = 2 * row.mean.size + row.row_weights.size + row.roots.size
+            size = 3 * row.mean.size + row.row_weights.size + row.roots.size
             if size * (len(cache) + 1) > CACHED_VALUES:
                 cache.clear()
             cache[i] = row

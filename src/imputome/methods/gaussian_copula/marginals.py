@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 MAX_KNOTS = 101  # distinct values that are kept per feature
+MAX_OUTSIDE = 2.0  # transformed values end this far outside of the training range
 TRANSFORM_BLOCK_VALUES = 2**20  # entries transformed at a time
 
 
@@ -53,13 +54,17 @@ class Marginals:
         return cls(x, t, slope)
 
     def forward(self, X: np.ndarray) -> np.ndarray:
-        """(m, G) transformed values, float32; outside of the training range t continues like its z-score part."""
+        """(m, G) transformed values, float32; outside of the training range t continues like its z-score part.
+
+        It ends `MAX_OUTSIDE` from there: an outlier in one feature would otherwise spoil a whole new row.
+        """
         out = np.empty(X.shape, np.float32)
         step = max(1, TRANSFORM_BLOCK_VALUES // X.shape[1])
         for start in range(0, len(X), step):
             block = X[start : start + step]
             outside = np.maximum(block - self.x[-1], 0) + np.minimum(block - self.x[0], 0)
-            out[start : start + step] = interpolate(block, self.x, self.t) + self.slope * outside
+            outside = np.clip(self.slope * outside, -MAX_OUTSIDE, MAX_OUTSIDE)
+            out[start : start + step] = interpolate(block, self.x, self.t) + outside
         return out
 
     def back(self, T: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
