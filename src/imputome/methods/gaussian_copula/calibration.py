@@ -34,8 +34,8 @@ PRIOR_RESIDUALS = 20.0  # the quantiles of all features count as much as this ma
 
 # values hidden in training rows
 HIDDEN_ROWS = 120
-HIDDEN_ENTRIES = 60_000  # with regressions of each feature, which are fitted again, values of this many are hidden
-RELEVANCE_FOLDS = 10
+HIDDEN_ENTRIES = 36_000  # with regressions of each feature, which are fitted again, values of this many are hidden
+RELEVANCE_FOLDS = 5
 HIDDEN_PER_PREDICTOR = 50  # fewer hidden values per predictor than this are not enough for weights
 MIN_WEIGHT = 0.03  # predictors with a smaller weight are removed
 CALIBRATION_BINS = 10  # by the prediction in the input's unit

@@ -22,8 +22,8 @@ MAX_PREDICTORS = {"few rows": 1000, "many rows": 400}  # with few rows the syste
 MAX_ROWS = 2000  # a random choice of more rows is not better by much
 # Candidates for the ridge, in units of the mean variance of a weighted row, and where the search begins. Smaller ridges
 # look better than they are in leave-one-out errors: these do not know that the weights are from the same rows.
-RIDGES = np.geomspace(0.15, 9.6, 7)
-FIRST_RIDGE = 2
+RIDGES = np.geomspace(0.15, 9.6, 4)
+FIRST_RIDGE = 1
 BLOCK_VALUES = 2**22  # entries in a block of correlations
 
 
