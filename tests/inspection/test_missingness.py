@@ -377,8 +377,8 @@ def advised(**changes):
         ({}, "gaussian_copula", "lowest-error", ""),
         ({"share": 0.0}, None, "nothing-missing", ""),
         ({"n": 3}, "mean", "few-samples", "3 samples"),
-        ({"n": 14}, "mean", "few-samples", "14 samples"),
-        ({"n": 50}, "gaussian_copula", "usual-default", ""),
+        ({"n": 5}, "mean", "few-samples", "5 samples"),
+        ({"n": 7}, "gaussian_copula", "usual-default", ""),
         ({"n": 4, "G": 300_684}, "mean", "few-samples", "4 samples"),
         ({"G": 2}, "mean", "few-features", "2 features"),
         ({"share": 0.9}, "mean", "mostly-missing", "90 %"),
@@ -401,8 +401,8 @@ def test_notes():
 
 
 def test_few_samples():
-    assert [note.code for note in advised(n=20).notes] == ["few-samples-for-intervals"]
-    assert few_samples("gaussian_copula", 6).code == "few-samples-for-copula"
+    assert [note.code for note in advised(n=10).notes] == ["few-samples-for-intervals"]
+    assert few_samples("gaussian_copula", 5).code == "few-samples-for-copula"
     assert few_samples("gaussian_copula", 30) is None
     assert few_samples("mean", 6) is None
 

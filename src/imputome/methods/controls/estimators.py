@@ -234,7 +234,7 @@ class FeatureMean(Imputer):
     Cost: seconds; one pass over the values.
 
     Known to fail: all rows get one value, so that spreads and correlations shrink as more is missing. Values that are
-    missing because they are low are imputed too high. It is a control; with fewer than about 15 samples the default,
+    missing because they are low are imputed too high. It is a control; with fewer than about 6 samples the default,
     `GaussianCopula`, did not beat it.
 
     Examples

@@ -97,8 +97,11 @@ class CountFactors(AveragedCounts):
         parts, x1, x2 = self._divide(data)
         self._learn(data, parts, x1, x2)
         model = self._new_rows(data)
-        why = f"all values come from {self.replaced_by}: the factors do not predict held-out molecules clearly better"
+        if self.replaced_by:
+            ending = f"all values come from {self.replaced_by}: the factors do not predict held-out molecules better"
+        else:
+            ending = f"average of {self._average_in_words()}, with weights from held-out molecules"
         return model, {
-            "status": Status("exact", why if self.replaced_by else "", self._details()),
+            "status": Status("validated", ending, self._details()),
             "latent": getattr(model, "latent", None),
         }

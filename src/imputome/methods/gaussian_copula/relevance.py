@@ -19,6 +19,7 @@ import scipy.linalg as la
 POWER = 3  # of the correlation in the weight of a predictor
 FEW_ROWS = 500
 MAX_PREDICTORS = {"few rows": 1000, "many rows": 400}  # with few rows the system of a feature has their number
+MAX_CANDIDATES = 20_000  # those with the least noise
 MAX_ROWS = 2000  # a random choice of more rows is not better by much
 # Candidates for the ridge, in units of the mean variance of a weighted row, and where the search begins. Smaller ridges
 # look better than they are in leave-one-out errors: these do not know that the weights are from the same rows.
@@ -67,8 +68,8 @@ def fit_relevance(
 
     Notes
     -----
-    Cost: O(n G m) for the correlations, then three to seven times O(q^2 (n + k)) for a feature, with q the smaller of n
-    and k.
+    Cost: O(n min(G, `MAX_CANDIDATES`) m) for the correlations, then two to four times O(q^2 (n + k)) for a feature,
+    with q the smaller of n and k.
     """
     n, G = Z.shape
     features = np.arange(G) if features is None else features
@@ -82,15 +83,17 @@ def fit_relevance(
     if G < 2:
         return out
     Z = Z.astype(np.float32, copy=False)
-    step = max(1, BLOCK_VALUES // G)
+    candidates = np.sort(np.argsort(noise, kind="stable")[:MAX_CANDIDATES])
+    rarity = (noise[candidates] ** (-1 / POWER)).astype(np.float32)
+    step = max(1, BLOCK_VALUES // len(candidates))
     for start in range(0, len(features), step):
-        block = slice(start, start + step)
-        weights = np.abs(_correlations(Z, known, features[block])) ** POWER / noise
-        for position, (j, w) in enumerate(zip(features[block], weights, strict=True), start):
-            w[j] = 0
-            chosen = np.argpartition(-w, k - 1)[:k].astype(np.int32)
-            chosen.sort()
-            root = np.sqrt(w[chosen] / max(w[chosen].sum(), 1e-12)).astype(np.float32)
+        block = features[start : start + step]
+        scores = np.abs(_correlations(Z, known, block, candidates)) * rarity
+        scores[block[:, None] == candidates] = 0
+        for position, (j, score) in enumerate(zip(block, scores, strict=True), start):
+            best = np.sort(np.argpartition(-score, k - 1)[:k])
+            chosen, weights = candidates[best], score[best] ** POWER
+            root = np.sqrt(weights / max(weights.sum(), 1e-12))
             rows = known[:, j]
             if rows.sum() < 2 or not root.any():
                 continue
@@ -105,15 +108,16 @@ def fit_relevance(
     return out
 
 
-def _correlations(Z: np.ndarray, known: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """(len(features), G) correlations of features with all, over the rows in which they are known."""
+def _correlations(Z: np.ndarray, known: np.ndarray, features: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(len(features), len(candidates)) correlations, over the rows in which the feature is known."""
     kept = known[:, features].astype(np.float32)
     count = np.maximum(kept.sum(axis=0), 1)[:, None]
     target = kept * Z[:, features]
     target -= kept * (target.sum(axis=0) / count[:, 0])
-    covariance = target.T @ Z / count
-    means = kept.T @ Z / count
-    variance = kept.T @ np.square(Z) / count - np.square(means)
+    columns = Z if len(candidates) == Z.shape[1] else Z[:, candidates]
+    covariance = target.T @ columns / count
+    means = kept.T @ columns / count
+    variance = kept.T @ np.square(columns) / count - np.square(means)
     scale = np.sqrt(np.square(target).sum(axis=0) / count[:, 0])[:, None] * np.sqrt(np.maximum(variance, 1e-6))
     return np.asarray(covariance / np.maximum(scale, 1e-6))
 
