@@ -378,12 +378,11 @@ def advised(**changes):
         ({"share": 0.0}, None, "nothing-missing", ""),
         ({"n": 3}, "mean", "few-samples", "3 samples"),
         ({"n": 5}, "mean", "few-samples", "5 samples"),
-        ({"n": 7}, "gaussian_copula", "usual-default", ""),
         ({"n": 4, "G": 300_684}, "mean", "few-samples", "4 samples"),
         ({"G": 2}, "mean", "few-features", "2 features"),
         ({"share": 0.9}, "mean", "mostly-missing", "90 %"),
         ({"n": 6600, "G": 17_176}, "gaussian_copula", "lowest-error", ""),
-        ({"n": 50_000, "G": 17_176}, "soft_impute", "copula-too-slow", "2.4 hours"),
+        ({"n": 50_000, "G": 17_176}, "soft_impute", "copula-too-slow", "2.5 hours"),
         ({"n": 900, "G": 300_000}, "gaussian_copula", "lowest-error", ""),
     ],
 )
@@ -402,6 +401,7 @@ def test_notes():
 
 def test_few_samples():
     assert [note.code for note in advised(n=10).notes] == ["few-samples-for-intervals"]
+    assert (advised(n=7).method, advised(n=7).reason.code) == ("gaussian_copula", "usual-default")
     assert few_samples("gaussian_copula", 5).code == "few-samples-for-copula"
     assert few_samples("gaussian_copula", 30) is None
     assert few_samples("mean", 6) is None

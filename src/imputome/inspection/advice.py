@@ -15,7 +15,10 @@ SAMPLES_OF_LOWEST_ERROR = 8
 MIN_FEATURES_TO_LEARN = 3
 MOSTLY_MISSING = 0.8  # share of missing values
 MAX_UNLINKED = 0.05  # share of the missing values that nothing is known about; with more, no verdict is possible
-COPULA_SECONDS_PER_VALUE = 5e-5  # of one core, for each value of the matrix: 35 s for 455 x 1,544
+# of one core, for each value of the matrix (benchmarks/bulk.md), and for the regression of each feature; with more
+# features these have fewer predictors. 455 x 1,544: 35 s
+COPULA_SECONDS_PER_VALUE, COPULA_SECONDS_PER_FEATURE = 1e-5, 0.02
+MOST_LARGE_REGRESSIONS = 33_000
 MAX_COPULA_SECONDS = 3600.0
 
 
@@ -93,7 +96,7 @@ def advised_method(n: int, G: int, share: float) -> tuple[str | None, Message]:
     if share > MOSTLY_MISSING:
         text = f"{100 * share:.0f} % of the values are missing, so too few samples have both of two features"
         return "mean", Message(text, code="mostly-missing")
-    seconds = COPULA_SECONDS_PER_VALUE * n * G
+    seconds = COPULA_SECONDS_PER_VALUE * n * G + COPULA_SECONDS_PER_FEATURE * min(G, MOST_LARGE_REGRESSIONS)
     if seconds > MAX_COPULA_SECONDS:
         text = f"gaussian_copula is more accurate but would take about {seconds / 3600:.1f} hours on one core"
         return "soft_impute", Message(text, code="copula-too-slow")

@@ -19,6 +19,7 @@ import scipy.linalg as la
 POWER = 3  # of the correlation in the weight of a predictor
 FEW_ROWS = 500
 MAX_PREDICTORS = {"few rows": 1000, "many rows": 400}  # with few rows the system of a feature has their number
+MAX_COEFFICIENTS = 2**25  # of all features together (0.25 GiB); with more than 33,000 features each has fewer
 MAX_CANDIDATES = 20_000  # those with the least noise
 MAX_ROWS = 2000  # a random choice of more rows is not better by much
 # Candidates for the ridge, in units of the mean variance of a weighted row, and where the search begins. Smaller ridges
@@ -73,7 +74,8 @@ def fit_relevance(
     """
     n, G = Z.shape
     features = np.arange(G) if features is None else features
-    k = max(1, min(MAX_PREDICTORS["few rows" if n <= FEW_ROWS else "many rows"], G - 1))
+    most = MAX_PREDICTORS["few rows" if n <= FEW_ROWS else "many rows"]
+    k = max(1, min(most, G - 1, MAX_COEFFICIENTS // G))
     out = Relevance(
         np.zeros((len(features), k), np.int32),
         np.zeros((len(features), k), np.float32),
@@ -97,7 +99,7 @@ def fit_relevance(
             rows = known[:, j]
             if rows.sum() < 2 or not root.any():
                 continue
-            A, y = Z[rows][:, chosen], Z[rows, j]
+            A, y = Z[np.ix_(np.flatnonzero(rows), chosen)], Z[rows, j]
             means, centre = A.mean(axis=0), y.mean()
             system = _System((A - means) * root, y - centre)
             if ridges is None:
