@@ -86,11 +86,11 @@ def fit_relevance(
         return out
     Z = Z.astype(np.float32, copy=False)
     candidates = np.sort(np.argsort(noise, kind="stable")[:MAX_CANDIDATES])
-    rarity = (noise[candidates] ** (-1 / POWER)).astype(np.float32)
+    by_noise = (noise[candidates] ** (-1 / POWER)).astype(np.float32)
     step = max(1, BLOCK_VALUES // len(candidates))
     for start in range(0, len(features), step):
         block = features[start : start + step]
-        scores = np.abs(_correlations(Z, known, block, candidates)) * rarity
+        scores = np.abs(_correlations(Z, known, block, candidates)) * by_noise
         scores[block[:, None] == candidates] = 0
         for position, (j, score) in enumerate(zip(block, scores, strict=True), start):
             best = np.sort(np.argpartition(-score, k - 1)[:k])
