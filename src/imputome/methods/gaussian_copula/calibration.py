@@ -37,6 +37,7 @@ HIDDEN_ROWS = 120
 HIDDEN_ENTRIES = 36_000  # with regressions of each feature, which are fitted again, values of this many are hidden
 RELEVANCE_FOLDS = 5
 HIDDEN_PER_PREDICTOR = 50  # fewer hidden values per predictor than this are not enough for weights
+MAX_ROUNDS = 10  # values of a small table are hidden this often at most, others each time
 MIN_WEIGHT = 0.03  # predictors with a smaller weight are removed
 CALIBRATION_BINS = 10  # by the prediction in the input's unit
 HIDDEN_PER_BIN = 200
@@ -250,9 +251,10 @@ def tune(
     The values of T, the (n, G) transformed training rows, are hidden at the rate of missing values in the input (10 %
     if there are hardly any), and each row is predicted from the others. The weights are non-negative least squares of
     the error in the input's unit over the standard deviation of the feature, to first order. The missing values of
-    other rows were filled with the help of the hidden values, and are filled again without these. The
-    regressions of `relevance` are fitted again for each of `RELEVANCE_FOLDS` parts of the rows, without them, and if
-    there are more than `HIDDEN_ENTRIES` entries, values of some features only are hidden.
+    other rows were filled with the help of the hidden values, and are filled again without these. The regressions of
+    `relevance` are fitted again for each of `RELEVANCE_FOLDS` parts of the rows, without them, and if there are more
+    than `HIDDEN_ENTRIES` entries, values of some features only are hidden. In a small table values are hidden several
+    times, others each time.
 
     ``conditional`` has all predictors, the result only those that are kept, with their weights. Both arguments are
     returned unchanged if too few values could be hidden.
@@ -263,41 +265,16 @@ def tune(
     rows = np.sort(rng.permutation(candidates)[:HIDDEN_ROWS])
     if not len(rows):
         return conditional, residuals
-    gaussian, predictors = conditional.gaussian, conditional.predictors
-    columns = np.arange(T.shape[1])
+    features = np.arange(T.shape[1])
     if conditional.relevance is not None:
-        columns = np.sort(rng.permutation(T.shape[1])[: HIDDEN_ENTRIES // len(rows)])
-    hidden = np.zeros(T.shape, bool)
-    for i in rows:
-        hidden[i, columns] = ~np.isnan(T[i, columns]) & (rng.random(len(columns)) < rate)
-    without = replace(gaussian, Z=_filled_without(conditional, T, hidden))
-    separate = Conditional(without, predictors, np.eye(len(predictors)), residuals.explained)
-    fold = rng.permutation(len(T)) % RELEVANCE_FOLDS
+        features = np.sort(rng.permutation(features)[: HIDDEN_ENTRIES // len(rows)])
+    needed = HIDDEN_PER_PREDICTOR * len(conditional.predictors)
+    expected = max(1.0, rate * float((~np.isnan(T[np.ix_(rows, features)])).sum()))
     parts = []
-    for number in range(RELEVANCE_FOLDS):
-        relevance = conditional.relevance
-        if relevance is not None:
-            others = np.flatnonzero(fold != number)
-            relevance = fit_relevance(
-                without.Z[others],
-                ~np.isnan(T[others]),
-                gaussian.noise,
-                features=columns,
-                ridges=relevance.ridges[columns],
-            )
-        for i in rows[fold[rows] == number]:
-            in_row = np.flatnonzero(hidden[i])
-            t = T[i].astype(np.float64)
-            t[in_row] = np.nan
-            prediction = separate.predict(t, int(i))
-            deviation = prediction.scale * np.sqrt(prediction.variance[in_row])
-            means = np.atleast_2d(prediction.mean)[:, in_row]
-            if relevance is not None:
-                own = relevance.predict(prediction.filled, np.searchsorted(columns, in_row))
-                means[~separate.of_rows] = own
-            parts.append((in_row, T[i, in_row].astype(np.float64), means, deviation))
+    for _ in range(min(MAX_ROUNDS, int(np.ceil(1.5 * needed / expected)))):
+        parts += _hide_and_predict(conditional, residuals, T, rows, features, rate, rng)
     columns, truth, means, deviation = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
-    if len(columns) < HIDDEN_PER_PREDICTOR * len(predictors):
+    if len(columns) < needed:
         return conditional, residuals
     centre, step = means.mean(axis=0), 0.1
     low, high = marginals.back(np.stack([centre - step, centre + step]), columns)
@@ -306,10 +283,49 @@ def tune(
     if not kept.any():
         return conditional, residuals
     weights = nnls(means[kept].T * importance[:, None], truth * importance)[0]
-    kept_predictors = tuple(predictor for predictor, keep in zip(predictors, kept, strict=True) if keep)
-    final = Conditional(gaussian, kept_predictors, weights, residuals.explained, conditional.relevance)
+    kept_predictors = tuple(predictor for predictor, keep in zip(conditional.predictors, kept, strict=True) if keep)
+    final = Conditional(conditional.gaussian, kept_predictors, weights, residuals.explained, conditional.relevance)
     values = _HiddenValues(weights @ means[kept], truth, deviation, columns)
     return final, _with_calibration(_with_width(residuals, marginals, values), marginals, values)
+
+
+def _hide_and_predict(
+    conditional: Conditional,
+    residuals: ResidualDistribution,
+    T: np.ndarray,
+    rows: np.ndarray,
+    features: np.ndarray,
+    rate: float,
+    rng: np.random.Generator,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Hide a share ``rate`` of the values of ``features`` in ``rows``: for each row their features, the values, the
+    predictions by each predictor, (k, m), and their standard deviations.
+    """
+    gaussian = conditional.gaussian
+    hidden = np.zeros(T.shape, bool)
+    for i in rows:
+        hidden[i, features] = ~np.isnan(T[i, features]) & (rng.random(len(features)) < rate)
+    without = replace(gaussian, Z=_filled_without(conditional, T, hidden))
+    separate = Conditional(without, conditional.predictors, np.eye(len(conditional.predictors)), residuals.explained)
+    fold = rng.permutation(len(T)) % RELEVANCE_FOLDS
+    parts = []
+    for number in range(RELEVANCE_FOLDS):
+        relevance = conditional.relevance
+        if relevance is not None:
+            others = np.flatnonzero(fold != number)
+            known, ridges = ~np.isnan(T[others]), relevance.ridges[features]
+            relevance = fit_relevance(without.Z[others], known, gaussian.noise, features=features, ridges=ridges)
+        for i in rows[fold[rows] == number]:
+            in_row = np.flatnonzero(hidden[i])
+            t = T[i].astype(np.float64)
+            t[in_row] = np.nan
+            prediction = separate.predict(t, int(i))
+            deviation = prediction.scale * np.sqrt(prediction.variance[in_row])
+            means = np.atleast_2d(prediction.mean)[:, in_row]
+            if relevance is not None:
+                means[~separate.of_rows] = relevance.predict(prediction.filled, np.searchsorted(features, in_row))
+            parts.append((in_row, T[i, in_row].astype(np.float64), means, deviation))
+    return parts
 
 
 def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray) -> np.ndarray:

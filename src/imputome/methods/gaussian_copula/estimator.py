@@ -187,7 +187,7 @@ class GaussianCopula(Imputer):
                 self._learn(X[:, self.usable_], rng)
             else:
                 self.conditional_ = None
-        weights = "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items())
+        weights = "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items() if weight)
         status = Status(
             "exact", "no feature varies" if self.conditional_ is None else f"weights of its predictions: {weights}"
         )
