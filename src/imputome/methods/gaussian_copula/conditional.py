@@ -110,10 +110,9 @@ class Conditional:
             mean, filled = np.zeros((*sets, len(t))), np.zeros(len(t))
             return RowPrediction(mean, np.ones(len(t)), 1.0, missing, roots, rows, no_weights, filled)
         total = float((1 / noise).sum())
-        of_rows = tuple(
-            predictor for predictor, is_of_rows in zip(self.predictors, self.of_rows, strict=True) if is_of_rows
+        solved = solve_predictors(
+            K, k, norm, self.predictors_of_rows, ridge=ridge, precision=precision, total_precision=total
         )
-        solved = solve_predictors(K, k, norm, of_rows, ridge=ridge, precision=precision, total_precision=total)
         row_weights = self.weights[..., self.of_rows] @ solved
         mean = row_weights @ Z
         gaussian, k = _centred(K, k)

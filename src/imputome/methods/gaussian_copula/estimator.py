@@ -27,7 +27,7 @@ from imputome.methods.gaussian_copula.calibration import (
 from imputome.methods.gaussian_copula.conditional import MAX_ROWS_IN_SYSTEM, BasePredictor, Conditional, RowPrediction
 from imputome.methods.gaussian_copula.marginals import Marginals
 from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
-from imputome.methods.gaussian_copula.relevance import MAX_ROWS, Relevance, fit_relevance
+from imputome.methods.gaussian_copula.relevance import Relevance, fit_relevance
 
 NORMAL_SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
 GAUSSIAN = tuple(BasePredictor("gaussian", noise) for noise in (1.0, 0.5, 0.25))
@@ -216,13 +216,10 @@ class GaussianCopula(Imputer):
         self._tell(0.7, "calibration on hidden values")
         predictors = PREDICTORS[self.mode]
         first_only = np.eye(len(predictors))[0]
-        relevance = self._regressions(gaussian, T, rng) if self.mode == "accurate" else None
+        regressed = any(predictor.kind == "relevance" for predictor in predictors)
+        relevance = fit_relevance(gaussian.Z, ~np.isnan(T), gaussian.noise) if regressed else None
         start = Conditional(gaussian, predictors, first_only, residuals.explained, relevance)
         self.conditional_, self.residuals_ = tune(start, residuals, self.marginals_, T, rng)
-
-    def _regressions(self, gaussian: Gaussian, T: np.ndarray, rng: np.random.Generator) -> Relevance:
-        rows = np.arange(len(T)) if len(T) <= MAX_ROWS else np.sort(rng.permutation(len(T))[:MAX_ROWS])
-        return fit_relevance(gaussian.Z[rows], ~np.isnan(T[rows]), gaussian.noise)
 
     @property
     def noise_(self) -> np.ndarray:

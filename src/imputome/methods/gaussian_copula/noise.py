@@ -143,23 +143,10 @@ def refill(gaussian: Gaussian, missing: np.ndarray, *, passes: int = 2) -> np.nd
     ``missing`` may include values that were known when ``gaussian`` was fitted. Other filled values then no longer
     depend on them: the first pass replaces these values with predictions, the second uses these for the others.
     """
-    Z = gaussian.Z
+    Z, none = gaussian.Z, np.zeros(missing.shape, bool)
     for _ in range(passes):
-        Z, _ = _fill(Gaussian(Z, gaussian.noise, gaussian.ridge), missing)
+        Z, _, _ = _pass(Gaussian(Z, gaussian.noise, gaussian.ridge), Z, missing, none)
     return Z
-
-
-def _fill(gaussian: Gaussian, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with ``missing`` predicted from the previous rows, and (G,) sums of the squared errors of the others."""
-    Z = gaussian.Z
-    squares = np.zeros(Z.shape[1])
-    filled = Z.copy() if missing.any() else Z
-    for part, error, _ in leave_one_out(Z, gaussian.noise, gaussian.ridge):
-        to_fill = missing[:, part]
-        squares[part] = np.where(to_fill, 0, error**2).sum(axis=0)
-        if to_fill.any():
-            filled[:, part] = np.where(to_fill, np.clip(Z[:, part] - error, -MAX_FILL, MAX_FILL), Z[:, part])
-    return filled, squares
 
 
 def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:

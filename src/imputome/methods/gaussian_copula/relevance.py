@@ -21,7 +21,7 @@ FEW_ROWS = 500
 MAX_PREDICTORS = {"few rows": 1000, "many rows": 400}  # with few rows the system of a feature has their number
 MAX_COEFFICIENTS = 2**25  # of all features together (0.25 GiB); with more than 33,000 features each has fewer
 MAX_CANDIDATES = 20_000  # those with the least noise
-MAX_ROWS = 2000  # a random choice of more rows is not better by much
+MAX_ROWS = 2000  # of more rows, this many are used
 # Candidates for the ridge, in units of the mean variance of a weighted row, and where the search begins. Smaller ridges
 # look better than they are in leave-one-out errors: these do not know that the weights are from the same rows.
 RIDGES = np.geomspace(0.15, 9.6, 4)
@@ -72,6 +72,9 @@ def fit_relevance(
     Cost: O(n min(G, `MAX_CANDIDATES`) m) for the correlations, then two to four times O(q^2 (n + k)) for a feature,
     with q the smaller of n and k.
     """
+    if len(Z) > MAX_ROWS:
+        spaced = np.linspace(0, len(Z) - 1, MAX_ROWS).astype(int)
+        Z, known = Z[spaced], known[spaced]
     n, G = Z.shape
     features = np.arange(G) if features is None else features
     most = MAX_PREDICTORS["few rows" if n <= FEW_ROWS else "many rows"]
