@@ -406,6 +406,16 @@ def test_few_samples_are_better_than_the_mean_and_have_honest_intervals(n):
     assert np.mean(((low <= truth) & (truth <= high))[gap]) > 0.75
 
 
+def test_noise_is_not_underestimated_where_half_is_missing():
+    """What was filled with the help of a value predicts it too well: no such leave-one-out error may set the noise."""
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(150, 6)) @ rng.normal(size=(6, 300)) / np.sqrt(6)
+    truth = np.sqrt(0.5) * (signal + rng.normal(size=signal.shape))
+    T = (truth - truth.mean(axis=0)) / truth.std(axis=0)
+    gaussian = fit_gaussian(np.where(rng.random(T.shape) < 0.5, np.nan, T), rng)
+    assert np.median(gaussian.noise) > 0.5
+
+
 def test_many_missing_values_are_filled_as_if_they_were_unknown():
     """What was filled with the help of a value predicts it too well: no such leave-one-out error chooses the ridge."""
     rng = np.random.default_rng(2)
