@@ -16,7 +16,7 @@ endif
 endif
 
 # what `make bench` leaves out: hours, an environment with the peers, or no script of its own
-PEERS := $(addprefix benchmarks/,counts.py real.py limit.py comparison.py deep.py added_memory.py)
+PEERS := $(addprefix benchmarks/,counts.py real.py limit.py limit_real.py comparison.py deep.py added_memory.py)
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
@@ -59,10 +59,12 @@ check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs ar
 	$(BIN)/python benchmarks/counts.py check
 	$(BIN)/python benchmarks/real.py check
 	$(BIN)/python benchmarks/limit.py check
+	$(BIN)/python benchmarks/limit_real.py check
 
 bench: $(VENV)/.dev  ## run every script in benchmarks/
 	@set -e; for script in $(filter-out $(PEERS),$(sort $(wildcard benchmarks/*.py))); do echo "$$script"; $(BIN)/python "$$script"; done
 	$(BIN)/python benchmarks/limit.py run
+	$(BIN)/python benchmarks/limit_real.py run
 
 bench-peers: $(VENV)/.dev  ## every method beside its peers, on every data set (hours; continues where it stopped)
 	$(BIN)/python benchmarks/counts.py run --make-peers
@@ -73,6 +75,7 @@ bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md,
 	$(BIN)/python benchmarks/counts.py write
 	$(BIN)/python benchmarks/real.py write
 	$(BIN)/python benchmarks/limit.py write
+	$(BIN)/python benchmarks/limit_real.py write
 
 clean:  ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

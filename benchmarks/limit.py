@@ -21,6 +21,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,25 +180,25 @@ def what_learning_costs(case: Case, method: str) -> dict[str, float]:
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
-def shares(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+def shares(rows: list[dict[str, Any]], control: str = CONTROL) -> dict[tuple[str, str], list[float]]:
     """Share recovered by simulation and by what was run, one for each number."""
     losses = {(r["data"], r["split"], r["method"]): r["scores"]["loss"] for r in rows if "loss" in r.get("scores", {})}
     found: dict[tuple[str, str], list[float]] = {}
     for (name, number, what), loss in losses.items():
-        control, limit = losses.get((name, number, CONTROL)), losses.get((name, number, "limit"))
-        if control is not None and limit is not None and what not in (CONTROL, "limit"):
-            found.setdefault((name, what), []).append(100 * (control - loss) / (control - limit))
+        highest, lowest = losses.get((name, number, control)), losses.get((name, number, "limit"))
+        if highest is not None and lowest is not None and what not in (control, "limit"):
+            found.setdefault((name, what), []).append(100 * (highest - loss) / (highest - lowest))
     return found
 
 
-def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
-    found = shares(rows)
+def table(rows: list[dict[str, Any]], columns: dict[str, str], *, names: Sequence[str], control: str = CONTROL) -> str:
+    found = shares(rows, control)
     lines = ["| simulation | " + " | ".join(columns.values()) + " |", "| --- |" + " --- |" * len(columns)]
-    for name in SIMULATORS:
+    for name in names:
         cells = [found.get((name, what), []) for what in columns]
         shown = [f"{statistics.fmean(values):.0f} %" if values else "" for values in cells]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    means = [[statistics.fmean(found[name, what]) for name in SIMULATORS if (name, what) in found] for what in columns]
+    means = [[statistics.fmean(found[name, what]) for name in names if (name, what) in found] for what in columns]
     lines.append("| mean | " + " | ".join(f"{statistics.fmean(m):.0f} %" if m else "" for m in means) + " |")
     return "\n".join(lines)
 
@@ -222,8 +223,8 @@ def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
     }
     return {
         comparison.ROOT / "docs" / "limits.md": {
-            "limit-shares": table(rows, recovered),
-            "limit-causes": table(rows, {**causes, "loadings": "true gene factors"}),
+            "limit-shares": table(rows, recovered, names=list(SIMULATORS)),
+            "limit-causes": table(rows, {**causes, "loadings": "true gene factors"}, names=list(SIMULATORS)),
             "limit-learning": learning_table(rows),
         }
     }

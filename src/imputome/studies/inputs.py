@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from imputome.core.data import Data, Kind
 from imputome.core.imputer import Imputer
 from imputome.errors import InputError, Message, MissingExtraError, printable
+from imputome.evaluation.known_truth import KnownTruth, known_truth
 from imputome.evaluation.metrics import OPEN_PROBLEMS
 from imputome.evaluation.open_problems import PERFECT
 from imputome.inspection.features import CODES
@@ -164,6 +165,7 @@ class Dataset:
     labels: np.ndarray | None = None  # (n,) class of each row
     clinical: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) grade, time, event; NaN means not known
     differential: np.ndarray | None = None  # (G,) whether a gene differs between the first class and the others
+    truth: KnownTruth | None = None  # of simulated counts
     messages: tuple[Message, ...] = ()  # what the user should know
     # how it was read, where that was chosen: layer, kind, labels and so on; rows of results name it
     source: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +175,8 @@ class Dataset:
 
     def identity(self) -> dict[str, Any]:
         """What results are stored under beside its name, so that they are never taken for those of other data."""
-        content = [self.data, self.labels, self.clinical, *([] if self.differential is None else [self.differential])]
+        also = [self.differential, None if self.truth is None else vars(self.truth)]
+        content = [self.data, self.labels, self.clinical, *(each for each in also if each is not None)]
         return {**self.source, "data": digest(content), "version": version("imputome")}
 
 
@@ -237,7 +240,8 @@ def to_dataset(
     said = tuple(message for message in report.warnings if message.code in (*CODES, "far-values"))
     chosen = {"labels": labels, "min_genes": min_genes, "min_cells": min_cells, **source}
     chosen = {key: value for key, value in chosen.items() if value and key not in ("seed", "allowed")}
-    return Dataset(name, data, None if classes is None else classes[cells], messages=said, source=chosen)
+    labelled = None if classes is None else classes[cells]
+    return Dataset(name, data, labelled, truth=known_truth(adata, data), messages=said, source=chosen)
 
 
 def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> InputError:

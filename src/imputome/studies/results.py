@@ -20,6 +20,7 @@ from imputome.core.locks import locked
 from imputome.core.small_files import open_regular
 from imputome.errors import InputError, Message, missing_extra, printable, some
 from imputome.evaluation.downstream import SCORES
+from imputome.evaluation.known_truth import SHARE
 from imputome.evaluation.metrics import COVERAGE, METRICS
 from imputome.evaluation.open_problems import PERFECT
 from imputome.methods import info, names
@@ -45,6 +46,7 @@ MAX_TABLE_BYTES, MAX_ROWS, MAX_LINE = 2**30, 10**7, 2**26
 # scores of downstream analyses, which `METRICS` does not list: higher is better
 HIGHER = (
     *SCORES,
+    SHARE,
     *("spearman_concordance", "cox_concordance"),
 )
 

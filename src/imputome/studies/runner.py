@@ -29,6 +29,7 @@ from imputome.errors import InputError, Message
 from imputome.evaluation import open_problems
 from imputome.evaluation.clinical import clinical_coefficients, coefficient_differences, concordance_index
 from imputome.evaluation.downstream import downstream_scores
+from imputome.evaluation.known_truth import LOSS, SHARE, Limits
 from imputome.evaluation.metrics import METRICS, OPEN_PROBLEMS, feature_rmse
 from imputome.evaluation.outside import Outside, with_names_of
 from imputome.evaluation.splits import (
@@ -212,6 +213,9 @@ def run_study(
             if masked is not None:
                 check_split(masked, split, scheme=scheme, fraction=share, seed=seed)
             split = open_problems.benchmark_split(split) if benchmark else split
+            limits = None
+            if dataset.truth is not None and scheme == "thin" and protocol == "honest":
+                limits = dataset.truth.limits(split, random_state=trial_seed % 2**31)
             link, messages = chosen_transform(split.train, transform)
             if masked is not None:
                 todo = [(spec.of(split) if isinstance(spec, External) else spec, key) for spec, key in todo]
@@ -224,7 +228,9 @@ def run_study(
             for place, (spec, key) in enumerate(todo):
                 report((part - 1 + place / len(todo)) / parts, f"{dataset.name}, {spec.label}, trial {trial + 1}")
                 metrics = open_problems.SCORES if benchmark else None
-                rows = _score_method(spec, split, dataset, downstream, trial_seed, scale, link, details, metrics)
+                rows = _score_method(
+                    spec, split, dataset, downstream, trial_seed, scale, link, details, metrics, limits
+                )
                 if isinstance(spec, External):  # what it cost is not known here
                     rows = ({**row, "seconds": math.nan, "peak_bytes": math.nan} for row in rows)
                 used = {"transform": spec.link or link if data.kind == "real" else ""}
@@ -315,6 +321,7 @@ def _score_method(
     link: str,
     details: bool,
     metrics: Sequence[str] | None,
+    limits: Limits | None,
 ) -> Iterator[dict[str, Any]]:
     """Fit, impute and score one method."""
 
@@ -323,6 +330,8 @@ def _score_method(
             scores = score_thinned(result, split, metrics=metrics)
         else:
             scores = score_hidden(result, split, scale=scale, link_name=link)
+        if limits is not None:
+            scores[SHARE] = limits.share(scores[LOSS])
         scores |= _downstream_scores(result, dataset, analyses, seed)
         return scores | (_numbers_in(result.status.details) if details else {})
 

@@ -66,6 +66,7 @@ def as_candidate(method: Method | Candidate) -> Candidate:
 # winner is hardly ever another one on a slow or busy machine
 CANDIDATES: dict[Kind, tuple[Candidate, ...]] = {
     "counts": (
+        _candidate("count_factors"),
         _candidate("poisson_nmf", n_components=16, posterior=True),
         _candidate("count_autoencoder"),
         _candidate("count_autoencoder", n_latent=64, n_factors=32),
