@@ -130,6 +130,18 @@ def test_quick_changes_what_it_names(write):
     assert {spec.params["max_iter"] for spec in study.specs(study.splits[0]).values()} == {1}
 
 
+def test_a_configuration_on_some_splits(write):
+    text = FILE.replace('method = "ialm"\n', 'method = "ialm"\nsplits = ["random"]\n')
+    study = find_study(write(text))
+    thin, masked = study.splits
+    assert "other" not in study.specs(thin)
+    assert "other" in study.specs(masked)
+    everywhere = find_study(write(text + "all_splits = true\n"), scale="smoke")
+    assert all("other" in everywhere.specs(split) for split in everywhere.splits)
+    without = find_study(write(text + 'splits = [{ scheme = "thin" }]\n'), scale="smoke")
+    assert "other" not in [each.name for each in without.configurations]
+
+
 def test_only_some_datasets(write):
     study = find_study(write(FILE + '\n[[datasets]]\nname = "kang_pbmc_stim"\n'))
     assert [subset.name for subset in study.only(["kang_pbmc_stim"]).datasets] == ["kang_pbmc_stim"]
@@ -172,6 +184,7 @@ def test_only_some_datasets(write):
         ('title = "made"', 'title = "made\\u001b[31m"', "study-field", "title=made\\x1b[31m"),
         ('title = "made"', f'title = "{"a" * 5000}"', "study-field", "title=aaa"),
         ("tol = [1e-3, 1e-2]", f"tol = {[1e-3 * k for k in range(1, 2000)]}", "study-field", "tol"),
+        ('method = "ialm"', 'method = "ialm"\nsplits = ["nope"]', "split-unknown", "'nope'"),
         ("trials = 2", "trials = 1000000000", "study-field", "trials=1000000000"),
         ("max_cells = 60", f"max_cells = {[1] * 5000}", "study-field", "max_cells=[1"),
     ],

@@ -42,6 +42,7 @@ from imputome.studies.inputs import MethodSpec, lacking, parse_method, standard_
 from imputome.studies.pictures import Picture, pictures_within
 from imputome.studies.results import FIT_NUMBERS, HIGHER, TRIAL_METRICS, TRIAL_NUMBERS
 from imputome.studies.settings import check_settings
+from imputome.studies.spec_faults import check_known, check_texts, first_fault, within, wrong
 from imputome.studies.tuning_table import Tuning, on_datasets
 
 CLOSED = ConfigDict(extra="forbid")
@@ -49,7 +50,6 @@ FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
 SCALES = ("smoke", "desk", "full")  # minutes; an hour on two cores; the paper's sizes and grids
 MAX_COMBINATIONS = 1000  # of the values of one table of factors
-MAX_TEXT = 1000  # characters
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
@@ -96,7 +96,7 @@ class Subset:
     @classmethod
     def _known_columns(cls, clinical: dict[str, str]) -> dict[str, str]:
         if set(clinical) - CLINICAL or ("time" in clinical) != ("event" in clinical):
-            raise _wrong("clinical takes the columns grade, or time and event, or all three")
+            raise wrong("clinical takes the columns grade, or time and event, or all three")
         return clinical
 
     @property
@@ -141,20 +141,20 @@ class Hiding:
     def _can_be_run(self) -> Self:
         scheme_options(self.scheme)  # refuses an unknown scheme
         options = [name for name in scheme_options(self.scheme) if name not in SET_BY_TRIAL]
-        _check_known("option", self.options, options, where=f"{self.scheme}: ")
+        check_known("option", self.options, options, where=f"{self.scheme}: ")
         if self.scale != ZSCORE:
             if self.coverage:
-                raise _wrong(f"coverage needs scale={ZSCORE!r}")
+                raise wrong(f"coverage needs scale={ZSCORE!r}")
             check_settings(self.scheme, self.fraction, self.downstream, self.protocol)
             return self
         if self.params:
-            raise _wrong(f"methods are fitted once for all splits with scale={ZSCORE!r}: leave out params")
+            raise wrong(f"methods are fitted once for all splits with scale={ZSCORE!r}: leave out params")
         if self.downstream or self.protocol != "honest":
-            raise _wrong(f"downstream and protocol are not for scale={ZSCORE!r}: leave them out")
+            raise wrong(f"downstream and protocol are not for scale={ZSCORE!r}: leave them out")
         if self.scheme not in SCHEMES or SCHEMES[self.scheme].kind != "real":
-            raise _wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
+            raise wrong(f"{self.scheme} hides counts, and scale={ZSCORE!r} is for real values")
         if (self.scheme == "low_coverage") != bool(self.coverage):
-            raise _wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")
+            raise wrong("low_coverage needs the name of a dataset as coverage, and no other scheme takes one")
         return self
 
     @property
@@ -169,6 +169,7 @@ class Configuration:
 
     name: str
     spec: InstanceOf[MethodSpec]
+    splits: tuple[str, ...] = ()  # labels of those that it runs on; by default all
 
 
 @validated(frozen=True, config=CLOSED)
@@ -200,12 +201,12 @@ class Claim:
         size = len(self.configurations)
         fits = {"better": size == 2, "similar": size == 2, "monotone": size >= 2}.get(self.kind, size == 1)
         if not fits:
-            raise _wrong(f"a claim of kind {self.kind!r} cannot have {size} configurations: {self.text!r}")
+            raise wrong(f"a claim of kind {self.kind!r} cannot have {size} configurations: {self.text!r}")
         if self.kind == "close" and not self.reference:
-            raise _wrong(f"a claim of kind 'close' needs a reference, another metric: {self.text!r}")
+            raise wrong(f"a claim of kind 'close' needs a reference, another metric: {self.text!r}")
         low = self.metric in METRICS and METRICS[self.metric].better == "lower"
         if self.kind == "better" and self.value and not low:
-            raise _wrong(f"a claim of kind 'better' with a value needs a metric where lower is better: {self.text!r}")
+            raise wrong(f"a claim of kind 'better' with a value needs a metric where lower is better: {self.text!r}")
         return self
 
 
@@ -235,7 +236,7 @@ class Published:
     @model_validator(mode="after")
     def _known_headings(self) -> Self:
         for row in self.rows.values():
-            _check_known("column", row, self.columns)
+            check_known("column", row, self.columns)
         return self
 
 
@@ -259,9 +260,9 @@ class Figure:
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:
         if bool(self.x) == bool(self.configurations):
-            raise _wrong(f"a figure needs either x or configurations: {self.title!r}")
+            raise wrong(f"a figure needs either x or configurations: {self.title!r}")
         if (self.lines or self.log or self.where) and not self.x:
-            raise _wrong(f"a figure with lines, where or log needs x: {self.title!r}")
+            raise wrong(f"a figure with lines, where or log needs x: {self.title!r}")
         return self
 
 
@@ -299,39 +300,44 @@ class Study:
         for what, all_names in (("datasets", labels), ("configurations", configurations), ("splits", splits)):
             name, number = Counter(all_names).most_common(1)[0]
             if number > 1:
-                raise _wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
-        _check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
-        _check_known("parameter", self.trials_of, self.configurations[0].spec.params, where="trials_of: in [base] ")
+                raise wrong(f"two {what} have the name {name!r}: give each its own", code="study-name-twice")
+        for configuration in self.configurations:
+            where = f"configuration {configuration.name!r}: "
+            check_known("split", configuration.splits, splits, where=where)
+            if configuration.splits and self.shares_fits:
+                raise wrong(f"{where}leave out splits, because all splits of a trial share the fit of a method")
+        check_known("method", self.controls, [*REFERENCE_PREDICTIONS, *names()], where="controls: ")
+        check_known("parameter", self.trials_of, self.configurations[0].spec.params, where="trials_of: in [base] ")
         subsets = [subset.name for subset in self.datasets]
-        _check_known("dataset", [each.dataset for each in self.tuning], subsets, where="[[tuning]]: ")
+        check_known("dataset", [each.dataset for each in self.tuning], subsets, where="[[tuning]]: ")
         for claim in self.claims:
-            _check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
-            _check_known("split", claim.splits, splits, where="[[claims]]: ")
+            check_known("configuration", claim.configurations, configurations, where="[[claims]]: ")
+            check_known("split", claim.splits, splits, where="[[claims]]: ")
         every = [*configurations, *self.control_specs()]
         for comparison in self.comparisons:
-            _check_known("configuration", (comparison.first, *comparison.others), every, where="[[comparisons]]: ")
+            check_known("configuration", (comparison.first, *comparison.others), every, where="[[comparisons]]: ")
         for table in self.published:
-            _check_known("configuration", table.columns.values(), every, where="[[published]]: ")
-            _check_known("split", table.rows, splits, where="[[published]]: ")
+            check_known("configuration", table.columns.values(), every, where="[[published]]: ")
+            check_known("split", table.rows, splits, where="[[published]]: ")
         for figure in self.figures:
             shown = (*figure.configurations, *figure.controls)
-            _check_known("configuration", shown, every, where="[[figures]]: ")
-            _check_known("split", figure.splits, splits, where="[[figures]]: ")
+            check_known("configuration", shown, every, where="[[figures]]: ")
+            check_known("split", figure.splits, splits, where="[[figures]]: ")
             parameters = self.configurations[0].spec.params
-            _check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
+            check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
         specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
         labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
         for picture in self.pictures:
-            _check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
-            _check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
-            _check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
+            check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
+            check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
+            check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
             picture.check(specs, labelled, shares_fits=self.shares_fits)
         return self
 
     @model_validator(mode="after")
     def _methods_fit(self) -> Self:
         if len({split.scale == ZSCORE for split in self.splits}) > 1:
-            raise _wrong(f"[[splits]]: either all splits have scale={ZSCORE!r} or none")
+            raise wrong(f"[[splits]]: either all splits have scale={ZSCORE!r} or none")
         for split in self.splits:
             for place, (name, spec) in enumerate(self.specs(split).items()):
                 try:
@@ -339,9 +345,9 @@ class Study:
                         continue
                     parse_method(spec)
                 except InputError as error:
-                    raise _within(f"configuration {name!r}", error) from error
+                    raise within(f"configuration {name!r}", error) from error
                 if spec.after and (self.shares_fits or not callable(getattr(get(spec.method), spec.after, None))):
-                    raise _wrong(f"configuration {name!r}: {spec.name} has nothing to run called {spec.after!r}")
+                    raise wrong(f"configuration {name!r}: {spec.name} has nothing to run called {spec.after!r}")
         named = {
             "[[claims]]: ": [name for claim in self.claims for name in (claim.metric, claim.reference) if name],
             "[[comparisons]]: ": [comparison.metric for comparison in self.comparisons],
@@ -350,7 +356,7 @@ class Study:
             "shown: ": self.shown,
         }
         for where, metrics in named.items():
-            _check_known("metric", metrics, self._recorded() or metrics, where=where)
+            check_known("metric", metrics, self._recorded() or metrics, where=where)
         return self
 
     def _recorded(self) -> list[str]:
@@ -387,9 +393,10 @@ class Study:
     def specs(self, split: Hiding) -> dict[str, MethodSpec]:
         """Name -> method and parameters under ``split``; two names can have equal ones."""
         method = self.configurations[0].spec.name
+        here = [each for each in self.configurations if not each.splits or split.label in each.splits]
         return {
             name: replace(spec, params={**spec.params, **split.params}) if spec.name == method else spec
-            for name, spec in ((configuration.name, configuration.spec) for configuration in self.configurations)
+            for name, spec in ((configuration.name, configuration.spec) for configuration in here)
         }
 
     def names_of_rows(self, split: Hiding) -> dict[tuple[str, str], list[str]]:
@@ -408,7 +415,7 @@ class Study:
         """The same study on some of its datasets, at least one."""
         chosen = list(dataset_names) or [""]
         known = [subset.name for subset in self.datasets]
-        _check_known("dataset", chosen, known, where=f"study {self.name}: ")
+        check_known("dataset", chosen, known, where=f"study {self.name}: ")
         datasets = tuple(subset for subset in self.datasets if subset.name in chosen)
         pictures, tuning = pictures_within(self.pictures, datasets=chosen), on_datasets(self.tuning, chosen)
         return replace(self, datasets=datasets, pictures=pictures, tuning=tuning)
@@ -423,27 +430,10 @@ def non_defaults(part: Subset | Hiding) -> dict[str, Any]:
     return values
 
 
-def _wrong(text: str, code: str = "study-field") -> InputError:
-    return InputError(text, code=code)
-
-
 def _after(spec: MethodSpec) -> list[str]:
     """The numbers that are recorded of what is called after a fit: the fields of what it returns."""
     returned = get_type_hints(getattr(get(spec.method), spec.after)).get("return")
     return [each.name for each in fields(returned)] if is_dataclass(returned) else []
-
-
-def _within(where: str, error: InputError) -> InputError:
-    """The same error, with where in a study it is."""
-    message = error.message
-    return InputError(f"{where}: {message.template}", code=message.code, parameter=message.parameter, **message.options)
-
-
-def _check_known(what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    for name in given:
-        if name not in known:
-            choices = ", ".join(dict.fromkeys(known))
-            raise _wrong(f"{where}there is no {what} {name!r}: choose from {choices}", code=f"{what}-unknown")
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -464,6 +454,7 @@ class _Variant:
     method: str | None = None
     after: str | None = None
     params: Params = field(default_factory=dict)
+    splits: tuple[str, ...] = ()  # labels of those that it runs on; by default all
 
 
 @validated(frozen=True, config=CLOSED)
@@ -479,6 +470,7 @@ class _Change:
     factors: tuple[dict[str, Any], ...] | None = None
     tuning: tuple[Any, ...] | None = None
     keep: tuple[str, ...] = ()  # names of the configurations that are run; by default all
+    all_splits: StrictBool = False  # whether every configuration runs on all splits
     params: Params = field(default_factory=dict)  # of every configuration
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the configurations of one method
 
@@ -496,10 +488,10 @@ class _MethodTables:
         """The base, all combinations of each table of factors, and the other configurations."""
         variants = [_Variant(BASE)]
         for factor in self.factors:
-            _check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
+            check_known("parameter", factor, self.base.params, where="[[factors]]: in the params of [base] ")
             if math.prod(map(len, factor.values())) > MAX_COMBINATIONS:
                 text = f"[[factors]]: {', '.join(factor)} have more than {MAX_COMBINATIONS} combinations"
-                raise _wrong(f"{text}: give fewer values")
+                raise wrong(f"{text}: give fewer values")
             for values in itertools.product(*factor.values()):
                 name = ", ".join(f"{key}={plain_value(value)}" for key, value in zip(factor, values, strict=True))
                 variants.append(_Variant(name, params=dict(zip(factor, values, strict=True))))
@@ -514,20 +506,14 @@ class _MethodTables:
             params = {**self.common, **base.params, **variant.params, **change.params, **change.methods.get(method, {})}
             params = {key: from_toml(value) for key, value in params.items()}
             after = base.after if variant.after is None else variant.after
-            configurations.append(Configuration(variant.name, MethodSpec(method, params, after)))
+            splits = () if change.all_splits else variant.splits
+            configurations.append(Configuration(variant.name, MethodSpec(method, params, after), splits))
         if not change.keep:
             return configurations
-        _check_known("configuration", change.keep, [each.name for each in configurations], where="keep: ")
+        check_known("configuration", change.keep, [each.name for each in configurations], where="keep: ")
         return [each for each in configurations if each.name in (BASE, *change.keep)]
 
 
-# what TOML calls the types that pydantic names in Python's words
-EXPECTED = {
-    "tuple_type": "Input should be a list",
-    "dict_type": "Input should be a table",
-    "dataclass_type": "Input should be a table",
-    "too_short": "Input should have at least one entry",
-}
 # fields of the tables, for messages
 TABLES: dict[str, Any] = {
     **{"datasets": Subset, "splits": Hiding, "claims": Claim, "comparisons": Comparison, "published": Published},
@@ -567,10 +553,12 @@ def find_study(name: str, *, scale: str = "desk") -> Study:
     if content.get("gc"):
         content["gc"] = str(path.parent / str(content["gc"]))
     try:
-        _check_texts(content)
+        check_texts(content)
         return _beside(path, _study(printable(path.stem, 200), content, scale))
     except (ValidationError, InputError) as error:
-        raise _within(path.name, error if isinstance(error, InputError) else _first_fault(error)) from error
+        raise within(
+            path.name, error if isinstance(error, InputError) else first_fault(error, TABLES, Study)
+        ) from error
 
 
 def _beside(path: Path, study: Study) -> Study:
@@ -606,7 +594,13 @@ def _study(name: str, content: dict[str, Any], scale: str) -> Study:
         changed["splits"] = TypeAdapter(tuple[Hiding, ...]).validate_python(change.splits)
     left = {subset.name for subset in changed.get("datasets", study.datasets)}
     changed["tuning"] = on_datasets(study.tuning, left) if change.tuning is None else change.tuning
-    changed |= {"scale": scale, "minutes": change.minutes, "configurations": tuple(tables.configured(change))}
+    changed |= {"scale": scale, "minutes": change.minutes}
+    labels = {split.label for split in changed.get("splits", study.splits)}
+    changed["configurations"] = tuple(
+        replace(each, splits=tuple(label for label in each.splits if label in labels))
+        for each in tables.configured(change)
+        if not each.splits or not labels.isdisjoint(each.splits)
+    )
     return replace(study, **changed, **_said_of(study, changed))
 
 
@@ -619,7 +613,7 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
     def kept(part: Claim | Figure) -> bool:
         return not part.splits or not splits.isdisjoint(part.splits)
 
-    def within(part: Claim | Figure, **others: Any) -> Any:
+    def on_splits(part: Claim | Figure, **others: Any) -> Any:
         return replace(part, splits=tuple(label for label in part.splits if label in splits), **others)
 
     def named(names: Iterable[str]) -> tuple[str, ...]:
@@ -627,14 +621,14 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "claims": tuple(
-            within(claim)
+            on_splits(claim)
             for claim in study.claims
             if kept(claim)
             and configurations.issuperset(claim.configurations)
             and (not claim.datasets or not datasets.isdisjoint(claim.datasets))
         ),
         "figures": tuple(
-            within(figure, configurations=named(figure.configurations))
+            on_splits(figure, configurations=named(figure.configurations))
             for figure in study.figures
             if kept(figure) and (figure.x or named(figure.configurations))
         ),
@@ -655,43 +649,6 @@ def _said_of(study: Study, changed: dict[str, Any]) -> dict[str, Any]:
             for table in study.published
         ),
     }
-
-
-def _first_fault(error: ValidationError) -> InputError:
-    """The first fault that pydantic found, as one sentence: table, field, value, and what the field takes."""
-    fault = error.errors(include_url=False)[0]
-    place = [str(part) for part in fault["loc"]]  # as in ("splits", "0", "options", "top")
-    where, table = "", ""
-    if len(place) > 1:
-        table = place.pop(0)
-        where = f"[[{table}]] number {int(place.pop(0)) + 1}: " if place[0].isdecimal() else f"[{table}]: "
-    reason = fault.get("ctx", {}).get("error")
-    if isinstance(reason, InputError):
-        return _within(where.removesuffix(": "), reason) if where else reason
-    name = ".".join(place)
-    if fault["type"] == "missing":
-        return _wrong(f"{where}{name} is missing")
-    if fault["type"] == "unexpected_keyword_argument":
-        known = ", ".join(entry.name for entry in fields(TABLES.get(table, Study)))
-        return _wrong(f"{where}{name} is not known here: choose from {known}")
-    given, expected = printable(repr(fault["input"]), 200), EXPECTED.get(fault["type"], fault["msg"])
-    return _wrong(f"{where}{name}={given} is not valid: {expected}")
-
-
-def _check_texts(content: Any, where: str = "") -> None:
-    """Check that names and texts are not long, and have no control characters, which a terminal would obey."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            _check_texts(name, "a name")
-            _check_texts(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            _check_texts(value, where)
-    elif isinstance(content, str):
-        if len(content) > MAX_TEXT:
-            raise _wrong(f"{where}={printable(content, 200)} is longer than {MAX_TEXT} characters: give a shorter text")
-        if not "".join(content.split()).isprintable():
-            raise _wrong(f"{where}={printable(content, 200)} has a character that cannot be printed: leave it out")
 
 
 def plain_value(value: Any) -> str:
