@@ -15,8 +15,10 @@ export IMPUTOME_DATA := $(abspath ../shared/data)
 endif
 endif
 
-# what `make bench` leaves out: hours, an environment with the peers, or no script of its own
-PEERS := $(addprefix benchmarks/,counts.py real.py limit.py limit_real.py comparison.py deep.py added_memory.py)
+# scripts in benchmarks/ that write tables into README.md and docs/ from stored results
+TABLES := counts real limit limit_real single_genes
+# what `make bench` leaves out or runs otherwise: hours, an environment with the peers, or no script of its own
+PEERS := $(addprefix benchmarks/,$(addsuffix .py,$(TABLES) comparison deep added_memory))
 
 THREADS := $(or $(OMP_NUM_THREADS),2)
 test: THREADS := $(or $(OMP_NUM_THREADS),$(if $(strip $(PYTEST_FLAGS)),1,2))
@@ -56,26 +58,19 @@ check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs ar
 	$(BIN)/mypy
 	$(BIN)/python docs/method_table.py --check
 	$(BIN)/python docs/findings.py --check
-	$(BIN)/python benchmarks/counts.py check
-	$(BIN)/python benchmarks/real.py check
-	$(BIN)/python benchmarks/limit.py check
-	$(BIN)/python benchmarks/limit_real.py check
+	@set -e; for script in $(TABLES); do $(BIN)/python benchmarks/$$script.py check; done
 
 bench: $(VENV)/.dev  ## run every script in benchmarks/
 	@set -e; for script in $(filter-out $(PEERS),$(sort $(wildcard benchmarks/*.py))); do echo "$$script"; $(BIN)/python "$$script"; done
-	$(BIN)/python benchmarks/limit.py run
-	$(BIN)/python benchmarks/limit_real.py run
+	@set -e; for script in $(filter-out counts real,$(TABLES)); do $(BIN)/python benchmarks/$$script.py run; done
 
 bench-peers: $(VENV)/.dev  ## every method beside its peers, on every data set (hours; continues where it stopped)
 	$(BIN)/python benchmarks/counts.py run --make-peers
 	$(BIN)/python benchmarks/real.py run --make-peers
 	$(MAKE) bench-tables
 
-bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md, docs/comparison.md and docs/limits.md
-	$(BIN)/python benchmarks/counts.py write
-	$(BIN)/python benchmarks/real.py write
-	$(BIN)/python benchmarks/limit.py write
-	$(BIN)/python benchmarks/limit_real.py write
+bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md and docs/
+	@set -e; for script in $(TABLES); do $(BIN)/python benchmarks/$$script.py write; done
 
 clean:  ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
