@@ -239,14 +239,18 @@ def main(
     chosen_methods: Sequence[str],
     one: Callable[[str, int, str], dict[str, Any]],
     pages: Callable[[list[dict[str, Any]]], dict[Path, dict[str, str]]],
+    wanted: Callable[[str, int, str], bool] = lambda data, split, method: True,
 ) -> int:
-    """``run``, ``one``, ``write`` and ``check`` of a script; ``one`` measures a fit, ``pages`` makes the tables."""
+    """``run``, ``one``, ``write`` and ``check`` of a script; ``one`` measures a fit, ``pages`` makes the tables.
+
+    ``wanted`` says which combinations are run unless methods are named.
+    """
     results = script.with_suffix(".jsonl")
     parser = argparse.ArgumentParser(description=description)
     actions = parser.add_subparsers(dest="action", required=True)
     running = actions.add_parser("run", help="measure what is not in the results yet")
     running.add_argument("--data", default=",".join(data))
-    running.add_argument("--methods", default=",".join(chosen_methods))
+    running.add_argument("--methods", help="by default all, the dear ones on some data sets only")
     running.add_argument("--splits", type=int, default=3, help="number of splits")
     running.add_argument("--limit", type=int, default=LIMIT, help="seconds for one fit")
     running.add_argument("--workers", type=int, default=1, help="fits at a time; each has OMP_NUM_THREADS threads")
@@ -264,7 +268,8 @@ def main(
             (name, split, method)
             for split in range(1, chosen.splits + 1)
             for name in chosen.data.split(",")
-            for method in chosen.methods.split(",")
+            for method in (chosen.methods.split(",") if chosen.methods else chosen_methods)
+            if chosen.methods or wanted(name, split, method)
         ]
         run(script, results, jobs, workers=chosen.workers, limit=chosen.limit)
         return 0
