@@ -30,8 +30,9 @@ import numpy as np
 import scipy.sparse as sp
 
 import comparison
+from imputome import datasets
 from imputome.core.data import Data, as_data
-from imputome.evaluation.simulate import simulate_counts
+from imputome.evaluation.simulate import fit_scdesign, simulate_counts
 from imputome.methods.log_linear import LogLinearFactors, project_log_linear
 
 SHARE = 0.9  # of the molecules to fit on
@@ -50,6 +51,7 @@ class Truth:
     rate: np.ndarray  # (n, G) means of the gamma priors
     phi: np.ndarray  # (G,) their shapes
     rank: int  # of the logs of the rates; 0 if they are not log-linear
+    draws: tuple[np.ndarray, ...] = ()  # where no gamma distribution is the prior, see `scdesign`
 
 
 def low_rank(n: int, rng: np.random.Generator, **options: Any) -> Truth:
@@ -84,6 +86,21 @@ def trajectory(n: int, rng: np.random.Generator, *, G: int, depth: float = 2000.
     return drawn(share, len(waves), rng, depth=depth)
 
 
+def scdesign(n: int, rng: np.random.Generator, *, G: int) -> Truth:
+    """Simulator (b): two types of cells like those of pbmc4k, with dropouts, but no structure within a type.
+
+    What a gene's counts of a cell are drawn from is known only as a sample: the values of the other cells of its type,
+    per molecule of their library. ``draws`` are (n, G) these, (n,) the types, and (n,) the libraries.
+    """
+    X = datasets.load("pbmc4k_top2000").X
+    genes = np.sort(np.argsort(-np.asarray(X.sum(axis=0)).ravel())[:G])
+    simulated = fit_scdesign(X[:, genes], max_steps=200).simulate(cells_per_type=n // 2, rng=rng)
+    order = rng.permutation(n)  # the types come one after the other
+    library, values = simulated.library[order], simulated.realised[order]
+    counts = simulated.X.toarray().astype(np.int64)[order]
+    return Truth(counts, values, np.ones(0), 0, (values / library[:, None], simulated.cell_type[order], library))
+
+
 # name -> (maker, cells, options)
 SIMULATORS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "low rank 1500 x 1500": (low_rank, 1500, {"G": 1500}),
@@ -95,6 +112,7 @@ SIMULATORS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "noisy 2000 x 1000 deep": (low_rank, 2000, {"G": 1000, "overdispersion": (0.4, 1.2), "depth": 3000.0}),
     "topics 2000 x 1000": (topics, 2000, {"G": 1000}),
     "trajectory 2000 x 1000": (trajectory, 2000, {"G": 1000}),
+    "scDesign 1200 x 1000": (scdesign, 1200, {"G": 1000}),
 }
 
 
@@ -126,6 +144,25 @@ class Case:
     def true_rate(self) -> np.ndarray:
         return SHARE * self.truth.rate[: self.n][:, self.kept]
 
+    def best(self) -> np.ndarray:
+        """Posterior means, (n, kept genes), of the true prior; where it is a sample, without the cell's own value."""
+        if not self.truth.draws:
+            return self.posterior(self.true_rate())
+        share, kind, library = self.truth.draws
+        out = np.empty((self.n, int(self.kept.sum())))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for of in np.unique(kind):
+                cells, others = np.flatnonzero(kind[: self.n] == of), np.flatnonzero(kind == of)
+                own = cells[:, None] == others
+                for place, gene in enumerate(np.flatnonzero(self.kept)):
+                    rate = SHARE * library[cells, None] * share[others, gene]
+                    x = self.seen[cells, gene][:, None]
+                    logs = np.where(x > 0, x * np.log(rate), 0.0) - rate
+                    logs[own] = -np.inf
+                    weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+                    out[cells, place] = (weights * rate).sum(axis=1) / weights.sum(axis=1)
+        return out
+
     def with_true_loadings(self) -> np.ndarray:
         """Rates with the true gene factors, from the logs of the true rates of all cells; the cells' own are inferred.
 
@@ -152,7 +189,9 @@ def one(name: str, number: int, what: str) -> dict[str, Any]:
         return {"scores": what_learning_costs(case, method), "seconds": 0.0}
     begun = time.process_time()
     if method == "limit":
-        values = case.posterior(case.true_rate())
+        values = case.best()
+    elif limit == "shapes" and case.truth.draws:  # it has none
+        return {"scores": {}, "seconds": 0.0}
     elif method == "loadings":
         if not case.truth.rank:  # not log-linear
             return {"scores": {}, "seconds": 0.0}
@@ -174,7 +213,7 @@ def what_learning_costs(case: Case, method: str) -> dict[str, float]:
         return case.loss(result.rows(np.arange(case.n), keep_observed=False))
 
     alone = slice(case.n)
-    control, limit = loss(CONTROL, alone), case.loss(case.posterior(case.true_rate()))
+    control, limit = loss(CONTROL, alone), case.loss(case.best())
     shares = {"alone": loss(method, alone), "with the others": loss(method, slice(None))}
     return {name: 100 * (control - value) / (control - limit) for name, value in shares.items()}
 
