@@ -111,7 +111,9 @@ class AveragedCounts(Imputer):
         """(3,) 1 for each of `MEMBERS` that the model has, else 0."""
         return np.array([self._has_networks, self.log_linear_ is not None, self.factors_ is not None], float)
 
-    def _log_linear(self, x1: Data, rank: int) -> LogLinearFactors:
+    def _log_linear(self, x1: Data, rank: int, left: float = 0.0) -> LogLinearFactors:
+        """Log-linear factors; ``left`` is the share of their progress that is kept for other ranks."""
+        begin, end = 0.4 - 0.6 * left if left else 0.1, 0.4 - 0.3 * left
         with few_threads(True):  # its batches are small
             return fit_log_linear(
                 x1.X,
@@ -119,7 +121,7 @@ class AveragedCounts(Imputer):
                 penalty=PENALTY,
                 epochs=EPOCHS,
                 random_state=self.random_state,
-                progress=lambda share, text: self._tell_of_learning(0.1 + 0.3 * share, text),
+                progress=lambda share, text: self._tell_of_learning(begin + (end - begin) * share, f"{rank} {text}"),
             )
 
     def _best_log_linear(self, x1: Data, x2: Any) -> LogLinearFactors:
@@ -134,9 +136,12 @@ class AveragedCounts(Imputer):
         logs = others.log_members(rows, None)
         present = np.array([log is not None for log in logs], float)
         present /= present.sum()
+        left = 1.0
 
         def tried(rank: int) -> tuple[float, LogLinearFactors]:
-            genes = self._log_linear(x1, rank)
+            nonlocal left
+            left /= 2  # how many ranks will be tried is not known: each takes half of the progress that is left
+            genes = self._log_linear(x1, rank, left)
             logs[1] = _log_linear_rates(seen, genes).log_rows(rows, None)
             totals = []
             for weight in (0.5, 0.75):
