@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 
 from imputome.report.study_page import write_results
@@ -74,6 +75,26 @@ def test_other_parameters_than_those_of_the_base():
     figure = Figure("Factors", "poisson_loss", x="n_components", where={"max_iter": 9})
     data = figure_data(STUDY, made(), figure)
     assert data["x"].tolist() == [4, 4]  # one configuration, two data sets
+
+
+def test_a_figure_against_the_share_that_is_hidden():
+    splits = tuple(Hiding("thin", fraction=share, name=f"thin {share}") for share in (0.1, 0.3))
+    labels = tuple(split.label for split in splits)
+    lines = {"configurations": ("base",), "controls": ("gene_mean",)}
+    figure = Figure("Shares", "poisson_loss", "fraction", splits=labels, **lines)
+    study = dataclasses.replace(STUDY, splits=splits, figures=(figure,))
+    table = pd.concat([made().assign(scheme=split.label, fraction=split.fraction) for split in splits])
+    table["value"] = np.arange(len(table), dtype=float)
+    data = figure_data(study, table, figure)
+    assert len(data) == 2 * 2 * 2  # data sets, shares, lines
+    assert not data["control"].any()
+    point = data[(data["dataset"] == "one") & (data["x"] == 0.3) & (data["line"] == "gene_mean")].iloc[0]
+    rows = table[(table["dataset"] == "one") & (table["fraction"] == 0.3) & (table["method"] == "gene_mean")]
+    assert point["mean"] == rows["value"].mean()
+    with pytest.raises(ValidationError):
+        dataclasses.replace(study, splits=(splits[0], dataclasses.replace(splits[1], fraction=0.1)))
+    with pytest.raises(ValidationError):
+        dataclasses.replace(figure, splits=())
 
 
 def test_the_pages_have_the_figures(tmp_path):

@@ -39,7 +39,7 @@ from imputome.studies.pictures import MASKED, RAW
 from imputome.studies.results import RESULTS, write
 from imputome.studies.searches import LEGEND as SEARCH_LEGEND
 from imputome.studies.searches import SEARCHES, Found, search_rows, search_table
-from imputome.studies.spec import Figure, Study
+from imputome.studies.spec import FRACTION, Figure, Study
 from imputome.studies.subsets import DATA_COLUMNS
 from imputome.studies.trials import at_levels
 from imputome.trust.mixing import N_NEIGHBORS
@@ -160,7 +160,8 @@ def _charts(study: Study, table: pd.DataFrame) -> Iterator[tuple[Figure, list[Ch
                 continue
             if figure.x:
                 numeric = pd.api.types.is_numeric_dtype(part.loc[~part["control"], "x"].infer_objects())
-                spec = charts.against_parameter(part, figure.x, figure.metric, ordinal=figure.log or not numeric)
+                axis = "share hidden" if figure.x == FRACTION else figure.x
+                spec = charts.against_parameter(part, axis, figure.metric, ordinal=figure.log or not numeric)
             else:
                 spec = charts.by_configuration(part, figure.metric)
             caption = f"{dataset}, {scheme}" if several else str(dataset)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from imputome.studies.claims import TABLE_KEYS, half_interval, named
 from imputome.studies.results import is_control
-from imputome.studies.spec import Figure, Study, plain_value
+from imputome.studies.spec import FRACTION, Figure, Study, plain_value
 from imputome.studies.trials import in_common
 
 TRIALS_FOR_INTERVAL = 4
@@ -24,8 +24,9 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     is so wide that nothing else can be seen.
 
     ``x`` is the value of the parameter on the axis, or the name of the configuration; ``line`` the value of the other
-    parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it. All points are over
-    the trials that all configurations of the figure have.
+    parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it. With
+    ``x="fraction"`` the share that is hidden is on the axis, ``line`` is a configuration or control, and ``scheme`` is
+    empty. All points are over the trials that all configurations of the figure have.
     """
     scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
     if figure.splits:
@@ -48,6 +49,9 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
             low, high = mean - half, mean + half
         control = is_control(part["method"].iloc[0]) and name in figure.controls
         x, line = place_of[name]
+        if figure.x == FRACTION:
+            x, control = next(split.fraction for split in study.splits if split.label == scheme), False
+            scheme = ""
         rows.append([dataset, scheme, x, line, mean, low, high, n, control])
     # one configuration can have several names
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
@@ -57,6 +61,9 @@ def places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]
     """Name of a configuration or control in the figure -> its place on the axis, and its line."""
     for name in figure.controls:
         yield name, (math.nan if figure.x else name, name)
+    if figure.x == FRACTION:
+        yield from ((name, (math.nan, name)) for name in figure.configurations)
+        return
     if not figure.x:
         yield from ((name, (name, "")) for name in figure.configurations)
         return

@@ -50,6 +50,7 @@ FOLDER = Path(__file__).parent  # of the studies that come with the package
 BASE = "base"
 SCALES = ("smoke", "desk", "full")  # minutes; an hour on two cores; the paper's sizes and grids
 MAX_COMBINATIONS = 1000  # of the values of one table of factors
+FRACTION = "fraction"  # of hidden values, on the axis of a figure
 ZSCORE = "zscore"  # scale of splits that share their training rows and fits within a trial
 CLINICAL = {"grade", "time", "event"}
 # options of schemes that `imputome.studies.runner.run_trial` sets itself
@@ -244,7 +245,9 @@ class Published:
 class Figure:
     """A figure of the page of a study: a metric against a parameter, or of some configurations, for each data set.
 
-    With ``x``, the configurations are those that differ from the base in ``x``, ``lines`` and ``where`` only.
+    With ``x``, the configurations are those that differ from the base in ``x``, ``lines`` and ``where`` only. With
+    ``x="fraction"``, the share of values that is hidden, ``splits`` are along the axis, and each of ``configurations``
+    and ``controls`` is a line.
     """
 
     title: str
@@ -259,10 +262,13 @@ class Figure:
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:
-        if bool(self.x) == bool(self.configurations):
+        if self.x == FRACTION:
+            if not (self.configurations and self.splits):
+                raise wrong(f"a figure with x={FRACTION!r} needs configurations and splits: {self.title!r}")
+        elif bool(self.x) == bool(self.configurations):
             raise wrong(f"a figure needs either x or configurations: {self.title!r}")
-        if (self.lines or self.log or self.where) and not self.x:
-            raise wrong(f"a figure with lines, where or log needs x: {self.title!r}")
+        if (self.lines or self.log or self.where) and self.x in ("", FRACTION):
+            raise wrong(f"a figure with lines, where or log needs a parameter as x: {self.title!r}")
         return self
 
 
@@ -323,7 +329,10 @@ class Study:
             shown = (*figure.configurations, *figure.controls)
             check_known("configuration", shown, every, where="[[figures]]: ")
             check_known("split", figure.splits, splits, where="[[figures]]: ")
-            parameters = self.configurations[0].spec.params
+            shares = Counter(split.fraction for split in self.splits if split.label in figure.splits)
+            if figure.x == FRACTION and shares.most_common(1)[0][1] > 1:
+                raise wrong(f"[[figures]]: {figure.title!r} has two splits with one fraction: leave one out")
+            parameters = [*self.configurations[0].spec.params, FRACTION]
             check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
         specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
         labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}

@@ -29,6 +29,7 @@ TIMES = {"before": (BEFORE, "circle"), "after": (AFTER, "triangle-up")}
 EVIDENCE = {"yes": (METHOD, "circle"), "no": (CONTROL, "triangle-down")}
 MAX_POINTS = 1500  # genes or cells drawn, at most
 HEIGHT = 280
+LEGEND_COLUMNS = 4  # more are cut off on a telephone
 ROW_HEIGHT = 30  # of a chart with one row for each method
 DIGITS = 4
 TEXT_FIELDS = ("name", "metric", "label", "when", "outcome", "stratum", "column", "evidence")
@@ -290,7 +291,8 @@ def against_parameter(table: pd.DataFrame, x: str, metric: str, *, ordinal: bool
     else:
         place = _axis(alt.X, "x", x, zero=False)
     y = _axis(alt.Y, "mean", metric.replace("_", " "), zero=False)
-    color = _color("line", looks) if lines != [""] else alt.value(METHOD)
+    columns = {"columns": LEGEND_COLUMNS} if len(lines) > LEGEND_COLUMNS else {}
+    color = _color("line", looks, **columns) if lines != [""] else alt.value(METHOD)
     base = _chart().encode(x=place, color=color).transform_filter("!datum.name")
     tooltip = _tips(x=x, **({"line": ""} if lines != [""] else {}), mean="mean", low="from", high="to", n="trials")
     if ordinal:
