@@ -97,6 +97,28 @@ def test_a_figure_against_the_share_that_is_hidden():
         dataclasses.replace(figure, splits=())
 
 
+def test_a_figure_of_several_metrics():
+    metrics = {"1e-4": "poisson_loss", "0.1": "mse_log1p"}
+    figure = Figure("Both", "loss", "threshold", metrics=metrics, configurations=("base", "other"), log=True)
+    study = dataclasses.replace(STUDY, figures=(figure,))
+    table = pd.concat([made(), made().assign(metric="mse_log1p", value=2.0)])
+    data = figure_data(study, table, figure)
+    assert len(data) == 2 * 2 * 2  # data sets, lines, metrics
+    assert (data[data["x"] == 0.1]["mean"] == 2).all()
+    assert set(data["line"]) == {"base", "other"}
+    with pytest.raises(ValidationError):
+        dataclasses.replace(figure, metrics={"low": "poisson_loss"})
+
+
+def test_bars_of_paper_001():
+    study = dataclasses.replace(STUDY, spread="sem")
+    table = made(5)
+    point = figure_data(study, table, STUDY.figures[1]).query("dataset == 'one' and x == 'base'").iloc[0]
+    base = STUDY.configurations[0].spec
+    values = table.query("dataset == 'one'")[lambda rows: rows["parameters"] == base.parameters]["value"]
+    assert point["high"] - point["mean"] == pytest.approx(1.64 * stats.sem(values))
+
+
 def test_the_pages_have_the_figures(tmp_path):
     for module in ("altair", "vl_convert"):
         pytest.importorskip(module)

@@ -165,16 +165,17 @@ def _charts(study: Study, table: pd.DataFrame) -> Iterator[tuple[Figure, list[Ch
             else:
                 spec = charts.by_configuration(part, figure.metric)
             caption = f"{dataset}, {scheme}" if several else str(dataset)
-            drawn.append(Chart(f"{number}-{place}", spec, f"{caption}{_bars(part['n'].max())}"))
+            drawn.append(Chart(f"{number}-{place}", spec, f"{caption}{_bars(part['n'].max(), study.spread)}"))
         if drawn:
             yield figure, drawn
 
 
-def _bars(trials: int) -> str:
+def _bars(trials: int, spread: str) -> str:
     """What the bars of a chart are, for its caption."""
     if trials < 2:
         return ""
-    what = "the range of" if trials < TRIALS_FOR_INTERVAL else "95 % intervals of the mean over"
+    what = "1.64 standard errors of the mean over" if spread == "sem" else "95 % intervals of the mean over"
+    what = "the range of" if trials < TRIALS_FOR_INTERVAL else what
     return f"; bars: {what} {trials} trials"
 
 

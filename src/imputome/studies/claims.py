@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,8 +70,7 @@ def markdown(study: Study, table: pd.DataFrame) -> str:
         number = f", {trials} trials" if study.trials_of else ""
         title = plain(f"{dataset}, {scheme}{share}{number}")
         lines += [f"## {title}", "", *markdown_table(["", *map(plain, metrics)], rows), ""]
-    spread = {"sd": "standard deviation over trials", "interval": "half of the 95 % interval of the mean over trials"}
-    lines.append(f"Mean ± {spread[study.spread]}. Bold: the best. `!`: does not beat the best control.")
+    lines.append(f"Mean ± {AFTER_MEAN[study.spread][0]}. Bold: the best. `!`: does not beat the best control.")
     for row in table[table["status"] == "skipped"].to_dict("records"):
         what = row["scheme"] if row["method"] == "every method" else f"{row['method']} {row['parameters']}"
         lines.append(plain(f"Skipped: {what} on {row['dataset']}: {row['reason']}"))
@@ -96,7 +95,7 @@ def _with_spread(row: dict[str, Any], kind: str) -> str:
     """Mean and spread of a row of `by_configuration`; ``kind`` is that of ``Study.spread``."""
     if row["n"] < 2:
         return f"{row['mean']:.4g}"
-    return f"{row['mean']:.4g} ± {half_interval(row['sd'], row['n']) if kind == 'interval' else row['sd']:.1g}"
+    return f"{row['mean']:.4g} ± {AFTER_MEAN[kind][1](row['sd'], row['n']):.1g}"
 
 
 def half_interval(sd: float, n: int) -> float:
@@ -104,6 +103,14 @@ def half_interval(sd: float, n: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n))
+
+
+# name in ``Study.spread`` -> what is printed after a mean, and its value from the SD over n trials
+AFTER_MEAN: dict[str, tuple[str, Callable[[float, int], float]]] = {
+    "sd": ("standard deviation over trials", lambda sd, n: sd),
+    "interval": ("half of the 95 % interval of the mean over trials", half_interval),
+    "sem": ("1.64 standard errors of the mean over trials", lambda sd, n: 1.64 * sd / math.sqrt(n)),  # as paper 001
+}
 
 
 def _cell(row: dict[str, Any], kind: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from imputome.studies.claims import TABLE_KEYS, half_interval, named
+from imputome.studies.claims import AFTER_MEAN, TABLE_KEYS, named
 from imputome.studies.results import is_control
 from imputome.studies.spec import FRACTION, Figure, Study, plain_value
 from imputome.studies.trials import in_common
@@ -26,9 +26,11 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
     ``x`` is the value of the parameter on the axis, or the name of the configuration; ``line`` the value of the other
     parameter as text. Controls have no ``x`` in a figure with one: they are the same all along it. With
     ``x="fraction"`` the share that is hidden is on the axis, ``line`` is a configuration or control, and ``scheme`` is
-    empty. All points are over the trials that all configurations of the figure have.
+    empty. With ``metrics`` their numbers are. All points are over the trials that all configurations of the figure
+    have.
     """
-    scores = named(study, table[(table["status"] == "ok") & (table["metric"] == figure.metric)])
+    numbers = {metric: float(number) for number, metric in figure.metrics.items()} or {figure.metric: math.nan}
+    scores = named(study, table[(table["status"] == "ok") & table["metric"].isin(list(numbers))])
     if figure.splits:
         scores = scores[scores["scheme"].isin(figure.splits)]
     place_of = dict(places(study, figure))
@@ -37,21 +39,24 @@ def figure_data(study: Study, table: pd.DataFrame, figure: Figure) -> pd.DataFra
         if number is not None:
             scores = scores[(scores["scheme"] != split.label) | (scores["trial"] < number)]
     rows = []
-    keys = [*TABLE_KEYS, "configuration"]
-    for (dataset, scheme, _, name), part in scores.groupby(keys, sort=False, dropna=False):
+    keys = [*TABLE_KEYS, "metric", "configuration"]
+    for (dataset, scheme, _, metric, name), part in scores.groupby(keys, sort=False, dropna=False):
         if name not in place_of:
             continue
         values = part["value"].to_numpy()
         mean, n = float(values.mean()), len(values)
         low, high = float(values.min()), float(values.max())
         if n >= TRIALS_FOR_INTERVAL:
-            half = half_interval(float(values.std(ddof=1)), n)
+            kind = "sem" if study.spread == "sem" else "interval"
+            half = AFTER_MEAN[kind][1](float(values.std(ddof=1)), n)
             low, high = mean - half, mean + half
         control = is_control(part["method"].iloc[0]) and name in figure.controls
         x, line = place_of[name]
         if figure.x == FRACTION:
             x, control = next(split.fraction for split in study.splits if split.label == scheme), False
             scheme = ""
+        elif figure.metrics:
+            x, control = numbers[metric], False
         rows.append([dataset, scheme, x, line, mean, low, high, n, control])
     # one configuration can have several names
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["dataset", "scheme", "x", "line"], ignore_index=True)
@@ -61,7 +66,7 @@ def places(study: Study, figure: Figure) -> Iterator[tuple[str, tuple[Any, str]]
     """Name of a configuration or control in the figure -> its place on the axis, and its line."""
     for name in figure.controls:
         yield name, (math.nan if figure.x else name, name)
-    if figure.x == FRACTION:
+    if figure.lines_are_configurations:
         yield from ((name, (math.nan, name)) for name in figure.configurations)
         return
     if not figure.x:

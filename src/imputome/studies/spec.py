@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field, fields, is_dataclass, replace
@@ -247,7 +248,7 @@ class Figure:
 
     With ``x``, the configurations are those that differ from the base in ``x``, ``lines`` and ``where`` only. With
     ``x="fraction"``, the share of values that is hidden, ``splits`` are along the axis, and each of ``configurations``
-    and ``controls`` is a line.
+    and ``controls`` is a line. With ``metrics`` these are along the axis, whose title is ``x``.
     """
 
     title: str
@@ -259,16 +260,32 @@ class Figure:
     configurations: tuple[str, ...] = ()  # instead of x: a bar for each
     controls: tuple[str, ...] = ()  # drawn beside them
     splits: tuple[str, ...] = ()  # labels; by default all that have the metric
+    metrics: dict[str, str] = field(default_factory=dict)  # number on the axis -> metric; ``metric`` is their name then
+
+    @property
+    def lines_are_configurations(self) -> bool:
+        """Whether each configuration is a line."""
+        return self.x == FRACTION or bool(self.metrics)
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:
-        if self.x == FRACTION:
+        if self.metrics:
+            if not (self.x and self.configurations) or self.x == FRACTION:
+                raise wrong(
+                    f"a figure with metrics needs configurations, and a title of their axis as x: {self.title!r}"
+                )
+            for number in self.metrics:
+                if not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", number):
+                    raise wrong(f"a figure with metrics has numbers before them, not {number!r}: {self.title!r}")
+        elif self.x == FRACTION:
             if not (self.configurations and self.splits):
                 raise wrong(f"a figure with x={FRACTION!r} needs configurations and splits: {self.title!r}")
         elif bool(self.x) == bool(self.configurations):
             raise wrong(f"a figure needs either x or configurations: {self.title!r}")
-        if (self.lines or self.log or self.where) and self.x in ("", FRACTION):
-            raise wrong(f"a figure with lines, where or log needs a parameter as x: {self.title!r}")
+        if (self.lines or self.where) and (self.metrics or self.x in ("", FRACTION)):
+            raise wrong(f"a figure with lines or where needs a parameter as x: {self.title!r}")
+        if self.log and self.x in ("", FRACTION):
+            raise wrong(f"a figure with log needs a parameter or metrics on its axis: {self.title!r}")
         return self
 
 
@@ -291,7 +308,7 @@ class Study:
     minutes: StrictFloat | StrictInt | None = None  # of one processor, as measured once
     controls: tuple[str, ...] = ()  # in addition to those of `standard_controls`
     shown: tuple[str, ...] = ()  # metrics of the printed tables; by default all
-    spread: Literal["sd", "interval"] = "sd"  # printed after a mean: SD over trials, or half of its 95 % interval
+    spread: Literal["sd", "interval", "sem"] = "sd"  # printed after a mean, see `imputome.studies.claims.AFTER_MEAN`
     gc: str = ""  # CSV file with the GC content of the genes
     paper: str = ""  # source of the claims
     trials: Trials = 1
@@ -333,7 +350,8 @@ class Study:
             if figure.x == FRACTION and shares.most_common(1)[0][1] > 1:
                 raise wrong(f"[[figures]]: {figure.title!r} has two splits with one fraction: leave one out")
             parameters = [*self.configurations[0].spec.params, FRACTION]
-            check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
+            if not figure.metrics:
+                check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
         specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
         labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
         for picture in self.pictures:
@@ -361,7 +379,7 @@ class Study:
             "[[claims]]: ": [name for claim in self.claims for name in (claim.metric, claim.reference) if name],
             "[[comparisons]]: ": [comparison.metric for comparison in self.comparisons],
             "[[published]]: ": [table.metric for table in self.published],
-            "[[figures]]: ": [figure.metric for figure in self.figures],
+            "[[figures]]: ": [name for each in self.figures for name in each.metrics.values() or (each.metric,)],
             "shown: ": self.shown,
         }
         for where, metrics in named.items():
@@ -474,6 +492,7 @@ class _Change:
     trials: int | None = None
     trials_of: dict[str, Any] | None = None
     minutes: float | int | None = None
+    spread: str | None = None
     datasets: tuple[Any, ...] | None = None
     splits: tuple[Any, ...] | None = None
     factors: tuple[dict[str, Any], ...] | None = None
@@ -593,7 +612,7 @@ def _study(name: str, content: dict[str, Any], scale: str) -> Study:
     if change.factors is not None:
         tables = TypeAdapter(_MethodTables).validate_python(method_tables | {"factors": change.factors})
     changed: dict[str, Any] = {
-        key: getattr(change, key) for key in ("title", "trials") if getattr(change, key) is not None
+        key: getattr(change, key) for key in ("title", "trials", "spread") if getattr(change, key) is not None
     }
     if change.trials is not None or change.trials_of is not None:
         changed["trials_of"] = change.trials_of or {}  # those of the file are beside its own number of trials

@@ -29,7 +29,7 @@ TIMES = {"before": (BEFORE, "circle"), "after": (AFTER, "triangle-up")}
 EVIDENCE = {"yes": (METHOD, "circle"), "no": (CONTROL, "triangle-down")}
 MAX_POINTS = 1500  # genes or cells drawn, at most
 HEIGHT = 280
-LEGEND_COLUMNS = 4  # more are cut off on a telephone
+LEGEND_WIDTH = 52  # characters of a row of names, which a telephone shows
 ROW_HEIGHT = 30  # of a chart with one row for each method
 DIGITS = 4
 TEXT_FIELDS = ("name", "metric", "label", "when", "outcome", "stratum", "column", "evidence")
@@ -291,7 +291,8 @@ def against_parameter(table: pd.DataFrame, x: str, metric: str, *, ordinal: bool
     else:
         place = _axis(alt.X, "x", x, zero=False)
     y = _axis(alt.Y, "mean", metric.replace("_", " "), zero=False)
-    columns = {"columns": LEGEND_COLUMNS} if len(lines) > LEGEND_COLUMNS else {}
+    fitting = max(1, LEGEND_WIDTH // (3 + max(map(len, lines), default=0)))
+    columns: dict[str, Any] = {"columns": fitting} if len(lines) > fitting else {}
     color = _color("line", looks, **columns) if lines != [""] else alt.value(METHOD)
     base = _chart().encode(x=place, color=color).transform_filter("!datum.name")
     tooltip = _tips(x=x, **({"line": ""} if lines != [""] else {}), mean="mean", low="from", high="to", n="trials")
