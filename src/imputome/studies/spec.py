@@ -32,6 +32,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from imputome.core.data import Kind
 from imputome.core.links import link
+from imputome.datasets import names as dataset_names
 from imputome.errors import InputError, printable
 from imputome.evaluation.metrics import METRICS
 from imputome.evaluation.splits import SCHEMES, scheme_options
@@ -357,7 +358,8 @@ class Study:
         for picture in self.pictures:
             check_known("configuration", picture.configurations, every, where="[[pictures]]: ")
             check_known("split", filter(None, (picture.split,)), splits, where="[[pictures]]: ")
-            check_known("dataset", picture.datasets, labelled, where="[[pictures]]: ")
+            # a scale can have other data sets than the file
+            check_known("dataset", picture.datasets, [*labelled, *dataset_names()], where="[[pictures]]: ")
             picture.check(specs, labelled, shares_fits=self.shares_fits)
         return self
 
