@@ -68,7 +68,7 @@ def one(name: str, number: int, method: str) -> dict[str, Any]:
             scores[f"{measure} {gene}"] = found
     if method == CHECKED:
         table = check(data, comparison.estimator(method), seed=number).genes
-        evident = dict(zip(table["gene"], table["evident"], strict=True))
+        evident = dict(zip(table.index, table["evident"], strict=True))
         scores |= {f"evident {gene}": float(evident.get(gene, False)) for gene in genes}
     return {"scores": scores, "seconds": round(time.process_time() - begun, 1)}
 
