@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imputome.errors import InputError
-from imputome.evaluation.known_truth import SHARE, KnownTruth
+from imputome.evaluation.known_truth import SHARE, KnownTruth, Limits
 from imputome.evaluation.simulate import fit_scdesign, simulate_counts
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
@@ -36,6 +36,10 @@ def test_limits_are_the_losses_of_both_posteriors(simulated: ad.AnnData) -> None
     control = create("gene_mean_posterior").fit_transform(split.train)
     assert limits.control == pytest.approx(score_thinned(control, split, metrics=["poisson_loss"])["poisson_loss"])
     assert limits.best < limits.control
+
+
+def test_no_share_where_the_truth_is_no_better() -> None:
+    assert np.isnan(Limits(control=0.3, best=0.3).share(0.4))
 
 
 def test_every_method_has_its_share_on_a_simulation(simulated: ad.AnnData) -> None:

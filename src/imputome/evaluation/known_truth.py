@@ -17,6 +17,7 @@ import numpy as np
 from imputome.core.imputation import Imputation, Output
 from imputome.core.posterior import PosteriorModel, Prior
 from imputome.errors import InputError
+from imputome.evaluation.simulate import RATE_LAYER, SHAPE_COLUMN
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods.controls.estimators import GeneMeanPosterior
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from imputome.core.data import Data
     from imputome.evaluation.splits import Split
 
-RATE_LAYER = "true_rate"
-SHAPE_COLUMN = "true_shape"
 SHARE = "share_recovered"  # the name of the score
 LOSS = "poisson_loss"  # in which it is measured
 
@@ -58,13 +57,15 @@ class Limits:
 
     def share(self, loss: float) -> float:
         """0 for the loss of the control, 1 for the best that can be reached, below 0 for a larger loss than the
-        control's.
+        control's; NaN where the truth is no better than the control.
 
         Examples
         --------
         >>> Limits(control=0.5, best=0.3).share(0.35)
         0.75
         """
+        if self.best >= self.control:
+            return float("nan")
         return round((self.control - loss) / (self.control - self.best), 12)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from anndata import AnnData
 
+RATE_LAYER, SHAPE_COLUMN = "true_rate", "true_shape"  # of an AnnData: what its counts were drawn from
 ZERO_LEVEL = np.log10(1.01)
 MAX_SHAPE = 20.0  # of the gamma: with zeros alone it would go to infinity
 MIN_SD = 0.01  # of the normal, in log10: one detected cell, or equal ones, have none
@@ -54,8 +55,8 @@ class Simulation:
     def to_anndata(self) -> AnnData:
         """Counts in ``X``, the cell type in ``obs["cell_type"]``, and what the counts were drawn from.
 
-        The layer ``true_rate`` and ``var["true_shape"]`` let `imputome evaluate --scheme thin` say which share of what
-        can be recovered a method recovers. Simulations of scDesign, and those with dropouts, do not have them: their
+        With the layer ``true_rate`` and ``var["true_shape"]``, `imputome.evaluate` with the scheme ``"thin"`` says
+        which share of what can be recovered each method recovers. Simulations of scDesign, and those with dropouts, do not have them: their
         counts are not gamma-Poisson.
 
         Examples
@@ -73,8 +74,8 @@ class Simulation:
             self.X, obs=pd.DataFrame({"cell_type": types}, index=self.obs_names), var=pd.DataFrame(index=self.var_names)
         )
         if self.shape is not None and self.dropout is None:
-            adata.layers["true_rate"] = self.rate.astype(np.float32)
-            adata.var["true_shape"] = self.shape
+            adata.layers[RATE_LAYER] = self.rate.astype(np.float32)
+            adata.var[SHAPE_COLUMN] = self.shape
         return adata
 
     @property

@@ -111,9 +111,8 @@ class AveragedCounts(Imputer):
         """(3,) 1 for each of `MEMBERS` that the model has, else 0."""
         return np.array([self._has_networks, self.log_linear_ is not None, self.factors_ is not None], float)
 
-    def _log_linear(self, x1: Data, rank: int, left: float = 0.0) -> LogLinearFactors:
-        """Log-linear factors; ``left`` is the share of their progress that is kept for other ranks."""
-        begin, end = 0.4 - 0.6 * left if left else 0.1, 0.4 - 0.3 * left
+    def _log_linear(self, x1: Data, rank: int, begin: float = 0.1, end: float = 0.4) -> LogLinearFactors:
+        """Log-linear factors; the progress goes from ``begin`` to ``end``."""
         with few_threads(True):  # its batches are small
             return fit_log_linear(
                 x1.X,
@@ -136,12 +135,13 @@ class AveragedCounts(Imputer):
         logs = others.log_members(rows, None)
         present = np.array([log is not None for log in logs], float)
         present /= present.sum()
-        left = 1.0
+        begin = 0.1
 
         def tried(rank: int) -> tuple[float, LogLinearFactors]:
-            nonlocal left
-            left /= 2  # how many ranks will be tried is not known: each takes half of the progress that is left
-            genes = self._log_linear(x1, rank, left)
+            nonlocal begin
+            end = (begin + 0.4) / 2  # how many ranks will be tried is not known: each takes half of what is left
+            genes = self._log_linear(x1, rank, begin, end)
+            begin = end
             logs[1] = _log_linear_rates(seen, genes).log_rows(rows, None)
             totals = []
             for weight in (0.5, 0.75):

@@ -273,7 +273,7 @@ class Figure:
         if self.metrics:
             if not (self.x and self.configurations) or self.x == FRACTION:
                 raise wrong(
-                    f"a figure with metrics needs configurations, and a title of their axis as x: {self.title!r}"
+                    f"a figure with metrics needs configurations, and the title of its axis as x: {self.title!r}"
                 )
             for number in self.metrics:
                 if not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", number):
@@ -348,10 +348,10 @@ class Study:
             check_known("configuration", shown, every, where="[[figures]]: ")
             check_known("split", figure.splits, splits, where="[[figures]]: ")
             shares = Counter(split.fraction for split in self.splits if split.label in figure.splits)
-            if figure.x == FRACTION and shares.most_common(1)[0][1] > 1:
-                raise wrong(f"[[figures]]: {figure.title!r} has two splits with one fraction: leave one out")
-            parameters = [*self.configurations[0].spec.params, FRACTION]
-            if not figure.metrics:
+            if figure.x == FRACTION and (None in shares or shares.most_common(1)[0][1] > 1):
+                raise wrong(f"[[figures]]: the splits of {figure.title!r} need different fractions: give each its own")
+            parameters = self.configurations[0].spec.params
+            if not figure.lines_are_configurations:
                 check_known("parameter", filter(None, (figure.x, figure.lines)), parameters, where="[[figures]]: ")
         specs = self.control_specs() | {each.name: each.spec for each in self.configurations}
         labelled = {subset.name: bool(subset.labels or subset.simulate) for subset in self.datasets}
