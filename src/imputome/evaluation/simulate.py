@@ -56,8 +56,8 @@ class Simulation:
         """Counts in ``X``, the cell type in ``obs["cell_type"]``, and what the counts were drawn from.
 
         With the layer ``true_rate`` and ``var["true_shape"]``, `imputome.evaluate` with the scheme ``"thin"`` says
-        which share of what can be recovered each method recovers. Simulations of scDesign, and those with dropouts, do not have them: their
-        counts are not gamma-Poisson.
+        which share of what can be recovered each method recovers. Simulations of scDesign, and those with dropouts, do
+        not have them: their counts are not gamma-Poisson.
 
         Examples
         --------
