@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imputome.core.data import as_array, in_memory
+from imputome.core.arrays import as_array, in_memory
 from imputome.errors import InputError
 
 RAW = "raw"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.arrays import check_container, in_memory, not_numbers, out_of_range
 from imputome.core.compressed import repeated_entries
-from imputome.core.data import Kind, check_container, in_memory, not_numbers, out_of_range
+from imputome.core.data import Kind
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify

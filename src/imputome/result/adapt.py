@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data, check_container, in_memory
+from imputome.core.arrays import check_container, in_memory
+from imputome.core.data import Data, Kind, as_data
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import (
