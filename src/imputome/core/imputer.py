@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
 import numpy as np
 
+from imputome.core.by_blocks import ByBlocks
 from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Status
 from imputome.core.info import MethodInfo
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 2**63 - 1  # for compiled code
+TRAINING_CELLS = 100_000  # that a fit learns from, chosen at random, if there are more
 
 
 class Imputer(ABC):
@@ -56,6 +58,10 @@ class Imputer(ABC):
         Whether the posterior step is on.
     link : str, default="identity"
         Transform on which real values are imputed, see `imputome.core.links`. It can be set from outside before `fit`.
+    training_cells : int or None, default=100000
+        Largest number of cells that a fit on counts learns from; with more, it learns from so many of them, chosen at
+        random, and all are imputed. None: all. It can be set from outside before `fit`; methods that cannot impute new
+        rows by themselves learn from all.
     progress : callable or None
         If set, it is called during a fit with the share of work done (0 to 1) and a short text; it can raise to end
         the fit.
@@ -103,6 +109,7 @@ class Imputer(ABC):
     posterior: bool = False
     progress: Callable[[float, str], None] | None = None
     link: str = "identity"
+    training_cells: int | None = TRAINING_CELLS
     provenance: dict[str, Any] | None = None
     replaced_by: str = ""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -144,9 +151,9 @@ class Imputer(ABC):
         return self
 
     def clone(self, **changes: Any) -> Self:
-        """An unfitted copy with the same ``link`` and some parameters changed."""
+        """An unfitted copy with the same ``link`` and ``training_cells``, and some parameters changed."""
         copy = type(self)(**{**self.get_params(), **changes})
-        copy.link = self.link
+        copy.link, copy.training_cells = self.link, self.training_cells
         return copy
 
     def __sklearn_clone__(self) -> Self:
@@ -254,15 +261,46 @@ class Imputer(ABC):
                 f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have known values: give 2 or more"
             )
             raise InputError(text, code="too-few-observed")
-        model, result = self._fit(self._linked(data))
+        training = self._training_part(data)
+        model, result = self._fit(self._linked(training))
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
         self.bounds_ = data.bounds
         self.covariate_names_ = [] if data.covariates is None else [str(name) for name in data.covariates.columns]
-        self.training_totals_ = data.gene_totals if data.kind == "counts" else None
+        self.training_totals_ = training.gene_totals if data.kind == "counts" else None
         if self.posterior:
-            self.prior_ = self._posterior_prior(data)
-        return self._imputation(model, data, training=True, **result)
+            self.prior_ = self._posterior_prior(training)
+        fitted = self._imputation(model, training, training=True, **result)
+        if training is data:
+            return fitted
+        status = self._unseen_status(data, fitted.status)
+        text = f"learned from {training.shape[0]:,} of {n:,} cells, chosen at random"
+        message = "; ".join(part for part in (text, status.message) if part)
+        status = Status(status.name, message, {**status.details, "training_cells": training.shape[0]})
+        return self._applied(data, status=status, history=result.get("history"), gene_columns=fitted.gene_columns)
+
+    def _training_part(self, data: Data) -> Data:
+        """The cells to learn from, in memory."""
+        n, most = data.shape[0], self.training_cells
+        if data.kind != "counts" or self.info.new_rows not in ("exact", "projection") or most is None or n <= most:
+            return data.to_memory()
+        rng = np.random.default_rng([getattr(self, "random_state", 0), n])
+        return data.subset(rows=np.sort(rng.choice(n, most, replace=False)))
+
+    def _applied(self, data: Data, **result: Any) -> Imputation:
+        """The result of the fitted method for all rows of ``data``; of counts that are not in memory, block by block."""
+        if data.in_memory:
+            known = without_genes(data, unseen_genes(data, self.training_totals_))
+            model = self._new_rows(self._linked(known))
+            return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), **result)
+        outputs = self._model_of(data.subset(rows=np.arange(min(2, data.shape[0])))).outputs
+        blocks = ByBlocks(self._model_of, data, outputs)
+        return Imputation(blocks, replace(data, covariates=None), **self._how(data), latent=blocks.latent(), **result)
+
+    def _model_of(self, data: Data) -> Model:
+        """The model of some new rows, with all steps."""
+        known = without_genes(data, unseen_genes(data, self.training_totals_))
+        return self._complete(self._new_rows(self._linked(known)), known, inputs=data)
 
     def transform(self, data: Any) -> Imputation:
         """Impute new rows with the fitted method.
@@ -306,19 +344,17 @@ class Imputer(ABC):
                 f"({here!r} here, {there!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
-        known, status = self._without_unseen(data)
-        model = self._new_rows(self._linked(known))
-        return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), status=status)
+        return self._applied(data, status=self._unseen_status(data, Status()))
 
-    def _without_unseen(self, data: Data) -> tuple[Data, Status]:
-        """New rows without the molecules of genes that had none in training, with a warning if there are any."""
+    def _unseen_status(self, data: Data, status: Status) -> Status:
+        """The status with the genes that had no molecule in training, and a warning if ``data`` has some."""
         unseen = unseen_genes(data, self.training_totals_)
         if not len(unseen):
-            return data, Status()
+            return status
         message = unseen_message(data, unseen)
         warnings.warn(message, stacklevel=3)
-        status = Status("exact", message, {"unknown_genes": data.var_names[unseen].tolist()})
-        return without_genes(data, unseen), status
+        text = "; ".join(part for part in (status.message, message) if part)
+        return Status(status.name, text, {**status.details, "unknown_genes": data.var_names[unseen].tolist()})
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted estimator to a directory: JSON and arrays, no pickle. `imputome.methods.load` reads it.
@@ -487,9 +523,21 @@ class Imputer(ABC):
     ) -> Imputation:
         """The result of a method's model: with the posterior step and the link around it, where they are used.
 
+        ``training`` is whether ``data`` are those that the method has just been fitted on. ``inputs`` are the rows with
+        the molecules of the genes that were taken out of ``data`` because they had none in training.
+        """
+        if self.posterior and training:
+            columns = {"posterior_shape": self.prior_.shape, "posterior_power": self.prior_.power}
+            result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
+        model = self._complete(model, data, training=training, inputs=inputs)
+        data = data if inputs is None else inputs
+        return Imputation(model, replace(data, covariates=None), **self._how(data), **result)
+
+    def _complete(self, model: Model, data: Data, *, training: bool = False, inputs: Data | None = None) -> Model:
+        """A method's model of ``data`` with the posterior step, the link, and the genes that it does not know.
+
         With ``training``, the factor of the posterior step (see `PosteriorModel.matched_to_total`) is learned from
-        ``data``; otherwise the learned one is used. ``inputs`` are the rows with the molecules that `_without_unseen`
-        took out of ``data``; these stay as they are.
+        ``data``; otherwise the learned one is used.
         """
         if self.posterior:
             from imputome.core.posterior import PosteriorModel
@@ -497,8 +545,6 @@ class Imputer(ABC):
             if training:
                 model = PosteriorModel(model, data, self.prior_).matched_to_total()
                 self.total_factor_ = model.factor
-                columns = {"posterior_shape": self.prior_.shape, "posterior_power": self.prior_.power}
-                result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
             else:
                 model = PosteriorModel(model, data, self.prior_, factor=self.total_factor_)
         if self.link != "identity":
@@ -506,10 +552,14 @@ class Imputer(ABC):
         if inputs is not None and inputs is not data:
             places = np.arange(data.shape[1])
             places[unseen_genes(inputs, self.training_totals_)] = -1
-            model, data = OwnGenes(model, inputs, data, places), inputs
+            model = OwnGenes(model, inputs, data, places)
+        return model
+
+    def _how(self, data: Data) -> dict[str, Any]:
+        """How values of the method are to be taken: arguments of `Imputation`."""
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
-        return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
+        return {"scale": scale, "keeps_observed": keeps}
 
 
 def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""The values of many rows by a fitted method, computed block by block from the counts of the block.
+
+Nothing of the size of the data is kept: what a method makes of each cell is made again when values are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from imputome.core.data import Data
+from imputome.core.imputation import Model, Output
+
+ROWS_PER_BLOCK = 4096  # rows whose model is made at a time
+
+
+class ByBlocks:
+    """A `Model` of all rows of ``data``, by a function that makes the model of some rows from their data alone.
+
+    ``model_of`` takes the `Data` of some rows; ``outputs`` are the outputs of the models that it makes. The models of
+    the last rows are kept, because a writer asks for several outputs of the same rows.
+    """
+
+    def __init__(self, model_of: Callable[[Data], Model], data: Data, outputs: frozenset[Output]) -> None:
+        self.model_of, self.data, self.outputs = model_of, data, outputs
+        self._rows: np.ndarray | None = None
+        self._models: list[Model] = []
+
+    def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        parts = [model.rows(np.arange(len(part)), genes, output) for part, model in self._of(np.asarray(rows))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        rows, places = np.unique(i, return_inverse=True)
+        if not len(rows):
+            return np.empty(0)
+        parts = []
+        order = np.argsort(places, kind="stable")
+        begin = 0
+        for part, model in self._of(rows):
+            asked = order[slice(*np.searchsorted(places[order], [begin, begin + len(part)]))]
+            parts.append(model.at(places[asked] - begin, j[asked], output))
+            begin += len(part)
+        values = np.concatenate(parts)
+        back = np.empty(len(order), dtype=np.intp)
+        back[order] = np.arange(len(order))
+        return values[back]
+
+    def latent(self) -> np.ndarray | None:
+        """(n, k) representation of all cells, from one pass over the data; None if the method has none."""
+        n = self.data.shape[0]
+        parts = []
+        for start in range(0, n, ROWS_PER_BLOCK):
+            model = self.model_of(self.data.subset(rows=np.arange(start, min(start + ROWS_PER_BLOCK, n))))
+            latent = getattr(model, "latent", None)
+            if latent is None:
+                return None
+            parts.append(np.asarray(latent))
+        return np.concatenate(parts)
+
+    def _of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
+        """The rows in parts, each with its model."""
+        cuts = np.arange(ROWS_PER_BLOCK, len(rows), ROWS_PER_BLOCK)
+        parts = np.split(rows, cuts)
+        if len(parts) == 1 and self._rows is not None and np.array_equal(self._rows, rows):
+            yield rows, self._models[0]
+            return
+        for part in parts:
+            model = self.model_of(self.data.subset(rows=part))
+            if len(parts) == 1:
+                self._rows, self._models = rows, [model]
+            yield part, model
