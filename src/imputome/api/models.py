@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.api.spelling import Spelling
-from imputome.core.data import Kind
-from imputome.core.imputation import Imputation, Status
+from imputome.core.by_blocks import ByBlocks
+from imputome.core.data import Data, Kind
+from imputome.core.imputation import Imputation, Model, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes
@@ -232,17 +233,26 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     estimator, matched, input_data = plan.estimator, plan.matched, plan.data
     assert estimator is not None and matched is not None  # noqa: S101, PT018
     begun = time.perf_counter()
-    data = model_data(input_data, estimator, matched)
-    inner = estimator.transform(data)
+
+    def model_of(inputs: Data) -> Model:
+        data = model_data(inputs, estimator, matched)
+        inner = estimator.transform(data).model
+        return inner if matched.exact else OwnGenes(inner, inputs, data, matched.places)
+
+    model: Model
+    if input_data.in_memory:
+        model = model_of(input_data)
+        latent = getattr(model, "latent", None)
+    else:
+        model = ByBlocks(model_of, input_data)
+        latent = model.latent()
     instead = {"values_from": estimator.replaced_by, "replaced": True} if estimator.replaced_by else {}
     result = Imputation(
-        inner.model if matched.exact else OwnGenes(inner.model, input_data, data, matched.places),
+        model,
         replace(input_data, bounds=estimator.bounds_, covariates=None),
-        scale=inner.scale,
-        keeps_observed=inner.keeps_observed,
+        **estimator.how(input_data),
         status=Status("exact", "the stored model was applied, and these cells were not used to train it", instead),
-        latent=inner.latent,
-        cell_columns=inner.cell_columns,
+        latent=latent,
     )
     seconds = time.perf_counter() - begun
     keep_observed = plan.options.keep_observed

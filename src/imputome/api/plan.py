@@ -453,7 +453,7 @@ def _with_data(
             _check_posterior(report)
         if transform is None and estimator.link != "identity":
             transform = estimator.link
-    data = to_data(part_of(adata, report), report, layer=options.layer)
+    data = to_data(adata, report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
         covariates, notes = covariates_to_learn(adata, options.covariates)
@@ -501,7 +501,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if missing:
         text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
-    data = _with_library(to_data(part, report, layer=options.layer), report, trained.get("library_genes"))
+    data = _with_library(to_data(adata, report, layer=options.layer), report, trained.get("library_genes"))
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
     matched = matched.without_unseen(data, estimator)

@@ -114,7 +114,7 @@ def command(given: Arguments) -> None:
         _set_checkpoint(estimator, given.checkpoint)
     reading = opt.table_options(given.decimal, given.missing, given.annotation)
     with warnings_as_lines(quiet=given.quiet):
-        adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose, options=reading)
+        adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose, backed=None, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune

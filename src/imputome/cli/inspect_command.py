@@ -28,7 +28,7 @@ def command(
 
     options = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=False):
-        adata = read(source, genes_in=genes_in, transpose=transpose, options=options)
+        adata = read(source, genes_in=genes_in, transpose=transpose, backed=None, options=options)
     features: dict[str, Any] = {"feature_type": feature_type, "keep_summary_rows": keep_summary_rows}
     report = inspect(adata, layer=layer, kind=kind, **features)  # type: ignore[arg-type]
     if as_json:

@@ -303,6 +303,7 @@ class Writing:
                 self.source,
                 genes_in=None if only_written else self.genes_in,
                 transpose=self.transpose,
+                backed=None,
                 dtype=np.float32 if self.keeps_text() else np.float64,
                 options=self.table_options,
             )

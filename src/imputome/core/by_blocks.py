@@ -6,7 +6,7 @@ Nothing of the size of the data is kept: what a method makes of each cell is mad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
@@ -19,14 +19,18 @@ ROWS_PER_BLOCK = 4096  # rows whose model is made at a time
 class ByBlocks:
     """A `Model` of all rows of ``data``, by a function that makes the model of some rows from their data alone.
 
-    ``model_of`` takes the `Data` of some rows; ``outputs`` are the outputs of the models that it makes. The models of
-    the last rows are kept, because a writer asks for several outputs of the same rows.
+    ``model_of`` takes the `Data` of some rows. The model of the last rows is kept, because a writer asks for several
+    outputs of the same rows.
     """
 
-    def __init__(self, model_of: Callable[[Data], Model], data: Data, outputs: frozenset[Output]) -> None:
-        self.model_of, self.data, self.outputs = model_of, data, outputs
-        self._rows: np.ndarray | None = None
-        self._models: list[Model] = []
+    def __init__(self, model_of: Callable[[Data], Model], data: Data) -> None:
+        self.model_of, self.data = model_of, data
+        self._last: tuple[np.ndarray, Model] | None = None
+
+    @cached_property
+    def outputs(self) -> frozenset[Output]:
+        """Outputs of the models, known from that of the first rows."""
+        return self.model_of(self.data.subset(rows=np.arange(min(2, self.data.shape[0])))).outputs
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         parts = [model.rows(np.arange(len(part)), genes, output) for part, model in self._of(np.asarray(rows))]
@@ -60,15 +64,12 @@ class ByBlocks:
             parts.append(np.asarray(latent))
         return np.concatenate(parts)
 
-    def _of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
+    def _of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Model]]:
         """The rows in parts, each with its model."""
-        cuts = np.arange(ROWS_PER_BLOCK, len(rows), ROWS_PER_BLOCK)
-        parts = np.split(rows, cuts)
-        if len(parts) == 1 and self._rows is not None and np.array_equal(self._rows, rows):
-            yield rows, self._models[0]
+        if self._last is not None and np.array_equal(self._last[0], rows):
+            yield self._last
             return
-        for part in parts:
-            model = self.model_of(self.data.subset(rows=part))
-            if len(parts) == 1:
-                self._rows, self._models = rows, [model]
-            yield part, model
+        for start in range(0, max(1, len(rows)), ROWS_PER_BLOCK):
+            part = rows[start : start + ROWS_PER_BLOCK]
+            self._last = part, self.model_of(self.data.subset(rows=part))
+            yield self._last

@@ -271,7 +271,7 @@ class Imputer(ABC):
         if self.posterior:
             self.prior_ = self._posterior_prior(training)
         fitted = self._imputation(model, training, training=True, **result)
-        if training is data:
+        if training.shape[0] == n:
             return fitted
         status = self._unseen_status(data, fitted.status)
         text = f"learned from {training.shape[0]:,} of {n:,} cells, chosen at random"
@@ -288,14 +288,13 @@ class Imputer(ABC):
         return data.subset(rows=np.sort(rng.choice(n, most, replace=False)))
 
     def _applied(self, data: Data, **result: Any) -> Imputation:
-        """The result of the fitted method for all rows of ``data``; of counts that are not in memory, block by block."""
+        """The result of the fitted method for all rows of ``data``; block by block if these are not in memory."""
         if data.in_memory:
             known = without_genes(data, unseen_genes(data, self.training_totals_))
             model = self._new_rows(self._linked(known))
             return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), **result)
-        outputs = self._model_of(data.subset(rows=np.arange(min(2, data.shape[0])))).outputs
-        blocks = ByBlocks(self._model_of, data, outputs)
-        return Imputation(blocks, replace(data, covariates=None), **self._how(data), latent=blocks.latent(), **result)
+        blocks = ByBlocks(self._model_of, data)
+        return Imputation(blocks, replace(data, covariates=None), **self.how(data), latent=blocks.latent(), **result)
 
     def _model_of(self, data: Data) -> Model:
         """The model of some new rows, with all steps."""
@@ -531,7 +530,7 @@ class Imputer(ABC):
             result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
         model = self._complete(model, data, training=training, inputs=inputs)
         data = data if inputs is None else inputs
-        return Imputation(model, replace(data, covariates=None), **self._how(data), **result)
+        return Imputation(model, replace(data, covariates=None), **self.how(data), **result)
 
     def _complete(self, model: Model, data: Data, *, training: bool = False, inputs: Data | None = None) -> Model:
         """A method's model of ``data`` with the posterior step, the link, and the genes that it does not know.
@@ -555,7 +554,7 @@ class Imputer(ABC):
             model = OwnGenes(model, inputs, data, places)
         return model
 
-    def _how(self, data: Data) -> dict[str, Any]:
+    def how(self, data: Data) -> dict[str, Any]:
         """How values of the method are to be taken: arguments of `Imputation`."""
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior

@@ -116,6 +116,7 @@ class PosteriorModel:
     _cell_factors: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.latent = getattr(self.model, "latent", None)
         self._cell_factors = np.full(self.data.shape[0], np.nan if self.prior.cell_power else 1.0)
 
     @property

@@ -57,6 +57,15 @@ def stored_bytes(matrix: Any) -> int:
     return int(np.prod(matrix.shape, dtype=np.int64)) * matrix.dtype.itemsize
 
 
+def columns_of(matrix: Any, columns: np.ndarray) -> sp.csr_matrix:
+    """Some columns of a matrix that stays stored, in memory and in its own precision, read in windows of rows."""
+    import scipy.sparse as sp
+
+    step = max(1, WINDOW_VALUES * matrix.shape[0] // max(1, stored_bytes(matrix) // 8))
+    starts = range(0, matrix.shape[0], step)
+    return sp.vstack([sp.csr_matrix(matrix[start : start + step])[:, columns] for start in starts], format="csr")
+
+
 class StoredCounts:
     """A matrix of counts of which only a window of rows is in memory at a time, with the ways of a ``csr_array``.
 

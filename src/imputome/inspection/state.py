@@ -173,9 +173,9 @@ def inspect(
     if is_anndata:
         how: dict[str, Any] = {"default": default_type, "keep_summary_rows": keep_summary_rows, "names": names}
         features = features_of(data.var, feature_type, **how)
+    matrix, where = find_matrix(data, layer, features.used if features else None)
     if features is not None:
         data = data[:, features.used]
-    matrix, where = find_matrix(data, layer)
     obs_names, var_names = _names(data)
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imputome.core.atomic import atomic_path, exists_already
+from imputome.core.stored import columns_of, stays_stored
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.hdf5 import hdf5_for_writing, raise_kept
 from imputome.io.integrity import Fingerprint, check_links, check_store, is_zarr, size_text
@@ -253,7 +254,7 @@ def write_result(
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     with atomic_path(path, overwrite=overwrite) as partial:
         if source is None:
-            part = adata if genes is None else adata[:, genes]
+            part = adata if genes is None else _some_genes(adata, genes)
             more = filters if compression else {}
             write_anndata(partial, part, without=set(names.values()), key=key, filters=more)
         elif taken or key in earlier:
@@ -265,6 +266,21 @@ def write_result(
         with opened(partial, "r+") as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress)
+
+
+def _some_genes(adata: AnnData, genes: np.ndarray) -> AnnData:
+    """The AnnData with some genes; of a matrix that is not in memory, only these genes are."""
+    from anndata import AnnData
+
+    stored = {name: matrix for name, matrix in adata.layers.items() if stays_stored(matrix)}
+    if not stays_stored(adata.X) and not stored:
+        return adata[:, genes]
+    layers = {name: columns_of(matrix, genes) for name, matrix in stored.items()}
+    others = {name: matrix[:, genes] for name, matrix in adata.layers.items() if name not in stored}
+    X = columns_of(adata.X, genes) if stays_stored(adata.X) else adata.X[:, genes]
+    tables = {"obs": adata.obs, "var": adata.var.iloc[genes], "uns": adata.uns, "obsm": dict(adata.obsm)}
+    varm = {name: values[genes] for name, values in adata.varm.items()}
+    return AnnData(X, **tables, varm=varm, obsp=dict(adata.obsp), layers={**layers, **others})
 
 
 def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
