@@ -123,7 +123,7 @@ def test_what_counts_cannot_be_is_refused(counts, tmp_path, small_windows):
     [
         ("gene_mean", {"posterior": True}),
         ("poisson_nmf", {"n_components": 3, "posterior": True}),
-        ("count_autoencoder", {"max_epochs": 3, "n_factors": 2, "posterior": False}),
+        ("count_autoencoder", {"max_epochs": 3, "n_factors": 0, "posterior": False}),
     ],
 )
 def test_the_result_is_that_of_counts_in_memory(counts, tmp_path, small_windows, name, parameters):
