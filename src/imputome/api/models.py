@@ -47,6 +47,7 @@ def fit_model(
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
     keep_summary_rows: bool = False,
+    training_cells: int | None = None,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
@@ -57,7 +58,7 @@ def fit_model(
         Training data, which is not changed; it need not have missing values.
     method, layer, feature_type, covariates, scale, transform, params, posterior, kind, round_counts
         As in `imputome.impute`.
-    accept_orientation, keep_summary_rows, random_state
+    accept_orientation, keep_summary_rows, training_cells, random_state
         As in `imputome.impute`.
 
     Returns
@@ -94,6 +95,7 @@ def fit_model(
         round_counts=round_counts,
         accept_orientation=accept_orientation,
         keep_summary_rows=keep_summary_rows,
+        training_cells=training_cells,
     )
     plan = plan_fit(checked_anndata(adata), options, estimator=checked_options(options))
     _FIT.warn(plan.messages)  # before the fit, which may take long
@@ -106,7 +108,7 @@ def run_fit(plan: Plan, progress: Progress | None = None) -> Run:
     """Carry out `imputome.api.plan.plan_fit`; what `apply_model` has to know goes into ``estimator.provenance``."""
     estimator = plan.estimator
     assert estimator is not None  # noqa: S101
-    estimator.link = plan.link
+    plan.options.prepare(estimator, plan.link)
     run = fit_run(estimator, plan.data, plan.report, scale=plan.scale, messages=plan.messages, progress=progress)
     estimator.provenance = _provenance(run)
     return run

@@ -91,6 +91,7 @@ class Options:
     accept_orientation: bool = False
     keep_summary_rows: bool = False
     match_genes: str | None = None  # of `imputome.apply_model`
+    training_cells: int | None = None
     threads: int | None = None
     reproducible: bool = False
 
@@ -103,6 +104,9 @@ class Options:
         if self.draws < 0:
             text = f"draws={self.draws} must be 0 or more"
             raise InputError(text, code="parameter-value", parameter="draws")
+        if self.training_cells is not None and self.training_cells < 2:
+            text = "{training_cells} must be at least 2"
+            raise InputError(text, code="parameter-value", training_cells=self.training_cells)
         if self.threads is not None and self.threads < 1:
             raise InputError("{threads} must be at least 1", code="parameter-value", threads=self.threads)
         if isinstance(self.method, str) and self.method.endswith("+posterior"):
@@ -118,6 +122,12 @@ class Options:
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
         defaults = {each.name: each.default for each in fields(self)}
         return {name: value for name, value in given.items() if value != defaults[name]}
+
+    def prepare(self, estimator: Imputer, link: str) -> None:
+        """Set what is not a parameter of a method, before its fit."""
+        estimator.link = link
+        if self.training_cells is not None:
+            estimator.training_cells = self.training_cells
 
     @property
     def automatic(self) -> bool:

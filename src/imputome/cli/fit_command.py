@@ -50,6 +50,7 @@ class Arguments:
     missing: opt.Missing = None
     annotation: opt.Annotation = None
     keep_summary_rows: opt.KeepSummaryRows = False
+    training_cells: opt.TrainingCells = None
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -99,6 +100,7 @@ def command(given: Arguments) -> None:
         round_counts=given.round_counts,
         accept_orientation=given.accept_orientation,
         keep_summary_rows=given.keep_summary_rows,
+        training_cells=given.training_cells,
         match_genes=given.match_genes,
     )
     estimator: Imputer | None

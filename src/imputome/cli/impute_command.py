@@ -83,6 +83,7 @@ class Arguments(Writing):
         bool,
         typer.Option("--strict", help="With a check: exit code 3 if the verdict is not to impute; OUT is written too."),
     ] = False
+    training_cells: opt.TrainingCells = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: each library decides).")] = None
     config: Annotated[
         Path | None,
@@ -123,6 +124,7 @@ class Arguments(Writing):
             budget=self.budget,
             accept_control=self.accept_control,
             keep_summary_rows=self.keep_summary_rows,
+            training_cells=self.training_cells,
             threads=self.threads,
         )
 

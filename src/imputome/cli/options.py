@@ -74,6 +74,10 @@ Posterior = Annotated[
         "adds the outputs variance, lower and upper. For counts; see imputome methods NAME+posterior.",
     ),
 ]
+TrainingCells = Annotated[
+    int | None,
+    typer.Option(min=2, help="Cells to learn from, chosen at random, if there are more (counts; default: 100000)."),
+]
 KeepObserved = Annotated[
     bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
 ]
@@ -109,7 +113,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
-    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads"),
+    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads", "training_cells"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),

@@ -83,6 +83,13 @@ class Data:
         """Whether the values are in memory; if not, ``X`` is a `imputome.core.stored.StoredCounts`."""
         return not isinstance(self.X, StoredCounts)
 
+    @property
+    def holds_integers(self) -> bool:
+        """Whether all values are integers; for counts."""
+        if isinstance(self.X, StoredCounts):
+            return self.X.totals.integers
+        return is_integer(self.X.data)
+
     def to_memory(self) -> Data:
         """The same with the values in memory."""
         return self if self.in_memory else replace(self, X=self.X.to_memory())
@@ -134,7 +141,7 @@ class Data:
         j = slice(None) if columns is None else columns
 
         def part(matrix: Any) -> Any:
-            if isinstance(matrix, StoredCounts) and columns is not None:
+            if isinstance(matrix, StoredCounts) and rows is None and columns is not None:
                 matrix = matrix.to_memory()
             if matrix is not None and rows is not None:  # a slice of a whole sparse matrix would be a copy
                 matrix = matrix[rows]

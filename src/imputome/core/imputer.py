@@ -24,7 +24,7 @@ from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Sta
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
-from imputome.core.scales import Scale, is_integer
+from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
 
@@ -660,7 +660,7 @@ def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior
     """
     from imputome.core.prior import deal, pooled_prior, split
 
-    if not is_integer(data.X.data):
+    if not data.holds_integers:
         text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
         raise InputError(text, code="not-integers", posterior=False)
     parts = deal(data, np.random.default_rng(random_state))

@@ -19,7 +19,6 @@ from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
 from imputome.core.posterior import LARGEST_SHAPE, Prior
 from imputome.core.prior import CLEARLY_BETTER, deal, evenly_spaced, pooled_prior, predictive_likelihood, split
-from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
@@ -69,7 +68,7 @@ class AveragedCounts(Imputer):
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _divide(self, data: Data) -> tuple[list[np.ndarray], Data, Any]:
         """The parts of the molecules, x1 and x2; no parts, all counts and None if the counts are not integers."""
-        if is_integer(data.X.data):
+        if data.holds_integers:
             parts = deal(data, np.random.default_rng(self.random_state))
             return parts, *split(data, parts[0])
         if self.posterior:
