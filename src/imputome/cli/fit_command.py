@@ -115,7 +115,7 @@ def command(given: Arguments) -> None:
         _set_checkpoint(estimator, given.checkpoint)
     reading = opt.table_options(given.decimal, given.missing, given.annotation)
     with warnings_as_lines(quiet=given.quiet):
-        how = {"genes_in": given.genes_in, "transpose": given.transpose, "modality": given.modality}
+        how: dict[str, Any] = {"genes_in": given.genes_in, "transpose": given.transpose, "modality": given.modality}
         adata = read(given.source, **how, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101

@@ -23,7 +23,8 @@ NOT_IN_CONFIG = ("settings", "config", "debug", "help")  # parameters of the met
 
 # -- shared options ----------------------------------------------------------------------------------------------------
 Source = Annotated[
-    Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .h5mu, .zarr, 10x .h5 or folder, .loom, or a table.")
+    Path,
+    typer.Argument(metavar="IN", readable=False, help=".h5ad, .h5mu, .zarr, 10x .h5 or folder, .loom, or a table."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .h5mu, .zarr, .parquet, .csv.gz, ...")]
 Modality = Annotated[str | None, typer.Option(help="Modality to use, for .h5mu files (default: the only one).")]

@@ -44,12 +44,12 @@ def read(
 ) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format, or lies.
 
-    Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.h5mu`` (one ``modality`` of it), ``.zarr``, 10x ``.h5``, a 10x folder
-    (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not, all with the same prefix or without one), a
-    Parse folder (``DGE.mtx`` or ``count_matrix.mtx``), ``.loom``, and tables (see
-    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and ``options``. ``transpose`` is for
-    the others, if their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format,
-    in ``X``, in the layers and in ``raw``.
+    Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.h5mu`` (of which one ``modality`` is read, by
+    default the only one), ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
+    gzipped or not, all with the same prefix or without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``),
+    ``.loom``, and tables (see `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and
+    ``options``. ``transpose`` is for the others, if their genes are in the rows. The numbers that ``options.missing``
+    names become NaN in every format, in ``X``, in the layers and in ``raw``.
 
     Nothing is used before it is checked (`imputome.io.integrity`), and what changes while it is read is refused.
     """
