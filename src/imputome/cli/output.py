@@ -267,8 +267,9 @@ class Writing:
         """Refuse what would change the cells or genes of a modality, which the other parts of the file know."""
         for name in ("genes", "transpose", "samples"):
             if getattr(self, name, None):
+                options: dict[str, Any] = {name: ...}
                 text = f"{self.output} keeps the cells and genes of the input: leave {{{name}}} out, or end it in .h5ad"
-                raise InputError(text, code="kept-in-h5mu", **{name: ...})
+                raise InputError(text, code="kept-in-h5mu", parameter=name, **options)
 
     def _warn_of_older_draws(self) -> None:
         from imputome.io.tables import table_suffix
