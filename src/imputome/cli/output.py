@@ -21,6 +21,7 @@ from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import failure, print_check, print_json, print_line, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
+from imputome.io.modalities import is_multimodal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from imputome.result.run import Run
 
 STORES = (".h5ad", ".zarr")
-H5MU = ".h5mu"
 _STREAMS = "imputome-streams-"  # folders of the files that stand for stdin and stdout
 W = TypeVar("W", bound="Writing")
 # fields that the options of the library hold, that are not worth recording, or that say where results go
@@ -194,7 +194,7 @@ class Writing:
     @property
     def is_store(self) -> bool:
         """Whether the output holds an AnnData, and so layers."""
-        return self.output.suffix.lower() in (*STORES, H5MU)
+        return self.output.suffix.lower() in STORES or is_multimodal(self.output)
 
     @property
     def draw_files(self) -> dict[int, Path]:
@@ -231,7 +231,7 @@ class Writing:
         from imputome.io.tables import table_suffix
 
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
-        if self.output.suffix.lower() == H5MU:
+        if is_multimodal(self.output):
             self._check_multimodal()
         if self.key_added is not None and not self.is_store:
             text = (

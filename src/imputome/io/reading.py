@@ -15,6 +15,7 @@ from imputome.io.integrity import (
     GZIP_RATIO,
     Fingerprint,
     check_declared,
+    check_links,
     check_memory,
     check_store,
     check_texts,
@@ -174,6 +175,7 @@ def _read_h5mu(path: Path, modality: str | None) -> AnnData:
     from anndata.io import read_elem
 
     with h5py.File(path, "r") as root:
+        check_links(root, path)  # before one is followed
         group = modality_of(root, path, modality)
         check_store(group, path)
         return _read_half_precision(group) if has_half_precision(group) else read_elem(group)
