@@ -88,6 +88,10 @@ def test_what_is_no_modality_is_refused(two, tmp_path, capsys):
         pass
     with pytest.raises(InputError, check=has_code("no-modalities")):
         read(tmp_path / "none.h5mu")
+    with h5py.File(tmp_path / "linked.h5mu", "w") as root:  # a modality that is in another file
+        root.require_group("mod")["rna"] = h5py.ExternalLink(str(two), "mod/rna")
+    with pytest.raises(InputError, check=has_code("outside-the-file")):
+        read(tmp_path / "linked.h5mu")
     modality(8, 1).write_h5ad(tmp_path / "plain.h5ad")
     out = tmp_path / "out.h5mu"
     status = run(["impute", str(tmp_path / "plain.h5ad"), "-m", "gene_mean", "-o", str(out)])
