@@ -29,7 +29,7 @@ export OPENBLAS_THREAD_TIMEOUT ?= 10
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real test-scvi test-faults fuzz check bench bench-peers bench-tables clean
+.PHONY: help demo test test-real test-scvi test-faults test-wheel fuzz dist check bench bench-peers bench-tables clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -48,6 +48,9 @@ test-scvi: $(VENV)/.scvi  ## install scvi-tools (1 GB) into .venv, and run the t
 
 test-faults: $(VENV)/.dev  ## kill runs, fill disks, race processes, feed 500 files that lie
 	$(BIN)/pytest -m faults -n 2 tests/faults
+
+test-wheel: dist  ## install the wheel into an empty environment of every Python found, and try it
+	.ci/wheel
 
 fuzz: $(VENV)/.dev  ## feed 5,000 files that lie (half an hour)
 	FUZZ_INPUTS=5000 $(BIN)/pytest -m faults -n 2 tests/faults/test_fuzz.py
@@ -71,6 +74,11 @@ bench-peers: $(VENV)/.dev  ## every method beside its peers, on every data set (
 
 bench-tables: $(VENV)/.dev  ## write the tables of those results into README.md and docs/
 	@set -e; for script in $(TABLES); do $(BIN)/python benchmarks/$$script.py write; done
+
+dist: $(VENV)/.dev  ## build the sdist and the wheel, and check what the package index will show
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

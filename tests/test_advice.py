@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata.io import write_elem
 
 import imputome
 from imputome import errors
@@ -125,6 +127,9 @@ def write_inputs(folder: Path) -> None:
         reads |= {f"M.{name}": [1, 2, 3, 1, 2, 3], f"Cov.{name}": [4, 4, 4, 4, 4, 4]}
     pd.DataFrame(reads).to_csv(folder / "reads.csv", index=False)
     write_everyday_inputs(folder)
+    with h5py.File(folder / "two.h5mu", "w") as root:  # as MuData writes it
+        for name in ("protein", "rna"):
+            write_elem(root.require_group("mod"), name, counts())
     for name in ("old.h5ad", "old.html", "old.json", "mine.toml", "no_study.db"):
         (folder / name).write_text("mine")
     (folder / "best.toml").write_text('method = "poisson_nmf"\n[params]\nn_components = 3\n')
@@ -235,6 +240,10 @@ ROWS = [
     Row("decimal-comma", "impute", "commas.csv", TABLE, {"decimal": ","}, "out.csv", LINE),
     # options that go together, or do not
     Row("option-unused", "impute", "counts.h5ad", {"gene_column": "symbol"}, {"genes": "S3"}, only=LINE),
+    Row("option-unused", "impute", "counts.h5ad", {"modality": "rna"}, {"modality": OUT}, only=LINE),
+    Row("several-modalities", "impute", "two.h5mu", {}, {"modality": "rna"}, "out.h5mu", LINE),
+    Row("several-modalities", "mask", "two.h5mu", {"scheme": "thin"}, {"modality": "rna"}, only=LINE),
+    Row("kept-in-h5mu", "impute", "two.h5mu", {"modality": "rna", "genes": "gene1"}, {"genes": OUT}, "o.h5mu", LINE),
     Row("option-unused", "impute", "counts.h5ad", {"labels": "batch"}, {"check": True}),
     Row("option-unused", "impute", "counts.h5ad", {"labels": "batch"}, {"labels": OUT}),
     Row("option-unused", "impute", "counts.h5ad", {"budget": 1}, {"budget": OUT}),

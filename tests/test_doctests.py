@@ -24,6 +24,7 @@ PUBLIC = [
         "imputome.mask",
         "imputome.score",
         "imputome.de",
+        "imputome.get",
         "imputome.Data",
         "imputome.Imputation",
         "imputome.methods.names",

@@ -1,4 +1,4 @@
-"""The component for Open Problems: run as Viash runs it on a staged file, and its configuration."""
+"""The component for Open Problems, run as Viash runs it on a staged file; the recipes for other package managers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import anndata as ad
@@ -14,14 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import typer
 import yaml
 
 import imputome
+from imputome.cli import app
 from imputome.core.data import as_data
 from imputome.evaluation.simulate import simulate_counts
 from imputome.methods import DEFAULT, create, info, names
 
-COMPONENT = Path(__file__).parents[1] / "integrations" / "openproblems"
+ROOT = Path(__file__).parents[1]
+COMPONENT = ROOT / "integrations" / "openproblems"
 BLOCK = re.compile(r"## VIASH START\n(.*?)## VIASH END\n", re.DOTALL)
 
 
@@ -138,3 +142,48 @@ def test_the_default_is_ours_and_every_variant_runs(config):
         method = (variant or {}).get("method", DEFAULT["counts"]).removesuffix("+posterior")
         assert method in names()
         assert "counts" in info(method).kinds
+
+
+# -- recipes for other package managers --------------------------------------------------------------------------------
+NFCORE = ROOT / "integrations" / "nf-core" / "imputome" / "impute"
+SNAKEMAKE = ROOT / "integrations" / "snakemake" / "imputome" / "impute"
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_conda_recipe_has_the_dependencies_of_the_package():
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    recipe = yaml.safe_load(text_of(ROOT / "integrations" / "conda" / "recipe.yaml"))
+    python, *run = recipe["requirements"]["run"]
+    assert [line.replace(" ", "") for line in run] == project["dependencies"]
+    assert python == "python >=${{ python_min }}"
+    assert f">={recipe['context']['python_min']}" == project["requires-python"]
+    assert recipe["about"]["license"] == project["license"]
+
+
+def test_all_recipes_are_of_one_version():
+    version = yaml.safe_load(text_of(ROOT / "CITATION.cff"))["version"]
+    recipe = yaml.safe_load(text_of(ROOT / "integrations" / "conda" / "recipe.yaml"))
+    assert recipe["context"]["version"] == version
+    assert yaml.safe_load(text_of(NFCORE / "environment.yml"))["dependencies"] == [f"bioconda::imputome={version}"]
+    assert yaml.safe_load(text_of(SNAKEMAKE / "environment.yaml"))["dependencies"] == [f"imputome ={version}"]
+    assert re.findall(r"imputome:([\d.]+)--", text_of(NFCORE / "main.nf")) == [version, version]
+
+
+@pytest.mark.parametrize("path", [NFCORE / "main.nf", SNAKEMAKE / "wrapper.py"], ids=lambda path: path.name)
+def test_the_workflows_pass_options_that_the_command_has(path):
+    command = typer.main.get_command(app).commands["impute"]
+    known = {name for parameter in command.params for name in parameter.opts}
+    passed = set(re.findall(r"(?<=\s)--[a-z-]+", text_of(path)))
+    passed |= {f"--{name}" for name in ("record", "report") if "--{name}" in text_of(path)}
+    assert {"--output", "--threads", "--record"} <= passed - {"--version"} <= known
+
+
+def test_the_documented_channels_of_the_module_are_those_of_its_process():
+    meta, process = yaml.safe_load(text_of(NFCORE / "meta.yml")), text_of(NFCORE / "main.nf")
+    assert list(meta["output"]) == re.findall(r"emit: (\w+)", process)
+    assert meta["name"].upper() == re.search(r"^process (\w+)", process, re.MULTILINE)[1]
+    inputs = re.search(r"input:\n\s+tuple val\((\w+)\), path\((\w+)\)", process)
+    assert [[name for element in channel for name in element] for channel in meta["input"]] == [list(inputs.groups())]

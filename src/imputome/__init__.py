@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imputome.evaluation.masked import mask
     from imputome.inspection.state import inspect
     from imputome.report import plots as pl
+    from imputome.result.record import get
 
 __all__ = [
     "Data",
@@ -30,6 +31,7 @@ __all__ = [
     "de",
     "evaluate",
     "fit_model",
+    "get",
     "impute",
     "inspect",
     "mask",
@@ -50,6 +52,7 @@ _HOMES = {
     "de": "imputome.api.differential",
     "evaluate": "imputome.api.evaluate",
     "fit_model": "imputome.api.models",
+    "get": "imputome.result.record",
     "impute": "imputome.api.impute",
     "inspect": "imputome.inspection.state",
     "mask": "imputome.evaluation.masked",
@@ -72,7 +75,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("imputome")
-    raise AttributeError(f"module 'imputome' has no attribute {name!r}")
+    text = f"module 'imputome' has no attribute {name!r}"
+    if name in ("pp", "tl"):  # as in scanpy
+        text += ": its functions are called as imputome.impute(adata), and its plots are in imputome.pl"
+    raise AttributeError(text)
 
 
 def __dir__() -> list[str]:

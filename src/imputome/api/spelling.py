@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-OF_FILES = ("genes_in", "missing", "transpose")  # options of the command line that say how a file is read
+OF_FILES = ("genes_in", "missing", "modality", "transpose")  # options of the command line that say how a file is read
 
 
 class Spelling:

@@ -49,6 +49,7 @@ def command(
     ] = None,
     min_genes: Annotated[int, typer.Option(min=0, help="Leave out cells with fewer genes.")] = 0,
     min_cells: Annotated[int, typer.Option(min=0, help="Leave out genes in fewer cells.")] = 0,
+    modality: opt.Modality = None,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
     kind: opt.Kind = None,
@@ -84,7 +85,7 @@ def command(
     hidden = masked_of(masked, results)
     with warnings_as_lines(quiet=quiet):
         inputs = [
-            (name, read(source, genes_in=genes_in, transpose=transpose, options=reading))
+            (name, read(source, genes_in=genes_in, transpose=transpose, modality=modality, options=reading))
             for name, source in _named(sources)
         ]
     outsides = [result.read() for result in results]

@@ -30,6 +30,7 @@ class Arguments:
     method: Annotated[str | None, typer.Option(help="A name from `imputome methods` (default: by kind of data).")] = (
         None
     )
+    modality: opt.Modality = None
     layer: opt.Layer = None
     kind: opt.Kind = None
     round_counts: opt.RoundCounts = None
@@ -116,7 +117,8 @@ def command(given: Arguments) -> None:
         _set_checkpoint(estimator, given.checkpoint)
     reading = opt.table_options(given.decimal, given.missing, given.annotation)
     with warnings_as_lines(quiet=given.quiet):
-        adata = read(given.source, genes_in=given.genes_in, transpose=given.transpose, backed=None, options=reading)
+        how: dict[str, Any] = {"genes_in": given.genes_in, "transpose": given.transpose, "modality": given.modality}
+        adata = read(given.source, **how, backed=None, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune

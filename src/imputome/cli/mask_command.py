@@ -29,6 +29,7 @@ def command(
     ],
     fraction: Annotated[float | None, typer.Option(help="Share to hide (default: the scheme's own).")] = None,
     seed: opt.Seed = 0,
+    modality: opt.Modality = None,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
     kind: opt.Kind = None,
@@ -71,7 +72,13 @@ def command(
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
         warnings.filterwarnings("ignore", message=".*names are not unique")  # nothing that the user has to act on
-        adata = read(source, genes_in=only_written(source, output, genes_in), transpose=transpose, options=reading)
+        adata = read(
+            source,
+            genes_in=only_written(source, output, genes_in),
+            transpose=transpose,
+            modality=modality,
+            options=reading,
+        )
         masked = mask(adata, scheme=scheme, fraction=fraction, seed=seed, label=label, options=options, **matrix)
     check_fits(masked, output, genes_in)
     record = dict(masked.uns[MASK_KEY])

@@ -23,9 +23,11 @@ NOT_IN_CONFIG = ("settings", "config", "debug", "help")  # parameters of the met
 
 # -- shared options ----------------------------------------------------------------------------------------------------
 Source = Annotated[
-    Path, typer.Argument(metavar="IN", readable=False, help=".h5ad, .zarr, 10x .h5 or folder, .loom, or a table.")
+    Path,
+    typer.Argument(metavar="IN", readable=False, help=".h5ad, .h5mu, .zarr, 10x .h5 or folder, .loom, or a table."),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .zarr, .parquet, .csv.gz, ...")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Output: .h5ad, .h5mu, .zarr, .parquet, .csv.gz, ...")]
+Modality = Annotated[str | None, typer.Option(help="Modality to use, for .h5mu files (default: the only one).")]
 Layer = Annotated[str | None, typer.Option(help="Layer to use instead of X; raw is adata.raw.")]
 Kind = Annotated[
     str | None, typer.Option(help="counts (a zero may be missing) or real (only NaN is missing); default: by data.")
@@ -117,7 +119,7 @@ _SAME_NAME = (
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
-    *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing"),
+    *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing", "modality"),
     *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
     *("min_genes", "min_cells"),
     *("external", "masked", "name", "partial"),

@@ -21,6 +21,7 @@ from imputome.api.progress import progress
 from imputome.cli import options as opt
 from imputome.cli.console import failure, print_check, print_json, print_line, warning_line, warnings_as_lines
 from imputome.errors import InputError, Message
+from imputome.io.modalities import is_multimodal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +126,7 @@ class Writing:
 
     source: opt.Source
     output: opt.Output
+    modality: opt.Modality = None
     layer: opt.Layer = None
     kind: opt.Kind = None
     round_counts: opt.RoundCounts = None
@@ -192,7 +194,7 @@ class Writing:
     @property
     def is_store(self) -> bool:
         """Whether the output holds an AnnData, and so layers."""
-        return self.output.suffix.lower() in STORES
+        return self.output.suffix.lower() in STORES or is_multimodal(self.output)
 
     @property
     def draw_files(self) -> dict[int, Path]:
@@ -229,6 +231,8 @@ class Writing:
         from imputome.io.tables import table_suffix
 
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
+        if is_multimodal(self.output):
+            self._check_multimodal()
         if self.key_added is not None and not self.is_store:
             text = (
                 f"the table {self.output} has no layers to name: leave {{key_added}} out, or end it in .h5ad or .zarr"
@@ -258,6 +262,14 @@ class Writing:
                 code="same-path",
                 parameter="uncertainty",
             )
+
+    def _check_multimodal(self) -> None:
+        """Refuse what would change the cells or genes of a modality, which the other parts of the file know."""
+        for name in ("genes", "transpose", "samples"):
+            if getattr(self, name, None):
+                options: dict[str, Any] = {name: ...}
+                text = f"{self.output} keeps the cells and genes of the input: leave {{{name}}} out, or end it in .h5ad"
+                raise InputError(text, code="kept-in-h5mu", parameter=name, **options)
 
     def _warn_of_older_draws(self) -> None:
         from imputome.io.tables import table_suffix
@@ -303,6 +315,7 @@ class Writing:
                 self.source,
                 genes_in=None if only_written else self.genes_in,
                 transpose=self.transpose,
+                modality=self.modality,
                 backed=None,
                 dtype=np.float32 if self.keeps_text() else np.float64,
                 options=self.table_options,
@@ -360,6 +373,7 @@ class Writing:
                         outputs=run.outputs,
                         draws=len(self.draw_layers),
                         compression=self.compression,
+                        modality=self.modality,
                     )
                 else:
                     partial = files.enter_context(atomic_path(self.output, overwrite=self.force))

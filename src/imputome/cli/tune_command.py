@@ -23,6 +23,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Best parameters as TOML.")] = Path("best.toml"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter to keep fixed: key=value.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no trial is started.")] = None,
+    modality: opt.Modality = None,
     layer: opt.Layer = None,
     feature_type: opt.FeatureType = None,
     kind: opt.Kind = None,
@@ -52,7 +53,7 @@ def command(
     keeps_partial_work()
     reading = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=quiet):
-        adata = read(source, genes_in=genes_in, transpose=transpose, options=reading)
+        adata = read(source, genes_in=genes_in, transpose=transpose, modality=modality, options=reading)
     dataset = to_dataset(
         adata,
         name=source.name,

@@ -61,12 +61,12 @@ def check_container(X: Any) -> None:
             call = "read(path) from imputome.io.reading (a table needs genes_in='rows' or genes_in='columns' too)"
         text = f"{str(X)!r} is the path of a file, not data: read it first, with {call}"
         raise InputError(text, code="path-instead-of-data")
-    check_sparse(X)
     modalities = getattr(X, "mod", None)
     if isinstance(modalities, Mapping) and modalities:
         name = next((name for name in modalities if str(name).lower() in ("rna", "gex")), next(iter(modalities)))
         text = f"the data hold {len(modalities)} modalities ({', '.join(map(str, modalities))}): pass one of them"
         raise InputError(f"{text}, such as mdata[{name!r}]", code="several-modalities")
+    check_sparse(X)
 
 
 def out_of_range(minimum: float, maximum: float) -> str:

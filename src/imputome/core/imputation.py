@@ -348,6 +348,30 @@ class Imputation:
         assert array is not None  # noqa: S101  (data have at least one row)
         return array
 
+    def to_dataframe(self, *, genes: Any = None, **options: Any) -> pd.DataFrame:
+        """The whole matrix as a table, with the names of the rows and columns; parameters as in `rows`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from imputome import methods
+        >>> table = pd.DataFrame({"g1": [1.0, 3.0], "g2": [2.0, None]}, index=["a", "b"])
+        >>> methods.get("mean")().fit_transform(table).to_dataframe()
+            g1   g2
+        a  1.0  2.0
+        b  3.0  2.0
+        """
+        import pandas as pd
+
+        j = slice(None) if genes is None else self._positions(genes, self.var_names, "gene")
+        return pd.DataFrame(self.to_array(genes=genes, **options), index=self.obs_names, columns=self.var_names[j])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """``np.asarray(imputation)`` is `to_array`; the values are computed, so there is nothing to share."""
+        if copy is False:
+            raise ValueError("the values are computed when they are asked for: leave copy=False out")
+        return self.to_array().astype(dtype, copy=False)
+
     def _bounded(self, values: np.ndarray, output: Output) -> np.ndarray:
         if self.data.kind == "counts" or output == "variance" or not np.isfinite(self.data.bounds[0]):
             return values

@@ -16,11 +16,13 @@ from imputome.io.integrity import (
     GZIP_RATIO,
     Fingerprint,
     check_declared,
+    check_links,
     check_memory,
     check_store,
     check_texts,
     is_zarr,
 )
+from imputome.io.modalities import check_modality_unused, modality_of
 from imputome.io.store import has_half_precision
 from imputome.io.table_layout import AS_IT_IS, TableOptions
 from imputome.io.tables import check_genes_in, read_table, table_suffix
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-READABLE = ".h5ad, .zarr, 10x .h5, a 10x or Parse folder, .loom, .csv, .tsv, .txt (also .gz), .parquet"
+READABLE = ".h5ad, .h5mu, .zarr, 10x .h5, a 10x or Parse folder, .loom, .csv, .tsv, .txt (also .gz), .parquet"
 
 
 def read(
@@ -40,10 +42,12 @@ def read(
     backed: bool | None = False,
     dtype: type[np.floating[Any]] = np.float64,
     options: TableOptions = AS_IT_IS,
+    modality: str | None = None,
 ) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format, or lies.
 
-    Formats: ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
+    Formats: ``.h5ad``, ``.zarr``, ``.h5mu`` (of which one ``modality`` is read, by default the only one), 10x ``.h5``, a
+    10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
     gzipped or not, all with the same prefix or without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``),
     ``.loom``, and tables (see `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and
     ``options``. ``transpose`` is for the others, if their genes are in the rows. The numbers that ``options.missing``
@@ -61,8 +65,10 @@ def read(
         raise InputError(f"{path} is neither a file nor a folder: give one of {READABLE}", code="unknown-format")
     if backed is None:
         backed = can_stay_stored(path) and not transpose and not options.missing and genes_in is None
+    check_modality_unused(path, modality)
     seen = Fingerprint.of(path)
-    adata = _read(path, genes_in=genes_in, transpose=transpose, backed=backed, dtype=dtype, options=options)
+    how: dict[str, Any] = {"genes_in": genes_in, "transpose": transpose, "backed": backed, "modality": modality}
+    adata = _read(path, **how, dtype=dtype, options=options)
     seen.check()
     return adata
 
@@ -75,6 +81,7 @@ def _read(
     backed: bool,
     dtype: type[np.floating[Any]],
     options: TableOptions,
+    modality: str | None,
 ) -> AnnData:
     if backed and not can_stay_stored(path):
         text = f"only .h5ad files and .zarr stores can be opened backed, not {path}: read it into memory, or convert it"
@@ -95,7 +102,7 @@ def _read(
     if options.missing and (backed or options.markers):
         text = f"in {path}, {{missing}} can only be numbers, of a matrix in memory: leave other values out"
         raise InputError(text, code="option-unused", missing=...)
-    what, reader = _reader(path, backed)
+    what, reader = _reader(path, backed, modality)
     try:
         with warnings.catch_warnings():  # the inspection of the input reports duplicated names
             warnings.filterwarnings("ignore", message=".*names are not unique")
@@ -141,7 +148,7 @@ def _without_codes(matrix: Any, codes: list[float]) -> Any:
     return changed
 
 
-def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
+def _reader(path: Path, backed: bool, modality: str | None) -> tuple[str, Callable[[], AnnData]]:
     """The format of ``path``, by its name, and the call that reads it."""
     if path.is_dir() and is_zarr(path):
         return "a .zarr store", lambda: _read_zarr(path, backed)
@@ -159,8 +166,7 @@ def _reader(path: Path, backed: bool) -> tuple[str, Callable[[], AnnData]]:
     if suffix == ".loom":
         return "a .loom file", lambda: _read_loom(path)
     if suffix == ".h5mu":
-        text = f"{path} holds several modalities: write one of them, as in mdata['rna'].write_h5ad('rna.h5ad')"
-        raise InputError(text, code="several-modalities")
+        return "an .h5mu file", lambda: _read_h5mu(path, modality)
     raise InputError(f"{path} has no known format: give one of {READABLE}", code="unknown-format")
 
 
@@ -177,6 +183,17 @@ def _read_h5ad(path: Path, backed: bool) -> AnnData:
         if has_half_precision(root):
             return _read_dispatched(root)
     return anndata.read_h5ad(path)
+
+
+def _read_h5mu(path: Path, modality: str | None) -> AnnData:
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(path, "r") as root:
+        check_links(root, path)  # before one is followed
+        group = modality_of(root, path, modality)
+        check_store(group, path)
+        return _read_dispatched(group) if has_half_precision(group) else read_elem(group)
 
 
 def _read_zarr(path: Path, backed: bool) -> AnnData:

@@ -21,6 +21,8 @@ from imputome.core.stored import columns_of, stays_stored
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.hdf5 import hdf5_for_writing, raise_kept
 from imputome.io.integrity import Fingerprint, check_links, check_store, is_zarr, size_text
+from imputome.io.modalities import SUFFIX as H5MU
+from imputome.io.modalities import is_multimodal, modality_of
 from imputome.io.tables import BLOCK_BYTES, require_pyarrow, table_suffix, write_table
 from imputome.result.layout import checked_key
 from imputome.result.matrices import Drawn, Finite, Matrix, check_finite, draw_names
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from imputome.core.imputation import Imputation, Output
     from imputome.core.scales import Scale
 
-WRITABLE = ".h5ad, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
+WRITABLE = ".h5ad, .h5mu, .zarr, .csv, .tsv, .txt (also .csv.gz, .tsv.gz, .txt.gz), .parquet"
 # 2700 x 32738 float32, 2 cores, gzip: 5.5 s and 221 MB of 354 MB if half are zeros, 5.2 s and 309 MB for dense rates.
 # lzf takes 2 s, but 279 and 334 MB; without shuffle dense rates take 7.5 s and 332 MB.
 COMPRESSIONS: dict[str, dict[str, Any]] = {
@@ -43,24 +45,29 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 }
 MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fits the usual 255
 # h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
-_CHUNK_BYTES = {".h5ad": 2**20, ".zarr": 2**23}
+_CHUNK_BYTES = {".h5ad": 2**20, H5MU: 2**20, ".zarr": 2**23}
+_RESULTS = (".h5ad", ".zarr")  # files of one AnnData
 
 
 @contextmanager
-def opened(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
-    """The root group of an ``.h5ad`` or ``.zarr``; the metadata of a changed zarr are consolidated at the end."""
-    if path.suffix.lower() == ".h5ad":
+def opened(path: Path, mode: Literal["r", "r+", "w"], modality: str | None = None) -> Iterator[Any]:
+    """The root group of an ``.h5ad`` or ``.zarr``, or the group of a modality of an ``.h5mu``.
+
+    The metadata of a changed zarr are consolidated at the end.
+    """
+    if path.suffix.lower() in (".h5ad", H5MU):
         import h5py
 
+        part = (lambda root: modality_of(root, path, modality)) if is_multimodal(path) else (lambda root: root)
         if mode != "r":
             with hdf5_for_writing(path, mode) as root:
-                yield root
+                yield part(root)
             return
         with _readable(path):
             root = h5py.File(path, mode)
         with root:
             check_links(root, path)
-            yield root
+            yield part(root)
         return
     import anndata
     import zarr
@@ -124,6 +131,9 @@ def check_output(
     """
     path = Path(path)
     store = path.suffix.lower()
+    if store == H5MU and (source is None or not is_multimodal(Path(source))):
+        text = f"the input has one modality, and {path} would hold several: end it in .h5ad or .zarr"
+        raise InputError(text, code="unknown-format")
     if store not in _CHUNK_BYTES and table_suffix(path) is None:
         text = f"{path} has no format that can be written: end it in one of {WRITABLE}"
         raise InputError(text, code="unknown-format")
@@ -159,7 +169,7 @@ def _check_writable(folder: Path) -> None:
 
 def check_compression(path: str | Path, compression: str | None) -> Mapping[str, Any]:
     """What HDF5 calls a compression of an ``.h5ad``; refused where there is none of this name, or not for ``path``."""
-    if compression is not None and Path(path).suffix.lower() != ".h5ad":
+    if compression is not None and Path(path).suffix.lower() not in (".h5ad", H5MU):
         text = f"{path} is no .h5ad, and only these can be compressed in several ways: leave {{compression}} out"
         raise InputError(text, code="option-unused", compression=...)
     if compression not in (None, *COMPRESSIONS):
@@ -207,6 +217,7 @@ def write_result(
     outputs: Sequence[Output] = (),
     draws: int = 0,
     compression: str | None = None,
+    modality: str | None = None,
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
@@ -219,7 +230,8 @@ def write_result(
     read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
     everything else stays as it is, bit by bit; an error if it is no longer as it was ``seen`` when it was read.
     ``genes_in`` is the orientation of a table. ``progress`` is called with (rows written, number of rows) after each
-    block. ``compression`` (see `COMPRESSIONS`) is that of the new layers of
+    block. An ``.h5mu`` is always a copy of its source, in which the result is added to the ``modality``.
+    ``compression`` (see `COMPRESSIONS`) is that of the new layers of
     an ``.h5ad``, and of all else that is not copied; None compresses the layers with gzip, and nothing else.
     """
     path = Path(path)
@@ -245,10 +257,13 @@ def write_result(
     if source is not None:
         if seen is not None:
             seen.check()
-        with opened(Path(source), "r") as root:
+        with opened(Path(source), "r", modality) as root:
             taken += [name for name in names.values() if f"layers/{name}" in root]
             earlier = _records(root)
             source = source if same_names(root, adata) and not has_half_precision(root) else None
+    if store == H5MU and source is None:
+        text = f"{path} cannot be made from a copy of the input, which is in an old format: end it in .h5ad or .zarr"
+        raise InputError(text, code="old-format")
     if taken and not overwrite:
         text = f"layers[{taken[0]!r}] exists already: pass {{overwrite}} to replace it, or another {{key_added}}"
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
@@ -258,12 +273,12 @@ def write_result(
             more = filters if compression else {}
             write_anndata(partial, part, without=set(names.values()), key=key, filters=more)
         elif taken or key in earlier:
-            _copy_without(Path(source), partial, key, set(names.values()))
+            _copy_without(Path(source), partial, key, set(names.values()), modality)
         else:
             _copy(Path(source), partial)
         if source is not None and seen is not None:
             seen.check()
-        with opened(partial, "r+") as root:
+        with opened(partial, "r+", modality) as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress)
 
@@ -396,7 +411,7 @@ def _copy(source: Path, target: Path) -> None:
 def remove_key(path: str | Path, key: str) -> None:
     """Remove a result from an ``.h5ad`` or ``.zarr``, with all that its record lists; the file shrinks."""
     path = Path(path)
-    if path.suffix.lower() not in _CHUNK_BYTES:
+    if path.suffix.lower() not in _RESULTS:
         text = f"results can be removed from .h5ad and .zarr only, not from {path}: give such a file"
         raise InputError(text, code="unknown-format")
     if not path.exists():
@@ -412,9 +427,9 @@ def remove_key(path: str | Path, key: str) -> None:
         _copy_without(path, partial, key, set())
 
 
-def _copy_without(source: Path, target: Path, key: str, layers: set[str]) -> None:
+def _copy_without(source: Path, target: Path, key: str, layers: set[str], modality: str | None = None) -> None:
     """Copy a store without ``layers`` and without the result ``key``."""
-    if not source.is_dir():
+    if not source.is_dir() and not is_multimodal(source):
         with opened(source, "r") as old:
             # anndata < 0.8 linked columns to their categories by references, which do not survive a copy in parts
             linked = any("__categories" in old[name] for name in ("obs", "var", "raw/var") if name in old)
@@ -425,7 +440,7 @@ def _copy_without(source: Path, target: Path, key: str, layers: set[str]) -> Non
                     _drop(new, key, layers)
                 return
     _copy(source, target)
-    with opened(target, "r+") as root:
+    with opened(target, "r+", modality) as root:
         _drop(root, key, layers)
 
 
@@ -472,7 +487,7 @@ def _drop(root: Any, key: str, layers: set[str]) -> None:
 def open_result(path: str | Path) -> Iterator[AnnData]:
     """Open a result: an AnnData whose ``X`` and layers are read in rows while the file is open; no obsp, no varm."""
     path = Path(path)
-    if path.suffix.lower() not in _CHUNK_BYTES:
+    if path.suffix.lower() not in _RESULTS:
         raise InputError(f"{path} is not a result: give a file that ends in .h5ad or .zarr", code="unknown-format")
     if not path.exists():
         raise InputError(f"{path} does not exist", code="no-file")

@@ -61,6 +61,9 @@ def checked_anndata(adata: Any) -> AnnData:
     if hasattr(adata, "obs_names") and hasattr(adata, "layers"):
         return adata
     text = f"the data must be an AnnData, not {type(adata).__name__}: pass anndata.AnnData(X) with cells in rows"
+    if hasattr(adata, "tables"):  # SpatialData
+        text = f"the data hold the tables {', '.join(map(str, adata.tables)) or '(none)'}: pass one of them, such as "
+        text += "sdata.tables['table']"
     if hasattr(adata, "iloc"):
         text = "the data must be an AnnData, not a DataFrame: pass adata = anndata.AnnData(df) with cells in rows"
         text += "; then adata.to_df(layer) gives the result as a DataFrame"

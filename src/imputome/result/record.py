@@ -488,6 +488,39 @@ def find_record(adata: AnnData, key: str | None = None) -> tuple[str, Record]:
     return key, _read(records, key)
 
 
+def get(adata: AnnData, key: str | None = None) -> Record:
+    """The record of a result: what was done, with which parameters, and the verdict if there was a check.
+
+    Parameters
+    ----------
+    adata : AnnData
+        With a result of `imputome.impute`.
+    key : str, optional
+        Name of the result; None means the only one.
+
+    Returns
+    -------
+    Record
+        Its attributes are ``method``, ``params``, ``scale``, ``versions``, ``verdict`` (None without a check) and so
+        on. Changes of it do not change ``adata``.
+
+    Raises
+    ------
+    InputError
+        There is no such result, there are several and no ``key``, or the record cannot be read.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()
+    >>> imputome.impute(adata, method="gene_mean", key_added="shrunk")
+    >>> record = imputome.get(adata, "shrunk")
+    >>> record.method, record.scale, record.verdict
+    ('gene_mean', 'counts', None)
+    """
+    return find_record(adata, key)[1]
+
+
 def find_verdict(key: str, record: Record) -> Verdict:
     """The verdict on the result ``key``."""
     if record.verdict is None:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from imputome.evaluation.returned import on_return, returned
 from imputome.evaluation.splits import Split
 from imputome.methods import names
 from imputome.methods.controls.estimators import REFERENCE_PREDICTIONS
-from imputome.studies.inputs import Dataset, digest
+from imputome.studies.inputs import Dataset, digest, release
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -195,4 +194,4 @@ def options_of_mask(masked: AnnData, name: str) -> str:
     """What scores of masked data are stored under in the column ``options``."""
     record = masked.uns[MASK_KEY]
     settings = {"shape": masked.shape, "masked": name, **json.loads(str(record["options"]))}
-    return json.dumps({**settings, "data": digest([masked.X, masked.layers["truth"]]), "version": version("imputome")})
+    return json.dumps({**settings, "data": digest([masked.X, masked.layers["truth"]]), "version": release()})

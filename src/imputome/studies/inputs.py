@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -177,7 +178,7 @@ class Dataset:
         """What results are stored under beside its name, so that they are never taken for those of other data."""
         also = [self.differential, None if self.truth is None else vars(self.truth)]
         content = [self.data, self.labels, self.clinical, *(each for each in also if each is not None)]
-        return {**self.source, "data": digest(content), "version": version("imputome")}
+        return {**self.source, "data": digest(content), "version": release()}
 
 
 def digest(value: Any) -> str:
@@ -215,6 +216,12 @@ def _bytes_of(value: Any) -> Iterator[Any]:
 def as_text(value: Any) -> str:
     """What JSON cannot hold, as a text: of a matrix or table all values count, which ``str`` does not show."""
     return digest(value) if getattr(value, "shape", ()) else str(value)
+
+
+def release() -> str:
+    """The version without what is added between releases: runs that are stored stay valid until the next release."""
+    found = re.match(r"\d+(\.\d+)*", version("imputome"))
+    return found.group() if found else version("imputome")
 
 
 def to_dataset(

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from imputome.errors import InputError
 from imputome.evaluation.clustering import coordinates
 from imputome.evaluation.maps import SAMPLED_CELLS, CellSpace, rotated, sampled
 from imputome.evaluation.splits import UNMASKED, Split, make_split, scheme_options, seed_for
-from imputome.studies.inputs import Dataset, MethodSpec, digest
+from imputome.studies.inputs import Dataset, MethodSpec, digest, release
 from imputome.studies.pictures import MASKED, RAW, Picture
 from imputome.studies.results import write
 from imputome.studies.runner import Tables, attempt, chosen_transform, drawn_split, impute_split
@@ -63,7 +62,7 @@ class Panel:
 
     def file(self, study: Study, folder: Path) -> Path:
         """Its coordinates. The name depends on everything that they depend on."""
-        identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, version("imputome"), self.picture.by]
+        identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, release(), self.picture.by]
         identity += [self.picture.labels, {} if self.hiding is None else non_defaults(self.hiding)]
         what = f"{self.picture.of}, renormalized" if self.picture.renormalize else self.picture.of
         identity.append(self.panel if self.spec is None else [what, self.spec.label, self.spec.parameters])

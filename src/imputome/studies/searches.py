@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from imputome.io.config import as_tuples, from_toml
 from imputome.methods import get
 from imputome.result.run import Progress
 from imputome.studies.execute import Plan
-from imputome.studies.inputs import as_text, digest
+from imputome.studies.inputs import as_text, digest, release
 from imputome.studies.spec import Study, Subset, non_defaults, plain_value
 from imputome.studies.tuning import tune
 from imputome.studies.tuning_table import Tuning
@@ -52,7 +51,7 @@ class Search:
 
     def file(self, study: Study, subset: Subset, data: str, folder: Path) -> Path:
         """What it found. The name depends on all that decides the trials, but not on their number."""
-        identity = [non_defaults(subset), study.seed, data, version("imputome"), self.tuning.method]
+        identity = [non_defaults(subset), study.seed, data, release(), self.tuning.method]
         identity += [self.tuning.objective, self.searched, json.dumps(self.params, sort_keys=True, default=as_text)]
         words = re.sub(r"[^A-Za-z0-9]+", "_", f"search {subset.name} {self.tuning.method} {self.name}")[:100]
         return folder / PARTS_FOLDER / f"{words}_{digest(identity)}.json"

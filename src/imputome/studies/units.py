@@ -8,14 +8,13 @@ import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from imputome.errors import InputError
-from imputome.studies.inputs import Dataset, MethodSpec, digest, lacking, with_controls
+from imputome.studies.inputs import Dataset, MethodSpec, digest, lacking, release, with_controls
 from imputome.studies.results import NEEDS_INTEGERS, STOPPED, key_of, read, stored_rows, table_of, write
 from imputome.studies.runner import Tables, options_of, run_study, run_trial
 from imputome.studies.spec import Hiding, Study, Subset, non_defaults
@@ -76,7 +75,7 @@ class Unit:
 
     def file(self, study: Study, folder: Path) -> Path:
         """Its rows. The name depends on everything that the rows need to be understood and do not contain."""
-        identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, version("imputome")]
+        identity: list[Any] = [non_defaults(self.subset), study.seed, self.data, release()]
         words = [self.subset.name, self.specs[0].label if len(self.specs) == 1 else "controls", str(self.trial)]
         if not study.shares_fits:
             identity.append(non_defaults(self.splits[0]))
