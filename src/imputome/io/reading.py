@@ -46,12 +46,12 @@ def read(
 ) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format, or lies.
 
-    Formats: ``.h5ad``, ``.zarr``, ``.h5mu`` (of which one ``modality`` is read, by default the only one), 10x ``.h5``, a
-    10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
-    gzipped or not, all with the same prefix or without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``),
-    ``.loom``, and tables (see `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and
-    ``options``. ``transpose`` is for the others, if their genes are in the rows. The numbers that ``options.missing``
-    names become NaN in every format, in ``X``, in the layers and in ``raw``.
+    Formats: ``.h5ad``, ``.zarr``, ``.h5mu`` (of which one ``modality`` is read, by default the only one), 10x ``.h5``,
+    a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not, all with the same prefix or
+    without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``), ``.loom``, and tables (see
+    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and ``options``. ``transpose`` is for
+    the others, if their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format,
+    in ``X``, in the layers and in ``raw``.
 
     With ``backed``, matrices of an ``.h5ad`` or ``.zarr`` that are larger than 256 MiB stay on the disk, to be read in
     windows of rows (`imputome.core.stored`); with None they do if nothing else that is asked for prevents it.
