@@ -12,14 +12,13 @@ from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.api.spelling import Spelling
 from imputome.core.by_blocks import ByBlocks
-from imputome.core.data import Data, Kind
-from imputome.core.imputation import Imputation, Model, Status
+from imputome.core.data import Kind
+from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
-from imputome.core.unknown_genes import OwnGenes
 from imputome.methods import Method, load
 from imputome.result.adapt import checked_anndata
-from imputome.result.genes import model_data, with_others
+from imputome.result.genes import imputed_by_model, model_data, with_others
 from imputome.result.layout import store
 from imputome.result.run import Progress, Run, fit_run, replaced
 
@@ -236,26 +235,15 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     assert estimator is not None and matched is not None  # noqa: S101, PT018
     begun = time.perf_counter()
 
-    def model_of(inputs: Data) -> Model:
-        data = model_data(inputs, estimator, matched)
-        inner = estimator.transform(data).model
-        return inner if matched.exact else OwnGenes(inner, inputs, data, matched.places)
-
-    model: Model
-    if input_data.in_memory:
-        model = model_of(input_data)
-        latent = getattr(model, "latent", None)
-    else:
-        model = ByBlocks(model_of, input_data)
-        latent = model.latent()
     instead = {"values_from": estimator.replaced_by, "replaced": True} if estimator.replaced_by else {}
-    result = Imputation(
-        model,
-        replace(input_data, bounds=estimator.bounds_, covariates=None),
-        **estimator.how(input_data),
-        status=Status("exact", "the stored model was applied, and these cells were not used to train it", instead),
-        latent=latent,
-    )
+    status = Status("exact", "the stored model was applied, and these cells were not used to train it", instead)
+    if input_data.in_memory:
+        result = imputed_by_model(input_data, estimator, matched)
+        result.status = status
+    else:
+        blocks = ByBlocks(lambda block: imputed_by_model(block, estimator, matched).model, input_data)
+        about = replace(input_data, covariates=None)
+        result = Imputation(blocks, about, **estimator.how(input_data), status=status, latent=blocks.latent())
     seconds = time.perf_counter() - begun
     keep_observed = plan.options.keep_observed
     keeps = result.keeps_observed if keep_observed is None else keep_observed

@@ -98,6 +98,12 @@ Covariates = Annotated[
     str | None,
     typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
 ]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes of this machine that impute and write a .zarr (default: this one alone).")
+]
+Scheduler = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Use the workers of this dask scheduler, tcp://HOST:8786.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Compression = Annotated[str | None, typer.Option(help="For .h5ad: gzip (default), lzf, zstd or none.")]
@@ -120,7 +126,7 @@ _SAME_NAME = (
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
     *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing", "modality"),
-    *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+    *("scale", "scheduler", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
     *("min_genes", "min_cells"),
     *("external", "masked", "name", "partial"),
 )

@@ -277,17 +277,27 @@ class Imputer(ABC):
         text = f"learned from {training.shape[0]:,} of {n:,} cells, chosen at random"
         message = "; ".join(part for part in (text, status.message) if part)
         status = Status(status.name, message, {**status.details, "training_cells": training.shape[0]})
-        return self._applied(data, status=status, history=result.get("history"), gene_columns=fitted.gene_columns)
+        return self.applied(data, status=status, history=result.get("history"), gene_columns=fitted.gene_columns)
+
+    def imputes_by_rows(self, data: Data) -> bool:
+        """Whether the values of each row, after a fit on ``data``, are those that `transform` gives for it."""
+        return self.info.new_rows == "exact" or self._learns_from_some(data)
+
+    def _learns_from_some(self, data: Data) -> bool:
+        """Whether a fit on ``data`` learns from some of the cells only."""
+        most = self.training_cells
+        reusable = self.info.new_rows in ("exact", "projection")
+        return data.kind == "counts" and reusable and most is not None and data.shape[0] > most
 
     def _training_part(self, data: Data) -> Data:
         """The cells to learn from, in memory."""
         n, most = data.shape[0], self.training_cells
-        if data.kind != "counts" or self.info.new_rows not in ("exact", "projection") or most is None or n <= most:
+        if most is None or not self._learns_from_some(data):
             return data.to_memory()
         rng = np.random.default_rng([getattr(self, "random_state", 0), n])
         return data.subset(rows=np.sort(rng.choice(n, most, replace=False)))
 
-    def _applied(self, data: Data, **result: Any) -> Imputation:
+    def applied(self, data: Data, **result: Any) -> Imputation:
         """The result of the fitted method for all rows of ``data``; block by block if these are not in memory."""
         if data.in_memory:
             known = without_genes(data, unseen_genes(data, self.training_totals_))
@@ -343,7 +353,7 @@ class Imputer(ABC):
                 f"({here!r} here, {there!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
-        return self._applied(data, status=self._unseen_status(data, Status()))
+        return self.applied(data, status=self._unseen_status(data, Status()))
 
     def _unseen_status(self, data: Data, status: Status) -> Status:
         """The status with the genes that had no molecule in training, and a warning if ``data`` has some."""

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -47,6 +47,16 @@ MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fit
 # h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
 _CHUNK_BYTES = {".h5ad": 2**20, H5MU: 2**20, ".zarr": 2**23}
 _RESULTS = (".h5ad", ".zarr")  # files of one AnnData
+
+
+class RowWriter(Protocol):
+    """Who imputes and writes the rows of a ``.zarr`` in place of this process."""
+
+    def write(
+        self, target: Path, layers: Mapping[Any, str], how: Mapping[str, Any], ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[int]:
+        """Write the rows of each of ``ranges`` to the layers, output -> name; gives the rows written so far."""
+        ...
 
 
 @contextmanager
@@ -218,6 +228,7 @@ def write_result(
     draws: int = 0,
     compression: str | None = None,
     modality: str | None = None,
+    writer: RowWriter | None = None,
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
@@ -229,7 +240,8 @@ def write_result(
     With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
     read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
     everything else stays as it is, bit by bit; an error if it is no longer as it was ``seen`` when it was read.
-    ``genes_in`` is the orientation of a table. ``progress`` is called with (rows written, number of rows) after each
+    ``writer`` imputes and writes the rows of a ``.zarr`` instead of this process. ``genes_in`` is the orientation of a
+    table. ``progress`` is called with (rows written, number of rows) after each
     block. An ``.h5mu`` is always a copy of its source, in which the result is added to the ``modality``.
     ``compression`` (see `COMPRESSIONS`) is that of the new layers of
     an ``.h5ad``, and of all else that is not copied; None compresses the layers with gzip, and nothing else.
@@ -280,7 +292,7 @@ def write_result(
             seen.check()
         with opened(partial, "r+", modality) as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
-            _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress)
+            _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress, writer, partial)
 
 
 def _some_genes(adata: AnnData, genes: np.ndarray) -> AnnData:
@@ -329,6 +341,8 @@ def _stream_layers(
     options: dict[str, Any],
     filters: Mapping[str, Any],
     progress: Callable[[int, int], object] | None,
+    writer: RowWriter | None,
+    path: Path,
 ) -> None:
     import h5py
 
@@ -345,6 +359,12 @@ def _stream_layers(
     made = {output: create(name, **layout) for output, name in names.items()}
     for layer in made.values():
         layer.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    if writer is not None:
+        ranges = [(start, min(start + step, n)) for start in range(0, n, step)]
+        for done in writer.write(path, names, options, ranges):
+            if progress is not None:
+                progress(done, n)
+        return
     for start in range(0, n, step):
         stop = min(start + step, n)
         for output, layer in made.items():
