@@ -18,13 +18,22 @@ from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
 from imputome.core.posterior import LARGEST_SHAPE, Prior
-from imputome.core.prior import CLEARLY_BETTER, deal, evenly_spaced, pooled_prior, predictive_likelihood, split
+from imputome.core.prior import (
+    CLEARLY_BETTER,
+    deal,
+    pooled_prior,
+    predicted,
+    predictive_likelihood,
+    some_cells,
+    split,
+)
 from imputome.core.scales import is_integer
+from imputome.core.subsets import evenly_spaced, random_rows
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
-from imputome.methods.log_linear import LogLinearFactors, fit_log_linear, project_log_linear
-from imputome.methods.nmf import poisson_nmf, project
+from imputome.methods.log_linear import LogLinearFactors, complete_log_linear, fit_log_linear, project_log_linear
+from imputome.methods.nmf import complete_factors, poisson_nmf, project
 
 MEMBERS = ("networks", "log_linear", "poisson_factors")  # what is averaged, in the order of ``weights_``
 WEIGHT_STEPS = 4  # weights are multiples of 1 / WEIGHT_STEPS
@@ -36,6 +45,7 @@ FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the average i
 PROJECTION_UPDATES = 15  # updates of a cell's Poisson factors; more of them fit the noise of the cell
 DEFAULT_RANK, LARGEST_RANK = 16, 64  # numbers of factors; that of the log-linear ones is chosen up to the second
 EPOCHS = 30  # passes over the cells when the log-linear factors are fitted
+EPOCHS_OF_SAMPLE = 15  # the same, over a sample of very many cells
 PENALTY = 100.0  # of their gene factors
 
 
@@ -113,15 +123,18 @@ class AveragedCounts(Imputer):
 
     def _log_linear(self, x1: Data, rank: int, begin: float = 0.1, end: float = 0.4) -> LogLinearFactors:
         """Log-linear factors; the progress goes from ``begin`` to ``end``."""
+        rows = random_rows(x1.shape[0], self.random_state)
+        counts = x1.X if rows is None else x1.X[rows]
         with few_threads(True):  # its batches are small
-            return fit_log_linear(
-                x1.X,
+            genes = fit_log_linear(
+                counts,
                 rank,
                 penalty=PENALTY,
-                epochs=EPOCHS,
+                epochs=EPOCHS if rows is None else EPOCHS_OF_SAMPLE,
                 random_state=self.random_state,
                 progress=lambda share, text: self._tell_of_learning(begin + (end - begin) * share, f"{rank} {text}"),
             )
+        return genes if rows is None else complete_log_linear(genes, counts, x1.X)
 
     def _best_log_linear(self, x1: Data, x2: Any) -> LogLinearFactors:
         """Log-linear factors of the rank that predicts x2 best: doubled as long as that helps, or else halved.
@@ -190,8 +203,10 @@ class AveragedCounts(Imputer):
         steps are those of ``gene_mean_posterior``, with the same result.
         """
 
+        data, parts = some_cells(data, parts)
+
         def evidence(rate: Callable[[Data], Model]) -> np.ndarray:
-            return pooled_prior(data, parts[:1], rate)[1].evidence()
+            return predicted(data, parts[0], rate)[0].evidence()
 
         rate: Callable[[Data], Model] = partial(gene_mean_rates, share=gene_shares(x1))
         by_gene_mean = evidence(rate)
@@ -215,8 +230,11 @@ class AveragedCounts(Imputer):
     def _poisson_factors(self, data: Data, rank: int) -> np.ndarray:
         """(G, rank) gene factors."""
         rank = min(rank, *data.shape)
-        with few_threads(data.X.nnz * rank < 2**20):
-            return poisson_nmf(data.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+        rows = random_rows(data.shape[0], self.random_state)
+        counts = data.X if rows is None else data.X[rows]
+        with few_threads(counts.nnz * rank < 2**20):
+            factors = poisson_nmf(counts, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+        return factors if rows is None else complete_factors(factors, data.X)
 
     @property
     def log_linear_(self) -> LogLinearFactors | None:

@@ -15,6 +15,7 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.learned import Learned
+from imputome.core.subsets import MANY_CELLS
 from imputome.methods.averaged_counts import AveragedCounts, AveragedRates, geometric_mean
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
@@ -22,8 +23,10 @@ from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork
 from imputome.methods.deep.covariates import coded_as_in_fit
 from imputome.methods.deep.rates import LogLinearModel
-from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Schedule, Training, check_values
 
+# with very many cells: an epoch of `MANY_CELLS` cells that lowers the loss by less than this share lowers the rate
+PLATEAU = {"plateau_patience": 0, "plateau_factor": 0.4, "plateau_threshold": 3e-4, "least_scale": 0.05}
 MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
 
 
@@ -201,7 +204,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
                 network,
                 batches,
                 x1,
-                self._schedule(),
+                self._schedule_for(len(train_rows)),
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 validation_batches=validation_batches,
@@ -212,6 +215,13 @@ class CountAutoencoder(AveragedCounts, CountFamily):
         self.network_ = networks
         networks.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         return trainings[0]
+
+    def _schedule_for(self, n: int) -> Schedule:
+        """The schedule for n training cells: with very many, epochs are shorter, and the rate falls until the end."""
+        schedule = self._schedule()
+        if n <= MANY_CELLS:
+            return schedule
+        return replace(schedule, steps_per_epoch=-(-MANY_CELLS // self.batch_size), **PLATEAU)
 
     _has_networks = True
 
