@@ -28,7 +28,7 @@ from imputome.core.prior import (
     split,
 )
 from imputome.core.scales import is_integer
-from imputome.core.subsets import evenly_spaced, random_rows
+from imputome.core.subsets import MANY_CELLS, evenly_spaced, random_rows
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
@@ -45,7 +45,7 @@ FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the average i
 PROJECTION_UPDATES = 15  # updates of a cell's Poisson factors; more of them fit the noise of the cell
 DEFAULT_RANK, LARGEST_RANK = 16, 64  # numbers of factors; that of the log-linear ones is chosen up to the second
 EPOCHS = 30  # passes over the cells when the log-linear factors are fitted
-EPOCHS_OF_SAMPLE = 15  # the same, over a sample of very many cells
+EPOCHS_OF_SAMPLE = 10  # the same, over a sample of very many cells
 PENALTY = 100.0  # of their gene factors
 
 
@@ -351,7 +351,8 @@ def _log_linear_rates(data: Data, genes: LogLinearFactors) -> LogLinearModel:
 class AveragedRates:
     """Weighted geometric mean of the rates of networks, log-linear factors and Poisson factors (a `Model`).
 
-    A member that is None has no weight. The rates of each cell are scaled to sum to its ``library``. Genes that are not
+    A member that is None has no weight. The rates of each cell are scaled to sum to its ``library``; with more than
+    `MANY_CELLS` cells, what a cell is scaled by is computed when its rates are first read. Genes that are not
     ``usable`` get rates of 0.
     """
 
@@ -371,10 +372,9 @@ class AveragedRates:
         self.weights = np.where([member is not None for member in self.members], weights, 0.0)
         self.library, self.usable = library, usable
         self.latent: np.ndarray | None = None  # represents the cells
-        self.factor = np.ones(len(library), np.float32)
-        for rows in row_blocks(len(library), len(usable)):
-            sums = self.rows(rows, None, "rate").sum(axis=1)
-            self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
+        self.factor = np.full(len(library), np.nan, np.float32)  # what a cell is scaled by; NaN until it is needed
+        if len(library) <= MANY_CELLS:
+            self._find_factors(np.arange(len(library)))
 
     def log_members(self, rows: np.ndarray, genes: np.ndarray | None) -> list[np.ndarray | None]:
         """Log rates of some rows by each member; unusable genes are -inf."""
@@ -386,10 +386,33 @@ class AveragedRates:
         return logs
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        rate = self._unscaled(rows, genes)
+        if genes is None:
+            self._set_factors(rows, rate)
+        else:
+            self._find_factors(rows)
+        return rate * self.factor[rows, None]
+
+    def _unscaled(self, rows: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
         log_rate = _averaged_logs(self.log_members(rows, genes), self.weights)
-        return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
+        return np.exp(log_rate, out=log_rate)
+
+    def _find_factors(self, rows: np.ndarray) -> None:
+        """Compute the factors of those ``rows`` that have none yet, in blocks."""
+        unknown = np.unique(rows[np.isnan(self.factor[rows])])
+        for block in row_blocks(len(unknown), len(self.usable)):
+            self._set_factors(unknown[block], self._unscaled(unknown[block], None))
+
+    def _set_factors(self, rows: np.ndarray, rate: np.ndarray) -> None:
+        """Set the factors of those ``rows`` that have none yet, from their rates of all genes."""
+        unknown = np.isnan(self.factor[rows])
+        if unknown.any():
+            sums = rate[unknown].sum(axis=1)
+            library = self.library[rows[unknown]]
+            self.factor[rows[unknown]] = np.divide(library, sums, out=np.zeros_like(sums), where=sums > 0)
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        self._find_factors(i)
         logs = [None if m is None else _log_at(m, i, j) for m in self.members]
         log_rate = _averaged_logs(logs, self.weights)
         return np.where(self.usable[j], np.exp(log_rate, out=log_rate) * self.factor[i], np.float32(0))
