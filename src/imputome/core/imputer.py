@@ -607,9 +607,11 @@ def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior
 
     The molecules are divided at random into `FOLDS` parts. The method (with its posterior step off) is fitted on all
     parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
-    that cannot impute new rows exactly, only the first x2 is used. With more than `MANY_CELLS` cells, the molecules of
-    so many evenly spaced ones are predicted, if the method can impute new rows exactly; and a method that learns from
-    no more than so many random cells is fitted on these only.
+    that cannot impute new rows exactly, only the first x2 is used.
+
+    With more than `MANY_CELLS` cells, a method that then learns from a sample of them is fitted on this sample only.
+    For such a method, and for one that imputes new rows exactly, the molecules of `MANY_CELLS` evenly spaced cells are
+    predicted, and not those of all cells.
 
     Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
     over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
@@ -624,6 +626,6 @@ def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior
     x1 = split(data, parts[0])[0]
     rows = random_rows(data.shape[0], random_state) if estimator.learns_from_sample else None
     fitted = estimator.fit_transform(x1 if rows is None else x1.subset(rows=rows))
-    if estimator.info.new_rows == "exact":
+    if rows is not None or estimator.info.new_rows == "exact":
         return pooled_prior(*some_cells(data, parts), estimator._new_rows)[0]
     return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]
