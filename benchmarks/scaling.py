@@ -125,9 +125,8 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         ends = [mine[0], mine[-1]]
         if ends[0]["data"] != ends[1]["data"]:
             sizes, times = ([math.log(row[key]) for row in mine] for key in ("nonzeros", "cpu_seconds"))
-            steps = [
-                (t - s) / (b - a) for (a, b), (s, t) in zip(itertools.pairwise(sizes), itertools.pairwise(times)) if b > a
-            ]
+            points = sorted(zip(sizes, times, strict=True))
+            steps = [(t - s) / (b - a) for (a, s), (b, t) in itertools.pairwise(points)]
             slope = statistics.linear_regression(sizes, times).slope
             slopes.append([f"`{method}`", f"{slope:.2f}", f"{max(steps):.2f}"])
     head = ["method", "cells", "processor s", "wall s", "peak GiB", *METRICS]

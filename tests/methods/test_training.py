@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -323,7 +324,7 @@ def recorded(**settings) -> list[list[int]]:
 def test_short_epochs_share_out_the_batches_of_whole_passes(steps):
     """So each cell is used once before any is used twice, and in the order of a training without short epochs."""
     whole = recorded(max_epochs=6)
-    assert [sorted(sum(whole[k : k + 5], [])) for k in range(0, 30, 5)] == [TRAIN.tolist()] * 6
+    assert [sorted(itertools.chain(*whole[k : k + 5])) for k in range(0, 30, 5)] == [TRAIN.tolist()] * 6
     short = recorded(max_epochs=7, steps_per_epoch=steps)
     assert short == whole[: 7 * steps]
 
@@ -373,7 +374,14 @@ def test_callbacks():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"optimizer": "sgd"}, {"learning_rate": 0.0}, {"max_epochs": 0}, {"weight_decay": 0.1}, {"patience": -1}, {"steps_per_epoch": 0}],
+    [
+        {"optimizer": "sgd"},
+        {"learning_rate": 0.0},
+        {"max_epochs": 0},
+        {"weight_decay": 0.1},
+        {"patience": -1},
+        {"steps_per_epoch": 0},
+    ],
 )
 def test_wrong_schedules(wrong):
     with pytest.raises(InputError, check=has_code("parameter-value")) as error:

@@ -53,7 +53,8 @@ class AveragedCounts(Imputer):
     """An `Imputer` whose rate is a weighted geometric mean of networks, log-linear factors and Poisson factors.
 
     A subclass has the parameters ``n_factors``, ``posterior`` and ``random_state``. It calls `_divide`, learns its
-    networks, if it has any, and calls `_learn`.
+    networks, if it has any, and calls `_learn`. With more than `MANY_CELLS` cells, factors are learned from so many
+    random ones, and the prior is fitted on so many evenly spaced ones: gene factors of few ranks need no more.
     """
 
     n_factors: int | Literal["auto"]
@@ -202,7 +203,6 @@ class AveragedCounts(Imputer):
         All are compared on x2, which chose epochs and weights too: a small gain there is chance. For the gene mean the
         steps are those of ``gene_mean_posterior``, with the same result.
         """
-
         data, parts = some_cells(data, parts)
 
         def evidence(rate: Callable[[Data], Model]) -> np.ndarray:
@@ -255,11 +255,12 @@ class AveragedCounts(Imputer):
         weights = getattr(self, "weights_", None)
         return self._average_in_words() if self._has_networks and weights is not None and weights[0] == 0 else ""
 
-    def _details(self) -> dict[str, Any]:
-        """Entries of ``Status.details`` that say what gives the values."""
+    def _details(self, n: int) -> dict[str, Any]:
+        """Entries of ``Status.details`` that say what gives the values, and how many of the n cells taught factors."""
         details: dict[str, Any] = {
             "values_from": self.replaced_by or self._average_in_words(),
             "replaced": bool(self.replaced_by),
+            "cells_for_factors": min(n, MANY_CELLS),
         }
         if self.weights_ is not None:
             details |= {f"weight_{name}": float(w) for name, w in zip(MEMBERS, self.weights_, strict=True)}

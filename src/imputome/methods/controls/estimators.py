@@ -165,7 +165,8 @@ class PoissonNMF(Imputer):
     Notes
     -----
     Cost: seconds; an iteration takes two products of the nonzeros with ``n_components`` columns. Memory: the counts and
-    the factors.
+    the factors. With more than 25,000 cells, the factors of the genes are learned from 25,000 random ones, and all
+    cells then get their factors in 50 updates; ``status`` says so.
 
     Known to fail: without ``posterior`` what a cell's own counts say beyond the factors is lost (Poisson deviance on
     baron 0.2702, with it 0.2019; ``gene_mean_posterior`` 0.2101). A rare type of cell has no factor of its own unless

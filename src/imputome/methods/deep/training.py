@@ -61,7 +61,17 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
             raise wrong_parameter("optimizer", self.optimizer, "must be adam, adamw or rmsprop")
-        check_values(self, POSITIVE, "max_epochs", "steps_per_epoch", "learning_rate", "decay", "plateau_factor", "patience", "clip_value")
+        check_values(
+            self,
+            POSITIVE,
+            "max_epochs",
+            "steps_per_epoch",
+            "learning_rate",
+            "decay",
+            "plateau_factor",
+            "patience",
+            "clip_value",
+        )
         if self.weight_decay and self.optimizer != "adamw":
             raise wrong_parameter("weight_decay", self.weight_decay, "needs the optimizer adamw")
 
@@ -228,8 +238,8 @@ def train(
     The network (with its initial weights, see `seeded`) offers two functions of a batch, whose ``len`` is its cells:
     ``loss_terms`` gives named scalars, means over the cells, always the same names, and their sum is minimised;
     ``validation_loss`` gives a scalar without penalties, SUMMED over the cells, which early stopping follows.
-    ``epoch`` gives the training batches; in pass p, from 1, it is called with ``default_rng([seed, p])``, to shuffle the
-    cells. Unless ``schedule.steps_per_epoch`` divides the passes, pass and epoch are the same.
+    ``epoch`` gives the training batches; in pass p, from 1, it is called with ``default_rng([seed, p])``, to shuffle
+    the cells. Unless ``schedule.steps_per_epoch`` divides the passes, pass and epoch are the same.
     ``seed`` is also that of torch's generator (dropout). The batches are on ``device``, and the network is moved there.
 
     The result depends on the arguments alone, and torch's generators are left as they were.
@@ -299,7 +309,7 @@ def train(
 
 
 class _Epochs:
-    """The training batches, epoch after epoch: each is a pass over the cells, or ``largest`` batches if these are fewer.
+    """The training batches, epoch after epoch: each is a pass over the cells, or ``largest`` batches if it has more.
 
     An epoch that ends within a pass leaves the rest to the next one, which goes on with another pass when that ends. So
     each cell is used once before any is used again.
