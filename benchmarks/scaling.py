@@ -35,7 +35,7 @@ import scipy.sparse as sp
 
 import comparison
 from imputome.core.data import as_data
-from imputome.core.subsets import evenly_spaced
+from imputome.core.many_cells import evenly_spaced
 from imputome.evaluation.simulate import draw_fold_changes
 from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned

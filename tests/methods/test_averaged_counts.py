@@ -8,10 +8,9 @@ import scipy.sparse as sp
 from scipy import optimize, special
 
 from imputome import methods
-from imputome.core import posterior, subsets
+from imputome.core import many_cells, posterior
 from imputome.core import prior as prior_module
 from imputome.core.data import as_data
-from imputome.evaluation.simulate import simulate_counts
 from imputome.evaluation.splits import make_split
 from imputome.evaluation.streaming import score_thinned
 from imputome.methods import averaged_counts
@@ -144,7 +143,7 @@ def test_the_weights_that_predict_best_are_taken():
     logits = rng.normal(size=(n, 4)) @ rng.normal(0, 0.8, size=(4, G)) + rng.normal(size=G)
     multiplicative = rng.poisson(rng.lognormal(5.5, 0.5, size=(n, 1)) * special.softmax(logits, axis=1))
     weights = [
-        methods.create("count_factors", {"n_factors": 4}).fit(as_data(X.astype(np.float32), kind="counts")).weights_
+        methods.create("count_factors", {"n_factors": 3}).fit(as_data(X.astype(np.float32), kind="counts")).weights_
         for X in (additive, multiplicative)
     ]
     assert weights[0][2] > weights[1][2]
@@ -156,14 +155,15 @@ def test_the_weights_that_predict_best_are_taken():
 
 # -- very many cells ---------------------------------------------------------------------------------------------------
 def make_few_many(monkeypatch, cells):
-    for module in (subsets, prior_module, posterior, averaged_counts):
+    for module in (many_cells, prior_module, posterior, averaged_counts):
         monkeypatch.setattr(module, "MANY_CELLS", cells)
 
 
 def test_a_sample_of_the_cells_teaches_nearly_as_much(monkeypatch):
-    simulated = simulate_counts(n=600, G=60, depth=100.0, factor_strength=1.0, rank=2, rng=np.random.default_rng(0))
-    split = make_split("thin", as_data(simulated.X, kind="counts"), rng=np.random.default_rng(1))
-    factors = {"count_factors": {"n_factors": 4}, "poisson_nmf": {"n_components": 4, "posterior": True}}
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.full(3, 0.3), size=600) @ rng.dirichlet(np.full(40, 0.5), size=3)
+    split = make_split("thin", as_data(rng.poisson(60 * shares).astype(np.float32), kind="counts"), rng=rng)
+    factors = {"count_factors": {"n_factors": 3}, "poisson_nmf": {"n_components": 3, "posterior": True}}
 
     def deviance(name, params):
         result = methods.create(name, params).fit_transform(split.train)
@@ -174,7 +174,7 @@ def test_a_sample_of_the_cells_teaches_nearly_as_much(monkeypatch):
     make_few_many(monkeypatch, 300)
     assert deviance("gene_mean_posterior", {}) == pytest.approx(of_mean, rel=0.01)
     for name, params in factors.items():
-        assert with_all[name] < 0.98 * of_mean
+        assert with_all[name] < 0.9 * of_mean
         gain = of_mean - deviance(name, params)
         assert 0.5 < gain / (of_mean - with_all[name]) < 1.1
 

@@ -23,8 +23,8 @@ from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Sta
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
+from imputome.core.many_cells import random_rows
 from imputome.core.scales import Scale, is_integer
-from imputome.core.subsets import random_rows
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
 
@@ -70,7 +70,7 @@ class Imputer(ABC):
         What a saved model holds: name of an array -> what it must be (`imputome.core.learned.Learned`). ``learned`` are
         the attributes of these names with an underscore, ``stored`` what the class makes in `_state` in another way.
     learns_from_sample : bool
-        Whether a fit on very many cells learns from a random sample of them (`imputome.core.subsets.random_rows`).
+        Whether a fit on very many cells learns from a random sample of them (`imputome.core.many_cells.random_rows`).
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.

@@ -18,7 +18,7 @@ from numba import prange
 from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
-from imputome.core.subsets import MANY_CELLS, evenly_spaced
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced
 
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-3, 1e5
 LARGEST_CELL_FACTOR = 20.0  # the excess of a cell changes its shapes by at most this factor

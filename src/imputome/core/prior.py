@@ -19,8 +19,8 @@ from numba import prange
 from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced
 from imputome.core.posterior import LARGEST_SHAPE, SMALLEST_SHAPE, VALUES_PER_BLOCK, Prior, excesses
-from imputome.core.subsets import MANY_CELLS, evenly_spaced
 
 FOLDS = 10  # parts of the molecules; each in turn is held out to fit phi
 MAX_ENTRIES = 200_000_000  # entries of n x G that the fit may read: this decides how many parts are used

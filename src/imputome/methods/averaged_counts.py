@@ -17,6 +17,7 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced, random_rows
 from imputome.core.posterior import LARGEST_SHAPE, Prior
 from imputome.core.prior import (
     CLEARLY_BETTER,
@@ -28,7 +29,6 @@ from imputome.core.prior import (
     split,
 )
 from imputome.core.scales import is_integer
-from imputome.core.subsets import MANY_CELLS, evenly_spaced, random_rows
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares

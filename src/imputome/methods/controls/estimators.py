@@ -15,8 +15,8 @@ from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Model, Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned, damaged
+from imputome.core.many_cells import random_rows
 from imputome.core.scales import TARGET
-from imputome.core.subsets import random_rows
 from imputome.methods.controls import (
     GENE_MEAN_INFO,
     GENE_MEAN_POSTERIOR_INFO,

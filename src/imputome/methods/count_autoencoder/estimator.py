@@ -15,7 +15,7 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.learned import Learned
-from imputome.core.subsets import MANY_CELLS
+from imputome.core.many_cells import MANY_CELLS
 from imputome.methods.averaged_counts import AveragedCounts, AveragedRates, geometric_mean
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
