@@ -24,6 +24,7 @@ from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Sta
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
+from imputome.core.many_cells import random_rows
 from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
@@ -74,6 +75,8 @@ class Imputer(ABC):
     learned, stored : dict of str to Learned
         What a saved model holds: name of an array -> what it must be (`imputome.core.learned.Learned`). ``learned`` are
         the attributes of these names with an underscore, ``stored`` what the class makes in `_state` in another way.
+    learns_from_sample : bool
+        Whether a fit on very many cells learns from a random sample of them (`imputome.core.many_cells.random_rows`).
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -112,6 +115,7 @@ class Imputer(ABC):
     training_cells: int | None = TRAINING_CELLS
     provenance: dict[str, Any] | None = None
     replaced_by: str = ""
+    learns_from_sample: ClassVar[bool] = False
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
     learned: ClassVar[Mapping[str, Learned]] = {}
@@ -664,17 +668,23 @@ def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior
     parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
     that cannot impute new rows exactly, only the first x2 is used.
 
+    With more than `MANY_CELLS` cells, a method that then learns from a sample of them is fitted on this sample only.
+    For such a method, and for one that imputes new rows exactly, the molecules of `MANY_CELLS` evenly spaced cells are
+    predicted, and not those of all cells.
+
     Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
     over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
     candidate elsewhere.
     """
-    from imputome.core.prior import deal, pooled_prior, split
+    from imputome.core.prior import deal, pooled_prior, some_cells, split
 
     if not data.holds_integers:
         text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
         raise InputError(text, code="not-integers", posterior=False)
     parts = deal(data, np.random.default_rng(random_state))
-    fitted = estimator.fit_transform(split(data, parts[0])[0])
-    if estimator.info.new_rows == "exact":
-        return pooled_prior(data, parts, estimator._new_rows)[0]
+    x1 = split(data, parts[0])[0]
+    rows = random_rows(data.shape[0], random_state) if estimator.learns_from_sample else None
+    fitted = estimator.fit_transform(x1 if rows is None else x1.subset(rows=rows))
+    if rows is not None or estimator.info.new_rows == "exact":
+        return pooled_prior(*some_cells(data, parts), estimator._new_rows)[0]
     return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]
