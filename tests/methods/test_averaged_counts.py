@@ -143,7 +143,7 @@ def test_the_weights_that_predict_best_are_taken():
     logits = rng.normal(size=(n, 4)) @ rng.normal(0, 0.8, size=(4, G)) + rng.normal(size=G)
     multiplicative = rng.poisson(rng.lognormal(5.5, 0.5, size=(n, 1)) * special.softmax(logits, axis=1))
     weights = [
-        methods.create("count_factors", {"n_factors": 3}).fit(as_data(X.astype(np.float32), kind="counts")).weights_
+        methods.create("count_factors", {"n_factors": 4}).fit(as_data(X.astype(np.float32), kind="counts")).weights_
         for X in (additive, multiplicative)
     ]
     assert weights[0][2] > weights[1][2]
