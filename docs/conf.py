@@ -1,0 +1,63 @@
+"""The site: Sphinx, MyST and furo. `make docs` builds it without a network; every warning is an error."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version as installed_version
+
+# for the kernel that runs the tutorials too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning,ignore::DeprecationWarning"  # of other packages, in tutorials
+os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+project = "imputome"
+author = "The imputome developers"
+copyright = author
+version = release = installed_version("imputome")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "**/.jupyter_cache", "jupyter_execute"]
+source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
+
+# -- pages in Markdown, which GitHub shows too
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+# a table between marks may begin with the data sets only
+suppress_warnings = ["config.cache"]
+
+# -- tutorials run when they or the package change, and an error in one fails the build
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 240
+nb_merge_streams = True
+nb_execution_show_tb = True
+
+# -- reference
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc has them in words
+autodoc_member_order = "bysource"
+add_module_names = False
+default_role = "py:obj"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+# -- look
+html_theme = "furo"
+html_title = "imputome"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
