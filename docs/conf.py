@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 # for the kernel that runs the tutorials too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning,ignore::DeprecationWarning"  # of other packages, in tutorials
+os.environ["PYTHONWARNINGS"] = "ignore"  # of other packages, in the outputs of tutorials
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `!imputome` in tutorials
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -25,8 +28,8 @@ extensions = [
     "numpydoc",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "**/.jupyter_cache", "jupyter_execute"]
-source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
+exclude_patterns = ["_build"]
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}  # autosummary writes the first
 
 # -- pages in Markdown, which GitHub shows too
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -34,8 +37,9 @@ myst_heading_anchors = 4
 # a table between marks may begin with the data sets only
 suppress_warnings = ["config.cache"]
 
-# -- tutorials run when they or the package change, and an error in one fails the build
-nb_execution_mode = "cache"
+# -- tutorials run, each in an empty folder, when their page is built; an error in one fails the build
+nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True

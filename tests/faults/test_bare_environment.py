@@ -1,4 +1,5 @@
-"""The README's shell examples, as they stand there, run by ``nobody``: no home, and an install that is read-only."""
+"""The shell examples of the README and the docs, as they stand there, run by ``nobody``: no home, and an install that is
+read-only."""
 
 from __future__ import annotations
 
@@ -19,25 +20,17 @@ import pytest
 import scipy.sparse as sp
 
 from imputome.evaluation.simulate import simulate_counts
+from pages import PAGES, ROOT, commands, name_of
 from users import NOBODY, as_user
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).resolve().parents[2]
 # appended to an example, where the last one of an option counts: the data are small, and so is the work
 SMALLER = {
     "imputome tune": "--trials 2",
     "imputome fit": "--set max_epochs=3",
     "imputome evaluate": "--trials 1",
 }
-
-
-def examples() -> list[str]:
-    """Every command `imputome ...` in the shell blocks of the README, in their order."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.split("  #")[0].split(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("imputome ")]
 
 
 def write_inputs(folder: Path) -> None:
@@ -74,9 +67,8 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_the_examples_work_for_nobody(place):
-    commands = examples()
-    assert len(commands) > 10
+@pytest.mark.parametrize("page", [name_of(path) for path in PAGES if commands(path)])
+def test_the_examples_work_for_nobody(place, page):
     write_inputs(place)
     temporary = place / "temporary"
     environment = {
@@ -89,7 +81,7 @@ def test_the_examples_work_for_nobody(place):
     if os.getuid() == 0:
         del environment["HOME"]  # the one in /etc/passwd does not exist either
     failed = []
-    for command in commands:
+    for command in commands(ROOT / page):
         smaller = " ".join(more for start, more in SMALLER.items() if command.startswith(start))
         begun = time.monotonic()
         line = as_user(NOBODY, "sh", "-c", f"{command} {smaller}")

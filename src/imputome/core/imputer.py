@@ -191,7 +191,7 @@ class Imputer(ABC):
 
         Raises
         ------
-        InputError
+        TypeError
             A name is not a parameter of the method.
         """
         copy = type(self)(**{**self.get_params(), **changes})
