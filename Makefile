@@ -61,7 +61,7 @@ check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs ar
 	@set -e; for script in $(TABLES); do $(BIN)/python benchmarks/$$script.py check; done
 
 docs: $(VENV)/.docs  ## build the site into docs/_build/html (minutes, no network); a warning is an error
-	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -q -j 2 -W --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.dev  ## run every script in benchmarks/

@@ -34,8 +34,6 @@ source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}  # autosummary wr
 # -- pages in Markdown, which GitHub shows too
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
-# a table between marks may begin with the data sets only
-suppress_warnings = ["config.cache"]
 
 # -- tutorials run, each in an empty folder, when their page is built; an error in one fails the build
 nb_execution_mode = "force"

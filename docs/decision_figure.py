@@ -1,7 +1,7 @@
 """docs/figures/choose.svg: which method, as questions from top to bottom.
 
-``python docs/decision_figure.py`` writes it. Boxes have their own colours and lines are grey, so that it can be read on a
-light and on a dark page; it is narrow, so that it can be read on a phone.
+``python docs/decision_figure.py`` writes it. Boxes have their own colours and lines are grey, so that it can be read on
+a light and on a dark page; it is narrow, so that it can be read on a phone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from pathlib import Path
 WIDTH, MARGIN, LINE, PAD = 380, 6, 18, 10
 QUESTION, ANSWER = ("#1d4e89", "#ffffff"), ("#d8ecd9", "#10301a")
 GREY = "#7a7a7a"
-# (question, the answer to the right that ends it, what to do then); the last one ends it either way
+# (question, the answer that ends it, what to do then); the last one is no question
 STEPS = (
     (
         ["Counts, in which a zero may be missing?", "(single-cell data)"],
         "no",
         ["Empty, NA or NaN is missing:", "“Real values”, below"],
     ),
-    (["Do you want to test genes between", "groups, or add up totals?"], "yes", ["Do not impute.", "imputome.de on the counts"]),
+    (
+        ["Do you want to test genes between", "groups, or add up totals?"],
+        "yes",
+        ["Do not impute.", "imputome.de on the counts"],
+    ),
     (
         ["Do you have seconds, or no torch?"],
         "yes",
@@ -35,7 +39,11 @@ REAL = (
         "yes",
         ["beta_vae", "--shift-correction auto"],
     ),
-    (["Are blocks missing that no", "sample links to the rest?"], "yes", ["Nothing can be learnt:", "the verdict is “withheld”"]),
+    (
+        ["Are blocks missing that no", "sample links to the rest?"],
+        "yes",
+        ["Nothing can be learnt:", "the verdict is “withheld”"],
+    ),
     (["Real values: the default,", "gaussian_copula, with --check"], "", ["Read the verdict before use"]),
 )
 
@@ -51,30 +59,34 @@ def box(lines: list[str], y: int, x: int, width: int, colours: tuple[str, str]) 
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}"/>{text}', height
 
 
-def arrow(x: int, y: int, end: int) -> str:
-    """An arrow downwards."""
-    return f'<path d="M{x} {y}V{end - 5}" stroke="{GREY}" stroke-width="2"/><path d="M{x - 5} {end - 7}h10l-5 7z" fill="{GREY}"/>'
+def line(path: str, tip: str) -> str:
+    """A grey line that ends in a triangle."""
+    return f'<path d="{path}" stroke="{GREY}" stroke-width="2"/><path d="{tip}" fill="{GREY}"/>'
+
+
+def label(text: str, x: int, y: int) -> str:
+    """A word beside a line."""
+    return f'<text x="{x}" y="{y}" fill="{GREY}">{text}</text>'
 
 
 def steps(parts: list[str], y: int, chain: tuple[tuple[list[str], str, list[str]], ...]) -> int:
     """Draw a chain of questions; the y below it."""
-    indent = 74
+    down, aside, indent = MARGIN + 10, MARGIN + 48, 74
     for question, answer, then in chain:
         drawn, height = box(question, y, MARGIN, WIDTH - 2 * MARGIN, QUESTION)
         parts.append(drawn)
         below = y + height + 12
         drawn, tall = box(then, below, indent, WIDTH - MARGIN - indent, ANSWER)
         middle = below + tall // 2
-        parts.append(
-            f'<path d="M{MARGIN + 48} {y + height}V{middle}H{indent - 5}" stroke="{GREY}" stroke-width="2" fill="none"/>'
-            f'<path d="M{indent - 7} {middle - 5}v10l7 -5z" fill="{GREY}"/>{drawn}'
-        )
-        if not answer:
+        parts += [line(f"M{aside} {y + height}V{middle}H{indent - 5}", f"M{indent - 7} {middle - 5}v10l7 -5z"), drawn]
+        if not answer:  # the last one
             return below + tall
-        parts.append(f'<text x="{MARGIN + 22}" y="{middle - 6}" fill="{GREY}">{answer}</text>')
         end = below + tall + 14
-        parts.append(arrow(MARGIN + 10, y + height, end))
-        parts.append(f'<text x="{MARGIN + 18}" y="{end - 3}" fill="{GREY}">{"yes" if answer == "no" else "no"}</text>')
+        parts += [
+            label(answer, aside - 26, middle - 6),
+            line(f"M{down} {y + height}V{end - 5}", f"M{down - 5} {end - 7}h10l-5 7z"),
+            label("yes" if answer == "no" else "no", down + 8, end - 3),
+        ]
         y = end
     return y
 

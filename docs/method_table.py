@@ -70,9 +70,11 @@ def methods_page() -> str:
     lines += [wrapped(f"{text}`docs/method_table.py`. A name ends in `+posterior` for the posterior step."), ""]
     lines += [wrapped(f"*Cost* is for {COST_SIZE}, and was measured in part ([comparison.md](comparison.md))."), ""]
     lines += [table(), ""]
-    text = "*Scale*: `counts` is the cell's own depth, `input` the unit of the input. *Keeps observed*: whether observed values "
-    text += "come back as they are unless asked otherwise. `saver` ends in a posterior step of its own; with `--posterior` ours "
-    lines += [wrapped(f"{text}takes its place."), ""]
+    text = (
+        "*Scale*: `counts` is the cell's own depth, `input` the unit of the input. *Keeps observed*: whether observed "
+    )
+    text += "values come back as they are unless asked otherwise. `saver` ends in a posterior step of its own; with "
+    lines += [wrapped(f"{text}`--posterior` ours takes its place."), ""]
     lines += ["*New cells*, what a fitted model does with cells that it has not seen:", ""]
     lines += [wrapped(f"- `{name}`: {text}", "  ") for name, text in NEW_CELLS.items()]
     lines += ["", "## The posterior step", "", wrapped(POSTERIOR_STEP)]

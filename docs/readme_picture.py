@@ -1,4 +1,4 @@
-"""docs/figures/readme.png: a gene on a map of cells, as measured and imputed; ``python docs/readme_picture.py`` draws it."""
+"""docs/figures/readme.png, a gene on a map of cells, as measured and imputed: ``python docs/readme_picture.py``."""
 
 from __future__ import annotations
 

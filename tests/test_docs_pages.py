@@ -50,7 +50,7 @@ def no_pictures(monkeypatch, tmp_path):
 def test_python_runs_from_top_to_bottom(page, no_pictures, monkeypatch):
     whole = imputome.datasets.pbmc68k()
     fewer = [*NAMED, *(gene for gene in whole.var_names if gene not in NAMED)][:40]
-    monkeypatch.setattr(imputome.datasets, "pbmc68k", lambda: whole[:, fewer].copy())
+    monkeypatch.setattr(imputome.datasets, "pbmc68k", lambda: whole[:200, fewer].copy())
     run_python(page)
 
 

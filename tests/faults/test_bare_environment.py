@@ -1,5 +1,4 @@
-"""The shell examples of the README and the docs, as they stand there, run by ``nobody``: no home, and an install that is
-read-only."""
+"""The shell examples of the pages, run as they stand there by ``nobody``: no home, and an install that is read-only."""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 import scipy.sparse as sp
 
 from imputome.evaluation.simulate import simulate_counts
@@ -48,6 +48,11 @@ def write_inputs(folder: Path) -> None:
         ad.AnnData(part, obs=pd.DataFrame(index=[f"c{i}" for i in range(part.shape[0])]), var=names).write_h5ad(
             folder / f"{name}.h5ad"
         )
+    folder_10x = folder / "filtered_feature_bc_matrix"
+    folder_10x.mkdir()
+    scipy.io.mmwrite(folder_10x / "matrix.mtx", sp.coo_matrix(X.T.astype(int)))
+    (folder_10x / "barcodes.tsv").write_text("".join(f"c{i}\n" for i in range(X.shape[0])))
+    (folder_10x / "features.tsv").write_text("".join(f"{name}\t{name}\tGene Expression\n" for name in names.index))
     values = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 25)) + rng.normal(scale=0.3, size=(60, 25)) + 8
     values[rng.random(values.shape) < 0.1] = np.nan
     samples = [f"p{i}" for i in range(60)]
