@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 # for the kernel that runs the tutorials too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 os.environ["PYTHONWARNINGS"] = "ignore"  # of other packages, in the outputs of tutorials
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `!imputome` in tutorials
+os.environ["COLUMNS"] = "110"  # of their lines
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -63,3 +66,14 @@ html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
+
+
+def one_title(app: Any, name: str, source: list[str]) -> None:
+    """Below its title, each heading of a study's page goes down a level: the navigation shows pages, not parts."""
+    if name.startswith("studies/") and name != "studies/file_format":
+        title, rest = source[0].split("\n", 1)
+        source[0] = title + "\n" + re.sub("^#", "##", rest, flags=re.MULTILINE)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", one_title)

@@ -102,9 +102,8 @@ def test_the_examples_work_for_nobody(place, page):
         if command.startswith("imputome mask"):  # what another tool would make of it
             shutil.copyfile(place / "masked.csv", place / "result.csv")
     assert failed == []
-    assert sorted(path.name for path in temporary.iterdir()) == [
-        f"imputome-{NOBODY if os.getuid() == 0 else os.getuid()}"
-    ]
+    left = {path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")}  # torch's own
+    assert left == {f"imputome-{NOBODY if os.getuid() == 0 else os.getuid()}"}
 
 
 def test_files_are_utf8_in_every_locale(tmp_path):
