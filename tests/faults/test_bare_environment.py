@@ -37,7 +37,9 @@ SMALLER = {
 def write_inputs(folder: Path) -> None:
     """The files that the examples name, small: four cell types, and a table with holes."""
     rng = np.random.default_rng(0)
-    X = sp.csr_matrix(simulate_counts(n=240, G=120, n_types=4, rng=rng).X.astype(np.float32))
+    simulated = simulate_counts(n=240, G=120, n_types=4, rng=rng)
+    simulated.to_anndata().write_h5ad(folder / "simulated.h5ad")
+    X = sp.csr_matrix(simulated.X.astype(np.float32))
     names = pd.DataFrame(index=[f"G{j}" for j in range(X.shape[1])])
     for name, rows in (
         ("cells", slice(None)),
