@@ -127,24 +127,73 @@ class Imputer(ABC):
         return self.info.outputs
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters and their values; ``deep`` is for scikit-learn only, because parameters are plain values."""
+        """Parameters and their values.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            For scikit-learn only: parameters are plain values.
+
+        Returns
+        -------
+        dict
+            Name -> value.
+        """
         return {name: getattr(self, name) for name in self.parameter_defaults()}
 
     def changed_params(self) -> dict[str, Any]:
-        """Parameters whose values differ from their defaults."""
+        """Parameters whose values differ from their defaults.
+
+        Returns
+        -------
+        dict
+            Name -> value.
+        """
         defaults = self.parameter_defaults()
         # compared as text: the comparison of two arrays is an array
         return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters, which `fit` checks. An unknown name is an `InputError`, and nothing changes."""
+        """Change parameters; `fit` checks their values.
+
+        Parameters
+        ----------
+        **params
+            Parameters by name.
+
+        Returns
+        -------
+        Imputer
+            This estimator.
+
+        Raises
+        ------
+        InputError
+            A name is not a parameter of the method; nothing changes then.
+        """
         check_names(type(self), params)
         for name, value in params.items():
             setattr(self, name, value)
         return self
 
     def clone(self, **changes: Any) -> Self:
-        """An unfitted copy with the same ``link`` and some parameters changed."""
+        """An unfitted copy with the same ``link`` and some parameters changed.
+
+        Parameters
+        ----------
+        **changes
+            Parameters by name.
+
+        Returns
+        -------
+        Imputer
+            The copy.
+
+        Raises
+        ------
+        TypeError
+            A name is not a parameter of the method.
+        """
         copy = type(self)(**{**self.get_params(), **changes})
         copy.link = self.link
         return copy
@@ -214,7 +263,12 @@ class Imputer(ABC):
             raise InputError(text, code="parameter-value", parameter=name)
 
     def fit(self, data: Any, *, kind: Kind | None = None) -> Self:
-        """Learn from ``data``; parameters and errors as `fit_transform`.
+        """Learn from ``data``.
+
+        Parameters
+        ----------
+        data, kind
+            As in `fit_transform`, also for errors.
 
         Returns
         -------
