@@ -29,7 +29,7 @@ export OPENBLAS_THREAD_TIMEOUT ?= 10
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real test-scvi test-faults test-wheel fuzz dist check bench bench-peers bench-tables clean
+.PHONY: help demo test test-real test-scvi test-faults test-wheel fuzz dist check docs bench bench-peers bench-tables clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +63,10 @@ check: $(VENV)/.dev  ## ruff, mypy, and whether the tables in README and docs ar
 	$(BIN)/python docs/findings.py --check
 	@set -e; for script in $(TABLES); do $(BIN)/python benchmarks/$$script.py check; done
 
+docs: $(VENV)/.docs  ## build the site into docs/_build/html (minutes, no network); a warning is an error
+	$(BIN)/python -m sphinx -b html -q -j 2 -W --keep-going docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: $(VENV)/.dev  ## run every script in benchmarks/
 	@set -e; for script in $(filter-out $(PEERS),$(sort $(wildcard benchmarks/*.py))); do echo "$$script"; $(BIN)/python "$$script"; done
 	@set -e; for script in $(filter-out counts real,$(TABLES)); do $(BIN)/python benchmarks/$$script.py run; done
@@ -81,7 +85,7 @@ dist: $(VENV)/.dev  ## build the sdist and the wheel, and check what the package
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/generated demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.python
@@ -93,6 +97,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing imputome and what its tests need into $(VENV)"
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.base $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "installing what builds the site into $(VENV)"
+	@$(PIP) --editable '.[dev,docs]'
+	@touch $@
 
 $(VENV)/.scvi: $(VENV)/.dev
 	@echo "installing scvi-tools into $(VENV)"

@@ -2,7 +2,7 @@
 
     python benchmarks/counts.py run --make-peers       # hours; what is in counts.jsonl already is not run again
     python benchmarks/counts.py run --data zeisel_ercc_1000g --methods magic,magic+posterior,peer:magic
-    python benchmarks/counts.py write                  # the tables of docs/comparison.md and README.md
+    python benchmarks/counts.py write                  # the tables of docs/comparison.md and docs/choose.md
 
 Nine tenths of the molecules to fit on, the rest is held out (scheme ``thin``), three splits. Cells with fewer than 50
 genes and genes in fewer than 10 cells are left out. Scores: `imputome.evaluation.streaming.score_thinned`. Each fit has
@@ -108,7 +108,7 @@ def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
             "counts-loss": loss_table(scores, list(DATA), ALL),
             "counts-cost": cost_table(scores),
         },
-        comparison.ROOT / "README.md": {
+        comparison.ROOT / "docs" / "choose.md": {
             "counts": loss_table(
                 scores,
                 ["pbmc3k_raw", "baron_pancreas_7162x1000", "zeisel_ercc_1000g", "pbmc4k_top2000"],

@@ -1,7 +1,7 @@
 """Every method for real values, and miceforest, on every data set of real values: one fair table.
 
     python benchmarks/real.py run --make-peers     # hours; what is in real.jsonl already is not run again
-    python benchmarks/real.py write                # the tables of docs/comparison.md and README.md
+    python benchmarks/real.py write                # the tables of docs/comparison.md and docs/choose.md
 
 A tenth of the values hidden at random in all samples (scheme ``mcar``), three splits, the methods fitted on the rest.
 Errors are on the transform that `imputome.impute` takes, in standard deviations of the feature: RMSE, and CRPS, which
@@ -83,7 +83,7 @@ def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
             "real-crps": error_table(rows, "crps_sd", METHODS),
             "real-cost": cost_table(rows),
         },
-        comparison.ROOT / "README.md": {"real": error_table(rows, "rmse_sd", chosen)},
+        comparison.ROOT / "docs" / "choose.md": {"real": error_table(rows, "rmse_sd", chosen)},
     }
 
 

@@ -21,6 +21,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 METHODS_PAGE, METRICS_PAGE = README.parent / "docs" / "methods.md", README.parent / "docs" / "metrics.md"
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 COLUMNS = ("method", "what it is", "kinds", "scale", "keeps observed", "new cells", "control", "source")
+IN_README = 3  # the first columns
 
 
 def row(about: MethodInfo) -> tuple[str, ...]:
@@ -47,10 +48,10 @@ def link(source: str) -> str:
     return f"[{number if kind == 'doi' else f'PMID {number}'}]({home}/{number})"
 
 
-def table() -> str:
-    """The whole table, in Markdown."""
+def table(columns: int = len(COLUMNS)) -> str:
+    """The table in Markdown, with its first columns."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(row(info(name)) for name in METHODS)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    return "\n".join("| " + " | ".join(cells[:columns]) + " |" for cells in rows)
 
 
 def with_table(text: str) -> str:
@@ -59,7 +60,7 @@ def with_table(text: str) -> str:
         raise SystemExit(f"{README.name} needs the markers {BEGIN} and {END} once each")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table(IN_README)}\n{END}{after}"
 
 
 def methods_page() -> str:
@@ -68,6 +69,12 @@ def methods_page() -> str:
     text = "What `imputome methods NAME` prints, for all methods; made from the docstrings of their classes by "
     lines += [wrapped(f"{text}`docs/method_table.py`. A name ends in `+posterior` for the posterior step."), ""]
     lines += [wrapped(f"*Cost* is for {COST_SIZE}, and was measured in part ([comparison.md](comparison.md))."), ""]
+    lines += [table(), ""]
+    text = (
+        "*Scale*: `counts` is the cell's own depth, `input` the unit of the input. *Keeps observed*: whether observed "
+    )
+    text += "values come back as they are unless asked otherwise. `saver` ends in a posterior step of its own; with "
+    lines += [wrapped(f"{text}`--posterior` ours takes its place."), ""]
     lines += ["*New cells*, what a fitted model does with cells that it has not seen:", ""]
     lines += [wrapped(f"- `{name}`: {text}", "  ") for name, text in NEW_CELLS.items()]
     lines += ["", "## The posterior step", "", wrapped(POSTERIOR_STEP)]

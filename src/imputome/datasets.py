@@ -24,13 +24,38 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+__all__ = ["DatasetInfo", "available", "checksum", "info", "load", "names", "pbmc68k"]
+
 # sha256 of the recovered counts of pbmc68k: indptr as int64, indices as int32, data as float32, all little-endian
 PBMC68K_SHA256 = "96833bfc9cc2258896f21115942f89b7672cc7b9146abcb035756410aa21cc70"
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a dataset is and where its public original is."""
+    """What a dataset is and where its public original is.
+
+    Attributes
+    ----------
+    name, what : str
+        Stem of its file; one line on what it is.
+    source, original, files : str
+        Package or repository that it is from; where else the measurements are; the files that
+        `imputome.io.conversion.convert` takes.
+    licence : str
+        Licence of the packaging, as the source states it; the measurements are public.
+    shape, labels : str
+        Cells x genes; columns of ``obs`` (or other slots) that hold a known truth.
+    in_r : tuple of str
+        Lines of R that write the files, where the original is in R's own format.
+    sha256 : str
+        Of the values that our results were made with, see `checksum`.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> imputome.datasets.info("zeisel").shape
+    '1464 x 1000'
+    """
 
     name: str  # stem of its file
     what: str  # one line
@@ -157,17 +182,63 @@ ALIASES = {
 
 
 def names() -> list[str]:
-    """Names of the data sets, without the short names that `load` also takes."""
+    """Names of the data sets, without the short names that `load` also takes.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> "pbmc68k" in imputome.datasets.names()
+    True
+    """
     return [entry.name for entry in DATASETS]
 
 
 def available() -> list[tuple[DatasetInfo, Path | None]]:
-    """All known data sets, each with its file on this machine or None."""
+    """All known data sets, each with its file on this machine.
+
+    Returns
+    -------
+    list of (DatasetInfo, Path or None)
+        None where there is no file.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> [info.name for info, path in imputome.datasets.available() if path is not None][0]
+    'pbmc68k'
+    """
     return [(entry, _find(entry)) for entry in DATASETS]
 
 
 def info(name: str) -> DatasetInfo:
-    """The entry of a data set, by its name or its short name."""
+    """The entry of a data set.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`, or its short name.
+
+    Returns
+    -------
+    DatasetInfo
+        What it is, and where from.
+
+    Raises
+    ------
+    InputError
+        There is no such data set.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> imputome.datasets.info("pbmc3k").name
+    'pbmc3k_raw'
+    """
     full_name = ALIASES.get(name, name)
     entry = next((entry for entry in DATASETS if entry.name == full_name), None)
     if entry is None:
@@ -235,6 +306,13 @@ def pbmc68k() -> AnnData:
     -----
     The file holds ``log(1 + 1e4 count / n_counts)`` to three decimals. The inverse gives values within 0.09 of
     integers, so the nearest integer is the count. A checksum tells whether it is the file for which this was verified.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()
+    >>> adata.shape, adata.obs["cell_type"].nunique()
+    ((700, 765), 10)
     """
     use_writable_caches()
     import scanpy as sc
@@ -276,6 +354,11 @@ def checksum(data: AnnData | pd.DataFrame) -> str:
         Of an AnnData, the sha256 of the names of the cells and of the genes (two lists in JSON) and of ``X`` as CSR
         with sorted indices and without zeros: indptr as int64, indices as int32, data as float32, all little-endian.
         Of a DataFrame, that of the names of its columns (a list in JSON) and of each column as float64.
+
+    Raises
+    ------
+    ValueError
+        The values are not numbers.
 
     Notes
     -----

@@ -90,6 +90,15 @@ class ImputomeError(Exception):
         What is wrong, for programs.
     parameter : str or None
         The parameter to change.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> try:
+    ...     imputome.methods.get("magik")
+    ... except imputome.ImputomeError as error:
+    ...     print(error.code, error.parameter)
+    unknown-method method
     """
 
     default_code: ClassVar[str] = "error"
@@ -103,19 +112,47 @@ class ImputomeError(Exception):
         self.parameter = text.parameter
 
     def respell(self, spell: Callable[[str, Any], str]) -> None:
-        """Write each parameter in the sentence as ``spell`` does."""
+        """Write each parameter in the sentence as another interface passes it.
+
+        Parameters
+        ----------
+        spell : callable
+            Takes the name and the value of a parameter, and returns the text.
+        """
         self.message = self.message.respelled(spell)
         self.args = (self.message,)
 
 
 class InputError(ImputomeError, ValueError):
-    """The input, a parameter or a file cannot be used as it is; the message holds the remedy."""
+    """The input, a parameter or a file cannot be used as it is; the message holds the remedy.
+
+    It has the attributes of `ImputomeError`, and is a ``ValueError``.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> try:
+    ...     imputome.datasets.load("pbmc")
+    ... except imputome.InputError as error:
+    ...     print(error.code)
+    unknown-dataset
+    """
 
     default_code = "input"
 
 
 class MissingExtraError(ImputomeError, ImportError):
-    """An optional dependency is not installed; the message names the ``pip install`` to run."""
+    """An optional dependency is not installed; the message names the ``pip install`` to run.
+
+    It has the attributes of `ImputomeError`, and is an ``ImportError``.
+
+    Examples
+    --------
+    >>> from imputome.errors import missing_extra
+    >>> error = missing_extra("method 'scvi'", "scvi", "scvi")
+    >>> print(error)
+    method 'scvi' needs scvi: run pip install "imputome[scvi]"
+    """
 
     default_code = "missing-extra"
 
@@ -123,7 +160,17 @@ class MissingExtraError(ImputomeError, ImportError):
 class ControlsWinError(ImputomeError):
     """No method is better than the controls on these data, so nothing is written; the command line exits with 3.
 
-    ``record`` holds the race (`imputome.result.record.Race`) and, if there is one, the verdict (`Verdict`).
+    Attributes
+    ----------
+    record : dict
+        The race (`imputome.result.record.Race`) and, if there is one, the verdict (`Verdict`).
+
+    Examples
+    --------
+    >>> from imputome.errors import ControlsWinError
+    >>> error = ControlsWinError("no method is better than the controls", {"race": {}})
+    >>> error.code, sorted(error.record)
+    ('controls-win', ['race'])
     """
 
     default_code = "controls-win"
@@ -152,7 +199,20 @@ class TrainingError(ImputomeError, RuntimeError):
 
 
 class ImputedLayerWarning(UserWarning):
-    """Imputed values are tested as if they had been measured."""
+    """Imputed values are tested as if they had been measured.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:300, :60].copy()
+    >>> imputome.impute(adata, method="gene_mean_posterior", key_added="shrunk")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     table = imputome.de(adata, "phase", tested="G1", layer="shrunk")
+    >>> [warning.category.__name__ for warning in caught]
+    ['ImputedLayerWarning']
+    """
 
 
 def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:

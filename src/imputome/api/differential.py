@@ -103,6 +103,14 @@ def de(
       equal rates differ too (above all of rarely seen genes) and give false positives: compare the library sizes.
     - Labels from elsewhere (treatment, donor, sorted cells) need no splitting, which only costs molecules. Test the
       counts. Cells of one donor are not independent of each other, and splitting does not change that.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()
+    >>> table = imputome.de(adata, "cell_type", tested="CD19+ B")
+    >>> table["p_adjusted"].idxmin()
+    'CD79A'
     """
     if test not in ("wilcoxon", "hurdle"):
         raise InputError(f'test is {test!r}: choose "wilcoxon" or "hurdle"', code="parameter-value", parameter="test")

@@ -79,6 +79,14 @@ def evaluate(
     DataFrame
         One row per score; ``imputome.studies.results.summary`` gives means and spreads.
 
+    Raises
+    ------
+    InputError
+        The data cannot be used as they are, a method, scheme or option is unknown or does not fit the data, or
+        ``masked`` hides other values.
+    MissingExtraError
+        A method needs an optional dependency.
+
     Examples
     --------
     >>> import imputome

@@ -205,7 +205,12 @@ def apply_model(
 
     Examples
     --------
-    See `fit_model`.
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:300, :80].copy()
+    >>> model = imputome.fit_model(adata[:200], method="gene_mean")
+    >>> new = imputome.apply_model(adata[200:], model, key_added="expected", copy=True)
+    >>> new.uns["imputome"]["expected"]["method"]
+    'gene_mean'
     """
     estimator = model if isinstance(model, Imputer) else load(model)
     options = Options(

@@ -18,9 +18,10 @@ import numpy as np
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Output
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
+from imputome.core.parameters import check_parameters
 from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method, few_samples

@@ -117,7 +117,15 @@ class Data:
         return total
 
     def observed_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of observed entries in each row, (n,), and in each column, (G,)."""
+        """Numbers of observed entries.
+
+        Returns
+        -------
+        per_row : ndarray of int of shape (n,)
+            In each row.
+        per_column : ndarray of int of shape (G,)
+            In each column.
+        """
         known = self.observed
         if known is None and isinstance(self.X, StoredCounts):
             return self.X.totals.nonzero_per_row, self.X.totals.nonzero_per_column
@@ -136,6 +144,11 @@ class Data:
         ----------
         rows, columns : ndarray of int or bool, optional
             Positions or mask; None means all. ``library_size`` still counts the molecules of all genes.
+
+        Returns
+        -------
+        Data
+            With copies of these rows and columns.
         """
         i = slice(None) if rows is None else rows
         j = slice(None) if columns is None else columns
@@ -158,11 +171,30 @@ class Data:
         )
 
     def known_values(self) -> np.ndarray:
-        """(n, G) real values with NaN wherever the value is not observed."""
+        """Real values, with NaN wherever the value is not observed.
+
+        Returns
+        -------
+        ndarray of shape (n, G)
+            ``X`` itself if there is no mask ``observed``.
+        """
         return self.X if self.observed is None else np.where(self.observed, self.X, np.nan)
 
     def block(self, rows: Any, genes: Any = None) -> np.ndarray:
-        """Dense (rows, genes) values in the precision of ``X``; ``genes=None`` means all; NaN stays NaN."""
+        """Dense values of some rows and genes; NaN stays NaN.
+
+        Parameters
+        ----------
+        rows : slice or ndarray of int
+            Positions of rows.
+        genes : ndarray of int, optional
+            Positions of columns; None means all.
+
+        Returns
+        -------
+        ndarray of shape (rows, genes)
+            In the precision of ``X``.
+        """
         part = self.X[rows]
         if not isinstance(part, np.ndarray):
             part = part.toarray() if genes is None else part[:, genes].toarray()
@@ -171,7 +203,20 @@ class Data:
         return np.asarray(part)
 
     def observed_block(self, rows: Any, genes: Any, values: np.ndarray) -> np.ndarray:
-        """Mask of the observed entries of ``values``, which `block` returned for these rows and genes."""
+        """Mask of the observed entries of a block.
+
+        Parameters
+        ----------
+        rows, genes : slice or ndarray of int
+            As in `block`.
+        values : ndarray of shape (rows, genes)
+            What `block` returned for them.
+
+        Returns
+        -------
+        bool ndarray of shape (rows, genes)
+            True where the value is known.
+        """
         if self.observed is None:
             return values != 0 if self.kind == "counts" else ~np.isnan(values)
         known = self.observed[rows]
@@ -180,7 +225,18 @@ class Data:
         return np.asarray(known if genes is None else known[:, genes], dtype=bool)
 
     def entries(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Values of the entries ``(i[k], j[k])``, flat, float64; makes no dense matrix."""
+        """Values of single entries; makes no dense matrix.
+
+        Parameters
+        ----------
+        i, j : ndarray of int
+            Rows and columns of the entries ``(i[k], j[k])``.
+
+        Returns
+        -------
+        ndarray of shape (len(i),)
+            In float64.
+        """
         if isinstance(self.X, np.ndarray):
             return self.X[i, j].astype(np.float64)
         if isinstance(self.X, StoredCounts):
@@ -189,7 +245,20 @@ class Data:
         return _sparse_entries(self.X, i, j)
 
     def observed_entries(self, i: np.ndarray, j: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Mask of the observed entries of ``values``, which `entries` returned for these positions."""
+        """Mask of the observed among single entries.
+
+        Parameters
+        ----------
+        i, j : ndarray of int
+            As in `entries`.
+        values : ndarray of shape (len(i),)
+            What `entries` returned for them.
+
+        Returns
+        -------
+        bool ndarray of shape (len(i),)
+            True where the value is known.
+        """
         if self.observed is None:
             return values != 0 if self.kind == "counts" else ~np.isnan(values)
         if isinstance(self.observed, np.ndarray):

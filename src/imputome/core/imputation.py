@@ -260,6 +260,12 @@ class Imputation:
         Returns
         -------
         ndarray of shape (len(i),)
+            One value for each entry.
+
+        Raises
+        ------
+        InputError
+            ``i`` and ``j`` differ in length, or as `rows`.
         """
         i, j = self._positions(i, self.obs_names, "cell"), self._positions(j, self.var_names, "gene")
         if i.shape != j.shape:
@@ -288,6 +294,7 @@ class Imputation:
         Returns
         -------
         ndarray of shape (len(rows), G)
+            In the unit of the input.
 
         Raises
         ------
@@ -302,13 +309,42 @@ class Imputation:
         return self._with_observed(values, inputs, self.data.observed_block(i, None, inputs))
 
     def missing(self, rows: Any, *, genes: Any = None) -> np.ndarray:
-        """Mask of the entries of some rows that were missing in the input; ``rows`` and ``genes`` as in `rows`."""
+        """Mask of the entries of some rows that were missing in the input.
+
+        Parameters
+        ----------
+        rows, genes : slice or array-like of int, str or bool
+            As in `rows`.
+
+        Returns
+        -------
+        bool ndarray of shape (len(rows), len(genes))
+            True where the value was missing.
+
+        Raises
+        ------
+        InputError
+            An unknown name or position.
+        """
         i = self._positions(rows, self.obs_names, "cell")
         j = None if genes is None else self._positions(genes, self.var_names, "gene")
         return ~self.data.observed_block(i, j, self.data.block(i, j))
 
     def fitted(self, genes: np.ndarray | None = None) -> tuple[Imputation, np.ndarray | None]:
-        """The imputation of the features that a method was fitted on, and the positions of ``genes`` among these."""
+        """The imputation of the features that a method was fitted on, and the positions of ``genes`` among these.
+
+        Parameters
+        ----------
+        genes : ndarray of int, optional
+            Positions of columns; None means all.
+
+        Returns
+        -------
+        Imputation
+            Of the features that were fitted: this one, unless some were left out.
+        ndarray of int or None
+            Their positions.
+        """
         return self, genes
 
     @property
@@ -329,7 +365,14 @@ class Imputation:
         Yields
         ------
         rows : slice
+            Which rows these are.
         values : ndarray of shape (len(rows), len(genes))
+            Their values.
+
+        Raises
+        ------
+        InputError
+            As `rows`.
         """
         n, G = self.shape
         if chunk is None:
@@ -339,7 +382,23 @@ class Imputation:
             yield part, self.rows(part, **options)
 
     def to_array(self, **options: Any) -> np.ndarray:
-        """The whole dense matrix, (n, len(genes)), in the precision of the method; ``options`` as in `rows`."""
+        """The whole dense matrix, in the precision of the method.
+
+        Parameters
+        ----------
+        **options
+            As in `rows`.
+
+        Returns
+        -------
+        ndarray of shape (n, len(genes))
+            All rows of `rows`.
+
+        Raises
+        ------
+        InputError
+            As `rows`.
+        """
         array: np.ndarray | None = None
         for rows, block in self.blocks(**options):
             if array is None:

@@ -7,14 +7,12 @@ scikit-learn, numba or pydantic, so that listing methods stays fast.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
 from imputome.core.many_cells import random_rows
+from imputome.core.parameters import check_names, check_parameters, parameter_defaults
 from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
@@ -32,8 +31,6 @@ from imputome.errors import InputError, ModelFormatError, NotFittedError, some
 if TYPE_CHECKING:
     from imputome.core.posterior import Prior
 
-LARGEST_SEED = 2**32 - 1
-LARGEST_INTEGER = 2**63 - 1  # for compiled code
 TRAINING_CELLS = 100_000  # that a fit learns from, chosen at random, if there are more
 
 
@@ -128,9 +125,9 @@ class Imputer(ABC):
 
     # -- parameters ------------------------------------------------------------------------------------------------
     @classmethod
-    def parameter_defaults(cls) -> dict[str, Any]:
+    def parameterparameter_defaults(cls) -> dict[str, Any]:
         """Constructor parameters and their defaults."""
-        return _defaults(cls)
+        return parameter_defaults(cls)
 
     @property
     def outputs_without_step(self) -> frozenset[Output]:
@@ -138,24 +135,73 @@ class Imputer(ABC):
         return self.info.outputs
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters and their values; ``deep`` is for scikit-learn only, because parameters are plain values."""
+        """Parameters and their values.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            For scikit-learn only: parameters are plain values.
+
+        Returns
+        -------
+        dict
+            Name -> value.
+        """
         return {name: getattr(self, name) for name in self.parameter_defaults()}
 
     def changed_params(self) -> dict[str, Any]:
-        """Parameters whose values differ from their defaults."""
+        """Parameters whose values differ from their defaults.
+
+        Returns
+        -------
+        dict
+            Name -> value.
+        """
         defaults = self.parameter_defaults()
         # compared as text: the comparison of two arrays is an array
         return {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters, which `fit` checks. An unknown name is an `InputError`, and nothing changes."""
+        """Change parameters; `fit` checks their values.
+
+        Parameters
+        ----------
+        **params
+            Parameters by name.
+
+        Returns
+        -------
+        Imputer
+            This estimator.
+
+        Raises
+        ------
+        InputError
+            A name is not a parameter of the method; nothing changes then.
+        """
         check_names(type(self), params)
         for name, value in params.items():
             setattr(self, name, value)
         return self
 
     def clone(self, **changes: Any) -> Self:
-        """An unfitted copy with the same ``link`` and ``training_cells``, and some parameters changed."""
+        """An unfitted copy with the same ``link`` and ``training_cells``, and some parameters changed.
+
+        Parameters
+        ----------
+        **changes
+            Parameters by name.
+
+        Returns
+        -------
+        Imputer
+            The copy.
+
+        Raises
+        ------
+        TypeError
+            A name is not a parameter of the method.
+        """
         copy = type(self)(**{**self.get_params(), **changes})
         copy.link, copy.training_cells = self.link, self.training_cells
         return copy
@@ -225,7 +271,12 @@ class Imputer(ABC):
             raise InputError(text, code="parameter-value", parameter=name)
 
     def fit(self, data: Any, *, kind: Kind | None = None) -> Self:
-        """Learn from ``data``; parameters and errors as `fit_transform`.
+        """Learn from ``data``.
+
+        Parameters
+        ----------
+        data, kind
+            As in `fit_transform`, also for errors.
 
         Returns
         -------
@@ -573,80 +624,6 @@ class Imputer(ABC):
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
         return {"scale": scale, "keeps_observed": keeps}
-
-
-def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None:
-    """Check names and types of the parameters of a method, another class, or a function, before any computation.
-
-    Types are those of the annotations, without conversion: a bool is not an integer, an integer is a
-    float, NaN and infinity are refused, and a list is a tuple, as JSON has lists only. A parameter without a type, or
-    with one that cannot be resolved, takes any value.
-    """
-    check_names(method, params)
-    label = getattr(method, "name", method.__name__)
-    for name, value in params.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        adapter = _adapters(method).get(name)
-        problem = None if adapter is None else _type_problem(adapter, value)
-        if problem is None and name == "random_state" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
-            problem = f"from 0 to {LARGEST_SEED}"
-        if problem is None and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            problem = "an integer of at most 63 bits"
-        if problem is not None:
-            text = f"{label}: {name}={value!r} is not valid, it must be {problem}"
-            raise InputError(text, code="parameter-value", parameter=name)
-
-
-def check_names(method: Callable[..., Any], params: Iterable[str]) -> None:
-    """Refuse names that are not parameters of the constructor of ``method``."""
-    known = _defaults(method)
-    for name in params:
-        if name not in known:
-            text = f"{getattr(method, 'name', method.__name__)} has no parameter {name!r}: it has"
-            raise InputError(f"{text} {', '.join(known) or 'no parameters'}", code="unknown-parameter", parameter=name)
-
-
-def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
-    """Parameters and defaults of a class, or those of a function that have a default."""
-    parameters = [p for p in inspect.signature(method).parameters.values() if "VAR_" not in p.kind.name]
-    return {p.name: p.default for p in parameters if isinstance(method, type) or p.default is not p.empty}
-
-
-@cache
-def _adapters(method: Callable[..., Any]) -> dict[str, Any]:
-    """For each parameter with a type, the pydantic `TypeAdapter` of that type."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    try:
-        hints = get_type_hints(method.__init__ if isinstance(method, type) else method)  # type: ignore[misc]
-    except NameError:  # a class outside this package can import its types for type checking only
-        return {}
-    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return {name: TypeAdapter(hints[name], config=config) for name in _defaults(method) if name in hints}
-
-
-def _type_problem(adapter: Any, value: Any) -> str | None:
-    """What a value of this type must be, or None if ``value`` is one."""
-    from pydantic import ValidationError
-
-    try:
-        # JSON has no tuples, so a saved model gives lists
-        adapter.validate_python(tuple(value) if isinstance(value, list) else value)
-    except ValidationError as error:
-        allowed = []
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            text = (
-                fault["msg"]
-                .removeprefix("Input should be ")
-                .replace("a valid integer", "an integer")
-                .replace("a valid ", "a ")
-            )
-            in_tuple = bool(fault["loc"]) and isinstance(fault["loc"][-1], int)
-            allowed.append(f"several values, each {text}" if in_tuple else text)
-        if value is not None and _type_problem(adapter, None) is None:
-            allowed.append("None")
-        return " or ".join(dict.fromkeys(allowed))
-    return None
 
 
 def _saved_prior(arrays: dict[str, np.ndarray]) -> Prior:

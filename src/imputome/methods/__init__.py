@@ -39,6 +39,11 @@ GROUP = "imputome.methods"  # entry-point group in which installed packages regi
 def names() -> tuple[str, ...]:
     """Names of all methods: those of this package, in the order of the registry, then those of installed packages.
 
+    Returns
+    -------
+    tuple of str
+        The names.
+
     Examples
     --------
     >>> import imputome
@@ -50,6 +55,21 @@ def names() -> tuple[str, ...]:
 
 def form(method: Any) -> Literal["name", "class", "instance"]:
     """Whether a method is given as a name, a class or an estimator; ``info(method).name`` is its name in each case.
+
+    Parameters
+    ----------
+    method : str, class or Imputer
+        The method; a name need not be registered.
+
+    Returns
+    -------
+    {"name", "class", "instance"}
+        How it is given.
+
+    Raises
+    ------
+    InputError
+        It is neither a text, nor a class derived from `Imputer`, nor an instance of one.
 
     Examples
     --------
@@ -74,6 +94,7 @@ def info(method: Method) -> MethodInfo:
     Returns
     -------
     MethodInfo
+        Its name, kinds of data, scale, source and so on.
 
     Raises
     ------
@@ -102,6 +123,7 @@ def get(method: Method) -> type[Imputer]:
     Returns
     -------
     class
+        Derived from `Imputer`.
 
     Raises
     ------
@@ -154,6 +176,7 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     Returns
     -------
     Imputer
+        A new one.
 
     Raises
     ------
@@ -168,7 +191,8 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     >>> imputome.methods.create(imputome.methods.create("svd", {"rank": 3}), {"tol": 0.01})
     IterativeSVD(rank=3, tol=0.01)
     """
-    from imputome.core.imputer import Imputer, check_names
+    from imputome.core.imputer import Imputer
+    from imputome.core.parameters import check_names
 
     cls = get(method)
     defaults = cls.parameter_defaults()
@@ -191,6 +215,7 @@ def load(path: str | Path) -> Imputer:
     Returns
     -------
     Imputer
+        With the parameters that it was saved with.
 
     Raises
     ------
@@ -222,6 +247,16 @@ def controls(kind: Kind) -> tuple[str, ...]:
     """The controls for a kind of data: simple methods that a method must beat.
 
     They are the methods whose `MethodInfo` says ``control``. Every comparison (study, race, check) includes them all.
+
+    Parameters
+    ----------
+    kind : {"counts", "real"}
+        The kind of data.
+
+    Returns
+    -------
+    tuple of str
+        Their names; none for another kind.
 
     Examples
     --------

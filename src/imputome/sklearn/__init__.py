@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from imputome.core.data import Data, as_data
 from imputome.core.imputation import Imputation
-from imputome.core.imputer import check_parameters
+from imputome.core.parameters import check_parameters
 from imputome.errors import InputError
 from imputome.methods import create
 from imputome.result.adapt import chosen_link
@@ -122,11 +122,22 @@ class Imputer(TransformerMixin, BaseEstimator):
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
-        """Learn from ``X`` and fill its missing values; parameters and errors as `fit`.
+        """Learn from ``X`` and fill its missing values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Values, with missing ones among them; ``y`` is not used.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features_out), or a data frame after ``set_output``
+            ``X`` without missing values.
+
+        Raises
+        ------
+        InputError
+            As `fit`.
         """
         values, result = self._fit(X)
         return self._assembled(values, result)
@@ -142,6 +153,14 @@ class Imputer(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features_out), or a data frame after ``set_output``
+            ``X`` without missing values.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError
+            ``X`` has other features than `fit` saw.
         """
         check_is_fitted(self)
         values = self._validated(X, reset=False)
@@ -155,6 +174,16 @@ class Imputer(TransformerMixin, BaseEstimator):
         ----------
         input_features : array-like of str, default=None
             Names of the features, if ``X`` had none at `fit`; by default ``x0``, ``x1``, ...
+
+        Returns
+        -------
+        ndarray of str
+            One name for each column.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)

@@ -317,6 +317,21 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     a fit, are never best, never lose, and have the rank 0; no method is best or loses by a metric that says nothing of
     that (`imputome.evaluation.metrics.Metric.is_contest`).
 
+    Parameters
+    ----------
+    table : DataFrame
+        Scores, one row each, as `imputome.evaluate` and `read` return them.
+
+    Returns
+    -------
+    DataFrame
+        The columns above.
+
+    Raises
+    ------
+    KeyError
+        ``table`` lacks a column of a table of scores.
+
     Warns
     -----
     UserWarning

@@ -59,6 +59,15 @@ class Score:
         Whether ``equal`` counts values that are equal up to one factor for each cell.
     messages : tuple of Message
         What the user should know: how the values were matched and read.
+
+    Examples
+    --------
+    >>> import imputome
+    >>> adata = imputome.datasets.pbmc68k()[:200, :50]
+    >>> masked = imputome.mask(adata, scheme="thin", fraction=0.1)
+    >>> score = imputome.score(masked, masked.to_df() + 0.1, name="a bit more", scale="counts")
+    >>> score.verdict.verdict, score.leaked
+    ('do not impute', False)
     """
 
     table: pd.DataFrame
