@@ -125,7 +125,7 @@ class Imputer(ABC):
 
     # -- parameters ------------------------------------------------------------------------------------------------
     @classmethod
-    def parameterparameter_defaults(cls) -> dict[str, Any]:
+    def parameter_defaults(cls) -> dict[str, Any]:
         """Constructor parameters and their defaults."""
         return parameter_defaults(cls)
 
