@@ -111,8 +111,8 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     used once before any is used twice. Each epoch that lowers the loss by less than 0.03 % multiplies the learning rate
     by 0.4; training stops when it would fall below a twentieth. Both kinds of factors are learned from 25,000 random
     cells, the log-linear ones in 10 passes, not 30; the prior of the posterior step, and the factor that keeps the
-    total, from 25,000 evenly spaced ones. On 100,000 simulated cells this takes a fifth of the processor time, with a
-    held-out Poisson loss 0.06 % higher.
+    total, from 25,000 evenly spaced ones. On 100,000 simulated cells this took a fifth to a quarter of the processor
+    time, with a held-out Poisson loss 0.06 % higher.
 
     Cost: minutes; an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for
     x2. The prior of the posterior step needs the rates of up to ten splits of the molecules. With more than 25,000
