@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.api.spelling import Spelling
-from imputome.core.by_blocks import ByBlocks
+from imputome.core.by_blocks import ByBlocks, latent_by_blocks
 from imputome.core.data import Kind
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
@@ -248,7 +248,8 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     else:
         blocks = ByBlocks(lambda block: imputed_by_model(block, estimator, matched).model, input_data)
         about = replace(input_data, covariates=None)
-        result = Imputation(blocks, about, **estimator.how(input_data), status=status, latent=blocks.latent())
+        latent = latent_by_blocks(lambda block: estimator.latent_of(model_data(block, estimator, matched)), input_data)
+        result = Imputation(blocks, about, **estimator.how(input_data), status=status, latent=latent)
     seconds = time.perf_counter() - begun
     keep_observed = plan.options.keep_observed
     keeps = result.keeps_observed if keep_observed is None else keep_observed

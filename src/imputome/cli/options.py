@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -104,6 +105,10 @@ Workers = Annotated[
 Scheduler = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Use the workers of this dask scheduler, tcp://HOST:8786.")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory to keep to, as 4GB; a fit on counts then learns from fewer cells."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 Compression = Annotated[str | None, typer.Option(help="For .h5ad: gzip (default), lzf, zstd or none.")]
@@ -121,7 +126,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable s
 _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
-    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads", "training_cells"),
+    *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads"),
+    *("max_memory", "training_cells"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
@@ -251,3 +257,17 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             parsed[name] = text
     return parsed
+
+
+def size_of(text: str) -> float:
+    """``4GB`` as a number of bytes."""
+    units = {"GB": 1e9, "MB": 1e6, "GIB": 2.0**30, "MIB": 2.0**20, "G": 1e9, "M": 1e6}
+    number = text.strip().upper()
+    unit = next((unit for unit in units if number.endswith(unit)), "")
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory") from None
+    if not 0 < size < math.inf:
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory")
+    return size

@@ -45,7 +45,7 @@ RECORDED = {
     *("source", "output", "layer", "key_added", "scale", "genes", "gene_column", "keep_observed", "outputs", "draws"),
     *("uncertainty", "reproducible", "force", "quiet", "as_json", "method", "settings", "posterior", "transform"),
     *("shift", "covariates", "check_result", "labels", "budget", "accept_control", "report", "record", "config"),
-    *("threads", "workers", "scheduler", "training_cells", "strict", "seed", "model"),
+    *("threads", "max_memory", "dry_run", "workers", "scheduler", "training_cells", "strict", "seed", "model"),
 }
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 

@@ -16,6 +16,21 @@ from imputome.core.imputation import Model, Output
 ROWS_PER_BLOCK = 4096  # rows whose model is made at a time
 
 
+def latent_by_blocks(latent_of: Callable[[Data], np.ndarray | None], data: Data) -> np.ndarray | None:
+    """(n, k) representation of all cells, from one pass over the data; None if the method has none.
+
+    ``latent_of`` takes the `Data` of some rows.
+    """
+    n = data.shape[0]
+    parts = []
+    for start in range(0, n, ROWS_PER_BLOCK):
+        latent = latent_of(data.subset(rows=np.arange(start, min(start + ROWS_PER_BLOCK, n))))
+        if latent is None:
+            return None
+        parts.append(np.asarray(latent))
+    return np.concatenate(parts)
+
+
 class ByBlocks:
     """A `Model` of all rows of ``data``, by a function that makes the model of some rows from their data alone.
 
@@ -51,18 +66,6 @@ class ByBlocks:
         back = np.empty(len(order), dtype=np.intp)
         back[order] = np.arange(len(order))
         return values[back]
-
-    def latent(self) -> np.ndarray | None:
-        """(n, k) representation of all cells, from one pass over the data; None if the method has none."""
-        n = self.data.shape[0]
-        parts = []
-        for start in range(0, n, ROWS_PER_BLOCK):
-            model = self.model_of(self.data.subset(rows=np.arange(start, min(start + ROWS_PER_BLOCK, n))))
-            latent = getattr(model, "latent", None)
-            if latent is None:
-                return None
-            parts.append(np.asarray(latent))
-        return np.concatenate(parts)
 
     def _of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Model]]:
         """The rows in parts, each with its model."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from imputome.core.by_blocks import ByBlocks
+from imputome.core.by_blocks import ByBlocks, latent_by_blocks
 from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Status
 from imputome.core.info import MethodInfo
@@ -234,6 +234,10 @@ class Imputer(ABC):
         text = f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together"
         raise InputError(text, code="no-new-rows")
 
+    def _latent(self, data: Data) -> np.ndarray | None:
+        """What represents rows that were not in the training data; faster than `_new_rows`, where that does more."""
+        return getattr(self._new_rows(data), "latent", None)
+
     def _posterior_prior(self, data: Data) -> Prior:
         """The prior of the posterior step; called after `_fit`."""
         return fit_prior(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
@@ -359,7 +363,13 @@ class Imputer(ABC):
             model = self._new_rows(self._linked(known))
             return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), **result)
         blocks = ByBlocks(self._model_of, data)
-        return Imputation(blocks, replace(data, covariates=None), **self.how(data), latent=blocks.latent(), **result)
+        latent = latent_by_blocks(self.latent_of, data)
+        return Imputation(blocks, replace(data, covariates=None), **self.how(data), latent=latent, **result)
+
+    def latent_of(self, data: Data) -> np.ndarray | None:
+        """The representation of some new rows, (n, k); None if there is none."""
+        known = without_genes(data, unseen_genes(data, self.training_totals_))
+        return self._latent(self._linked(known)) if self.info.latent else None
 
     def _model_of(self, data: Data) -> Model:
         """The model of some new rows, with all steps."""

@@ -283,6 +283,13 @@ class AveragedCounts(Imputer):
             return _factor_rates(data, self.factors_)
         return self._averaged(data)
 
+    def _latent(self, data: Data) -> np.ndarray | None:
+        if self.weights_ is None:
+            return super()._latent(data)
+        used = self.weights_ > 0
+        first = 0 if self._has_networks else int(used.argmax())  # the member that `_averaged` takes the latents of
+        return self._averaged(data, np.eye(len(MEMBERS))[first]).latent if used[first] else None
+
     def _network_rates(self, data: Data) -> LogLinearModel | None:
         """The rates of some cells by the networks; None if there are none."""
         return None
