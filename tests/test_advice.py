@@ -261,8 +261,8 @@ ROWS = [
     Row(
         "workers-need-store",
         "impute",
-        "counts.csv",
-        {"workers": 1, "genes_in": "columns"},
+        "counts.h5ad",
+        {"workers": 1, "missing": "-9"},
         {"workers": OUT},
         "out.zarr",
         only=LINE,
