@@ -21,8 +21,9 @@ import scipy.sparse as sp
 from codes import has_code, warns
 from imputome import methods
 from imputome.core.data import as_data
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
+from imputome.core.parameters import check_parameters
 from imputome.errors import InputError, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.result.layout import CELL_COLUMNS, GENE_COLUMNS
 from imputome.studies.results import FIT_NUMBERS

@@ -432,7 +432,7 @@ def test_without_optuna(folder, monkeypatch):
 # -- search spaces -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", methods.names())
 def test_search_spaces_hold_what_the_constructor_takes(name):
-    from imputome.core.imputer import check_parameters
+    from imputome.core.parameters import check_parameters
     from imputome.errors import MissingExtraError
 
     try:

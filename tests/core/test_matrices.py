@@ -12,7 +12,8 @@ import scipy.sparse as sp
 
 import imputome
 from codes import has_code
-from imputome.core.data import as_data, in_memory
+from imputome.core.arrays import in_memory
+from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation.masked import mask
 

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from codes import has_code
 from imputome.cli import run
+from imputome.core import stored
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.reading import read
 from imputome.io.table_layout import TableOptions
@@ -78,17 +79,26 @@ def test_h5ad_and_zarr(tmp_path):
         assert (list(adata.obs_names), list(adata.var_names), list(adata.obs["n"])) == (CELLS, IDS, [1, 2, 3])
 
 
-def test_backed(tmp_path):
-    example().write_h5ad(tmp_path / "a.h5ad")
-    adata = read(tmp_path / "a.h5ad", backed=True)
-    assert adata.isbacked
-    np.testing.assert_array_equal(adata.X[:].toarray(), COUNTS)
-    adata.file.close()
-    example().write_zarr(tmp_path / "a.zarr")
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_a_large_matrix_stays_stored(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(stored, "KEPT_IN_MEMORY", 0)
+    made = example()
+    made.layers["dense"] = COUNTS.astype("float32")
+    made.write_h5ad(tmp_path / name) if name.endswith("h5ad") else made.write_zarr(tmp_path / name)
+    for backed in (True, None):
+        adata = read(tmp_path / name, backed=backed)
+        assert stored.stays_stored(adata.X)
+        assert stored.stays_stored(adata.layers["dense"])
+        np.testing.assert_array_equal(adata.X[:].toarray(), COUNTS)
+        np.testing.assert_array_equal(adata.layers["dense"][:], COUNTS)
+    monkeypatch.setattr(stored, "KEPT_IN_MEMORY", 10**6)
+    np.testing.assert_array_equal(read(tmp_path / name, backed=True).X.toarray(), COUNTS)
+
+
+def test_a_table_cannot_be_backed(tmp_path):
     (tmp_path / "t.csv").write_text("cell,a\nc1,1\n")
-    for name in ("a.zarr", "t.csv"):
-        with pytest.raises(InputError, check=has_code("backed-needs-h5ad")):
-            read(tmp_path / name, backed=True)
+    with pytest.raises(InputError, check=has_code("backed-needs-h5ad")):
+        read(tmp_path / "t.csv", backed=True)
 
 
 @pytest.mark.parametrize("write", [write_v2, write_v3])

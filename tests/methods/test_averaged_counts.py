@@ -8,13 +8,18 @@ import scipy.sparse as sp
 from scipy import optimize, special
 
 from imputome import methods
+from imputome.core import many_cells, posterior
+from imputome.core import prior as prior_module
 from imputome.core.data import as_data
+from imputome.evaluation.splits import make_split
+from imputome.evaluation.streaming import score_thinned
 from imputome.methods import averaged_counts
 from imputome.methods.averaged_counts import AveragedRates, geometric_mean
 from imputome.methods.deep import rates as fitted_rates
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel
 from imputome.methods.factors import LowRank
-from imputome.methods.log_linear import fit_log_linear, project_log_linear
+from imputome.methods.log_linear import complete_log_linear, fit_log_linear, project_log_linear
+from imputome.methods.nmf import complete_factors, poisson_nmf, project
 
 
 def log_linear(n=7, G=9, K=3, *, seed=0):
@@ -146,3 +151,70 @@ def test_the_weights_that_predict_best_are_taken():
     for found in weights:
         assert found[0] == 0
         assert found.sum() == 1
+
+
+# -- very many cells ---------------------------------------------------------------------------------------------------
+def make_few_many(monkeypatch, cells):
+    for module in (many_cells, prior_module, posterior, averaged_counts):
+        monkeypatch.setattr(module, "MANY_CELLS", cells)
+
+
+def test_a_sample_of_the_cells_teaches_nearly_as_much(monkeypatch):
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.full(3, 0.3), size=600) @ rng.dirichlet(np.full(40, 0.5), size=3)
+    split = make_split("thin", as_data(rng.poisson(60 * shares).astype(np.float32), kind="counts"), rng=rng)
+    factors = {"count_factors": {"n_factors": 3}, "poisson_nmf": {"n_components": 3, "posterior": True}}
+
+    def deviance(name, params):
+        result = methods.create(name, params).fit_transform(split.train)
+        return score_thinned(result, split, metrics=["poisson_deviance"])["poisson_deviance"]
+
+    of_mean = deviance("gene_mean_posterior", {})
+    with_all = {name: deviance(name, params) for name, params in factors.items()}
+    make_few_many(monkeypatch, 300)
+    assert deviance("gene_mean_posterior", {}) == pytest.approx(of_mean, rel=0.01)
+    for name, params in factors.items():
+        assert with_all[name] < 0.95 * of_mean
+        gain = of_mean - deviance(name, params)
+        assert 0.5 < gain / (of_mean - with_all[name]) < 1.1
+
+
+def test_a_gene_that_the_sample_misses_gets_its_share():
+    X = low_rank_counts(n=200)
+    rows = np.arange(0, 200, 2)
+    X[np.ix_(rows, [8, 9])] = 0
+    X[1, 8] = 3
+    share = X[:, [8, 9]].sum(axis=0) / np.delete(X, [8, 9], axis=1).sum()
+    counts, sample = sp.csr_array(X), sp.csr_array(X[rows])
+    factors = complete_factors(poisson_nmf(sample, 3, max_iter=50, tol=1e-4, random_state=0).right, counts)
+    genes = fit_log_linear(sample, 3, penalty=20.0, epochs=30, random_state=0)
+    genes = complete_log_linear(genes, sample, counts)
+    shares = [project(counts, factors) @ factors.T, np.exp(genes.offset)[None, :]]  # of cells; of one at the origin
+    for rate in shares:
+        rate = rate[rate.any(axis=1)]
+        relative = rate[:, [8, 9]] / np.delete(rate, [5, 8, 9], axis=1).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(relative, np.tile(share, (len(rate), 1)), rtol=0.05)
+    assert not factors[5].any()  # no cell has molecules of it
+    assert not genes.factors[[8, 9]].any()
+
+
+def test_rates_of_very_many_cells_are_scaled_when_they_are_read(monkeypatch):
+    networks, factors = log_linear(), log_linear(seed=5)
+    settings = {
+        "weights": np.array([0.5, 0.5, 0]),
+        "library": np.array([10, 20, 0, 5, 1e5, 3, 7], np.float32),
+        "usable": np.arange(9) != 4,
+    }
+    expected = AveragedRates(networks, factors, None, **settings).rows(np.arange(7), None, "rate")
+    monkeypatch.setattr(averaged_counts, "MANY_CELLS", 6)
+    i, j = np.array([6, 1, 6, 2]), np.array([0, 4, 8, 3])
+    reads = {
+        "entries": lambda rates: (rates.at(i, j, "rate"), expected[i, j]),
+        "genes": lambda rates: (rates.rows(i, j[:2], "rate"), expected[np.ix_(i, j[:2])]),
+        "rows": lambda rates: (rates.rows(i, None, "rate"), expected[i]),
+    }
+    for read in reads.values():
+        rates = AveragedRates(networks, factors, None, **settings)
+        assert np.isnan(rates.factor).all()
+        np.testing.assert_allclose(*read(rates), rtol=1e-5)
+        assert np.isnan(rates.factor[[0, 3, 4, 5]]).all()

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from imputome import methods
 from imputome.core.data import as_data
-from imputome.core.imputer import check_parameters
+from imputome.core.parameters import check_parameters
 from imputome.errors import ModelFormatError
 from imputome.methods.count_autoencoder.dca import DCA, DCAPaper001, TunedDCA, ZipDCA
 from imputome.methods.count_autoencoder.network import ACTIVATIONS, Activation, Design

@@ -16,7 +16,7 @@ from scipy.special import expit
 from codes import has_code
 from imputome import methods
 from imputome.core.data import as_data
-from imputome.core.imputer import check_parameters
+from imputome.core.parameters import check_parameters
 from imputome.errors import InputError, ModelFormatError
 from imputome.methods.count_autoencoder.fitted import scale_warning
 from imputome.methods.count_autoencoder.network import sparsity, widths

@@ -55,6 +55,7 @@ def impute(
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
     keep_summary_rows: bool = False,
+    training_cells: int | None = None,
     threads: int | None = None,
     reproducible: bool = False,
     progress: bool | None = None,
@@ -130,6 +131,9 @@ def impute(
         Whether to fit what read counters count beside the genes (``__no_feature``, ``N_unmapped``, ``Unassigned_...``).
         By default they are left out of the fit and of the library size, with a warning, and keep the values of the
         input in the result, on whatever scale; ``var["<key>_imputed"]`` marks the others.
+    training_cells : int, optional
+        Of counts: the largest number of cells that the fit learns from, chosen at random; all cells are imputed. By
+        default 100,000. A method that cannot impute cells that it was not fitted on learns from all.
     threads : int, optional
         Number of threads for numba, torch and linear algebra; by default each decides. It is recorded.
     reproducible : bool, default=False
@@ -190,6 +194,7 @@ def impute(
         round_counts=round_counts,
         accept_orientation=accept_orientation,
         keep_summary_rows=keep_summary_rows,
+        training_cells=training_cells,
         threads=threads,
         reproducible=reproducible,
     )
@@ -259,7 +264,7 @@ def _run_plan(plan: Plan, stage: Stage) -> tuple[Plan, Run]:
         messages = (*plan.messages, *chosen.messages)
         key = plan.key or default_key(estimator)
         plan = replace(plan, estimator=estimator, key=key, link=estimator.link, messages=messages)
-    estimator.link = plan.link
+    options.prepare(estimator, plan.link)
     with stage(f"fitting {estimator.name}", "", False) as progress:
         run = fit_run(
             estimator,

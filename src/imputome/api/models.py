@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from imputome.api.impute import names_of
 from imputome.api.plan import InMemory, Options, Plan, checked_options, plan_apply, plan_fit
 from imputome.api.spelling import Spelling
+from imputome.core.by_blocks import ByBlocks, latent_by_blocks
 from imputome.core.data import Kind
 from imputome.core.imputation import Imputation, Status
 from imputome.core.imputer import Imputer
 from imputome.core.scales import Scale
-from imputome.core.unknown_genes import OwnGenes
 from imputome.methods import Method, load
 from imputome.result.adapt import checked_anndata
-from imputome.result.genes import model_data, with_others
+from imputome.result.genes import imputed_by_model, model_data, with_others
 from imputome.result.layout import store
 from imputome.result.run import Progress, Run, fit_run, replaced
 
@@ -46,6 +46,7 @@ def fit_model(
     round_counts: Literal["nearest", "stochastic"] | None = None,
     accept_orientation: bool = False,
     keep_summary_rows: bool = False,
+    training_cells: int | None = None,
     random_state: int = 0,
 ) -> Imputer:
     """Fit a method and return the estimator, to be saved (``save``) and applied to new cells (`apply_model`).
@@ -56,7 +57,7 @@ def fit_model(
         Training data, which is not changed; it need not have missing values.
     method, layer, feature_type, covariates, scale, transform, params, posterior, kind, round_counts
         As in `imputome.impute`.
-    accept_orientation, keep_summary_rows, random_state
+    accept_orientation, keep_summary_rows, training_cells, random_state
         As in `imputome.impute`.
 
     Returns
@@ -93,6 +94,7 @@ def fit_model(
         round_counts=round_counts,
         accept_orientation=accept_orientation,
         keep_summary_rows=keep_summary_rows,
+        training_cells=training_cells,
     )
     plan = plan_fit(checked_anndata(adata), options, estimator=checked_options(options))
     _FIT.warn(plan.messages)  # before the fit, which may take long
@@ -105,7 +107,7 @@ def run_fit(plan: Plan, progress: Progress | None = None) -> Run:
     """Carry out `imputome.api.plan.plan_fit`; what `apply_model` has to know goes into ``estimator.provenance``."""
     estimator = plan.estimator
     assert estimator is not None  # noqa: S101
-    estimator.link = plan.link
+    plan.options.prepare(estimator, plan.link)
     run = fit_run(estimator, plan.data, plan.report, scale=plan.scale, messages=plan.messages, progress=progress)
     estimator.provenance = _provenance(run)
     return run
@@ -237,18 +239,17 @@ def run_model(plan: Plan, *, source: str = "") -> Run:
     estimator, matched, input_data = plan.estimator, plan.matched, plan.data
     assert estimator is not None and matched is not None  # noqa: S101, PT018
     begun = time.perf_counter()
-    data = model_data(input_data, estimator, matched)
-    inner = estimator.transform(data)
+
     instead = {"values_from": estimator.replaced_by, "replaced": True} if estimator.replaced_by else {}
-    result = Imputation(
-        inner.model if matched.exact else OwnGenes(inner.model, input_data, data, matched.places),
-        replace(input_data, bounds=estimator.bounds_, covariates=None),
-        scale=inner.scale,
-        keeps_observed=inner.keeps_observed,
-        status=Status("exact", "the stored model was applied, and these cells were not used to train it", instead),
-        latent=inner.latent,
-        cell_columns=inner.cell_columns,
-    )
+    status = Status("exact", "the stored model was applied, and these cells were not used to train it", instead)
+    if input_data.in_memory:
+        result = imputed_by_model(input_data, estimator, matched)
+        result.status = status
+    else:
+        blocks = ByBlocks(lambda block: imputed_by_model(block, estimator, matched).model, input_data)
+        about = replace(input_data, covariates=None)
+        latent = latent_by_blocks(lambda block: estimator.latent_of(model_data(block, estimator, matched)), input_data)
+        result = Imputation(blocks, about, **estimator.how(input_data), status=status, latent=latent)
     seconds = time.perf_counter() - begun
     keep_observed = plan.options.keep_observed
     keeps = result.keeps_observed if keep_observed is None else keep_observed

@@ -18,9 +18,10 @@ import numpy as np
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Output
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
+from imputome.core.parameters import check_parameters
 from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
 from imputome.inspection.advice import advised_method, few_samples
@@ -91,6 +92,7 @@ class Options:
     accept_orientation: bool = False
     keep_summary_rows: bool = False
     match_genes: str | None = None  # of `imputome.apply_model`
+    training_cells: int | None = None
     threads: int | None = None
     reproducible: bool = False
 
@@ -103,6 +105,9 @@ class Options:
         if self.draws < 0:
             text = f"draws={self.draws} must be 0 or more"
             raise InputError(text, code="parameter-value", parameter="draws")
+        if self.training_cells is not None and self.training_cells < 2:
+            text = "{training_cells} must be at least 2"
+            raise InputError(text, code="parameter-value", training_cells=self.training_cells)
         if self.threads is not None and self.threads < 1:
             raise InputError("{threads} must be at least 1", code="parameter-value", threads=self.threads)
         if isinstance(self.method, str) and self.method.endswith("+posterior"):
@@ -118,6 +123,12 @@ class Options:
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in RECORDED}
         defaults = {each.name: each.default for each in fields(self)}
         return {name: value for name, value in given.items() if value != defaults[name]}
+
+    def prepare(self, estimator: Imputer, link: str) -> None:
+        """Set what is not a parameter of a method, before its fit."""
+        estimator.link = link
+        if self.training_cells is not None:
+            estimator.training_cells = self.training_cells
 
     @property
     def automatic(self) -> bool:
@@ -453,7 +464,7 @@ def _with_data(
             _check_posterior(report)
         if transform is None and estimator.link != "identity":
             transform = estimator.link
-    data = to_data(part_of(adata, report), report, layer=options.layer)
+    data = to_data(adata, report, layer=options.layer)
     link_name, messages = chosen_link(data, method, transform)
     if options.covariates is not None:
         covariates, notes = covariates_to_learn(adata, options.covariates)
@@ -501,7 +512,7 @@ def _with_model(adata: AnnData, estimator: Imputer, options: Options, *, purpose
     if missing:
         text = f"the model was fitted with the covariates {', '.join(covariates)}, but obs has no column {missing[0]!r}"
         raise InputError(f"{text}: add it", code="no-obs-column")
-    data = _with_library(to_data(part, report, layer=options.layer), report, trained.get("library_genes"))
+    data = _with_library(to_data(adata, report, layer=options.layer), report, trained.get("library_genes"))
     if covariates:
         data = replace(data, covariates=covariate_columns(adata, covariates))
     matched = matched.without_unseen(data, estimator)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imputome.api.spelling import Spelling
-from imputome.core.data import check_container, in_memory
+from imputome.core.arrays import check_container, in_memory
 from imputome.core.scales import Scale
 from imputome.errors import InputError
 from imputome.evaluation.outside import Outside

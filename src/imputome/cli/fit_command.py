@@ -51,6 +51,7 @@ class Arguments:
     missing: opt.Missing = None
     annotation: opt.Annotation = None
     keep_summary_rows: opt.KeepSummaryRows = False
+    training_cells: opt.TrainingCells = None
     settings: opt.Settings = None
     config: Annotated[
         Path | None, typer.Option(help="Method and parameters as TOML, as `imputome tune` writes them.")
@@ -100,6 +101,7 @@ def command(given: Arguments) -> None:
         round_counts=given.round_counts,
         accept_orientation=given.accept_orientation,
         keep_summary_rows=given.keep_summary_rows,
+        training_cells=given.training_cells,
         match_genes=given.match_genes,
     )
     estimator: Imputer | None
@@ -116,7 +118,7 @@ def command(given: Arguments) -> None:
     reading = opt.table_options(given.decimal, given.missing, given.annotation)
     with warnings_as_lines(quiet=given.quiet):
         how: dict[str, Any] = {"genes_in": given.genes_in, "transpose": given.transpose, "modality": given.modality}
-        adata = read(given.source, **how, options=reading)
+        adata = read(given.source, **how, backed=None, options=reading)
     if given.start is not None:
         assert estimator is not None  # noqa: S101
         plan, fit = plan_fine_tune(adata, estimator, options), run_fine_tune

@@ -33,6 +33,7 @@ from imputome.errors import ControlsWinError, InputError, Message
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from imputome.api.costs import Costs
     from imputome.api.plan import Options, Plan
     from imputome.core.imputer import Imputer
     from imputome.inspection.state import InputReport
@@ -83,6 +84,11 @@ class Arguments(Writing):
         bool,
         typer.Option("--strict", help="With a check: exit code 3 if the verdict is not to impute; OUT is written too."),
     ] = False
+    training_cells: opt.TrainingCells = None
+    max_memory: opt.MaxMemory = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print what it would take, and write nothing.")
+    ] = False
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: each library decides).")] = None
     config: Annotated[
         Path | None,
@@ -123,6 +129,7 @@ class Arguments(Writing):
             budget=self.budget,
             accept_control=self.accept_control,
             keep_summary_rows=self.keep_summary_rows,
+            training_cells=self.training_cells,
             threads=self.threads,
         )
 
@@ -158,6 +165,7 @@ def command(given: Arguments) -> int:
 
 
 def _impute(given: Arguments) -> int:
+    from imputome.api.costs import costs_of, within_memory
     from imputome.api.impute import run_plan
     from imputome.api.plan import checked_options, inspect_input, plan_impute
     from imputome.core.atomic import atomic_path, check_file
@@ -196,7 +204,12 @@ def _impute(given: Arguments) -> int:
         check_path(given.report, overwrite=given.force)
         chosen_label(adata.obs, given.label)
     plan = plan_impute(adata, options, given, estimator=estimator, report=report)
+    if given.max_memory is not None:
+        plan = within_memory(plan, int(opt.size_of(given.max_memory)))
     given.warn(plan.messages)
+    if given.dry_run:
+        _print_costs(costs_of(plan, given.output), plan, given)
+        return 0
     values_only = plan.report.kind == "real" and given.scale in (None, "input")
     if values_only and plan.report.n_nan and (given.as_json or not given.quiet):
         missing = missing_values(adata, plan.report)
@@ -234,6 +247,19 @@ def _impute(given: Arguments) -> int:
         error_line(Message(text, code="verdict-do-not-impute"))
         return CONTROLS_WIN
     return 0
+
+
+def _print_costs(costs: Costs, plan: Plan, given: Arguments) -> None:
+    """Print what the plan would take."""
+    if given.as_json:
+        method = None if plan.estimator is None else plan.estimator.name
+        print_json({"method": method, "shape": list(plan.data.shape), **asdict(costs)})
+        return
+    name = "the method that is chosen" if plan.estimator is None else plan.estimator.name
+    n, G = plan.data.shape
+    print_line(f"{name} on {n:,} x {G:,} values in {plan.report.where}")
+    print_sentences(costs.lines())
+    print_line("nothing was written, because this was a dry run")
 
 
 def _check_samples(given: Arguments) -> None:

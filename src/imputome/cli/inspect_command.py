@@ -29,7 +29,7 @@ def command(
 
     options = opt.table_options(decimal, missing, annotation)
     with warnings_as_lines(quiet=False):
-        adata = read(source, genes_in=genes_in, transpose=transpose, modality=modality, options=options)
+        adata = read(source, genes_in=genes_in, transpose=transpose, modality=modality, backed=None, options=options)
     features: dict[str, Any] = {"feature_type": feature_type, "keep_summary_rows": keep_summary_rows}
     report = inspect(adata, layer=layer, kind=kind, **features)  # type: ignore[arg-type]
     if as_json:

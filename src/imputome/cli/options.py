@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -76,6 +77,10 @@ Posterior = Annotated[
         "adds the outputs variance, lower and upper. For counts; see imputome methods NAME+posterior.",
     ),
 ]
+TrainingCells = Annotated[
+    int | None,
+    typer.Option(min=2, help="Cells to learn from, chosen at random, if there are more (counts; default: 100000)."),
+]
 KeepObserved = Annotated[
     bool | None, typer.Option("--keep-observed/--replace-observed", help="Keep observed values as they are.")
 ]
@@ -93,6 +98,16 @@ Transform = Annotated[str, typer.Option(help="Transform of real values: auto, no
 Covariates = Annotated[
     str | None,
     typer.Option(help="Columns of obs, A,B,C, for methods that use them; A:number or A:category for whole numbers."),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes of this machine that impute and write a .zarr (default: this one alone).")
+]
+Scheduler = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Use the workers of this dask scheduler, tcp://HOST:8786.")
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory to keep to, as 4GB; a fit on counts then learns from fewer cells."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
@@ -112,11 +127,12 @@ _SAME_NAME = (
     *("accept_control", "budget", "check", "checkpoint", "config", "covariates", "downstream", "draws", "fraction"),
     "feature_type",
     *("before", "compression", "record", "reproducible", "safe_csv", "strict", "threads"),
+    *("max_memory", "training_cells"),
     *("gene_column", "genes", "genes_in", "keep_observed", "key", "key_added", "label", "layer", "method", "methods"),
     *("min_coverage", "objective", "output", "outputs", "position", "posterior", "protocol", "sample_id", "samples"),
     *("accept_orientation", "kind", "round_counts", "transpose"),
     *("annotation", "decimal", "keep_summary_rows", "match_genes", "missing", "modality"),
-    *("scale", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
+    *("scale", "scheduler", "scheme", "seed", "storage", "transform", "trials", "uncertainty", "workers"),
     *("min_genes", "min_cells"),
     *("external", "masked", "name", "partial"),
 )
@@ -241,3 +257,17 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             parsed[name] = text
     return parsed
+
+
+def size_of(text: str) -> float:
+    """``4GB`` as a number of bytes."""
+    units = {"GB": 1e9, "MB": 1e6, "GIB": 2.0**30, "MIB": 2.0**20, "G": 1e9, "M": 1e6}
+    number = text.strip().upper()
+    unit = next((unit for unit in units if number.endswith(unit)), "")
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory") from None
+    if not 0 < size < math.inf:
+        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory")
+    return size

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imputome.inspection.missingness import MissingnessReport
     from imputome.inspection.state import InputReport
     from imputome.io.integrity import Fingerprint
+    from imputome.io.store import RowWriter
     from imputome.io.table_layout import TableOptions
     from imputome.result.matrices import Matrix
     from imputome.result.record import Record
@@ -44,7 +45,7 @@ RECORDED = {
     *("source", "output", "layer", "key_added", "scale", "genes", "gene_column", "keep_observed", "outputs", "draws"),
     *("uncertainty", "reproducible", "force", "quiet", "as_json", "method", "settings", "posterior", "transform"),
     *("shift", "covariates", "check_result", "labels", "budget", "accept_control", "report", "record", "config"),
-    *("threads", "strict", "seed", "model"),
+    *("threads", "max_memory", "dry_run", "workers", "scheduler", "training_cells", "strict", "seed", "model"),
 }
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 
@@ -147,6 +148,8 @@ class Writing:
     draws: opt.Draws = 0
     compression: opt.Compression = None
     safe_csv: opt.SafeCsv = False
+    workers: opt.Workers = 0
+    scheduler: opt.Scheduler = ""
     reproducible: opt.Reproducible = False
     force: opt.Force = False
     quiet: opt.Quiet = False
@@ -233,6 +236,8 @@ class Writing:
         check_output(self.output, self.source, overwrite=self.force, outputs=opt.split_names(self.outputs))
         if is_multimodal(self.output):
             self._check_multimodal()
+        if self.workers or self.scheduler:
+            self._check_parallel()
         if self.key_added is not None and not self.is_store:
             text = (
                 f"the table {self.output} has no layers to name: leave {{key_added}} out, or end it in .h5ad or .zarr"
@@ -270,6 +275,17 @@ class Writing:
                 options: dict[str, Any] = {name: ...}
                 text = f"{self.output} keeps the cells and genes of the input: leave {{{name}}} out, or end it in .h5ad"
                 raise InputError(text, code="kept-in-h5mu", parameter=name, **options)
+
+    def _check_parallel(self) -> None:
+        """Refuse what workers cannot write or read together."""
+        name = "scheduler" if self.scheduler else "workers"
+        remedy: dict[str, Any] = {name: ...}
+        if self.output.suffix.lower() != ".zarr":
+            text = f"several processes can write a .zarr only: end {self.output} in .zarr, or leave {{{name}}} out"
+            raise InputError(text, code="workers-need-zarr", **remedy)
+        if self.source.suffix.lower() not in STORES or self.transpose or self.missing or self.draws:
+            text = f"workers read a .h5ad or .zarr as it is, and write no draws: convert {self.source} first, or leave "
+            raise InputError(f"{text}{{{name}}} out", code="workers-need-store", **remedy)
 
     def _warn_of_older_draws(self) -> None:
         from imputome.io.tables import table_suffix
@@ -316,6 +332,7 @@ class Writing:
                 genes_in=None if only_written else self.genes_in,
                 transpose=self.transpose,
                 modality=self.modality,
+                backed=None,
                 dtype=np.float32 if self.keeps_text() else np.float64,
                 options=self.table_options,
             )
@@ -373,6 +390,7 @@ class Writing:
                         draws=len(self.draw_layers),
                         compression=self.compression,
                         modality=self.modality,
+                        writer=self._writer(plan, run),
                     )
                 else:
                     partial = files.enter_context(atomic_path(self.output, overwrite=self.force))
@@ -380,6 +398,26 @@ class Writing:
                     values = Finite(run.imputation, run.estimator.name)
                     self._fill(partial, self.output, run, values, plan, options=how, progress=advance)
         return record
+
+    def _writer(self, plan: Plan, run: Run) -> RowWriter | None:
+        """The workers that impute and write the rows; None if this process does."""
+        if not (self.workers or self.scheduler):
+            return None
+        if not run.estimator.imputes_by_rows(plan.data):
+            text = f"{run.estimator.name} imputes all cells together, so this process writes them, without workers"
+            self.warn([Message(text, code="workers-unused")])
+            return None
+        from imputome.io.parallel import Workers
+
+        return Workers(
+            run.estimator,
+            self.source,
+            plan.options.layer,
+            plan.report,
+            matched=plan.matched,
+            number=self.workers,
+            scheduler=self.scheduler,
+        )
 
     def _write_tables(self, run: Run, plan: Plan, files: ExitStack, show: Callable[[float, str], None]) -> None:
         """Write the tables beside the output, to be moved into place together with it."""

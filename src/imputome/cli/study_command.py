@@ -186,22 +186,8 @@ def _changed(study: Study, datasets: str | None, seed: int | None, gc: Path | No
 def _limits(max_seconds: float | None, max_memory: str | None) -> Limits:
     from imputome.studies.units import Limits
 
-    size = math.inf if max_memory is None else _bytes(max_memory)
+    size = math.inf if max_memory is None else opt.size_of(max_memory)
     return Limits(math.inf if max_seconds is None else max_seconds, size)
-
-
-def _bytes(text: str) -> float:
-    """``4GB`` as a number of bytes."""
-    units = {"GB": 1e9, "MB": 1e6, "GIB": 2.0**30, "MIB": 2.0**20, "G": 1e9, "M": 1e6}
-    number = text.strip().upper()
-    unit = next((unit for unit in units if number.endswith(unit)), "")
-    try:
-        size = float(number.removesuffix(unit)) * units[unit]
-    except (ValueError, KeyError):
-        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory") from None
-    if not 0 < size < math.inf:
-        raise typer.BadParameter(f"{text!r} is no size as 4GB or 500MB", param_hint="--max-memory")
-    return size
 
 
 def _workers(workers: int | None) -> int:

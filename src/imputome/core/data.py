@@ -5,24 +5,24 @@ Letters: ``n`` cells (rows), ``G`` genes (columns), ``X`` the n x G input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.compressed import check_sparse
+from imputome.core.arrays import clean_csr, in_memory, out_of_range
 from imputome.core.scales import is_integer
+from imputome.core.stored import StoredCounts, stays_stored
 from imputome.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import scipy.sparse as sp
 
 Kind = Literal["counts", "real"]
 
 SUM_BLOCK = 2**20  # stored values that a sum takes at a time
+INFINITE = "the matrix holds infinite values: put finite values for them, or what is missing: 0 for counts, else NaN"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Data:
 
     Attributes
     ----------
-    X : csr_array or ndarray of shape (n, G)
-        For ``kind="counts"`` a ``csr_array`` without stored zeros; for ``"real"`` an ndarray with NaN for missing.
+    X : csr_array, StoredCounts or ndarray of shape (n, G)
+        For ``kind="counts"`` a ``csr_array`` without stored zeros, or, if the counts are large and not in memory, a
+        `imputome.core.stored.StoredCounts`; for ``"real"`` an ndarray with NaN for missing.
     kind : {"counts", "real"}
         Counts, in which a zero may be a dropout, or real values, in which NaN is missing.
     obs_names, var_names : pandas.Index
@@ -78,10 +79,28 @@ class Data:
         return self.X.shape
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the values are in memory; if not, ``X`` is a `imputome.core.stored.StoredCounts`."""
+        return not isinstance(self.X, StoredCounts)
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether all values are integers; for counts."""
+        if isinstance(self.X, StoredCounts):
+            return self.X.totals.integers
+        return is_integer(self.X.data)
+
+    def to_memory(self) -> Data:
+        """The same with the values in memory."""
+        return self if self.in_memory else replace(self, X=self.X.to_memory())
+
+    @property
     def depth(self) -> np.ndarray:
         """(n,) library sizes, float64: ``library_size``, or else the row sums of ``X``."""
         if self.library_size is not None:
             return self.library_size
+        if isinstance(self.X, StoredCounts):
+            return self.X.totals.per_row
         return np.asarray(self.X @ np.ones(self.shape[1]))
 
     @property
@@ -89,6 +108,8 @@ class Data:
         """(G,) column sums of ``X``, in float64, because float32 sums lose molecules above 2^24."""
         if isinstance(self.X, np.ndarray):
             return np.asarray(self.X.sum(axis=0, dtype=np.float64))
+        if isinstance(self.X, StoredCounts):
+            return self.X.totals.per_column
         total = np.zeros(self.shape[1])
         for start in range(0, self.X.nnz, SUM_BLOCK):  # bincount copies what it is given to 64 bits
             part = slice(start, start + SUM_BLOCK)
@@ -106,6 +127,8 @@ class Data:
             In each column.
         """
         known = self.observed
+        if known is None and isinstance(self.X, StoredCounts):
+            return self.X.totals.nonzero_per_row, self.X.totals.nonzero_per_column
         if known is None and self.kind == "counts":
             return np.diff(self.X.indptr), np.bincount(self.X.indices, minlength=self.shape[1])
         if known is None:
@@ -131,6 +154,8 @@ class Data:
         j = slice(None) if columns is None else columns
 
         def part(matrix: Any) -> Any:
+            if isinstance(matrix, StoredCounts) and rows is None and columns is not None:
+                matrix = matrix.to_memory()
             if matrix is not None and rows is not None:  # a slice of a whole sparse matrix would be a copy
                 matrix = matrix[rows]
             return matrix if matrix is None or columns is None else matrix[:, columns]
@@ -214,6 +239,9 @@ class Data:
         """
         if isinstance(self.X, np.ndarray):
             return self.X[i, j].astype(np.float64)
+        if isinstance(self.X, StoredCounts):
+            rows, places = np.unique(i, return_inverse=True)
+            return _sparse_entries(self.X[rows], places, j)
         return _sparse_entries(self.X, i, j)
 
     def observed_entries(self, i: np.ndarray, j: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -246,145 +274,6 @@ def _sparse_entries(X: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         return np.empty(0)
     # csr_matrix shares the arrays, and its index (i, j) returns all the values at once
     return np.asarray(sp.csr_matrix(X, copy=False)[i, j], dtype=np.float64).ravel()
-
-
-def in_memory(X: Any) -> Any:
-    """Load an array, DataFrame, sparse, backed or h5py matrix, or dask array into memory, as ndarray or csr_array.
-
-    The values are numbers in the byte order of the machine, in a type that NumPy and SciPy can compute with. What is
-    masked (``numpy.ma``), None or pandas.NA becomes NaN. Anything else than numbers is an `InputError`.
-    """
-    import scipy.sparse as sp
-
-    check_container(X)
-    if hasattr(X, "to_memory"):  # anndata's backed sparse matrices
-        X = X.to_memory()
-        check_sparse(X)
-    if hasattr(X, "dask") and hasattr(X, "compute"):
-        X = X.compute()
-        check_sparse(X)
-    if not sp.issparse(X) and not hasattr(X, "iloc") and not isinstance(X, np.ndarray):
-        X = as_array(X[()] if hasattr(X, "file") else X)  # [()] reads an h5py dataset
-    if len(X.shape) != 2:
-        text = f"the input must be a matrix of cells x genes, not an array of shape {tuple(X.shape)}"
-        raise InputError(text, code="not-a-matrix")
-    problem = not_numbers(X)
-    if problem:
-        raise InputError(f"the matrix {problem}", code="not-numeric")
-    if hasattr(X, "iloc"):
-        X = _of_columns(X)
-    if not sp.issparse(X):
-        return _of_array(X)
-    dtype = _computable(X.dtype)
-    if X.format in ("csr", "csc"):  # SciPy cannot convert all the types that a file can have
-        X = type(X)((X.data.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
-    else:
-        X = X.astype(dtype)  # before duplicates are summed, which could exceed small integers
-    return sp.csr_array(X)
-
-
-def check_container(X: Any) -> None:
-    """Refuse what names a matrix or holds several (MuData), and sparse matrices that contradict themselves."""
-    if X is None:
-        raise InputError("there are no data (None): pass a matrix or an AnnData", code="no-matrix")
-    if isinstance(X, str | PathLike):
-        call = "anndata.read_h5ad(path)"
-        if not str(X).endswith(".h5ad"):
-            call = "read(path) from imputome.io.reading (a table needs genes_in='rows' or genes_in='columns' too)"
-        text = f"{str(X)!r} is the path of a file, not data: read it first, with {call}"
-        raise InputError(text, code="path-instead-of-data")
-    modalities = getattr(X, "mod", None)
-    if isinstance(modalities, Mapping) and modalities:
-        name = next((name for name in modalities if str(name).lower() in ("rna", "gex")), next(iter(modalities)))
-        text = f"the data hold {len(modalities)} modalities ({', '.join(map(str, modalities))}): pass one of them"
-        raise InputError(f"{text}, such as mdata[{name!r}]", code="several-modalities")
-    check_sparse(X)
-
-
-def out_of_range(minimum: float, maximum: float) -> str:
-    """What is wrong with values between these whose size single precision cannot hold, and what to do; else empty.
-
-    Methods compute in it and results are written in it; squares of much larger values are infinite in any precision.
-    """
-    largest, single = max(-minimum, maximum), np.finfo(np.float32)
-    if not (largest > float(single.max) or 0 < largest < float(single.tiny)):
-        return ""
-    text = f"holds values {'up to' if largest > 1 else 'of at most'} {largest:.3g}"
-    return f"{text}, which single precision cannot hold: multiply all values by a power of ten"
-
-
-def not_numbers(X: Any) -> str:
-    """What is wrong with a matrix that holds something else than real numbers, and what to do; empty for numbers."""
-    if hasattr(X, "iloc"):
-        columns = [str(name) for name, column in X.items() if _kind(column) != "numbers"]
-        if not columns:
-            return ""
-        some = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
-        return f"has columns without numbers ({some}): remove them or make them the index"
-    kind = _kind(X)
-    if kind == "complex numbers":
-        return "holds complex numbers: pass their real parts or their absolute values"
-    return "" if kind == "numbers" else f"holds {kind} ({X.dtype}): convert them to numbers"
-
-
-def _kind(values: Any) -> str:
-    """What an array, sparse matrix or column of a DataFrame holds, in words."""
-    from pandas.api.types import infer_dtype, is_numeric_dtype
-
-    dtype = values.dtype
-    kind = getattr(dtype, "numpy_dtype", dtype).kind if is_numeric_dtype(dtype) else getattr(dtype, "kind", "O")
-    if kind == "O" and (isinstance(values, np.ndarray) or dtype == "object"):
-        inferred = infer_dtype(np.ravel(np.asarray(values, dtype=object)), skipna=True)
-        numbers = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
-        return "numbers" if inferred in numbers else "text" if inferred == "string" else "objects"
-    words = {"c": "complex numbers", "M": "dates", "m": "time differences", "U": "text", "S": "text", "T": "text"}
-    return "numbers" if kind in "biuf" else words.get(kind, "objects")
-
-
-def as_array(X: Any) -> np.ndarray:
-    """Nested lists and the like as an array."""
-    try:
-        return np.asanyarray(X)  # a masked array stays one
-    except (ValueError, TypeError) as error:
-        text = f"the input is no matrix of numbers ({type(X).__name__}): pass an array of cells x genes"
-        raise InputError(text, code="not-a-matrix") from error
-
-
-def _of_columns(X: pd.DataFrame) -> Any:
-    """The values of a DataFrame of numbers; of a sparse one as a sparse matrix."""
-    if all(hasattr(dtype, "fill_value") for dtype in X.dtypes):
-        return X.sparse.to_coo() if all(dtype.fill_value == 0 for dtype in X.dtypes) else X.sparse.to_dense().to_numpy()
-    if (X.dtypes == "object").any():
-        return X.to_numpy(dtype=object)
-    dtype = np.result_type(*{getattr(dtype, "numpy_dtype", dtype) for dtype in X.dtypes}) if X.shape[1] else np.float64
-    if all(isinstance(each, np.dtype) for each in X.dtypes):
-        return X.to_numpy(dtype=dtype)
-    return X.to_numpy(dtype=dtype if np.dtype(dtype).kind == "f" else np.float64, na_value=np.nan)
-
-
-def _of_array(X: Any) -> np.ndarray:
-    """An array of numbers as a plain one: NaN where a value is masked or no number."""
-    if X.dtype == object:
-        import pandas as pd
-
-        values = np.full(X.shape, np.nan)
-        known = ~pd.isna(np.ma.getdata(X)) & ~np.ma.getmaskarray(X)
-        values[known] = np.ma.getdata(X)[known].astype(np.float64)
-        return values
-    if isinstance(X, np.ma.MaskedArray):
-        if X.dtype.kind != "f" and np.ma.is_masked(X):
-            X = X.astype(np.float64)
-        X = np.where(np.ma.getmaskarray(X), X.dtype.type(np.nan), X.data) if np.ma.is_masked(X) else X.data
-    return np.asarray(X).astype(_computable(X.dtype), copy=False)
-
-
-def _computable(dtype: np.dtype) -> np.dtype:
-    """The type to compute with: float32 for half precision and small integers, no more than float64, native order."""
-    if dtype.kind == "f":
-        return np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
-    if dtype.kind in "iu" and dtype.itemsize <= 2:
-        return np.dtype(np.float32)
-    return dtype.newbyteorder("=")
 
 
 def as_data(
@@ -442,30 +331,23 @@ def as_data(
         var_names = X.columns if var_names is None else var_names
     if kind == "counts" and isinstance(X, np.ma.MaskedArray):
         X = X.filled(0)
+    if kind == "counts" and observed is None and stays_stored(X):
+        X = StoredCounts(X)
+    if isinstance(X, StoredCounts):
+        return _stored_data(X, obs_names, var_names, covariates, library_size)
     array = in_memory(X)
     n, G = array.shape
     if n == 0 or G == 0:
         raise InputError(f"the matrix is empty ({n} cells x {G} genes)", code="empty-matrix")
     values = array.data if sp.issparse(array) else array
     if np.isinf(values).any():
-        text = (
-            "the matrix holds infinite values: put finite values for them, or what is missing: 0 for counts, else NaN"
-        )
-        raise InputError(text, code="infinite-values")
+        raise InputError(INFINITE, code="infinite-values")
     limits = [float(each.reduce(values, axis=None)) for each in (np.fmin, np.fmax)] if values.size else [0.0, 0.0]
     if problem := out_of_range(*limits):
         raise InputError(f"the matrix {problem}", code="values-out-of-range")
     kind = _kind_of(values) if kind is None else kind
     if kind == "counts":
-        if np.isnan(values).any():
-            text = (
-                "the matrix holds NaN, which counts cannot: put 0 for them, or, if these are real values, pass {kind} "
-            )
-            text += "(to a model when it is fitted)"
-            raise InputError(text, code="nan-in-counts", kind="real")
-        if values.size and values.min() < 0:
-            text = f"counts cannot be negative (minimum {values.min():g}): pass the raw counts, not scaled values"
-            raise InputError(text, code="negative-counts")
+        _check_counts(*limits, has_nan=bool(np.isnan(values).any()))
         array = clean_csr(array)
     else:
         dense = array.toarray() if sp.issparse(array) else array
@@ -479,15 +361,7 @@ def as_data(
             observed = observed & ~np.isnan(array)
     if library_size is not None:
         library_size = np.asarray(library_size, dtype=np.float64)
-        has_counts = np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool)
-        if library_size.shape != (n,):
-            problem = f"has shape {library_size.shape}: pass one number for each of the {n} cells"
-        elif not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[has_counts] == 0).any():
-            problem = "must be finite, never negative, and above 0 for every cell with counts"
-        else:
-            problem = ""
-        if problem:
-            raise InputError(f"library_size {problem}", code="library-size", parameter="library_size")
+        _check_library(library_size, np.diff(array.indptr) > 0 if kind == "counts" else np.zeros(n, dtype=bool))
     return Data(
         X=array,
         kind=kind,
@@ -498,6 +372,48 @@ def as_data(
         library_size=library_size,
         bounds=bounds,
     )
+
+
+def _stored_data(
+    X: StoredCounts, obs_names: Any, var_names: Any, covariates: Any, library_size: np.ndarray | None
+) -> Data:
+    """`Data` of counts that are not in memory; the whole matrix is read once, to check it."""
+    n, G = X.shape
+    if n == 0 or G == 0:
+        raise InputError(f"the matrix is empty ({n} cells x {G} genes)", code="empty-matrix")
+    _check_counts(X.totals.minimum, X.totals.maximum, has_nan=X.totals.has_nan)
+    if library_size is not None:
+        library_size = np.asarray(library_size, dtype=np.float64)
+        _check_library(library_size, X.totals.nonzero_per_row > 0)
+    names = _names(obs_names, n, "cells"), _names(var_names, G, "genes")
+    return Data(X, "counts", *names, covariates=covariates, library_size=library_size)
+
+
+def _check_counts(minimum: float, maximum: float, *, has_nan: bool) -> None:
+    """Refuse what counts cannot be; ``minimum`` and ``maximum`` are those of the stored values."""
+    if has_nan:
+        text = "the matrix holds NaN, which counts cannot: put 0 for them, or, if these are real values, pass {kind} "
+        text += "(to a model when it is fitted)"
+        raise InputError(text, code="nan-in-counts", kind="real")
+    if np.isinf([minimum, maximum]).any() and minimum <= maximum:
+        raise InputError(INFINITE, code="infinite-values")
+    if minimum <= maximum and (problem := out_of_range(minimum, maximum)):
+        raise InputError(f"the matrix {problem}", code="values-out-of-range")
+    if minimum < 0:
+        text = f"counts cannot be negative (minimum {minimum:g}): pass the raw counts, not scaled values"
+        raise InputError(text, code="negative-counts")
+
+
+def _check_library(library_size: np.ndarray, has_counts: np.ndarray) -> None:
+    """Refuse library sizes that do not fit cells of which some have counts."""
+    n = len(has_counts)
+    if library_size.shape != (n,):
+        problem = f"has shape {library_size.shape}: pass one number for each of the {n} cells"
+    elif not np.isfinite(library_size).all() or (library_size < 0).any() or (library_size[has_counts] == 0).any():
+        problem = "must be finite, never negative, and above 0 for every cell with counts"
+    else:
+        return
+    raise InputError(f"library_size {problem}", code="library-size", parameter="library_size")
 
 
 def _kind_of(values: np.ndarray) -> Kind:
@@ -538,17 +454,3 @@ def _names(names: Any, size: int, what: str) -> pd.Index:
     if len(index) != size:
         raise InputError(f"there are {size} {what} but {len(index)} names: pass one name each", code="name-count")
     return index.astype(str)
-
-
-def clean_csr(X: Any) -> sp.csr_array:
-    """A floating-point ``csr_array`` with sorted indices, no duplicates and no stored zeros; copies only if it must."""
-    import scipy.sparse as sp
-
-    csr = sp.csr_array(X)
-    if csr.dtype.kind != "f":
-        csr = csr.astype(np.float32 if csr.nnz == 0 or csr.data.max() < 2**24 else np.float64)
-    if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
-        csr = csr.copy()  # the next two lines work in place
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-    return csr

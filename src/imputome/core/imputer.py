@@ -7,31 +7,31 @@ scikit-learn, numba or pydantic, so that listing methods stays fast.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from imputome.core.by_blocks import ByBlocks, latent_by_blocks
 from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Status
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
-from imputome.core.scales import Scale, is_integer
+from imputome.core.many_cells import random_rows
+from imputome.core.parameters import check_names, check_parameters, parameter_defaults
+from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, ModelFormatError, NotFittedError, some
 
 if TYPE_CHECKING:
     from imputome.core.posterior import Prior
 
-LARGEST_SEED = 2**32 - 1
-LARGEST_INTEGER = 2**63 - 1  # for compiled code
+TRAINING_CELLS = 100_000  # that a fit learns from, chosen at random, if there are more
 
 
 class Imputer(ABC):
@@ -56,6 +56,10 @@ class Imputer(ABC):
         Whether the posterior step is on.
     link : str, default="identity"
         Transform on which real values are imputed, see `imputome.core.links`. It can be set from outside before `fit`.
+    training_cells : int or None, default=100000
+        Largest number of cells that a fit on counts learns from; with more, it learns from so many of them, chosen at
+        random, and all are imputed. None: all. It can be set from outside before `fit`; methods that cannot impute new
+        rows by themselves learn from all.
     progress : callable or None
         If set, it is called during a fit with the share of work done (0 to 1) and a short text; it can raise to end
         the fit.
@@ -68,6 +72,8 @@ class Imputer(ABC):
     learned, stored : dict of str to Learned
         What a saved model holds: name of an array -> what it must be (`imputome.core.learned.Learned`). ``learned`` are
         the attributes of these names with an underscore, ``stored`` what the class makes in `_state` in another way.
+    learns_from_sample : bool
+        Whether a fit on very many cells learns from a random sample of them (`imputome.core.many_cells.random_rows`).
     search_space : dict
         What tuning varies: parameter -> tuple of choices, or ``(low, high, "linear" or "log")``; integers are drawn if
         ``low`` is an integer.
@@ -103,8 +109,10 @@ class Imputer(ABC):
     posterior: bool = False
     progress: Callable[[float, str], None] | None = None
     link: str = "identity"
+    training_cells: int | None = TRAINING_CELLS
     provenance: dict[str, Any] | None = None
     replaced_by: str = ""
+    learns_from_sample: ClassVar[bool] = False
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     libraries: ClassVar[tuple[str, ...]] = ()  # packages beside NumPy and SciPy that its numbers depend on
     learned: ClassVar[Mapping[str, Learned]] = {}
@@ -119,7 +127,7 @@ class Imputer(ABC):
     @classmethod
     def parameter_defaults(cls) -> dict[str, Any]:
         """Constructor parameters and their defaults."""
-        return _defaults(cls)
+        return parameter_defaults(cls)
 
     @property
     def outputs_without_step(self) -> frozenset[Output]:
@@ -177,7 +185,7 @@ class Imputer(ABC):
         return self
 
     def clone(self, **changes: Any) -> Self:
-        """An unfitted copy with the same ``link`` and some parameters changed.
+        """An unfitted copy with the same ``link`` and ``training_cells``, and some parameters changed.
 
         Parameters
         ----------
@@ -195,7 +203,7 @@ class Imputer(ABC):
             A name is not a parameter of the method.
         """
         copy = type(self)(**{**self.get_params(), **changes})
-        copy.link = self.link
+        copy.link, copy.training_cells = self.link, self.training_cells
         return copy
 
     def __sklearn_clone__(self) -> Self:
@@ -225,6 +233,10 @@ class Imputer(ABC):
         """The model of rows that were not in the training data; its attribute ``latent``, if any, represents them."""
         text = f"{self.name} cannot impute rows that it was not fitted on: use fit_transform on all rows together"
         raise InputError(text, code="no-new-rows")
+
+    def _latent(self, data: Data) -> np.ndarray | None:
+        """What represents rows that were not in the training data; faster than `_new_rows`, where that does more."""
+        return getattr(self._new_rows(data), "latent", None)
 
     def _posterior_prior(self, data: Data) -> Prior:
         """The prior of the posterior step; called after `_fit`."""
@@ -308,15 +320,61 @@ class Imputer(ABC):
                 f"only {usable_rows} of {n} cells and {usable_columns} of {G} genes have known values: give 2 or more"
             )
             raise InputError(text, code="too-few-observed")
-        model, result = self._fit(self._linked(data))
+        training = self._training_part(data)
+        model, result = self._fit(self._linked(training))
         self.feature_names_ = data.var_names
         self.kind_: Kind = data.kind
         self.bounds_ = data.bounds
         self.covariate_names_ = [] if data.covariates is None else [str(name) for name in data.covariates.columns]
-        self.training_totals_ = data.gene_totals if data.kind == "counts" else None
+        self.training_totals_ = training.gene_totals if data.kind == "counts" else None
         if self.posterior:
-            self.prior_ = self._posterior_prior(data)
-        return self._imputation(model, data, training=True, **result)
+            self.prior_ = self._posterior_prior(training)
+        fitted = self._imputation(model, training, training=True, **result)
+        if training.shape[0] == n:
+            return fitted
+        status = self._unseen_status(data, fitted.status)
+        text = f"learned from {training.shape[0]:,} of {n:,} cells, chosen at random"
+        message = "; ".join(part for part in (text, status.message) if part)
+        status = Status(status.name, message, {**status.details, "training_cells": training.shape[0]})
+        return self.applied(data, status=status, history=result.get("history"), gene_columns=fitted.gene_columns)
+
+    def imputes_by_rows(self, data: Data) -> bool:
+        """Whether the values of each row, after a fit on ``data``, are those that `transform` gives for it."""
+        return self.info.new_rows == "exact" or self._learns_from_some(data)
+
+    def _learns_from_some(self, data: Data) -> bool:
+        """Whether a fit on ``data`` learns from some of the cells only."""
+        most = self.training_cells
+        reusable = self.info.new_rows in ("exact", "projection")
+        return data.kind == "counts" and reusable and most is not None and data.shape[0] > most
+
+    def _training_part(self, data: Data) -> Data:
+        """The cells to learn from, in memory."""
+        n, most = data.shape[0], self.training_cells
+        if most is None or not self._learns_from_some(data):
+            return data.to_memory()
+        rng = np.random.default_rng([getattr(self, "random_state", 0), n])
+        return data.subset(rows=np.sort(rng.choice(n, most, replace=False)))
+
+    def applied(self, data: Data, **result: Any) -> Imputation:
+        """The result of the fitted method for all rows of ``data``; block by block if these are not in memory."""
+        if data.in_memory:
+            known = without_genes(data, unseen_genes(data, self.training_totals_))
+            model = self._new_rows(self._linked(known))
+            return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), **result)
+        blocks = ByBlocks(self._model_of, data)
+        latent = latent_by_blocks(self.latent_of, data)
+        return Imputation(blocks, replace(data, covariates=None), **self.how(data), latent=latent, **result)
+
+    def latent_of(self, data: Data) -> np.ndarray | None:
+        """The representation of some new rows, (n, k); None if there is none."""
+        known = without_genes(data, unseen_genes(data, self.training_totals_))
+        return self._latent(self._linked(known)) if self.info.latent else None
+
+    def _model_of(self, data: Data) -> Model:
+        """The model of some new rows, with all steps."""
+        known = without_genes(data, unseen_genes(data, self.training_totals_))
+        return self._complete(self._new_rows(self._linked(known)), known, inputs=data)
 
     def transform(self, data: Any) -> Imputation:
         """Impute new rows with the fitted method.
@@ -360,19 +418,17 @@ class Imputer(ABC):
                 f"({here!r} here, {there!r} in the model)"
             )
             raise ModelFormatError(f"{text}: give the same features in the same order", code="model-feature-names")
-        known, status = self._without_unseen(data)
-        model = self._new_rows(self._linked(known))
-        return self._imputation(model, known, inputs=data, latent=getattr(model, "latent", None), status=status)
+        return self.applied(data, status=self._unseen_status(data, Status()))
 
-    def _without_unseen(self, data: Data) -> tuple[Data, Status]:
-        """New rows without the molecules of genes that had none in training, with a warning if there are any."""
+    def _unseen_status(self, data: Data, status: Status) -> Status:
+        """The status with the genes that had no molecule in training, and a warning if ``data`` has some."""
         unseen = unseen_genes(data, self.training_totals_)
         if not len(unseen):
-            return data, Status()
+            return status
         message = unseen_message(data, unseen)
         warnings.warn(message, stacklevel=3)
-        status = Status("exact", message, {"unknown_genes": data.var_names[unseen].tolist()})
-        return without_genes(data, unseen), status
+        text = "; ".join(part for part in (status.message, message) if part)
+        return Status(status.name, text, {**status.details, "unknown_genes": data.var_names[unseen].tolist()})
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted estimator to a directory: JSON and arrays, no pickle. `imputome.methods.load` reads it.
@@ -541,9 +597,21 @@ class Imputer(ABC):
     ) -> Imputation:
         """The result of a method's model: with the posterior step and the link around it, where they are used.
 
+        ``training`` is whether ``data`` are those that the method has just been fitted on. ``inputs`` are the rows with
+        the molecules of the genes that were taken out of ``data`` because they had none in training.
+        """
+        if self.posterior and training:
+            columns = {"posterior_shape": self.prior_.shape, "posterior_power": self.prior_.power}
+            result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
+        model = self._complete(model, data, training=training, inputs=inputs)
+        data = data if inputs is None else inputs
+        return Imputation(model, replace(data, covariates=None), **self.how(data), **result)
+
+    def _complete(self, model: Model, data: Data, *, training: bool = False, inputs: Data | None = None) -> Model:
+        """A method's model of ``data`` with the posterior step, the link, and the genes that it does not know.
+
         With ``training``, the factor of the posterior step (see `PosteriorModel.matched_to_total`) is learned from
-        ``data``; otherwise the learned one is used. ``inputs`` are the rows with the molecules that `_without_unseen`
-        took out of ``data``; these stay as they are.
+        ``data``; otherwise the learned one is used.
         """
         if self.posterior:
             from imputome.core.posterior import PosteriorModel
@@ -551,8 +619,6 @@ class Imputer(ABC):
             if training:
                 model = PosteriorModel(model, data, self.prior_).matched_to_total()
                 self.total_factor_ = model.factor
-                columns = {"posterior_shape": self.prior_.shape, "posterior_power": self.prior_.power}
-                result["gene_columns"] = {**result.get("gene_columns", {}), **columns}
             else:
                 model = PosteriorModel(model, data, self.prior_, factor=self.total_factor_)
         if self.link != "identity":
@@ -560,84 +626,14 @@ class Imputer(ABC):
         if inputs is not None and inputs is not data:
             places = np.arange(data.shape[1])
             places[unseen_genes(inputs, self.training_totals_)] = -1
-            model, data = OwnGenes(model, inputs, data, places), inputs
+            model = OwnGenes(model, inputs, data, places)
+        return model
+
+    def how(self, data: Data) -> dict[str, Any]:
+        """How values of the method are to be taken: arguments of `Imputation`."""
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
-        return Imputation(model, replace(data, covariates=None), scale=scale, keeps_observed=keeps, **result)
-
-
-def check_parameters(method: Callable[..., Any], params: dict[str, Any]) -> None:
-    """Check names and types of the parameters of a method, another class, or a function, before any computation.
-
-    Types are those of the annotations, without conversion: a bool is not an integer, an integer is a
-    float, NaN and infinity are refused, and a list is a tuple, as JSON has lists only. A parameter without a type, or
-    with one that cannot be resolved, takes any value.
-    """
-    check_names(method, params)
-    label = getattr(method, "name", method.__name__)
-    for name, value in params.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        adapter = _adapters(method).get(name)
-        problem = None if adapter is None else _type_problem(adapter, value)
-        if problem is None and name == "random_state" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
-            problem = f"from 0 to {LARGEST_SEED}"
-        if problem is None and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            problem = "an integer of at most 63 bits"
-        if problem is not None:
-            text = f"{label}: {name}={value!r} is not valid, it must be {problem}"
-            raise InputError(text, code="parameter-value", parameter=name)
-
-
-def check_names(method: Callable[..., Any], params: Iterable[str]) -> None:
-    """Refuse names that are not parameters of the constructor of ``method``."""
-    known = _defaults(method)
-    for name in params:
-        if name not in known:
-            text = f"{getattr(method, 'name', method.__name__)} has no parameter {name!r}: it has"
-            raise InputError(f"{text} {', '.join(known) or 'no parameters'}", code="unknown-parameter", parameter=name)
-
-
-def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
-    """Parameters and defaults of a class, or those of a function that have a default."""
-    parameters = [p for p in inspect.signature(method).parameters.values() if "VAR_" not in p.kind.name]
-    return {p.name: p.default for p in parameters if isinstance(method, type) or p.default is not p.empty}
-
-
-@cache
-def _adapters(method: Callable[..., Any]) -> dict[str, Any]:
-    """For each parameter with a type, the pydantic `TypeAdapter` of that type."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    try:
-        hints = get_type_hints(method.__init__ if isinstance(method, type) else method)  # type: ignore[misc]
-    except NameError:  # a class outside this package can import its types for type checking only
-        return {}
-    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return {name: TypeAdapter(hints[name], config=config) for name in _defaults(method) if name in hints}
-
-
-def _type_problem(adapter: Any, value: Any) -> str | None:
-    """What a value of this type must be, or None if ``value`` is one."""
-    from pydantic import ValidationError
-
-    try:
-        # JSON has no tuples, so a saved model gives lists
-        adapter.validate_python(tuple(value) if isinstance(value, list) else value)
-    except ValidationError as error:
-        allowed = []
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            text = (
-                fault["msg"]
-                .removeprefix("Input should be ")
-                .replace("a valid integer", "an integer")
-                .replace("a valid ", "a ")
-            )
-            in_tuple = bool(fault["loc"]) and isinstance(fault["loc"][-1], int)
-            allowed.append(f"several values, each {text}" if in_tuple else text)
-        if value is not None and _type_problem(adapter, None) is None:
-            allowed.append("None")
-        return " or ".join(dict.fromkeys(allowed))
-    return None
+        return {"scale": scale, "keeps_observed": keeps}
 
 
 def _saved_prior(arrays: dict[str, np.ndarray]) -> Prior:
@@ -659,17 +655,23 @@ def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior
     parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
     that cannot impute new rows exactly, only the first x2 is used.
 
+    With more than `MANY_CELLS` cells, a method that then learns from a sample of them is fitted on this sample only.
+    For such a method, and for one that imputes new rows exactly, the molecules of `MANY_CELLS` evenly spaced cells are
+    predicted, and not those of all cells.
+
     Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
     over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
     candidate elsewhere.
     """
-    from imputome.core.prior import deal, pooled_prior, split
+    from imputome.core.prior import deal, pooled_prior, some_cells, split
 
-    if not is_integer(data.X.data):
+    if not data.holds_integers:
         text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
         raise InputError(text, code="not-integers", posterior=False)
     parts = deal(data, np.random.default_rng(random_state))
-    fitted = estimator.fit_transform(split(data, parts[0])[0])
-    if estimator.info.new_rows == "exact":
-        return pooled_prior(data, parts, estimator._new_rows)[0]
+    x1 = split(data, parts[0])[0]
+    rows = random_rows(data.shape[0], random_state) if estimator.learns_from_sample else None
+    fitted = estimator.fit_transform(x1 if rows is None else x1.subset(rows=rows))
+    if rows is not None or estimator.info.new_rows == "exact":
+        return pooled_prior(*some_cells(data, parts), estimator._new_rows)[0]
     return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]

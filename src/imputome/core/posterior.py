@@ -18,6 +18,7 @@ from numba import prange
 from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced
 
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-3, 1e5
 LARGEST_CELL_FACTOR = 20.0  # the excess of a cell changes its shapes by at most this factor
@@ -116,6 +117,7 @@ class PosteriorModel:
     _cell_factors: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.latent = getattr(self.model, "latent", None)
         self._cell_factors = np.full(self.data.shape[0], np.nan if self.prior.cell_power else 1.0)
 
     @property
@@ -124,14 +126,18 @@ class PosteriorModel:
         return self.posterior_outputs | self.model.outputs
 
     def matched_to_total(self) -> PosteriorModel:
-        """The same model with the factor that makes the sum of all values equal to the sum of all counts."""
+        """The same model with the factor that makes the sum of all values equal to the sum of all counts.
+
+        With more than `MANY_CELLS` cells, these are the sums over so many evenly spaced ones.
+        """
         n, G = self.data.shape
         step = max(1, VALUES_PER_BLOCK // G)
+        cells = evenly_spaced(n, 1, MANY_CELLS)
         total = sum(
-            float(self.rows(np.arange(start, min(n, start + step)), None, "value").sum(dtype=np.float64))
-            for start in range(0, n, step)
+            float(self.rows(cells[start : start + step], None, "value").sum(dtype=np.float64))
+            for start in range(0, len(cells), step)
         )
-        molecules = float(self.data.gene_totals.sum())
+        molecules = float((self.data if len(cells) == n else self.data.subset(rows=cells)).gene_totals.sum())
         matched = replace(self, factor=self.factor * molecules / total)
         matched._cell_factors = self._cell_factors
         return matched

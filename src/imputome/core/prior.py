@@ -19,6 +19,7 @@ from numba import prange
 from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced
 from imputome.core.posterior import LARGEST_SHAPE, SMALLEST_SHAPE, VALUES_PER_BLOCK, Prior, excesses
 
 FOLDS = 10  # parts of the molecules; each in turn is held out to fit phi
@@ -51,11 +52,6 @@ def deal(data: Data, rng: np.random.Generator) -> list[np.ndarray]:
     return parts
 
 
-def evenly_spaced(n: int, G: int, entries: int) -> np.ndarray:
-    """Positions of evenly spaced cells, of n, with at most this number of entries in all, but at least one cell."""
-    return np.unique(np.linspace(0, n - 1, max(1, min(n, entries // G))).astype(np.intp))
-
-
 def split(data: Data, part: np.ndarray) -> tuple[Data, Any]:
     """Take the molecules of one part from `deal` out of the data; returns the rest, and the part as (n, G) matrix."""
     library = None if data.library_size is None else data.library_size * (1 - 1 / FOLDS)
@@ -86,6 +82,25 @@ class Predicted:
         return np.asarray(top + np.log(np.exp(logs - top[:, None]).sum(axis=1)))
 
 
+def some_cells(data: Data, parts: Sequence[np.ndarray]) -> tuple[Data, list[np.ndarray]]:
+    """Evenly spaced cells, at most `MANY_CELLS`, and their counts in the parts from `deal`."""
+    n = data.shape[0]
+    if n <= MANY_CELLS:
+        return data, list(parts)
+    rows = evenly_spaced(n, 1, MANY_CELLS)
+    stored = np.repeat(np.isin(np.arange(n), rows), np.diff(data.X.indptr))
+    return data.subset(rows=rows), [part[stored] for part in parts]
+
+
+def predicted(data: Data, part: np.ndarray, rate: Callable[[Data], Model]) -> tuple[Predicted, Model, Data, Any]:
+    """How well one part from `deal` is predicted by the ``rate`` of `pooled_prior`, and its model, x1 and x2."""
+    x1, x2 = split(data, part)
+    model = rate(x1)
+    likelihood = predictive_likelihood(model, x1.X, x2, ratio=1 / (FOLDS - 1))
+    molecules = np.bincount(x2.indices, weights=x2.data, minlength=data.shape[1])
+    return Predicted(likelihood, data.gene_totals / data.shape[0], molecules), model, x1, x2
+
+
 def pooled_prior(data: Data, parts: Sequence[np.ndarray], rate: Callable[[Data], Model]) -> tuple[Prior, Predicted]:
     """Fit the prior to the parts from `deal`; returns it, and how well the first part is predicted.
 
@@ -96,21 +111,12 @@ def pooled_prior(data: Data, parts: Sequence[np.ndarray], rate: Callable[[Data],
     the factor that maximises the likelihood of the first part. On that part too, the power of the cells' excess is
     chosen, which is 0 unless another is clearly better.
     """
-    n = data.shape[0]
-    mean = data.gene_totals / n
-    total, molecules = np.zeros((data.shape[1], len(SHAPE_GRID), len(POWER_GRID))), np.zeros(data.shape[1])
-    first = None
-    for part in parts:
-        x1, x2 = split(data, part)
-        model = rate(x1)
-        likelihood = predictive_likelihood(model, x1.X, x2, ratio=1 / (FOLDS - 1))
-        held_out = np.bincount(x2.indices, weights=x2.data, minlength=data.shape[1])
-        if first is None:
-            first, seen = Predicted(likelihood, mean, held_out), (model, x1, x2)
-        total += likelihood
-        molecules += held_out
-    assert first is not None  # noqa: S101  (``parts`` is not empty)
-    prior = _fitted(Predicted(total, mean, molecules))
+    first, *seen = predicted(data, parts[0], rate)
+    total, molecules = first.likelihood, first.molecules
+    for part in parts[1:]:
+        other = predicted(data, part, rate)[0]
+        total, molecules = total + other.likelihood, molecules + other.molecules
+    prior = _fitted(Predicted(total, first.mean, molecules))
     if len(parts) > 1:
         factor = _common_factor(first.likelihood, prior)
         prior = replace(prior, shape=np.clip(prior.shape * factor, SHAPE_GRID[0], SHAPE_GRID[-1]))

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
 
 @contextmanager
 def limited_threads(number: int | None) -> Iterator[None]:

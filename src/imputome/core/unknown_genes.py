@@ -68,6 +68,7 @@ class OwnGenes:
 
     def __init__(self, inner: Model, inputs: Data, data: Data, places: np.ndarray) -> None:
         self.inner, self.inputs, self.data, self.places = inner, inputs, data, places
+        self.latent = getattr(inner, "latent", None)
         if hasattr(inner, "draw"):
             self.draw = self._draw
 

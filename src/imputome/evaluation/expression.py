@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import special, stats
 
-from imputome.core.data import clean_csr, in_memory
+from imputome.core.arrays import clean_csr, in_memory
 from imputome.core.holdout import thin, thin_overdispersed
 from imputome.core.scales import counts_to_scale
 from imputome.errors import InputError

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data, in_memory
+from imputome.core.arrays import in_memory
+from imputome.core.data import Data, Kind, as_data
 from imputome.errors import InputError
 from imputome.evaluation.splits import KIND_NAME, SCHEMES, UNMASKED, Split, make_split, scheme_options
 from imputome.inspection.features import ALL, CODES, features_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
-from imputome.core.data import clean_csr, in_memory
+from imputome.core.arrays import clean_csr, in_memory
 from imputome.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from imputome.core.data import as_array, in_memory
+from imputome.core.arrays import as_array, in_memory
+from imputome.core.stored import StoredCounts, stays_stored
 from imputome.errors import InputError
 
 RAW = "raw"
@@ -21,8 +22,17 @@ def is_raw(data: Any, layer: str | None) -> bool:
     return layer == RAW and RAW not in data.layers and data.raw is not None
 
 
-def find_matrix(data: Any, layer: str | None) -> tuple[Any, str]:
-    """The matrix, and what to call it in messages; of ``raw`` with all its genes."""
+def find_matrix(data: Any, layer: str | None, used: np.ndarray | None = None) -> tuple[Any, str]:
+    """The matrix, and what to call it in messages; of ``raw`` with all its genes.
+
+    ``used``, (G,) bool, are the columns to take (of ``raw`` all are taken); None means all. If they are not in memory
+    and many, they stay there.
+    """
+    if used is not None:
+        matrix, where = find_matrix(data, layer)
+        if stays_stored(matrix) and not is_raw(data, layer):
+            return StoredCounts(matrix, columns=used), where
+        return find_matrix(data[:, used], layer)
     import scipy.sparse as sp
 
     where = "X" if layer is None else f"layers[{layer!r}]"

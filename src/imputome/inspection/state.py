@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.arrays import check_container, in_memory, not_numbers, out_of_range
 from imputome.core.compressed import repeated_entries
-from imputome.core.data import Kind, check_container, in_memory, not_numbers, out_of_range
+from imputome.core.data import Kind
 from imputome.core.scales import INPUT_SCALES, is_integer, transform_of
 from imputome.errors import InputError, Message
 from imputome.inspection.classify import FEW_OUTSIDE, MIN_MAX_OF_PERCENTAGES, Doubt, Guess, State, classify
@@ -172,9 +173,9 @@ def inspect(
     if is_anndata:
         how: dict[str, Any] = {"default": default_type, "keep_summary_rows": keep_summary_rows, "names": names}
         features = features_of(data.var, feature_type, **how)
+    matrix, where = find_matrix(data, layer, features.used if features else None)
     if features is not None:
         data = data[:, features.used]
-    matrix, where = find_matrix(data, layer)
     obs_names, var_names = _names(data)
     not_numeric = _not_numeric(matrix, where)
     tally = Tally(*matrix.shape) if not_numeric else Tally.of(matrix)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imputome.core.data import in_memory
+from imputome.core.arrays import in_memory
 from imputome.core.scales import TRANSFORMS
 from imputome.inspection.missing_codes import Extremes
 

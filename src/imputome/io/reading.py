@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.core.compressed import check_sparse, repeated_entries
+from imputome.core.stored import stays_stored
 from imputome.errors import ImputomeError, InputError, missing_extra, some
 from imputome.io.integrity import (
     GZIP_RATIO,
@@ -38,19 +39,22 @@ def read(
     *,
     genes_in: str | None = None,
     transpose: bool = False,
-    backed: bool = False,
+    backed: bool | None = False,
     dtype: type[np.floating[Any]] = np.float64,
     options: TableOptions = AS_IT_IS,
     modality: str | None = None,
 ) -> AnnData:
     """Read a file or folder into AnnData; an error if it is missing, damaged or of an unknown format, or lies.
 
-    Formats: ``.h5ad`` (with ``backed``, its matrix stays on disk), ``.h5mu`` (of which one ``modality`` is read, by
-    default the only one), ``.zarr``, 10x ``.h5``, a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``,
-    gzipped or not, all with the same prefix or without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``),
-    ``.loom``, and tables (see `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and
-    ``options``. ``transpose`` is for the others, if their genes are in the rows. The numbers that ``options.missing``
-    names become NaN in every format, in ``X``, in the layers and in ``raw``.
+    Formats: ``.h5ad``, ``.zarr``, ``.h5mu`` (of which one ``modality`` is read, by default the only one), 10x ``.h5``,
+    a 10x folder (``matrix.mtx``, with ``genes.tsv`` or ``features.tsv``, gzipped or not, all with the same prefix or
+    without one), a Parse folder (``DGE.mtx`` or ``count_matrix.mtx``), ``.loom``, and tables (see
+    `imputome.io.tables.read_table`), which need ``genes_in`` and take ``dtype`` and ``options``. ``transpose`` is for
+    the others, if their genes are in the rows. The numbers that ``options.missing`` names become NaN in every format,
+    in ``X``, in the layers and in ``raw``.
+
+    With ``backed``, matrices of an ``.h5ad`` or ``.zarr`` that are larger than 256 MiB stay on the disk, to be read in
+    windows of rows (`imputome.core.stored`); with None they do if nothing else that is asked for prevents it.
 
     Nothing is used before it is checked (`imputome.io.integrity`), and what changes while it is read is refused.
     """
@@ -59,6 +63,8 @@ def read(
         raise InputError(f"{path} does not exist", code="no-file")
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is neither a file nor a folder: give one of {READABLE}", code="unknown-format")
+    if backed is None:
+        backed = can_stay_stored(path) and not transpose and not options.missing and genes_in is None
     check_modality_unused(path, modality)
     seen = Fingerprint.of(path)
     how: dict[str, Any] = {"genes_in": genes_in, "transpose": transpose, "backed": backed, "modality": modality}
@@ -77,8 +83,8 @@ def _read(
     options: TableOptions,
     modality: str | None,
 ) -> AnnData:
-    if backed and (path.suffix.lower() != ".h5ad" or path.is_dir()):
-        text = f"only .h5ad files can be opened backed, not {path}: read it into memory, or convert it"
+    if backed and not can_stay_stored(path):
+        text = f"only .h5ad files and .zarr stores can be opened backed, not {path}: read it into memory, or convert it"
         raise InputError(text, code="backed-needs-h5ad", parameter="backed")
     if table_suffix(path) is not None and path.is_file():
         check_genes_in(genes_in)
@@ -113,6 +119,11 @@ def _read(
         raise InputError(text, code="unreadable") from error
 
 
+def can_stay_stored(path: Path) -> bool:
+    """Whether matrices of this file or folder can be read in windows of rows."""
+    return is_zarr(path) if path.is_dir() else path.suffix.lower() == ".h5ad"
+
+
 def _with_missing(adata: AnnData, codes: list[float]) -> AnnData:
     """The AnnData with NaN for these numbers, in ``X``, in the layers and in ``raw``."""
     if not codes:
@@ -140,7 +151,7 @@ def _without_codes(matrix: Any, codes: list[float]) -> Any:
 def _reader(path: Path, backed: bool, modality: str | None) -> tuple[str, Callable[[], AnnData]]:
     """The format of ``path``, by its name, and the call that reads it."""
     if path.is_dir() and is_zarr(path):
-        return "a .zarr store", lambda: _read_zarr(path)
+        return "a .zarr store", lambda: _read_zarr(path, backed)
     if path.is_dir() or _is_matrix(path):
         reader = _folder_reader(path)
         if reader is None:
@@ -163,11 +174,15 @@ def _read_h5ad(path: Path, backed: bool) -> AnnData:
     import anndata
     import h5py
 
+    if backed:
+        root = h5py.File(path, "r")  # open as long as its matrices are used
+        check_store(root, path, lazy=True)
+        return _read_dispatched(root, stored=True)
     with h5py.File(path, "r") as root:
-        check_store(root, path, lazy=backed)
+        check_store(root, path)
         if has_half_precision(root):
-            return _read_half_precision(root)
-    return anndata.read_h5ad(path, backed="r" if backed else None)
+            return _read_dispatched(root)
+    return anndata.read_h5ad(path)
 
 
 def _read_h5mu(path: Path, modality: str | None) -> AnnData:
@@ -178,15 +193,16 @@ def _read_h5mu(path: Path, modality: str | None) -> AnnData:
         check_links(root, path)  # before one is followed
         group = modality_of(root, path, modality)
         check_store(group, path)
-        return _read_half_precision(group) if has_half_precision(group) else read_elem(group)
+        return _read_dispatched(group) if has_half_precision(group) else read_elem(group)
 
 
-def _read_zarr(path: Path) -> AnnData:
+def _read_zarr(path: Path, backed: bool) -> AnnData:
     import anndata
     import zarr
 
-    check_store(zarr.open(str(path), mode="r"), path)
-    return anndata.read_zarr(str(path))
+    root = zarr.open(str(path), mode="r")
+    check_store(root, path, lazy=backed)
+    return _read_dispatched(root, stored=True) if backed else anndata.read_zarr(str(path))
 
 
 def _read_10x_h5(path: Path) -> AnnData:
@@ -203,14 +219,24 @@ def _check_hdf5(path: Path) -> None:
         check_store(root, path)
 
 
-def _read_half_precision(root: Any) -> AnnData:
-    """An .h5ad with sparse matrices in half precision, which SciPy does not have, with these in float32."""
+def _read_dispatched(root: Any, *, stored: bool = False) -> AnnData:
+    """An AnnData whose sparse matrices in half precision, which SciPy does not have, are read in float32.
+
+    With ``stored``, large matrices of cells x genes stay where they are, if they are stored by rows.
+    """
     import scipy.sparse as sp
     from anndata.experimental import read_dispatched
+    from anndata.io import sparse_dataset
 
     def read(function: Callable[[Any], Any], name: str, element: Any, *, iospec: Any) -> Any:
         kinds = {"csr_matrix": sp.csr_matrix, "csc_matrix": sp.csc_matrix}
-        if iospec.encoding_type not in kinds:
+        place = name.strip("/")
+        if stored and (place in ("X", "raw/X") or place.startswith("layers/")):
+            kind = iospec.encoding_type
+            matrix = sparse_dataset(element) if kind == "csr_matrix" else element if kind == "array" else None
+            if matrix is not None and stays_stored(matrix):
+                return matrix
+        if iospec.encoding_type not in kinds or element["data"].dtype != "float16":
             return function(element)
         parts = element["data"][()].astype("float32"), element["indices"][()], element["indptr"][()]
         return kinds[iospec.encoding_type](parts, shape=tuple(element.attrs["shape"]))

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from imputome.core.atomic import atomic_path, exists_already
+from imputome.core.stored import columns_of, stays_stored
 from imputome.errors import InputError, MissingExtraError
 from imputome.io.hdf5 import hdf5_for_writing, raise_kept
 from imputome.io.integrity import Fingerprint, check_links, check_store, is_zarr, size_text
@@ -46,6 +47,16 @@ MAX_NAME = 220  # bytes of a file name, so that the name of its partial file fit
 # h5py's chunk cache holds 1 MiB, so larger chunks would be decompressed for every row read; a zarr chunk is a file
 _CHUNK_BYTES = {".h5ad": 2**20, H5MU: 2**20, ".zarr": 2**23}
 _RESULTS = (".h5ad", ".zarr")  # files of one AnnData
+
+
+class RowWriter(Protocol):
+    """Who imputes and writes the rows of a ``.zarr`` in place of this process."""
+
+    def write(
+        self, target: Path, layers: Mapping[Any, str], how: Mapping[str, Any], ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[int]:
+        """Write the rows of each of ``ranges`` to the layers, output -> name; gives the rows written so far."""
+        ...
 
 
 @contextmanager
@@ -217,6 +228,7 @@ def write_result(
     draws: int = 0,
     compression: str | None = None,
     modality: str | None = None,
+    writer: RowWriter | None = None,
 ) -> None:
     """Write a result file: for ``.h5ad`` and ``.zarr`` all of ``adata`` and the imputation, for tables its values.
 
@@ -228,7 +240,8 @@ def write_result(
     With ``genes`` (positions), the written AnnData has these genes only. If ``source``, the file that ``adata`` was
     read from, has the format of the output and the same names, and no ``genes`` are given, it is copied, so that
     everything else stays as it is, bit by bit; an error if it is no longer as it was ``seen`` when it was read.
-    ``genes_in`` is the orientation of a table. ``progress`` is called with (rows written, number of rows) after each
+    ``writer`` imputes and writes the rows of a ``.zarr`` instead of this process. ``genes_in`` is the orientation of a
+    table. ``progress`` is called with (rows written, number of rows) after each
     block. An ``.h5mu`` is always a copy of its source, in which the result is added to the ``modality``.
     ``compression`` (see `COMPRESSIONS`) is that of the new layers of
     an ``.h5ad``, and of all else that is not copied; None compresses the layers with gzip, and nothing else.
@@ -268,7 +281,7 @@ def write_result(
         raise InputError(text, code="key-exists", overwrite=True, key_added=...)
     with atomic_path(path, overwrite=overwrite) as partial:
         if source is None:
-            part = adata if genes is None else adata[:, genes]
+            part = adata if genes is None else _some_genes(adata, genes)
             more = filters if compression else {}
             write_anndata(partial, part, without=set(names.values()), key=key, filters=more)
         elif taken or key in earlier:
@@ -279,7 +292,22 @@ def write_result(
             seen.check()
         with opened(partial, "r+", modality) as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
-            _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress)
+            _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress, writer, partial)
+
+
+def _some_genes(adata: AnnData, genes: np.ndarray) -> AnnData:
+    """The AnnData with some genes; of a matrix that is not in memory, only these genes are."""
+    from anndata import AnnData
+
+    stored = {name: matrix for name, matrix in adata.layers.items() if stays_stored(matrix)}
+    if not stays_stored(adata.X) and not stored:
+        return adata[:, genes]
+    layers = {name: columns_of(matrix, genes) for name, matrix in stored.items()}
+    others = {name: matrix[:, genes] for name, matrix in adata.layers.items() if name not in stored}
+    X = columns_of(adata.X, genes) if stays_stored(adata.X) else adata.X[:, genes]
+    tables = {"obs": adata.obs, "var": adata.var.iloc[genes], "uns": adata.uns, "obsm": dict(adata.obsm)}
+    varm = {name: values[genes] for name, values in adata.varm.items()}
+    return AnnData(X, **tables, varm=varm, obsp=dict(adata.obsp), layers={**layers, **others})
 
 
 def _add(root: Any, imputation: Imputation, key: str, record: Record, genes: np.ndarray | None) -> None:
@@ -313,6 +341,8 @@ def _stream_layers(
     options: dict[str, Any],
     filters: Mapping[str, Any],
     progress: Callable[[int, int], object] | None,
+    writer: RowWriter | None,
+    path: Path,
 ) -> None:
     import h5py
 
@@ -329,6 +359,12 @@ def _stream_layers(
     made = {output: create(name, **layout) for output, name in names.items()}
     for layer in made.values():
         layer.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    if writer is not None:
+        ranges = [(start, min(start + step, n)) for start in range(0, n, step)]
+        for done in writer.write(path, names, options, ranges):
+            if progress is not None:
+                progress(done, n)
+        return
     for start in range(0, n, step):
         stop = min(start + step, n)
         for output, layer in made.items():

@@ -191,7 +191,8 @@ def create(method: Method, params: Mapping[str, Any] | None = None, *, random_st
     >>> imputome.methods.create(imputome.methods.create("svd", {"rank": 3}), {"tol": 0.01})
     IterativeSVD(rank=3, tol=0.01)
     """
-    from imputome.core.imputer import Imputer, check_names
+    from imputome.core.imputer import Imputer
+    from imputome.core.parameters import check_names
 
     cls = get(method)
     defaults = cls.parameter_defaults()

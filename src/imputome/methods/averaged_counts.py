@@ -17,14 +17,22 @@ from imputome.core.data import Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced, random_rows
 from imputome.core.posterior import LARGEST_SHAPE, Prior
-from imputome.core.prior import CLEARLY_BETTER, deal, evenly_spaced, pooled_prior, predictive_likelihood, split
-from imputome.core.scales import is_integer
+from imputome.core.prior import (
+    CLEARLY_BETTER,
+    deal,
+    pooled_prior,
+    predicted,
+    predictive_likelihood,
+    some_cells,
+    split,
+)
 from imputome.errors import InputError
 from imputome.methods.deep.rates import LinearOutput, LogLinearModel, row_blocks
 from imputome.methods.factors import LowRank, few_threads, gene_mean_rates, gene_shares
-from imputome.methods.log_linear import LogLinearFactors, fit_log_linear, project_log_linear
-from imputome.methods.nmf import poisson_nmf, project
+from imputome.methods.log_linear import LogLinearFactors, complete_log_linear, fit_log_linear, project_log_linear
+from imputome.methods.nmf import complete_factors, poisson_nmf, project
 
 MEMBERS = ("networks", "log_linear", "poisson_factors")  # what is averaged, in the order of ``weights_``
 WEIGHT_STEPS = 4  # weights are multiples of 1 / WEIGHT_STEPS
@@ -36,6 +44,7 @@ FALLBACK_RANKS = (2, 4, 8)  # numbers of factors that are tried if the average i
 PROJECTION_UPDATES = 15  # updates of a cell's Poisson factors; more of them fit the noise of the cell
 DEFAULT_RANK, LARGEST_RANK = 16, 64  # numbers of factors; that of the log-linear ones is chosen up to the second
 EPOCHS = 30  # passes over the cells when the log-linear factors are fitted
+EPOCHS_OF_SAMPLE = 10  # the same, over a sample of very many cells
 PENALTY = 100.0  # of their gene factors
 
 
@@ -43,7 +52,8 @@ class AveragedCounts(Imputer):
     """An `Imputer` whose rate is a weighted geometric mean of networks, log-linear factors and Poisson factors.
 
     A subclass has the parameters ``n_factors``, ``posterior`` and ``random_state``. It calls `_divide`, learns its
-    networks, if it has any, and calls `_learn`.
+    networks, if it has any, and calls `_learn`. With more than `MANY_CELLS` cells, factors are learned from so many
+    random ones, and the prior is fitted on so many evenly spaced ones: gene factors of few ranks need no more.
     """
 
     n_factors: int | Literal["auto"]
@@ -69,7 +79,7 @@ class AveragedCounts(Imputer):
     # -- fitting -------------------------------------------------------------------------------------------------------
     def _divide(self, data: Data) -> tuple[list[np.ndarray], Data, Any]:
         """The parts of the molecules, x1 and x2; no parts, all counts and None if the counts are not integers."""
-        if is_integer(data.X.data):
+        if data.holds_integers:
             parts = deal(data, np.random.default_rng(self.random_state))
             return parts, *split(data, parts[0])
         if self.posterior:
@@ -113,15 +123,18 @@ class AveragedCounts(Imputer):
 
     def _log_linear(self, x1: Data, rank: int, begin: float = 0.1, end: float = 0.4) -> LogLinearFactors:
         """Log-linear factors; the progress goes from ``begin`` to ``end``."""
+        rows = random_rows(x1.shape[0], self.random_state)
+        counts = x1.X if rows is None else x1.X[rows]
         with few_threads(True):  # its batches are small
-            return fit_log_linear(
-                x1.X,
+            genes = fit_log_linear(
+                counts,
                 rank,
                 penalty=PENALTY,
-                epochs=EPOCHS,
+                epochs=EPOCHS if rows is None else EPOCHS_OF_SAMPLE,
                 random_state=self.random_state,
                 progress=lambda share, text: self._tell_of_learning(begin + (end - begin) * share, f"{rank} {text}"),
             )
+        return genes if rows is None else complete_log_linear(genes, counts, x1.X)
 
     def _best_log_linear(self, x1: Data, x2: Any) -> LogLinearFactors:
         """Log-linear factors of the rank that predicts x2 best: doubled as long as that helps, or else halved.
@@ -189,9 +202,10 @@ class AveragedCounts(Imputer):
         All are compared on x2, which chose epochs and weights too: a small gain there is chance. For the gene mean the
         steps are those of ``gene_mean_posterior``, with the same result.
         """
+        data, parts = some_cells(data, parts)
 
         def evidence(rate: Callable[[Data], Model]) -> np.ndarray:
-            return pooled_prior(data, parts[:1], rate)[1].evidence()
+            return predicted(data, parts[0], rate)[0].evidence()
 
         rate: Callable[[Data], Model] = partial(gene_mean_rates, share=gene_shares(x1))
         by_gene_mean = evidence(rate)
@@ -215,8 +229,11 @@ class AveragedCounts(Imputer):
     def _poisson_factors(self, data: Data, rank: int) -> np.ndarray:
         """(G, rank) gene factors."""
         rank = min(rank, *data.shape)
-        with few_threads(data.X.nnz * rank < 2**20):
-            return poisson_nmf(data.X, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+        rows = random_rows(data.shape[0], self.random_state)
+        counts = data.X if rows is None else data.X[rows]
+        with few_threads(counts.nnz * rank < 2**20):
+            factors = poisson_nmf(counts, rank, max_iter=100, tol=1e-4, random_state=self.random_state).right
+        return factors if rows is None else complete_factors(factors, data.X)
 
     @property
     def log_linear_(self) -> LogLinearFactors | None:
@@ -237,11 +254,12 @@ class AveragedCounts(Imputer):
         weights = getattr(self, "weights_", None)
         return self._average_in_words() if self._has_networks and weights is not None and weights[0] == 0 else ""
 
-    def _details(self) -> dict[str, Any]:
-        """Entries of ``Status.details`` that say what gives the values."""
+    def _details(self, n: int) -> dict[str, Any]:
+        """Entries of ``Status.details`` that say what gives the values, and how many of the n cells taught factors."""
         details: dict[str, Any] = {
             "values_from": self.replaced_by or self._average_in_words(),
             "replaced": bool(self.replaced_by),
+            "cells_for_factors": min(n, MANY_CELLS),
         }
         if self.weights_ is not None:
             details |= {f"weight_{name}": float(w) for name, w in zip(MEMBERS, self.weights_, strict=True)}
@@ -264,6 +282,13 @@ class AveragedCounts(Imputer):
             assert self.factors_ is not None  # noqa: S101
             return _factor_rates(data, self.factors_)
         return self._averaged(data)
+
+    def _latent(self, data: Data) -> np.ndarray | None:
+        if self.weights_ is None:
+            return super()._latent(data)
+        used = self.weights_ > 0
+        first = 0 if self._has_networks else int(used.argmax())  # the member that `_averaged` takes the latents of
+        return self._averaged(data, np.eye(len(MEMBERS))[first]).latent if used[first] else None
 
     def _network_rates(self, data: Data) -> LogLinearModel | None:
         """The rates of some cells by the networks; None if there are none."""
@@ -333,7 +358,8 @@ def _log_linear_rates(data: Data, genes: LogLinearFactors) -> LogLinearModel:
 class AveragedRates:
     """Weighted geometric mean of the rates of networks, log-linear factors and Poisson factors (a `Model`).
 
-    A member that is None has no weight. The rates of each cell are scaled to sum to its ``library``. Genes that are not
+    A member that is None has no weight. The rates of each cell are scaled to sum to its ``library``; with more than
+    `MANY_CELLS` cells, what a cell is scaled by is computed when its rates are first read. Genes that are not
     ``usable`` get rates of 0.
     """
 
@@ -353,10 +379,9 @@ class AveragedRates:
         self.weights = np.where([member is not None for member in self.members], weights, 0.0)
         self.library, self.usable = library, usable
         self.latent: np.ndarray | None = None  # represents the cells
-        self.factor = np.ones(len(library), np.float32)
-        for rows in row_blocks(len(library), len(usable)):
-            sums = self.rows(rows, None, "rate").sum(axis=1)
-            self.factor[rows] = np.divide(library[rows], sums, out=np.zeros_like(sums), where=sums > 0)
+        self.factor = np.full(len(library), np.nan, np.float32)  # what a cell is scaled by; NaN until it is needed
+        if len(library) <= MANY_CELLS:
+            self._find_factors(np.arange(len(library)))
 
     def log_members(self, rows: np.ndarray, genes: np.ndarray | None) -> list[np.ndarray | None]:
         """Log rates of some rows by each member; unusable genes are -inf."""
@@ -368,10 +393,33 @@ class AveragedRates:
         return logs
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
+        rate = self._unscaled(rows, genes)
+        if genes is None:
+            self._set_factors(rows, rate)
+        else:
+            self._find_factors(rows)
+        return rate * self.factor[rows, None]
+
+    def _unscaled(self, rows: np.ndarray, genes: np.ndarray | None) -> np.ndarray:
         log_rate = _averaged_logs(self.log_members(rows, genes), self.weights)
-        return np.exp(log_rate, out=log_rate) * self.factor[rows, None]
+        return np.exp(log_rate, out=log_rate)
+
+    def _find_factors(self, rows: np.ndarray) -> None:
+        """Compute the factors of those ``rows`` that have none yet, in blocks."""
+        unknown = np.unique(rows[np.isnan(self.factor[rows])])
+        for block in row_blocks(len(unknown), len(self.usable)):
+            self._set_factors(unknown[block], self._unscaled(unknown[block], None))
+
+    def _set_factors(self, rows: np.ndarray, rate: np.ndarray) -> None:
+        """Set the factors of those ``rows`` that have none yet, from their rates of all genes."""
+        unknown = np.isnan(self.factor[rows])
+        if unknown.any():
+            sums = rate[unknown].sum(axis=1)
+            library = self.library[rows[unknown]]
+            self.factor[rows[unknown]] = np.divide(library, sums, out=np.zeros_like(sums), where=sums > 0)
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        self._find_factors(i)
         logs = [None if m is None else _log_at(m, i, j) for m in self.members]
         log_rate = _averaged_logs(logs, self.weights)
         return np.where(self.usable[j], np.exp(log_rate, out=log_rate) * self.factor[i], np.float32(0))

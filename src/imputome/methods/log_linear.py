@@ -85,6 +85,19 @@ def fit_log_linear(
     return LogLinearFactors(factors, offset)
 
 
+def complete_log_linear(genes: LogLinearFactors, sample: Any, X: Any) -> LogLinearFactors:
+    """Gene factors learned from ``sample``, some rows of X, completed by genes whose molecules are all in other rows.
+
+    Such a gene has factors of 0; its offset is that of its share in the molecules of X.
+    """
+    totals, seen = (np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel() for counts in (X, sample))
+    missed = (totals > 0) & (seen == 0)
+    level = np.log(np.exp(genes.offset[seen > 0], dtype=np.float64).sum())
+    offset = genes.offset.copy()
+    offset[missed] = np.log(totals[missed] / totals[seen > 0].sum()) + level
+    return LogLinearFactors(genes.factors, offset)
+
+
 def project_log_linear(X: Any, genes: LogLinearFactors) -> tuple[np.ndarray, np.ndarray]:
     """Factors of cells, (n, k), and the logs of their library size over the sum of the exponentials, (n,).
 

@@ -81,6 +81,18 @@ def project(X: Any, right: np.ndarray, *, max_iter: int = 50) -> np.ndarray:
     return np.asarray(_projected(X.indptr, X.indices, data, H, _sums(H), max_iter))
 
 
+def complete_factors(right: np.ndarray, X: Any) -> np.ndarray:
+    """Gene factors, (G, k), learned from some rows of X, completed by genes whose molecules are all in other rows.
+
+    Such a gene gets its share in the molecules of X as its share in every row.
+    """
+    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    missed = (totals > 0) & ~right.any(axis=1)
+    out = right.copy()
+    out[missed] = np.outer(totals[missed] / totals[~missed].sum(), right.sum(axis=0, dtype=np.float64))
+    return out
+
+
 def _sums(factor: np.ndarray) -> np.ndarray:
     """(k,) column sums, the divisors of the updates; summed in float64, because there may be millions of rows."""
     return np.maximum(factor.sum(axis=0, dtype=np.float64), MIN_SUM).astype(np.float32)

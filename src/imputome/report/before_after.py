@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data, in_memory
+from imputome.core.arrays import in_memory
+from imputome.core.data import Data, Kind, as_data
 from imputome.core.imputation import Imputation, Output
 from imputome.core.scales import TARGET, Scale, counts_to_scale, holds_molecules, is_integer, scale_to_counts
 from imputome.errors import InputError

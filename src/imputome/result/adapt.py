@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imputome.core.data import Data, Kind, as_data, check_container, in_memory
+from imputome.core.arrays import check_container, in_memory
+from imputome.core.data import Data, Kind, as_data
 from imputome.core.info import MethodInfo
 from imputome.core.links import link
 from imputome.core.scales import (
@@ -21,6 +22,7 @@ from imputome.core.scales import (
     transform_of,
     undone,
 )
+from imputome.core.stored import StoredCounts, stays_stored
 from imputome.errors import InputError, Message
 from imputome.inspection.features import ALL, features_of
 from imputome.inspection.source import find_matrix, is_raw, layer_in_memory, raw_columns
@@ -190,8 +192,16 @@ def _to_round(report: InputReport, round_counts: str, seed: int) -> InputReport:
 def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
     """The matrix as a method takes it; values on a scale go back to counts, or to the linear scale per 10,000.
 
-    NaN in counts become zeros. If ``raw`` has more genes than ``X``, library sizes are over all of them.
+    Only the features that the report is about are taken. NaN in counts become zeros. If ``raw`` has more genes than
+    ``X``, library sizes are over all of them. Raw counts that are not in memory and large stay where they are.
     """
+    if report.state == "counts" and report.rounding is None and not report.n_nan and not is_raw(adata, layer):
+        matrix = find_matrix(adata, layer, report.used)[0]
+        if isinstance(matrix, StoredCounts) or stays_stored(matrix):
+            X = matrix if isinstance(matrix, StoredCounts) else StoredCounts(matrix)
+            var_names = adata.var_names if report.used is None else adata.var_names[report.used]
+            return as_data(X, kind="counts", obs_names=adata.obs_names, var_names=var_names)
+    adata = part_of(adata, report)
     names = {"obs_names": adata.obs_names, "var_names": adata.var_names}
     if report.kind == "real":
         return as_data(layer_in_memory(adata, layer), kind="real", **names)
@@ -259,7 +269,7 @@ def evaluated(
         if report.state == "expected":
             text, options = f"{text}{{round_counts}}, ", {**options, "round_counts": "nearest"}
         raise InputError(f"{text}or {{kind}}", code="not-integers", **options)
-    return report, to_data(part_of(adata, report), report, layer=layer)
+    return report, to_data(adata, report, layer=layer)
 
 
 def chosen_link(data: Data, method: MethodInfo, transform: str | None) -> tuple[str, list[Message]]:

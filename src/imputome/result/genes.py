@@ -16,7 +16,7 @@ import numpy as np
 from imputome.core.data import Data
 from imputome.core.imputation import Imputation, Output
 from imputome.core.imputer import Imputer
-from imputome.core.unknown_genes import unseen_genes, unseen_message, without_genes
+from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
 from imputome.errors import InputError, Message, ModelFormatError, some
 from imputome.inspection.source import layer_in_memory
 from imputome.inspection.state import InputReport
@@ -216,6 +216,14 @@ def model_data(inputs: Data, estimator: Imputer, matched: Matched) -> Data:
             share = totals[present].sum() / totals.sum()
             library = np.asarray(X @ np.ones(M)) / share
     return replace(inputs, X=X, var_names=estimator.feature_names_, library_size=library)
+
+
+def imputed_by_model(inputs: Data, estimator: Imputer, matched: Matched) -> Imputation:
+    """The values of a fitted model for all genes of ``inputs``, by where they are in the model."""
+    inner = estimator.transform(model_data(inputs, estimator, matched))
+    model = inner.model if matched.exact else OwnGenes(inner.model, inputs, inner.data, matched.places)
+    about = replace(inputs, bounds=estimator.bounds_, covariates=None)
+    return Imputation(model, about, **estimator.how(inputs), latent=inner.latent)
 
 
 def with_others(part: Imputation, adata: AnnData, report: InputReport) -> Imputation:

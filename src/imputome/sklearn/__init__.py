@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from imputome.core.data import Data, as_data
 from imputome.core.imputation import Imputation
-from imputome.core.imputer import check_parameters
+from imputome.core.parameters import check_parameters
 from imputome.errors import InputError
 from imputome.methods import create
 from imputome.result.adapt import chosen_link

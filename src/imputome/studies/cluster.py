@@ -8,23 +8,19 @@ was running, which the scheduler gives to another worker. A task over its limits
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import queue
-import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from imputome.core.interrupts import answered_here
-from imputome.errors import ImputomeError, InputError, missing_extra
-from imputome.studies.processes import POLL_SECONDS, THREAD_VARIABLES
+from imputome.core.workers import dask_client
+from imputome.errors import ImputomeError, InputError
+from imputome.studies.processes import POLL_SECONDS
 from imputome.studies.results import STOPPED
 from imputome.studies.runner import Tables
 from imputome.studies.spec import Study
@@ -55,8 +51,7 @@ def run_on_workers(
 
     ``store`` is called here with each task and its rows, in any order.
     """
-    check_installed()
-    with _client(workers, scheduler) as client:
+    with dask_client(workers, scheduler) as client:
         told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         client.subscribe_topic(TOPIC, lambda event: told.put(event[1]))
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -76,14 +71,6 @@ def run_on_workers(
                 left.remove(task.subset.label)
                 if task.subset.label not in left:
                     del inputs[task.subset.label]  # the workers need not hold it any longer
-
-
-def check_installed() -> None:
-    """Check that dask's scheduler is installed."""
-    try:
-        import distributed  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing_extra("a study in several processes", "distributed", "cluster") from error
 
 
 def _finished(
@@ -123,57 +110,6 @@ def _finished(
             raise InputError(text, code="worker-failed")
         reason = "its process ended several times: it may need more memory than there is"
         yield future, futures[future].ended(study, tables, status="failed", reason=reason)
-
-
-@contextmanager
-def _client(workers: int, scheduler: str) -> Iterator[Client]:
-    """A client of the cluster at ``scheduler``, or of one that lasts as long as the client."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    if scheduler:
-        try:
-            client = Client(scheduler, timeout=10, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"there is no scheduler at {scheduler} ({type(error).__name__}): pass the address that it printed, as "
-                "tcp://HOST:8786",
-                code="no-scheduler",
-                parameter="scheduler",
-            ) from error
-        with client:
-            yield client
-        return
-    threads = {name: os.environ.get(name, "1") for name in THREAD_VARIABLES}
-    # a worker that died is not given up while it starts again, which takes long on a busy machine
-    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
-    with patient, tempfile.TemporaryDirectory(prefix="imputome-", ignore_cleanup_errors=True) as folder:
-        with answered_here():
-            ensure_running()  # else the first worker starts it, and signals are unblocked where that is done
-            cluster = LocalCluster(
-                n_workers=0,
-                threads_per_worker=1,
-                memory_limit=0,  # the limits of this package are others
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # any free port: the usual one may be another run's
-                local_directory=folder,
-                silence_logs=logging.CRITICAL,
-                env=threads,
-            )
-            client = Client(cluster, set_as_default=False)
-        try:
-            # Ctrl-C is for this process, which ends the workers; they would print where they were. A process begins
-            # with the signals blocked that are blocked in the thread that starts it.
-            cluster.sync(_block_interrupts)
-            cluster.scale(workers)
-            yield client
-        finally:
-            client.close(timeout=1)
-            cluster.close(timeout=10)
-
-
-async def _block_interrupts() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 # -- in a worker -------------------------------------------------------------------------------------------------------

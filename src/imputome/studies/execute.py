@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from imputome.core.atomic import recover
+from imputome.core.workers import check_installed
 from imputome.errors import InputError, Message
 from imputome.result.run import Progress
-from imputome.studies.cluster import check_installed, run_on_workers
+from imputome.studies.cluster import run_on_workers
 from imputome.studies.inputs import Dataset, MethodSpec, lacking
 from imputome.studies.panels import Drawing, Panel, drawings, panels_left, panels_of
 from imputome.studies.results import COLUMNS, RESULTS, check_path, key_of, read, stored_rows, table_of

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 
 from imputome.core.interrupts import answered_here
+from imputome.core.threads import THREAD_VARIABLES
 from imputome.errors import ImputomeError, InputError, Message
 
 POLL_SECONDS = 0.5  # between checks of the work of other processes
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WORKER_DIED = Message("a worker process died: run the same command again to continue", code="worker-died")
 
 

@@ -27,9 +27,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from imputome.core.data import Data
-from imputome.core.imputer import Imputer, check_parameters
+from imputome.core.imputer import Imputer
 from imputome.core.interrupts import answered_here
 from imputome.core.locks import is_locked, locked
+from imputome.core.parameters import check_parameters
 from imputome.errors import InputError, missing_extra, printable
 from imputome.evaluation.arguments import check_choice
 from imputome.evaluation.splits import make_split, seed_for

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StrictInt, model_validator
 from pydantic.dataclasses import dataclass as validated
 
-from imputome.core.imputer import check_names
+from imputome.core.parameters import check_names
 from imputome.errors import InputError, MissingExtraError
 from imputome.methods import get
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from imputome.core.data import Data, Kind
 from imputome.core.imputation import Imputation
-from imputome.core.scales import is_integer
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_length
 from imputome.evaluation.splits import Split, make_split
@@ -85,7 +84,7 @@ class Evidence:
 def check_possible(data: Data) -> None:
     """Check that part of the data can be held out: a large enough matrix and, of counts, integers."""
     check_size(*data.shape)
-    if data.kind == "counts" and not is_integer(data.X.data):
+    if data.kind == "counts" and not data.holds_integers:
         raise InputError(
             "the check needs raw counts (integers): pass {layer} with them, or {check}",
             code="not-integers",

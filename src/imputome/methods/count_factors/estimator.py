@@ -63,7 +63,9 @@ class CountFactors(AveragedCounts):
     Source: Townes et al. 2019 (GLM-PCA) and Lee & Seung 1999 (Poisson factorisation); the average is ours.
 
     Cost: seconds; 30 passes over n x G rates for the log-linear factors, in blocks of 128 cells, and for each part of
-    the molecules that the posterior step uses about 15.
+    the molecules that the posterior step uses about 15. With more than 25,000 cells, factors are learned from 25,000
+    random ones (the log-linear ones in 10 passes), the posterior step from as many evenly spaced ones, and
+    ``status.details["cells_for_factors"]`` says so; all cells then get factors of their own, in some ten passes.
 
     Known to fail: where the types of cells are many and rare, a network (``count_autoencoder``) is better. With few
     cells, or little structure, the gene mean is returned, and ``status`` says so.
@@ -102,6 +104,6 @@ class CountFactors(AveragedCounts):
         else:
             ending = f"average of {self._average_in_words()}, with weights from held-out molecules"
         return model, {
-            "status": Status("validated", ending, self._details()),
+            "status": Status("validated", ending, self._details(data.shape[0])),
             "latent": getattr(model, "latent", None),
         }

@@ -1,6 +1,8 @@
 """The training loop of all deep methods: learning rate, early stopping, best weights, checkpoints, repairs.
 
-The loop knows no model. Letters: ``e`` number of an epoch, from 1; ``P`` number of parameters of the network.
+The loop knows no model. A pass takes each training cell once. An epoch is a pass, or, if a schedule limits its steps
+and a pass has more, that many batches: the next epoch goes on with the cells that are left. Letters: ``e`` number of an
+epoch, from 1; ``P`` number of parameters of the network.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +27,7 @@ from imputome.methods.deep.checkpoints import Snapshots, digest, read_checkpoint
 MAX_RATE_CUTS = 3  # times that a training is repaired before it is given up
 RATE_CUT = 0.25  # factor of the learning rate at each repair
 
-# gives the training batches of one epoch, shuffled with the generator
+# gives the training batches of one pass, shuffled with the generator
 TrainingBatches = Callable[[np.random.Generator], Iterable[Any]]
 
 
@@ -37,6 +40,7 @@ class Schedule:
     """
 
     max_epochs: int = 500
+    steps_per_epoch: int | None = None  # most batches of an epoch; None: an epoch is a pass over the training cells
     optimizer: Literal["adam", "adamw", "rmsprop"] = "adam"
     learning_rate: float = 1e-3  # of the first epoch
     weight_decay: float = 0.0  # decoupled, of weight matrices, not of biases and scales; "adamw" only
@@ -47,6 +51,7 @@ class Schedule:
     plateau_patience: int | None = None
     plateau_factor: float = 0.1
     plateau_threshold: float = 1e-3
+    least_scale: float = 0.0  # training stops when plateaus would bring the rate below this share of its other factors
     patience: int | None = 20  # epochs without improvement before training stops; None: never
     patience_from: int = 0  # epochs up to this one do not count for patience
     clip_value: float | None = None  # largest absolute value of each entry of the gradient
@@ -56,7 +61,17 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "rmsprop"):
             raise wrong_parameter("optimizer", self.optimizer, "must be adam, adamw or rmsprop")
-        check_values(self, POSITIVE, "max_epochs", "learning_rate", "decay", "plateau_factor", "patience", "clip_value")
+        check_values(
+            self,
+            POSITIVE,
+            "max_epochs",
+            "steps_per_epoch",
+            "learning_rate",
+            "decay",
+            "plateau_factor",
+            "patience",
+            "clip_value",
+        )
         if self.weight_decay and self.optimizer != "adamw":
             raise wrong_parameter("weight_decay", self.weight_decay, "needs the optimizer adamw")
 
@@ -103,6 +118,8 @@ class TrainingState:
     """How far a training has come: plain values, which a checkpoint stores as JSON."""
 
     epoch: int = 0
+    passes: int = 0  # over all training cells, those that are complete
+    batches: int = 0  # that the pass which is not complete has given
     best_epoch: int = 0
     best_loss: float = math.inf
     plateau_loss: float | None = None
@@ -119,6 +136,7 @@ class TrainingState:
             raise ValueError("its losses are not finite")
         lengths = {len(values) for values in self.history.values()}
         counts = 0 <= self.best_epoch <= self.epoch and self.plateau_epochs >= 0 and len(self.faults) <= MAX_RATE_CUTS
+        counts &= 0 <= self.passes <= self.epoch and self.batches >= 0
         if not counts or lengths != {self.epoch} or not {"epoch", "train_loss", "seconds"} <= set(self.history):
             raise ValueError("its numbers of epochs do not agree")
         if not 0 <= self.scale <= 1 or self.ended not in ("", "converged", "max_iter"):
@@ -140,6 +158,8 @@ class TrainingState:
             else:
                 self.plateau_epochs += 1
             if self.plateau_epochs > schedule.plateau_patience:
+                if self.scale * schedule.plateau_factor < schedule.least_scale:
+                    self.ended = "converged"
                 self.scale *= schedule.plateau_factor
                 self.plateau_epochs = 0
         is_best = loss < self.best_loss
@@ -176,7 +196,7 @@ class TrainingState:
     def outcome(self) -> Training:
         """The outcome for the caller."""
         text = {
-            "converged": f"no improvement after epoch {self.best_epoch} of {self.epoch}",
+            "converged": f"no clear improvement any more: the best of {self.epoch} epochs is number {self.best_epoch}",
             "max_iter": f"the largest number of epochs, {self.epoch}, was reached before the loss stopped falling",
             "stopped": f"stopped by the caller after epoch {self.epoch}",
         }[self.ended]
@@ -218,7 +238,8 @@ def train(
     The network (with its initial weights, see `seeded`) offers two functions of a batch, whose ``len`` is its cells:
     ``loss_terms`` gives named scalars, means over the cells, always the same names, and their sum is minimised;
     ``validation_loss`` gives a scalar without penalties, SUMMED over the cells, which early stopping follows.
-    ``epoch`` gives the training batches; in epoch e it is called with ``default_rng([seed, e])``, to shuffle the cells.
+    ``epoch`` gives the training batches; in pass p, from 1, it is called with ``default_rng([seed, p])``, to shuffle
+    the cells. Unless ``schedule.steps_per_epoch`` divides the passes, pass and epoch are the same.
     ``seed`` is also that of torch's generator (dropout). The batches are on ``device``, and the network is moved there.
 
     The result depends on the arguments alone, and torch's generators are left as they were.
@@ -254,6 +275,7 @@ def train(
                 state.best_loss = start
         else:
             state = stored
+            loop.cells.go_to(state.passes, state.batches)
         while not state.ended:
             number, rate = state.epoch + 1, state.rate(schedule)
             started = time.perf_counter()
@@ -261,11 +283,14 @@ def train(
             validation_loss = loop.validate()
             if not loop.is_finite(terms, validation_loss):
                 snapshots.restore()
+                loop.cells.go_to(state.passes, state.batches)
                 state.cut_rate(loop.find_fault(number, rate))
                 snapshots.restore()
+                loop.cells.go_to(state.passes, state.batches)
                 continue
             loss = sum(terms.values()) if validation_loss is None else validation_loss
             improved = state.end_epoch(schedule, loss)
+            state.passes, state.batches = loop.cells.passes, loop.cells.batches
             snapshots.keep(improved=improved)
             state.record(rate, terms, validation_loss, time.perf_counter() - started)
             if checkpoint is not None:
@@ -283,8 +308,43 @@ def train(
     return state.outcome()
 
 
+class _Epochs:
+    """The training batches, epoch after epoch: each is a pass over the cells, or ``largest`` batches if it has more.
+
+    An epoch that ends within a pass leaves the rest to the next one, which goes on with another pass when that ends. So
+    each cell is used once before any is used again.
+    """
+
+    def __init__(self, epoch: TrainingBatches, seed: int, largest: int | None) -> None:
+        self.epoch, self.seed, self.largest = epoch, seed, largest
+        self.go_to(0, 0)
+
+    def go_to(self, passes: int, batches: int) -> None:
+        """The next epoch begins after so many complete passes, and so many batches of the next pass."""
+        self.passes, self.batches = passes, batches
+        self._left: Iterator[Any] = islice(self._shuffled(), batches, None)
+
+    def _shuffled(self) -> Iterator[Any]:
+        yield from self.epoch(np.random.default_rng([self.seed, self.passes + 1]))
+
+    def next(self) -> Iterator[Any]:
+        """The batches of the next epoch."""
+        steps = 0
+        while self.largest is None or steps < self.largest:
+            for batch in self._left:
+                self.batches += 1
+                steps += 1
+                yield batch
+                break
+            else:
+                is_whole = self.batches == steps
+                self.go_to(self.passes + 1, 0)
+                if is_whole:
+                    return
+
+
 class _Loop:
-    """One pass over the training batches, one over the validation batches, and the checks."""
+    """One epoch of training, one pass over the validation batches, and the checks."""
 
     def __init__(
         self,
@@ -294,13 +354,13 @@ class _Loop:
         schedule: Schedule,
         seed: int,
     ) -> None:
-        self.network, self.epoch, self.validation = network, epoch, validation
-        self.clip_value, self.seed = schedule.clip_value, seed
+        self.network, self.validation, self.clip_value = network, validation, schedule.clip_value
+        self.cells = _Epochs(epoch, seed, schedule.steps_per_epoch)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(self.parameters, schedule)
 
     def train_epoch(self, number: int, rate: float, faults: list[str] | None = None) -> dict[str, float]:
-        """One pass over the training cells; returns the mean of each loss term over the cells.
+        """One epoch of training; returns the mean of each loss term over the cells.
 
         The terms stay on the device until the end, so that no step waits for the one before. With ``faults`` every
         batch is checked, and what is not finite is added to this list.
@@ -310,7 +370,7 @@ class _Loop:
         self.network.train()
         terms: dict[str, torch.Tensor] = {}
         values, sizes = [], []
-        for place, batch in enumerate(self.epoch(np.random.default_rng([self.seed, number])), 1):
+        for place, batch in enumerate(self.cells.next(), 1):
             self.optimizer.zero_grad(set_to_none=True)
             terms = self.network.loss_terms(batch)  # type: ignore[operator]
             stacked = torch.stack(tuple(terms.values()))  # (terms,)
