@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import anndata
 import dask.array
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import zarr
 
 import imputome
+from codes import has_code
 from imputome import methods
 from imputome.cli import run
 from imputome.core import by_blocks, stored
@@ -155,6 +159,37 @@ def test_a_gene_without_molecules_in_the_training_cells_stays_as_it_is(tmp_path,
     with pytest.warns(UserWarning, match="1 gene"):
         result = method.fit_transform(data)
     np.testing.assert_array_equal(result.rows(slice(None), genes=[5])[:, 0], dense[:, 5])
+
+
+def test_a_chunk_that_cannot_be_read_is_said(counts, tmp_path, small_windows):
+    source = written(counts, tmp_path, ".zarr")
+    group = zarr.open_group(source, mode="r+", use_consolidated=False)["X"]
+    values = group["data"][:]
+    del group["data"]
+    group.create_array("data", shape=values.shape, dtype=values.dtype, chunks=(500,))[:] = values
+    chunks = sorted(path for path in (source / "X" / "data").rglob("*") if path.name.isdigit() or path.name == "3")
+    chunks[3].write_bytes(chunks[3].read_bytes()[:10])
+    matrix = anndata.io.sparse_dataset(zarr.open_group(source, mode="r")["X"])
+    with pytest.raises(InputError, check=has_code("unreadable-rows")):
+        as_data(matrix, kind="counts")
+    assert run(["impute", str(source), "-o", str(tmp_path / "out.zarr"), "--method", "gene_mean"]) == 1
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_an_input_that_changes_while_it_is_imputed(counts, tmp_path, small_windows, monkeypatch):
+    source = written(counts, tmp_path, ".h5ad")
+    rows = by_blocks.ByBlocks.rows
+
+    def rows_of_a_file_that_changes(*arguments):
+        os.utime(source, (1, 1))
+        source.with_suffix(".other").write_bytes(source.read_bytes() + b"0")
+        os.replace(source.with_suffix(".other"), source)
+        return rows(*arguments)
+
+    monkeypatch.setattr(by_blocks.ByBlocks, "rows", rows_of_a_file_that_changes)
+    command = ["impute", str(source), "-o", str(tmp_path / "out.zarr"), "--method", "gene_mean", "--genes", "g1"]
+    assert run([*command, "--training-cells", "60"]) == 1
+    assert not (tmp_path / "out.zarr").exists()
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -6,6 +6,7 @@ Letters: ``n`` cells (rows), ``G`` genes (columns).
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imputome.core.arrays import clean_csr, in_memory
+from imputome.errors import InputError
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -57,13 +59,27 @@ def stored_bytes(matrix: Any) -> int:
     return int(np.prod(matrix.shape, dtype=np.int64)) * matrix.dtype.itemsize
 
 
+def rows_of(matrix: Any, rows: slice) -> Any:
+    """Some rows of a matrix that stays stored, as it gives them; an error if its file is damaged there."""
+    try:
+        return matrix[rows]
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = (
+            f"rows {rows.start:,} to {rows.stop:,} of the matrix cannot be read from the disk ({reason}): the file is "
+        )
+        raise InputError(f"{text}damaged there, so copy it again", code="unreadable-rows") from error
+
+
 def columns_of(matrix: Any, columns: np.ndarray) -> sp.csr_matrix:
     """Some columns of a matrix that stays stored, in memory and in its own precision, read in windows of rows."""
     import scipy.sparse as sp
 
     step = max(1, WINDOW_VALUES * matrix.shape[0] // max(1, stored_bytes(matrix) // 8))
     starts = range(0, matrix.shape[0], step)
-    return sp.vstack([sp.csr_matrix(matrix[start : start + step])[:, columns] for start in starts], format="csr")
+    return sp.vstack(
+        [sp.csr_matrix(rows_of(matrix, slice(start, start + step)))[:, columns] for start in starts], format="csr"
+    )
 
 
 class StoredCounts:
@@ -187,7 +203,7 @@ class StoredCounts:
     def _read(self, k: int) -> sp.csr_array:
         """Window k as a ``csr_array``, sorted, without repeated entries and stored zeros."""
         start = k * self._rows_per_window
-        part = in_memory(self._source[start : min(start + self._rows_per_window, self.shape[0])])
+        part = in_memory(rows_of(self._source, slice(start, min(start + self._rows_per_window, self.shape[0]))))
         if self._columns is not None:
             part = part[:, self._columns]
         X = clean_csr(part)

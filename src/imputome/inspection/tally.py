@@ -10,6 +10,7 @@ import numpy as np
 
 from imputome.core.arrays import in_memory
 from imputome.core.scales import TRANSFORMS
+from imputome.core.stored import rows_of, stays_stored
 from imputome.inspection.missing_codes import Extremes
 
 ENTRIES_PER_PIECE = 2**21  # read at a time: 16 MiB if all of them are stored
@@ -34,8 +35,12 @@ def pieces(matrix: Any) -> Iterator[tuple[Any, int, int]]:
     step = max(ENTRIES_PER_PIECE // max(width, 1), 1)
     for start in range(0, length if width else 0, step):
         part = slice(start, start + step)
-        rows = matrix.iloc if hasattr(matrix, "iloc") else matrix
-        block = in_memory(matrix[:, part] if by_columns else rows[part])
+        if by_columns:
+            block = in_memory(matrix[:, part])
+        elif stays_stored(matrix):
+            block = in_memory(rows_of(matrix, part))
+        else:
+            block = in_memory((matrix.iloc if hasattr(matrix, "iloc") else matrix)[part])
         if isinstance(block, np.ndarray):
             block = sp.csr_array(block.astype(np.float64, copy=False))
         yield block, 0 if by_columns else start, start if by_columns else 0

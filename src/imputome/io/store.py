@@ -293,6 +293,8 @@ def write_result(
         with opened(partial, "r+", modality) as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress, writer, partial)
+        if seen is not None:  # values are computed from the input while they are written
+            seen.check()
 
 
 def _some_genes(adata: AnnData, genes: np.ndarray) -> AnnData:
