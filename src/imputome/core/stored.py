@@ -66,9 +66,9 @@ def rows_of(matrix: Any, rows: slice) -> Any:
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         text = (
-            f"rows {rows.start:,} to {rows.stop:,} of the matrix cannot be read from the disk ({reason}): the file is "
+            f"rows {rows.start:,} to {rows.stop:,} of the matrix cannot be read ({reason}): the file is damaged there, "
         )
-        raise InputError(f"{text}damaged there, so copy it again", code="unreadable-rows") from error
+        raise InputError(f"{text}so copy it again", code="unreadable-rows") from error
 
 
 def columns_of(matrix: Any, columns: np.ndarray) -> sp.csr_matrix:
@@ -76,10 +76,8 @@ def columns_of(matrix: Any, columns: np.ndarray) -> sp.csr_matrix:
     import scipy.sparse as sp
 
     step = max(1, WINDOW_VALUES * matrix.shape[0] // max(1, stored_bytes(matrix) // 8))
-    starts = range(0, matrix.shape[0], step)
-    return sp.vstack(
-        [sp.csr_matrix(rows_of(matrix, slice(start, start + step)))[:, columns] for start in starts], format="csr"
-    )
+    windows = [slice(start, start + step) for start in range(0, matrix.shape[0], step)]
+    return sp.vstack([sp.csr_matrix(rows_of(matrix, rows))[:, columns] for rows in windows], format="csr")
 
 
 class StoredCounts:
