@@ -65,10 +65,8 @@ def rows_of(matrix: Any, rows: slice) -> Any:
         return matrix[rows]
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        text = (
-            f"rows {rows.start:,} to {rows.stop:,} of the matrix cannot be read ({reason}): the file is damaged there, "
-        )
-        raise InputError(f"{text}so copy it again", code="unreadable-rows") from error
+        text = f"rows {rows.start:,} to {rows.stop:,} cannot be read ({reason}): the file is damaged there, so copy it again"
+        raise InputError(text, code="unreadable-rows") from error
 
 
 def columns_of(matrix: Any, columns: np.ndarray) -> sp.csr_matrix:
