@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata
 import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
@@ -17,6 +18,7 @@ from imputome.core import by_blocks, stored
 from imputome.core.data import as_data
 from imputome.core.stored import StoredCounts, columns_of, stays_stored
 from imputome.errors import InputError
+from imputome.studies import inputs
 
 N, G = 150, 40
 
@@ -212,6 +214,20 @@ def test_a_model_is_applied_to_counts_that_are_not_in_memory(counts, tmp_path, s
         imputome.apply_model(each, model, genes=["g39", "g2"], key_added="k")
     np.testing.assert_allclose(adata.obsm["k"], here.obsm["k"], rtol=1e-4)
     np.testing.assert_array_equal(here.obsm["k"]["g39"], here.X[:, 39].toarray()[:, 0])  # unknown to the model
+
+
+def test_evaluate_and_mask(counts, tmp_path, small_windows, monkeypatch):
+    adata = anndata.read_h5ad(written(counts, tmp_path, ".h5ad"), backed="r")
+    here = imputome.evaluate(adata.to_memory(), methods=["gene_mean"])
+    there = imputome.evaluate(adata, methods=["gene_mean"])
+    columns = ["method", "metric", "value"]
+    pd.testing.assert_frame_equal(there[columns], here[columns])
+    assert (imputome.mask(adata).X != imputome.mask(adata.to_memory()).X).nnz == 0
+    monkeypatch.setattr(inputs, "TRAINING_CELLS", 40)
+    data = inputs.to_dataset(adata, name="some").data
+    assert data.shape[0] == 40
+    places = adata.obs_names.get_indexer(data.obs_names)
+    np.testing.assert_array_equal(data.X.toarray(), counts.toarray()[places][:, adata.var_names.isin(data.var_names)])
 
 
 def test_a_backed_anndata(counts, tmp_path, small_windows):

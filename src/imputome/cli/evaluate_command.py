@@ -85,7 +85,10 @@ def command(
     hidden = masked_of(masked, results)
     with warnings_as_lines(quiet=quiet):
         inputs = [
-            (name, read(source, genes_in=genes_in, transpose=transpose, modality=modality, options=reading))
+            (
+                name,
+                read(source, genes_in=genes_in, transpose=transpose, modality=modality, backed=None, options=reading),
+            )
             for name, source in _named(sources)
         ]
     outsides = [result.read() for result in results]

@@ -65,7 +65,7 @@ def rows_of(matrix: Any, rows: slice) -> Any:
         return matrix[rows]
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        text = f"rows {rows.start:,} to {rows.stop:,} cannot be read ({reason}): the file is damaged there, so copy it again"
+        text = f"rows {rows.start:,} to {rows.stop:,} cannot be read ({reason}): the file is damaged there, replace it"
         raise InputError(text, code="unreadable-rows") from error
 
 

@@ -106,6 +106,7 @@ def mask(
         seed=seed,
         allowed=allowed,
     )
+    data = data.to_memory()
     for message in report.warnings:
         if message.code in CODES:
             warnings.warn(message, stacklevel=2)

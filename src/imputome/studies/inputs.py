@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from imputome.core.data import Data, Kind
-from imputome.core.imputer import Imputer
+from imputome.core.imputer import TRAINING_CELLS, Imputer
 from imputome.errors import InputError, Message, MissingExtraError, printable
 from imputome.evaluation.known_truth import KnownTruth, known_truth
 from imputome.evaluation.metrics import OPEN_PROBLEMS
@@ -240,15 +240,27 @@ def to_dataset(
     """
     classes = None if labels is None else label_columns(adata, labels)[labels]
     report, data = evaluated(adata, **{"layer": None, **source})
+    data, some, sampled = _in_memory(data)
     whole = data
     data, cells = detected(data, min_genes, min_cells)
+    cells = cells if some is None else some[cells]
     if min(data.shape) < min(2, *whole.shape):
         raise _too_little(whole, data, min_genes, min_cells)
-    said = tuple(message for message in report.warnings if message.code in (*CODES, "far-values"))
+    said = (*(message for message in report.warnings if message.code in (*CODES, "far-values")), *sampled)
     chosen = {"labels": labels, "min_genes": min_genes, "min_cells": min_cells, **source}
     chosen = {key: value for key, value in chosen.items() if value and key not in ("seed", "allowed")}
     labelled = None if classes is None else classes[cells]
     return Dataset(name, data, labelled, truth=known_truth(adata, data), messages=said, source=chosen)
+
+
+def _in_memory(data: Data) -> tuple[Data, np.ndarray | None, list[Message]]:
+    """The data in memory: of very many cells that are not, some, with their positions and a message."""
+    n = data.shape[0]
+    if data.in_memory or n <= TRAINING_CELLS:
+        return data.to_memory(), None, []
+    rows = np.sort(np.random.default_rng(n).choice(n, TRAINING_CELLS, replace=False))
+    text = f"methods are compared on {TRAINING_CELLS:,} of {n:,} cells, chosen at random"
+    return data.subset(rows=rows), rows, [Message(text, code="cells-sampled")]
 
 
 def _too_little(whole: Data, left: Data, min_genes: int, min_cells: int) -> InputError:
