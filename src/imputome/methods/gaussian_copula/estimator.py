@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from imputome.core.data import Data
+from imputome.core.data import WIDE_FEATURES, Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard
 from imputome.errors import ModelFormatError, some
+from imputome.inspection.advice import MOST_WIDE_SAMPLES
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
@@ -43,7 +44,6 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
     ),
 }
 PREDICTORS["wide"] = tuple(each for each in PREDICTORS["accurate"] if each.kind != "relevance")
-WIDE_FEATURES = 20_000  # with more, mode="auto" is "wide"
 SHARE_FEATURES = 1024  # of a wide table, on which normal_share is chosen
 # models saved by version 0.1.0 hold positions in this list
 NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
@@ -172,6 +172,9 @@ class GaussianCopula(Imputer):
         self.normal_share = normal_share
         self.random_state = random_state
 
+    def as_for(self, n: int, G: int) -> GaussianCopula:
+        return self.clone(mode=self._mode_for(n, G))
+
     conditional_: Conditional | None
     row_weights_: RowWeights | None  # of the training rows, if the mode is "wide"; not saved
 
@@ -204,7 +207,7 @@ class GaussianCopula(Imputer):
         """The mode in use for n samples x G features."""
         if self.mode != "auto":
             return self.mode
-        return "wide" if G > WIDE_FEATURES and n <= MAX_ROWS_IN_SYSTEM else "accurate"
+        return "wide" if G > WIDE_FEATURES and n <= MOST_WIDE_SAMPLES else "accurate"
 
     def _learn_wide(self, X: np.ndarray, rng: np.random.Generator) -> None:
         feature_sd = Standard.of(X).scale

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg as la
 import scipy.sparse as sp
 
-from imputome.core.data import Data
+from imputome.core.data import WIDE_FEATURES, Data
 from imputome.core.holdout import hide_values
 from imputome.core.imputation import Model, Status
 from imputome.core.imputer import Imputer
@@ -37,6 +37,7 @@ from imputome.methods.factors import (
 from imputome.methods.low_rank import SOFT_IMPUTE_INFO, SVD_INFO
 
 ROW_BLOCK_VALUES = 2**22  # values in a block of rows (16 MiB in float32)
+LEAST_ROWS = 8  # of a block: the factors of all features are read for each block
 SMALLEST_SINGULAR_VALUE = 1e-5  # relative to the largest one; float32 has no digits below it
 
 # how a setting is chosen, see `choose`
@@ -45,6 +46,7 @@ MAX_SCORED_ROWS = 200  # per fold
 INCOMPLETE_SHARE = 0.05  # with fewer incomplete rows than this, entries of new rows are scored instead
 MAX_FOLDS = 5
 ENOUGH_SCORED_ENTRIES = 20_000
+CHOICE_FEATURES = 8192  # of a table with more than `WIDE_FEATURES`, a sample that the setting is chosen on
 PATIENCE_SETTINGS = 3  # the path ends after this many settings without a lower error
 
 # svd
@@ -95,7 +97,7 @@ class FilledMatrix:
         With ``momentum`` b the fill is new + b (new - old); the returned change does not include b.
         """
         change, size, start = 0.0, 0.0, 0
-        step = max(1, ROW_BLOCK_VALUES // len(right))
+        step = max(LEAST_ROWS, ROW_BLOCK_VALUES // len(right))
         for first in range(0, len(left), step):
             rows = slice(first, first + step)
             missing = self._missing[rows]
@@ -230,6 +232,13 @@ def choose(
         if n_scored >= ENOUGH_SCORED_ENTRIES:
             break
     return Choice(int(np.argmin(squares)), [float(np.sqrt(s / max(1, n_scored))) for s in squares])
+
+
+def some_features(Z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The features that the setting is chosen on: all, or of a wide table `CHOICE_FEATURES` drawn at random."""
+    if Z.shape[1] <= WIDE_FEATURES:
+        return Z
+    return Z[:, np.sort(rng.choice(Z.shape[1], CHOICE_FEATURES, replace=False))]
 
 
 class Momentum:
@@ -492,7 +501,7 @@ class IterativeSVD(LowRankImputer):
 
         if self.rank == "full" or isinstance(self.rank, int):
             return next(fits(Z, [min(Z.shape) if self.rank == "full" else self.rank])), {}
-        choice = choose(Z, path, rng, self._tell)
+        choice = choose(some_features(Z, rng), path, rng, self._tell)
         return next(fits(Z, [RANKS[choice.position]])), {"held_out_rmse": min(choice.rmse)}
 
     def _plain_fit(self, Z: np.ndarray) -> LowRankFit:
@@ -586,12 +595,14 @@ class SoftImpute(LowRankImputer):
 
         details: dict[str, Any] = {}
         if self.lam is None:
-            choice = choose(Z, fits, rng, self._tell)
+            choice = choose(some_features(Z, rng), fits, rng, self._tell)
             details["held_out_rmse"] = min(choice.rmse)
         path = SoftImputePath(Z, rng, tol=self.tol, max_iter=self.max_iter)
         self.lam_ = path.largest * LAMBDA_SHARES[choice.position] if self.lam is None else self.lam
         lams = (path.largest * share for share in LAMBDA_SHARES)
-        larger = [] if path.complete else [lam for lam in lams if lam > 1.01 * self.lam_]
+        # each solution on the way saves iterations of the next, but costs some of its own: of a wide table too many
+        direct = path.complete or Z.shape[1] > WIDE_FEATURES
+        larger = [] if direct else [lam for lam in lams if lam > 1.01 * self.lam_]
         history: dict[str, list[float]] = {"lam": [], "rank": [], "iterations": [], "change": []}
         for fit in path.fit([*larger, self.lam_]):
             for name in history:
