@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imputome import methods
+from imputome.core import scales
 from imputome.core.data import as_data
 from imputome.methods.gaussian_copula import estimator, marginals, noise, wide
 from imputome.methods.gaussian_copula.conditional import BasePredictor
@@ -77,30 +78,16 @@ def test_a_pass_in_blocks_is_the_formula_for_each_value(small_blocks):
         np.testing.assert_allclose(squares[j], np.square(before[:, j] - predicted)[~missing].mean(), rtol=1e-4)
 
 
-def test_filled_rows_have_their_conditional_means():
-    X, _ = low_rank(15, 40, share=0.15)
-    Z = np.nan_to_num(X / np.nanstd(X, axis=0), nan=0).astype(np.float32)
-    d, ridge = np.random.default_rng(1).uniform(0.3, 1, 40), 5.0
-    for _ in range(60):
-        wide.fill(Z, X, wide.LeaveOneOut(noise.gram(Z, d), ridge), d, None)
-    W = wide.row_weights(noise.gram(Z, d), (BasePredictor("gaussian", 1.0),), ridge, 1.0)[0]
-    filled = Z.astype(np.float64)
-    for i in range(15):  # given what is observed of the row only
-        known = ~np.isnan(X[i])
-        kernel = (filled[:, known] / d[known]) @ filled[:, known].T
-        np.testing.assert_allclose((W[i] @ filled)[~known], (kriged(kernel, ridge, i) @ filled)[~known], atol=1e-4)
-
-
 @pytest.mark.parametrize("share", [0.05, 0.4])
 def test_as_accurate_as_a_system_for_each_row(share):
-    X, truth = low_rank(80, 700, share=share)
+    X, truth = low_rank(80, 400, share=share)
     missing = np.isnan(X)
     found = {mode: GaussianCopula(mode=mode).fit_transform(as_data(X, kind="real")) for mode in ("fast", "wide")}
     unit = np.broadcast_to(truth.std(axis=0), X.shape)[missing]
     errors = {
         mode: np.sqrt(np.mean(np.square((result.to_array() - truth)[missing] / unit))) for mode, result in found.items()
     }
-    assert errors["wide"] < 1.01 * errors["fast"]
+    assert errors["wide"] < 1.02 * errors["fast"]
     i, j = np.nonzero(missing)
     lower, upper = (found["wide"].at(i, j, output=side) for side in ("lower", "upper"))
     assert 0.87 < np.mean((lower <= truth[missing]) & (truth[missing] <= upper)) < 0.93
@@ -136,6 +123,7 @@ def test_memory_is_the_matrix_and_a_little_for_each_feature(monkeypatch):
     data = as_data(X, kind="real")
     monkeypatch.setattr(noise, "BLOCK_VALUES", 2**16)
     monkeypatch.setattr(marginals, "TRANSFORM_BLOCK_VALUES", 2**16)
+    monkeypatch.setattr(scales, "_VALUES_PER_PIECE", 2**16)
     monkeypatch.setattr(wide, "SAMPLE", 256)
     monkeypatch.setattr(estimator, "SHARE_FEATURES", 256)
     fitted = GaussianCopula()

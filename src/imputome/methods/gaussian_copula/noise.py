@@ -42,12 +42,15 @@ class Gaussian:
     ridge: float  # c
 
 
-def gram(Z: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Z D^-1 Z', (n, n) float64, summed over blocks of columns so that no float64 copy of Z is made."""
+def gram(Z: np.ndarray, noise: np.ndarray, *, dtype: type = np.float64) -> np.ndarray:
+    """Z D^-1 Z', (n, n) float64, summed over blocks of columns so that no float64 copy of Z is made.
+
+    ``dtype`` is the precision of the products within a block.
+    """
     n, G = Z.shape
-    out = np.zeros((n, n))
+    out, weights = np.zeros((n, n)), (1 / np.sqrt(noise)).astype(dtype)
     for part in column_blocks(n, G):
-        block = Z[:, part] / np.sqrt(noise[part])
+        block = Z[:, part] * weights[part]
         out += block @ block.T
     return out
 

@@ -7,8 +7,9 @@ the noise, the weights of the predictors, and the calibration. The Gram matrix K
 A predictor gives each training row i weights of the other rows, which are the same for all features. Under a Gaussian
 process over rows with kernel K and noise c they have a closed form for all rows (Rasmussen & Williams 2006, equation
 5.12): with B = (K + c I)^-1, and a flat prior of the mean as in `noise`, W_ik = -B_ik / B_ii for k other than i. The
-missing features of the rows are filled with their conditional means, so K and k need not be of the observed features
-of each row: (S^-1 z)_M = 0 says that the conditional mean given the observed ones is that given all.
+missing features of the rows are filled with their conditional means, so K need not be summed over the observed features
+of each row anew: but for the estimate of the mean, where (S^-1 z)_M = 0 the mean given the observed features of a row is
+that given all of them.
 
 Letters: n training rows, G features that vary, Z their (n, G) transformed values.
 """
@@ -129,7 +130,7 @@ def fit_wide(
     noise, previous = np.ones(G), np.inf
     for number in range(PASSES):
         tell(number / PASSES, f"noise of the features, pass {number + 1}")
-        K = gram(Z, noise)
+        K = gram(Z, noise, dtype=np.float32)
         ridge, loss, ratio = best_ridge(K, Z[:, sample.columns], noise[sample.columns], sample)
         squares = fill(Z, X, LeaveOneOut(K, ridge), noise, sample)
         noise = ratio * squares
@@ -137,7 +138,7 @@ def fit_wide(
         if number >= 2 and abs(previous - loss) <= LOSS_TOLERANCE * loss:
             break
         previous = loss
-    K = gram(Z, noise)
+    K = gram(Z, noise, dtype=np.float32)
     ridge, _, _ = best_ridge(K, Z[:, sample.columns], noise[sample.columns], sample)
     return Gaussian(Z, noise, ridge), K, sample
 
@@ -246,8 +247,8 @@ def stack(
     )
     # with the hidden values as known ones
     gaussian.Z[:, sample.columns] = np.where(sample.hidden, sample.T, Z)
-    fill(gaussian.Z, X, LeaveOneOut(gram(gaussian.Z, gaussian.noise), gaussian.ridge), gaussian.noise, None)
-    K = gram(gaussian.Z, gaussian.noise)
+    fill(gaussian.Z, X, LeaveOneOut(gram(gaussian.Z, gaussian.noise, dtype=np.float32), gaussian.ridge), gaussian.noise, None)
+    K = gram(gaussian.Z, gaussian.noise, dtype=np.float32)
     leave_one_out = LeaveOneOut(K, gaussian.ridge)
     residuals, scale = _residuals(gaussian, X, leave_one_out, sample, feature_sd)
     kept, weights, residuals = tuned(hidden, residuals, marginals)
