@@ -31,10 +31,10 @@ from imputome.inspection.advice import advised_method
 from peers import peak_bytes
 
 SIZES = {  # name -> samples, features
-    "100 x 10,000": (100, 10_000),
-    "100 x 100,000": (100, 100_000),
-    "100 x 200,000": (100, 200_000),
-    "456 x 866,000": (456, 866_000),
+    "100 x 10k": (100, 10_000),
+    "100 x 100k": (100, 100_000),
+    "100 x 200k": (100, 200_000),
+    "456 x 866k": (456, 866_000),
 }
 RANK = 60
 PERTURBED = 0.3  # size of what is added to the loadings of a CpG, relative to their own

@@ -67,7 +67,7 @@ def test_a_pass_in_blocks_is_the_formula_for_each_value(small_blocks):
     K = noise.gram(Z, d)
     np.testing.assert_allclose(K, (Z / d) @ Z.T, rtol=1e-5)
     before = Z.astype(np.float64)
-    squares = wide.fill(Z, X, wide.LeaveOneOut(K, ridge), d, None)
+    squares = wide.fill(Z, X, wide.LeaveOneOut(K, ridge), d)
     for j in range(25):  # each value from the other features and rows
         others = np.delete(np.arange(25), j)
         kernel = (before[:, others] / d[others]) @ before[:, others].T
@@ -139,8 +139,6 @@ def test_memory_is_the_matrix_and_a_little_for_each_feature(monkeypatch):
 
 
 def test_the_mode_follows_the_size():
-    modes = {
-        size: GaussianCopula().as_for(*size).mode for size in [(100, 200_000), (100, 5000), (5000, 200_000)]
-    }
+    modes = {size: GaussianCopula().as_for(*size).mode for size in [(100, 200_000), (100, 5000), (5000, 200_000)]}
     assert modes == {(100, 200_000): "wide", (100, 5000): "accurate", (5000, 200_000): "accurate"}
     assert GaussianCopula(mode="fast").as_for(100, 200_000).mode == "fast"

@@ -149,10 +149,10 @@ def gather(
     ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
     compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
     counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
-    are measured on ``link``. Values are held out ``n_splits`` times, or two if
-    that is fewer and they are held out in two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
-    and all genes; of real values with more than `WIDE_FEATURES` features, in `MAX_FEATURES` of them, drawn at random. ``keep_observed`` says whether observed values are put back in the output (None: the method's
-    default); held-out values are always scored without.
+    are measured on ``link``. Values are held out ``n_splits`` times, or two if that is fewer and they are held out in
+    two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`) and all genes; of real values with more than
+    `WIDE_FEATURES` features, in `MAX_FEATURES` of them, drawn at random. ``keep_observed`` says whether observed values
+    are put back in the output (None: the method's default); held-out values are always scored without.
 
     Cost: `number_of_fits` on the sample.
     """

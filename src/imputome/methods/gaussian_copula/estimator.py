@@ -68,9 +68,9 @@ class GaussianCopula(Imputer):
     Each feature is transformed (partly a normal score, partly a z-score, see `marginals`). On that scale rows are
     Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing
     training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
-    a solve over training rows, not features (see `conditional`, and `wide`). ``mode="accurate"`` adds processes with a Laplace
-    kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see `relevance`);
-    all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit, a value is
+    a solve over training rows, not features (see `conditional`, and `wide`). ``mode="accurate"`` adds processes with a
+    Laplace kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see
+    `relevance`); all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit, a value is
     the mean or median over quantiles of the out-of-fold residuals of its feature.
 
     A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
@@ -108,8 +108,8 @@ class GaussianCopula(Imputer):
     G) each.
 
     ``mode="wide"``: 4 to 12 passes of about 3 n^2 G multiplications in float32, and n systems of n rows; all training
-    rows are predicted at once, at 2 n^2 multiplications for each feature. Memory: the input, its transformed values (4 n
-    G bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at random:
+    rows are predicted at once, at 2 n^2 multiplications for each feature. Memory: the input, its transformed values
+    (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at random:
     ``normal_share`` on 1,024, and the ridge, the level of the noise, the weights of the predictors and the intervals on
     4,096, of which a tenth of the values or more is hidden. The noise and the shape of the residuals are of each
     feature. New rows cost O(n^2 m) each, as in the other modes.
@@ -537,9 +537,8 @@ class CopulaModel:
             columns, column = np.unique(ordered[first:last], return_inverse=True)
             rows, row = np.unique(i[entries], return_inverse=True)
             mean, deviation = row_weights.at(copula.conditional.gaussian, copula.residuals.explained, rows, columns)
-            out[entries] = copula.output(
-                mean[row, column].astype(np.float64), deviation[row, column].astype(np.float64), ordered[first:last], output
-            )
+            mean, deviation = (each[row, column].astype(np.float64) for each in (mean, deviation))
+            out[entries] = copula.output(mean, deviation, ordered[first:last], output)
         return out
 
     def _fallback(self, columns: np.ndarray, output: Output) -> np.ndarray:

@@ -7,9 +7,9 @@ the noise, the weights of the predictors, and the calibration. The Gram matrix K
 A predictor gives each training row i weights of the other rows, which are the same for all features. Under a Gaussian
 process over rows with kernel K and noise c they have a closed form for all rows (Rasmussen & Williams 2006, equation
 5.12): with B = (K + c I)^-1, and a flat prior of the mean as in `noise`, W_ik = -B_ik / B_ii for k other than i. The
-missing features of the rows are filled with their conditional means, so K need not be summed over the observed features
-of each row anew: but for the estimate of the mean, where (S^-1 z)_M = 0 the mean given the observed features of a row is
-that given all of them.
+missing features of the rows are filled with their conditional means, so K need not be summed over the observed
+features of each row anew: but for the estimate of the mean, where (S^-1 z)_M = 0 the mean given the observed features
+of a row is that given all of them.
 
 Letters: n training rows, G features that vary, Z their (n, G) transformed values.
 """
@@ -115,8 +115,8 @@ class Sample:
 
 
 def fit_wide(
-    X: np.ndarray, marginals: Marginals, sample_rng: np.random.Generator, tell: Callable[[float, str], None]
-) -> tuple[Gaussian, np.ndarray, Sample, np.ndarray]:
+    X: np.ndarray, marginals: Marginals, rng: np.random.Generator, tell: Callable[[float, str], None]
+) -> tuple[Gaussian, np.ndarray, Sample]:
     """Fit noise, ridge and missing values to X, (n, G) with NaN, as `noise.fit_gaussian` does.
 
     Returns the Gaussian with the hidden values of the sample still filled, its Gram matrix, and the sample.
@@ -124,10 +124,9 @@ def fit_wide(
     Cost: `PASSES` passes of 3 n^2 G multiplications at most, usually four to six.
     """
     Z = transformed(X, marginals)
-    n, G = Z.shape
-    sample = Sample.of(Z, X, sample_rng)
+    sample = Sample.of(Z, X, rng)
     Z[:, sample.columns] = np.where(sample.hidden, 0, Z[:, sample.columns])
-    noise, previous = np.ones(G), np.inf
+    noise, previous = np.ones(Z.shape[1]), np.inf
     for number in range(PASSES):
         tell(number / PASSES, f"noise of the features, pass {number + 1}")
         K = gram(Z, noise, dtype=np.float32)
@@ -172,7 +171,9 @@ def best_ridge(K: np.ndarray, Z: np.ndarray, noise: np.ndarray, sample: Sample) 
     return RIDGES[best] * n, hidden, hidden / max(seen, 1e-12)
 
 
-def fill(Z: np.ndarray, X: np.ndarray, leave_one_out: LeaveOneOut, noise: np.ndarray, sample: Sample | None) -> np.ndarray:
+def fill(
+    Z: np.ndarray, X: np.ndarray, leave_one_out: LeaveOneOut, noise: np.ndarray, sample: Sample | None = None
+) -> np.ndarray:
     """Replace missing and hidden values with their predictions, in place; returns the (G,) mean squared errors."""
     squares = np.ones(Z.shape[1])
     for part in column_blocks(*Z.shape):
@@ -247,7 +248,8 @@ def stack(
     )
     # with the hidden values as known ones
     gaussian.Z[:, sample.columns] = np.where(sample.hidden, sample.T, Z)
-    fill(gaussian.Z, X, LeaveOneOut(gram(gaussian.Z, gaussian.noise, dtype=np.float32), gaussian.ridge), gaussian.noise, None)
+    K = gram(gaussian.Z, gaussian.noise, dtype=np.float32)
+    fill(gaussian.Z, X, LeaveOneOut(K, gaussian.ridge), gaussian.noise)
     K = gram(gaussian.Z, gaussian.noise, dtype=np.float32)
     leave_one_out = LeaveOneOut(K, gaussian.ridge)
     residuals, scale = _residuals(gaussian, X, leave_one_out, sample, feature_sd)
