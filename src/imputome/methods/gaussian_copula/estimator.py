@@ -59,6 +59,7 @@ RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
 # of a saved model; every fit gives larger ones, and with smaller ones the systems of `conditional` can be singular
 SMALLEST_NOISE, SMALLEST_RIDGE = 1e-5, 0.1
+DENSE = 8  # one entry for so many features of a block: then all of these are predicted
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
 
@@ -70,8 +71,8 @@ class GaussianCopula(Imputer):
     training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
     a solve over training rows, not features (see `conditional`, and `wide`). ``mode="accurate"`` adds processes with a
     Laplace kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see
-    `relevance`); all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit, a value is
-    the mean or median over quantiles of the out-of-fold residuals of its feature.
+    `relevance`); all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's
+    unit, a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
 
     A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
     without any observed value gets the feature means. Constant features stay constant; features that were never
@@ -109,10 +110,10 @@ class GaussianCopula(Imputer):
 
     ``mode="wide"``: 4 to 12 passes of about 3 n^2 G multiplications in float32, and n systems of n rows; all training
     rows are predicted at once, at 2 n^2 multiplications for each feature. Memory: the input, its transformed values
-    (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at random:
-    ``normal_share`` on 1,024, and the ridge, the level of the noise, the weights of the predictors and the intervals on
-    4,096, of which a tenth of the values or more is hidden. The noise and the shape of the residuals are of each
-    feature. New rows cost O(n^2 m) each, as in the other modes.
+    (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at
+    random: ``normal_share`` on 1,024, and the ridge, the level of the noise, the weights of the predictors and the
+    intervals on 4,096, of which a tenth of the values or more is hidden. The noise and the shape of the residuals are
+    of each feature. New rows cost O(n^2 m) each, as in the other modes.
 
     Outputs: ``value``; ``variance`` of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
     joint over the missing features of a row. Copula: Hoff 2007 (doi:10.1214/07-AOAS107), Zhao & Udell 2020
@@ -461,6 +462,7 @@ class CopulaModel:
     ) -> None:
         self.X, self.training_rows, self.random_state = X, training_rows, method.random_state
         self.row_weights = row_weights
+        self.quick_entries = row_weights is not None
         self.centre = method.centre_  # (G,) feature means
         self.usable = np.flatnonzero(method.usable_)  # features that vary
         self.constant = method.seen_ & ~method.usable_  # (G,) features that were observed and do not vary
@@ -534,7 +536,10 @@ class CopulaModel:
             if first == last:
                 continue
             entries = chosen[first:last]
-            columns, column = np.unique(ordered[first:last], return_inverse=True)
+            columns: np.ndarray | slice = part
+            column = ordered[first:last] - part.start
+            if DENSE * (last - first) < part.stop - part.start:  # only a few features of the block
+                columns, column = np.unique(ordered[first:last], return_inverse=True)
             rows, row = np.unique(i[entries], return_inverse=True)
             mean, deviation = row_weights.at(copula.conditional.gaussian, copula.residuals.explained, rows, columns)
             mean, deviation = (each[row, column].astype(np.float64) for each in (mean, deviation))

@@ -60,7 +60,7 @@ class RowWeights:
     scale: np.ndarray  # (n,) standard deviation of the residuals of each row, relative to that of the Gaussian
 
     def at(
-        self, gaussian: Gaussian, explained: np.ndarray, rows: np.ndarray, columns: np.ndarray
+        self, gaussian: Gaussian, explained: np.ndarray, rows: np.ndarray, columns: np.ndarray | slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """(len(rows), len(columns)) transformed means and standard deviations."""
         Z, noise = gaussian.Z[:, columns], gaussian.noise[columns]
