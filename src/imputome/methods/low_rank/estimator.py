@@ -60,6 +60,7 @@ PAPER_ITERATIONS = 16
 
 # soft_impute
 LAMBDA_SHARES = tuple(0.8**step for step in range(1, 36))  # lambdas of the path, relative to the largest singular value
+WIDE_PACE = 5  # a wide table is fitted for every fifth of them: a third of the iterations, and the same error
 SPARSE_SHARE = 0.1  # if less is known, products with the known entries only are faster
 
 
@@ -556,7 +557,7 @@ class SoftImpute(LowRankImputer):
     Cost: seconds; per iteration about ``8 n G r`` flops, or ``2 n^2 G + 9 n^3`` (n the smaller side) if r is more than
     a quarter of it. Complete training rows take one decomposition for the whole path. Memory: ``4 n G`` bytes and a
     mask, and as much again while lam is chosen. With more than 20,000 features lam, relative to the largest singular
-    value, is chosen on 8,192 of them, drawn at random, and the fit goes to it in one step.
+    value, is chosen on 8,192 of them, drawn at random, and the fit is made for every fifth lam on the way.
 
     Known to fail: strong and weak components lose the same amount, so that strong structure is shrunk too far. With a
     handful of samples it is no better than the mean (RMSE in SD 1.328 with 4; mean 1.329). Linear, as all factors are;
@@ -601,9 +602,9 @@ class SoftImpute(LowRankImputer):
         path = SoftImputePath(Z, rng, tol=self.tol, max_iter=self.max_iter)
         self.lam_ = path.largest * LAMBDA_SHARES[choice.position] if self.lam is None else self.lam
         lams = (path.largest * share for share in LAMBDA_SHARES)
-        # each solution on the way saves iterations of the next, but costs some of its own: of a wide table too many
-        direct = path.complete or Z.shape[1] > WIDE_FEATURES
-        larger = [] if direct else [lam for lam in lams if lam > 1.01 * self.lam_]
+        larger = [] if path.complete else [lam for lam in lams if lam > 1.01 * self.lam_]
+        if Z.shape[1] > WIDE_FEATURES:
+            larger = larger[::WIDE_PACE]
         history: dict[str, list[float]] = {"lam": [], "rank": [], "iterations": [], "change": []}
         for fit in path.fit([*larger, self.lam_]):
             for name in history:
