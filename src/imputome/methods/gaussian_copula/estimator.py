@@ -210,8 +210,7 @@ class GaussianCopula(Imputer):
         status = Status(
             "exact", "no feature varies" if self.conditional_ is None else f"weights of its predictions: {weights}"
         )
-        model = CopulaModel(X, np.arange(len(X)), self, self.row_weights_)
-        return model, {"status": status, "gene_columns": {"noise": self.noise_}}
+        return self._model(X, self.row_weights_), {"status": status, "gene_columns": {"noise": self.noise_}}
 
     def _mode_for(self, n: int, G: int) -> Literal["accurate", "fast", "wide"]:
         """The mode in use for n samples x G features."""
@@ -282,9 +281,13 @@ class GaussianCopula(Imputer):
         return {predictor.name: float(weight) for predictor, weight in pairs}
 
     def _new_rows(self, data: Data) -> CopulaModel:
-        X = data.known_values()
+        return self._model(data.known_values())
+
+    def _model(self, X: np.ndarray, row_weights: RowWeights | None = None) -> CopulaModel:
+        """The model of these rows; with ``row_weights`` they are the training rows."""
         positions = {int(mark): position for position, mark in reversed(list(enumerate(self.prints_)))}
-        return CopulaModel(X, np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]), self)
+        training_rows = np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)])
+        return CopulaModel(X, training_rows, self, row_weights)
 
     def _state(self) -> dict[str, np.ndarray]:
         state = super()._state()
@@ -540,7 +543,7 @@ class CopulaModel:
             column = ordered[first:last] - part.start
             if DENSE * (last - first) < part.stop - part.start:  # only a few features of the block
                 columns, column = np.unique(ordered[first:last], return_inverse=True)
-            rows, row = np.unique(i[entries], return_inverse=True)
+            rows, row = np.unique(self.training_rows[i[entries]], return_inverse=True)
             mean, deviation = row_weights.at(copula.conditional.gaussian, copula.residuals.explained, rows, columns)
             mean, deviation = (each[row, column].astype(np.float64) for each in (mean, deviation))
             out[entries] = copula.output(mean, deviation, ordered[first:last], output)
