@@ -24,7 +24,7 @@ MAX_COPULA_SECONDS = 3600.0
 # wide tables of up to so many samples are fitted in blocks of features, without regressions of each feature: seconds of
 # one core for n samples x G features, in units of n G and of n^2 G, and bytes for each feature beside two matrices
 MOST_WIDE_SAMPLES = 1000
-WIDE_SECONDS = (3e-7, 6e-10)
+WIDE_SECONDS = (6e-7, 6e-10)
 WIDE_BYTES_PER_FEATURE, WIDE_BYTES = 700, 2**29
 
 
