@@ -16,7 +16,7 @@ from imputome import datasets
 from imputome.core.data import as_data
 from imputome.errors import InputError
 from imputome.evaluation import splits as splits_real
-from imputome.inspection.advice import advise, few_samples
+from imputome.inspection.advice import advise, few_samples, wide_cost
 from imputome.inspection.missingness import SHARE_QUANTILES, cochran, count_missing, missingness
 from imputome.inspection.tails import low_values
 from imputome.methods.registry import METHODS
@@ -384,6 +384,8 @@ def advised(**changes):
         ({"n": 6600, "G": 17_176}, "gaussian_copula", "lowest-error", ""),
         ({"n": 50_000, "G": 17_176}, "soft_impute", "copula-too-slow", "2.5 hours"),
         ({"n": 900, "G": 300_000}, "gaussian_copula", "lowest-error", ""),
+        ({"n": 456, "G": 866_000}, "gaussian_copula", "lowest-error", ""),
+        ({"n": 5000, "G": 866_000}, "soft_impute", "copula-too-slow", "12.2 hours"),
     ],
 )
 def test_method(changes, method, code, figure):
@@ -405,6 +407,13 @@ def test_few_samples():
     assert few_samples("gaussian_copula", 5).code == "few-samples-for-copula"
     assert few_samples("gaussian_copula", 30) is None
     assert few_samples("mean", 6) is None
+
+
+def test_the_cost_of_a_wide_table_is_said():
+    cost = wide_cost("gaussian_copula", 456, 866_000)
+    assert cost.code == "wide-cost"
+    assert wide_cost("gaussian_copula", 456, 5000) is None
+    assert wide_cost("mean", 456, 866_000) is None
 
 
 def test_the_user_is_warned_of_few_samples():

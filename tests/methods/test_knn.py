@@ -194,7 +194,7 @@ def test_distances_of_close_and_far_rows():
 
 def test_mean_squares():
     Z = Standard.of(matrix()).forward(matrix())
-    got = mean_squares(Z[:30], Z)
+    got = mean_squares(Z, np.arange(30), Z)
     wide = Z.astype(np.float64)
     expected = np.array([[np.nanmean((a - b) ** 2) for b in wide] for a in wide[:30]])
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
@@ -203,7 +203,7 @@ def test_mean_squares():
 def test_rows_without_a_common_feature_are_no_neighbours():
     Z = np.full((2, 4), np.nan, np.float32)
     Z[0, :2], Z[1, 2:] = 1, 1
-    assert np.isinf(mean_squares(Z, Z)[[0, 1], [1, 0]]).all()
+    assert np.isinf(mean_squares(Z, np.arange(len(Z)), Z)[[0, 1], [1, 0]]).all()
 
 
 def test_exact_duplicates_take_all_the_weight():

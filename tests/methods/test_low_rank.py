@@ -11,6 +11,7 @@ from imputome import methods
 from imputome.core.data import as_data
 from imputome.core.scales import Standard
 from imputome.errors import InputError
+from imputome.methods.low_rank import estimator
 from imputome.methods.low_rank.estimator import (
     LAMBDA_SHARES,
     NEW_ROW_RIDGE,
@@ -429,3 +430,23 @@ def test_the_ridge_of_new_rows_is_small():
         filled = np.where(np.isnan(Z), fit, Z)
     got = (estimator.transform(real(new)).to_array(keep_observed=False) - train.mean(axis=0)) / train.std(axis=0)
     assert 0 < np.linalg.norm(got - fit) < 2 * NEW_ROW_RIDGE * np.linalg.norm(fit)
+
+
+@pytest.mark.parametrize("method", ["svd", "soft_impute"])
+def test_the_setting_of_a_wide_table_is_chosen_on_some_features(method, monkeypatch):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 900)) + rng.normal(size=(60, 900))
+    hidden = rng.random(truth.shape) < 0.1
+    data = as_data(np.where(hidden, np.nan, truth), kind="real")
+
+    def error():
+        return np.sqrt(np.mean(np.square(methods.create(method).fit_transform(data).to_array() - truth)[hidden]))
+
+    on_all = error()
+    monkeypatch.setattr(estimator, "WIDE_FEATURES", 500)
+    monkeypatch.setattr(estimator, "CHOICE_FEATURES", 300)
+    seen = []
+    chosen = estimator.choose
+    monkeypatch.setattr(estimator, "choose", lambda Z, *rest: seen.append(Z.shape) or chosen(Z, *rest))
+    assert error() < 1.03 * on_all
+    assert seen == [(60, 300)]

@@ -191,3 +191,26 @@ def test_all_controls_give_finite_gains_and_random_draws_change_nothing(kind):
     pd.testing.assert_frame_equal(gains.drop(columns="random"), without.gains(LOSS[kind]), rtol=1e-6)
     np.testing.assert_array_equal(with_random.null.before, without.null.before)
     assert with_random.reliability.overall == pytest.approx(without.reliability.overall, rel=1e-6)
+
+
+def test_wide_real_values_are_checked_on_a_sample_of_the_features(monkeypatch):
+    from imputome.trust import evidence as module
+
+    monkeypatch.setattr(module, "WIDE_FEATURES", 100)
+    monkeypatch.setattr(module, "MAX_FEATURES", 40)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 3)) @ rng.normal(size=(3, 120)) + rng.normal(size=(30, 120))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    data = as_data(X, kind="real")
+    seen = []
+
+    def predict(given):
+        seen.append(given.var_names)
+        return methods.create("mean").fit_transform(given)
+
+    found = gather(
+        data, predict, method="copy", controls={"mean": predict}, reference="mean", rng=np.random.default_rng(1)
+    )
+    assert {len(names) for names in seen} == {40}
+    assert all(names.equals(found.genes) for names in seen)
+    assert set(found.genes) < set(data.var_names)

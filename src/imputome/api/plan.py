@@ -24,7 +24,7 @@ from imputome.core.links import link
 from imputome.core.parameters import check_parameters
 from imputome.core.scales import INPUT_SCALES, Scale, holds_molecules
 from imputome.errors import InputError, Message, MissingExtraError, ModelFormatError, NotFittedError
-from imputome.inspection.advice import advised_method, few_samples
+from imputome.inspection.advice import advised_method, few_samples, wide_cost
 from imputome.inspection.classify import CountState
 from imputome.inspection.features import EXPRESSION
 from imputome.inspection.state import InputReport
@@ -368,6 +368,8 @@ def _estimator(estimator: Imputer | None, report: InputReport, options: Options)
     notes: list[Message] = []
     if estimator is None:
         estimator, notes = _default_estimator(report, options)
+        cost = wide_cost(estimator.name, *report.shape) if report.kind == "real" else None
+        notes = [*notes, cost] if cost else notes
     few = few_samples(estimator.name, report.shape[0]) if report.kind == "real" else None
     return estimator, [*notes, few] if few else notes
 

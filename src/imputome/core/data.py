@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["counts", "real"]
 
+# real values of more features are worked on in blocks of features, and what is learned by trying is learned on a sample
+WIDE_FEATURES = 20_000
 SUM_BLOCK = 2**20  # stored values that a sum takes at a time
 INFINITE = "the matrix holds infinite values: put finite values for them, or what is missing: 0 for counts, else NaN"
 
@@ -156,6 +158,8 @@ class Data:
         def part(matrix: Any) -> Any:
             if isinstance(matrix, StoredCounts) and rows is None and columns is not None:
                 matrix = matrix.to_memory()
+            if isinstance(matrix, np.ndarray) and rows is not None and columns is not None:
+                return matrix[np.ix_(rows, columns)]  # rows of all columns would be a copy of most of it
             if matrix is not None and rows is not None:  # a slice of a whole sparse matrix would be a copy
                 matrix = matrix[rows]
             return matrix if matrix is None or columns is None else matrix[:, columns]

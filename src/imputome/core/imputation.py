@@ -55,6 +55,7 @@ class Model(Protocol):
 
     A model that knows the distribution of its values may also have ``draw(rows, number)``: the ``number``-th random
     completion of some rows, (len(rows), G), which depends only on the seed of the estimator, the number and the row.
+    With ``quick_entries = True`` it is asked for the missing values only, where the observed ones stay as they are.
     """
 
     @property
@@ -78,6 +79,7 @@ class LinkedModel:
         self.model = model
         self.link = link
         self.latent = getattr(model, "latent", None)
+        self.quick_entries = getattr(model, "quick_entries", False)
         if hasattr(model, "draw"):
             self.draw = lambda rows, number: link.inverse(model.draw(rows, number))
 
@@ -233,10 +235,19 @@ class Imputation:
         i = self._positions(rows, self.obs_names, "cell")
         j = None if genes is None else self._positions(genes, self.var_names, "gene")
         self._check(output, scale)
-        values = self._bounded(self.model.rows(i, j, output), output)
         if self._keeps(output, keep_observed):
             inputs = self.data.block(i, j)
-            values = self._with_observed(values, inputs, self.data.observed_block(i, j, inputs))
+            observed = self.data.observed_block(i, j, inputs)
+            if getattr(self.model, "quick_entries", False):
+                row, column = np.nonzero(~observed)
+                values = np.zeros(inputs.shape)
+                values[row, column] = self.model.at(i[row], column if j is None else j[column], output)
+                values = self._bounded(values, output)
+            else:
+                values = self._bounded(self.model.rows(i, j, output), output)
+            values = self._with_observed(values, inputs, observed)
+        else:
+            values = self._bounded(self.model.rows(i, j, output), output)
         return self._convert(values, i[:, None], output, scale)
 
     def at(

@@ -206,6 +206,10 @@ class Imputer(ABC):
         copy.link, copy.training_cells = self.link, self.training_cells
         return copy
 
+    def as_for(self, n: int, G: int) -> Imputer:
+        """An unfitted copy that learns from any data as this one does from n rows and G columns."""
+        return self.clone()
+
     def __sklearn_clone__(self) -> Self:
         return self.clone()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imputome.core.data import WIDE_FEATURES
 from imputome.errors import Message
 
 # on random samples of two glioma sets, gaussian_copula was worse than the mean with 4, level with it with 6, and the
@@ -20,6 +21,11 @@ MAX_UNLINKED = 0.05  # share of the missing values that nothing is known about; 
 COPULA_SECONDS_PER_VALUE, COPULA_SECONDS_PER_FEATURE = 1e-5, 0.02
 MOST_LARGE_REGRESSIONS = 33_000
 MAX_COPULA_SECONDS = 3600.0
+# wide tables of up to so many samples are fitted in blocks of features, without regressions of each feature: seconds of
+# one core for n samples x G features, in units of n G and of n^2 G, and bytes for each feature beside two matrices
+MOST_WIDE_SAMPLES = 1000
+WIDE_SECONDS = (6e-7, 6e-10)
+WIDE_BYTES_PER_FEATURE, WIDE_BYTES = 700, 2**29
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def advised_method(n: int, G: int, share: float) -> tuple[str | None, Message]:
     if share > MOSTLY_MISSING:
         text = f"{100 * share:.0f} % of the values are missing, so too few samples have both of two features"
         return "mean", Message(text, code="mostly-missing")
-    seconds = COPULA_SECONDS_PER_VALUE * n * G + COPULA_SECONDS_PER_FEATURE * min(G, MOST_LARGE_REGRESSIONS)
+    seconds = copula_seconds(n, G)
     if seconds > MAX_COPULA_SECONDS:
         text = f"gaussian_copula is more accurate but would take about {seconds / 3600:.1f} hours on one core"
         return "soft_impute", Message(text, code="copula-too-slow")
@@ -104,6 +110,27 @@ def advised_method(n: int, G: int, share: float) -> tuple[str | None, Message]:
     if n >= SAMPLES_OF_LOWEST_ERROR:
         return "gaussian_copula", Message(text, code="lowest-error")
     return "gaussian_copula", Message(f"{text}; with fewer, others can be better", code="usual-default")
+
+
+def copula_seconds(n: int, G: int) -> float:
+    """About how many seconds of one core ``gaussian_copula`` takes for n samples x G features."""
+    if G > WIDE_FEATURES and n <= MOST_WIDE_SAMPLES:
+        return WIDE_SECONDS[0] * n * G + WIDE_SECONDS[1] * n**2 * G
+    return COPULA_SECONDS_PER_VALUE * n * G + COPULA_SECONDS_PER_FEATURE * min(G, MOST_LARGE_REGRESSIONS)
+
+
+def wide_cost(method: str, n: int, G: int) -> Message | None:
+    """What a default method will cost on a wide table, to say before it begins."""
+    if method != "gaussian_copula" or G <= WIDE_FEATURES or n > MOST_WIDE_SAMPLES:
+        return None
+    seconds = copula_seconds(n, G)
+    time = f"{max(1, round(seconds / 60))} minutes" if seconds > 90 else f"{max(10, round(seconds, -1)):.0f} seconds"
+    gib = (8 * n * G + WIDE_BYTES_PER_FEATURE * G + WIDE_BYTES) / 2**30
+    text = (
+        f"{method} on {n:,} samples x {G:,} features takes about {time} of one core and {gib:.1f} GiB of memory; "
+        "its weights and intervals are learned on a sample of the features"
+    )
+    return Message(text, code="wide-cost")
 
 
 def few_samples(method: str, n: int) -> Message | None:

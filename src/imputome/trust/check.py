@@ -13,7 +13,7 @@ from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
 from imputome.result.layout import default_key
 from imputome.result.record import Verdict
-from imputome.trust.evidence import MAX_CELLS, N_SPLITS, Predict, check_size, gather, number_of_fits
+from imputome.trust.evidence import MAX_CELLS, N_SPLITS, Predict, check_size, features_used, gather, number_of_fits
 from imputome.trust.verdict import verdict_of
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def check(
     # with the seed of the method, so that a method that falls back to a control is exactly equal to it
     controls = control_estimators(data.kind, getattr(estimator, "random_state", seed), estimator.link)
     name = default_key(estimator)
+    estimator = estimator.as_for(*data.shape)  # on a sample of the features it must not choose another way to learn
     evidence = gather(
         data,
         predicting(estimator),
@@ -119,12 +120,14 @@ def check_state(report: InputReport, *, automatic: bool = False) -> None:
 def cost(report: InputReport, estimator: Imputer) -> str:
     """What the check is going to compute, in a sentence."""
     n_controls = len(controls(report.kind))
-    n = report.shape[0]
+    n, G = report.shape
+    used = features_used(report.kind, G)
+    features = f" and {used:,} of {G:,} features" if used < G else ""
     rows = "cells" if report.kind == "counts" else "samples"
     fits = number_of_fits(report.kind, N_SPLITS, 0)
     return (
         f"the check fits {estimator.name} {fits} more times, and each of {n_controls} controls {N_SPLITS} times, on "
-        f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}"
+        f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}{features}"
     )
 
 

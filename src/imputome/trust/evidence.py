@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imputome.core.data import Data, Kind
+from imputome.core.data import WIDE_FEATURES, Data, Kind
 from imputome.core.imputation import Imputation
 from imputome.errors import InputError
 from imputome.evaluation.arguments import check_length
@@ -34,6 +34,7 @@ Predict = Callable[[Data], Imputation]  # fits a method on the data and imputes 
 N_SPLITS = 3
 # the check uses at most so many cells, or samples: the cost of some methods for real values grows with their cube
 MAX_CELLS: dict[Kind, int] = {"counts": 2000, "real": 400}
+MAX_FEATURES = 4096  # of real values with more than `WIDE_FEATURES`, drawn at random
 MIN_CELLS, MIN_GENES = 20, 3
 HELD_OUT_SHARE = 0.1  # of the molecules, or of the values
 LOSS: dict[Kind, str] = {"counts": "poisson_deviance", "real": "rmse"}
@@ -111,6 +112,17 @@ def sample_cells(data: Data, max_cells: int, rng: np.random.Generator) -> np.nda
     return np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
 
 
+def sample_features(data: Data, rng: np.random.Generator) -> np.ndarray | None:
+    """Positions of the features that a check uses, in order; None means all."""
+    G = data.shape[1]
+    return None if features_used(data.kind, G) == G else np.sort(rng.choice(G, MAX_FEATURES, replace=False))
+
+
+def features_used(kind: Kind, G: int) -> int:
+    """How many of G features a check uses."""
+    return MAX_FEATURES if kind == "real" and G > WIDE_FEATURES else G
+
+
 def number_of_fits(kind: Kind, n_splits: int, n_controls: int) -> int:
     """Number of fits that `gather` makes."""
     return n_splits * (1 + n_controls) + (2 if kind == "counts" else 1)
@@ -136,10 +148,10 @@ def gather(
     ``predict`` fits the method on data and imputes these; ``controls`` holds such callables by name. Single genes are
     compared with the control ``reference``: for counts the posterior on the gene mean, which has seen the cell's own
     counts, as most methods have. ``labels`` holds types or batches, arrays of shape (n,) by name. Errors of real values
-    are measured on ``link``. Values are held out ``n_splits`` times, or two if
-    that is fewer and they are held out in two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`)
-    and all genes. ``keep_observed`` says whether observed values are put back in the output (None: the method's
-    default); held-out values are always scored without.
+    are measured on ``link``. Values are held out ``n_splits`` times, or two if that is fewer and they are held out in
+    two ways, in at most ``max_cells`` cells (None: `MAX_CELLS`) and all genes; of real values with more than
+    `WIDE_FEATURES` features, in `MAX_FEATURES` of them, drawn at random. ``keep_observed`` says whether observed values
+    are put back in the output (None: the method's default); held-out values are always scored without.
 
     Cost: `number_of_fits` on the sample.
     """
@@ -161,7 +173,9 @@ def gather(
         check_length("labels", values, data.shape[0])
     start = time.perf_counter()
     cells = sample_cells(data, max_cells or MAX_CELLS[data.kind], rng)
-    whole, data = data, data.subset(rows=cells)
+    features = sample_features(data, rng)
+    whole = data if features is None else data.subset(columns=features)
+    data = whole.subset(rows=cells)
     imitation = imitation_of(whole, data) if data.kind == "real" else AT_RANDOM
     n_splits = max(n_splits, len(imitation.ways))  # one way alone may be too easy
     fits = number_of_fits(data.kind, n_splits, len(controls))

@@ -174,7 +174,7 @@ def run_race(
                 progress(share, f"{entry.candidate.name}, split {number + 1} of {n_splits}")
             left = time_left()
             try:
-                estimator = make(entry.candidate, seed, link)
+                estimator = make(entry.candidate, seed, link).as_for(*data.shape)
                 if not entry.control and (left <= 0 or entry.seconds > left):
                     entry.late("no time was left")
                     continue

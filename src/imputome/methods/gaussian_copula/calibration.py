@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
 from scipy.optimize import nnls
 from scipy.special import ndtri
 
+from imputome.core.compiled import compiled
 from imputome.methods.gaussian_copula.conditional import MAX_RESIDUAL, PRIOR_FEATURES, Conditional
 from imputome.methods.gaussian_copula.marginals import Marginals, interpolate
 from imputome.methods.gaussian_copula.noise import Gaussian, leave_one_out, refill
@@ -50,7 +52,7 @@ def residuals_at(scores: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
 
     Outside of the outer quantiles, residuals grow in proportion to the score.
     """
-    inner = interpolate(scores, np.broadcast_to(NORMAL_SCORES[:, None], quantiles.shape), quantiles)
+    inner = interpolate(scores, NORMAL_SCORES[:, None], quantiles)
     low, high = _reach(quantiles)
     outside = np.maximum(scores / OUTER_SCORE - 1, 0) * high + np.minimum(scores / OUTER_SCORE + 1, 0) * low
     return np.asarray(inner + outside)
@@ -58,7 +60,7 @@ def residuals_at(scores: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
 
 def scores_of(residuals: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """(m,) normal scores of (m,) residuals: the inverse of `residuals_at`, bounded by `MAX_SCORE`."""
-    inner = interpolate(residuals[None], quantiles, np.broadcast_to(NORMAL_SCORES[:, None], quantiles.shape))[0]
+    inner = interpolate(residuals[None], quantiles, NORMAL_SCORES[:, None])[0]
     low, high = _reach(quantiles)
     above, below = np.maximum(residuals - quantiles[-1], 0) / high, np.minimum(residuals - quantiles[0], 0) / low
     limit = MAX_SCORE / OUTER_SCORE - 1
@@ -145,7 +147,7 @@ class ResidualDistribution:
         """(10, m) residual quantiles of the features ``columns`` over the standard deviation, at predictions (m,)."""
         scores = self.feature_scores[:, columns]
         pooled = np.stack([np.interp(mean, self.heights, row) for row in self.pooled])
-        inner = interpolate(scores, np.broadcast_to(NORMAL_SCORES[:, None], pooled.shape), pooled)
+        inner = interpolate(scores, NORMAL_SCORES[:, None], pooled)
         # outside of the outer quantiles, in proportion to the score
         return inner * np.maximum(np.abs(scores) / OUTER_SCORE, 1)
 
@@ -208,35 +210,81 @@ def leave_one_out_residuals(gaussian: Gaussian, missing: np.ndarray, feature_sd:
         count += (~missing[:, part]).sum(axis=1)
         explained[part] = gaussian.noise[part] - gaussian.noise[part] ** 2 / variance.mean(axis=0)
     residuals /= np.sqrt((PRIOR_FEATURES + squares) / (PRIOR_FEATURES + count))[:, None].astype(np.float32)
+    pooled = pooled_residuals(residuals, predicted)
+    scores = feature_quantiles(residuals, predicted, pooled)
+    return ResidualDistribution(pooled.heights, pooled.quantiles, scores, explained, feature_sd)
+
+
+class PooledResiduals(NamedTuple):
+    """Quantiles of the residuals of all features, in B bins of the transformed prediction."""
+
+    edges: np.ndarray  # (B - 1,) between the bins
+    heights: np.ndarray  # (B,) medians of the predictions
+    quantiles: np.ndarray  # (10, B)
+
+
+def pooled_residuals(residuals: np.ndarray, predicted: np.ndarray) -> PooledResiduals:
+    """From (n, G) residuals, NaN for missing, over the scales of their rows, and the (n, G) predictions."""
     known = ~np.isnan(residuals)
     n_bins = int(np.clip(known.sum() // RESIDUALS_PER_BIN, 1, RESIDUAL_BINS))
     edges = np.quantile(predicted[known], np.arange(1, n_bins) / n_bins)
     bins = np.searchsorted(edges, predicted)
-    scores = np.full((n, G), np.nan, np.float32)
     heights, pooled = np.empty(n_bins), np.empty((len(RESIDUAL_QUANTILES), n_bins))
     for b in range(n_bins):
         in_bin = known & (bins == b)
         part = residuals[in_bin]
         heights[b] = np.median(predicted[in_bin]) if part.size else edges[b - 1]
         pooled[:, b] = np.quantile(part if part.size else residuals[known], RESIDUAL_QUANTILES)
-        outside = np.where(part > 0, part / pooled[-1, b], part / pooled[0, b])
-        scores[in_bin] = np.interp(part, pooled[:, b], NORMAL_SCORES) * np.clip(outside, 1, MAX_RESIDUAL)
-    n_known = known.sum(axis=0)
-    feature_scores = np.tile(NORMAL_SCORES[:, None], (1, G))
-    feature_scores[:, n_known > 0] = np.nanquantile(scores[:, n_known > 0], RESIDUAL_QUANTILES, axis=0)
+    return PooledResiduals(edges, heights, pooled)
+
+
+def feature_quantiles(residuals: np.ndarray, predicted: np.ndarray, pooled: PooledResiduals) -> np.ndarray:
+    """(10, G) quantiles of the residuals of each feature, as normal scores under those of all, shrunk towards these."""
+    scores = _scores_in_bins(residuals, predicted, pooled.edges, pooled.quantiles, NORMAL_SCORES)
+    scores.sort(axis=0)  # NaN come last
+    n_known = len(scores) - np.isnan(scores).sum(axis=0)
+    places = RESIDUAL_QUANTILES[:, None] * np.maximum(n_known - 1, 0)
+    low = np.floor(places).astype(int)
+    below, above = (
+        np.take_along_axis(scores, at, axis=0) for at in (low, np.minimum(low + 1, np.maximum(n_known - 1, 0)))
+    )
+    found = np.where(n_known > 0, below + (places - low) * (above - below), NORMAL_SCORES[:, None])
     share = n_known / (n_known + PRIOR_RESIDUALS)
-    feature_scores = feature_scores * share + NORMAL_SCORES[:, None] * (1 - share)
-    return ResidualDistribution(heights, pooled, feature_scores, explained, feature_sd)
+    return np.asarray(found * share + NORMAL_SCORES[:, None] * (1 - share))
+
+
+@compiled(parallel=True)
+def _scores_in_bins(residuals, predicted, edges, quantiles, normal):  # type: ignore[no-untyped-def]
+    """(n, G) normal scores of residuals under the (10, B) quantiles of the bins of their predictions."""
+    out = np.empty(residuals.shape, np.float32)
+    last = len(normal) - 1
+    for i in prange(residuals.shape[0]):
+        for j in range(residuals.shape[1]):
+            value = np.float64(residuals[i, j])
+            if np.isnan(value):
+                out[i, j] = np.nan
+                continue
+            b = np.searchsorted(edges, np.float64(predicted[i, j]))
+            low = 0
+            while low < last - 1 and quantiles[low + 1, b] <= value:
+                low += 1
+            width = quantiles[low + 1, b] - quantiles[low, b]
+            part = (value - quantiles[low, b]) / width if width > 0 else 0.0
+            score = normal[low] + min(max(part, 0.0), 1.0) * (normal[low + 1] - normal[low])
+            outer = quantiles[last, b] if value > 0 else quantiles[0, b]
+            beyond = value / outer if outer != 0 else MAX_RESIDUAL
+            out[i, j] = score * min(max(beyond, 1.0), MAX_RESIDUAL)
+    return out
 
 
 # -- tuning on hidden values ------------------------------------------------------------------------------------------
-class _HiddenValues(NamedTuple):
-    """Values hidden in training rows, (m,) each: prediction, truth, standard deviation (transformed), and feature."""
+class HiddenValues(NamedTuple):
+    """Values hidden in training rows: predictions, truth, standard deviations (transformed), and features."""
 
-    mean: np.ndarray
-    truth: np.ndarray
-    deviation: np.ndarray
-    columns: np.ndarray
+    mean: np.ndarray  # (m,), or (k, m) of k predictors
+    truth: np.ndarray  # (m,)
+    deviation: np.ndarray  # (m,)
+    columns: np.ndarray  # (m,) positions
 
 
 def tune(
@@ -276,17 +324,29 @@ def tune(
     columns, truth, means, deviation = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
     if len(columns) < needed:
         return conditional, residuals
+    values = HiddenValues(means, truth, deviation, columns)
+    kept, weights, calibrated = tuned(values, residuals, marginals)
+    if not len(kept):
+        return conditional, residuals
+    predictors = tuple(conditional.predictors[p] for p in kept)
+    final = Conditional(conditional.gaussian, predictors, weights, residuals.explained, conditional.relevance)
+    return final, calibrated
+
+
+def tuned(
+    values: HiddenValues, residuals: ResidualDistribution, marginals: Marginals
+) -> tuple[np.ndarray, np.ndarray, ResidualDistribution]:
+    """Positions of the predictors to keep (none if all are useless), their weights, and the calibrated residuals."""
+    means, truth, deviation, columns = values
     centre, step = means.mean(axis=0), 0.1
     low, high = marginals.back(np.stack([centre - step, centre + step]), columns)
     importance = np.maximum((high - low) / (2 * step * residuals.feature_sd[columns]), 0.05)
-    kept = nnls(means.T * importance[:, None], truth * importance)[0] >= MIN_WEIGHT
-    if not kept.any():
-        return conditional, residuals
+    kept = np.flatnonzero(nnls(means.T * importance[:, None], truth * importance)[0] >= MIN_WEIGHT)
+    if not len(kept):
+        return kept, np.empty(0), residuals
     weights = nnls(means[kept].T * importance[:, None], truth * importance)[0]
-    kept_predictors = tuple(predictor for predictor, keep in zip(conditional.predictors, kept, strict=True) if keep)
-    final = Conditional(conditional.gaussian, kept_predictors, weights, residuals.explained, conditional.relevance)
-    values = _HiddenValues(weights @ means[kept], truth, deviation, columns)
-    return final, _with_calibration(_with_width(residuals, marginals, values), marginals, values)
+    stacked = HiddenValues(weights @ means[kept], truth, deviation, columns)
+    return kept, weights, _with_calibration(_with_width(residuals, marginals, stacked), marginals, stacked)
 
 
 def _hide_and_predict(
@@ -340,7 +400,7 @@ def _filled_without(conditional: Conditional, T: np.ndarray, hidden: np.ndarray)
     return np.where(missing, refill(conditional.gaussian, missing | hidden), conditional.gaussian.Z)
 
 
-def _with_width(residuals: ResidualDistribution, marginals: Marginals, values: _HiddenValues) -> ResidualDistribution:
+def _with_width(residuals: ResidualDistribution, marginals: Marginals, values: HiddenValues) -> ResidualDistribution:
     """Set ``width`` and ``mean_shift``, which the value depends on."""
     mean, truth, deviation, columns = values
     quantiles = residuals.standardised(mean, columns)
@@ -355,7 +415,7 @@ def _with_width(residuals: ResidualDistribution, marginals: Marginals, values: _
 
 
 def _with_calibration(
-    residuals: ResidualDistribution, marginals: Marginals, values: _HiddenValues
+    residuals: ResidualDistribution, marginals: Marginals, values: HiddenValues
 ) -> ResidualDistribution:
     """Set the calibration of the quantiles, and the factors on the variances that they then need."""
     mean, truth, deviation, columns = values

@@ -11,11 +11,12 @@ has a regression for each feature (see `relevance`), applied to the row whose mi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
 
-from imputome.methods.gaussian_copula.noise import Gaussian, gram
+from imputome.methods.gaussian_copula.noise import Gaussian, column_blocks, gram
 from imputome.methods.gaussian_copula.relevance import Relevance
 
 MAX_ROWS_IN_SYSTEM = 1000  # up to this many training rows, the system of a row has all of them
@@ -87,12 +88,14 @@ class Conditional:
         self.predictors_of_rows = tuple(predictor for predictor in predictors if predictor.kind != "relevance")
         self.scale = (1 / np.sqrt(gaussian.noise)).astype(np.float32)
         self.uses_all_rows = len(gaussian.Z) <= MAX_ROWS_IN_SYSTEM
-        if self.uses_all_rows:
-            self.scaled = gaussian.Z / np.sqrt(gaussian.noise)
-            self.gram = gram(gaussian.Z, gaussian.noise)
-        else:
+        if not self.uses_all_rows:
             self.distance_features = np.sort(np.argsort(gaussian.noise, kind="stable")[:DISTANCE_FEATURES])
             self.distance_values = gaussian.Z[:, self.distance_features] * self.scale[self.distance_features]
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """(n, n) K over all features."""
+        return gram(self.gaussian.Z, self.gaussian.noise)
 
     def predict(self, t: np.ndarray, training_row: int | None = None) -> RowPrediction:
         """Predict the row ``t``, (G,) with NaN for missing; give its position if it is a training row."""
@@ -101,7 +104,7 @@ class Conditional:
         missing = np.flatnonzero(~observed)
         noise = self.gaussian.noise
         precision = float((1 / noise[observed]).sum())
-        Z = self.gaussian.Z[rows]
+        Z = self.gaussian.Z if len(rows) == len(self.gaussian.Z) else self.gaussian.Z[rows]
         if precision == 0:
             # no feature is observed: the ridge would make the covariance too small, so take that of the training rows
             roots = Z.astype(np.float64) * np.sqrt(np.maximum(1 - noise, 0) / len(Z))
@@ -114,14 +117,14 @@ class Conditional:
             K, k, norm, self.predictors_of_rows, ridge=ridge, precision=precision, total_precision=total
         )
         row_weights = self.weights[..., self.of_rows] @ solved
-        mean = row_weights @ Z
+        mean = _times(row_weights, Z)
         gaussian, k = _centred(K, k)
         gaussian[np.diag_indices_from(gaussian)] += ridge
         factor = la.cholesky(gaussian, lower=True, overwrite_a=True, check_finite=False)
         centre = Z.mean(axis=0)
         centred = (Z[:, missing] - centre[missing]).astype(np.float64)
         roots = la.solve_triangular(factor, centred, lower=True, check_finite=False)
-        gaussian_mean = la.cho_solve((factor, True), k, check_finite=False) @ Z + centre
+        gaussian_mean = _times(la.cho_solve((factor, True), k, check_finite=False), Z) + centre
         filled = np.where(observed, t, gaussian_mean)
         if self.relevance is not None:
             own = gaussian_mean.copy()
@@ -141,20 +144,20 @@ class Conditional:
         """The training rows used, their ridge, K, k and t_O' D_O^-1 t_O."""
         Z, noise = self.gaussian.Z, self.gaussian.noise
         observed = ~np.isnan(t)
-        filled = np.where(observed, t, 0) / np.sqrt(noise)
-        norm = float(filled @ filled)
+        filled = np.where(observed, t, 0) / noise
+        norm = float(filled @ np.where(observed, t, 0))
         if not self.uses_all_rows:
             rows = self._nearest(t, training_row)
             part = Z[rows] * (self.scale * observed)
             K = (part @ part.T).astype(np.float64)
-            return rows, self.gaussian.ridge * len(rows) / len(Z), K, part @ filled, norm
+            return rows, self.gaussian.ridge * len(rows) / len(Z), K, part @ (filled / self.scale), norm
         rows = np.arange(len(Z)) if training_row is None else np.delete(np.arange(len(Z)), training_row)
         fewer = ~observed if 2 * observed.sum() > len(t) else observed
-        part = self.scaled[:, fewer]
+        part = Z[:, fewer] / np.sqrt(noise[fewer])
         K = part @ part.T
         if fewer is not observed:
             K = self.gram - K
-        return rows, self.gaussian.ridge, K[np.ix_(rows, rows)], (self.scaled @ filled)[rows], norm
+        return rows, self.gaussian.ridge, K[np.ix_(rows, rows)], _times(filled, Z.T)[rows], norm
 
     def _nearest(self, t: np.ndarray, training_row: int | None) -> np.ndarray:
         values = t[self.distance_features]
@@ -205,8 +208,16 @@ def solve_predictors(
             noise = predictor.noise * total_precision / precision
             weights[:] = _solve(kernel, np.exp(to_row / -predictor.length), noise)
         else:
-            weights[:] = _local(K, k, to_row, predictor.length, predictor.noise * ridge)
+            weights[:] = local_weights(K, k, to_row, predictor.length, predictor.noise * ridge)
         weights += (1 - weights.sum()) / len(weights)  # what is left is the mean of the rows
+    return out
+
+
+def _times(weights: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """(..., G) product of (..., n) weights and (n, G) float32 rows, in float64 without a float64 copy of the rows."""
+    out = np.empty((*weights.shape[:-1], Z.shape[1]))
+    for part in column_blocks(*Z.shape):
+        out[..., part] = weights @ Z[:, part]
     return out
 
 
@@ -225,7 +236,7 @@ def _solve(kernel: np.ndarray, target: np.ndarray, noise: float) -> np.ndarray:
     return la.solve(kernel, target, assume_a="pos", overwrite_a=True, check_finite=False)
 
 
-def _local(K: np.ndarray, k: np.ndarray, to_row: np.ndarray, length: float, noise: float) -> np.ndarray:
+def local_weights(K: np.ndarray, k: np.ndarray, to_row: np.ndarray, length: float, noise: float) -> np.ndarray:
     """Weights of a ridge regression that is centred at the weighted mean of the training rows."""
     near = np.exp((to_row - to_row.min()) / -length)
     root, share = np.sqrt(near), near / near.sum()

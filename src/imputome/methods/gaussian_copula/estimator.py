@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from imputome.core.data import Data
+from imputome.core.data import WIDE_FEATURES, Data
 from imputome.core.imputation import Output, Status
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned, damaged
 from imputome.core.scales import Standard
 from imputome.errors import ModelFormatError, some
+from imputome.inspection.advice import MOST_WIDE_SAMPLES
 from imputome.methods.factors import few_threads
 from imputome.methods.gaussian_copula import GAUSSIAN_COPULA_INFO
 from imputome.methods.gaussian_copula.calibration import (
@@ -25,9 +26,10 @@ from imputome.methods.gaussian_copula.calibration import (
     tune,
 )
 from imputome.methods.gaussian_copula.conditional import MAX_ROWS_IN_SYSTEM, BasePredictor, Conditional, RowPrediction
-from imputome.methods.gaussian_copula.marginals import Marginals
-from imputome.methods.gaussian_copula.noise import Gaussian, complete_rows, fit_gaussian
+from imputome.methods.gaussian_copula.marginals import MAX_KNOTS, Marginals
+from imputome.methods.gaussian_copula.noise import Gaussian, column_blocks, complete_rows, fit_gaussian
 from imputome.methods.gaussian_copula.relevance import Relevance, fit_relevance
+from imputome.methods.gaussian_copula.wide import KNOTS, RowWeights, fit_wide, stack
 
 NORMAL_SHARES = (0.25, 0.5)  # candidates of normal_share="auto"
 GAUSSIAN = tuple(BasePredictor("gaussian", noise) for noise in (1.0, 0.5, 0.25))
@@ -41,6 +43,8 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
         BasePredictor("relevance"),
     ),
 }
+PREDICTORS["wide"] = tuple(each for each in PREDICTORS["accurate"] if each.kind != "relevance")
+SHARE_FEATURES = 1024  # of a wide table, on which normal_share is chosen
 # models saved by version 0.1.0 hold positions in this list
 NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
 # a `ResidualDistribution` in a saved model: name of the array -> attribute, and the factors in "calibration"
@@ -55,6 +59,7 @@ RESIDUAL_FACTORS = ("width", "variance_factor", "extra_variance", "mean_shift")
 NORMAL_90 = 1.645  # half the width of a 90 % interval, in standard deviations of a normal
 # of a saved model; every fit gives larger ones, and with smaller ones the systems of `conditional` can be singular
 SMALLEST_NOISE, SMALLEST_RIDGE = 1e-5, 0.1
+DENSE = 8  # one entry for so many features of a block: then all of these are predicted
 CACHED_VALUES = 2**26  # largest number of values in cached row predictions (0.5 GiB)
 
 
@@ -64,10 +69,10 @@ class GaussianCopula(Imputer):
     Each feature is transformed (partly a normal score, partly a z-score, see `marginals`). On that scale rows are
     Gaussian with covariance Z'Z / c + diag(d). The noise d of each feature, the ridge c and the fill of missing
     training values come from leave-one-out errors in closed form (see `noise`). The missing features of a row come from
-    a solve over training rows, not features (see `conditional`). ``mode="accurate"`` adds processes with a Laplace
-    kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see `relevance`);
-    all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's unit, a value is
-    the mean or median over quantiles of the out-of-fold residuals of its feature.
+    a solve over training rows, not features (see `conditional`, and `wide`). ``mode="accurate"`` adds processes with a
+    Laplace kernel, a local ridge, and a regression of each feature on those that are most correlated with it (see
+    `relevance`); all are stacked with non-negative weights, fitted on values hidden in training rows. In the input's
+    unit, a value is the mean or median over quantiles of the out-of-fold residuals of its feature.
 
     A training row is recognised by its values, and is predicted from the other rows and its own observed values. A row
     without any observed value gets the feature means. Constant features stay constant; features that were never
@@ -75,8 +80,10 @@ class GaussianCopula(Imputer):
 
     Parameters
     ----------
-    mode : {"accurate", "fast"}, default="accurate"
-        ``"fast"`` uses the Gaussian only.
+    mode : {"auto", "accurate", "fast", "wide"}, default="auto"
+        ``"fast"`` uses the Gaussian only. ``"wide"`` works in blocks of features, without the regressions of features
+        (see Notes). ``"auto"`` is ``"wide"`` for more than 20,000 features that vary, of up to 1,000 rows, and
+        ``"accurate"`` otherwise.
     center : {"mean", "median"}, default="mean"
         What the value is of the predictive distribution: its mean (least squared error) or its median (least absolute
         error).
@@ -100,6 +107,13 @@ class GaussianCopula(Imputer):
     most of the time: 35 s of one core for 455 x 1,544, of which ``"fast"`` takes 5. With more than 1,000 training rows
     the covariance is learned from 1,000 random ones, and a row is predicted from the 256 nearest of all, at O(n + 256^2
     G) each.
+
+    ``mode="wide"``: 4 to 12 passes of about 3 n^2 G multiplications in float32, and n systems of n rows; all training
+    rows are predicted at once, at 2 n^2 multiplications for each feature. Memory: the input, its transformed values
+    (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at
+    random: ``normal_share`` on 1,024, and the ridge, the level of the noise, the weights of the predictors and the
+    intervals on 4,096, of which a tenth of the values or more is hidden. The noise and the shape of the residuals are
+    of each feature. New rows cost O(n^2 m) each, as in the other modes.
 
     Outputs: ``value``; ``variance`` of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
     joint over the missing features of a row. Copula: Hoff 2007 (doi:10.1214/07-AOAS107), Zhao & Udell 2020
@@ -158,7 +172,7 @@ class GaussianCopula(Imputer):
     def __init__(
         self,
         *,
-        mode: Literal["accurate", "fast"] = "accurate",
+        mode: Literal["auto", "accurate", "fast", "wide"] = "auto",
         center: Literal["mean", "median"] = "mean",
         normal_share: float | Literal["auto"] = "auto",
         random_state: int = 0,
@@ -168,7 +182,11 @@ class GaussianCopula(Imputer):
         self.normal_share = normal_share
         self.random_state = random_state
 
+    def as_for(self, n: int, G: int) -> GaussianCopula:
+        return self.clone(mode=self._mode_for(n, G))
+
     conditional_: Conditional | None
+    row_weights_: RowWeights | None  # of the training rows, if the mode is "wide"; not saved
 
     def _check_values(self) -> None:
         share = self.normal_share
@@ -183,38 +201,65 @@ class GaussianCopula(Imputer):
         # not the stream of ``default_rng(random_state)``: a user may have hidden values by that
         rng = np.random.default_rng([self.random_state, 1])
         with few_threads(X.size < 2**16):
+            self.row_weights_ = self.conditional_ = None
             if self.usable_.any():
-                self._learn(X[:, self.usable_], rng)
-            else:
-                self.conditional_ = None
+                wide = self._mode_for(len(X), int(self.usable_.sum())) == "wide"
+                learn = self._learn_wide if wide else self._learn
+                learn(X if self.usable_.all() else X[:, self.usable_], rng)
         weights = "; ".join(f"{name}: {weight:.2f}" for name, weight in self.members_.items() if weight)
         status = Status(
             "exact", "no feature varies" if self.conditional_ is None else f"weights of its predictions: {weights}"
         )
-        return self._new_rows(data), {"status": status, "gene_columns": {"noise": self.noise_}}
+        return self._model(X, self.row_weights_), {"status": status, "gene_columns": {"noise": self.noise_}}
+
+    def _mode_for(self, n: int, G: int) -> Literal["accurate", "fast", "wide"]:
+        """The mode in use for n samples x G features."""
+        if self.mode != "auto":
+            return self.mode
+        return "wide" if G > WIDE_FEATURES and n <= MOST_WIDE_SAMPLES else "accurate"
+
+    def _learn_wide(self, X: np.ndarray, rng: np.random.Generator) -> None:
+        feature_sd = Standard.of(X).scale
+        share = self.normal_share
+        if share == "auto":
+            some = np.sort(rng.permutation(X.shape[1])[:SHARE_FEATURES])
+            share = self._best_share(X[:, some], np.arange(len(X)), feature_sd[some], rng, KNOTS)[0]
+        self.marginals_ = Marginals.fit(X, float(share), most_knots=KNOTS)
+        gaussian, K, sample = fit_wide(X, self.marginals_, rng, lambda part, text: self._tell(0.1 + 0.6 * part, text))
+        self._tell(0.7, "weights and calibration on hidden values")
+        gaussian, predictors, weights, self.residuals_, self.row_weights_ = stack(
+            gaussian, K, sample, X, self.marginals_, feature_sd, PREDICTORS["wide"]
+        )
+        self.conditional_ = Conditional(gaussian, predictors, weights, self.residuals_.explained)
+
+    def _best_share(
+        self, X: np.ndarray, rows: np.ndarray, feature_sd: np.ndarray, rng: np.random.Generator, most_knots: int
+    ) -> tuple[float, Marginals, np.ndarray, Gaussian]:
+        """The share of the normal score, and the transforms, the transformed ``rows`` and their Gaussian."""
+        shares = NORMAL_SHARES if self.normal_share == "auto" else (float(self.normal_share),)
+        lowest = np.inf
+        for number, share in enumerate(shares):
+            self._tell(0.6 * number / len(shares), f"correlations, marginals {number + 1} of {len(shares)}")
+            marginals = Marginals.fit(X, share, most_knots=most_knots)
+            T = marginals.forward(X[rows])
+            gaussian = fit_gaussian(T, rng)
+            error = leave_one_out_loss(gaussian, marginals, T, feature_sd) if len(shares) > 1 else 0.0
+            if error < lowest:
+                lowest, best = error, (share, marginals, T, gaussian)
+        return best
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         n = len(X)
         rows = np.arange(n) if n <= MAX_ROWS_IN_SYSTEM else np.sort(rng.permutation(n)[:MAX_ROWS_IN_SYSTEM])
         feature_sd = Standard.of(X).scale
-        shares = NORMAL_SHARES if self.normal_share == "auto" else (float(self.normal_share),)
-        lowest = np.inf
-        for number, share in enumerate(shares):
-            self._tell(0.6 * number / len(shares), f"correlations, marginals {number + 1} of {len(shares)}")
-            marginals = Marginals.fit(X, share)
-            T = marginals.forward(X[rows])
-            gaussian = fit_gaussian(T, rng)
-            error = leave_one_out_loss(gaussian, marginals, T, feature_sd) if len(shares) > 1 else 0.0
-            if error < lowest:
-                lowest, best = error, (marginals, T, gaussian)
-        self.marginals_, T, gaussian = best
+        _, self.marginals_, T, gaussian = self._best_share(X, rows, feature_sd, rng, MAX_KNOTS)
         self._tell(0.6, "residuals of the training rows")
         residuals = leave_one_out_residuals(gaussian, np.isnan(T), feature_sd)
         if n > MAX_ROWS_IN_SYSTEM:
             T = self.marginals_.forward(X)
             gaussian = complete_rows(gaussian, T)
         self._tell(0.7, "calibration on hidden values")
-        predictors = PREDICTORS[self.mode]
+        predictors = PREDICTORS[self._mode_for(*X.shape)]
         first_only = np.eye(len(predictors))[0]
         regressed = any(predictor.kind == "relevance" for predictor in predictors)
         relevance = fit_relevance(gaussian.Z, ~np.isnan(T), gaussian.noise) if regressed else None
@@ -236,9 +281,13 @@ class GaussianCopula(Imputer):
         return {predictor.name: float(weight) for predictor, weight in pairs}
 
     def _new_rows(self, data: Data) -> CopulaModel:
-        X = data.known_values()
+        return self._model(data.known_values())
+
+    def _model(self, X: np.ndarray, row_weights: RowWeights | None = None) -> CopulaModel:
+        """The model of these rows; with ``row_weights`` they are the training rows."""
         positions = {int(mark): position for position, mark in reversed(list(enumerate(self.prints_)))}
-        return CopulaModel(X, np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)]), self)
+        training_rows = np.array([positions.get(int(mark), -1) for mark in _fingerprints(X)])
+        return CopulaModel(X, training_rows, self, row_weights)
 
     def _state(self) -> dict[str, np.ndarray]:
         state = super()._state()
@@ -319,21 +368,33 @@ def _relevance_of(arrays: dict[str, np.ndarray], n_features: int) -> Relevance |
 
 def _centres(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(G,) feature means (the mean of all values for features without any), and which features vary."""
-    known = ~np.isnan(X)
-    count = known.sum(axis=0)
-    centre = np.full(X.shape[1], np.nanmean(X, dtype=np.float64))
-    np.divide(np.nansum(X, axis=0, dtype=np.float64), count, out=centre, where=count > 0)
-    low, high = np.where(known, X, np.inf).min(axis=0), np.where(known, X, -np.inf).max(axis=0)
-    # a range that is only rounding error cannot be standardised
-    with np.errstate(invalid="ignore"):
-        return centre, high - low > 1e-6 * np.maximum(np.abs(low), np.abs(high))
+    G = X.shape[1]
+    count, total, varies = np.zeros(G), np.zeros(G), np.zeros(G, bool)
+    for part in column_blocks(*X.shape):
+        known = ~np.isnan(X[:, part])
+        count[part] = known.sum(axis=0)
+        total[part] = np.nansum(X[:, part], axis=0, dtype=np.float64)
+        low = np.where(known, X[:, part], np.inf).min(axis=0)
+        high = np.where(known, X[:, part], -np.inf).max(axis=0)
+        # a range that is only rounding error cannot be standardised
+        with np.errstate(invalid="ignore"):
+            varies[part] = high - low > 1e-6 * np.maximum(np.abs(low), np.abs(high))
+    centre = np.full(G, total.sum() / max(1.0, count.sum()))
+    np.divide(total, count, out=centre, where=count > 0)
+    return centre, varies
 
 
 def _variance(X: np.ndarray) -> float:
     """Variance of all known values, in float64 (NumPy squares float32 values in float32)."""
-    mean = float(np.nanmean(X, dtype=np.float64))
-    squares = sum(float(np.nansum(np.square(row.astype(np.float64) - mean))) for row in X)
-    return squares / max(1, int((~np.isnan(X)).sum()))
+    count = total = squares = 0.0
+    for row in X:
+        known = row[~np.isnan(row)].astype(np.float64)
+        count += len(known)
+        total += known.sum()
+    for row in X:
+        known = row[~np.isnan(row)].astype(np.float64)
+        squares += float(np.square(known - total / count).sum())
+    return squares / max(1.0, count)
 
 
 def _fingerprints(X: np.ndarray) -> np.ndarray:
@@ -361,9 +422,8 @@ class FittedCopula:
         t = self.marginals.forward(x[None])[0].astype(np.float64)
         return self.conditional.predict(t, training_row)
 
-    def output(self, row: RowPrediction, columns: np.ndarray, output: Output) -> np.ndarray:
-        """(len(columns),) values, variances or bounds in the input's unit."""
-        mean, deviation = row.mean[columns], row.scale * np.sqrt(row.variance[columns])
+    def output(self, mean: np.ndarray, deviation: np.ndarray, columns: np.ndarray, output: Output) -> np.ndarray:
+        """(m,) values, variances or bounds in the input's unit, from transformed means and standard deviations."""
         predicted = self.marginals.back(mean[None], columns)[0]
         if output == "value":
             uncorrected = self.residuals.uncorrected(self.marginals, mean, deviation, columns)
@@ -400,8 +460,12 @@ class CopulaModel:
 
     outputs: frozenset[Output] = frozenset({"value", "variance", "lower", "upper"})
 
-    def __init__(self, X: np.ndarray, training_rows: np.ndarray, method: GaussianCopula) -> None:
+    def __init__(
+        self, X: np.ndarray, training_rows: np.ndarray, method: GaussianCopula, row_weights: RowWeights | None = None
+    ) -> None:
         self.X, self.training_rows, self.random_state = X, training_rows, method.random_state
+        self.row_weights = row_weights
+        self.quick_entries = row_weights is not None
         self.centre = method.centre_  # (G,) feature means
         self.usable = np.flatnonzero(method.usable_)  # features that vary
         self.constant = method.seen_ & ~method.usable_  # (G,) features that were observed and do not vary
@@ -411,17 +475,23 @@ class CopulaModel:
             self.copula = FittedCopula(method.marginals_, method.conditional_, method.residuals_, method.center)
         self._position = np.full(X.shape[1], -1)  # of a feature among those that vary
         self._position[self.usable] = np.arange(len(self.usable))
+        self._empty = np.array([np.isnan(row).all() for row in X])  # (n,) rows of which nothing is known
         self._predicted: dict[int, RowPrediction] = {}
         self._predicted_with_roots: dict[int, RowPrediction] = {}
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         columns = np.arange(self.X.shape[1]) if genes is None else genes
+        if self.row_weights is not None:
+            i, j = np.divmod(np.arange(len(rows) * len(columns)), max(1, len(columns)))
+            return self.at(rows[i], columns[j], output).reshape(len(rows), len(columns))
         out = np.empty((len(rows), len(columns)))
         for position, i in enumerate(rows):
             out[position] = self._row(int(i), columns, output)
         return out
 
     def at(self, i: np.ndarray, j: np.ndarray, output: Output) -> np.ndarray:
+        if self.copula is not None and self.row_weights is not None:
+            return self._at_together(self.copula, self.row_weights, i, j, output)
         out = np.empty(len(i))
         order = np.argsort(i, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(i[order])) + 1):
@@ -447,7 +517,36 @@ class CopulaModel:
         prediction = self._predict(self.copula, i)
         if output == "value" and len(prediction.missing) == len(self.usable):
             return out  # nothing is known about this row: the feature means
-        out[varying] = self.copula.output(prediction, self._position[columns[varying]], output)
+        places = self._position[columns[varying]]
+        deviation = prediction.scale * np.sqrt(prediction.variance[places])
+        out[varying] = self.copula.output(prediction.mean[places], deviation, places, output)
+        return out
+
+    def _at_together(
+        self, copula: FittedCopula, row_weights: RowWeights, i: np.ndarray, j: np.ndarray, output: Output
+    ) -> np.ndarray:
+        """`at` of training rows, in blocks of features, each for all rows at once."""
+        out = self._fallback(j, output)
+        places = self._position[j]
+        chosen = places >= 0
+        if output == "value":
+            chosen &= ~self._empty[i]
+        chosen = np.flatnonzero(chosen)
+        chosen = chosen[np.argsort(places[chosen], kind="stable")]
+        ordered = places[chosen]
+        for part in column_blocks(len(self.X), len(self.usable)):
+            first, last = np.searchsorted(ordered, [part.start, part.stop])
+            if first == last:
+                continue
+            entries = chosen[first:last]
+            columns: np.ndarray | slice = part
+            column = ordered[first:last] - part.start
+            if DENSE * (last - first) < part.stop - part.start:  # only a few features of the block
+                columns, column = np.unique(ordered[first:last], return_inverse=True)
+            rows, row = np.unique(self.training_rows[i[entries]], return_inverse=True)
+            mean, deviation = row_weights.at(copula.conditional.gaussian, copula.residuals.explained, rows, columns)
+            mean, deviation = (each[row, column].astype(np.float64) for each in (mean, deviation))
+            out[entries] = copula.output(mean, deviation, ordered[first:last], output)
         return out
 
     def _fallback(self, columns: np.ndarray, output: Output) -> np.ndarray:

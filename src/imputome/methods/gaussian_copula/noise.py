@@ -42,12 +42,15 @@ class Gaussian:
     ridge: float  # c
 
 
-def gram(Z: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Z D^-1 Z', (n, n) float64, summed over blocks of columns so that no float64 copy of Z is made."""
+def gram(Z: np.ndarray, noise: np.ndarray, *, dtype: type = np.float64) -> np.ndarray:
+    """Z D^-1 Z', (n, n) float64, summed over blocks of columns so that no float64 copy of Z is made.
+
+    ``dtype`` is the precision of the products within a block.
+    """
     n, G = Z.shape
-    out = np.zeros((n, n))
-    for part in _column_blocks(n, G):
-        block = Z[:, part] / np.sqrt(noise[part])
+    out, weights = np.zeros((n, n)), (1 / np.sqrt(noise)).astype(dtype)
+    for part in column_blocks(n, G):
+        block = Z[:, part] * weights[part]
         out += block @ block.T
     return out
 
@@ -59,7 +62,7 @@ def leave_one_out(Z: np.ndarray, noise: np.ndarray, ridge: float) -> Iterator[tu
     C = la.cho_solve(la.cho_factor(K, overwrite_a=True, check_finite=False), np.eye(len(K)), check_finite=False)
     sums = C.sum(axis=1)
     diagonal = (np.diag(C) - sums**2 / sums.sum())[:, None]
-    for part in _column_blocks(*Z.shape):
+    for part in column_blocks(*Z.shape):
         block = Z[:, part].astype(np.float64)
         U = C @ block
         U -= np.outer(sums / sums.sum(), sums @ block)
@@ -175,7 +178,8 @@ def complete_rows(gaussian: Gaussian, T: np.ndarray) -> Gaussian:
     return Gaussian(out, noise, gaussian.ridge * len(T) / len(Z))
 
 
-def _column_blocks(n: int, G: int) -> Iterator[slice]:
+def column_blocks(n: int, G: int) -> Iterator[slice]:
+    """Slices of columns with about `BLOCK_VALUES` entries."""
     step = max(1, BLOCK_VALUES // n)
     for start in range(0, G, step):
         yield slice(start, min(G, start + step))

@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from imputome.core.compiled import compiled
-from imputome.core.data import Data
+from imputome.core.data import WIDE_FEATURES, Data
 from imputome.core.imputation import Model, Output
 from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned
@@ -22,7 +22,8 @@ EXACT_NEIGHBORS = 64  # distances to this many nearest rows are computed again i
 EXACT_BELOW = 0.01  # so are mean squared differences below this: float32 products lose their digits
 PRIOR_FEATURES = 1.0  # features by which the default distance is shrunk
 UNRELATED = 2.0  # expected squared difference of two independent z-scores
-BLOCK_VALUES = 2**23  # values in a block of rows, or of distances (32 MiB in float32)
+BLOCK_VALUES = 2**23  # values in a block of rows, of features, or of distances (32 MiB in float32)
+KEPT_DISTANCES = 2048  # the distances of up to this many training rows are kept
 
 
 class KNN(Imputer):
@@ -68,9 +69,10 @@ class KNN(Imputer):
 
     Cost: seconds; for m rows ``8 m n G`` flops (four float32 products, for sums of squares and counts over the common
     features) and a sort of n distances each. Nothing is computed before values are requested, and nothing is kept.
-    Memory: ``4 n G`` bytes for the training rows, ``4 m G`` for the requested rows, and about 0.3 GB for blocks; never
-    n x n x G, nor n x n. Distances to the nearest 64 or 4 k rows, and all very small distances, are computed again in
-    float64, because the small difference of large float32 sums has no correct digits.
+    Memory: ``4 n G`` bytes for the training rows, ``4 m G`` for new rows, about 0.3 GB for blocks, and the distances
+    of up to 2,048 training rows; never n x n x G. Distances to the nearest 64 or 4 k rows (with up to 20,000 features),
+    and all very small distances, are computed again in float64, because the small difference of large float32 sums has
+    no correct digits.
 
     A model with a callable cannot be saved.
 
@@ -156,6 +158,7 @@ class NeighborMean:
         self._metric, self._weights = method.metric, method.weights
         if method.preset == "paper":
             self._metric, self._weights = "nan_euclidean", "squared"
+        self._between_training: np.ndarray | None = None  # (n, n) mean squares, if these rows are the training rows
 
     def rows(self, rows: np.ndarray, genes: np.ndarray | None, output: Output) -> np.ndarray:
         columns = np.arange(self._rows.shape[1]) if genes is None else np.asarray(genes, dtype=np.intp)
@@ -188,20 +191,35 @@ class NeighborMean:
 
     def _means(self, rows: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """z-scores of the entries (rows[q], columns[p]) for p in starts[q] .. starts[q + 1], flat."""
-        Z = self._rows[rows]
-        prior = PRIOR_FEATURES if self._metric == "shrunk" else 0.0
-        with few_threads(Z.size * len(self._training) < 2**24):
-            called = callable(self._metric)
-            squares = self._called(Z) if called else mean_squares(Z, self._training, prior)
+        with few_threads(len(rows) * self._training.size < 2**24):
+            squares = self._squares(rows)
             if self._exclude_self:
                 squares[np.arange(len(rows)), rows] = np.inf
             order = np.argsort(squares, axis=1, kind="stable")
             squares = np.take_along_axis(squares, order, axis=1).astype(np.float64)
-            if not called:
-                nearest = max(EXACT_NEIGHBORS, 4 * self._k)
-                _measure_nearest(Z, self._training, order, squares, nearest, EXACT_BELOW, prior)
+            if not callable(self._metric):
+                # the mean of so many differences is accurate enough in float32, except for near copies of a row
+                wide = self._training.shape[1] > WIDE_FEATURES
+                nearest = 0 if wide else max(EXACT_NEIGHBORS, 4 * self._k)
+                below = EXACT_BELOW / 100 if wide else EXACT_BELOW
+                _measure_nearest(self._rows, rows, self._training, order, squares, nearest, below, self._prior)
             weights = self._weights_of(squares)
             return _weighted_means(self._training, order, weights, starts, columns, self._k)
+
+    @property
+    def _prior(self) -> float:
+        return PRIOR_FEATURES if self._metric == "shrunk" else 0.0
+
+    def _squares(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), n) mean squared differences from the training rows; those of all of them are computed once."""
+        if callable(self._metric):
+            return self._called(self._rows[rows])
+        if not self._exclude_self or len(self._training) > KEPT_DISTANCES:
+            return mean_squares(self._rows, rows, self._training, self._prior)
+        if self._between_training is None:
+            everyone = np.arange(len(self._training))
+            self._between_training = mean_squares(self._rows, everyone, self._training, self._prior)
+        return self._between_training[rows]
 
     def _called(self, Z: np.ndarray) -> np.ndarray:
         """(m, n) squared distances by a callable metric, over G; inf where it returns NaN."""
@@ -228,33 +246,32 @@ class NeighborMean:
         return weights
 
 
-def mean_squares(Z: np.ndarray, training: np.ndarray, prior: float = 0.0) -> np.ndarray:
+def mean_squares(Z: np.ndarray, rows: np.ndarray, training: np.ndarray, prior: float = 0.0) -> np.ndarray:
     """(m, n) mean squared differences over the features that both rows have, float32; inf if there is no such feature.
 
-    ``prior`` is a number of features that are added, in which two rows differ as unrelated ones (see `KNN`).
+    ``prior`` is a number of features that are added, in which two rows differ as unrelated ones (see `KNN`). The rows
+    are m ``rows`` of Z, (., G), and the n of ``training``, (n, G).
 
-    With M the mask of known values and 0 for missing in Z: sum d^2 = (Z * Z) M' + M (Z * Z)' - 2 Z Z', counts = M M'.
-    Both matrices, (m, G) and (n, G), are float32 z-scores with NaN. They must be centred by feature: the difference of
-    large sums would not be accurate.
+    With M the mask of known values and 0 for missing in Z: sum d^2 = (Z * Z) M' + M (Z * Z)' - 2 Z Z', counts = M M',
+    added up over blocks of features. Both matrices are float32 z-scores with NaN. They must be centred by feature: the
+    difference of large sums would not be accurate.
     """
-    values, known = _parts(Z)  # (m, G) each
-    squared = values * values
-    out = np.empty((len(Z), len(training)), np.float32)
-    step = max(1, BLOCK_VALUES // Z.shape[1])
-    for start in range(0, len(training), step):
+    shape = len(rows), len(training)
+    count, total = np.zeros(shape), np.zeros(shape)
+    step = max(1, BLOCK_VALUES // sum(shape))
+    for start in range(0, Z.shape[1], step):
         block = slice(start, start + step)
-        other, other_known = _parts(training[block])  # (step, G) each
-        count = known @ other_known.T
-        total = squared @ other_known.T
+        values, known = _parts(Z[:, block][rows])
+        other, other_known = _parts(training[:, block])
+        count += known @ other_known.T
         total -= 2 * (values @ other.T)
-        np.multiply(other, other, out=other)
-        total += known @ other.T
-        np.maximum(total, 0, out=total)
-        total += np.float32(UNRELATED * prior)
-        total /= np.maximum(count, 1) + np.float32(prior)
-        total[count == 0] = np.inf
-        out[:, block] = total
-    return out
+        total += np.square(values) @ other_known.T
+        total += known @ np.square(other).T
+    np.maximum(total, 0, out=total)
+    total += UNRELATED * prior
+    total /= np.maximum(count, 1) + prior
+    total[count == 0] = np.inf
+    return total.astype(np.float32)
 
 
 def _parts(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,10 +281,10 @@ def _parts(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled(parallel=True)
-def _measure_nearest(Z, training, order, squares, min_count, exact_below, prior):  # type: ignore[no-untyped-def]
+def _measure_nearest(Z, rows, training, order, squares, min_count, exact_below, prior):  # type: ignore[no-untyped-def]
     """Compute the mean squares of the nearest rows again in float64 and sort these rows again (ties: by position)."""
     G = Z.shape[1]
-    for q in prange(Z.shape[0]):
+    for q in prange(rows.size):
         size = 0
         while (
             size < order.shape[1] and squares[q, size] < np.inf and (size < min_count or squares[q, size] < exact_below)
@@ -279,7 +296,7 @@ def _measure_nearest(Z, training, order, squares, min_count, exact_below, prior)
             other = training[candidates[t]]
             total, count = 0.0, 0
             for g in range(G):
-                gap = np.float64(Z[q, g]) - np.float64(other[g])
+                gap = np.float64(Z[rows[q], g]) - np.float64(other[g])
                 if not np.isnan(gap):
                     total += gap * gap
                     count += 1
