@@ -16,7 +16,7 @@ endif
 endif
 
 # scripts in benchmarks/ that write tables into README.md and docs/ from stored results
-TABLES := counts real limit limit_real single_genes
+TABLES := counts real limit limit_real single_genes scaling wide
 # what `make bench` leaves out or runs otherwise: hours, an environment with the peers, or no script of its own
 PEERS := $(addprefix benchmarks/,$(addsuffix .py,$(TABLES) comparison deep added_memory))
 

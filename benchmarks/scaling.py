@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py run                                         # what is in scaling.jsonl is not run again
     python benchmarks/scaling.py run --data 100000 --methods peer:scvi       # a peer, see comparison.py
-    python benchmarks/scaling.py table                                       # print the results, and the slopes
+    python benchmarks/scaling.py write                                       # the tables of docs/scaling.md
 
 Simulated counts of 2,000 genes, 3.7 % of them nonzero, with 16 types of cells (the rarest 0.6 % of the cells) and 20
 directions of variation within types. The first cells of a larger set are those of a smaller one. A tenth of the
@@ -16,9 +16,7 @@ what was needed to simulate them, are in it.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import resource
 import statistics
@@ -41,7 +39,6 @@ from imputome.evaluation.splits import make_split, seed_for
 from imputome.evaluation.streaming import score_thinned
 from peers import peak_bytes
 
-RESULTS = Path(__file__).with_suffix(".jsonl")
 CELLS = (10_000, 30_000, 100_000, 300_000)
 METHODS = ("gene_mean_posterior", "poisson_nmf+posterior", "count_factors", "count_autoencoder")
 METRICS = ("poisson_loss", "poisson_deviance", "nll")
@@ -134,27 +131,18 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(comparison.table(*part) for part in ((head, lines), (slope_head, slopes)))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    actions = parser.add_subparsers(dest="action")
-    running = actions.add_parser("run", help="measure what is not in the results yet")
-    running.add_argument("--data", default=",".join(map(str, CELLS)), help="numbers of cells")
-    running.add_argument("--methods", default=",".join(METHODS))
-    running.add_argument("--limit", type=int, default=7200, help="seconds for one fit")
-    single = actions.add_parser("one", help="measure one fit, and print it")
-    for name, kind in (("data", str), ("split", int), ("method", str)):
-        single.add_argument(name, type=kind)
-    actions.add_parser("table", help="print the results")
-    chosen = parser.parse_args()
-    if chosen.action == "one":
-        print(json.dumps(one(chosen.data, chosen.split, chosen.method)))
-    elif chosen.action == "run":
-        jobs = [(name, 1, method) for method in chosen.methods.split(",") for name in chosen.data.split(",")]
-        comparison.run(Path(__file__), RESULTS, jobs, workers=1, limit=chosen.limit)
-    else:
-        print(tables(comparison.rows_of(RESULTS)))
-    return 0
+def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
+    return {comparison.ROOT / "docs" / "scaling.md": {"scaling": tables(rows)}}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        comparison.main(
+            Path(__file__).resolve(),
+            __doc__.splitlines()[0],
+            data=[str(number) for number in CELLS],
+            chosen_methods=METHODS,
+            one=one,
+            pages=pages,
+        )
+    )

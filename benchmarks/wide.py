@@ -1,7 +1,7 @@
 """Methods for real values on wide tables, as those of methylation arrays: seconds, memory and error by features.
 
     python benchmarks/wide.py run --splits 1     # half an hour; what is in wide.jsonl already is not run again
-    python benchmarks/wide.py table              # the table
+    python benchmarks/wide.py write              # the table of docs/scaling.md
 
 Samples are drawn from a Gaussian with `RANK` factors and noise, fitted to the M-values (logits) of 880 gliomas x 1,205
 CpGs, and returned as beta values. CpGs are drawn again from these 1,205, each with other loadings around those of its
@@ -132,19 +132,19 @@ def wanted(name: str, number: int, method: str) -> bool:
     return not method.startswith("sklearn:") or SIZES[name][1] <= 10_000
 
 
+def pages(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
+    return {comparison.ROOT / "docs" / "scaling.md": {"wide": size_table(rows)}}
+
+
 if __name__ == "__main__":
-    script = Path(__file__).resolve()
-    if sys.argv[1:] == ["table"]:
-        print(size_table(comparison.rows_of(script.with_suffix(".jsonl"))))
-        sys.exit()
     sys.exit(
         comparison.main(
-            script,
+            Path(__file__).resolve(),
             __doc__.splitlines()[0],
             data=list(SIZES),
             chosen_methods=(*METHODS, *PEERS),
             one=one,
-            pages=lambda rows: {},
+            pages=pages,
             wanted=wanted,
         )
     )
