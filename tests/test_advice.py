@@ -656,6 +656,7 @@ EXCEPTIONS = {
     "genes-missing": "names the rule by which names differ; tests/result/test_gene_names.py follows each",
     "match-genes": "tests/result/test_gene_names.py",
     "model-genes-not-unique": "needs a model with names that the rule makes equal; tests/cli/test_apply.py",
+    "device-memory": "needs a device with little memory; tests/methods/test_deep_estimator.py",
     "worker-failed": "needs a worker that fails again and again",
     "over-max-memory": "needs a larger limit, which the message cannot name; tests/api/test_costs.py",
     "fewer-training-cells": "needs thousands of cells; tests/api/test_costs.py",

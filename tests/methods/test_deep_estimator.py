@@ -39,13 +39,14 @@ class SharesNet(torch.nn.Module):
 
 class Shares(DeepImputer):
     info = MethodInfo("shares", "for these tests", frozenset({"counts"}))
+    batch_size = 8
 
     def __init__(self, *, width: int = 2, device: str = "cpu", random_state: int = 0) -> None:
         self.width, self.device, self.random_state = width, device, random_state
 
     def _fit(self, data: Data):
         self.genes_ = data.shape[1]
-        batches = CountBatches(data.X, library=data.depth, batch_size=8, device=self._device())
+        batches = CountBatches(data.X, library=data.depth, batch_size=self.batch_size, device=self._device())
         train, validation = split_cells(data.shape[0], 0.2, self.random_state)
         training = self._train(
             self._new_network(), batches, data, Schedule(max_epochs=5), train_rows=train, validation_rows=validation
@@ -177,6 +178,35 @@ def test_split_by_seed():
     assert set(first) != set(other)
     with pytest.raises(InputError, check=has_code("parameter-value")):
         split_cells(10, 1.0, 0)
+
+
+def small_device(monkeypatch, cells):
+    """A device without memory for batches of more than so many cells."""
+    whole = SharesNet.loss_terms
+
+    def loss_terms(network, batch):
+        if len(batch) > cells:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(network, batch)
+
+    monkeypatch.setattr(SharesNet, "loss_terms", loss_terms)
+
+
+def test_batches_are_halved_where_the_device_has_no_memory(monkeypatch):
+    wanted = Shares().fit_transform(counts()).to_array()
+    monkeypatch.setattr(Shares, "batch_size", 32)
+    small_device(monkeypatch, 15)
+    method = Shares()
+    with pytest.warns(UserWarning, match="batches of 8"):
+        found = method.fit_transform(counts()).to_array()
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_device_without_memory_for_any_batch(monkeypatch):
+    small_device(monkeypatch, 1)
+    method = Shares()
+    with pytest.raises(InputError, check=has_code("device-memory")):
+        method.fit_transform(counts())
 
 
 def test_device(monkeypatch):

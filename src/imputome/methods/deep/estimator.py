@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import nn
 from imputome.core.data import Data
 from imputome.core.imputer import Imputer
 from imputome.core.learned import array_fault, damaged
-from imputome.errors import InputError
+from imputome.errors import InputError, Message
 from imputome.methods.deep.batches import CountBatches, DenseBatches
 from imputome.methods.deep.checkpoints import declared_weights
 from imputome.methods.deep.training import Schedule, Training, seeded, train, wrong_parameter
 
+SMALLEST_BATCH = 8  # cells of a batch; where a device has no memory for these, it is too small
 WEIGHTS_PREFIX = "network."  # of the names of saved arrays
 
 # numba starts its threads at its first kernel, and from then on torch uses as many: sums in another order, so that the
@@ -134,20 +136,39 @@ class DeepImputer(NetworkImputer):
             fingerprint = {"data": _digest(data), "cells": cells, "parameters": self.get_params()}
             folder = folder / f"network{member}" if member else folder
         held_out = batches if validation_batches is None else validation_batches
-        training = train(
-            network,
-            epoch=lambda generator: batches.epoch(train_rows, generator=generator),
-            validation=None if validation_rows is None else lambda: held_out.epoch(validation_rows),
-            schedule=schedule,
-            seed=self.random_state + member,
-            device=batches.device,
-            checkpoint=folder,
-            fingerprint=fingerprint,
-            progress=self.progress,
-            on_epoch=self.on_epoch,
-        )
-        self.network_ = network
-        return training
+        initial = {name: value.clone() for name, value in network.state_dict().items()}
+        while True:
+            try:
+                training = train(
+                    network,
+                    epoch=lambda generator: batches.epoch(train_rows, generator=generator),
+                    validation=None if validation_rows is None else lambda: held_out.epoch(validation_rows),
+                    schedule=schedule,
+                    seed=self.random_state + member,
+                    device=batches.device,
+                    checkpoint=folder,
+                    fingerprint=fingerprint,
+                    progress=self.progress,
+                    on_epoch=self.on_epoch,
+                )
+            except torch.OutOfMemoryError as error:
+                _halve(batches, held_out, error)
+                network.load_state_dict(initial)
+            else:
+                self.network_ = network
+                return training
+
+
+def _halve(batches: CountBatches | DenseBatches, held_out: CountBatches | DenseBatches, error: Exception) -> None:
+    """Make the batches half as large, because the device has no memory for them; an error if they are small already."""
+    size = batches.batch_size // 2
+    if size < SMALLEST_BATCH:
+        text = f"the device has no memory for batches of {batches.batch_size} cells: pass {{device}}"
+        raise InputError(text, code="device-memory", device="cpu") from error
+    batches.batch_size = held_out.batch_size = size
+    torch.cuda.empty_cache()
+    text = f"the device has no memory for batches of {2 * size} cells, so the network is trained on batches of {size}"
+    warnings.warn(Message(text, code="batches-halved"), stacklevel=2)
 
 
 def split_cells(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
