@@ -42,6 +42,12 @@ def test_sizes(tmp_path):
     assert found.free_disk > 0
 
 
+def test_time_grows_with_the_cells():
+    some, more = (costs_of(planned("poisson_nmf", training_cells=cells)).seconds for cells in (100, 200))
+    assert 0 < some < more
+    assert costs_of(planned("knn_smoothing")).seconds is None
+
+
 def test_fewer_cells_are_learned_from_to_keep_to_a_limit(monkeypatch):
     monkeypatch.setattr(costs, "LEAST_TRAINING_CELLS", 10)
     plan = planned("poisson_nmf")

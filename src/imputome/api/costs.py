@@ -9,7 +9,9 @@ from pathlib import Path
 from imputome.api.plan import Plan
 from imputome.core.data import Data
 from imputome.core.imputer import TRAINING_CELLS
+from imputome.core.many_cells import MANY_CELLS
 from imputome.errors import InputError, Message
+from imputome.inspection.advice import copula_seconds
 from imputome.methods import DEFAULT, info
 
 # measured on up to 100,000 cells x 2,000 genes: what the libraries take, and what fits take for each nonzero count that
@@ -19,6 +21,9 @@ PER_NONZERO, PER_REAL_VALUE = 100, 60
 PER_PAIR = 12  # of cells and genes, for methods that compare all cells with each other
 WINDOWS = 256 * 2**20  # of counts that stay on the disk
 LEAST_TRAINING_CELLS = 5000
+# seconds of one core for each cell and gene that a fit learns from (of at most `MANY_CELLS` cells), and for each whose
+# value is computed: measured on simulated counts of 10,000 to 1,000,000 cells x 2,000 genes, on a busy machine
+SECONDS = {"poisson_nmf": (2e-7, 2.5e-8), "count_autoencoder": (1e-6, 1e-7)}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Costs:
     cells: int
     training_cells: int
     memory: int  # estimate for the whole process
+    seconds: float | None  # of one core, estimate; None if it is not known for the method
     written: int  # new values, before compression
     free_disk: int | None  # where they go; None if they go nowhere
 
@@ -40,6 +46,8 @@ class Costs:
         if self.training_cells < self.cells:
             lines.append(f"the fit learns from {self.training_cells:,} of {self.cells:,} cells, and all are imputed")
         lines.append(f"memory: about {_size(self.memory)} (an estimate from measured fits)")
+        if self.seconds is not None:
+            lines.append(f"time: about {_time(self.seconds)} of one core, of which several may be used")
         disk = "" if self.free_disk is None else f", and the disk has {_size(self.free_disk)} free"
         lines.append(f"new values: {_size(self.written)} before compression{disk}")
         return lines
@@ -58,6 +66,7 @@ def costs_of(plan: Plan, output: Path | None = None) -> Costs:
         cells=n,
         training_cells=training,
         memory=_memory(data, plan, training),
+        seconds=_seconds(plan, training),
         written=4 * n * genes * (1 + len(plan.outputs)),
         free_disk=None if folder is None else shutil.disk_usage(folder).free,
     )
@@ -108,6 +117,22 @@ def _memory(data: Data, plan: Plan, training: int) -> int:
     if _can_learn_from_some(plan):
         return LIBRARIES + held + PER_NONZERO * int(data.X.nnz * training / n)
     return LIBRARIES + 8 * int(data.X.nnz) + PER_PAIR * n * G
+
+
+def _seconds(plan: Plan, training: int) -> float | None:
+    """Seconds of one core, for methods whose time was measured."""
+    n, G = plan.data.shape
+    name = "" if plan.estimator is None else plan.estimator.name
+    if name == "gaussian_copula":
+        return copula_seconds(n, G)
+    if name not in SECONDS:
+        return None
+    learning, computing = SECONDS[name]
+    return learning * min(training, MANY_CELLS) * G + computing * n * G
+
+
+def _time(seconds: float) -> str:
+    return f"{max(10, round(seconds, -1)):.0f} seconds" if seconds < 90 else f"{round(seconds / 60):,} minutes"
 
 
 def _size(n_bytes: float) -> str:
