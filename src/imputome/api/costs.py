@@ -41,8 +41,8 @@ class Costs:
 
     def lines(self) -> list[str]:
         """The costs in sentences."""
-        place = "stays on the disk and is read in windows of rows" if self.stays_stored else "is read into memory"
-        lines = [f"the matrix takes {_size(self.read)} and {place}"]
+        place = ", stays on the disk, and is read in windows of rows" if self.stays_stored else " in memory"
+        lines = [f"the matrix takes {_size(self.read)}{place}"]
         if self.training_cells < self.cells:
             lines.append(f"the fit learns from {self.training_cells:,} of {self.cells:,} cells, and all are imputed")
         lines.append(f"memory: about {_size(self.memory)} (an estimate from measured fits)")
