@@ -18,9 +18,11 @@ from codes import has_code, warns
 from imputome.api.impute import run_plan
 from imputome.api.plan import InMemory, Options, checked_options, plan_impute
 from imputome.cli.output import ending
+from imputome.core import stored
 from imputome.core.imputation import Status
 from imputome.errors import InputError
 from imputome.evaluation.masked import mask
+from imputome.io.reading import read
 from imputome.methods import get
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(cells?|genes?) holds? only zeros")
@@ -383,6 +385,22 @@ def test_a_copy_of_a_backed_anndata_is_refused(adata, tmp_path):
         with pytest.raises(InputError, check=has_code("backed-copy")):
             imputome.impute(backed, method="gene_mean", copy=True, genes=genes)
     assert "gene_mean" in imputome.impute(backed.to_memory(), method="gene_mean", copy=True).layers  # as advised
+
+
+def test_what_anndata_cannot_add_a_result_to_is_refused_before_the_fit(adata, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "KEPT_IN_MEMORY", 0)
+    adata.X, adata.layers["also"] = sp.csr_matrix(adata.X), sp.csr_matrix(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    part = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")[1:]
+    for genes in (None, part.var_names[:2]):
+        with pytest.raises(InputError, check=has_code("backed-view")):
+            imputome.impute(part, method="gene_mean", genes=genes)
+    assert "gene_mean" in imputome.impute(part.to_memory(), method="gene_mean", copy=True).layers  # as advised
+    whole = read(tmp_path / "a.h5ad", backed=True)
+    with pytest.raises(InputError, check=has_code("backed-copy")):
+        imputome.impute(whole, method="gene_mean", copy=True)
+    assert "gene_mean" in imputome.impute(whole.to_memory(), method="gene_mean", copy=True).layers
+    assert "gene_mean" in imputome.impute(whole, method="gene_mean", copy=True, genes=whole.var_names[:2]).layers
 
 
 @pytest.mark.parametrize("function", ["impute", "fit_model", "apply_model", "evaluate", "de", "mask"])

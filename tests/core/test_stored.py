@@ -19,6 +19,7 @@ from imputome.core.data import as_data
 from imputome.core.stored import StoredCounts, columns_of, stays_stored
 from imputome.errors import InputError
 from imputome.studies import inputs
+from imputome.trust.check import warn_of_absent_genes
 
 N, G = 150, 40
 
@@ -236,3 +237,15 @@ def test_a_backed_anndata(counts, tmp_path, small_windows):
     imputome.impute(adata, method="gene_mean", posterior=True, genes=["g1"], key_added="mean")
     here = imputome.impute(adata.to_memory(), method="gene_mean", posterior=True, key_added="mean", copy=True)
     np.testing.assert_allclose(adata.obsm["mean"]["g1"], here.layers["mean"][:, 1], rtol=1e-5)
+
+
+def test_genes_that_one_label_lacks(tmp_path, small_windows):
+    counts = np.random.default_rng(0).poisson(6.0, (N, G)).astype(np.float32)
+    labels = np.array(["a", "b", None], dtype=object)[np.arange(N) % 3]
+    counts[labels == "b", :4] = 0
+    here = as_data(counts, kind="counts")
+    there = as_data(on_disk(sp.csr_array(counts), tmp_path), kind="counts")
+    assert not there.in_memory
+    (message,) = warn_of_absent_genes(there, {"label": labels})
+    assert warn_of_absent_genes(here, {"label": labels}) == [message]
+    assert message.startswith("4 genes")

@@ -173,9 +173,12 @@ class InMemory:
     def check(self, adata: AnnData, key: str, outputs: Iterable[str], columns: np.ndarray | None) -> None:
         """Raise `InputError` if the name is taken, or the dense result is too large for the memory."""
         outputs = list(outputs)
-        if self.copy and adata.isbacked:
+        if self.copy and (adata.isbacked or (columns is None and _stays_stored(adata))):
             text = "the AnnData is backed by a file, which a copy would need too: pass adata.to_memory()"
             raise InputError(text, code="backed-copy", parameter="copy")
+        if adata.isbacked and adata.is_view:  # to write to a view copies it
+            text = "the AnnData is a part of one that is backed by a file, to which no result can be added: pass "
+            raise InputError(f"{text}its to_memory()", code="backed-view", parameter="adata")
         room = "layers" if columns is None or self.copy else "obsm"
         check_free(adata, key, outputs, room=room, overwrite=self.overwrite)
         n, G = adata.n_obs, (adata.n_vars if columns is None else len(columns)) * (1 + len(outputs))
@@ -185,6 +188,11 @@ class InMemory:
             text = f"{n:,} x {G:,} dense values take {needed / 2**30:.1f} GiB of this machine's {total / 2**30:.1f} GiB"
             remedy = "pass {genes} to write some genes only, or use the command line, which writes in blocks"
             raise InputError(f"{text}: {remedy}", code="too-large-for-memory", genes=...)
+
+
+def _stays_stored(adata: AnnData) -> bool:
+    """Whether a matrix of an AnnData that anndata does not call backed is in a file, where it cannot be copied."""
+    return any(matrix is not None and not hasattr(matrix, "copy") for matrix in (adata.X, *adata.layers.values()))
 
 
 @dataclass(frozen=True)

@@ -414,6 +414,7 @@ class Writing:
             self.source,
             plan.options.layer,
             plan.report,
+            plan.data,
             matched=plan.matched,
             number=self.workers,
             scheduler=self.scheduler,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,10 @@ from imputome.result.genes import imputed_by_model, with_others
 from imputome.result.matrices import Finite
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
+    from imputome.core.data import Data
     from imputome.core.imputer import Imputer
     from imputome.inspection.state import InputReport
     from imputome.result.genes import Matched
@@ -45,6 +47,21 @@ class RowWork:
     target: str  # the .zarr that is written
     layers: Mapping[Any, str]  # output -> name of its layer
     how: Mapping[str, Any]  # genes, scale and keep_observed, as `Imputation.rows` takes them
+    # what the rows in themselves do not show, of all of them: fields of `Data`
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    library_size: np.ndarray | None = None
+    covariates: pd.DataFrame | None = None
+
+    def data_of(self, adata: AnnData, start: int, stop: int) -> Data:
+        """The rows from ``start`` to ``stop``, which ``adata`` holds, as they were in the data of the fit or plan."""
+        data = to_data(adata, self.report, layer=self.layer, rows=np.arange(start, stop))
+        library, covariates = self.library_size, self.covariates
+        return replace(
+            data,
+            bounds=self.bounds,
+            library_size=None if library is None else library[start:stop],
+            covariates=None if covariates is None else covariates.iloc[start:stop],
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,7 @@ class Workers:
     source: Path
     layer: str | None
     report: InputReport
+    data: Data  # of all rows
     matched: Matched | None = None
     number: int = 0  # of processes of this machine
     scheduler: str = ""  # address of the scheduler of a cluster, whose workers are used instead
@@ -67,9 +85,9 @@ class Workers:
             model = Path(folder) / "model"
             self.estimator.save(model)
             source = str(self.source.resolve())
-            work = RowWork(
-                source, self.layer, self.report, str(model), self.matched, str(target.resolve()), layers, how
-            )
+            about = source, self.layer, self.report, str(model), self.matched, str(target.resolve())
+            data = self.data
+            work = RowWork(*about, layers, how, data.bounds, data.library_size, data.covariates)
             with dask_client(self.number, self.scheduler) as client:
                 yield from _carried_out(client, work, ranges)
             shutil.rmtree(model, ignore_errors=True)
@@ -105,7 +123,7 @@ def impute_rows(work: RowWork, start: int, stop: int) -> int:
     with threadpool_limits(limits=_threads()):
         adata, estimator = _opened(work.source, work.layer), _loaded(work.model)
         part = adata[start:stop].to_memory()
-        data = to_data(part, work.report, layer=work.layer)
+        data = work.data_of(part, start, stop)
         if work.matched is None:
             result = estimator.applied(data)
         else:

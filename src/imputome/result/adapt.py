@@ -189,11 +189,12 @@ def _to_round(report: InputReport, round_counts: str, seed: int) -> InputReport:
     return replace(report, state="counts", kind="counts", rounding=round_counts, rounding_seed=seed)
 
 
-def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
+def to_data(adata: AnnData, report: InputReport, *, layer: str | None, rows: np.ndarray | None = None) -> Data:
     """The matrix as a method takes it; values on a scale go back to counts, or to the linear scale per 10,000.
 
     Only the features that the report is about are taken. NaN in counts become zeros. If ``raw`` has more genes than
-    ``X``, library sizes are over all of them. Raw counts that are not in memory and large stay where they are.
+    ``X``, library sizes are over all of them. Raw counts that are not in memory and large stay where they are. ``rows``
+    are the positions of the rows in the whole matrix, if these are some of them: random rounding depends on them.
     """
     if report.state == "counts" and report.rounding is None and not report.n_nan and not is_raw(adata, layer):
         matrix = find_matrix(adata, layer, report.used)[0]
@@ -207,7 +208,7 @@ def to_data(adata: AnnData, report: InputReport, *, layer: str | None) -> Data:
         return as_data(layer_in_memory(adata, layer), kind="real", **names)
     columns = raw_columns(adata) if is_raw(adata, layer) else None
     X = in_memory(find_matrix(adata, layer)[0])
-    X, library = to_molecules(X, report.state, report.rounding, seed=report.rounding_seed), None
+    X, library = to_molecules(X, report.state, report.rounding, seed=report.rounding_seed, rows=rows), None
     if not holds_molecules(report.state):
         library = np.full(adata.n_obs, TARGET)
     elif columns is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imputome.core.stored import StoredCounts
 from imputome.errors import InputError, Message
 from imputome.evaluation.splits import seed_for
 from imputome.methods import REFERENCE, controls, create
@@ -140,14 +141,11 @@ def warn_of_absent_genes(data: Data, labels: Mapping[str, Any]) -> list[Message]
     if data.kind != "counts":
         return []
     import pandas as pd
-    import scipy.sparse as sp
 
     messages = []
     for name, values in labels.items():
         codes, categories = pd.factorize(values)  # -1 where there is no label
-        cells = np.flatnonzero(codes >= 0)
-        shape = (len(categories), data.shape[0])
-        total = (sp.csr_array((np.ones(len(cells)), (codes[cells], cells)), shape=shape) @ data.X).toarray()
+        total = _label_totals(data, codes, len(categories))
         library = total.sum(axis=1, keepdims=True)
         share = np.divide(total, library, out=np.zeros_like(total), where=library > 0)
         least = np.where(total >= MIN_EXPECTED, share, np.inf).min(axis=0)
@@ -163,6 +161,18 @@ def warn_of_absent_genes(data: Data, labels: Mapping[str, Any]) -> list[Message]
             )
             messages.append(Message(text, code="absent-in-label"))
     return messages
+
+
+def _label_totals(data: Data, codes: np.ndarray, n_labels: int) -> np.ndarray:
+    """(n_labels, G) molecules of each gene in the cells of each label; ``codes`` are -1 where there is no label."""
+    import scipy.sparse as sp
+
+    total = np.zeros((n_labels, data.shape[1]))
+    for rows, X in data.X.windows() if isinstance(data.X, StoredCounts) else [(slice(None), data.X)]:
+        cells = np.flatnonzero(codes[rows] >= 0)
+        members = sp.csr_array((np.ones(len(cells)), (codes[rows][cells], cells)), shape=(n_labels, X.shape[0]))
+        total += (members @ X).toarray()
+    return total
 
 
 def _some(names: Iterable[Any]) -> str:
