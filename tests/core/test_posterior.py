@@ -14,13 +14,13 @@ from extras import installed_methods
 from imputome import methods
 from imputome.core import prior as prior_module
 from imputome.core.data import as_data
-from imputome.core.imputer import fit_prior
 from imputome.core.posterior import PosteriorModel, Prior
 from imputome.core.prior import (
     FOLDS,
     POWER_GRID,
     SHAPE_GRID,
     deal,
+    fit_prior,
     pooled_prior,
     predictive_likelihood,
     split,

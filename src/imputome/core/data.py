@@ -93,7 +93,12 @@ class Data:
         return is_integer(self.X.data)
 
     def to_memory(self) -> Data:
-        """The same with the values in memory."""
+        """The same with the values in memory.
+
+        Returns
+        -------
+        Data
+        """
         return self if self.in_memory else replace(self, X=self.X.to_memory())
 
     @property

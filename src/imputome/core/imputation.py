@@ -419,7 +419,18 @@ class Imputation:
         return array
 
     def to_dataframe(self, *, genes: Any = None, **options: Any) -> pd.DataFrame:
-        """The whole matrix as a table, with the names of the rows and columns; parameters as in `rows`.
+        """The whole matrix as a table, with the names of the rows and columns.
+
+        Parameters
+        ----------
+        genes : slice or array-like of int, str or bool, optional
+            As in `rows`.
+        **options
+            As in `rows`.
+
+        Returns
+        -------
+        pandas.DataFrame of shape (n, len(genes))
 
         Examples
         --------

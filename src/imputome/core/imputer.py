@@ -22,7 +22,6 @@ from imputome.core.imputation import Imputation, LinkedModel, Model, Output, Sta
 from imputome.core.info import MethodInfo
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.links import link
-from imputome.core.many_cells import random_rows
 from imputome.core.parameters import check_names, check_parameters, parameter_defaults
 from imputome.core.scales import Scale
 from imputome.core.unknown_genes import OwnGenes, unseen_genes, unseen_message, without_genes
@@ -207,7 +206,17 @@ class Imputer(ABC):
         return copy
 
     def as_for(self, n: int, G: int) -> Imputer:
-        """An unfitted copy that learns from any data as this one does from n rows and G columns."""
+        """An unfitted copy that learns from any data as this one does from data of another size.
+
+        Parameters
+        ----------
+        n, G : int
+            Rows and columns of these data.
+
+        Returns
+        -------
+        Imputer
+        """
         return self.clone()
 
     def __sklearn_clone__(self) -> Self:
@@ -244,6 +253,8 @@ class Imputer(ABC):
 
     def _posterior_prior(self, data: Data) -> Prior:
         """The prior of the posterior step; called after `_fit`."""
+        from imputome.core.prior import fit_prior
+
         return fit_prior(self.clone(posterior=False), data, random_state=getattr(self, "random_state", 0))
 
     def _check_values(self) -> None:
@@ -343,7 +354,17 @@ class Imputer(ABC):
         return self.applied(data, status=status, history=result.get("history"), gene_columns=fitted.gene_columns)
 
     def imputes_by_rows(self, data: Data) -> bool:
-        """Whether the values of each row, after a fit on ``data``, are those that `transform` gives for it."""
+        """Whether the values of each row, after a fit, are those that `transform` gives for it.
+
+        Parameters
+        ----------
+        data : Data
+            What is fitted.
+
+        Returns
+        -------
+        bool
+        """
         return self.info.new_rows == "exact" or self._learns_from_some(data)
 
     def _learns_from_some(self, data: Data) -> bool:
@@ -361,7 +382,19 @@ class Imputer(ABC):
         return data.subset(rows=np.sort(rng.choice(n, most, replace=False)))
 
     def applied(self, data: Data, **result: Any) -> Imputation:
-        """The result of the fitted method for all rows of ``data``; block by block if these are not in memory."""
+        """The result of the fitted method for all rows of some data; block by block if these are not in memory.
+
+        Parameters
+        ----------
+        data : Data
+            Rows with the features of the training data.
+        **result
+            Further arguments of `Imputation`.
+
+        Returns
+        -------
+        Imputation
+        """
         if data.in_memory:
             known = without_genes(data, unseen_genes(data, self.training_totals_))
             model = self._new_rows(self._linked(known))
@@ -371,7 +404,18 @@ class Imputer(ABC):
         return Imputation(blocks, replace(data, covariates=None), **self.how(data), latent=latent, **result)
 
     def latent_of(self, data: Data) -> np.ndarray | None:
-        """The representation of some new rows, (n, k); None if there is none."""
+        """What represents some new rows.
+
+        Parameters
+        ----------
+        data : Data
+            Rows with the features of the training data.
+
+        Returns
+        -------
+        ndarray of shape (n, k) or None
+            None if the method has no representation of rows.
+        """
         known = without_genes(data, unseen_genes(data, self.training_totals_))
         return self._latent(self._linked(known)) if self.info.latent else None
 
@@ -502,6 +546,7 @@ class Imputer(ABC):
         """
         import pandas as pd
 
+        from imputome.core.posterior import saved_prior
         from imputome.core.saved import read_model
 
         header, arrays = read_model(path := Path(path))
@@ -527,7 +572,7 @@ class Imputer(ABC):
                 raise damaged(fault[1], code=fault[0])
             estimator.training_totals_ = arrays.pop("training_totals", None)
             if estimator.posterior:
-                estimator.prior_ = _saved_prior(arrays)
+                estimator.prior_ = saved_prior(arrays)
                 estimator.total_factor_ = float(arrays.pop("posterior_factor"))
             estimator._restore(arrays)
         except KeyError as error:
@@ -634,48 +679,18 @@ class Imputer(ABC):
         return model
 
     def how(self, data: Data) -> dict[str, Any]:
-        """How values of the method are to be taken: arguments of `Imputation`."""
+        """How values of the method are to be taken.
+
+        Parameters
+        ----------
+        data : Data
+            What is imputed.
+
+        Returns
+        -------
+        dict
+            Arguments of `Imputation`.
+        """
         scale: Scale = "counts" if data.kind == "counts" else "input"
         keeps = (self.info.keeps_observed or data.kind == "real") and not self.posterior
         return {"scale": scale, "keeps_observed": keeps}
-
-
-def _saved_prior(arrays: dict[str, np.ndarray]) -> Prior:
-    """Take the prior of the posterior step out of the arrays of a saved model."""
-    from imputome.core.posterior import Prior
-
-    prior = Prior.constant(arrays.pop("posterior_shape"))
-    parts = {name: arrays.pop(f"posterior_{name}", None) for name in ("power", "mean", "cell_power", "excess")}
-    known: dict[str, Any] = {
-        name: value if value.ndim else float(value) for name, value in parts.items() if value is not None
-    }
-    return replace(prior, **known)
-
-
-def fit_prior(estimator: Imputer, data: Data, *, random_state: int = 0) -> Prior:
-    """The prior of the posterior step, from molecules of integer counts that the method did not see.
-
-    The molecules are divided at random into `FOLDS` parts. The method (with its posterior step off) is fitted on all
-    parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
-    that cannot impute new rows exactly, only the first x2 is used.
-
-    With more than `MANY_CELLS` cells, a method that then learns from a sample of them is fitted on this sample only.
-    For such a method, and for one that imputes new rows exactly, the molecules of `MANY_CELLS` evenly spaced cells are
-    predicted, and not those of all cells.
-
-    Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
-    over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
-    candidate elsewhere.
-    """
-    from imputome.core.prior import deal, pooled_prior, some_cells, split
-
-    if not data.holds_integers:
-        text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
-        raise InputError(text, code="not-integers", posterior=False)
-    parts = deal(data, np.random.default_rng(random_state))
-    x1 = split(data, parts[0])[0]
-    rows = random_rows(data.shape[0], random_state) if estimator.learns_from_sample else None
-    fitted = estimator.fit_transform(x1 if rows is None else x1.subset(rows=rows))
-    if rows is not None or estimator.info.new_rows == "exact":
-        return pooled_prior(*some_cells(data, parts), estimator._new_rows)[0]
-    return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]

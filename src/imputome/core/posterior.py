@@ -10,7 +10,7 @@ cell.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import prange
@@ -65,6 +65,16 @@ class Prior:
         """What phi of some cells is multiplied by, from their excess."""
         relative = np.maximum(excess, 1e-12) / self.excess
         return np.clip(relative**-self.cell_power, 1 / LARGEST_CELL_FACTOR, LARGEST_CELL_FACTOR)
+
+
+def saved_prior(arrays: dict[str, np.ndarray]) -> Prior:
+    """Take the prior of the posterior step out of the arrays of a saved model."""
+    prior = Prior.constant(arrays.pop("posterior_shape"))
+    parts = {name: arrays.pop(f"posterior_{name}", None) for name in ("power", "mean", "cell_power", "excess")}
+    known: dict[str, Any] = {
+        name: value if value.ndim else float(value) for name, value in parts.items() if value is not None
+    }
+    return replace(prior, **known)
 
 
 @compiled(parallel=True, fastmath=True)

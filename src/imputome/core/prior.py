@@ -19,8 +19,9 @@ from numba import prange
 from imputome.core.compiled import compiled
 from imputome.core.data import Data
 from imputome.core.imputation import Model
-from imputome.core.many_cells import MANY_CELLS, evenly_spaced
+from imputome.core.many_cells import MANY_CELLS, evenly_spaced, random_rows
 from imputome.core.posterior import LARGEST_SHAPE, SMALLEST_SHAPE, VALUES_PER_BLOCK, Prior, excesses
+from imputome.errors import InputError
 
 FOLDS = 10  # parts of the molecules; each in turn is held out to fit phi
 MAX_ENTRIES = 200_000_000  # entries of n x G that the fit may read: this decides how many parts are used
@@ -390,3 +391,30 @@ def _cell_likelihoods(m, x1, phi, x2, factors, ratio):  # type: ignore[no-untype
                 for k in range(factors.shape[1]):
                     out[i, k] += _log_likelihood(rate, a, b, _bounded(phi[i, j] * factors[i, k]), ratio)
     return out
+
+
+def fit_prior(estimator: Any, data: Data, *, random_state: int = 0) -> Prior:
+    """The prior of the posterior step, from molecules of integer counts that the method did not see.
+
+    The molecules are divided at random into `FOLDS` parts. The method (with its posterior step off) is fitted on all
+    parts but the first. Then each part in turn is x2 and the others are x1, see `imputome.core.prior`. For a method
+    that cannot impute new rows exactly, only the first x2 is used.
+
+    With more than `MANY_CELLS` cells, a method that then learns from a sample of them is fitted on this sample only.
+    For such a method, and for one that imputes new rows exactly, the molecules of `MANY_CELLS` evenly spaced cells are
+    predicted, and not those of all cells.
+
+    Cost: one fit of the method, and for each part used (all up to 20 million n x G, one above 100 million) one pass
+    over n x G rates in blocks, with one table look-up per rate where the counts are zero and one evaluation per
+    candidate elsewhere.
+    """
+    if not data.holds_integers:
+        text = "the posterior step needs raw counts (integers): pass the layer that holds them, or {posterior}"
+        raise InputError(text, code="not-integers", posterior=False)
+    parts = deal(data, np.random.default_rng(random_state))
+    x1 = split(data, parts[0])[0]
+    rows = random_rows(data.shape[0], random_state) if estimator.learns_from_sample else None
+    fitted = estimator.fit_transform(x1 if rows is None else x1.subset(rows=rows))
+    if rows is not None or estimator.info.new_rows == "exact":
+        return pooled_prior(*some_cells(data, parts), estimator._new_rows)[0]
+    return pooled_prior(data, parts[:1], lambda seen: fitted.model)[0]

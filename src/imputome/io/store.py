@@ -293,7 +293,7 @@ def write_result(
         with opened(partial, "r+", modality) as root:
             _add(root, imputation, key, record.listing(imputation, outputs=outputs, draws=draws), genes)
             _stream_layers(root, imputation, names, drawn, record.method, options, filters, progress, writer, partial)
-        if seen is not None:  # values are computed from the input while they are written
+        if seen is not None and not imputation.data.in_memory:  # it was read while the values were computed
             seen.check()
 
 

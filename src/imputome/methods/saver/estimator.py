@@ -11,9 +11,10 @@ import scipy.sparse as sp
 from imputome import methods
 from imputome.core.data import Data
 from imputome.core.imputation import Model, Output, Status
-from imputome.core.imputer import Imputer, fit_prior
+from imputome.core.imputer import Imputer
 from imputome.core.learned import Learned, array_fault, damaged
 from imputome.core.posterior import Prior
+from imputome.core.prior import fit_prior
 from imputome.methods.rescaled import at_from_rows, row_blocks
 from imputome.methods.saver import SAVER_INFO
 from imputome.methods.saver.gamma_poisson import POWERS, GammaPosterior, Spread, fitted_spread
