@@ -142,3 +142,23 @@ def test_the_mode_follows_the_size():
     modes = {size: GaussianCopula().as_for(*size).mode for size in [(100, 200_000), (100, 5000), (5000, 200_000)]}
     assert modes == {(100, 200_000): "wide", (100, 5000): "accurate", (5000, 200_000): "accurate"}
     assert GaussianCopula(mode="fast").as_for(100, 200_000).mode == "fast"
+
+
+def test_two_samples():
+    """Of their values none could be hidden to choose the ridge."""
+    X, _ = low_rank(2, 300)
+    X[0, 5] = np.nan
+    known = ~np.isnan(X)
+    imputed = GaussianCopula(mode="wide").fit_transform(X).to_array()
+    assert np.isfinite(imputed).all()
+    np.testing.assert_allclose(imputed[known], X[known])
+
+
+def test_workers_do_not_impute_training_rows():
+    """Their values are of weights that a saved model lacks."""
+    X, _ = low_rank(20, 60)
+    for mode, by_rows in (("wide", False), ("fast", True)):
+        fitted = GaussianCopula(mode=mode)
+        values = fitted.fit_transform(X).to_array()
+        assert fitted.imputes_by_rows(as_data(X)) is by_rows
+        assert np.allclose(values, fitted.transform(X).to_array()) is by_rows

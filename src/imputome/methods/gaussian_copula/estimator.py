@@ -45,6 +45,7 @@ PREDICTORS: dict[str, tuple[BasePredictor, ...]] = {  # by mode
 }
 PREDICTORS["wide"] = tuple(each for each in PREDICTORS["accurate"] if each.kind != "relevance")
 SHARE_FEATURES = 1024  # of a wide table, on which normal_share is chosen
+LEAST_WIDE_SAMPLES = 3  # of features with two known values, none can be hidden
 # models saved by version 0.1.0 hold positions in this list
 NAMES_0_1_0 = ("gaussian 1", "gaussian 0.5", "gaussian 0.25", "sum 0.5", "laplace 0.1", "local 0.25")
 # a `ResidualDistribution` in a saved model: name of the array -> attribute, and the factors in "calibration"
@@ -83,7 +84,7 @@ class GaussianCopula(Imputer):
     mode : {"auto", "accurate", "fast", "wide"}, default="auto"
         ``"fast"`` uses the Gaussian only. ``"wide"`` works in blocks of features, without the regressions of features
         (see Notes). ``"auto"`` is ``"wide"`` for more than 20,000 features that vary, of up to 1,000 rows, and
-        ``"accurate"`` otherwise.
+        ``"accurate"`` otherwise; with two rows it is ``"fast"``.
     center : {"mean", "median"}, default="mean"
         What the value is of the predictive distribution: its mean (least squared error) or its median (least absolute
         error).
@@ -214,9 +215,14 @@ class GaussianCopula(Imputer):
 
     def _mode_for(self, n: int, G: int) -> Literal["accurate", "fast", "wide"]:
         """The mode in use for n samples x G features."""
-        if self.mode != "auto":
-            return self.mode
-        return "wide" if G > WIDE_FEATURES and n <= MOST_WIDE_SAMPLES else "accurate"
+        mode = self.mode
+        if mode == "auto":
+            mode = "wide" if G > WIDE_FEATURES and n <= MOST_WIDE_SAMPLES else "accurate"
+        return "fast" if mode == "wide" and n < LEAST_WIDE_SAMPLES else mode
+
+    def imputes_by_rows(self, data: Data) -> bool:
+        # the weights of the training rows, in which a row has no part in its own prediction, are not saved
+        return getattr(self, "row_weights_", None) is None
 
     def _learn_wide(self, X: np.ndarray, rng: np.random.Generator) -> None:
         feature_sd = Standard.of(X).scale
