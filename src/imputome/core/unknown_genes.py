@@ -32,7 +32,7 @@ def unseen_message(data: Data, genes: np.ndarray) -> Message:
     """What the user should know of the genes that `unseen_genes` found."""
     molecules = data.gene_totals[genes].sum()
     text = (
-        f"{len(genes):,} genes had no molecule in training and have {molecules:,.6g} here "
+        f"{len(genes):,} gene{'' if len(genes) == 1 else 's'} had no molecule in training, and {molecules:,.6g} here "
         f"({some(data.var_names[genes])}): they are unknown to the model and stay as they are"
     )
     return Message(text, code="genes-unseen")

@@ -351,6 +351,7 @@ class RandomDraws(Imputer):
     """
 
     info = RANDOM_INFO
+    training_cells = None  # a draw depends on the position of the row, which is known where all rows are together
     learned: ClassVar[dict[str, Learned]] = {
         "values": Learned("v"),
         "starts": Learned("s", "int64"),
@@ -359,6 +360,9 @@ class RandomDraws(Imputer):
 
     def __init__(self, *, random_state: int = 0) -> None:
         self.random_state = random_state
+
+    def imputes_by_rows(self, data: Data) -> bool:
+        return False  # as above
 
     def _fit(self, data: Data) -> tuple[Model, dict[str, Any]]:
         if data.kind == "counts":

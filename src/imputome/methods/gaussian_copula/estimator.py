@@ -109,12 +109,13 @@ class GaussianCopula(Imputer):
     the covariance is learned from 1,000 random ones, and a row is predicted from the 256 nearest of all, at O(n + 256^2
     G) each.
 
-    ``mode="wide"``: 4 to 12 passes of about 3 n^2 G multiplications in float32, and n systems of n rows; all training
-    rows are predicted at once, at 2 n^2 multiplications for each feature. Memory: the input, its transformed values
-    (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying is learned on features drawn at
-    random: ``normal_share`` on 1,024, and the ridge, the level of the noise, the weights of the predictors and the
-    intervals on 4,096, of which a tenth of the values or more is hidden. The noise and the shape of the residuals are
-    of each feature. New rows cost O(n^2 m) each, as in the other modes.
+    ``mode="wide"``: a training row is predicted from the other rows, so `transform` gives it other values: use the
+    result of the fit for the rows that were fitted. Cost: 4 to 12 passes of about 3 n^2 G multiplications in float32,
+    and n systems of n rows; all training rows are predicted at once, at 2 n^2 multiplications for each feature. Memory:
+    the input, its transformed values (``4 n G`` bytes), 0.7 KiB for each feature, and blocks. What is learned by trying
+    is learned on features drawn at random: ``normal_share`` on 1,024, and the ridge, the level of the noise, the
+    weights of the predictors and the intervals on 4,096, of which a tenth of the values or more is hidden. The noise
+    and the shape of the residuals are of each feature. New rows cost O(n^2 m) each, as in the other modes.
 
     Outputs: ``value``; ``variance`` of one value given the row; ``lower`` and ``upper``, a 90 % interval. Draws are
     joint over the missing features of a row. Copula: Hoff 2007 (doi:10.1214/07-AOAS107), Zhao & Udell 2020
