@@ -47,13 +47,16 @@ def scores(table: pd.DataFrame, bands: dict[str, tuple[float, float]]) -> Spec:
     metrics = distinct(table["metric"])
     tooltips = {"name": "method", "metric": "score", "split": "split", "value": "value"}
     chart = _by_method(_rows("name", table["name"]), tooltips)
+    choose = "datum.metric === which"
+    if len(metrics) > 1:  # each layer has data of its own, and so a filter of its own
+        chart = chart.transform_filter(choose)
+    chart = _without_far(chart, table)
     if bands:
-        chart = alt.layer(
-            _band([{"metric": name, "from": low, "to": high} for name, (low, high) in bands.items()]), chart
-        )
+        band = _band([{"metric": name, "from": low, "to": high} for name, (low, high) in bands.items()])
+        chart = alt.layer(band.transform_filter(choose) if len(metrics) > 1 else band, chart)
     if len(metrics) > 1:
-        chart = chart.transform_filter("datum.metric === which").add_params(_choice(metrics, "Score "))
-    return _finished(_without_far(chart, table), table, "Held-out score of each method and control, a point per split.")
+        chart = chart.add_params(_choice(metrics, "Score "))
+    return _finished(chart, table, "Held-out score of each method and control, a point per split.")
 
 
 def trials() -> Spec:

@@ -175,6 +175,8 @@ def _race(content: Content) -> Section | None:
         scored = scored.assign(far=_far(scored.assign(metric=race.metric, value=scored["score"])))
         columns = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
         caption = "Mean score and one standard deviation, both relative to a control on the same split."
+        if scored["far"].any():
+            caption += " Candidates far off are hidden until you clear the box."
         drawn = (Chart("race", charts.race(scored[columns], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
