@@ -24,8 +24,11 @@ from imputome.trust.verdict import (
     VERDICTS,
     VISUALISE,
     WITHHELD,
+    about_zeros,
     decide,
     figures,
+    in_words,
+    measurements,
     verdict_of,
 )
 

@@ -149,7 +149,7 @@ def _scores(content: Content) -> Section | None:
     bands = {metric: band for metric in metrics if (band := accepted(metric, verdict.figures))}
     far = _far(table)
     if bands:
-        caption += " The shaded band is what the rule accepts."
+        caption += f" The shaded band of {' and '.join(bands)} is what the rule accepts."
     if far.any():
         hidden = distinct(table["name"][far])
         caption += f" {', '.join(hidden)}: far off in some scores, and hidden there until you clear the box."
