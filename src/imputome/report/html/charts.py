@@ -52,7 +52,14 @@ def scores(table: pd.DataFrame, bands: dict[str, tuple[float, float]]) -> Spec:
         chart = chart.transform_filter(choose)
     chart = _without_far(chart, table)
     if bands:
-        band = _band([{"metric": name, "from": low, "to": high} for name, (low, high) in bands.items()])
+        # a metric without a range has an empty one at a point of the chart: axes cannot be made from no rows
+        points = table[~table["far"]].groupby("metric")["value"].first()
+        ranges = {
+            name: bands[name] if name in bands else (float(points[name]),) * 2
+            for name in metrics
+            if name in points or name in bands
+        }
+        band = _band([{"metric": name, "from": low, "to": high} for name, (low, high) in ranges.items()])
         chart = alt.layer(band.transform_filter(choose) if len(metrics) > 1 else band, chart)
     if len(metrics) > 1:
         chart = chart.add_params(_choice(metrics, "Score "))
