@@ -11,11 +11,13 @@ from imputome.report.plots.demo import demo_figure
 def test_demo_figure(tmp_path):
     adata = datasets.pbmc68k()
     adata.layers["half"] = adata.X.toarray() / 2
-    scores = [{"name": f"m{k}", "control": k == 0, "poisson_loss": 0.1 * k} for k in range(3)]
-    figure = demo_figure(scores, np.arange(5.0), np.arange(5.0), adata, key="half", gene="CD79A")
-    bars = figure.axes[0]
-    assert [tick.get_text() for tick in bars.get_yticklabels()] == ["m2", "m1", "m0"]
-    assert [patch.get_width() for patch in bars.patches] == [0.2, 0.1, 0.0]
-    assert "81%" in figure.axes[2].get_title()
+    figure = demo_figure(adata, key="half", genes=["CD79A", "NKG7"], title="a title " * 40)
+    place = adata.var_names.get_loc("CD79A")
+    before, after = (np.asarray(axes.collections[0].get_array()) for axes in figure.axes[:2])
+    counts = adata.X[:, [place]].toarray().ravel()
+    assert np.count_nonzero(before) == np.count_nonzero(counts)
+    np.testing.assert_allclose(after, np.sort(counts / 2))
+    assert figure.axes[0].collections[0].get_clim() == figure.axes[1].collections[0].get_clim()
+    assert f"{np.mean(counts == 0):.0%}" in figure.axes[0].get_title()
     figure.savefig(tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

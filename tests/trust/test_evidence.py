@@ -55,7 +55,7 @@ def test_structure_is_seen_on_every_side():
     assert evidence.mixing["type"].after.mean() > evidence.mixing["type"].before.mean()
     assert set(evidence.scores["metric"]) == {"poisson_deviance", "poisson_loss", "total_ratio", "coverage_90"}
     assert evidence.cells == 300
-    assert evidence.fits == 3 * 4 + 2 == len(reports)
+    assert evidence.fits == 3 * 4 + 3 == len(reports)  # the control once for its zeros
     assert reports[0] == (0.0, "factors, split 1 of 3")
     assert [share for share, _ in reports] == sorted(share for share, _ in reports)
 

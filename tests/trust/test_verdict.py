@@ -24,8 +24,11 @@ from imputome.trust.verdict import (
     VERDICTS,
     VISUALISE,
     WITHHELD,
+    about_zeros,
     decide,
     figures,
+    in_words,
+    measurements,
     verdict_of,
 )
 
@@ -251,3 +254,46 @@ def test_the_record_goes_into_a_file(evidence, tmp_path):
     assert set(read.mixing["type"].columns) == {"sizes", "before", "after", "chance"}
     twice = verdict_of(replace(one, genes=pd.Index(["same"] * len(one.genes)))).genes
     np.testing.assert_array_equal(twice["zeros_before"], verdict.genes["zeros_before"])
+
+
+# -- in plain words ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["counts", "real"])
+def test_marks_are_those_of_the_criteria_and_what_failed_comes_first(kind):
+    good = decide(GOOD[kind], kind)
+    lines = measurements(good)
+    assert all(line.met for line in lines)
+    assert len(lines) == len(good.reasons)
+    bad = decide({**GOOD[kind], "null_excess": 0.31, "coverage_lowest": 0.5}, kind)
+    assert [line.met for line in measurements(bad)] == [False] * 2 + [True] * (len(lines) - 2)
+    assert "0.31" in measurements(bad)[0].text
+
+
+@pytest.mark.parametrize("kind", ["counts", "real"])
+def test_every_verdict_has_its_own_sentence_that_never_allows_tests(kind):
+    changes = {USE: {}, VISUALISE: {"null_excess": 0.2}, DO_NOT: {"explained_lower": -0.01}}
+    changes |= {WITHHELD: {"unlinked": 0.5}} if kind == "real" else {}
+    sentences = {}
+    for expected, change in changes.items():
+        verdict = decide({**GOOD[kind], **change}, kind)
+        assert verdict.verdict == expected
+        sentences[expected] = in_words(verdict)
+    assert len(set(sentences.values())) == len(changes)
+    assert all("differential tests" in sentences[name] for name in (USE, VISUALISE))
+
+
+def test_a_stored_verdict_without_new_figures_has_words_too():
+    old = Verdict(USE, ("a reason",), {"explained": 0.026, "confident_zeros": 84.0, "raised": 79 / 84}, rule="3")
+    assert "2.6 %" in in_words(old)
+    assert "79 " in about_zeros(old)
+    assert about_zeros(Verdict(USE)) == ""
+    withheld = Verdict(WITHHELD, ("only nonzeros were hidden",), {"total_ratio": 1.0}, ("scheme",))
+    assert "only nonzeros were hidden" in [line.text for line in measurements(withheld) if not line.met]
+    assert measurements(Verdict(DO_NOT, (NOTHING_MEASURED,), {}, ("structure",)))[0].text == NOTHING_MEASURED
+
+
+def test_the_control_has_the_confident_zeros_of_the_method(evidence):
+    one = evidence["structure"]
+    np.testing.assert_array_equal(one.zeros_of_control.confident, one.zeros.confident)
+    control = one.zeros_of_control
+    assert figures(one)["raised_control"] == pytest.approx(control.raised.sum() / control.confident.sum(), nan_ok=True)
+    np.testing.assert_array_equal(verdict_of(one).genes["raised_control"], control.raised)

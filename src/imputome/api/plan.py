@@ -274,15 +274,14 @@ def make_estimator(method: Method, options: Options) -> Imputer:
 
 
 def default_method(report: InputReport) -> str:
-    """The method if the user names none: by kind of data, and for real values also by size and missing share."""
+    """The method if the user names none: by kind of data, and for real values also by size and missing share.
+
+    It may need an extra that is not installed; `_default_estimator` then takes another.
+    """
     name = DEFAULT[report.kind]
     if report.kind == "real":
         n, G = report.shape
         name = advised_method(n, G, report.n_nan / (n * G))[0] or name
-    try:
-        get(name)
-    except MissingExtraError as error:
-        raise MissingExtraError(f"{error}, or pass {{method}}, which needs no extra", method=WITHOUT_EXTRAS) from error
     return name
 
 
@@ -384,13 +383,28 @@ def _estimator(estimator: Imputer | None, report: InputReport, options: Options)
 
 def _default_estimator(report: InputReport, options: Options) -> tuple[Imputer, list[Message]]:
     """The default; its posterior step is off if the values are no counts."""
-    name = options.method or default_method(report)
+    notes: list[Message] = []
+    name = options.method
+    if name is None:
+        name, notes = _installed(default_method(report))
     counts = report.state == "counts" or report.state.endswith("_counts") or options.round_counts is not None
     if options.method is not None or options.posterior is not None or report.kind == "real" or counts:
-        return make_estimator(name, options), []
-    text = f"{report.where} holds no raw counts, so {name} gives the values of its network, without the posterior step"
+        return make_estimator(name, options), notes
+    text = f"{report.where} holds no raw counts, so {name} gives the values of its model, without the posterior step"
     note = Message(f"{text} that combines them with each cell's own counts", code="posterior-off")
-    return make_estimator(name, replace(options, posterior=False)), [note]
+    return make_estimator(name, replace(options, posterior=False)), [*notes, note]
+
+
+def _installed(name: str) -> tuple[str, list[Message]]:
+    """The default, or for counts the method that needs no extra where that of the default is not installed."""
+    try:
+        get(name)
+    except MissingExtraError as error:
+        if name != DEFAULT["counts"]:
+            raise
+        text = f"{error}; {WITHOUT_EXTRAS} (Poisson factors with the posterior step) is used instead of {name}"
+        return WITHOUT_EXTRAS, [Message(text, code="default-without-extra")]
+    return name, []
 
 
 def plan_fit(adata: AnnData, options: Options, *, estimator: Imputer | None = None) -> Plan:

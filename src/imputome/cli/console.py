@@ -190,8 +190,14 @@ def race_lines(race: Race) -> list[str]:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdict and its reasons."""
+    """The verdict: what the result is good for, what was measured and whether it is enough, and the reasons."""
+    from imputome.trust.verdict import about_zeros, in_words, measurements
+
     rows = "cells" if verdict.kind == "counts" else "samples"
     first = f"verdict on {verdict.method}: {verdict.verdict.upper()}"
     size = f"({verdict.cells:,} {rows}, {verdict.fits} fits, {verdict.seconds:.0f} s, rule {verdict.rule})"
-    return [f"{first} {size}", *(f"  - {reason}" for reason in verdict.reasons)]
+    lines = [f"{first} {size}", f"  {in_words(verdict)}", "measured:"]
+    lines += [f"  {'met    ' if met else 'NOT MET'}  {text}" for met, text in measurements(verdict)]
+    zeros = about_zeros(verdict)
+    lines += [f"  note     {zeros}"] if zeros else []
+    return [*lines, "in detail:", *(f"  - {reason}" for reason in verdict.reasons)]

@@ -126,9 +126,10 @@ def cost(report: InputReport, estimator: Imputer) -> str:
     features = f" and {used:,} of {G:,} features" if used < G else ""
     rows = "cells" if report.kind == "counts" else "samples"
     fits = number_of_fits(report.kind, N_SPLITS, 0)
+    once_more = f" ({REFERENCE['counts']} once more)" if report.kind == "counts" else ""
     return (
-        f"the check fits {estimator.name} {fits} more times, and each of {n_controls} controls {N_SPLITS} times, on "
-        f"{min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}{features}"
+        f"the check fits {estimator.name} {fits} more times, and each of {n_controls} controls {N_SPLITS} times"
+        f"{once_more}, on {min(MAX_CELLS[report.kind], n):,} of {n:,} {rows}{features}"
     )
 
 

@@ -22,7 +22,7 @@ from imputome.trust.imitation import AT_RANDOM, Imitation, imitation_of
 from imputome.trust.mixing import Mixing, label_mixing
 from imputome.trust.null import NullCorrelation, null_correlation
 from imputome.trust.reliability import Reliability, gene_reliability
-from imputome.trust.zeros import Zeros, zeros_before_and_after
+from imputome.trust.zeros import Zeros, confident_rates, zeros_before_and_after
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +68,7 @@ class Evidence:
     seconds: float
     imitation: Imitation = AT_RANDOM  # how real values were held out
     explained: tuple[float, float, float] = NOT_MEASURED  # `Reliability.overall` of the `worst_splits` alone
+    zeros_of_control: Zeros | None = None  # of `reference`, on the same data: a yardstick for `zeros`
     worst_splits: tuple[int, ...] = ()  # if values are held out in two ways: those of the way that explains least
 
     def gains(self, metric: str) -> pd.DataFrame:
@@ -125,7 +126,9 @@ def features_used(kind: Kind, G: int) -> int:
 
 def number_of_fits(kind: Kind, n_splits: int, n_controls: int) -> int:
     """Number of fits that `gather` makes."""
-    return n_splits * (1 + n_controls) + (2 if kind == "counts" else 1)
+    if kind == "real":
+        return n_splits * (1 + n_controls) + 1
+    return n_splits * (1 + n_controls) + 2 + (n_controls > 0)  # the reference once on all molecules, for its zeros
 
 
 def gather(
@@ -205,12 +208,16 @@ def gather(
             coverage.append(calibration(imputations[method], split))
     report(f"{method}, genes permuted")
     null = null_correlation(predict, data, rng=rng, keep_observed=keep_observed)
-    zeros = None
+    zeros = zeros_of_control = None
     mixing: dict[str, Mixing] = {}
     if data.kind == "counts":
         report(f"{method}, nothing hidden")
         imputed = predict(data)
-        zeros = zeros_before_and_after(imputed, keep_observed=keep_observed)
+        rates = confident_rates(data)
+        zeros = zeros_before_and_after(imputed, keep_observed=keep_observed, rates=rates)
+        report(f"{reference}, nothing hidden")
+        control = controls[reference](data)
+        zeros_of_control = zeros_before_and_after(control, keep_observed=keep_observed, rates=rates)
         mixing = _mixing(imputed, {name: np.asarray(values)[cells] for name, values in labels.items()}, keep_observed)
     import pandas as pd
 
@@ -230,6 +237,7 @@ def gather(
         genes=data.var_names,
         reference=reference,
         zeros=zeros,
+        zeros_of_control=zeros_of_control,
         mixing=mixing,
         unmixed=tuple(name for name in labels if name not in mixing),
         calibration=_pooled([coverage[k] for k in worst]) if coverage else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,8 @@ VERDICTS = (USE, VISUALISE, WITHHELD, DO_NOT)  # from the best to the worst
 MIN_CELLS_OF_LABEL = 5  # labels with fewer are not reported
 NOTHING_MEASURED = "nothing could be measured: no held-out value allows a comparison of the method with the control"
 MIN_ENTRIES_TOGETHER = 300  # held out in a pattern, where no stratum has enough: then all strata are judged as one
+MORE_RAISED = 2.0  # times as many confident zeros raised as the control raises are said to be many
+OWN_COUNTS = "your own counts shrunk to the gene mean"  # what the control gene_mean_posterior is
 NULL_BINS = 40  # of the histogram of null correlations
 
 Figures = Mapping[str, float]
@@ -47,6 +49,15 @@ class Criterion:
     met: Callable[[Figures], bool]  # a figure that is NaN counts as not met, except those of `_MAY_BE_MISSING`
     sentence: Callable[[Figures], str]  # what was measured, whether met or not
     required: str
+    plain: Callable[[Figures], str]  # the same for a reader who knows no statistics
+    why: str  # that it is not met, in the sentence that `in_words` begins with
+
+
+class Measured(NamedTuple):
+    """What was measured for one criterion, in plain words."""
+
+    met: bool
+    text: str
 
 
 _COUNTS: frozenset[Kind] = frozenset({"counts"})
@@ -152,6 +163,39 @@ def _coverage(f: Figures) -> str:
     )
 
 
+def _better(gain: float) -> str:
+    """How much lower the error is than that of a control: ``2.6 % better than``, ``5.0 % worse than``."""
+    if abs(gain) < 5e-5:
+        return "as well as"
+    return f"{_percent(abs(gain))} {'better' if gain > 0 else 'worse'} than"
+
+
+def _plain_structure(f: Figures) -> str:
+    gain, lower = f["explained"], f.get("explained_lower", math.nan)
+    sure = ""
+    if gain > 0:
+        sure = f" (at least {_percent(lower)}, 95 % sure)" if lower > 0 else " (too few cells to be sure)"
+    return f"predicts molecules it never saw {_better(gain)} {OWN_COUNTS}{sure}"
+
+
+def _plain_controls(f: Figures) -> str:
+    name, gain = _best_control(f)
+    better = "predicts better than every simple control" if gain > 0 else "predicts no better than a simple control"
+    return f"{better}: {_better(gain)} {name}, the best of them"
+
+
+def _plain_raw(f: Figures) -> str:
+    gain = f["gain_over_no_imputation"]
+    deep = ", which are deep enough to use as they are" if 0 < gain < RAW else ""
+    return f"predicts molecules it never saw {_better(gain)} the raw counts{deep}"
+
+
+def _plain_null(f: Figures) -> str:
+    excess = f"{f['null_excess']:+.2f}".replace("-0.00", "+0.00")
+    invents = "invents relations between genes" if f["null_excess"] > NULL else "invents no relations between genes"
+    return f"{invents}: {excess} mean correlation in shuffled data, where no gene is related to another"
+
+
 CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         "structure",
@@ -159,16 +203,29 @@ CRITERIA: tuple[Criterion, ...] = (
         DO_NOT,
         _learned,
         _structure,
-        f"at least {_percent(STRUCTURE)} below, and the whole interval below",
+        f"an error at least {_percent(STRUCTURE)} lower, and the whole interval lower",
+        _plain_structure,
+        "it does not predict hidden molecules better than your own counts shrunk to the gene mean",
     ),
-    Criterion("structure", _REAL, DO_NOT, lambda f: f["explained_lower"] > 0, _explained, "an interval above 0"),
+    Criterion(
+        "structure",
+        _REAL,
+        DO_NOT,
+        lambda f: f["explained_lower"] > 0,
+        _explained,
+        "an interval above 0",
+        lambda f: f"explains {_percent(f['explained'])} of how values that it never saw vary around their mean",
+        "it does not predict hidden values better than the mean of the feature",
+    ),
     Criterion(
         "controls",
         _COUNTS | _REAL,
         DO_NOT,
         lambda f: _best_control(f)[1] > 0,
         _controls,
-        "lower than that of every control",
+        "an error lower than that of every control",
+        _plain_controls,
+        "a simple control predicts hidden values as well",
     ),
     Criterion(
         "raw counts",
@@ -176,7 +233,9 @@ CRITERIA: tuple[Criterion, ...] = (
         DO_NOT,
         lambda f: f["gain_over_no_imputation"] >= RAW,
         _raw,
-        f"at least {_percent(RAW)} below",
+        f"an error at least {_percent(RAW)} lower",
+        _plain_raw,
+        "the raw counts are good enough as they are",
     ),
     Criterion(
         "information",
@@ -188,6 +247,10 @@ CRITERIA: tuple[Criterion, ...] = (
             "than the feature mean"
         ),
         f"at least {_percent(INFORMATION)} of the variance explained",
+        lambda f: (
+            f"{'clearly' if f['explained'] >= INFORMATION else 'only slightly'} closer to the truth than the mean"
+        ),
+        "imputed values are only slightly closer to the truth than the mean of the feature",
     ),
     Criterion(
         "pattern",
@@ -196,8 +259,23 @@ CRITERIA: tuple[Criterion, ...] = (
         lambda f: not f["unlinked"] > MAX_UNLINKED,
         _pattern,
         f"at most {_percent(MAX_UNLINKED)}",
+        lambda f: (
+            "every missing value could be tried out on values that are known"
+            if f["unlinked"] == 0
+            else f"{_percent(f['unlinked'])} of the missing values could not be tried out on values that are known"
+        ),
+        "the data do not show how the missing values are related to the known ones",
     ),
-    Criterion("null", _COUNTS | _REAL, VISUALISE, lambda f: not f["null_excess"] > NULL, _null, f"at most +{NULL:.2f}"),
+    Criterion(
+        "null",
+        _COUNTS | _REAL,
+        VISUALISE,
+        lambda f: not f["null_excess"] > NULL,
+        _null,
+        f"at most +{NULL:.2f}",
+        _plain_null,
+        "it makes genes look related that are not",
+    ),
     Criterion(
         "totals",
         _COUNTS,
@@ -205,6 +283,8 @@ CRITERIA: tuple[Criterion, ...] = (
         lambda f: not abs(f["total_ratio"] - 1) > TOTAL + 2 * f.get("total_noise", 0.0),
         lambda f: f"the predicted counts sum to {_percent(f['total_ratio'])} of the held-out molecules",
         f"100 %, within {_percent(TOTAL)} plus twice the counting noise",
+        lambda f: f"predicts {_percent(f['total_ratio'])} of the amount of RNA that was hidden",
+        "it changes the amount of RNA",
     ),
     Criterion(
         "intervals",
@@ -213,6 +293,11 @@ CRITERIA: tuple[Criterion, ...] = (
         lambda f: not (f["coverage_lowest"] < COVERAGE_RANGE[0] or f["coverage_highest"] > COVERAGE_RANGE[1]),
         _coverage,
         f"{100 * COVERAGE_RANGE[0]:.0f} to {100 * COVERAGE_RANGE[1]:.0f} %",
+        lambda f: (
+            "its 90 % intervals hold "
+            f"{_percent(f['coverage_lowest'])} to {_percent(f['coverage_highest'])} of the values that it never saw"
+        ),
+        "its intervals are wrong",
     ),
     Criterion(
         "labels",
@@ -224,6 +309,11 @@ CRITERIA: tuple[Criterion, ...] = (
             f"{100 * f['separation_change']:+.1f} percentage points"
         ),
         f"a loss of at most {100 * MIXED:.0f} percentage points",
+        lambda f: (
+            f"{'mixes' if f['separation_change'] < -MIXED else 'does not mix'} cells of different labels: "
+            f"{100 * f['separation_change']:+.1f} percentage points of neighbours with the cell's own label"
+        ),
+        "it mixes cells of different labels",
     ),
 )
 # criterion -> its figure, which a check may lack (no intervals, no labels): the criterion is then left out
@@ -244,11 +334,10 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
     sentences: list[tuple[int, str]] = []
     failed = []
     worst = 0
-    for criterion in CRITERIA:
-        figure = _MAY_BE_MISSING.get(criterion.name)
-        unknown = math.isnan(figures.get(figure or "explained", math.nan))  # older figures lack those of new criteria
-        if kind not in criterion.kinds or criterion.name in without or (unknown and figure):
+    for criterion in _criteria(figures, kind):
+        if criterion.name in without:
             continue
+        unknown = _unknown(criterion, figures)
         level = VERDICTS.index(criterion.at_best) if unknown or not criterion.met(figures) else 0
         if level:
             failed.append(criterion.name)
@@ -260,6 +349,93 @@ def decide(figures: Figures, kind: Kind, *, without: Collection[str] = ()) -> Ve
     sentences.sort(key=lambda item: -item[0])  # stable: in the order of the rule where equal
     reasons = tuple(dict.fromkeys(text for _, text in sentences))
     return Verdict(VERDICTS[worst], reasons, dict(figures), tuple(failed), rule=RULE, kind=kind)
+
+
+def _criteria(figures: Figures, kind: Kind) -> list[Criterion]:
+    """The criteria for one kind of data, without those whose figure may be missing and is."""
+    return [
+        one for one in CRITERIA if kind in one.kinds and not (one.name in _MAY_BE_MISSING and _unknown(one, figures))
+    ]
+
+
+def _unknown(criterion: Criterion, figures: Figures) -> bool:
+    # older figures lack those of new criteria
+    return math.isnan(figures.get(_MAY_BE_MISSING.get(criterion.name, "explained"), math.nan))
+
+
+# -- in plain words ----------------------------------------------------------------------------------------------------
+def in_words(verdict: Verdict) -> str:
+    """What the result is good for and what not, for a reader who knows no statistics.
+
+    It needs only what every stored verdict has, so that results of earlier versions have it too.
+    """
+    f, counts = verdict.figures, verdict.kind == "counts"
+    not_for = "Not for differential tests" + (", or totals of cells or genes." if counts else ".")
+    why = [one.why for one in CRITERIA if verdict.kind in one.kinds and one.name in verdict.failed]
+    because = f": {why[0]}" if why else ""
+    if verdict.verdict == USE:
+        good = "Worth using for plots, gene-gene relations and embeddings"
+        gain = f.get("explained", math.nan)
+        if counts and gain > 0:
+            good += f": it predicts molecules it never saw {_better(gain)} {OWN_COUNTS}"
+        elif gain > 0:
+            good += f": it explains {_percent(gain)} of how values that it never saw vary"
+        return f"{good}. {not_for}"
+    if verdict.verdict == VISUALISE:
+        return f"Good for pictures, such as plots and embeddings, but not for numbers taken from it{because}. {not_for}"
+    if verdict.verdict == WITHHELD:
+        return f"It cannot be known whether these values are right{because}. Do not draw conclusions from them."
+    keep = "Keep your own counts" if counts else "Keep the measured values"
+    return f"Do not use these values{because or ': nothing shows that they are better than simple controls'}. {keep}."
+
+
+def measurements(verdict: Verdict) -> list[Measured]:
+    """What was measured, in plain words: a line for each criterion of the rule; those that are not met come first."""
+    f = verdict.figures
+    if "structure" in verdict.failed and math.isnan(f.get("explained", math.nan)):
+        return [Measured(False, NOTHING_MEASURED)]
+    lines = []
+    for one in _criteria(f, verdict.kind):
+        if _unknown(one, f):
+            continue
+        met = one.name not in verdict.failed
+        lines.append(Measured(met, one.plain(f) + ("" if met else f" (required: {one.required})")))
+    known = {one.name for one in CRITERIA}
+    if not known.issuperset(verdict.failed) and verdict.reasons:  # decided by something else, which stands first
+        lines.append(Measured(False, verdict.reasons[0]))
+    return sorted(lines, key=lambda line: line.met)
+
+
+def accepted(metric: str, figures: Figures) -> tuple[float, float] | None:
+    """The range of a held-out score that the rule accepts; None where it is compared with the controls instead."""
+    if metric == "coverage_90":
+        return COVERAGE_RANGE
+    if metric == "total_ratio":
+        noise = figures.get("total_noise", 0.0)
+        margin = TOTAL + 2 * (0.0 if math.isnan(noise) else noise)
+        return 1 - margin, 1 + margin
+    return None
+
+
+def about_zeros(verdict: Verdict) -> str:
+    """How many confident zeros the method raises, beside the control; empty if this was not measured.
+
+    The rule does not use this number, which looks like a contradiction of a good verdict where it stands alone.
+    """
+    f = verdict.figures
+    number, raised = f.get("confident_zeros", math.nan), f.get("raised", math.nan)
+    if not number > 0 or math.isnan(raised):
+        return ""
+    above = f"{raised * number:,.0f} get a value above one molecule"
+    text = f"of {number:,.0f} zeros that are unlikely to be dropouts, {above}"
+    unused = "The rule does not use this number"
+    control = f.get("raised_control", math.nan)
+    if math.isnan(control):
+        return f"{text}. {unused}"
+    text += f"; the control {verdict.reference}, which knows no cell types, raises {control * number:,.0f}"
+    if raised <= MORE_RAISED * control:
+        return f"{text}, so that most of it is not the work of this method. {unused}"
+    return f"{text}. Do not read such a value as expression in that cell. {unused}"
 
 
 def verdict_of(evidence: Evidence, *, seed: int = 0) -> Verdict:
@@ -328,6 +504,7 @@ def figures(evidence: Evidence) -> dict[str, float]:
         "confident_zeros": float(evidence.zeros.confident.sum()) if evidence.zeros is not None else nan,
         "unlinked": evidence.imitation.unlinked,
         "raised": evidence.zeros.raised_share if evidence.zeros is not None else nan,
+        "raised_control": nan if evidence.zeros_of_control is None else evidence.zeros_of_control.raised_share,
     }
     low = high = nan
     if evidence.calibration is not None:
@@ -368,4 +545,6 @@ def _gene_table(evidence: Evidence) -> pd.DataFrame:
     zeros = evidence.zeros.to_frame(evidence.genes)
     zeros = zeros.rename(columns={"before": "zeros_before", "after": "zeros_after"})
     # by position, since a name may occur twice
-    return genes.assign(**{name: zeros[name].to_numpy() for name in zeros})
+    genes = genes.assign(**{name: zeros[name].to_numpy() for name in zeros})
+    control = evidence.zeros_of_control
+    return genes if control is None else genes.assign(raised_control=control.raised)

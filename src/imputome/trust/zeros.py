@@ -53,10 +53,16 @@ class Zeros:
         return pd.DataFrame(columns, index=names)
 
 
-def zeros_before_and_after(imputation: Imputation, *, keep_observed: bool | None = None) -> Zeros:
+def zeros_before_and_after(
+    imputation: Imputation,
+    *,
+    keep_observed: bool | None = None,
+    rates: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Zeros:
     """Count zeros of the data and of the imputed output, on scale ``counts``.
 
-    ``keep_observed`` says whether observed values are put back (None: the method's default).
+    ``keep_observed`` says whether observed values are put back (None: the method's default). ``rates`` are the
+    `confident_rates` of the same data, if they are known.
 
     Cost: one pass over all predictions in blocks of rows, and `confident_rates`.
     """
@@ -69,7 +75,7 @@ def zeros_before_and_after(imputation: Imputation, *, keep_observed: bool | None
         )
     n, G = data.shape
     depth, log_max_chance = data.depth, np.log(MAX_CHANCE)
-    rate, phi = confident_rates(data)
+    rate, phi = confident_rates(data) if rates is None else rates
     totals = np.zeros((3, G), dtype=np.int64)
     for rows, values in imputation.blocks(max(1, VALUES_PER_BLOCK // G), scale="counts", keep_observed=keep_observed):
         zero = data.X[rows].toarray() == 0

@@ -18,7 +18,7 @@ from imputome.report.before_after import Words
 from imputome.report.html.parts import distinct, rounded
 
 # the style sheet gives each a light and a dark value (after Okabe and Ito; colour-blind readers can tell them apart)
-MUTED = "var(--muted)"
+MUTED, BAND = "var(--muted)", "var(--good)"
 BEFORE, AFTER, CONTROL, METHOD, INK = "var(--before)", "var(--after)", "var(--control)", "var(--method)", "var(--ink)"
 CATEGORIES = tuple(f"var(--c{number})" for number in range(1, 9))
 SHAPES = ("circle", "triangle-up", "square")  # beyond eight labels the colours are used again with the next shape
@@ -39,14 +39,31 @@ Looks = dict[str, tuple[str, str]]  # label -> colour and shape
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
-def scores(table: pd.DataFrame) -> Spec:
-    """Held-out scores, one metric at a time: a row for each method, a point for each split; ``far`` can be hidden."""
+def scores(table: pd.DataFrame, bands: dict[str, tuple[float, float]]) -> Spec:
+    """Held-out scores, one metric at a time: a row for each method, a point for each split; ``far`` ones are hidden.
+
+    ``bands`` holds the accepted range of a metric, which is shaded.
+    """
     metrics = distinct(table["metric"])
     tooltips = {"name": "method", "metric": "score", "split": "split", "value": "value"}
     chart = _by_method(_rows("name", table["name"]), tooltips)
+    choose = "datum.metric === which"
+    if len(metrics) > 1:  # each layer has data of its own, and so a filter of its own
+        chart = chart.transform_filter(choose)
+    chart = _without_far(chart, table)
+    if bands:
+        # a metric without a range has an empty one at a point of the chart: axes cannot be made from no rows
+        points = table[~table["far"]].groupby("metric")["value"].first()
+        ranges = {
+            name: bands[name] if name in bands else (float(points[name]),) * 2
+            for name in metrics
+            if name in points or name in bands
+        }
+        band = _band([{"metric": name, "from": low, "to": high} for name, (low, high) in ranges.items()])
+        chart = alt.layer(band.transform_filter(choose) if len(metrics) > 1 else band, chart)
     if len(metrics) > 1:
-        chart = chart.transform_filter("datum.metric === which").add_params(_choice(metrics, "Score "))
-    return _finished(_without_far(chart, table), table, "Held-out score of each method and control, a point per split.")
+        chart = chart.add_params(_choice(metrics, "Score "))
+    return _finished(chart, table, "Held-out score of each method and control, a point per split.")
 
 
 def trials() -> Spec:
@@ -255,13 +272,20 @@ def null(table: pd.DataFrame, words: Words) -> Spec:
     return _finished(chart, long, f"Correlations between permuted {words.columns}, before and after imputing.")
 
 
-def calibration(table: pd.DataFrame, nominal: float) -> Spec:
-    """Share of held-out values inside the interval; ``table`` has ``stratum``, ``coverage``, ``entries``."""
+def calibration(table: pd.DataFrame, nominal: float, band: tuple[float, float]) -> Spec:
+    """Share of held-out values inside the interval; ``table`` has ``stratum``, ``coverage``, ``entries``.
+
+    ``band`` is the accepted range, which is shaded.
+    """
     x = _axis(alt.X, "coverage", "share inside the 90 % interval", zero=False).axis(format=".1%", tickCount=4)
     tooltip = _tips(stratum="predicted mean", coverage="inside", entries="held-out values")
     points = _rows("stratum", table["stratum"], "predicted mean").encode(x=x, tooltip=tooltip)
     points = points.mark_point(filled=True, size=90, color=METHOD)
-    return _finished(alt.layer(_line(x=nominal), points), table, "Coverage of the 90 % interval by predicted mean.")
+    return _finished(
+        alt.layer(_band([{"from": band[0], "to": band[1]}]), _line(x=nominal), points),
+        table,
+        "Coverage of the 90 % interval by predicted mean.",
+    )
 
 
 def mixing(table: pd.DataFrame, name: str) -> Spec:
@@ -393,6 +417,11 @@ def _line(**at: float) -> Any:
     return alt.Chart(alt.Data(values=[at])).mark_rule(color=INK, strokeDash=[4, 4]).encode(**{name: f"{name}:Q"})
 
 
+def _band(rows: list[dict[str, Any]]) -> Any:
+    """A shaded range of x, from ``from`` to ``to``, over the whole height."""
+    return alt.Chart(alt.Data(values=rows)).mark_rect(color=BAND, opacity=0.16).encode(x="from:Q", x2="to:Q")
+
+
 def _choice(values: list[str], name: str) -> Any:
     """A list above the chart; its value is ``which`` in filters."""
     return alt.param(name="which", value=values[0], bind=alt.binding_select(options=values, name=name))
@@ -402,7 +431,7 @@ def _without_far(chart: Any, table: pd.DataFrame) -> Any:
     """The chart, with a box above it that hides the rows marked ``far``, if there are any."""
     if not table["far"].any():
         return chart
-    box = alt.param(name="near", value=False, bind=alt.binding_checkbox(name="Hide outlying methods "))
+    box = alt.param(name="near", value=True, bind=alt.binding_checkbox(name="Hide outlying methods "))
     return chart.transform_filter("!(near && datum.far)").add_params(box)
 
 

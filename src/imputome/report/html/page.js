@@ -237,7 +237,15 @@ function study(form) {
   return show();
 }
 
+// a table that is wider than its place says that it can be moved sideways
+function mark(wide) {
+  const watch = new ResizeObserver(() => wide.classList.toggle("wide", wide.scrollWidth > wide.clientWidth + 1));
+  watch.observe(wide);
+  watch.observe(wide.querySelector("table"));
+}
+
 async function begin() {
+  document.querySelectorAll(".scroll").forEach(mark);
   document.querySelectorAll(".live").forEach((root) => {
     if (root.id !== "live-scores" || !document.getElementById("filters")) new LiveTable(root, data(root.dataset.rows));
   });

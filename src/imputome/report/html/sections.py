@@ -29,6 +29,7 @@ from imputome.report.html.parts import (
     text_of,
 )
 from imputome.trust.reliability import MIN_HELD_OUT, SMALLEST_GAIN, judged
+from imputome.trust.verdict import COVERAGE_RANGE, MIXED, NULL, about_zeros, accepted, in_words, measurements
 
 MAX_TABLE_GENES = 20_000  # in the table that is searched
 MAX_RAISED_GENES = 10  # in the table of genes with imputed confident zeros
@@ -69,6 +70,8 @@ def result_parts(content: Content) -> dict[str, Any]:
     return {
         "content": content,
         "basis": [(term, text) for term, text in basis if text],
+        "words_of_verdict": in_words(verdict) if verdict else "",
+        "measurements": measurements(verdict) if verdict else [],
         "figures": terms_table(figures, "Numbers that the verdict is based on", "number", "value"),
         "sections": sections(content),
     }
@@ -143,7 +146,14 @@ def _scores(content: Content) -> Section | None:
     titles = (f"{metric} ({direction(metric)})" if direction(metric) else metric for metric in metrics)
     summary = Table("Mean of each score, ± standard deviation over the splits", ("method", *titles), rows)
     caption = "Each point is one split of the data; the bar is the mean. Controls are squares."
-    chart = Chart("scores", charts.scores(table.assign(far=_far(table))), caption)
+    bands = {metric: band for metric in metrics if (band := accepted(metric, verdict.figures))}
+    far = _far(table)
+    if bands:
+        caption += f" The shaded band of {' and '.join(bands)} is what the rule accepts."
+    if far.any():
+        hidden = distinct(table["name"][far])
+        caption += f" {', '.join(hidden)}: far off in some scores, and hidden there until you clear the box."
+    chart = Chart("scores", charts.scores(table.assign(far=far), bands), caption)
     return Section("scores", "Held-out scores of the method and the controls", (), (chart,), (summary,))
 
 
@@ -165,6 +175,8 @@ def _race(content: Content) -> Section | None:
         scored = scored.assign(far=_far(scored.assign(metric=race.metric, value=scored["score"])))
         columns = ["name", "control", "far", "score", "low", "high", "sd", "splits", "seconds", "outcome"]
         caption = "Mean score and one standard deviation, both relative to a control on the same split."
+        if scored["far"].any():
+            caption += " Candidates far off are hidden until you clear the box."
         drawn = (Chart("race", charts.race(scored[columns], race.metric), caption),)
     text = [f"Several methods were compared on a sample of the data; {race.winner} won."] if race.winner else []
     text += [f"{sentence(race.instead)}."] if race.instead else []
@@ -208,6 +220,11 @@ def _zeros(content: Content) -> Section | None:
         ["confident biological zeros", f"{confident:,}"],
         ["of these, imputed above one count", f"{raised:,} ({percent(raised / confident)})" if confident else "none"],
     ]
+    if confident and "raised_control" in table and content.record.verdict:
+        by_control = int(np.nansum(table["raised_control"]))
+        reference = content.record.verdict.reference
+        rows.append([f"the same for the control {reference}", f"{by_control:,} ({percent(by_control / confident)})"])
+    text = about_zeros(content.record.verdict) if content.record.verdict else ""
     caption = "Each point is a gene. Genes below the dashed line have fewer zeros after imputing than before."
     chart = Chart("zeros", charts.zeros(table, content.words), caption)
     worst = table[table["raised"] > 0].assign(share=lambda rows: rows["raised"] / rows["confident"])
@@ -219,7 +236,8 @@ def _zeros(content: Content) -> Section | None:
     listed = Table(f"The most affected genes come first; at most {MAX_RAISED_GENES} are listed", titles, counts)
     folded = (("Genes with the most confident zeros imputed above one count", listed),) if counts else ()
     summary = Table("Zeros over all genes", ("", "value"), rows)
-    return Section("zeros", "Zeros before and after", (), (chart,), (summary,), folded=folded)
+    about = (f"{sentence(text)}.",) if text else ()
+    return Section("zeros", "Zeros before and after", about, (chart,), (summary,), folded=folded)
 
 
 def _genes(content: Content) -> Section:
@@ -266,6 +284,11 @@ def _genes(content: Content) -> Section:
         table = table.loc[by.fillna(0).rank(ascending=False, method="first").le(MAX_TABLE_GENES).to_numpy()]
         most = f"most held-out {unit}" if checked else "highest mean"
         text.append(f"The table holds the {MAX_TABLE_GENES:,} {words.columns} with the {most}.")
+    if checked:  # what is shown comes first
+        table = table.assign(shown=table["evident"].eq(True)).sort_values(
+            ["shown", "lower"], ascending=False, na_position="last", kind="stable"
+        )
+        text.append(f"The table begins with the {words.columns} that are most surely predicted better.")
     values = [table[name].eq(True) if table[name].dtype == object else table[name] for name in columns]
     live = Live(
         id="genes",
@@ -332,7 +355,8 @@ def _null(content: Content) -> Section | None:
     titles = ("imputing", "mean absolute correlation", "pairs at ±0.5 or stronger")
     summary = Table(f"Correlations between permuted {words.columns}", titles, rows)
     spec = charts.null(table.assign(low=table["low"].round(4), high=table["high"].round(4)), words)
-    chart = Chart("null", spec, f"Share of {words.column} pairs at each correlation.")
+    caption = f"Share of {words.column} pairs at each correlation. The rule accepts a rise of the mean by up to {NULL}."
+    chart = Chart("null", spec, caption)
     return Section("null", "False correlations", (), (chart,), (summary,))
 
 
@@ -345,7 +369,9 @@ def _calibration(content: Content) -> Section | None:
     table = table.assign(stratum=strata)[["stratum", "entries", "coverage"]]
     titles = {"stratum": "predicted mean", "entries": "held-out values", "coverage": "share inside"}
     inside = table_of(table, "Held-out values inside the 90 % interval", titles)
-    chart = Chart("calibration", charts.calibration(table, COVERAGE), "The dashed line is 90 %.")
+    low, high = (f"{100 * end:.0f}" for end in COVERAGE_RANGE)
+    caption = f"The dashed line is 90 %. The shaded band, {low} to {high} %, is what the rule accepts."
+    chart = Chart("calibration", charts.calibration(table, COVERAGE, COVERAGE_RANGE), caption)
     return Section("calibration", "Calibration of the intervals", (), (chart,), (inside,))
 
 
@@ -357,7 +383,9 @@ def _mixing(content: Content) -> Section | None:
         table = table.assign(label=table.index.astype(str))
         titles = {"label": name, "sizes": "cells", "before": "before", "after": "after", "chance": "by chance"}
         tables.append(table_of(table, f"Share of neighbours with the same {name}", titles))
-        drawn.append(Chart(f"mixing-{place}", charts.mixing(table, name), f"Neighbours with the same {name}."))
+        caption = f"Neighbours with the same {name}. The rule accepts a loss of {100 * MIXED:.0f} percentage points, "
+        caption += "on average over the cells."
+        drawn.append(Chart(f"mixing-{place}", charts.mixing(table, name), caption))
     if not drawn:
         return None
     return Section("mixing", "Mixing of labels", (), tuple(drawn), tuple(tables))

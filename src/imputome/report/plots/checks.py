@@ -14,6 +14,7 @@ from imputome.report.before_after import STRONG, WORDS, direction, stored_result
 from imputome.report.plots import style
 from imputome.result.record import Verdict, find_record, find_verdict, meant
 from imputome.trust.reliability import MIN_HELD_OUT, judged
+from imputome.trust.verdict import decide, in_words, measurements
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +42,7 @@ class _Line(NamedTuple):
 
 
 def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -> Axes:
-    """Write the verdict, its reasons, and the main scores of the method and of the controls.
+    """Write the verdict in words, what was measured, and the main scores of the method and of the controls.
 
     Parameters
     ----------
@@ -99,9 +100,12 @@ def verdict(adata: AnnData, key: str | None = None, *, ax: Axes | None = None) -
 
 def _verdict_lines(key: str, checked: Verdict) -> list[_Line]:
     rows = WORDS[checked.kind].rows
-    reasons = [f"\u2022 {reason}" for reason in checked.reasons]
+    reasons = [f"{SIGNS['use' if met else 'do not impute'][0]} {text}" for met, text in measurements(checked)]
+    said = decide(checked.figures, checked.kind).reasons  # the same as these, in the words of a statistician
+    reasons += [f"\u2022 {reason}" for reason in checked.reasons if reason not in said]
     lines = [
         _Line(checked.verdict, 16, bold=True),
+        _Line(in_words(checked), 12, space=0.2),
         _Line(
             f"{checked.method}, layer {key!r}, checked on {checked.cells:,} {rows}",
             10,
@@ -154,7 +158,10 @@ def _main_scores(checked: Verdict) -> list[str]:
     if "confident" in genes and genes["confident"].sum():
         confident = int(genes["confident"].sum())
         raised = style.percent(genes["raised"].sum() / confident)
-        lines.append(f"Confident biological zeros imputed above one count: {raised} of {confident:,}")
+        control = ""
+        if "raised_control" in genes:
+            control = f"; by {checked.reference}: {style.percent(genes['raised_control'].sum() / confident)}"
+        lines.append(f"Confident biological zeros imputed above one count: {raised} of {confident:,}{control}")
     coverage = scores[(scores["metric"] == "coverage_90") & (scores["method"] == method)]["value"]
     if len(coverage):
         worst = " (where it is furthest from 90 %)" if counts else ""
