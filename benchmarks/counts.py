@@ -6,8 +6,9 @@
 
 Nine tenths of the molecules to fit on, the rest is held out (scheme ``thin``), three splits. Cells with fewer than 50
 genes and genes in fewer than 10 cells are left out. Scores: `imputome.evaluation.streaming.score_thinned`. Each fit has
-a process of its own; seconds are those of the fit and of computing and scoring all values, without imports, and peak
-memory is that of the process, or of the peer's.
+a process of its own; seconds are those that the processor worked on the fit and on computing and scoring all values,
+without imports, so they depend little on what else the machine does (wall seconds in rows without "clock", which are to
+be run again); peak memory is that of the process, or of the peer's.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     python benchmarks/peers.py miceforest train.npy filled.npy   # real values, NaN where one is missing
     python benchmarks/peers.py scvi  train.npz rate.npy --epochs 6   # seconds of each epoch, no rate is written
 
-Beside the rate (n cells x G genes, float32) goes a JSON file of the same name: seconds, peak memory, version and what
-exactly was run. This file must not import imputome: its environment has the packages of `PACKAGES` only.
+Beside the rate (n cells x G genes, float32) goes a JSON file of the same name: processor seconds, peak memory, version
+and what exactly was run. This file must not import imputome: its environment has the packages of `PACKAGES` only.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def scvi_model(X: sp.csr_matrix, *, n_latent: int, n_hidden: int, likelihood: st
 
 def scvi_rate(X: sp.csr_matrix, **sizes: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """The posterior mean of the rate, over draws of the latent variables, times the observed library."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     model = scvi_model(X, **sizes)
     model.train(early_stopping=True, accelerator="cpu", enable_progress_bar=False)
-    fitted, peak = time.perf_counter(), peak_bytes()
+    fitted, peak = time.process_time(), peak_bytes()
     rate = np.zeros(X.shape, dtype=np.float32)
     for _ in range(DRAWS):  # one call with n_samples would hold every draw at once
         rate += model.get_normalized_expression(library_size="latent", n_samples=1, return_numpy=True)
     rate /= DRAWS
     return rate, {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.process_time() - begun,
         "fit_seconds": fitted - begun,
         "fit_peak_bytes": peak,
         "epochs": len(model.history["elbo_validation"]),
@@ -94,13 +94,13 @@ def magic_rate(X: sp.csr_matrix) -> tuple[np.ndarray, dict[str, Any]]:
     """MAGIC on square roots of counts per 10,000; squared, at each cell's library, each gene at its training total."""
     import magic
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     scaled = per_ten_thousand(X)
     scaled.data = np.sqrt(scaled.data)
     smooth = magic.MAGIC(random_state=0, verbose=0).fit_transform(scaled, genes="all_genes")
     rate = at_depth(np.square(np.asarray(smooth, dtype=np.float64)), X)
     return rate, {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.process_time() - begun,
         "what": "MAGIC(knn=5, t=3, decay=1, n_pca=100, solver='exact') on sqrt(counts per 10,000); squared, times "
         "library / 10,000, each gene rescaled to its training total",
     }
@@ -110,7 +110,7 @@ def halra_rate(X: sp.csr_matrix) -> tuple[np.ndarray, dict[str, Any]]:
     """ALRA on log1p of counts per 10,000; the inverse, at each cell's library, each gene at its training total."""
     import halra
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     logs = per_ten_thousand(X)
     logs.data = np.log1p(logs.data)
     cells, genes = (np.array([str(number) for number in range(size)]) for size in X.shape)
@@ -119,7 +119,7 @@ def halra_rate(X: sp.csr_matrix) -> tuple[np.ndarray, dict[str, Any]]:
     rows, columns = (np.asarray(kept, dtype=str).astype(np.int64) for kept in (kept_cells, kept_genes))
     values[np.ix_(rows, columns)] = np.expm1(imputed.toarray() if sp.issparse(imputed) else imputed)
     return at_depth(values, X), {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.process_time() - begun,
         "what": "halra() on log1p(counts per 10,000); expm1, times library / 10,000, each gene rescaled to its "
         "training total",
     }
@@ -129,20 +129,20 @@ def glmpca_rate(X: sp.csr_matrix, *, factors: int) -> tuple[np.ndarray, dict[str
     """Poisson GLM-PCA: the exponential of a low rank, with offsets for cells and genes."""
     import fastglmpca
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     model = fastglmpca.poisson(X, n_pcs=factors, return_model=True, progress_bar=False, seed=0, device="cpu")
     rate = model.reconstruct_counts().astype(np.float32)
-    return rate, {"seconds": time.perf_counter() - begun, "what": f"poisson(n_pcs={factors}).reconstruct_counts()"}
+    return rate, {"seconds": time.process_time() - begun, "what": f"poisson(n_pcs={factors}).reconstruct_counts()"}
 
 
 def poismf_rate(X: sp.csr_matrix, *, factors: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Poisson factors by the package for recommenders: the product of its two matrices."""
     import poismf
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     model = poismf.PoisMF(k=factors, reindex=False, random_state=1, nthreads=1).fit(X.tocoo())
     rate = (model.A @ model.B.T).astype(np.float32)
-    return rate, {"seconds": time.perf_counter() - begun, "what": f"PoisMF(k={factors}), A B'"}
+    return rate, {"seconds": time.process_time() - begun, "what": f"PoisMF(k={factors}), A B'"}
 
 
 def miceforest_values(X: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
@@ -150,13 +150,13 @@ def miceforest_values(X: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     import miceforest
     import pandas as pd
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     table = pd.DataFrame(X, columns=[f"f{number}" for number in range(X.shape[1])])
     kernel = miceforest.ImputationKernel(table, num_datasets=5, mean_match_candidates=0, random_state=0)
     kernel.mice(2, num_threads=1)
     filled = np.mean([kernel.complete_data(dataset=number).to_numpy() for number in range(5)], axis=0)
     return filled, {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.process_time() - begun,
         "what": "mean of 5 data sets of ImputationKernel(mean_match_candidates=0).mice(2)",
     }
 

@@ -1042,17 +1042,6 @@ def test_no_method_for_real_values(real, tmp_path, capsys):
     assert not np.isnan(ad.read_h5ad(tmp_path / "out.h5ad").layers["gaussian_copula"]).any()
 
 
-def test_the_default_without_its_extra_says_what_works(counts, tmp_path, capsys, monkeypatch):
-    from imputome.errors import missing_extra
-
-    def lacking(name):
-        raise missing_extra(f"method {name!r}", "torch", "deep")
-
-    monkeypatch.setattr("imputome.api.plan.get", lacking)
-    code = run(["impute", str(counts[0]), "-o", str(tmp_path / "out.h5ad")])
-    refused(capsys, code, "missing-extra", "imputome[deep]", "--method count_factors")
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
