@@ -47,7 +47,7 @@ def in_this_process(monkeypatch):
     """What workers do, done here; the parts of rows that they are given."""
     given = []
 
-    def carried_out(client, work, ranges):
+    def carried_out(client, work, ranges, asked_by):
         work = pickle.loads(pickle.dumps(work))  # noqa: S301
         for rows in ranges:
             given.append(rows)

@@ -12,6 +12,7 @@ from imputome.core.imputer import TRAINING_CELLS
 from imputome.core.many_cells import MANY_CELLS
 from imputome.errors import InputError, Message
 from imputome.inspection.advice import copula_seconds
+from imputome.io.integrity import size_text
 from imputome.methods import DEFAULT, info
 
 # measured on up to 100,000 cells x 2,000 genes: what the libraries take, and what fits take for each nonzero count that
@@ -42,14 +43,14 @@ class Costs:
     def lines(self) -> list[str]:
         """The costs in sentences."""
         place = ", stays on the disk, and is read in windows of rows" if self.stays_stored else " in memory"
-        lines = [f"the matrix takes {_size(self.read)}{place}"]
+        lines = [f"the matrix takes {size_text(self.read)}{place}"]
         if self.training_cells < self.cells:
             lines.append(f"the fit learns from {self.training_cells:,} of {self.cells:,} cells, and all are imputed")
-        lines.append(f"memory: about {_size(self.memory)} (an estimate from measured fits)")
+        lines.append(f"memory: about {size_text(self.memory)} (an estimate from measured fits)")
         if self.seconds is not None:
             lines.append(f"time: about {_time(self.seconds)} of one core, of which several may be used")
-        disk = "" if self.free_disk is None else f", and the disk has {_size(self.free_disk)} free"
-        lines.append(f"new values: {_size(self.written)} before compression{disk}")
+        disk = "" if self.free_disk is None else f", and the disk has {size_text(self.free_disk)} free"
+        lines.append(f"new values: {size_text(self.written)} before compression{disk}")
         return lines
 
 
@@ -85,13 +86,14 @@ def within_memory(plan: Plan, limit: int) -> Plan:
         fixed = _memory(plan.data, plan, 0)
         fewer = int((limit - fixed) / max(1, (needed - fixed) / training))
         if fewer >= min(LEAST_TRAINING_CELLS, n):
-            text = f"the fit learns from {fewer:,} of {n:,} cells, to keep to {_size(limit)} of memory; for the same "
-            text += "result elsewhere, pass {training_cells}"
+            text = f"the fit learns from {fewer:,} of {n:,} cells, to keep to {size_text(limit)} of memory; for the "
+            text += "same result elsewhere, pass {training_cells}"
             message = Message(text, code="fewer-training-cells", training_cells=fewer)
             options = replace(plan.options, training_cells=fewer)
             return replace(plan, options=options, messages=(*plan.messages, message))
-    text = f"this would take about {_size(needed)} of memory, more than {_size(limit)}: pass a larger {{max_memory}}, "
-    raise InputError(f"{text}or another {{method}}", code="over-max-memory", max_memory=..., method=...)
+    text = f"this would take about {size_text(needed)} of memory, more than {size_text(limit)}: pass a larger "
+    text += "{max_memory}, or another {method}"
+    raise InputError(text, code="over-max-memory", max_memory=..., method=...)
 
 
 def _training_cells(plan: Plan) -> int:
@@ -133,7 +135,3 @@ def _seconds(plan: Plan, training: int) -> float | None:
 
 def _time(seconds: float) -> str:
     return f"{max(10, round(seconds, -1)):.0f} seconds" if seconds < 90 else f"{round(seconds / 60):,} minutes"
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.0f} MiB"

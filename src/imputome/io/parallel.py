@@ -6,7 +6,6 @@ killed costs the rows that it was at: they are imputed again by another, and wri
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,11 +88,11 @@ class Workers:
             data = self.data
             work = RowWork(*about, layers, how, data.bounds, data.library_size, data.covariates)
             with dask_client(self.number, self.scheduler) as client:
-                yield from _carried_out(client, work, ranges)
-            shutil.rmtree(model, ignore_errors=True)
+                yield from _carried_out(client, work, ranges, "scheduler" if self.scheduler else "workers")
 
 
-def _carried_out(client: Any, work: RowWork, ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
+def _carried_out(client: Any, work: RowWork, ranges: Sequence[tuple[int, int]], asked_by: str) -> Iterator[int]:
+    """Run the work on the workers of ``client``, for which the user asked by the option ``asked_by``."""
     from distributed import as_completed
 
     shared = client.submit(_as_it_is, work, pure=False)  # a result can be made again where its worker died
@@ -106,7 +105,8 @@ def _carried_out(client: Any, work: RowWork, ranges: Sequence[tuple[int, int]]) 
             if isinstance(error, ImputomeError):
                 raise error
             text = f"a worker failed ({error or future.status}), so nothing was written: look at its log, or impute "
-            raise InputError(f"{text}without {{workers}}", code="worker-failed", workers=...)
+            option: dict[str, Any] = {asked_by: ...}
+            raise InputError(f"{text}without {{{asked_by}}}", code="worker-failed", **option)
         done += future.result()
         yield done
 

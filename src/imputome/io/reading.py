@@ -177,7 +177,11 @@ def _read_h5ad(path: Path, backed: bool) -> AnnData:
     if backed:
         root = h5py.File(path, "r")  # open as long as its matrices are used
         check_store(root, path, lazy=True)
-        return _read_dispatched(root, stored=True)
+        adata = _read_dispatched(root, stored=True)
+        raw = [] if adata.raw is None else [adata.raw.X]
+        if not any(stays_stored(matrix) for matrix in (adata.X, *adata.layers.values(), *raw)):
+            root.close()
+        return adata
     with h5py.File(path, "r") as root:
         check_store(root, path)
         if has_half_precision(root):
